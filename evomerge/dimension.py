@@ -1,0 +1,65 @@
+"""What an optimizer searches: dimensions, and a point that has a value for each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Value = float | int | bool | str
+Point = tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One coordinate of a search space.
+
+    Attributes:
+        name: Where its value goes in the recipe, e.g. ``models[a].weight[2]``; unique in a space.
+        kind: ``float`` and ``int`` take values in [low, high]; ``categorical`` one of `choices`.
+        low: Smallest value (unused for categories).
+        high: Largest value (unused for categories).
+        log: Whether the range is searched on a logarithmic scale (then ``low > 0``).
+        choices: The values of a category, in order; booleans are categories of two.
+        initial: Where a search starts; ``None`` means the middle of the range or the first choice.
+    """
+
+    name: str
+    kind: Literal["float", "int", "categorical"] = "float"
+    low: float = 0.0
+    high: float = 1.0
+    log: bool = False
+    choices: tuple[Value, ...] = ()
+    initial: Value | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind == "categorical":
+            if not self.choices:
+                raise ValueError(f"dimension {self.name}: a category needs at least one choice")
+        elif not self.low <= self.high:
+            raise ValueError(
+                f"dimension {self.name}: `low <= high` must hold, "
+                f"but got (low={self.low}, high={self.high})"
+            )
+        elif self.log and not self.low > 0:
+            raise ValueError(
+                f"dimension {self.name}: `low > 0` must hold for a logarithmic range, "
+                f"but got (low={self.low})"
+            )
+
+    def contains(self, value: Value) -> bool:
+        """Whether `value` lies in the range, or is one of the choices."""
+        if self.kind == "categorical":
+            return any(value == choice and type(value) is type(choice) for choice in self.choices)
+        if isinstance(value, str):
+            return False
+        return self.low <= value <= self.high
+
+    @property
+    def start(self) -> Value:
+        """The initial value, or the middle of the range, or the first choice."""
+        if self.initial is not None:
+            return self.initial
+        if self.kind == "categorical":
+            return self.choices[0]
+        middle = (self.low * self.high) ** 0.5 if self.log else (self.low + self.high) / 2
+        return round(middle) if self.kind == "int" else middle

@@ -1,0 +1,26 @@
+"""The one exception that means "the user can mend this", and the wording it shares."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake the user can mend.
+
+    Its message is one line: what was expected, what was found, where, and the remedy. The command
+    line prints it on stderr without a traceback and exits with code 2.
+    """
+
+
+def unknown(kind: str, word: str, known: Iterable[str]) -> str:
+    """Say that `word` is no known `kind`, nearest known names first.
+
+    >>> unknown("method", "tise", ["linear", "ties"])
+    "unknown method 'tise': did you mean 'ties'? known: linear, ties"
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"unknown {kind} '{word}': {hint}known: {', '.join(names)}"
