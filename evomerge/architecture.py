@@ -1,0 +1,107 @@
+"""Where a tensor lives, read off its name: layer, component, tied partner."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+COMPONENTS = ("attention", "mlp", "norm", "embedding", "head", "other")
+
+# "model.layers.3.", "transformer.h.3.", "gpt_neox.layers.3.", "model.decoder.blocks.3."
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer)\.(\d+)\.")
+# First match wins: q_norm inside self_attn is a norm, as its shape and role are.
+_PATTERNS = (
+    ("norm", re.compile(r"norm|(?:^|\.)ln_|\.ln\d|layer_norm")),
+    ("head", re.compile(r"(?:^|\.)(?:lm_head|embed_out|score|classifier|output_projection)\.")),
+    ("embedding", re.compile(r"embed|(?:^|\.)(?:wte|wpe)\.")),
+    ("attention", re.compile(r"attn|attention")),
+    ("mlp", re.compile(r"mlp|feed_forward|ffn|experts|fc1|fc2")),
+)
+# Either of a pair may stand for the other where a model ties its embeddings.
+_TIED = (
+    ("lm_head.weight", "model.embed_tokens.weight"),
+    ("lm_head.weight", "transformer.wte.weight"),
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor lives: its layer (``None`` outside the stack) and its component."""
+
+    layer: int | None
+    component: str
+
+
+def place(name: str) -> Place:
+    """Read layer and component off a tensor's name.
+
+    >>> place("model.layers.3.self_attn.q_proj.weight")
+    Place(layer=3, component='attention')
+    >>> place("model.norm.weight")
+    Place(layer=None, component='norm')
+    """
+    found = _LAYER.search(name)
+    rest = name[found.end() :] if found else name
+    component = next((c for c, pattern in _PATTERNS if pattern.search(rest)), "other")
+    return Place(int(found.group(1)) if found else None, component)
+
+
+def within_layer(name: str) -> str:
+    """The part of a name behind its layer number; the whole name outside the stack.
+
+    >>> within_layer("model.layers.3.mlp.up_proj.weight")
+    'mlp.up_proj.weight'
+    """
+    found = _LAYER.search(name)
+    return name[found.end() :] if found else name
+
+
+def renumbered(name: str, layer: int) -> str:
+    """The same name in another layer.
+
+    >>> renumbered("model.layers.3.mlp.up_proj.weight", 11)
+    'model.layers.11.mlp.up_proj.weight'
+    """
+    found = _LAYER.search(name)
+    if found is None:
+        raise ValueError(f"expected the name of a tensor in a layer but got {name}")
+    return f"{name[: found.start(1)]}{layer}{name[found.end(1) :]}"
+
+
+def tied_partner(name: str, names: Iterable[str]) -> str | None:
+    """The tensor that stands in for `name` where embeddings are tied, if `names` holds one."""
+    held = set(names)
+    for pair in _TIED:
+        if name in pair:
+            other = pair[1] if name == pair[0] else pair[0]
+            if other in held:
+                return other
+    return None
+
+
+def layer_count(config: Mapping[str, Any]) -> int | None:
+    """How many layers a config.json declares; ``None`` if it does not say."""
+    for scope in (config, config.get("text_config") or {}):
+        for key in ("num_hidden_layers", "n_layer", "num_layers", "n_layers"):
+            if isinstance(scope.get(key), int):
+                return int(scope[key])
+    return None
+
+
+def with_layers(config: Mapping[str, Any], origin: list[int]) -> dict[str, Any]:
+    """A config for a stack whose layer i was layer ``origin[i]`` of the donor's config.
+
+    Per-layer lists (Qwen3's ``layer_types``) follow their layers.
+    """
+    count = layer_count(config)
+    result = dict(config)
+    for key, value in config.items():
+        if key in ("num_hidden_layers", "n_layer", "num_layers", "n_layers"):
+            result[key] = len(origin)
+        elif isinstance(value, list) and count is not None and len(value) == count:
+            result[key] = [value[i] for i in origin]
+        elif key == "max_window_layers" and isinstance(value, int):
+            result[key] = min(value, len(origin))
+    return result

@@ -1,0 +1,313 @@
+"""Reads a recipe from plain data and refuses what is wrong, naming the key, before anything runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evomerge import methods, yaml_file
+from evomerge.architecture import COMPONENTS
+from evomerge.errors import UserError, unknown
+from evomerge.recipe import DTYPES, Block, Entry, Recipe, Setting, Slice, Source
+
+_KEYS = (
+    "merge_method",
+    "models",
+    "slices",
+    "base_model",
+    "parameters",
+    "blocks",
+    "dtype",
+    "out_dtype",
+    "tokenizer_source",
+    "seed",
+)
+
+
+def read(document: Any, where: str) -> Recipe:
+    """Check a recipe written as a mapping.
+
+    Raises:
+        UserError: A key is unknown, a value out of its range, a model missing; names the key.
+    """
+    return _Reader(where).recipe(document)
+
+
+class _Reader:
+    """Reads one document; knows where it is, so that every message can say so."""
+
+    def __init__(self, where: str):
+        self.where = where
+
+    def recipe(self, document: Any) -> Recipe:
+        document = yaml_file.mapping(document, self.where)
+        yaml_file.check_keys(document, _KEYS, self.where)
+        if "merge_method" not in document:
+            raise UserError(f"{self.where}: expected a merge_method, one of {_known_methods()}")
+        method = self._method(document["merge_method"], "merge_method")
+        if bool(document.get("models")) == bool(document.get("slices")):
+            raise UserError(f"{self.where}: expected either models or slices, and only one of them")
+        base = (
+            self._model(document["base_model"], "base_model")
+            if document.get("base_model")
+            else None
+        )
+        blocks = tuple(
+            self._block(item, method, f"blocks[{i}]")
+            for i, item in enumerate(self._list(document.get("blocks"), "blocks"))
+        )
+        used = list(dict.fromkeys([method, *(block.merge_method for block in blocks)]))
+        models = tuple(
+            self._entry(item, used, f"models[{i}]")
+            for i, item in enumerate(self._list(document.get("models"), "models"))
+        )
+        slices = tuple(
+            self._slice(item, used, f"slices[{i}]")
+            for i, item in enumerate(self._list(document.get("slices"), "slices"))
+        )
+        if blocks and slices:
+            raise UserError(f"{self.where}: blocks go with models, not with slices")
+        recipe = Recipe(
+            merge_method=method,
+            models=models,
+            slices=slices,
+            base_model=base,
+            parameters=self._parameters(document.get("parameters"), used, "parameters"),
+            blocks=blocks,
+            dtype=self._dtype(document.get("dtype") or "float32", "dtype"),
+            out_dtype=self._dtype(document["out_dtype"], "out_dtype")
+            if document.get("out_dtype")
+            else None,
+            tokenizer_source=self._tokenizer(document.get("tokenizer_source")),
+            seed=self._integer(document.get("seed") or 0, "seed"),
+        )
+        self._check_counts(recipe)
+        return recipe
+
+    def _check_counts(self, recipe: Recipe) -> None:
+        """Every method gets its base, its number of models, and every parameter it requires."""
+        groups = (
+            [([e.model for e in recipe.models], recipe.base_model, "models")]
+            if recipe.models
+            else []
+        )
+        groups += [
+            ([s.model for s in part.sources], part.base_model or recipe.base_model, f"slices[{i}]")
+            for i, part in enumerate(recipe.slices)
+        ]
+        for models, base, place in groups:
+            if len(set(models)) != len(models) and not recipe.slices:
+                twice = next(model for model in models if models.count(model) > 1)
+                raise UserError(f"{self.where}: {place}: {twice} stands twice")
+            for name in recipe.method_names:
+                spec = methods.get(name)
+                if spec.takes_base and base is None:
+                    raise UserError(f"{self.where}: {name} needs a base_model")
+                count = len([m for m in models if m != base]) if spec.takes_base else len(models)
+                low, high = spec.min_models, spec.max_models
+                if count < low or (high is not None and count > high):
+                    need = (
+                        f"{low}"
+                        if high == low
+                        else f"at least {low}"
+                        if high is None
+                        else f"{low}–{high}"
+                    )
+                    besides = " besides the base" if spec.takes_base else ""
+                    raise UserError(
+                        f"{self.where}: {place}: {name} takes {need} model{'s' * (need != '1')}{besides}, "
+                        f"but got {count}"
+                    )
+        for i, block in enumerate(recipe.blocks):
+            for entry in block.models:
+                if entry.model not in [e.model for e in recipe.models]:
+                    listed = [e.model for e in recipe.models]
+                    raise UserError(
+                        f"{self.where}: blocks[{i}].models: {unknown('model', entry.model, listed)}"
+                    )
+
+    def _block(self, item: Any, method: str, at: str) -> Block:
+        document = yaml_file.mapping(item, f"{self.where}: {at}")
+        yaml_file.check_keys(
+            document,
+            ("layers", "components", "merge_method", "parameters", "models"),
+            f"{self.where}: {at}",
+        )
+        own = self._method(document.get("merge_method", method), f"{at}.merge_method")
+        components = document.get("components")
+        if components is not None:
+            components = [components] if isinstance(components, str) else self._list(components, at)
+            for component in components:
+                if component not in COMPONENTS:
+                    raise UserError(
+                        f"{self.where}: {at}: {unknown('component', str(component), COMPONENTS)}"
+                    )
+        layers = document.get("layers")
+        return Block(
+            merge_method=own,
+            layers=None if layers is None else self._range(layers, f"{at}.layers"),
+            components=None if components is None else tuple(components),
+            parameters=self._parameters(document.get("parameters"), [own], f"{at}.parameters"),
+            models=tuple(
+                self._entry(entry, [own], f"{at}.models[{i}]")
+                for i, entry in enumerate(self._list(document.get("models"), f"{at}.models"))
+            ),
+        )
+
+    def _entry(self, item: Any, used: Sequence[str], at: str) -> Entry:
+        if isinstance(item, str):
+            return Entry(item)
+        document = yaml_file.mapping(item, f"{self.where}: {at}")
+        yaml_file.check_keys(document, ("model", "parameters"), f"{self.where}: {at}")
+        if "model" not in document:
+            raise UserError(f"{self.where}: {at}: expected a model")
+        model = self._model(document["model"], f"{at}.model")
+        parameters = self._parameters(
+            document.get("parameters"), used, f"{at}.parameters", per_model=True
+        )
+        return Entry(model, parameters)
+
+    def _slice(self, item: Any, used: Sequence[str], at: str) -> Slice:
+        document = yaml_file.mapping(item, f"{self.where}: {at}")
+        yaml_file.check_keys(
+            document, ("sources", "base_model", "parameters"), f"{self.where}: {at}"
+        )
+        sources = []
+        for i, entry in enumerate(self._list(document.get("sources"), f"{at}.sources")):
+            place = f"{at}.sources[{i}]"
+            source = yaml_file.mapping(entry, f"{self.where}: {place}")
+            yaml_file.check_keys(
+                source, ("model", "layer_range", "parameters"), f"{self.where}: {place}"
+            )
+            for key in ("model", "layer_range"):
+                if key not in source:
+                    raise UserError(f"{self.where}: {place}: expected a {key}")
+            sources.append(
+                Source(
+                    self._model(source["model"], f"{place}.model"),
+                    self._range(source["layer_range"], f"{place}.layer_range"),
+                    self._parameters(source.get("parameters"), used, f"{place}.parameters", True),
+                )
+            )
+        lengths = {source.layer_range[1] - source.layer_range[0] for source in sources}
+        if len(lengths) != 1:
+            raise UserError(
+                f"{self.where}: {at}: expected sources of equal length, got {sorted(lengths)} layers"
+            )
+        base = document.get("base_model")
+        return Slice(
+            tuple(sources),
+            self._model(base, f"{at}.base_model") if base else None,
+            self._parameters(document.get("parameters"), used, f"{at}.parameters"),
+        )
+
+    def _parameters(
+        self, document: Any, used: Sequence[str], at: str, per_model: bool = False
+    ) -> dict[str, Setting]:
+        """Check parameters against the methods in use; global ones may not stand under a model."""
+        if document is None:
+            return {}
+        document = yaml_file.mapping(document, f"{self.where}: {at}")
+        specs = [methods.get(name) for name in used]
+        declared = {p.name: p for spec in reversed(specs) for p in spec.parameters}
+        result = {}
+        for name, setting in document.items():
+            parameter = declared.get(name)
+            if parameter is None:
+                kind = f"parameter of {', '.join(used)}"
+                raise UserError(f"{self.where}: {at}: {unknown(kind, name, declared)}")
+            if per_model and not parameter.per_model:
+                raise UserError(
+                    f"{self.where}: {at}.{name}: holds for all models at once; "
+                    "move it to the recipe's parameters"
+                )
+            owner = next(spec for spec in specs if name in {p.name for p in spec.parameters})
+            result[name] = self._setting(setting, owner, name, f"{at}.{name}")
+        return result
+
+    def _setting(self, setting: Any, owner: methods.MethodSpec, name: str, at: str) -> Setting:
+        """One setting in normal form: numbers as floats, conditional values as a list."""
+        if isinstance(setting, Mapping):
+            setting = [setting]
+        if isinstance(setting, list):
+            if not setting:
+                raise UserError(f"{self.where}: {at}: expected at least one value, but got []")
+            if any(isinstance(item, Mapping) for item in setting):
+                cases = []
+                for item in setting:
+                    case = yaml_file.mapping(item, f"{self.where}: {at}")
+                    yaml_file.check_keys(case, ("value", "filter"), f"{self.where}: {at}")
+                    if "value" not in case:
+                        raise UserError(f"{self.where}: {at}: expected a value beside the filter")
+                    pattern = case.get("filter")
+                    if pattern is not None and not isinstance(pattern, str):
+                        raise UserError(
+                            f"{self.where}: {at}: expected a filter of text, got {pattern!r}"
+                        )
+                    value = self._setting(case["value"], owner, name, at)
+                    cases.append({"value": value, **({"filter": pattern} if pattern else {})})
+                return cases
+            return [self._scalar(item, owner, name, at) for item in setting]
+        return self._scalar(setting, owner, name, at)
+
+    def _scalar(self, value: Any, owner: methods.MethodSpec, name: str, at: str) -> Any:
+        kind = owner.parameter(name).kind
+        if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if kind == "bool" and isinstance(value, int | float) and value in (0, 1):
+            value = bool(value)  # older mergekit writes booleans as 0.0 and 1.0
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{self.where}: {at}: expected a finite number but got {value}")
+        try:
+            owner.check(name, value)
+        except UserError as error:
+            raise UserError(f"{self.where}: {at}: {error}") from None
+        return value
+
+    def _method(self, name: Any, at: str) -> str:
+        if name not in methods.registered():
+            raise UserError(
+                f"{self.where}: {at}: {unknown('merge method', str(name), methods.registered())}"
+            )
+        return str(name)
+
+    def _model(self, value: Any, at: str) -> str:
+        if not isinstance(value, str) or not value:
+            raise UserError(f"{self.where}: {at}: expected a folder or a hub id but got {value!r}")
+        return value
+
+    def _range(self, value: Any, at: str) -> tuple[int, int]:
+        whole = isinstance(value, list | tuple) and len(value) == 2
+        if not whole or not all(type(n) is int for n in value) or not 0 <= value[0] < value[1]:
+            raise UserError(
+                f"{self.where}: {at}: expected [first, end], 0 <= first < end, but got {value!r}"
+            )
+        return (value[0], value[1])
+
+    def _dtype(self, value: Any, at: str) -> str:
+        name = str(value).removeprefix("torch.")
+        if name not in DTYPES:
+            raise UserError(f"{self.where}: {at}: {unknown('dtype', name, DTYPES)}")
+        return name
+
+    def _tokenizer(self, value: Any) -> str | None:
+        if value is not None and not isinstance(value, str):
+            raise UserError(f"{self.where}: tokenizer_source: expected base, union or a model")
+        return value
+
+    def _integer(self, value: Any, at: str) -> int:
+        if type(value) is not int or not 0 <= value < 2**63:
+            raise UserError(f"{self.where}: {at}: expected a whole number >= 0, but got {value!r}")
+        return value
+
+    def _list(self, value: Any, at: str) -> list[Any]:
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            raise UserError(f"{self.where}: {at}: expected a list but got {value!r}")
+        return value
+
+
+def _known_methods() -> str:
+    return ", ".join(sorted(methods.registered()))
