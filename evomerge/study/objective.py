@@ -1,0 +1,114 @@
+"""The objective: how per-item outcomes become the one number that the optimizer sees."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple, TypedDict
+
+Field = Literal["smooth", "metric"]
+DocId = int | str
+
+
+class Row(NamedTuple):
+    """One item's outcome, in the order in which the journal holds it."""
+
+    task: str
+    doc_id: DocId
+    metric: float | None  # the task's own metric, in its own direction
+    smooth: float | None  # likelihood-based score, always higher is better
+    truncated: int  # 1 if the prompt or the answer was cut
+    extracted: int  # 1 if an answer was found in the generated text
+
+
+class TaskSpec(TypedDict):
+    """What the study knows of a task, as in the journal's ``study`` event."""
+
+    metric: str
+    higher_is_better: bool
+    weight: float
+
+
+Tasks = Mapping[str, TaskSpec]
+
+
+def fitness(rows: Iterable[Sequence[object]], tasks: Tasks, field: Field = "smooth") -> float:
+    """Weighted mean over tasks of each task's mean per-item score; higher is better.
+
+    fitness = Σ_t w_t mean_i(score_ti) / Σ_t w_t
+
+    Args:
+        rows: Outcomes of one trial, `Row` or lists in its order; every task needs some.
+        tasks: The study's tasks. A task of weight 0 is scored and does not count.
+        field: ``metric`` is negated where lower is better; ``smooth`` always grows with quality.
+            A task with an item that has no smooth score counts by its metric as a whole, since
+            a mean over two units means nothing.
+
+    Raises:
+        ValueError: A task has no rows, or a value is missing, NaN or infinite.
+    """
+    by_task = _by_task(rows)
+    return weighted(
+        {task: _mean(task, by_task.get(task, []), tasks[task], field) for task in tasks}, tasks
+    )
+
+
+def scores(
+    rows: Iterable[Sequence[object]], tasks: Tasks, field: Field = "metric"
+) -> dict[str, float]:
+    """Mean score of every task that has rows, in the task's own direction (nothing is negated)."""
+    by_task = _by_task(rows)
+    return {
+        task: sign(tasks[task], _used(some, field)) * _mean(task, some, tasks[task], field)
+        for task, some in by_task.items()
+    }
+
+
+def weighted(by_task: Mapping[str, float], tasks: Tasks) -> float:
+    """Σ_t w_t x_t / Σ_t w_t, for one number per task."""
+    shares = weights(tasks)
+    return math.fsum(shares[task] * by_task[task] for task in tasks)
+
+
+def weights(tasks: Tasks) -> dict[str, float]:
+    """Each task's share of the whole; they add up to 1.
+
+    Raises:
+        ValueError: There is no task, a weight is negative or not finite, or all are 0.
+    """
+    total = math.fsum(spec["weight"] for spec in tasks.values())
+    if not 0 < total < math.inf or any(spec["weight"] < 0 for spec in tasks.values()):
+        given = {task: spec["weight"] for task, spec in tasks.items()}
+        raise ValueError(f"task weights must be >= 0 with a positive sum, but got {given}")
+    return {task: spec["weight"] / total for task, spec in tasks.items()}
+
+
+def sign(spec: TaskSpec, field: Field = "metric") -> int:
+    """1, or -1 for a metric of which less is better (a perplexity, an error rate)."""
+    return 1 if field == "smooth" or spec["higher_is_better"] else -1
+
+
+def _by_task(rows: Iterable[Sequence[object]]) -> dict[str, list[Row]]:
+    by_task: dict[str, list[Row]] = {}
+    for values in rows:
+        row = Row(*values)  # type: ignore[arg-type]  # the journal's lists hold just these
+        by_task.setdefault(row.task, []).append(row)
+    return by_task
+
+
+def _mean(task: str, rows: Sequence[Row], spec: TaskSpec, field: Field) -> float:
+    """Mean of one task's scores, higher is better."""
+    if not rows:
+        raise ValueError(f"task {task} has no outcomes to score")
+    used = _used(rows, field)
+    values = [row.smooth if used == "smooth" else row.metric for row in rows]
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    if len(known) < len(values):
+        bad = next(row for row, value in zip(rows, values, strict=True) if value not in known)
+        raise ValueError(f"task {task}, item {bad.doc_id}: {used} is missing or not finite")
+    return sign(spec, used) * math.fsum(known) / len(known)
+
+
+def _used(rows: Sequence[Row], field: Field) -> Field:
+    missing = any(row.smooth is None for row in rows)
+    return "metric" if missing else field
