@@ -1,8 +1,7 @@
-"""Reads a recipe from plain data and refuses what is wrong, naming the key, before anything runs."""
+"""Reads a recipe from plain data and refuses what is wrong by the name of its key."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -105,20 +104,10 @@ class _Reader:
                 if spec.takes_base and base is None:
                     raise UserError(f"{self.where}: {name} needs a base_model")
                 count = len([m for m in models if m != base]) if spec.takes_base else len(models)
-                low, high = spec.min_models, spec.max_models
-                if count < low or (high is not None and count > high):
-                    need = (
-                        f"{low}"
-                        if high == low
-                        else f"at least {low}"
-                        if high is None
-                        else f"{low}–{high}"
-                    )
-                    besides = " besides the base" if spec.takes_base else ""
-                    raise UserError(
-                        f"{self.where}: {place}: {name} takes {need} model{'s' * (need != '1')}{besides}, "
-                        f"but got {count}"
-                    )
+                try:
+                    spec.check_models(count)
+                except UserError as error:
+                    raise UserError(f"{self.where}: {place}: {error}") from None
         for i, block in enumerate(recipe.blocks):
             for entry in block.models:
                 if entry.model not in [e.model for e in recipe.models]:
@@ -193,7 +182,7 @@ class _Reader:
         lengths = {source.layer_range[1] - source.layer_range[0] for source in sources}
         if len(lengths) != 1:
             raise UserError(
-                f"{self.where}: {at}: expected sources of equal length, got {sorted(lengths)} layers"
+                f"{self.where}: {at}: expected sources of one length, got {sorted(lengths)} layers"
             )
         base = document.get("base_model")
         return Slice(
@@ -252,23 +241,15 @@ class _Reader:
         return self._scalar(setting, owner, name, at)
 
     def _scalar(self, value: Any, owner: methods.MethodSpec, name: str, at: str) -> Any:
-        kind = owner.parameter(name).kind
-        if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if kind == "bool" and isinstance(value, int | float) and value in (0, 1):
-            value = bool(value)  # older mergekit writes booleans as 0.0 and 1.0
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{self.where}: {at}: expected a finite number but got {value}")
         try:
-            owner.check(name, value)
+            return owner.check(name, value)
         except UserError as error:
             raise UserError(f"{self.where}: {at}: {error}") from None
-        return value
 
     def _method(self, name: Any, at: str) -> str:
-        if name not in methods.registered():
+        if name not in methods.names():
             raise UserError(
-                f"{self.where}: {at}: {unknown('merge method', str(name), methods.registered())}"
+                f"{self.where}: {at}: {unknown('merge method', str(name), methods.names())}"
             )
         return str(name)
 
@@ -310,4 +291,4 @@ class _Reader:
 
 
 def _known_methods() -> str:
-    return ", ".join(sorted(methods.registered()))
+    return ", ".join(sorted(methods.names()))

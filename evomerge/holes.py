@@ -1,0 +1,182 @@
+"""Holes: where a recipe leaves a value open, and the dimensions that fill it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge import methods, yaml_file
+from evomerge.dimension import Dimension
+from evomerge.errors import UserError, unknown
+
+Place = tuple[str | int, ...]  # the keys and indices that lead to a value
+_RANGE_KEYS = ("low", "high", "knots", "log", "initial")
+
+
+@dataclass(frozen=True)
+class Hole:
+    """Where a hole is in the document, and the dimensions that fill it (several for knots)."""
+
+    path: Place
+    dimensions: tuple[Dimension, ...]
+    gradient: bool
+
+
+def is_choice(value: Any) -> bool:
+    """Whether a value is a hole of the form {choice: [...]}."""
+    return isinstance(value, dict) and "choice" in value
+
+
+def _is_range(value: Any) -> bool:
+    return isinstance(value, dict) and ("low" in value or "high" in value or "knots" in value)
+
+
+def find_holes(document: dict[str, Any], where: str) -> list[Hole]:
+    """Every hole of a document, in the order in which they stand."""
+    found: list[Hole] = []
+
+    def walk(value: Any, path: Place) -> None:
+        if value == "search" or is_choice(value) or _is_range(value):
+            found.append(_hole(document, value, path, where))
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                if not (key == "layers" and isinstance(item, dict)):
+                    walk(item, (*path, key))
+        elif isinstance(value, list):
+            for i, item in enumerate(value):
+                walk(item, (*path, i))
+
+    walk(document, ())
+    return found
+
+
+def _hole(document: dict[str, Any], value: Any, path: Place, where: str) -> Hole:
+    name = _label(document, path)
+    inside = "parameters" in path
+    if not inside and path[-1] != "merge_method":
+        raise UserError(f"{where}: {name}: only parameters and merge_method can be searched")
+    if is_choice(value):
+        choices = value["choice"]
+        yaml_file.check_keys(value, ("choice", "initial"), f"{where}: {name}")
+        if not isinstance(choices, list) or not choices:
+            raise UserError(f"{where}: {name}: expected a list of choices, got {choices!r}")
+        if not inside:
+            for choice in choices:
+                if choice not in methods.names():
+                    raise UserError(
+                        f"{where}: {name}: {unknown('merge method', choice, methods.names())}"
+                    )
+        initial = value.get("initial")
+        dimension = Dimension(name, "categorical", choices=tuple(choices), initial=initial)
+        if initial is not None and not dimension.contains(initial):
+            raise UserError(f"{where}: {name}: initial {initial!r} is not among {choices}")
+        return Hole(path, (dimension,), False)
+    if not inside:
+        raise UserError(f"{where}: {name}: expected {{choice: [...]}} but got {value!r}")
+    return _range_hole(document, {} if value == "search" else value, path, name, where)
+
+
+def _range_hole(
+    document: dict[str, Any], value: dict[str, Any], path: Place, name: str, where: str
+) -> Hole:
+    yaml_file.check_keys(value, _RANGE_KEYS, f"{where}: {name}")
+    parameter_name = next(str(path[i + 1]) for i, part in enumerate(path) if part == "parameters")
+    parameter = _declared(method_scope(document, path), parameter_name, f"{where}: {name}")
+    if parameter.kind == "bool":
+        return Hole(path, (Dimension(name, "categorical", choices=(False, True)),), False)
+    if parameter.kind == "choice":
+        return Hole(path, (Dimension(name, "categorical", choices=parameter.choices),), False)
+    low, high = value.get("low", parameter.low), value.get("high", parameter.high)
+    initial, knots = value.get("initial"), value.get("knots")
+    for key, number in (("low", low), ("high", high), ("initial", initial)):
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int | float)):
+            raise UserError(f"{where}: {name}: expected {key} to be a number but got {number!r}")
+    if low is None or high is None or not low <= high:
+        raise UserError(
+            f"{where}: {name}: `low <= high` must hold, but got (low={low}, high={high})"
+        )
+    hard_low, hard_high = parameter.valid_low, parameter.valid_high
+    if (hard_low is not None and low < hard_low) or (hard_high is not None and high > hard_high):
+        raise UserError(
+            f"{where}: {name}: expected [{low}, {high}] to lie inside [{hard_low}, {hard_high}]"
+        )
+    if initial is not None and not low <= initial <= high:
+        raise UserError(f"{where}: {name}: initial {initial} lies outside [{low}, {high}]")
+    if knots is not None and (type(knots) is not int or not 1 <= knots <= 1000):
+        raise UserError(f"{where}: {name}: expected knots to be a whole number >= 1, got {knots!r}")
+    if value.get("log") and low <= 0:
+        raise UserError(f"{where}: {name}: `low > 0` must hold for a logarithmic range, got {low}")
+    whole = parameter.kind == "int"
+
+    def dimension(label: str) -> Dimension:
+        cast: Callable[[float], float] = int if whole else float
+        return Dimension(
+            label,
+            "int" if whole else "float",
+            cast(low),
+            cast(high),
+            bool(value.get("log")),
+            initial=None if initial is None else cast(initial),
+        )
+
+    if knots is None:
+        return Hole(path, (dimension(name),), False)
+    return Hole(path, tuple(dimension(f"{name}[{k}]") for k in range(knots)), True)
+
+
+def _declared(scope: dict[str, Any], name: str, where: str) -> methods.ParameterSpec:
+    """What the method, or the first choice of method that has it, declares of a parameter."""
+    chosen = scope.get("merge_method")
+    candidates = chosen["choice"] if is_choice(chosen) else [chosen]
+    for candidate in candidates:
+        if candidate not in methods.names():
+            raise UserError(f"{where}: {unknown('merge method', str(candidate), methods.names())}")
+        for parameter in methods.get(candidate).parameters:
+            if parameter.name == name:
+                return parameter
+    known = {p.name for c in candidates for p in methods.get(c).parameters}
+    raise UserError(f"{where}: {unknown('parameter of ' + ', '.join(candidates), name, known)}")
+
+
+def method_scope(document: dict[str, Any], path: Place) -> dict[str, Any]:
+    """The mapping whose merge_method governs a path: its block if that has one, or the recipe."""
+    if path and path[0] == "blocks":
+        block = document["blocks"][path[1]]
+        if "merge_method" in block:
+            return dict(block)
+    return document
+
+
+def model_of(document: dict[str, Any], path: Place) -> str | None:
+    """The model that a path's parameters belong to, if they belong to one."""
+    value: Any = document
+    for part in path:
+        value = value[part]
+        if isinstance(value, dict) and "model" in value:
+            return str(value["model"])
+    return None
+
+
+def _label(document: dict[str, Any], path: Place) -> str:
+    """A path in words: ``blocks[0:3,attention].models[expert-a].weight``."""
+    words, value = [], document
+    for part in path:
+        value = value[part]  # type: ignore[call-overload, index]
+        if isinstance(part, str):
+            words += [] if part in ("parameters", "value") else [part]
+            continue
+        key = str(part)
+        if isinstance(value, dict) and "model" in value:
+            key = Path(value["model"]).name
+        elif isinstance(value, dict) and words and words[-1] == "blocks":
+            layers, components = value.get("layers"), value.get("components")
+            span = f"{layers[0]}:{layers[1]}" if isinstance(layers, list) else ""
+            named = components if isinstance(components, str) else "+".join(components or [])
+            key = ",".join(filter(None, [span, named])) or key
+        elif isinstance(value, dict) and value.get("filter"):
+            key = value["filter"]
+        if words:
+            words[-1] += f"[{key}]"
+    return ".".join(words)

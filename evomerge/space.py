@@ -1,0 +1,207 @@
+"""A search space: a recipe with holes in it. Fill the holes with a point and you have a recipe.
+
+A hole stands where a value would: ``search`` (the range that the method declares),
+``{low: 0, high: 1.5}`` (one's own), either with ``knots: 4`` (as many values, spread over depth as
+a mergekit gradient), or ``{choice: [ties, slerp]}``. A template names no models: ``"*"`` stands for
+each model that it is bound to, ``"*1"`` for the first, and ``layers: {groups: 4}`` makes four
+blocks of equal depth out of one.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evomerge import methods, recipe_reader, yaml_file
+from evomerge.binding import bound, without_inactive
+from evomerge.dimension import Point, Value
+from evomerge.errors import UserError, unknown
+from evomerge.holes import Place, find_holes, is_choice, method_scope, model_of
+from evomerge.recipe import Recipe, relocate
+
+
+class SearchSpace:
+    """A recipe with holes; read-only once made.
+
+    >>> space = SearchSpace.from_dict(
+    ...     {"merge_method": "linear", "models": [
+    ...         {"model": "a", "parameters": {"weight": {"low": 0, "high": 2}}},
+    ...         {"model": "b", "parameters": {"weight": 1.0}}]})
+    >>> [d.name for d in space.dimensions]
+    ['models[a].weight']
+    >>> space.fill((0.5,)).models[0].parameters["weight"]
+    0.5
+    """
+
+    def __init__(self, document: Mapping[str, Any], where: str = "space"):
+        self.document = copy.deepcopy(dict(document))
+        self.where = where
+        self.holes = tuple(find_holes(self.document, where))
+        self.dimensions = tuple(d for hole in self.holes for d in hole.dimensions)
+        if not self.unbound:
+            self.fill(tuple(d.start for d in self.dimensions))  # refuses what no point can mend
+
+    @classmethod
+    def from_dict(cls, document: Any, where: str = "space") -> SearchSpace:
+        """Make a space of plain data.
+
+        Raises:
+            UserError: A hole or anything around it is wrong; names its place.
+        """
+        return cls(yaml_file.mapping(document, where), where)
+
+    @classmethod
+    def from_yaml(cls, file: str | Path) -> SearchSpace:
+        """Read a space from a file, or one of those in search_spaces/ by its name."""
+        path = find(file)
+        return cls.from_dict(relocate(yaml_file.read(path), path.parent), where=str(path))
+
+    @property
+    def unbound(self) -> bool:
+        """Whether the space still names no models."""
+        return '"*' in json.dumps(self.document) or '"groups"' in json.dumps(self.document)
+
+    def bind(
+        self,
+        base: str | None,
+        models: Sequence[str],
+        dtype: str | None = None,
+        seed: int | None = None,
+    ) -> SearchSpace:
+        """Put models into a template.
+
+        Args:
+            base: The base model; becomes base_model where the space names none.
+            models: What ``"*"`` stands for.
+            dtype: What the merged tensors are written in (out_dtype), unless the space says.
+            seed: Of the recipe, unless the space says.
+
+        Raises:
+            UserError: The space asks for a model that is not there.
+        """
+        document = bound(self.document, base, list(models), self.where)
+        if base is not None and "base_model" not in document:
+            document["base_model"] = base
+        if dtype is not None and "out_dtype" not in document:
+            document["out_dtype"] = dtype
+        if seed and "seed" not in document:
+            document["seed"] = seed
+        return SearchSpace(document, self.where)
+
+    def fill(self, point: Sequence[Value]) -> Recipe:
+        """The recipe at a point.
+
+        Raises:
+            UserError: A value lies outside its dimension, or the recipe it makes is wrong.
+        """
+        if len(point) != len(self.dimensions):
+            raise UserError(
+                f"{self.where}: expected {len(self.dimensions)} values (one per dimension), "
+                f"but got {len(point)}"
+            )
+        for dimension, value in zip(self.dimensions, point, strict=True):
+            if not dimension.contains(value):
+                allowed = dimension.choices or f"[{dimension.low}, {dimension.high}]"
+                raise UserError(
+                    f"{self.where}: {dimension.name}: expected {allowed}, got {value!r}"
+                )
+        document, at = copy.deepcopy(self.document), 0
+        for hole in self.holes:
+            values = list(point[at : at + len(hole.dimensions)])
+            at += len(values)
+            _put(document, hole.path, values if hole.gradient else values[0])
+        return recipe_reader.read(without_inactive(document, self.document), self.where)
+
+    def point_of(self, recipe: Recipe) -> Point | None:
+        """The point whose recipe merges as `recipe` does, or ``None`` if the space has none.
+
+        Looks only for recipes without blocks, slices, gradients and filters, as anchors are.
+        """
+        if recipe.blocks or recipe.slices:
+            return None
+        weights = {entry.model: entry.parameters for entry in recipe.models}
+        values: list[Value] = []
+        for hole in self.holes:
+            scope, name = method_scope(self.document, hole.path), hole.path[-1]
+            if name == "merge_method":
+                value: Any = recipe.merge_method
+            else:
+                chosen = scope.get("merge_method")
+                if chosen != recipe.merge_method and not is_choice(chosen):
+                    return None
+                model = model_of(self.document, hole.path)
+                held = {**recipe.parameters, **weights.get(model or "", {})}
+                value = held.get(str(name), _default(recipe.merge_method, str(name)))
+            for dimension in hole.dimensions:
+                if value is None:  # the method has no such parameter: any value will do
+                    values.append(dimension.start)
+                elif not isinstance(value, list) and dimension.contains(value):
+                    values.append(value)
+                else:
+                    return None
+        point = tuple(values)
+        fixed = self.fill(point)
+        same = all(_plain(fixed, recipe, name) for name in recipe.method_names)
+        return point if same else None
+
+
+def find(name: str | Path) -> Path:
+    """The file of a space: a path, or a name in search_spaces/.
+
+    Raises:
+        UserError: There is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = shipped()
+    if str(name) in known:
+        return known[str(name)]
+    raise UserError(f"{name}: no such file, and {unknown('space', str(name), known)}")
+
+
+def shipped() -> dict[str, Path]:
+    """The spaces that come with evomerge, by name."""
+    here = Path(__file__).parent
+    folders = (here / "search_spaces", here.parent / "search_spaces")  # in a wheel, in a clone
+    folder = next((f for f in folders if f.is_dir()), folders[0])
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def _put(document: Any, path: Place, value: Any) -> None:
+    for part in path[:-1]:
+        document = document[part]
+    document[path[-1]] = value
+
+
+def _default(method: str, name: str) -> Any:
+    for parameter in methods.get(method).parameters:
+        if parameter.name == name:
+            return None if parameter.required else parameter.default
+    return None
+
+
+def _plain(filled: Recipe, wanted: Recipe, method: str) -> bool:
+    """Whether a filled recipe, wherever it has a value, has the wanted recipe's value there."""
+    held = {entry.model: entry.parameters for entry in filled.models}
+    for entry in wanted.models:
+        if entry.model not in held:
+            return False
+        for parameter in methods.get(method).parameters:
+            name = parameter.name
+            want = {**wanted.parameters, **entry.parameters}.get(name, _default(method, name))
+            levels = [{**filled.parameters, **held[entry.model]}]
+            for block in filled.blocks:
+                own = {e.model: e.parameters for e in block.models}.get(entry.model, {})
+                levels.append({**levels[0], **block.parameters, **own})
+            for level in levels:
+                have = level.get(name, _default(method, name))
+                if isinstance(have, list) and len(set(map(str, have))) == 1:
+                    have = have[0]
+                if have != want:
+                    return False
+    methods_used = set(filled.method_names)
+    return methods_used == {method} and len(filled.models) == len(wanted.models)
