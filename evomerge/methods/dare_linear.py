@@ -1,0 +1,87 @@
+"""DARE (Yu 2024) with task arithmetic: drop delta elements at random, rescale, add up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from evomerge.methods.deltas import Rescale, add_to_base, adds_nothing, drop, weighted_deltas
+from evomerge.methods.deltas import rescale as rescaled
+from evomerge.methods.parameters import (
+    DropRescale,
+    Lambda,
+    PerModelDensity,
+    PerModelWeight,
+    one_per_model,
+)
+from evomerge.methods.random import CounterRandom
+from evomerge.methods.registry import merge_method
+
+_HOW: dict[DropRescale, Rescale] = {False: "none", True: "l1", "inverse": "inverse"}
+
+
+@merge_method(reference="Yu 2024, https://arxiv.org/abs/2311.03099")
+def dare_linear(
+    base: Tensor,
+    models: Sequence[Tensor],
+    weight: PerModelWeight,
+    density: PerModelDensity = 1.0,
+    normalize: bool = False,
+    rescale: DropRescale = True,
+    lambda_: Lambda = 1.0,
+    *,
+    random: CounterRandom,
+) -> Tensor:
+    """Keep a random part of each delta, rescale it, add the weighted sum to the base.
+
+    d_i = (model_i - base) * [u_i < density_i], rescaled
+    base + lambda * sum_i w_i d_i [ / sum_i w_i ]
+
+    Differs from mergekit 0.1.5: the uniform numbers u_i are a hash of (seed, tensor name, model
+    index, flat index), so a recipe has one result, and raising a density only adds elements;
+    `rescale` can also be ``inverse``, the paper's; nothing to add returns the base's own bits;
+    sums run in model order for any number of models. Given equal masks, the numbers are mergekit's.
+
+    Args:
+        base: Any shape.
+        models: Fine-tuned from the base, of its shape.
+        weight: How much of each model's delta is added; any finite number.
+        density: Part of each delta's elements that is kept, on average.
+        normalize: Divide by the sum of the weights, unless its magnitude is below 1e-8.
+        rescale: true gives each delta back the L1 norm that it had (mergekit's), ``inverse``
+            divides it by its density (the paper's, right on average), false does nothing.
+        lambda_: Scale of what is added to the base; any finite number.
+        random: Source of the masks.
+
+    >>> import torch
+    >>> draw = CounterRandom(seed=0, name="example")
+    >>> merged = dare_linear(torch.zeros(8), [torch.ones(8)], 1.0, density=0.5, random=draw)
+    >>> round(merged.sum().item(), 4)  # the L1 norm is kept
+    8.0
+    """
+    weights = one_per_model("weight", weight, len(models))
+    densities = one_per_model("density", density, len(models))
+    if adds_nothing(lambda_, weights, densities):
+        return base.clone()
+    deltas = dropped_deltas(base, models, densities, rescale, random)
+    return add_to_base(base, weighted_deltas(deltas, weights, normalize=normalize), lambda_)
+
+
+def dropped_deltas(
+    base: Tensor,
+    models: Sequence[Tensor],
+    densities: Sequence[float],
+    rescale: DropRescale,
+    random: CounterRandom,
+) -> list[Tensor]:
+    """Each model's delta after DARE; where the density is 1, untouched and nothing is drawn."""
+    deltas = []
+    for index, (model, density) in enumerate(zip(models, densities, strict=True)):
+        delta = model - base
+        if density < 1:
+            uniforms = random.uniform(index, delta.shape, device=delta.device)
+            kept = drop(delta, density, uniforms)
+            delta = rescaled(kept, delta, density, _HOW[rescale])
+        deltas.append(delta)
+    return deltas

@@ -1,0 +1,131 @@
+"""Small moves on deltas (fine-tuned minus base) that the task-arithmetic methods are made of.
+
+Each returns a new tensor, in the dtype of its input, and leaves its input alone; shapes are any.
+Sums over models run in the order of the models, one at a time, so an element's result depends
+neither on its position nor on how a tensor is cut into blocks nor on the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+_SMALL_NORM = 1e-7  # an L1 norm below it is not rescaled (mergekit 0.1.5's constant)
+_SMALL_WEIGHT = 1e-8  # a sum of weights below it is not divided by (mergekit 0.1.5's constant)
+
+Rescale = Literal["l1", "inverse", "none"]
+
+
+def kept_count(density: float, count: int) -> int:
+    """How many of `count` elements magnitude trimming keeps: at least one unless density is 0.
+
+    >>> kept_count(0.2, 10), kept_count(0.01, 10), kept_count(0.0, 10)
+    (2, 1, 0)
+    """
+    if density >= 1:
+        return count
+    if density <= 0 or count == 0:
+        return 0
+    return max(1, int(density * count))
+
+
+def trim(delta: Tensor, density: float) -> Tensor:
+    """Zero all but the `kept_count` elements of largest magnitude (Yadav 2023, §3.1, step 1).
+
+    Exactly that many are kept: of equal magnitudes at the threshold, those of lowest flat index.
+    """
+    count = delta.numel()
+    keep = kept_count(density, count)
+    if keep == count:
+        return delta.clone()
+    if keep == 0:
+        return torch.zeros_like(delta)
+    magnitude = delta.abs().reshape(-1)  # (count,)
+    threshold = magnitude.kthvalue(count - keep + 1).values  # the keep-th largest
+    mask = magnitude > threshold
+    tied = (magnitude == threshold).nonzero().reshape(-1)  # ascending indices
+    mask[tied[: keep - int(mask.sum())]] = True
+    return delta * mask.reshape(delta.shape)
+
+
+def drop(delta: Tensor, density: float, uniforms: Tensor) -> Tensor:
+    """Keep the elements whose uniform number is below density (Yu 2024, §3.1, step 1).
+
+    What a density keeps, every larger density keeps too.
+    """
+    return delta * (uniforms < density)
+
+
+def rescale(kept: Tensor, delta: Tensor, density: float, how: Rescale) -> Tensor:
+    """Make up for what was dropped from `delta`, of which `kept` is left.
+
+    ``l1`` gives back the L1 norm of `delta` (unless it or that of `kept` is below 1e-7), as
+    mergekit does; ``inverse`` divides by the density, as the paper does (Yu 2024, §3.1, step 2).
+    """
+    if how == "none" or density >= 1 or density <= 0:
+        return kept.clone()
+    if how == "inverse":
+        return kept / density
+    before, after = delta.abs().sum(), kept.abs().sum()
+    usable = (before >= _SMALL_NORM) & (after >= _SMALL_NORM)
+    return kept * torch.where(usable, before / after, 1.0)
+
+
+def sum_in_order(tensors: Sequence[Tensor]) -> Tensor:
+    """Add up tensors from first to last, starting from zero."""
+    total = torch.zeros_like(tensors[0])
+    for tensor in tensors:
+        total += tensor
+    return total
+
+
+def weighted_deltas(
+    deltas: Sequence[Tensor], weights: Sequence[float], *, normalize: bool
+) -> Tensor:
+    """The sum of w_i * delta_i, divided by the sum of w_i if normalized (unless that is ~ 0)."""
+    mixed = sum_in_order([delta * weight for delta, weight in zip(deltas, weights, strict=True)])
+    if normalize:
+        divisor = torch.tensor(weights, dtype=mixed.dtype, device=mixed.device).sum()
+        mixed /= torch.where(divisor.abs() < _SMALL_WEIGHT, 1.0, divisor)
+    return mixed
+
+
+def elect_sign(deltas: Sequence[Tensor]) -> Tensor:
+    """+1 or -1 per element, the sign of the sum; a sum of zero elects +1 (Yadav 2023, step 2)."""
+    return torch.where(sum_in_order(deltas) >= 0, 1.0, -1.0).to(deltas[0].dtype)
+
+
+def disjoint_deltas(
+    deltas: Sequence[Tensor], weights: Sequence[float], *, normalize: bool
+) -> Tensor:
+    """Like `weighted_deltas`, but over the models that agree with the elected sign.
+
+    Each element's sum, and its sum of weights, runs over the models whose w_i * delta_i has the
+    elected sign there; with equal weights and `normalize` this is TIES' disjoint mean. A zero
+    agrees with nothing. An element's sum of weights that is exactly 0 is not divided by.
+    """
+    weighted = [delta * weight for delta, weight in zip(deltas, weights, strict=True)]
+    elected = elect_sign(weighted)
+    agrees = [vote.sign() == elected for vote in weighted]
+    mixed = sum_in_order([vote * agree for vote, agree in zip(weighted, agrees, strict=True)])
+    if normalize:
+        divisor = sum_in_order(
+            [agree.to(mixed.dtype) * weight for agree, weight in zip(agrees, weights, strict=True)]
+        )
+        mixed /= divisor.masked_fill_(divisor == 0, 1.0)
+    return mixed
+
+
+def add_to_base(base: Tensor, mixed: Tensor, lambda_: float) -> Tensor:
+    """Base + lambda * mixed."""
+    return base + (mixed if lambda_ == 1 else mixed * lambda_)
+
+
+def adds_nothing(lambda_: float, weights: Sequence[float], densities: Sequence[float]) -> bool:
+    """Whether the parameters alone say that the merge is the base itself, to the bit."""
+    return lambda_ == 0 or all(
+        weight == 0 or density <= 0 for weight, density in zip(weights, densities, strict=True)
+    )

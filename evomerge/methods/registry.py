@@ -1,0 +1,253 @@
+"""A merge method as everything else sees it, made from a plain function's signature."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+from torch import Tensor
+
+from evomerge.errors import UserError, unknown
+from evomerge.methods.parameters import (
+    REQUIRED,
+    Count,
+    ParameterSpec,
+    Setting,
+    argument_docs,
+    read_annotation,
+)
+from evomerge.methods.random import CounterRandom
+
+MethodFunction = TypeVar("MethodFunction", bound=Callable[..., Tensor])
+_METHODS: dict[str, MethodSpec] = {}
+_NOT_PARAMETERS = ("base", "models", "random")
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A registered merge method.
+
+    Attributes:
+        name: As recipes spell it.
+        function: The plain function of tensors.
+        parameters: What can be set, in the order of the signature.
+        takes_base: Whether it needs a base model besides the merged ones.
+        min_models: Fewest models it merges, the base not counted.
+        max_models: Most models; ``None``: any number.
+        stochastic: Whether it draws random numbers, and so needs a `CounterRandom`.
+        reference: The source: author, year, address.
+        summary: The first line of the function's docstring.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    parameters: tuple[ParameterSpec, ...]
+    takes_base: bool
+    min_models: int
+    max_models: int | None
+    stochastic: bool
+    reference: str
+    summary: str
+
+    def parameter(self, name: str) -> ParameterSpec:
+        """Find a parameter by name; an unknown one is a `UserError` that lists the known."""
+        for parameter in self.parameters:
+            if parameter.name == name:
+                return parameter
+        known = [parameter.name for parameter in self.parameters]
+        raise UserError(f"{self.name}: {unknown('parameter', name, known)}")
+
+    def check(self, name: str, value: object) -> Setting:
+        """Return one value of a parameter in its canonical type.
+
+        For a per-model parameter, that is the value of one model.
+
+        Raises:
+            UserError: If there is no such parameter, or the value is not valid for it.
+        """
+        parameter = self.parameter(name)
+        try:
+            return parameter.check(value)
+        except UserError as error:
+            raise UserError(f"{self.name}: {error}") from None
+
+    def check_models(self, count: int) -> None:
+        """Raise `UserError` unless the method can merge `count` models (the base not counted)."""
+        if count < self.min_models or (self.max_models is not None and count > self.max_models):
+            beside = " besides the base" if self.takes_base else ""
+            expected = Count(self.min_models, self.max_models)
+            raise UserError(f"{self.name}: expected {expected}{beside}, but got {count}")
+
+    def apply(
+        self,
+        base: Tensor | None,
+        models: Sequence[Tensor],
+        parameters: Mapping[str, object],
+        random: CounterRandom | None = None,
+    ) -> Tensor:
+        """Check everything, then merge one tensor.
+
+        Args:
+            base: The base model's tensor; ignored by a method that takes no base.
+            models: The merged models' tensors, all of one shape (any shape).
+            parameters: By name; for a per-model parameter a sequence with one value per model, or
+                one value for all. A tensor is taken as it is, unchecked.
+            random: Where the random numbers come from; needed if the method is stochastic.
+
+        Returns:
+            A new tensor of the inputs' shape and dtype; the inputs are left as they were.
+
+        Raises:
+            UserError: If the models, the base or the parameters are not what the method expects.
+        """
+        self.check_models(len(models))
+        arguments: dict[str, Any] = {"models": models}
+        if self.takes_base:
+            if base is None:
+                raise UserError(f"{self.name}: expected a base model, but there is none")
+            arguments["base"] = base
+        if self.stochastic:
+            if random is None:
+                raise TypeError(f"{self.name} draws random numbers and needs `random`")
+            arguments["random"] = random
+        self._check_shapes([base, *models] if self.takes_base and base is not None else models)
+        names = _argument_names(self.function)
+        for name, value in parameters.items():
+            arguments[names[self.parameter(name).name]] = self._check_values(name, value, models)
+        for parameter in self.parameters:
+            if parameter.required and parameter.name not in parameters:
+                raise UserError(
+                    f"{self.name}: missing parameter '{parameter.name}': {parameter.expected}"
+                    + (" for each model" if parameter.per_model else "")
+                )
+        return self.function(**arguments)
+
+    def _check_values(self, name: str, value: object, models: Sequence[Tensor]) -> object:
+        if isinstance(value, Tensor):
+            return value
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            return self.check(name, value)
+        if not self.parameter(name).per_model:
+            raise UserError(f"{self.name}: expected one value of {name}, but got {list(value)}")
+        if len(value) != len(models):
+            raise UserError(
+                f"{self.name}: expected {name} to have {len(models)} "
+                f"value{'s' if len(models) != 1 else ''} (one per model), but it had {len(value)}"
+            )
+        return [self.check(name, one) for one in value]
+
+    def _check_shapes(self, tensors: Sequence[Tensor]) -> None:
+        shapes = [tuple(tensor.shape) for tensor in tensors]
+        if len(set(shapes)) > 1:
+            raise UserError(f"{self.name}: expected tensors of one shape, but got {shapes}")
+
+
+def merge_method(*, reference: str) -> Callable[[MethodFunction], MethodFunction]:
+    """Register a function of tensors as a merge method, and return the function itself.
+
+    Everything follows from its signature and docstring. Arguments named `models`, `base` and
+    `random` are the tensors and the source of chance; `models` may carry a `Count`. Every other
+    argument is a parameter, annotated as in `evomerge.methods.parameters` and described under
+    ``Args:``; a trailing underscore is no part of a name (``lambda_`` is `lambda`).
+
+    Args:
+        reference: The source, as ``Author year, https://...``.
+    """
+
+    def register(function: MethodFunction) -> MethodFunction:
+        spec = _read_function(function, reference)
+        other = _METHODS.get(spec.name)
+        if other is not None and _origin(other.function) != _origin(function):
+            raise ValueError(
+                f"merge method '{spec.name}' is already registered, by {_origin(other.function)}"
+            )
+        _METHODS[spec.name] = spec
+        return function
+
+    return register
+
+
+def get(name: str) -> MethodSpec:
+    """Find a method by name; an unknown one is a `UserError` that lists the known.
+
+    >>> get("ties").parameter("density").default
+    1.0
+    """
+    if name not in _METHODS:
+        raise UserError(unknown("method", name, _METHODS))
+    return _METHODS[name]
+
+
+def registered() -> tuple[MethodSpec, ...]:
+    """Every registered method, sorted by name."""
+    return tuple(_METHODS[name] for name in sorted(_METHODS))
+
+
+def names() -> tuple[str, ...]:
+    """The name of every registered method, sorted."""
+    return tuple(sorted(_METHODS))
+
+
+def _read_function(function: Callable[..., Tensor], reference: str) -> MethodSpec:
+    name = function.__name__.rstrip("_")
+    docstring = inspect.getdoc(function) or ""
+    if not docstring or not reference:
+        raise TypeError(f"merge method '{name}' needs a docstring and a reference")
+    docs = argument_docs(docstring)
+    hints = get_type_hints(function, include_extras=True)
+    arguments = inspect.signature(function).parameters
+    if "models" not in arguments:
+        raise TypeError(f"merge method '{name}' needs an argument 'models'")
+    parameters = []
+    for argument in arguments.values():
+        if argument.name in _NOT_PARAMETERS:
+            continue
+        if argument.kind not in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY):
+            raise TypeError(f"merge method '{name}': '{argument.name}' must be a named argument")
+        if argument.name not in hints or argument.name not in docs:
+            raise TypeError(
+                f"merge method '{name}': '{argument.name}' needs an annotation "
+                "and a line under Args:"
+            )
+        default = REQUIRED if argument.default is argument.empty else argument.default
+        spec = read_annotation(
+            argument.name.rstrip("_"), hints[argument.name], default, docs[argument.name]
+        )
+        if default is not REQUIRED:
+            spec.check(default)
+        parameters.append(spec)
+    count = _count(hints["models"])
+    return MethodSpec(
+        name=name,
+        function=function,
+        parameters=tuple(parameters),
+        takes_base="base" in arguments,
+        min_models=count.low,
+        max_models=count.high,
+        stochastic="random" in arguments,
+        reference=reference,
+        summary=docstring.splitlines()[0],
+    )
+
+
+def _origin(function: Callable[..., Tensor]) -> str:
+    """Where a function was defined; equal when a notebook cell or a module runs again."""
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+def _count(annotation: Any) -> Count:
+    """The `Count` of an annotation; one model or more if it has none."""
+    if get_origin(annotation) is Annotated:
+        for extra in get_args(annotation):
+            if isinstance(extra, Count):
+                return extra
+    return Count(1)
+
+
+@cache
+def _argument_names(function: Callable[..., Tensor]) -> dict[str, str]:
+    """From a parameter's name to its argument's: {'lambda': 'lambda_', ...}."""
+    return {name.rstrip("_"): name for name in inspect.signature(function).parameters}
