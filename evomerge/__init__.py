@@ -1,0 +1,1 @@
+"""evomerge: evolutionary search for model-merge recipes."""

@@ -23,7 +23,6 @@ def bound(
     Raises:
         UserError: The template asks for a model that is not there.
     """
-    document = copy.deepcopy(dict(document))
 
     def named(value: str) -> str:
         if not value.startswith("*"):
@@ -52,12 +51,12 @@ def bound(
             return items
         if isinstance(value, dict):
             return {key: walk(item) for key, item in value.items()}
-        return named(value) if isinstance(value, str) else value
+        return named(value) if isinstance(value, str) else copy.deepcopy(value)
 
-    document = walk(document)
-    if "blocks" in document:
-        document["blocks"] = _grouped(document["blocks"], base or models[0], where)
-    return document
+    result: dict[str, Any] = walk(dict(document))
+    if "blocks" in result:
+        result["blocks"] = _grouped(result["blocks"], base or models[0], where)
+    return result
 
 
 def _grouped(blocks: Any, model: str, where: str) -> list[Any]:

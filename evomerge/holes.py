@@ -128,8 +128,8 @@ def _range_hole(
 
 def _declared(scope: dict[str, Any], name: str, where: str) -> methods.ParameterSpec:
     """What the method, or the first choice of method that has it, declares of a parameter."""
-    chosen = scope.get("merge_method")
-    candidates = chosen["choice"] if is_choice(chosen) else [chosen]
+    chosen: Any = scope.get("merge_method")
+    candidates: list[str] = chosen["choice"] if is_choice(chosen) else [str(chosen)]
     for candidate in candidates:
         if candidate not in methods.names():
             raise UserError(f"{where}: {unknown('merge method', str(candidate), methods.names())}")
@@ -161,9 +161,10 @@ def model_of(document: dict[str, Any], path: Place) -> str | None:
 
 def _label(document: dict[str, Any], path: Place) -> str:
     """A path in words: ``blocks[0:3,attention].models[expert-a].weight``."""
-    words, value = [], document
+    words: list[str] = []
+    value: Any = document
     for part in path:
-        value = value[part]  # type: ignore[call-overload, index]
+        value = value[part]
         if isinstance(part, str):
             words += [] if part in ("parameters", "value") else [part]
             continue

@@ -1,1 +1,19 @@
+"""Merging: a recipe and its parents become weights, in a live model or on disk."""
 
+from evomerge.merge.build import build, digest, fill, live_tensors, tensors, write
+from evomerge.merge.parents import Parents
+from evomerge.merge.plan import Job, Plan, Ref, plan
+
+__all__ = [
+    "Job",
+    "Parents",
+    "Plan",
+    "Ref",
+    "build",
+    "digest",
+    "fill",
+    "live_tensors",
+    "plan",
+    "tensors",
+    "write",
+]

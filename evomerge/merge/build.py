@@ -1,0 +1,179 @@
+"""Build a plan: into a live model in place, or to disk. One code path, equal digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from evomerge import methods
+from evomerge.checkpoint import atomic_folder, check_compatible, write_shards
+from evomerge.errors import UserError
+from evomerge.merge.card import model_card
+from evomerge.merge.parents import Parents
+from evomerge.merge.plan import Job, Plan, plan
+from evomerge.recipe import Recipe
+
+TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def merged(job: Job, parents: Parents, recipe: Recipe) -> Tensor:
+    """Compute one output tensor in float32 and cast it once to the recipe's output dtype.
+
+    Tensors that are not floating point (buffers) must be equal in all parents and are copied.
+
+    Raises:
+        UserError: Such a tensor differs, or a method refuses its inputs; names the tensor.
+    """
+    models = [parents.tensor(ref) for ref in job.models]
+    base = parents.tensor(job.base) if job.base is not None else None
+    first = base if base is not None else models[0]
+    if not first.is_floating_point():
+        if any(not torch.equal(first, other) for other in models):
+            raise UserError(f"{job.name}: whole numbers cannot be merged, and they differ")
+        return first
+    spec = methods.get(job.method)
+    random = methods.CounterRandom(recipe.seed, job.name) if spec.stochastic else None
+    working = TORCH_DTYPES[recipe.dtype]
+    try:
+        result = spec.apply(
+            None if base is None else base.to(working).float(),
+            [model.to(working).float() for model in models],
+            job.parameters,
+            random,
+        )
+    except UserError as error:
+        raise UserError(f"{job.name}: {error}") from None
+    return result.to(TORCH_DTYPES[recipe.output_dtype])
+
+
+def tensors(built: Plan, parents: Parents) -> Iterator[tuple[str, Tensor]]:
+    """Every output tensor of a plan, one at a time."""
+    for job in built.jobs:
+        yield job.name, merged(job, parents, built.recipe)
+
+
+def fill(model: torch.nn.Module, built: Plan, parents: Parents) -> None:
+    """Write a candidate into a live model of the plan's architecture, in place.
+
+    Raises:
+        UserError: The live model keeps a tensor under another name, or of another shape.
+    """
+    live = live_tensors(model, built)
+    with torch.no_grad():
+        for name, tensor in tensors(built, parents):
+            live[name].copy_(tensor)
+
+
+def live_tensors(model: torch.nn.Module, built: Plan) -> dict[str, Tensor]:
+    """A live model's tensors under the names that its checkpoint uses.
+
+    Raises:
+        UserError: A tensor of the plan has no place in the model.
+    """
+    held: Mapping[str, Tensor] = model.state_dict(keep_vars=True)
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    found = {}
+    for job in built.jobs:
+        tensor = held.get(job.name)
+        if tensor is None:
+            tensor = held.get(prefix + job.name)
+        if tensor is None or tuple(tensor.shape) != job.shape:
+            raise UserError(
+                f"{type(model).__name__} has no tensor {job.name} of shape {list(job.shape)}: it "
+                "stores its weights otherwise than it runs them, and cannot be merged in place"
+            )
+        found[job.name] = tensor.detach()
+    return found
+
+
+def digest(named: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes: equal exactly when the weights are."""
+    return _combined(f"{name} {_content(tensor)}" for name, tensor in named)
+
+
+def write(built: Plan, parents: Parents, out: Path, *, replace: bool = False) -> str:
+    """Write a merged model as a Hugging Face folder that appears only when whole.
+
+    The folder holds config, safetensors, the donor's tokenizer, the recipe and a model card.
+
+    Returns:
+        The digest of its weights.
+
+    Raises:
+        UserError: `out` exists and holds something, or a parent does not fit.
+    """
+    recipe = built.recipe
+    dtype = TORCH_DTYPES[recipe.output_dtype]
+    donor = parents.checkpoints[recipe.donor]
+    sizes = {}
+    for job in built.jobs:
+        source = parents.tensor(job.base or job.models[0])
+        itemsize = dtype.itemsize if source.is_floating_point() else source.dtype.itemsize
+        sizes[job.name] = source.numel() * itemsize
+    parts: list[str] = []
+
+    def recorded() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in tensors(built, parents):
+            parts.append(f"{name} {_content(tensor)}")
+            yield name, tensor.cpu()
+
+    with atomic_folder(out, replace=replace) as folder:
+        write_shards(folder, recorded(), sizes)
+        config = {**built.config, "dtype": recipe.output_dtype}
+        config.pop("torch_dtype", None)
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        tokenizer = _tokenizer_donor(recipe, parents)
+        extra = donor.folder / "generation_config.json"
+        for file in [*tokenizer, *([extra] if extra.is_file() else [])]:
+            shutil.copyfile(file, folder / file.name)
+        recipe.to_yaml(folder / "evomerge_recipe.yaml")
+        (folder / "README.md").write_text(model_card(recipe), encoding="utf-8")
+    return _combined(parts)
+
+
+def build(recipe: Recipe, out: str | Path, *, device: str = "cpu", replace: bool = False) -> str:
+    """Merge a recipe into a model folder.
+
+    Args:
+        recipe: The recipe.
+        out: The folder to make; it must not exist, or be empty, unless `replace`.
+        device: Where the arithmetic runs.
+        replace: Whether an existing folder gives way, once the new one is whole.
+
+    Returns:
+        The digest of the merged weights.
+    """
+    parents = Parents(recipe.model_names, device)
+    donor = parents.checkpoints[recipe.donor]
+    for checkpoint in parents.checkpoints.values():
+        if not recipe.slices:
+            check_compatible(donor, checkpoint)
+    parents.check_finite()
+    return write(plan(recipe, parents.checkpoints), parents, Path(out), replace=replace)
+
+
+def _tokenizer_donor(recipe: Recipe, parents: Parents) -> list[Path]:
+    """The tokenizer files that the result takes: the base's, or of the model that is named."""
+    source = recipe.tokenizer_source
+    if source is not None and source.removeprefix("model:") in parents.checkpoints:
+        return parents.checkpoints[source.removeprefix("model:")].tokenizer_files()
+    if source not in (None, "base", "union"):
+        raise UserError(f"tokenizer_source: expected base, union or a recipe's model, got {source}")
+    return parents.checkpoints[recipe.donor].tokenizer_files()
+
+
+def _content(tensor: Tensor) -> str:
+    """Dtype, shape and the digest of the bytes of one tensor."""
+    held = tensor.detach().cpu().contiguous()
+    data = held.flatten().view(torch.uint8).numpy()
+    return f"{held.dtype} {list(held.shape)} {hashlib.sha256(data.data).hexdigest()}"
+
+
+def _combined(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()

@@ -1,0 +1,227 @@
+"""From a recipe and its parents to jobs: one per output tensor, every value settled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from evomerge import methods
+from evomerge.architecture import Place, layer_count, place, renumbered, tied_partner, with_layers
+from evomerge.checkpoint import Checkpoint
+from evomerge.errors import UserError
+from evomerge.recipe import Parameters, Recipe, Setting, Slice, resolve
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A tensor of a parent: the model as the recipe names it, and the tensor's name there."""
+
+    model: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """How one output tensor is made.
+
+    Attributes:
+        name: Of the output tensor.
+        shape: Of it and of every input.
+        base: The base model's tensor, if the method takes one.
+        models: The merged models' tensors, in the recipe's order.
+        method: The merge method's name.
+        parameters: Settled values; lists with one value per model where the method wants them.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    base: Ref | None
+    models: tuple[Ref, ...]
+    method: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe made ready to build.
+
+    Attributes:
+        recipe: The recipe.
+        jobs: One per output tensor, in the donor's order.
+        config: The config.json of the result.
+    """
+
+    recipe: Recipe
+    jobs: tuple[Job, ...]
+    config: Mapping[str, Any]
+
+
+def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Plan:
+    """Settle every tensor of a recipe.
+
+    Args:
+        recipe: The recipe.
+        checkpoints: Every model that it names, opened.
+
+    Raises:
+        UserError: A layer or tensor that the recipe asks for is not there.
+    """
+    donor = checkpoints[recipe.donor]
+    names = [name for name in donor.tensors if not _tied_copy(name, donor)]
+    if not recipe.slices:
+        depth = _depth(donor)
+        jobs = tuple(_job_of_models(recipe, name, depth, checkpoints) for name in names)
+        return Plan(recipe, jobs, dict(donor.config))
+    jobs = tuple(_jobs_of_slices(recipe, names, checkpoints))
+    origin = [i for s in recipe.slices for i in range(*s.sources[0].layer_range)]
+    return Plan(recipe, jobs, with_layers(donor.config, origin))
+
+
+def _job_of_models(
+    recipe: Recipe, name: str, depth: int, checkpoints: Mapping[str, Checkpoint]
+) -> Job:
+    at = place(name)
+    block = recipe.block_of(at.layer, at.component)
+    shared: list[Level] = [(recipe.parameters, _position(at.layer, 0, depth))]
+    own: dict[str, list[Level]] = {
+        entry.model: [(entry.parameters, shared[0][1])] for entry in recipe.models
+    }
+    method = recipe.merge_method
+    if block is not None:
+        method = block.merge_method
+        span = block.layers or (0, depth)
+        within = _position(at.layer, span[0], min(span[1], depth))
+        shared = [(block.parameters, within), *shared]
+        for entry in block.models:
+            own[entry.model] = [(entry.parameters, within), *own[entry.model]]
+    sources = [(entry.model, name) for entry in recipe.models]
+    levels = [[*own[model][:-1], *shared[:-1], own[model][-1], shared[-1]] for model, _ in sources]
+    return _job(name, method, recipe.base_model, sources, levels, shared, name, checkpoints)
+
+
+def _jobs_of_slices(
+    recipe: Recipe, names: Sequence[str], checkpoints: Mapping[str, Checkpoint]
+) -> list[Job]:
+    """Layer tensors slice by slice, renumbered; the others from the first or the last slice."""
+    layered: dict[int, list[str]] = {}
+    for name in names:
+        layer = place(name).layer
+        if layer is not None:
+            layered.setdefault(layer, []).append(name)
+    if not layered:
+        raise UserError(f"{recipe.donor}: slices need layers, but no tensor's name has a number")
+    template = layered[min(layered)]
+    before = [n for n in names if place(n).layer is None and not _behind_layers(place(n))]
+    behind = [n for n in names if place(n).layer is None and _behind_layers(place(n))]
+    jobs = [_slice_job(recipe, recipe.slices[0], n, None, 0, checkpoints) for n in before]
+    output = 0
+    for part in recipe.slices:
+        for step in range(part.sources[0].layer_range[1] - part.sources[0].layer_range[0]):
+            for name in template:
+                renamed = renumbered(name, output)
+                jobs.append(_slice_job(recipe, part, renamed, step, step, checkpoints))
+            output += 1
+    return jobs + [_slice_job(recipe, recipe.slices[-1], n, None, 0, checkpoints) for n in behind]
+
+
+def _slice_job(
+    recipe: Recipe,
+    part: Slice,
+    name: str,
+    step: int | None,
+    offset: int,
+    checkpoints: Mapping[str, Checkpoint],
+) -> Job:
+    length = part.sources[0].layer_range[1] - part.sources[0].layer_range[0]
+    position = _position(step, 0, length)
+    shared: list[Level] = [(part.parameters, position), (recipe.parameters, position)]
+    sources, levels = [], []
+    for source in part.sources:
+        first = source.layer_range[0]
+        sources.append((source.model, name if step is None else renumbered(name, first + offset)))
+        levels.append([(source.parameters, position), *shared])
+    base = part.base_model or recipe.base_model
+    base_name = next((n for model, n in sources if model == base), sources[0][1])
+    return _job(name, recipe.merge_method, base, sources, levels, shared, base_name, checkpoints)
+
+
+Level = tuple[Parameters, float]  # parameters, and the depth at which their gradients are read
+
+
+def _job(
+    name: str,
+    method: str,
+    base: str | None,
+    sources: Sequence[tuple[str, str]],
+    levels: Sequence[Sequence[Level]],
+    shared: Sequence[Level],
+    base_name: str,
+    checkpoints: Mapping[str, Checkpoint],
+) -> Job:
+    spec = methods.get(method)
+    merged = [i for i, (model, _) in enumerate(sources) if not (spec.takes_base and model == base)]
+    base_ref = _ref(base, base_name, checkpoints) if spec.takes_base and base else None
+    refs = tuple(_ref(*sources[i], checkpoints) for i in merged)
+    shapes = {
+        checkpoints[r.model].tensors[r.name].shape for r in (*refs, *filter(None, [base_ref]))
+    }
+    if len(shapes) > 1:
+        raise UserError(f"{name}: its shapes differ: {sorted(map(list, shapes))}")
+    parameters: dict[str, Any] = {}
+    for parameter in spec.parameters:
+        if parameter.per_model:
+            values = [_settle(levels[i], parameter.name, sources[i][1]) for i in merged]
+            filled = [parameter.default if value is None else value for value in values]
+        else:
+            value = _settle(shared, parameter.name, name)
+            filled = [parameter.default if value is None else value]
+        if any(value is methods.REQUIRED for value in filled):
+            lacking = next(i for i, v in zip(merged, filled, strict=False) if v is methods.REQUIRED)
+            whose = f" for {sources[lacking][0]}" if parameter.per_model else ""
+            raise UserError(f"{method} needs {parameter.name}{whose} (asked for by {name})")
+        parameters[parameter.name] = filled if parameter.per_model else filled[0]
+    return Job(name, shapes.pop(), base_ref, refs, method, parameters)
+
+
+def _settle(levels: Sequence[Level], parameter: str, tensor: str) -> Setting | None:
+    """The first level that has a value for this tensor."""
+    for parameters, position in levels:
+        if parameter in parameters:
+            value = resolve(parameters[parameter], tensor, position)
+            if value is not None:
+                return value
+    return None
+
+
+def _ref(model: str, name: str, checkpoints: Mapping[str, Checkpoint]) -> Ref:
+    tensors = checkpoints[model].tensors
+    if name in tensors:
+        return Ref(model, name)
+    partner = tied_partner(name, tensors)
+    if partner is None:
+        raise UserError(f"{model}: it has no tensor {name}, which the recipe needs")
+    return Ref(model, partner)
+
+
+def _depth(donor: Checkpoint) -> int:
+    """Number of layers: what the names say, else the config."""
+    layers = [at.layer for at in map(place, donor.tensors) if at.layer is not None]
+    return max(layers) + 1 if layers else layer_count(donor.config) or 0
+
+
+def _position(layer: int | None, first: int, end: int) -> float:
+    """Depth in [0, 1] of a layer in [first, end); 0 outside the stack, 1 in a stack of one."""
+    if layer is None:
+        return 0.0
+    return (layer - first) / (end - first - 1) if end - first > 1 else 1.0
+
+
+def _behind_layers(at: Place) -> bool:
+    return at.component in ("norm", "head")
+
+
+def _tied_copy(name: str, donor: Checkpoint) -> bool:
+    """Whether the live model reads this tensor's tied partner instead, so that it is no tensor."""
+    tied = bool(donor.config.get("tie_word_embeddings"))
+    return tied and name == "lm_head.weight" and tied_partner(name, donor.tensors) is not None
