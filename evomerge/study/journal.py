@@ -18,7 +18,7 @@ import os
 import re
 import secrets
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -67,7 +67,6 @@ class Journal:
 
     Attributes:
         path: The file.
-        events: What the file held when it was opened (without this writer's own frames).
         torn_bytes: How many bytes of a half-written tail were cut off at opening.
         token: This writer's fencing token, as in its ``opened`` event.
     """
@@ -75,19 +74,21 @@ class Journal:
     def __init__(self, path: Path, fd: int, lock: Path, token: str) -> None:
         self.path = path
         self.token = token
-        self.events: list[Event] = []
         self.torn_bytes = 0
         self._fd = fd
         self._lock = lock
         self._size = 0  # bytes that this writer knows to be whole frames
 
     @classmethod
-    def open(cls, path: Path | str, *, create: bool) -> Self:
-        """Open `path` for appending, recover its events and record that it was opened.
+    def open(
+        cls, path: Path | str, *, create: bool, replay: Callable[[Event], object] | None = None
+    ) -> Self:
+        """Open `path` for appending, replay its events and record that it was opened.
 
         Args:
             path: The journal. Its neighbour with the suffix ``.lock`` says who holds it.
             create: Whether a missing journal is made (mode 0600) or is an error.
+            replay: Called with every event that the file holds, in order, e.g. `Record.apply`.
 
         Raises:
             UserError: It is missing, damaged, of a newer format, or another process holds it.
@@ -108,7 +109,7 @@ class Journal:
             os.close(fd)
             raise
         try:
-            journal._recover()
+            journal._recover(replay or (lambda _: None))
             journal._announce(holder)
         except BaseException:
             journal.close()
@@ -164,17 +165,17 @@ class Journal:
     ) -> None:
         self.close()
 
-    def _recover(self) -> None:
+    def _recover(self, replay: Callable[[Event], object]) -> None:
         """Read every whole frame, cut the torn tail off, and give an empty file its header."""
         with open(self._fd, "rb", closefd=False) as file:
             for end, event in _frames(file, self.path):
-                self.events.append(event)
+                replay(event)
                 self._size = end
         self.torn_bytes = os.fstat(self._fd).st_size - self._size
         if self.torn_bytes:
             os.ftruncate(self._fd, self._size)
             os.fsync(self._fd)
-        if not self.events:
+        if not self._size:
             self.append(_HEADER)
             _sync_folder(self.path.parent)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypedDict
 
 Field = Literal["smooth", "metric"]
-DocId = int | str
+DocId = int  # a document's place in its task
 
 
 class Row(NamedTuple):

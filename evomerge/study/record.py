@@ -1,0 +1,268 @@
+"""The record: a journal's events replayed into the state of a study, for resume and for reading.
+
+Needs no torch, so a run can be looked at on any laptop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
+
+from evomerge.study.objective import Tasks, scores
+from evomerge.study.outcome_table import Items, OutcomeTable
+
+Event = Mapping[str, Any]
+Phase = Literal["check", "anchors", "search", "race", "verdict", "done"]
+State = Literal["asked", "scored", "failed", "told"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a trial has no score: the kind and message of its last ``failed`` event."""
+
+    kind: str
+    message: str
+    phase: str
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial as far as the journal knows it.
+
+    Attributes:
+        number: Unique in the study, in the order of asking.
+        kind: ``parent``, ``base``, ``anchor``, ``trial`` or ``mean``.
+        name: For people, e.g. ``uniform average`` or ``trial 17``.
+        generation: Counted from 0; None outside the search.
+        index: Its place among those asked together.
+        point: A value for every dimension, or None if it is no point of the space.
+        recipe: The whole recipe.
+        digest: The recipe's digest; outcomes belong to it, so equal recipes share them.
+        state: ``asked``, then ``scored`` (all its items have outcomes), ``told`` (the optimizer
+            has its fitness) or ``failed``.
+        fitness: As it was told.
+        failure: The last failure, also of a trial that was told before (in the race, say).
+    """
+
+    number: int
+    kind: str
+    name: str
+    generation: int | None
+    index: int
+    point: tuple[Any, ...] | None
+    recipe: Mapping[str, Any]
+    digest: str
+    state: State = "asked"
+    fitness: float | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class AskRecord:
+    """Trials asked together: a generation, or a set of anchors (`generation` is None).
+
+    Attributes:
+        generation: Counted from 0, or None.
+        trials: Their numbers.
+        items: What all of them are scored on, or None if that is not fixed.
+        fitness: As told, in the order of `trials`; None until then.
+        correlation: Rank correlation of smooth score and metric within the generation.
+    """
+
+    generation: int | None
+    trials: tuple[int, ...]
+    items: Items | None
+    fitness: tuple[float | None, ...] | None = None
+    correlation: float | None = None
+
+
+@dataclass
+class Record:
+    """What a study has done so far; `apply` adds one event.
+
+    Attributes:
+        study: The ``study`` event (config, space, tasks, pools, fingerprints), or None.
+        trials: By number.
+        asks: In the order of asking, anchors included.
+        outcomes: By (digest, mode, task, doc id); the first delivery counts, later ones do not.
+        races: The ``raced`` events.
+        verdict: The last ``verdict`` event, or None.
+        exported: The last ``exported`` event, or None.
+        seconds: Totals over all workers, ``build``, ``forward`` and ``total``.
+        item_evaluations: Outcomes journalled, repeated ones included: what was paid for.
+        phase: Where the study is. ``done`` begins with the verdict, before the export.
+    """
+
+    study: Event | None = None
+    trials: dict[int, TrialRecord] = field(default_factory=dict)
+    asks: list[AskRecord] = field(default_factory=list)
+    outcomes: OutcomeTable = field(default_factory=OutcomeTable)
+    races: list[Event] = field(default_factory=list)
+    verdict: Event | None = None
+    exported: Event | None = None
+    seconds: dict[str, float] = field(
+        default_factory=lambda: {"build": 0.0, "forward": 0.0, "total": 0.0}
+    )
+    item_evaluations: int = 0
+    phase: Phase = "check"
+
+    @classmethod
+    def from_events(cls, events: Iterable[Event]) -> Self:
+        """Replay `events` from the beginning of a journal."""
+        record = cls()
+        for event in events:
+            record.apply(event)
+        return record
+
+    def apply(self, event: Event) -> None:
+        """Take in the next event. Unknown ones are passed over: a newer version wrote them."""
+        match event["event"]:
+            case "study":
+                self.study = event
+                self.phase = "anchors"
+            case "asked":
+                self._asked(event)
+            case "outcomes":
+                self._scored(event)
+            case "failed":
+                self._failed(event)
+            case "told":
+                self._told(event)
+            case "raced":
+                self.races.append(event)
+                self.phase = "race" if event["winner"] is None else "verdict"
+            case "verdict":
+                self.verdict = event
+                self.phase = "done"
+            case "exported":
+                self.exported = event
+                self.phase = "done"
+
+    @property
+    def tasks(self) -> Tasks:
+        """The study's tasks; none before the ``study`` event."""
+        tasks: Tasks = self.study["tasks"] if self.study else {}
+        return tasks
+
+    @property
+    def generations(self) -> dict[int, AskRecord]:
+        """The search's generations by number."""
+        return {ask.generation: ask for ask in self.asks if ask.generation is not None}
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The trial told with the highest fitness, the earliest of equals; None before any.
+
+        Generations see different items, so fitness is not exactly comparable between them and the
+        highest one is partly luck: a progress display, not a selection. The race selects.
+        """
+        told = [trial for trial in self.trials.values() if trial.fitness is not None]
+        return max(told, key=lambda t: (t.fitness or 0.0, -t.number)) if told else None
+
+    @property
+    def race_winner(self) -> int | None:
+        """The trial that the last race ended with, or None."""
+        return self.races[-1]["winner"] if self.races else None
+
+    def status(self) -> dict[str, Any]:
+        """What ``evomerge status RUN --json`` prints.
+
+        ``trials`` counts all that were asked; of those all that were ever scored; all that failed;
+        and all whose fitness the optimizer got. What is none of the last three is in flight.
+        """
+        states = [trial.state for trial in self.trials.values()]
+        best = self.best
+        return {
+            "phase": self.phase,
+            "trials": {
+                "asked": len(states),
+                "scored": states.count("scored") + states.count("told"),
+                "failed": states.count("failed"),
+                "told": states.count("told"),
+            },
+            "item_evaluations": self.item_evaluations,
+            "best": best
+            and {"trial": best.number, "fitness": best.fitness, "scores": self.scores(best.number)},
+            "seconds": dict(self.seconds),
+            "verdict": self.verdict and {k: v for k, v in self.verdict.items() if k != "event"},
+        }
+
+    def scores(self, number: int) -> dict[str, float]:
+        """A trial's mean per task over the items it was asked for, by the task's own metric.
+
+        A task whose metric was not measured there (generation was not run) shows its smooth score.
+        """
+        trial = self.trials[number]
+        items = next((ask.items for ask in self.asks if number in ask.trials), None) or {}
+        found: dict[str, float] = {}
+        for mode in ("smooth", "metric"):
+            for task, ids in items.items():
+                rows = self.outcomes.rows(trial.digest, mode, {task: ids})
+                if rows:
+                    measured = all(row.metric is not None for row in rows)
+                    found |= scores(rows, self.tasks, "metric" if measured else "smooth")
+        return found
+
+    def _asked(self, event: Event) -> None:
+        numbers = []
+        for asked in event["trials"]:
+            point = asked["point"]
+            trial = TrialRecord(
+                number=asked["trial"],
+                kind=asked["kind"],
+                name=asked["name"],
+                generation=asked["generation"],
+                index=asked["index"],
+                point=None if point is None else tuple(point),
+                recipe=asked["recipe"],
+                digest=asked["digest"],
+            )
+            self.trials[trial.number] = trial
+            numbers.append(trial.number)
+        generation = self.trials[numbers[0]].generation if numbers else None
+        self.asks.append(AskRecord(generation, tuple(numbers), event["items"]))
+        if generation is not None:
+            self.phase = "search"
+        if event["items"] is not None:
+            for number in numbers:  # an equal recipe may have been scored before
+                self._settle(number)
+
+    def _scored(self, event: Event) -> None:
+        self.outcomes.add(event["digest"], event["mode"], event["rows"])
+        self.item_evaluations += len(event["rows"])
+        for part in self.seconds:
+            self.seconds[part] += event["seconds"].get(part, 0.0)
+        if event["phase"] in {"anchors", "search", "race", "verdict"}:
+            self.phase = event["phase"]
+        self._settle(event["trial"])
+
+    def _settle(self, number: int) -> None:
+        """Mark a trial as scored once every item that it was asked for has an outcome."""
+        trial = self.trials.get(number)
+        if trial is None or trial.state not in {"asked", "failed"}:
+            return
+        ask = next(ask for ask in reversed(self.asks) if number in ask.trials)
+        # Without fixed items (a trial asked for the race alone) any outcome will do.
+        if ask.items is None or not all(
+            self.outcomes.missing(trial.digest, mode, ask.items) for mode in ("smooth", "metric")
+        ):
+            self.trials[number] = replace(trial, state="scored")
+
+    def _failed(self, event: Event) -> None:
+        trial = self.trials[event["trial"]]
+        failure = Failure(event["kind"], event["message"], event["phase"])
+        state: State = "told" if trial.state == "told" else "failed"
+        self.trials[trial.number] = replace(trial, state=state, failure=failure)
+
+    def _told(self, event: Event) -> None:
+        told = dict(zip(event["trials"], event["fitness"], strict=True))
+        for number, fitness in told.items():
+            if fitness is not None:
+                self.trials[number] = replace(self.trials[number], state="told", fitness=fitness)
+        for i in reversed(range(len(self.asks))):  # the latest, nearly always
+            ask = self.asks[i]
+            if set(ask.trials) == set(told):
+                in_order = tuple(told[number] for number in ask.trials)
+                self.asks[i] = replace(ask, fitness=in_order, correlation=event["correlation"])
+                break
