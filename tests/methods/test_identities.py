@@ -1,0 +1,333 @@
+"""What the papers promise, worked by hand or in float64 numpy."""
+
+import numpy as np
+import pytest
+import torch
+
+from evomerge.errors import UserError
+from evomerge.methods import (
+    CounterRandom,
+    dare_linear,
+    dare_ties,
+    linear,
+    model_stock,
+    passthrough,
+    slerp,
+    task_arithmetic,
+    ties,
+)
+from evomerge.methods.deltas import drop, elect_sign, rescale, trim
+
+DRAW = CounterRandom(seed=0, name="a.weight")
+
+
+@pytest.fixture
+def base():
+    return torch.from_numpy(np.random.default_rng(0).normal(size=(7, 5))).float()
+
+
+@pytest.fixture
+def models(base):
+    draw = np.random.default_rng(1)
+    return [base + torch.from_numpy(0.3 * draw.normal(size=(7, 5))).float() for _ in range(4)]
+
+
+def exact(*tensors):
+    return [tensor.numpy().astype(np.float64) for tensor in tensors]
+
+
+def close(tensor, array, tolerance=1e-5):
+    np.testing.assert_allclose(tensor.numpy(), array, rtol=tolerance, atol=tolerance)
+    return True
+
+
+# task arithmetic and linear
+
+
+def test_task_arithmetic_with_weights_one_over_n_is_the_average(base, models):
+    assert close(task_arithmetic(base, models, 0.25), np.mean(exact(*models), axis=0))
+
+
+def test_task_arithmetic_with_one_model_is_an_interpolation(base, models):
+    b, m = exact(base, models[0])
+    assert close(task_arithmetic(base, models[:1], 0.37), 0.63 * b + 0.37 * m)
+    assert close(task_arithmetic(base, models[:1], 1.0, lambda_=0.37), 0.63 * b + 0.37 * m)
+
+
+def test_task_arithmetic_normalized_divides_by_the_sum_of_weights(base, models):
+    b, *ms = exact(base, *models)
+    average = sum(w * (m - b) for w, m in zip([1, 2, 3, 4], ms, strict=True)) / 10
+    merged = task_arithmetic(base, models, [1, 2, 3, 4], normalize=True)
+    assert close(merged, b + average)
+
+
+def test_weights_that_cancel_are_not_divided_by(base, models):
+    b, m, n = exact(base, *models[:2])
+    merged = task_arithmetic(base, models[:2], [0.5, -0.5], normalize=True)
+    assert close(merged, b + 0.5 * (m - n))
+
+
+def test_linear_is_the_weighted_average(models):
+    ms = exact(*models)
+    assert close(linear(models, [1.0, 2.0, 3.0, 4.0]), np.average(ms, axis=0, weights=[1, 2, 3, 4]))
+    assert close(linear(models, 0.5, normalize=False), 0.5 * np.sum(ms, axis=0))
+    assert torch.equal(linear(models, [0.0, 1.0, 0.0, 0.0]), models[1])
+
+
+def test_linear_refuses_weights_whose_sum_is_zero(models):
+    with pytest.raises(UserError, match=r"linear: expected weights whose sum is not 0, but got"):
+        linear(models[:2], [0.5, -0.5])
+    assert torch.equal(linear(models[:2], 0.0, normalize=False), torch.zeros(7, 5))
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        {"weight": 0.7, "lambda_": 0.0},
+        {"weight": [0.0, 0.0]},
+        {"weight": [0.0, 0.5], "density": [1.0, 0.0]},
+    ],
+)
+@pytest.mark.parametrize("method", [task_arithmetic, ties, dare_linear, dare_ties])
+def test_where_nothing_is_added_the_base_comes_back_to_the_bit(method, nothing, base, models):
+    base[0, 0] = -0.0
+    if method is task_arithmetic and "density" in nothing:
+        pytest.skip("it has no density")
+    chance = {"random": DRAW} if method in (dare_linear, dare_ties) else {}
+    merged = method(base, models[:2], **nothing, **chance)
+    assert torch.equal(merged.view(torch.int32), base.view(torch.int32))
+
+
+def test_passthrough_is_the_model_scaled(models):
+    assert torch.equal(passthrough(models[:1]), models[0])
+    assert close(passthrough(models[:1], scale=-1.5), -1.5 * exact(models[0])[0])
+
+
+# slerp
+
+
+def slerp_reference(a, b, t):
+    cosine = a.ravel() @ b.ravel() / (np.linalg.norm(a) * np.linalg.norm(b))
+    angle = np.arccos(cosine)
+    return (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
+
+
+@pytest.mark.parametrize("t", [0.1, 0.5, 0.9])
+def test_slerp_is_the_textbook_formula(base, t):
+    other = torch.from_numpy(np.random.default_rng(3).normal(size=(7, 5))).float()
+    assert close(slerp(base, [other], t), slerp_reference(*exact(base, other), t))
+
+
+def test_slerp_ends_are_the_models_to_the_bit(base, models):
+    assert torch.equal(slerp(base, models[:1], 0.0), base)
+    assert torch.equal(slerp(base, models[:1], 1.0), models[0])
+
+
+def test_slerp_of_equal_norms_keeps_the_norm():
+    a, b = torch.zeros(6), torch.zeros(6)
+    a[0], b[1] = 2.0, 2.0
+    assert slerp(a, [b], 0.3).norm().item() == pytest.approx(2.0, abs=1e-6)
+
+
+def test_slerp_of_nearly_parallel_and_of_opposite_tensors_is_a_straight_line(base):
+    b = exact(base)[0]
+    assert close(slerp(base, [1.5 * base], 0.3), 0.7 * b + 0.3 * 1.5 * b)
+    assert close(slerp(base, [-base], 0.3), 0.4 * b)
+
+
+def test_slerp_with_a_zero_tensor_is_finite_and_starts_at_right_angles(base):
+    # no direction: the angle is 90 degrees, so the base's share at the middle is sin(45 degrees)
+    assert close(slerp(base, [torch.zeros_like(base)], 0.5), np.sqrt(0.5) * exact(base)[0])
+
+
+def test_slerp_in_blocks_agrees_with_float64():
+    draw = np.random.default_rng(4)
+    a, b = (torch.from_numpy(draw.normal(size=2**20 + 77)).float() for _ in range(2))
+    assert close(slerp(a, [b], 0.4), slerp_reference(*exact(a, b), 0.4), tolerance=1e-5)
+
+
+# TIES
+
+
+def test_trim_keeps_exactly_the_count_that_density_asks_for(base):
+    for density in (0.01, 0.2, 0.5, 0.999):
+        trimmed = trim(base, density)
+        kept = max(1, int(density * 35))
+        assert int((trimmed != 0).sum()) == kept
+        largest = np.sort(np.abs(exact(base)[0]).ravel())[-kept:]
+        np.testing.assert_array_equal(np.sort(trimmed[trimmed != 0].abs().numpy()), largest)
+    assert torch.equal(trim(base, 1.0), base)
+    assert torch.equal(trim(base, 0.0), torch.zeros_like(base))
+
+
+def test_trim_keeps_the_lowest_indices_of_equal_magnitudes():
+    delta = torch.tensor([[1.0, -2.0], [2.0, -2.0], [0.5, 2.0]])
+    assert trim(delta, 0.5).tolist() == [[0.0, -2.0], [2.0, -2.0], [0.0, 0.0]]
+    assert trim(torch.zeros(4), 0.5).tolist() == [0.0] * 4
+
+
+def ties_reference(base, models, weights, densities, normalize, lambda_):
+    """TIES as mergekit weights it, written with loops and sorts."""
+    merged = base.astype(np.float64).copy().ravel()
+    deltas = []
+    for model, weight, density in zip(models, weights, densities, strict=True):
+        delta = (model - base).ravel()
+        kept = np.argsort(-np.abs(delta), kind="stable")[: max(1, int(density * delta.size))]
+        trimmed = np.zeros_like(delta)
+        trimmed[kept] = delta[kept]
+        deltas.append(weight * trimmed)
+    for i in range(merged.size):
+        votes = [delta[i] for delta in deltas]
+        sign = 1 if sum(votes) >= 0 else -1
+        agreeing = [(v, w) for v, w in zip(votes, weights, strict=True) if np.sign(v) == sign]
+        total, weight = sum(v for v, _ in agreeing), sum(w for _, w in agreeing)
+        merged[i] += lambda_ * (total / weight if normalize and weight != 0 else total)
+    return merged.reshape(base.shape)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("weights", [[1, 1, 1, 1], [0.3, 0.7, 0.2, 1.4], [0.3, -0.7, 0.2, 1.4]])
+def test_ties_is_its_definition(base, models, weights, normalize):
+    densities = [0.2, 0.5, 0.9, 1.0]
+    merged = ties(base, models, weights, densities, normalize=normalize, lambda_=0.6)
+    b, *ms = exact(base, *models)
+    assert close(merged, ties_reference(b, ms, weights, densities, normalize, 0.6), 2e-5)
+
+
+def test_ties_of_one_untrimmed_model_is_task_arithmetic(base, models):
+    one = models[:1]
+    merged = ties(base, one, 1.0, lambda_=0.4)
+    assert torch.equal(merged, task_arithmetic(base, one, 1.0, lambda_=0.4))
+
+
+def test_ties_of_identical_models_is_that_model(base, models):
+    assert close(ties(base, [models[0]] * 3, 0.5), exact(models[0])[0])
+
+
+def test_ties_of_agreeing_signs_is_the_average(base, models):
+    upward = [base + (model - base).abs() for model in models]
+    assert close(ties(base, upward, 0.25), np.mean(exact(*upward), axis=0))
+
+
+def test_ties_of_opposite_deltas_never_averages_to_nothing(models):
+    # a tie elects +1, so the positive one of the two is taken whole
+    zeros = torch.zeros(7, 5)
+    assert torch.equal(ties(zeros, [models[0], -models[0]], 1.0), models[0].abs())
+
+
+def test_a_tie_elects_plus_one():
+    deltas = [torch.tensor([1.0, -1.0, 0.0]), torch.tensor([-1.0, -2.0, 0.0])]
+    assert elect_sign(deltas).tolist() == [1.0, -1.0, 1.0]
+
+
+# DARE
+
+
+def test_dare_at_density_one_is_task_arithmetic_and_ties(base, models):
+    weights = [0.3, 0.7, 0.2, 0.4]
+    assert torch.equal(
+        dare_linear(base, models, weights, random=DRAW), task_arithmetic(base, models, weights)
+    )
+    assert torch.equal(
+        dare_ties(base, models, weights, random=DRAW),
+        ties(base, models, weights, normalize=False),
+    )
+
+
+def test_dare_keeps_the_l1_norm_as_mergekit_does(base, models):
+    one = models[:1]
+    merged = dare_linear(base, one, 1.0, density=0.3, random=DRAW)
+    b, m, out = exact(base, models[0], merged)
+    assert np.abs(out - b).sum() == pytest.approx(np.abs(m - b).sum(), rel=1e-4)
+    kept = np.isclose(out, b, atol=0)
+    assert 0 < kept.sum() < kept.size
+
+
+def test_dare_rescaled_by_the_density_is_right_on_average(base, models):
+    one, total, n = models[:1], np.zeros((7, 5)), 3000
+    for seed in range(n):
+        random = CounterRandom(seed, "a.weight")
+        merged = dare_linear(base, one, 1.0, density=0.25, rescale="inverse", random=random)
+        total += exact(merged)[0]
+    b, m = exact(base, models[0])
+    error = np.abs(total / n - m)
+    # the variance of delta * Bernoulli(p) / p is delta^2 (1 - p) / p
+    assert (error < 4.5 * np.abs(m - b) * np.sqrt(3 / n) + 1e-6).all()
+
+
+def test_dare_unrescaled_keeps_what_it_keeps(base, models):
+    merged = dare_linear(base, models[:1], 1.0, density=0.5, rescale=False, random=DRAW)
+    mask = DRAW.uniform(0, (7, 5)) < 0.5
+    assert torch.equal(merged, torch.where(mask, base + (models[0] - base), base))
+
+
+def test_what_a_density_keeps_every_larger_density_keeps(base):
+    uniforms = DRAW.uniform(0, (7, 5))
+    previous = torch.zeros(7, 5, dtype=torch.bool)
+    for density in np.linspace(0, 1, 21):
+        kept = drop(base, float(density), uniforms) != 0
+        assert bool((kept | ~previous).all())
+        previous = kept
+    assert bool(previous.all())
+
+
+def test_models_are_dropped_independently():
+    ones = torch.ones(100, 100)
+    zeros = torch.zeros(100, 100)
+    both = dare_linear(zeros, [ones, ones], 1.0, density=0.5, rescale=False, random=DRAW)
+    counts = torch.bincount(both.flatten().long(), minlength=3) / 10_000
+    np.testing.assert_allclose(counts.numpy(), [0.25, 0.5, 0.25], atol=0.02)
+
+
+def test_rescale_by_l1_leaves_vanishing_deltas_alone():
+    tiny = torch.full((4,), 1e-9)
+    assert torch.equal(rescale(tiny, tiny, 0.5, "l1"), tiny)
+    nothing = torch.zeros(4)
+    assert torch.equal(rescale(nothing, torch.ones(4), 0.5, "l1"), nothing)
+
+
+# Model Stock
+
+
+def test_model_stock_of_identical_models_is_that_model(base, models):
+    assert close(model_stock(base, [models[0]] * 3), exact(models[0])[0])
+
+
+def test_model_stock_of_deltas_at_right_angles_is_the_base():
+    base = torch.tensor([1.0, 2.0, 3.0])
+    models = [base + torch.tensor([1.0, 0.0, 0.0]), base + torch.tensor([0.0, 2.0, 0.0])]
+    assert torch.equal(model_stock(base, models), base)
+
+
+def test_model_stock_at_sixty_degrees_goes_two_thirds_of_the_way():
+    base = torch.zeros(2)
+    models = [torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.75**0.5])]
+    assert close(model_stock(base, models), 2 / 3 * np.array([0.75, 0.75**0.5 / 2]))
+
+
+def test_model_stock_finds_the_foot_of_the_perpendicular_under_its_assumptions():
+    # w_i = mu + r e_i with e_i orthonormal and mu - w_0 at right angles to them (Jang 2024, §4)
+    draw = np.random.default_rng(5)
+    q = np.linalg.qr(draw.normal(size=(50, 50)))[0]
+    w0 = draw.normal(size=50)
+    mu = w0 + 1.7 * q[0]
+    w = [mu + 0.9 * q[i + 1] for i in range(3)]
+    average = np.mean(w, axis=0)
+    t = (mu - w0) @ (average - w0) / ((average - w0) @ (average - w0))
+    merged = model_stock(
+        torch.from_numpy(w0).float(), [torch.from_numpy(point).float() for point in w]
+    )
+    assert close(merged, t * average + (1 - t) * w0)
+
+
+def test_model_stock_row_by_row_is_model_stock_of_each_row(base, models):
+    merged = model_stock(base, models, filter_wise=True)
+    for row in range(7):
+        alone = model_stock(base[row], [model[row] for model in models])
+        torch.testing.assert_close(merged[row], alone)
+
+
+def test_model_stock_of_exactly_opposite_models_is_the_base():
+    base = torch.zeros(3)
+    delta = torch.tensor([1.0, 2.0, 2.0])
+    assert torch.equal(model_stock(base, [delta, -delta]), base)
