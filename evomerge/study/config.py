@@ -1,0 +1,234 @@
+"""The study file: what a search is told, with every default in one place, read strictly."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from evomerge import yaml_file
+from evomerge.errors import UserError, unknown
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """One lm-eval task: its metric (``None``: the task's first) and its weight in the objective."""
+
+    name: str
+    metric: str | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class ItemsConfig:
+    """Shares of each task's documents, and how many of each task a generation sees."""
+
+    search: float = 0.5
+    race: float = 0.2
+    holdout: float = 0.3
+    per_generation: int = 48
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The three pools' shares."""
+        return {"search": self.search, "race": self.race, "holdout": self.holdout}
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How candidates are scored."""
+
+    tasks: tuple[TaskConfig, ...]
+    include_path: tuple[str, ...] = ()
+    num_fewshot: int | None = None
+    apply_chat_template: bool = False
+    batch_size: int | Literal["auto"] = "auto"
+    fitness: Literal["smooth", "metric"] = "smooth"
+    items: ItemsConfig = field(default_factory=ItemsConfig)
+    allow_task_code: bool = False
+
+    @property
+    def rows_per_batch(self) -> int:
+        """The batch size as a number; ``auto`` is 64."""
+        return 64 if self.batch_size == "auto" else self.batch_size
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Which optimizer, for how long."""
+
+    optimizer: str = "catcma"
+    trials: int = 240
+    seed: int = 0
+    population: int | None = None
+    deadline: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WorkersConfig:
+    """Where candidates are built and scored."""
+
+    backend: Literal["local", "ray"] = "local"
+    count: int = 1
+    device: str = "auto"
+    threads: int = 1
+    gpus: float = 0.0
+    ray_address: str | None = None
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """What becomes of the winner; `dtype` is also what every candidate is scored in."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    save_model: bool = True
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """A study file, checked; folders are absolute, hub ids as given."""
+
+    base_model: str
+    models: tuple[str, ...]
+    space: str | Mapping[str, Any]
+    evaluate: EvaluateConfig
+    search: SearchConfig = field(default_factory=SearchConfig)
+    workers: WorkersConfig = field(default_factory=WorkersConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+
+    @classmethod
+    def from_yaml(cls, file: str | Path) -> StudyConfig:
+        """Read a study file; folders in it are taken relative to the file.
+
+        Raises:
+            UserError: A key is unknown or missing, or a value is not what it should be.
+        """
+        path = Path(file)
+        return cls.from_dict(yaml_file.read(path), path.parent, str(path))
+
+    @classmethod
+    def from_dict(cls, document: Any, folder: Path, where: str = "study") -> StudyConfig:
+        """Read a study from plain data; folders in it are taken relative to `folder`."""
+        document = yaml_file.mapping(document, where)
+        config = _read(cls, document, where)
+        assert isinstance(config, StudyConfig)
+
+        def absolute(name: str) -> str:
+            return str((folder / name).resolve()) if (folder / name).exists() else name
+
+        if len(set(config.models)) != len(config.models) or not config.models:
+            raise UserError(f"{where}: models: expected one or more different models")
+        if config.search.trials < 1:
+            raise UserError(
+                f"{where}: search.trials: expected at least 1, got {config.search.trials}"
+            )
+        if config.workers.count < 1 or config.workers.threads < 1:
+            raise UserError(f"{where}: workers: count and threads must be at least 1")
+        seconds(config.search.deadline, f"{where}: search.deadline")
+        names = [task.name for task in config.evaluate.tasks]
+        if not names or len(set(names)) != len(names):
+            raise UserError(f"{where}: evaluate.tasks: expected one or more different tasks")
+        space = config.space
+        if isinstance(space, str) and (folder / space).is_file():
+            space = str((folder / space).resolve())
+        for shown in config.evaluate.include_path:
+            if not (folder / shown).is_dir():
+                raise UserError(f"{where}: evaluate.include_path: {folder / shown} is no folder")
+        return dataclasses.replace(
+            config,
+            base_model=absolute(config.base_model),
+            models=tuple(absolute(model) for model in config.models),
+            space=space,
+            evaluate=dataclasses.replace(
+                config.evaluate, include_path=tuple(map(absolute, config.evaluate.include_path))
+            ),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data with every default shown; `from_dict` gives it back."""
+        document: dict[str, Any] = _plain(self)
+        return document
+
+
+def seconds(text: str | None, where: str = "deadline") -> float | None:
+    """Seconds of a time span such as ``90s``, ``45m`` or ``8h``; ``None`` for none.
+
+    >>> seconds("1.5h")
+    5400.0
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", str(text).strip())
+    if not found:
+        raise UserError(f"{where}: expected a time span such as 45m or 8h, but got {text!r}")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    """A value of the annotated kind: dataclasses by field, tuples from lists."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        if kind is TaskConfig and isinstance(value, str):
+            return TaskConfig(value)
+        document = yaml_file.mapping(value, where)
+        fields = {f.name: f for f in dataclasses.fields(kind)}
+        yaml_file.check_keys(document, fields, where)
+        hints = typing.get_type_hints(kind)
+        for name, entry in fields.items():
+            missing = entry.default is dataclasses.MISSING
+            if name not in document and missing and entry.default_factory is dataclasses.MISSING:
+                raise UserError(f"{where}: expected a key '{name}'")
+        return kind(  # type: ignore[operator]
+            **{
+                name: _read(hints[name], item, f"{where}: {name}")
+                for name, item in document.items()
+            }
+        )
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise UserError(f"{where}: expected a list but got {value!r}")
+        return tuple(_read(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin in (types.UnionType, typing.Union):
+        return _read_union(arguments, value, where)
+    if origin is Literal:
+        if value not in arguments:
+            raise UserError(f"{where}: {unknown('value', str(value), map(str, arguments))}")
+        return value
+    if origin is not None or kind in (Mapping, Any):
+        return yaml_file.mapping(value, where)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        words = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+        raise UserError(f"{where}: expected {words.get(kind, kind)}, but got {value!r}")
+    if isinstance(value, float) and value != value:
+        raise UserError(f"{where}: expected a number but got nan")
+    return value
+
+
+def _read_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in arguments:
+        return None
+    problems = []
+    for candidate in arguments:
+        if candidate is type(None):
+            continue
+        try:
+            return _read(candidate, value, where)
+        except UserError as error:
+            problems.append(error)
+    raise problems[0]

@@ -1,0 +1,177 @@
+"""What a worker does: keep parents, a live model and prepared tasks, and answer requests.
+
+A request and its answer are plain JSON data, so that a child process behind a pipe and a Ray actor
+are served by the same code. A failure is part of the answer: ``{"failed": {kind, message}}``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from evomerge import merge
+from evomerge.checkpoint import check_compatible
+from evomerge.errors import UserError
+from evomerge.evaluate.harness import Harness, TaskRequest
+from evomerge.evaluate.model import load_model, load_tokenizer
+from evomerge.evaluate.outcomes import NonFiniteError
+from evomerge.evaluate.scorer import Scorer
+from evomerge.recipe import Recipe
+from evomerge.space import SearchSpace
+from evomerge.study.config import StudyConfig
+
+Message = dict[str, Any]
+
+
+class Evaluator:
+    """Builds candidates in place and scores them; everything that does not change is made once."""
+
+    def __init__(self, config: StudyConfig):
+        self.config = config
+        torch.set_num_threads(config.workers.threads)
+        self.device = device(config.workers.device)
+        self.parents = merge.Parents([config.base_model, *config.models], self.device)
+        self._resident: str | None = None  # the digest of the recipe that the live model holds
+        self._scorer: Scorer | None = None
+        self._harness: Harness | None = None
+        self._model: Any = None
+        self._tokenizer: Any = None
+
+    def handle(self, request: Message) -> Message:
+        """Answer one request; never raises."""
+        started = time.perf_counter()
+        try:
+            answer = self._answers[request["do"]](self, request)
+        except UserError as error:
+            return _failed("user", str(error))
+        except NonFiniteError as error:
+            return _failed("non-finite", str(error))
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            return _failed("oom", str(error) or "out of memory")
+        except Exception as error:  # a task's own code may raise anything
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(place.filename).name}:{place.lineno}"
+            return _failed("task", f"{type(error).__name__}: {error} ({where})")
+        answer.setdefault("seconds", {})["total"] = time.perf_counter() - started
+        return answer
+
+    def _describe(self, request: Message) -> Message:
+        """Check parents and tasks, and say what there is to know about them."""
+        del request
+        base = self.parents.checkpoints[self.config.base_model]
+        for checkpoint in self.parents.checkpoints.values():
+            check_compatible(base, checkpoint)
+        self.parents.check_finite()
+        return {
+            "evaluation": self.harness.describe(),
+            "fingerprints": {
+                model: checkpoint.fingerprint
+                for model, checkpoint in self.parents.checkpoints.items()
+            },
+            "parameters": sum(info.numel for info in base.tensors.values()),
+            "device": self.device,
+        }
+
+    def _evaluate(self, request: Message) -> Message:
+        """Build the recipe unless it is resident, and score the items."""
+        recipe = Recipe.from_dict(request["recipe"])
+        began = time.perf_counter()
+        plan = merge.plan(recipe, self.parents.checkpoints)
+        scorer = self._prepared(plan)
+        if self._resident != recipe.digest:
+            self._resident = None
+            merge.fill(self._model, plan, self.parents)
+            self._resident = recipe.digest
+        built = time.perf_counter() - began
+        outcomes = scorer.score(request["items"], request["mode"])
+        answer: Message = {
+            "rows": [outcome.to_row() for outcome in outcomes],
+            "seconds": {"build": built, "forward": scorer.seconds},
+        }
+        if request.get("digest"):
+            live = merge.live_tensors(self._model, plan)
+            answer["weights_digest"] = merge.digest(live.items())
+        return answer
+
+    def _export(self, request: Message) -> Message:
+        """Write a recipe's model to disk."""
+        recipe = Recipe.from_dict(request["recipe"])
+        plan = merge.plan(recipe, self.parents.checkpoints)
+        digest = merge.write(plan, self.parents, Path(request["out"]), replace=True)
+        return {"weights_digest": digest}
+
+    @property
+    def harness(self) -> Harness:
+        """The study's tasks, loaded when first needed."""
+        if self._harness is None:
+            evaluate = self.config.evaluate
+            base = self.parents.checkpoints[self.config.base_model]
+            self._tokenizer = load_tokenizer(base.folder)
+            if self._tokenizer is None:
+                raise UserError(f"{base.folder}: expected tokenizer files, but there are none")
+            self._harness = Harness.load(
+                [TaskRequest(task.name, task.metric, task.weight) for task in evaluate.tasks],
+                [Path(folder) for folder in evaluate.include_path],
+                num_fewshot=evaluate.num_fewshot,
+                apply_chat_template=evaluate.apply_chat_template,
+                tokenizer=self._tokenizer,
+                allow_task_code=evaluate.allow_task_code,
+            )
+        return self._harness
+
+    def _prepared(self, plan: merge.Plan) -> Scorer:
+        """The live model and its scorer, made of the first plan's architecture."""
+        if self._scorer is None:
+            donor = self.parents.checkpoints[plan.recipe.donor]
+            harness = self.harness
+            self._model, _ = load_model(donor.folder, plan.recipe.output_dtype, self.device)
+            self._scorer = Scorer(
+                self._model, self._tokenizer, harness, self.config.evaluate.rows_per_batch
+            )
+        return self._scorer
+
+    _answers: ClassVar[dict[str, Callable[[Evaluator, Message], Message]]] = {
+        "describe": _describe,
+        "evaluate": _evaluate,
+        "export": _export,
+    }
+
+
+def device(name: str) -> str:
+    """The device that ``auto`` stands for here: a GPU if this process sees one."""
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def start(config: Message) -> Evaluator | Message:
+    """An evaluator, or the failure to make one as an answer."""
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        os.environ.setdefault(name, os.environ.get("HF_HUB_OFFLINE", "0"))
+    try:
+        return Evaluator(StudyConfig.from_dict(config, Path("/")))
+    except UserError as error:
+        return _failed("user", str(error))
+
+
+def _failed(kind: str, message: str) -> Message:
+    return {"failed": {"kind": kind, "message": " ".join(message.split())[:2000]}}
+
+
+def space_of(config: StudyConfig) -> SearchSpace:
+    """The study's space with its models in their places."""
+    if isinstance(config.space, str):
+        space = SearchSpace.from_yaml(config.space)
+    else:
+        space = SearchSpace.from_dict(config.space, "study: space")
+    return space.bind(config.base_model, config.models, config.output.dtype, config.search.seed)

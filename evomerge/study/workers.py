@@ -1,0 +1,289 @@
+"""Where the work runs: local child processes, or Ray actors. The only door to ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from evomerge.errors import UserError
+from evomerge.study.config import StudyConfig
+
+Message = dict[str, Any]
+
+_ENVIRONMENT = {
+    "HF_DATASETS_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "LMEVAL_LOG_LEVEL": "ERROR",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back from a worker: an answer, or word that the worker is gone."""
+
+    worker: int
+    answer: Message | None
+    lost: str | None = None
+
+
+class Pool(ABC):
+    """Workers numbered 0 to size - 1; each serves one request at a time."""
+
+    def __init__(self, config: StudyConfig):
+        self.config = config
+        self.size = config.workers.count
+
+    @abstractmethod
+    def submit(self, worker: int, request: Message) -> None:
+        """Send a request to an idle worker."""
+
+    @abstractmethod
+    def poll(self, timeout: float) -> list[Reply]:
+        """Wait at most `timeout` seconds for replies, and return all that are there."""
+
+    @abstractmethod
+    def restart(self, worker: int) -> None:
+        """End a worker, whatever it is doing, and put a new one in its place."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End all workers."""
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class LocalPool(Pool):
+    """Child processes of this one, reached through pipes; no port is opened."""
+
+    def __init__(self, config: StudyConfig, log: Path):
+        super().__init__(config)
+        self._replies: queue.Queue[tuple[int, subprocess.Popen[bytes], Reply]] = queue.Queue()
+        self._log = log.open("ab")
+        self._children = [self._spawn(worker) for worker in range(self.size)]
+
+    def submit(self, worker: int, request: Message) -> None:
+        """Write the request to the child's stdin."""
+        _send(self._children[worker], request)
+
+    def poll(self, timeout: float) -> list[Reply]:
+        """Take what the children's listeners put in the queue."""
+        replies = []
+        try:
+            entries = [self._replies.get(timeout=timeout)]
+            while not self._replies.empty():
+                entries.append(self._replies.get_nowait())
+        except queue.Empty:
+            return []
+        for worker, child, reply in entries:
+            if child is self._children[worker]:  # not the last word of one that was replaced
+                replies.append(reply)
+        return replies
+
+    def restart(self, worker: int) -> None:
+        """Kill the child and start another."""
+        _end(self._children[worker])
+        self._children[worker] = self._spawn(worker)
+
+    def close(self) -> None:
+        """Kill the children."""
+        for child in self._children:
+            _end(child)
+        self._log.close()
+
+    @property
+    def process_ids(self) -> list[int]:
+        """The children's process numbers."""
+        return [child.pid for child in self._children]
+
+    def _spawn(self, worker: int) -> subprocess.Popen[bytes]:
+        threads = str(self.config.workers.threads)
+        child = subprocess.Popen(
+            [sys.executable, "-m", "evomerge.study.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env={**os.environ, **_ENVIRONMENT, "OMP_NUM_THREADS": threads, **self._gpu(worker)},
+            # The new process must find this very package, installed or not.
+            cwd=Path(__file__).parents[2],
+        )
+        _send(child, self.config.to_dict())
+        assert child.stdout is not None
+        threading.Thread(
+            target=self._listen, args=(worker, child, child.stdout), daemon=True
+        ).start()
+        return child
+
+    def _gpu(self, worker: int) -> dict[str, str]:
+        """One of the visible GPUs for each worker, in turn."""
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if visible is None or "," not in visible:
+            return {}
+        listed = visible.split(",")
+        return {"CUDA_VISIBLE_DEVICES": listed[worker % len(listed)]}
+
+    def _listen(self, worker: int, child: subprocess.Popen[bytes], stream: IO[bytes]) -> None:
+        for line in stream:
+            self._replies.put((worker, child, Reply(worker, json.loads(line))))
+        code = child.wait()
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        self._replies.put((worker, child, Reply(worker, None, f"the worker ended with {how}")))
+
+
+class RayPool(Pool):
+    """Ray actors, on this machine or on a cluster that `ray_address` names.
+
+    The same requests and answers as a child's, as JSON text. Actors are not restarted by Ray: a
+    lost one is replaced from here, so that what happened to a request is known.
+    """
+
+    def __init__(self, config: StudyConfig):
+        super().__init__(config)
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        import ray
+
+        self._ray = ray
+        self._mine = not ray.is_initialized()
+        if self._mine:
+            _start_ray(ray, config)
+        self._actors = [self._spawn() for _ in range(self.size)]
+        self._running: dict[Any, int] = {}
+
+    def submit(self, worker: int, request: Message) -> None:
+        """Call the actor."""
+        reference = self._actors[worker].handle.remote(json.dumps(request))
+        self._running[reference] = worker
+
+    def poll(self, timeout: float) -> list[Reply]:
+        """Wait for the calls that are under way."""
+        if not self._running:
+            return []
+        waiting = list(self._running)
+        ready, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=0)
+        if not ready:
+            ready, _ = self._ray.wait(waiting, num_returns=1, timeout=timeout)
+        replies = []
+        for reference in ready:
+            worker = self._running.pop(reference)
+            try:
+                replies.append(Reply(worker, json.loads(self._ray.get(reference))))
+            except self._ray.exceptions.RayError as error:
+                reason = str(error).strip().splitlines()[0]
+                replies.append(Reply(worker, None, f"{type(error).__name__}: {reason}"))
+        return replies
+
+    def restart(self, worker: int) -> None:
+        """Kill the actor and make another."""
+        self._running = {r: w for r, w in self._running.items() if w != worker}
+        self._ray.kill(self._actors[worker])
+        self._actors[worker] = self._spawn()
+
+    def close(self) -> None:
+        """Kill the actors, and Ray itself if it was started from here."""
+        for actor in self._actors:
+            self._ray.kill(actor)
+        if self._mine:
+            self._ray.shutdown()
+
+    @property
+    def process_ids(self) -> list[int]:
+        """The actors' process numbers, each on its own node."""
+        ids: list[int] = self._ray.get([actor.process_id.remote() for actor in self._actors])
+        return ids
+
+    def _spawn(self) -> Any:
+        workers = self.config.workers
+        variables = {**_ENVIRONMENT, "OMP_NUM_THREADS": str(workers.threads)}
+        actor = self._ray.remote(_Actor).options(
+            num_cpus=workers.threads,
+            num_gpus=workers.gpus,
+            max_restarts=0,
+            max_task_retries=0,
+            runtime_env={"env_vars": variables},
+        )
+        return actor.remote(json.dumps(self.config.to_dict()))
+
+
+class _Actor:
+    """The Ray side of a worker."""
+
+    def __init__(self, config: str):
+        from evomerge.study.evaluator import start
+
+        self._made = start(json.loads(config))
+
+    def handle(self, request: str) -> str:
+        from evomerge.study.evaluator import Evaluator
+
+        made = self._made
+        return json.dumps(made.handle(json.loads(request)) if isinstance(made, Evaluator) else made)
+
+    def process_id(self) -> int:
+        return os.getpid()
+
+
+def open_pool(config: StudyConfig, log: Path) -> Pool:
+    """The pool that the study's `workers` ask for."""
+    return RayPool(config) if config.workers.backend == "ray" else LocalPool(config, log)
+
+
+def _start_ray(ray: Any, config: StudyConfig) -> None:
+    """Join the cluster that is named, or start one on this machine, bound to loopback."""
+    workers = config.workers
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if workers.ray_address is not None:
+            ray.init(address=workers.ray_address, **quiet)
+            return
+        ray.init(
+            address="local",
+            num_cpus=max(workers.count * workers.threads, os.cpu_count() or 1),
+            include_dashboard=False,
+            dashboard_host="127.0.0.1",
+            _node_ip_address="127.0.0.1",
+            **quiet,
+        )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = workers.ray_address or "this machine"
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"workers.ray_address: cannot use Ray at {where}: {reason}") from None
+
+
+def _send(child: subprocess.Popen[bytes], message: Message) -> None:
+    """Write one line to a child; a child that is gone says so by itself, through `_listen`."""
+    assert child.stdin is not None
+    try:
+        child.stdin.write(json.dumps(message).encode() + b"\n")
+        child.stdin.flush()
+    except (BrokenPipeError, OSError):
+        return
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    child.kill()
+    child.wait()
+    for stream in (child.stdin, child.stdout):
+        if stream is not None:
+            for _ in range(50):  # the listening thread may be reading the last of it
+                try:
+                    stream.close()
+                    break
+                except (OSError, ValueError):
+                    time.sleep(0.01)
