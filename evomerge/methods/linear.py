@@ -43,7 +43,5 @@ def linear(models: Sequence[Tensor], weight: PerModelWeight, normalize: bool = T
         )
     merged = torch.zeros_like(first)
     for model, w in zip(models, weights, strict=True):
-        merged.addcmul_(
-            model, w
-        )  # one rounding per model where the machine has a fused multiply-add
+        merged.addcmul_(model, w)  # rounds once where the machine has a fused multiply-add
     return merged.div_(total) if normalize else merged

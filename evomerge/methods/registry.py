@@ -114,9 +114,11 @@ class MethodSpec:
                 raise TypeError(f"{self.name} draws random numbers and needs `random`")
             arguments["random"] = random
         self._check_shapes([base, *models] if self.takes_base and base is not None else models)
-        names = _argument_names(self.function)
+        argument_of = _argument_names(self.function)
         for name, value in parameters.items():
-            arguments[names[self.parameter(name).name]] = self._check_values(name, value, models)
+            arguments[argument_of[self.parameter(name).name]] = self._check_values(
+                name, value, models
+            )
         for parameter in self.parameters:
             if parameter.required and parameter.name not in parameters:
                 raise UserError(
@@ -183,11 +185,16 @@ def get(name: str) -> MethodSpec:
 
 def registered() -> tuple[MethodSpec, ...]:
     """Every registered method, sorted by name."""
-    return tuple(_METHODS[name] for name in sorted(_METHODS))
+    return tuple(_METHODS[name] for name in names())
 
 
 def names() -> tuple[str, ...]:
     """The name of every registered method, sorted."""
+    return tuple(sorted(_METHODS))
+
+
+def names() -> tuple[str, ...]:
+    """The names of the registered methods, sorted."""
     return tuple(sorted(_METHODS))
 
 
