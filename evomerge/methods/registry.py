@@ -193,11 +193,6 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_METHODS))
 
 
-def names() -> tuple[str, ...]:
-    """The names of the registered methods, sorted."""
-    return tuple(sorted(_METHODS))
-
-
 def _read_function(function: Callable[..., Tensor], reference: str) -> MethodSpec:
     name = function.__name__.rstrip("_")
     docstring = inspect.getdoc(function) or ""

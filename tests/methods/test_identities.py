@@ -63,6 +63,8 @@ def test_task_arithmetic_normalized_divides_by_the_sum_of_weights(base, models):
 
 def test_weights_that_cancel_are_not_divided_by(base, models):
     b, m, n = exact(base, *models[:2])
+    vanishing = task_arithmetic(base, models[:2], [4e-9, 5e-9], normalize=True)
+    assert close(vanishing, b)
     merged = task_arithmetic(base, models[:2], [0.5, -0.5], normalize=True)
     assert close(merged, b + 0.5 * (m - n))
 
@@ -101,6 +103,23 @@ def test_where_nothing_is_added_the_base_comes_back_to_the_bit(method, nothing, 
 def test_passthrough_is_the_model_scaled(models):
     assert torch.equal(passthrough(models[:1]), models[0])
     assert close(passthrough(models[:1], scale=-1.5), -1.5 * exact(models[0])[0])
+
+
+@pytest.mark.parametrize(
+    "merge",
+    [
+        lambda base, model: slerp(base, [model], 0.0),
+        lambda base, model: slerp(base, [model], 1.0),
+        lambda base, model: passthrough([model]),  # noqa: ARG005
+        lambda base, model: linear([model, base], [1.0, 0.0]),
+        lambda base, model: ties(base, [model], 1.0, lambda_=0.0),
+        lambda base, model: task_arithmetic(base, [model], 0.0),
+        lambda base, model: dare_linear(base, [model], 1.0, random=DRAW),
+    ],
+)
+def test_where_nothing_is_computed_the_result_is_still_a_new_tensor(merge, base, models):
+    merged = merge(base, models[0])
+    assert merged.data_ptr() not in (base.data_ptr(), models[0].data_ptr())
 
 
 # slerp
