@@ -1,1 +1,33 @@
+"""Optimizers: they propose points of a search space and learn from how good these were.
 
+Importing this package is cheap; the library behind an optimizer is imported when it is made.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from evomerge.search.optimizer import Optimizer
+from evomerge.search.registry import create, names, optimizer_class
+
+if TYPE_CHECKING:
+    from evomerge.search.catcma import CatCma
+    from evomerge.search.cma import CmaEs
+    from evomerge.search.optuna import OptunaSampler
+    from evomerge.search.random import RandomSearch
+
+__all__ = [
+    "CatCma",
+    "CmaEs",
+    "Optimizer",
+    "OptunaSampler",
+    "RandomSearch",
+    "create",
+    "names",
+]
+
+
+def __getattr__(name: str) -> type[Optimizer]:
+    if name in __all__:
+        return optimizer_class(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

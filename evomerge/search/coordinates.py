@@ -1,0 +1,127 @@
+"""Between points and the unit cube: the coordinates in which the evolution strategies search.
+
+A float dimension maps its range (or the logarithm of its range) onto [0, 1]. A dimension with
+n separate values maps them onto n cells of [0, 1], each value in the middle of its cell. A
+dimension with a single value has no coordinate at all: it is filled in when decoding.
+
+Decoded floats keep six digits of their range. No merge can tell more apart (bfloat16 keeps two or
+three), recipes stay readable, and a search resumed on another processor, where linear algebra
+differs in the last bits, still asks for the same points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evomerge.dimension import Dimension, Point, Value
+
+Floats = NDArray[np.float64]
+
+
+class Coordinates:
+    """Unit coordinates of a space.
+
+    Attributes:
+        dimensions: The dimensions, in the order of a point's values.
+        free: Which dimensions have more than one value; coordinate i belongs to dimension free[i].
+        cells: For each coordinate its number of separate values; 0 for a continuous one.
+    """
+
+    def __init__(self, dimensions: Sequence[Dimension]) -> None:
+        self.dimensions = tuple(dimensions)
+        counts = [n_values(dimension) for dimension in self.dimensions]
+        self.free = tuple(i for i, count in enumerate(counts) if count != 1)
+        self.cells = tuple(counts[i] for i in self.free)
+
+    def __len__(self) -> int:
+        return len(self.free)
+
+    def encode(self, point: Point) -> Floats:
+        """Map a point to its unit coordinates, an array of len(self) values in [0, 1]."""
+        units = [_to_unit(self.dimensions[i], point[i]) for i in self.free]
+        return np.array(units, dtype=np.float64)
+
+    def decode(self, units: Sequence[float] | Floats) -> Point:
+        """Map unit coordinates, clipped into [0, 1], to the point that they stand for."""
+        values = [_from_unit(dimension, 0.5) for dimension in self.dimensions]
+        for i, unit in zip(self.free, units, strict=True):
+            values[i] = _from_unit(self.dimensions[i], min(max(float(unit), 0.0), 1.0))
+        return tuple(values)
+
+    def middles(self, coordinate: int) -> list[float]:
+        """Return where the values of a coordinate made of cells lie, in increasing order."""
+        dimension = self.dimensions[self.free[coordinate]]
+        if dimension.kind == "categorical":
+            return [_to_unit(dimension, choice) for choice in dimension.choices]
+        low, high = integer_range(dimension)
+        return [_to_unit(dimension, value) for value in range(low, high + 1)]
+
+
+def n_values(dimension: Dimension) -> int:
+    """Count the separate values of a dimension; 0 means a continuum."""
+    if dimension.kind == "categorical":
+        return len(dimension.choices)
+    if dimension.kind == "int":
+        low, high = integer_range(dimension)
+        return high - low + 1
+    return 0 if dimension.low < dimension.high else 1
+
+
+def integer_range(dimension: Dimension) -> tuple[int, int]:
+    """Return the smallest and the largest integer in [low, high]."""
+    return math.ceil(dimension.low), math.floor(dimension.high)
+
+
+def _to_unit(dimension: Dimension, value: Value) -> float:
+    if dimension.kind == "categorical":
+        return (choice_index(dimension, value) + 0.5) / len(dimension.choices)
+    low, high = _edges(dimension)
+    scaled = math.log(float(value)) if dimension.log else float(value)
+    return min(max((scaled - low) / (high - low), 0.0), 1.0)
+
+
+def _from_unit(dimension: Dimension, unit: float) -> Value:
+    if dimension.kind == "categorical":
+        n_choices = len(dimension.choices)
+        return dimension.choices[min(int(unit * n_choices), n_choices - 1)]
+    low, high = _edges(dimension)
+    scaled = low + unit * (high - low)
+    value = math.exp(scaled) if dimension.log else scaled
+    if dimension.kind == "int":
+        smallest, largest = integer_range(dimension)
+        return min(max(round(value), smallest), largest)
+    return rounded(dimension, value)
+
+
+def rounded(dimension: Dimension, value: float) -> float:
+    """Keep six digits of a float dimension's range (of the value itself if it is logarithmic).
+
+    >>> rounded(Dimension("weight", low=0.0, high=1.0), 1 / 3)
+    0.333333
+    """
+    scale = value if dimension.log else dimension.high - dimension.low
+    if scale > 0:
+        value = round(value, 6 - math.floor(math.log10(scale)))
+    return min(max(value, float(dimension.low)), float(dimension.high))
+
+
+def choice_index(dimension: Dimension, value: Value) -> int:
+    """Return where `value` stands among the choices; True is not 1 here."""
+    return next(
+        i
+        for i, choice in enumerate(dimension.choices)
+        if choice == value and type(choice) is type(value)
+    )
+
+
+def _edges(dimension: Dimension) -> tuple[float, float]:
+    """Return what 0 and 1 stand for, as a logarithm if the range is logarithmic."""
+    low, high = float(dimension.low), float(dimension.high)
+    if dimension.kind == "int":  # half a step on either side: every integer has a whole cell
+        smallest, largest = integer_range(dimension)
+        low, high = smallest - 0.5, largest + 0.5
+    return (math.log(low), math.log(high)) if dimension.log else (low, high)

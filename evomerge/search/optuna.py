@@ -1,0 +1,155 @@
+"""Any of Optuna's samplers behind the ask/tell contract. The only door to the `optuna` package.
+
+TPE: Watanabe 2023, https://arxiv.org/abs/2304.11127.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler
+from optuna.trial import TrialState
+
+from evomerge.dimension import Dimension, Point, Value
+from evomerge.errors import UserError, unknown
+from evomerge.search.coordinates import choice_index, integer_range, rounded
+from evomerge.search.optimizer import Optimizer
+
+_SAMPLERS = (
+    "CmaEsSampler",
+    "GPSampler",
+    "NSGAIIISampler",
+    "NSGAIISampler",
+    "QMCSampler",
+    "RandomSampler",
+    "TPESampler",
+)
+_DO_NOT_ADAPT = ("QMCSampler", "RandomSampler")
+
+# Points of one generation are asked before any is told, so TPE needs constant_liar to keep them
+# apart, and one joint model of all dimensions; both are the defaults from Optuna 5 on.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "TPESampler": {"multivariate": True, "constant_liar": True},
+    "QMCSampler": {"scramble": True},  # otherwise the seed changes nothing
+}
+
+
+class OptunaSampler(Optimizer):
+    """A sampler of Optuna on a study in memory, asked for a generation at a time.
+
+    The first point of all is the initial one. A failed point is told the worst fitness seen so
+    far: Optuna's own FAIL state would make TPE forget it and ask for its neighbours again.
+    Optuna compares fitness across generations, so it suits a fitness whose items stay the same.
+
+    Args:
+        sampler: Name of a class in `optuna.samplers`.
+        population: Points per generation; ``None`` means ``4 + floor(3 ln d)``.
+        seed: The seed used when `start` is given none.
+        sampler_options: Passed to the sampler's constructor.
+    """
+
+    def __init__(
+        self,
+        sampler: str = "TPESampler",
+        population: int | None = None,
+        seed: int | None = None,
+        **sampler_options: Any,
+    ) -> None:
+        super().__init__(population=population, seed=seed)
+        if sampler not in _SAMPLERS:
+            raise UserError(unknown("Optuna sampler", sampler, _SAMPLERS))
+        self.adapts = sampler not in _DO_NOT_ADAPT
+        self._sampler_class: type[BaseSampler] = getattr(optuna.samplers, sampler)
+        self._sampler_options = {**_DEFAULTS.get(sampler, {}), **sampler_options}
+        known = [name for name in self._sampler_parameters() if name not in ("seed", "self")]
+        for option in sampler_options:
+            if option not in known:
+                raise UserError(unknown(f"option of {sampler}", option, known))
+
+    def _begin(self) -> None:
+        parameters = self._sampler_parameters()
+        options = dict(self._sampler_options)
+        options["seed"] = int(np.random.SeedSequence(self._seed).generate_state(1)[0])
+        for size in ("population_size", "popsize"):  # a sampler with generations gets ours
+            if size in parameters:
+                options.setdefault(size, max(self._population, 2))
+        with _quiet():
+            self._study = optuna.create_study(
+                sampler=self._sampler_class(**options), direction="maximize", study_name="search"
+            )
+            dimensions = self._coordinates.dimensions
+            self._distributions = {d.name: _distribution(d) for d in dimensions}
+            first = zip(dimensions, self._initial, strict=True)
+            self._study.enqueue_trial({d.name: _to_optuna(d, value) for d, value in first})
+        self._worst: float | None = None
+
+    def _propose(self) -> list[Point]:
+        with _quiet():
+            self._trials = [self._study.ask(self._distributions) for _ in range(self._population)]
+        points = [self._decode(trial.params) for trial in self._trials]
+        if self._trials[0].number == 0:
+            points[0] = self._initial  # unrounded
+        return points
+
+    def _learn(self, fitness: list[float | None]) -> None:
+        seen = [value for value in (*fitness, self._worst) if value is not None]
+        self._worst = min(seen, default=None)
+        with _quiet():
+            for trial, value in zip(self._trials, fitness, strict=True):
+                told = self._worst if value is None else value
+                if told is None:  # nothing has ever worked: there is no worst fitness yet
+                    self._study.tell(trial, state=TrialState.FAIL)
+                else:
+                    self._study.tell(trial, told)
+
+    def _decode(self, params: dict[str, Any]) -> Point:
+        dimensions = self._coordinates.dimensions
+        return tuple(_from_optuna(d, params[d.name]) for d in dimensions)
+
+    def _sampler_parameters(self) -> list[str]:
+        return list(inspect.signature(self._sampler_class.__init__).parameters)
+
+
+def _distribution(dimension: Dimension) -> BaseDistribution:
+    if dimension.kind == "categorical":  # by index: Optuna takes True for 1
+        return CategoricalDistribution(range(len(dimension.choices)))
+    if dimension.kind == "int":
+        return IntDistribution(*integer_range(dimension), log=dimension.log)
+    return FloatDistribution(float(dimension.low), float(dimension.high), log=dimension.log)
+
+
+def _to_optuna(dimension: Dimension, value: Value) -> Value:
+    return choice_index(dimension, value) if dimension.kind == "categorical" else value
+
+
+def _from_optuna(dimension: Dimension, value: Any) -> Value:
+    if dimension.kind == "categorical":
+        return dimension.choices[int(value)]
+    if dimension.kind == "int":
+        return int(value)
+    return rounded(dimension, float(value))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Optuna's log and its notices about experimental options, as long as it lasts."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)

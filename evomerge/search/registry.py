@@ -1,0 +1,58 @@
+"""Optimizers by name: the one table to add a new one to."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any
+
+from evomerge.errors import UserError, unknown
+from evomerge.search.optimizer import Optimizer
+
+# name in a study file -> (module, class, options that the name stands for)
+_OPTIMIZERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "catcma": ("catcma", "CatCma", {}),
+    "cmaes": ("cma", "CmaEs", {}),
+    "optuna": ("optuna", "OptunaSampler", {}),
+    "random": ("random", "RandomSearch", {}),
+    "tpe": ("optuna", "OptunaSampler", {"sampler": "TPESampler"}),
+}
+
+
+def names() -> list[str]:
+    """List the names that `create` knows."""
+    return sorted(_OPTIMIZERS)
+
+
+def create(name: str, **options: Any) -> Optimizer:
+    """Make the optimizer called `name`.
+
+    >>> create("cmaes", sigma=0.1).population
+    Traceback (most recent call last):
+    ...
+    RuntimeError: population was used before start(): call start(dimensions, seed)
+
+    Args:
+        name: One of `names()`.
+        options: Options of that optimizer, such as `sigma` or `population`.
+    """
+    if name not in _OPTIMIZERS:
+        raise UserError(unknown("optimizer", name, names()))
+    _, class_name, preset = _OPTIMIZERS[name]
+    made = optimizer_class(class_name)
+    parameters = inspect.signature(made).parameters
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    known = [p for p in parameters if p not in preset and p != "sampler_options"]
+    for option in options:
+        if option in preset or (option not in known and not open_ended):
+            raise UserError(unknown(f"option of optimizer {name}", option, known))
+    return made(**preset, **options)
+
+
+def optimizer_class(class_name: str) -> type[Optimizer]:
+    """Import the class of that name, and only the library that it needs."""
+    module = next(m for m, c, _ in _OPTIMIZERS.values() if c == class_name)
+    found = getattr(importlib.import_module(f"evomerge.search.{module}"), class_name)
+    assert isinstance(found, type)
+    assert issubclass(found, Optimizer)
+    return found
