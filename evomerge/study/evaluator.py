@@ -23,7 +23,6 @@ from evomerge.evaluate.model import load_model, load_tokenizer
 from evomerge.evaluate.outcomes import NonFiniteError
 from evomerge.evaluate.scorer import Scorer
 from evomerge.recipe import Recipe
-from evomerge.space import SearchSpace
 from evomerge.study.config import StudyConfig
 
 Message = dict[str, Any]
@@ -166,12 +165,3 @@ def start(config: Message) -> Evaluator | Message:
 
 def _failed(kind: str, message: str) -> Message:
     return {"failed": {"kind": kind, "message": " ".join(message.split())[:2000]}}
-
-
-def space_of(config: StudyConfig) -> SearchSpace:
-    """The study's space with its models in their places."""
-    if isinstance(config.space, str):
-        space = SearchSpace.from_yaml(config.space)
-    else:
-        space = SearchSpace.from_dict(config.space, "study: space")
-    return space.bind(config.base_model, config.models, config.output.dtype, config.search.seed)

@@ -1,0 +1,194 @@
+"""The end of a study: the race on fresh items, the verdict on held-out ones, and the export."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evomerge.recipe import Recipe
+from evomerge.study.config import StudyConfig
+from evomerge.study.ledger import Items, Ledger
+from evomerge.study.objective import fitness
+from evomerge.study.race import Race
+from evomerge.study.record import TrialRecord
+from evomerge.study.verdict import Entrant, verdict
+
+JUDGED_ANCHORS = 3  # so many of the best anchors are compared with the winner, besides all parents
+
+
+class Finish:
+    """Race, verdict and export of one study."""
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        directory: Path,
+        ledger: Ledger,
+        pools: Mapping[str, Items],
+    ):
+        self.config = config
+        self.directory = directory
+        self.ledger = ledger
+        self.pools = pools
+        self._race_scores: dict[int, float] = {}
+        self._raced_out: set[int] = set()
+
+    def run(self, contenders: Sequence[int], baseline: Sequence[TrialRecord]) -> Mapping[str, Any]:
+        """Race the contenders, judge the winner against the baseline, and export it."""
+        winner = self._race(contenders)
+        judged = self._verdict(winner, baseline)
+        self._export(judged)
+        return judged
+
+    def _race(self, contenders: Sequence[int]) -> int:
+        record = self.ledger.record
+        race = Race(contenders, self.pools["race"], record.tasks)
+        held = [event for event in record.races if event.get("contenders") == list(contenders)]
+        while (items := race.next_items()) is not None:
+            for number, rows in self._outcomes(race.alive, items, "race").items():
+                if rows is None and race.winner is None:
+                    race.withdraw(number)
+            if race.winner is not None:
+                break
+            values = {
+                number: {(row.task, row.doc_id): row.metric for row in rows or ()}
+                for number, rows in self._outcomes(race.alive, items, "race").items()
+            }
+            rung = race.observe(values)
+            self._race_scores |= rung.scores
+            self._raced_out |= set(rung.out)
+            if rung.rung >= len(held):
+                self.ledger.log({**rung.event(), "contenders": list(contenders)})
+        assert race.winner is not None
+        return race.winner
+
+    def _verdict(self, number: int, baseline: Sequence[TrialRecord]) -> dict[str, Any]:
+        """Compare the winner with every parent and the best anchors on held-out items."""
+        record, items = self.ledger.record, self.pools["holdout"]
+        rivals = [trial.number for trial in baseline if trial.kind in ("parent", "base")]
+        rivals += self._best_anchors(baseline)
+        rivals += [n for n in self._race_scores if record.trials[n].kind == "anchor"]
+        scored = self._outcomes(list(dict.fromkeys([number, *rivals])), items, "verdict")
+        entrants = {
+            n: Entrant(
+                n,
+                record.trials[n].kind,
+                record.trials[n].name,
+                record.trials[n].digest,
+                rows,
+                self._race_scores.get(n),
+                n in self._raced_out,
+            )
+            for n, rows in scored.items()
+            if rows is not None
+        }
+        if number not in entrants:
+            failure = record.trials[number].failure
+            why = failure.message if failure else "for no reason given"
+            raise RuntimeError(f"the race's winner could not be scored on held-out items: {why}")
+        judged = verdict(
+            entrants[number],
+            [entrants[n] for n in dict.fromkeys(rivals) if n in entrants],
+            record.tasks,
+        )
+        judged = _with_recommended_as_winner(judged)
+        judged["reproduce"] = self._reproduce()
+        if record.verdict is None or _told(record.verdict) != judged:
+            self.ledger.log({"event": "verdict", **judged})
+        return judged
+
+    def _export(self, judged: Mapping[str, Any]) -> None:
+        """Write verdict, recipe and model; the model's digest must be that of what was scored."""
+        trial = self.ledger.record.trials[judged["winner"]["trial"]]
+        recipe = Recipe.from_dict(trial.recipe)
+        best = self.directory / "best"
+        best.mkdir(exist_ok=True)
+        _write(best / "recipe.yaml", recipe.to_yaml())
+        _write(
+            self.directory / "verdict.json", json.dumps(judged, indent=1, ensure_ascii=False) + "\n"
+        )
+        digest, model = None, None
+        if self.config.output.save_model:
+            task, ids = next(iter(self.pools["holdout"].items()))
+            scored = self.ledger.request(
+                do="evaluate",
+                recipe=trial.recipe,
+                items={task: ids[:1]},
+                mode="metric",
+                digest=True,
+            )
+            written = self.ledger.request(
+                do="export", recipe=trial.recipe, out=str((best / "model").resolve())
+            )
+            digest, model = written["weights_digest"], "best/model"
+            if digest != scored["weights_digest"]:
+                raise RuntimeError(
+                    f"the exported weights ({digest[:12]}) are not those that were scored "
+                    f"({scored['weights_digest'][:12]}): {best / 'model'} is not to be trusted"
+                )
+        past = self.ledger.record.exported
+        done = {"trial": trial.number, "model": model, "weights_digest": digest}
+        if past is None or {key: past.get(key) for key in done} != done:
+            self.ledger.log({"event": "exported", **done})
+
+    def _best_anchors(self, baseline: Sequence[TrialRecord]) -> list[int]:
+        record = self.ledger.record
+        items = record.asks[0].items or {}
+        numbers = [trial.number for trial in baseline if trial.kind == "anchor"]
+        scored = {
+            n: fitness(rows, record.tasks, "metric")
+            for n, rows in self._outcomes(numbers, items, "anchors").items()
+            if rows is not None
+        }
+        return sorted(scored, key=lambda n: -scored[n])[:JUDGED_ANCHORS]
+
+    def _outcomes(self, trials: Sequence[int], items: Items, phase: str) -> dict[int, Any]:
+        batch = self.config.evaluate.rows_per_batch
+        return self.ledger.outcomes(trials, items, "metric", phase, batch)
+
+    def _reproduce(self) -> str:
+        """The stock command that prints the winner's held-out scores."""
+        evaluate = self.config.evaluate
+        model = (self.directory / "best" / "model").resolve()
+        words = ["lm_eval", "--model", "hf", "--model_args"]
+        words += [f"pretrained={model},dtype={self.config.output.dtype}"]
+        words += ["--tasks", ",".join(self.pools["holdout"])]
+        if evaluate.include_path:
+            words += ["--include_path", evaluate.include_path[0]]
+        if evaluate.num_fewshot is not None:
+            words += ["--num_fewshot", str(evaluate.num_fewshot)]
+        if evaluate.apply_chat_template:
+            words += ["--apply_chat_template"]
+        samples = {task: sorted(ids) for task, ids in self.pools["holdout"].items()}
+        words += ["--samples", json.dumps(samples, separators=(",", ":"))]
+        words += ["--batch_size", str(evaluate.rows_per_batch)]
+        return shlex.join(words)
+
+
+def _with_recommended_as_winner(judged: dict[str, Any]) -> dict[str, Any]:
+    """Let `winner` be what is recommended and exported; who won the race stays as `contender`."""
+    contender, recommended = judged["winner"], judged.pop("recommended")
+    if recommended["trial"] == contender["trial"]:
+        return judged
+    scores = dict(judged["scores"])
+    scores["contender"] = scores["winner"]
+    scores["winner"] = scores[recommended["name"]]
+    return {**judged, "winner": recommended, "contender": contender, "scores": scores}
+
+
+def _told(event: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in event.items() if key not in ("event", "time")}
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a file that appears only when whole."""
+    partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
+    with partial.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(file)
