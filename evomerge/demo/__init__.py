@@ -1,1 +1,7 @@
+"""A zoo of small models, trained from nothing, whose merge is a real problem."""
 
+from evomerge.demo.children import Step
+from evomerge.demo.study_file import write_study
+from evomerge.demo.zoo import Zoo, make_zoo, print_step
+
+__all__ = ["Step", "Zoo", "make_zoo", "print_step", "write_study"]
