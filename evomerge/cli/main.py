@@ -1,0 +1,177 @@
+"""Arguments and exit codes: done 0, our fault 1, the user's mistake 2, interrupted 130."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from evomerge import __version__
+from evomerge.errors import UserError
+
+_EPILOG = """\
+first steps:
+  evomerge demo                        train small models, search, and judge: a few minutes
+  evomerge check study.yaml            what would run, with every default, and a forecast
+  evomerge search study.yaml runs/one  the search; the same command again resumes it
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    parsed = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code: int = parsed.run(parsed) or 0
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        print(f"evomerge: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        again = " ".join(["evomerge", *(sys.argv[1:] if arguments is None else arguments)])
+        print(
+            f"\nevomerge: interrupted; what was finished is kept. To go on: {again}",
+            file=sys.stderr,
+        )
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except Exception:
+        traceback.print_exc()
+        print("evomerge: this is a fault of evomerge, not yours; please report it", file=sys.stderr)
+        return 1
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    """End as Ctrl-C does; a scheduler's SIGTERM leaves a run that resumes."""
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="evomerge",
+        description="Find the best way to merge a base model and several fine-tunes of it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"evomerge {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    demo = commands.add_parser("demo", help="train a small zoo and run a whole study on it")
+    demo.add_argument("directory", nargs="?", type=Path, default=Path("demo"), metavar="DIR")
+    demo.add_argument("--trials", type=_count, default=240, help="recipes to try (default 240)")
+    demo.add_argument("--seed", type=int, default=0, help="of training and search (default 0)")
+    demo.add_argument("--optimizer", default="catcma", help="which optimizer (default catcma)")
+    demo.add_argument("--space", default="task_arithmetic_by_depth", help="which search space")
+    demo.add_argument("--workers", type=_count, default=2, help="processes (default 2)")
+    demo.add_argument("--backend", choices=("local", "ray"), default="ray", help="default ray")
+    demo.set_defaults(run=_demo)
+
+    search = commands.add_parser("search", help="run a study; the same command again resumes it")
+    search.add_argument("study", type=Path, metavar="STUDY.yaml")
+    search.add_argument("directory", type=Path, metavar="RUN", help="the run folder")
+    search.add_argument("--trials", type=_count, help="instead of the study's search.trials")
+    search.add_argument("--deadline", help="such as 45m or 8h, race and verdict included")
+    search.add_argument("--workers", type=_count, help="instead of the study's workers.count")
+    search.add_argument("--ray-address", metavar="ADDRESS", help="join this Ray cluster, or `auto`")
+    search.set_defaults(run=_search)
+
+    check = commands.add_parser("check", help="check a study before anything is spent on it")
+    check.add_argument("study", type=Path, metavar="STUDY.yaml")
+    check.set_defaults(run=_check)
+
+    status = commands.add_parser("status", help="what a run has done so far")
+    status.add_argument("directory", type=Path, metavar="RUN")
+    status.add_argument("--json", action="store_true", help="for scripts")
+    status.set_defaults(run=_status)
+
+    report = commands.add_parser("report", help="write a run's report.html")
+    report.add_argument("directory", type=Path, metavar="RUN")
+    report.add_argument("--out", type=Path, metavar="FILE", help="default RUN/report.html")
+    report.set_defaults(run=_report)
+
+    build = commands.add_parser("build", help="merge one recipe into a model folder")
+    build.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+    build.add_argument("out", type=Path, metavar="OUT", help="a folder that does not exist yet")
+    build.add_argument("--device", default="cpu", help="where the arithmetic runs (default cpu)")
+    build.set_defaults(run=_build)
+
+    methods = commands.add_parser("methods", help="merge methods: parameters, ranges, papers")
+    methods.add_argument("name", nargs="?", metavar="NAME")
+    methods.add_argument("--json", action="store_true", help="for scripts")
+    methods.set_defaults(run=_methods)
+
+    spaces = commands.add_parser("spaces", help="the search spaces that come with evomerge")
+    spaces.add_argument("name", nargs="?", metavar="NAME")
+    spaces.set_defaults(run=_spaces)
+    return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, but got {text}")
+    return number
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from evomerge.cli.demo import run_demo
+
+    run_demo(arguments)
+
+
+def _search(arguments: argparse.Namespace) -> None:
+    from evomerge.cli.search import run_search
+
+    run_search(
+        arguments.study,
+        arguments.directory,
+        trials=arguments.trials,
+        deadline=arguments.deadline,
+        workers=arguments.workers,
+        ray_address=arguments.ray_address,
+    )
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from evomerge.cli.check import run_check
+
+    run_check(arguments.study)
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    from evomerge.cli.show import show_status
+
+    show_status(arguments.directory, arguments.json)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from evomerge.cli.show import make_report
+
+    make_report(arguments.directory, arguments.out)
+
+
+def _build(arguments: argparse.Namespace) -> None:
+    from evomerge.cli.show import build_recipe
+
+    build_recipe(arguments.recipe, arguments.out, arguments.device)
+
+
+def _methods(arguments: argparse.Namespace) -> None:
+    from evomerge.cli.show import show_methods
+
+    show_methods(arguments.name, arguments.json)
+
+
+def _spaces(arguments: argparse.Namespace) -> None:
+    from evomerge.cli.show import show_spaces
+
+    show_spaces(arguments.name)

@@ -1,0 +1,61 @@
+"""`evomerge search`: a study file becomes a run folder, with progress on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from evomerge.cli.progress import Progress
+from evomerge.cli.show import make_report
+from evomerge.errors import UserError
+from evomerge.study.config import StudyConfig, seconds
+from evomerge.study.study import Study
+
+
+def run_search(
+    study: Path,
+    directory: Path,
+    *,
+    trials: int | None = None,
+    deadline: str | None = None,
+    workers: int | None = None,
+    ray_address: str | None = None,
+) -> None:
+    """Run a study, or go on with it, and print its verdict.
+
+    Args:
+        study: The study file.
+        directory: The run folder.
+        trials: Instead of the file's search.trials.
+        deadline: Instead of the file's search.deadline.
+        workers: Instead of the file's workers.count.
+        ray_address: A Ray cluster to join; makes the backend Ray.
+    """
+    config = StudyConfig.from_yaml(study)
+    search = dataclasses.replace(
+        config.search,
+        trials=trials or config.search.trials,
+        deadline=deadline or config.search.deadline,
+    )
+    seconds(search.deadline, "--deadline")
+    where = config.workers
+    if workers is not None:
+        where = dataclasses.replace(where, count=workers)
+    if ray_address is not None:
+        where = dataclasses.replace(where, backend="ray", ray_address=ray_address)
+    run(dataclasses.replace(config, search=search, workers=where), directory)
+
+
+def run(config: StudyConfig, directory: Path) -> None:
+    """Run a study with progress, write its report, and print what matters."""
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory}: expected a run folder, but it is a file")
+    with Progress(config) as progress:
+        verdict = Study(config, directory, progress).run()
+    report = make_report(directory, None, quiet=True)
+    print(f"\n{verdict['sentence']}\n")
+    print(f"  report   {report}")
+    print(f"  recipe   {directory / 'best' / 'recipe.yaml'}")
+    if config.output.save_model:
+        print(f"  model    {directory / 'best' / 'model'}")
+    print(f"  verdict  {directory / 'verdict.json'}")

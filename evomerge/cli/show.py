@@ -1,0 +1,120 @@
+"""The commands that show something or make one thing: status, report, build, methods, spaces."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from evomerge.errors import UserError
+from evomerge.study.journal import iterate
+from evomerge.study.record import Record
+
+JOURNAL = "journal.log"
+
+
+def record_of(directory: Path) -> Record:
+    """What a run's journal holds, also while the run goes on.
+
+    Raises:
+        UserError: The folder holds no run.
+    """
+    if not (directory / JOURNAL).is_file():
+        raise UserError(f"{directory}: expected a run folder, but it has no {JOURNAL}")
+    return Record.from_events(iterate(directory / JOURNAL))
+
+
+def show_status(directory: Path, as_json: bool) -> None:
+    """Print where a run is."""
+    from evomerge.report import status_text
+
+    record = record_of(directory)
+    print(json.dumps(record.status(), ensure_ascii=False) if as_json else status_text(record))
+
+
+def make_report(directory: Path, out: Path | None, quiet: bool = False) -> Path:
+    """Write a run's report and say where it is."""
+    from evomerge.report import write_report
+
+    record_of(directory)
+    path = write_report(directory, out)
+    if not quiet:
+        print(path)
+    return path
+
+
+def build_recipe(recipe: Path, out: Path, device: str) -> None:
+    """Merge a recipe into a folder; the digest of its weights is the last line."""
+    from evomerge import merge
+    from evomerge.recipe import Recipe
+
+    digest = merge.build(Recipe.from_yaml(recipe), out, device=device)
+    print(f"wrote {out}")
+    print(digest)
+
+
+def show_methods(name: str | None, as_json: bool) -> None:
+    """List the merge methods, or say all about one."""
+    from evomerge import methods
+
+    specs = [methods.get(name)] if name else list(methods.registered())
+    if as_json:
+        print(json.dumps([_as_data(spec) for spec in specs], ensure_ascii=False, indent=1))
+        return
+    if name is None:
+        width = max(len(spec.name) for spec in specs)
+        for spec in specs:
+            print(f"{spec.name:<{width}}  {spec.summary}")
+        print("\nevomerge methods NAME tells a method's parameters and its paper")
+        return
+    spec = specs[0]
+    print(f"{spec.name}: {spec.summary}\n{spec.reference}\n")
+    most = "any number of" if spec.max_models is None else f"up to {spec.max_models}"
+    print(f"merges {most} models, at least {spec.min_models}{', with a base' * spec.takes_base}\n")
+    for parameter in spec.parameters:
+        each = ", one for each model" if parameter.per_model else ""
+        default = "required" if parameter.required else f"default {json.dumps(parameter.default)}"
+        print(f"  {parameter.name}: {parameter.expected}{each}; {default}")
+        if parameter.low is not None:
+            print(f"      searched in [{parameter.low:g}, {parameter.high:g}]")
+        if parameter.doc:
+            print(f"      {parameter.doc}")
+
+
+def show_spaces(name: str | None) -> None:
+    """List the search spaces, or print one."""
+    from evomerge.space import find, shipped
+
+    if name is not None:
+        print(find(name).read_text(encoding="utf-8"), end="")
+        return
+    for known, file in shipped().items():
+        first = file.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        print(f"{known:<26}{first}")
+
+
+def _as_data(spec: object) -> dict[str, object]:
+    from evomerge import methods
+
+    assert isinstance(spec, methods.MethodSpec)
+    return {
+        "name": spec.name,
+        "summary": spec.summary,
+        "reference": spec.reference,
+        "takes_base": spec.takes_base,
+        "models": [spec.min_models, spec.max_models],
+        "stochastic": spec.stochastic,
+        "parameters": [
+            {
+                "name": p.name,
+                "kind": p.kind,
+                "per_model": p.per_model,
+                "search_range": None if p.low is None else [p.low, p.high],
+                "valid_range": [p.valid_low, p.valid_high],
+                "choices": list(p.choices),
+                "required": p.required,
+                "default": None if p.required else p.default,
+                "doc": p.doc,
+            }
+            for p in spec.parameters
+        ],
+    }
