@@ -10,7 +10,8 @@ from evomerge import methods
 from evomerge.architecture import Place, layer_count, place, renumbered, tied_partner, with_layers
 from evomerge.checkpoint import Checkpoint
 from evomerge.errors import UserError
-from evomerge.recipe import Parameters, Recipe, Setting, Slice, resolve
+from evomerge.levels import Level, Levels, levels_of, position, settle
+from evomerge.recipe import Recipe, Slice
 
 
 @dataclass(frozen=True)
@@ -81,23 +82,9 @@ def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Plan:
 def _job_of_models(
     recipe: Recipe, name: str, depth: int, checkpoints: Mapping[str, Checkpoint]
 ) -> Job:
-    at = place(name)
-    block = recipe.block_of(at.layer, at.component)
-    shared: list[Level] = [(recipe.parameters, _position(at.layer, 0, depth))]
-    own: dict[str, list[Level]] = {
-        entry.model: [(entry.parameters, shared[0][1])] for entry in recipe.models
-    }
-    method = recipe.merge_method
-    if block is not None:
-        method = block.merge_method
-        span = block.layers or (0, depth)
-        within = _position(at.layer, span[0], min(span[1], depth))
-        shared = [(block.parameters, within), *shared]
-        for entry in block.models:
-            own[entry.model] = [(entry.parameters, within), *own[entry.model]]
     sources = [(entry.model, name) for entry in recipe.models]
-    levels = [[*own[model][:-1], *shared[:-1], own[model][-1], shared[-1]] for model, _ in sources]
-    return _job(name, method, recipe.base_model, sources, levels, shared, name, checkpoints)
+    levels = levels_of(recipe, name, depth)
+    return _job(name, levels, recipe.base_model, sources, name, checkpoints)
 
 
 def _jobs_of_slices(
@@ -114,15 +101,15 @@ def _jobs_of_slices(
     template = layered[min(layered)]
     before = [n for n in names if place(n).layer is None and not _behind_layers(place(n))]
     behind = [n for n in names if place(n).layer is None and _behind_layers(place(n))]
-    jobs = [_slice_job(recipe, recipe.slices[0], n, None, 0, checkpoints) for n in before]
+    jobs = [_slice_job(recipe, recipe.slices[0], n, None, checkpoints) for n in before]
     output = 0
     for part in recipe.slices:
         for step in range(part.sources[0].layer_range[1] - part.sources[0].layer_range[0]):
             for name in template:
                 renamed = renumbered(name, output)
-                jobs.append(_slice_job(recipe, part, renamed, step, step, checkpoints))
+                jobs.append(_slice_job(recipe, part, renamed, step, checkpoints))
             output += 1
-    return jobs + [_slice_job(recipe, recipe.slices[-1], n, None, 0, checkpoints) for n in behind]
+    return jobs + [_slice_job(recipe, recipe.slices[-1], n, None, checkpoints) for n in behind]
 
 
 def _slice_job(
@@ -130,36 +117,31 @@ def _slice_job(
     part: Slice,
     name: str,
     step: int | None,
-    offset: int,
     checkpoints: Mapping[str, Checkpoint],
 ) -> Job:
     length = part.sources[0].layer_range[1] - part.sources[0].layer_range[0]
-    position = _position(step, 0, length)
-    shared: list[Level] = [(part.parameters, position), (recipe.parameters, position)]
-    sources, levels = [], []
+    depth = position(step, 0, length)
+    shared: list[Level] = [(part.parameters, depth), (recipe.parameters, depth)]
+    sources, own = [], []
     for source in part.sources:
         first = source.layer_range[0]
-        sources.append((source.model, name if step is None else renumbered(name, first + offset)))
-        levels.append([(source.parameters, position), *shared])
+        sources.append((source.model, name if step is None else renumbered(name, first + step)))
+        own.append([(source.parameters, depth), *shared])
     base = part.base_model or recipe.base_model
     base_name = next((n for model, n in sources if model == base), sources[0][1])
-    return _job(name, recipe.merge_method, base, sources, levels, shared, base_name, checkpoints)
-
-
-Level = tuple[Parameters, float]  # parameters, and the depth at which their gradients are read
+    levels = Levels(recipe.merge_method, shared, own)
+    return _job(name, levels, base, sources, base_name, checkpoints)
 
 
 def _job(
     name: str,
-    method: str,
+    levels: Levels,
     base: str | None,
     sources: Sequence[tuple[str, str]],
-    levels: Sequence[Sequence[Level]],
-    shared: Sequence[Level],
     base_name: str,
     checkpoints: Mapping[str, Checkpoint],
 ) -> Job:
-    spec = methods.get(method)
+    spec = methods.get(levels.method)
     merged = [i for i, (model, _) in enumerate(sources) if not (spec.takes_base and model == base)]
     base_ref = _ref(base, base_name, checkpoints) if spec.takes_base and base else None
     refs = tuple(_ref(*sources[i], checkpoints) for i in merged)
@@ -168,30 +150,8 @@ def _job(
     }
     if len(shapes) > 1:
         raise UserError(f"{name}: its shapes differ: {sorted(map(list, shapes))}")
-    parameters: dict[str, Any] = {}
-    for parameter in spec.parameters:
-        if parameter.per_model:
-            values = [_settle(levels[i], parameter.name, sources[i][1]) for i in merged]
-            filled = [parameter.default if value is None else value for value in values]
-        else:
-            value = _settle(shared, parameter.name, name)
-            filled = [parameter.default if value is None else value]
-        if any(value is methods.REQUIRED for value in filled):
-            lacking = next(i for i, v in zip(merged, filled, strict=False) if v is methods.REQUIRED)
-            whose = f" for {sources[lacking][0]}" if parameter.per_model else ""
-            raise UserError(f"{method} needs {parameter.name}{whose} (asked for by {name})")
-        parameters[parameter.name] = filled if parameter.per_model else filled[0]
-    return Job(name, shapes.pop(), base_ref, refs, method, parameters)
-
-
-def _settle(levels: Sequence[Level], parameter: str, tensor: str) -> Setting | None:
-    """The first level that has a value for this tensor."""
-    for parameters, position in levels:
-        if parameter in parameters:
-            value = resolve(parameters[parameter], tensor, position)
-            if value is not None:
-                return value
-    return None
+    parameters = settle(levels, name, sources, merged)
+    return Job(name, shapes.pop(), base_ref, refs, levels.method, parameters)
 
 
 def _ref(model: str, name: str, checkpoints: Mapping[str, Checkpoint]) -> Ref:
@@ -208,13 +168,6 @@ def _depth(donor: Checkpoint) -> int:
     """Number of layers: what the names say, else the config."""
     layers = [at.layer for at in map(place, donor.tensors) if at.layer is not None]
     return max(layers) + 1 if layers else layer_count(donor.config) or 0
-
-
-def _position(layer: int | None, first: int, end: int) -> float:
-    """Depth in [0, 1] of a layer in [first, end); 0 outside the stack, 1 in a stack of one."""
-    if layer is None:
-        return 0.0
-    return (layer - first) / (end - first - 1) if end - first > 1 else 1.0
 
 
 def _behind_layers(at: Place) -> bool:
