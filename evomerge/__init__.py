@@ -1,3 +1,59 @@
 """evomerge: evolutionary search for model-merge recipes."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evomerge.errors import UserError
+    from evomerge.merge.build import build
+    from evomerge.methods import merge_method
+    from evomerge.recipe import Recipe
+    from evomerge.search import CatCma, CmaEs, OptunaSampler, RandomSearch
+    from evomerge.space import SearchSpace
+    from evomerge.study.config import StudyConfig
+    from evomerge.study.create import LMEval, create_study
+    from evomerge.study.study import Study
+
 __version__ = "0.1.0"
+
+# Where each public name lives; imported when first used, so that `import evomerge` is cheap.
+_HOMES = {
+    "CatCma": "search",
+    "CmaEs": "search",
+    "LMEval": "study.create",
+    "OptunaSampler": "search",
+    "RandomSearch": "search",
+    "Recipe": "recipe",
+    "SearchSpace": "space",
+    "Study": "study.study",
+    "StudyConfig": "study.config",
+    "UserError": "errors",
+    "build": "merge.build",
+    "create_study": "study.create",
+    "merge_method": "methods",
+}
+
+__all__ = [
+    "CatCma",
+    "CmaEs",
+    "LMEval",
+    "OptunaSampler",
+    "RandomSearch",
+    "Recipe",
+    "SearchSpace",
+    "Study",
+    "StudyConfig",
+    "UserError",
+    "__version__",
+    "build",
+    "create_study",
+    "merge_method",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"evomerge.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'evomerge' has no attribute {name!r}")

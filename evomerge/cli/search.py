@@ -51,7 +51,7 @@ def run(config: StudyConfig, directory: Path) -> None:
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory}: expected a run folder, but it is a file")
     with Progress(config) as progress:
-        verdict = Study(config, directory, progress).run()
+        verdict = Study(config, directory, progress).confirm()
     report = make_report(directory, None, quiet=True)
     print(f"\n{verdict['sentence']}\n")
     print(f"  report   {report}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from evomerge.space import SearchSpace
 from evomerge.study.anchors import Anchor, anchors
 from evomerge.study.config import StudyConfig, seconds
 from evomerge.study.finish import Finish
+from evomerge.study.journal import iterate
 from evomerge.study.ledger import Items, Ledger, Listener
 from evomerge.study.objective import Row, fitness
 from evomerge.study.pools import generation_items, split
@@ -56,8 +57,23 @@ class Study:
 
     @property
     def record(self) -> Record:
-        """What the study has done so far."""
-        return self.ledger.record
+        """What the study has done so far, from the journal if it is not running."""
+        if self._ledger is not None:
+            return self._ledger.record
+        journal = self.directory / JOURNAL
+        return Record.from_events(iterate(journal)) if journal.is_file() else Record()
+
+    @property
+    def best_recipe(self) -> Recipe:
+        """The recipe that the verdict recommends.
+
+        Raises:
+            UserError: There is no verdict yet.
+        """
+        record = self.record
+        if record.verdict is None:
+            raise UserError(f"{self.directory}: there is no verdict yet: call confirm()")
+        return Recipe.from_dict(record.trials[record.verdict["winner"]["trial"]].recipe)
 
     @property
     def ledger(self) -> Ledger:
@@ -65,12 +81,33 @@ class Study:
         assert self._ledger is not None, "the ledger is open only while the study runs"
         return self._ledger
 
-    def run(self) -> Mapping[str, Any]:
-        """Search, race, judge and export; returns what verdict.json holds.
+    def optimize(self, n_trials: int | None = None) -> None:
+        """Score the anchors and search; called again, it goes on.
+
+        Args:
+            n_trials: In all, in whole generations; ``None`` takes the configuration's.
 
         Raises:
             UserError: Something that the user can mend; the run folder resumes.
         """
+        if n_trials is not None:
+            told = replace(self.config.search, trials=n_trials)
+            self.config = replace(self.config, search=told)
+        self._run(finish=False)
+
+    def confirm(self) -> Mapping[str, Any]:
+        """Race, judge and export what was found; returns what verdict.json holds.
+
+        Searches first if that is not done. Called again, it returns the same.
+
+        Raises:
+            UserError: Something that the user can mend; the run folder resumes.
+        """
+        judged = self._run(finish=True)
+        assert judged is not None
+        return judged
+
+    def _run(self, finish: bool) -> Mapping[str, Any] | None:
         self._started = time.monotonic()
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._ledger = Ledger(self.directory / JOURNAL, self._listener)
@@ -83,9 +120,10 @@ class Study:
                 self._check()
                 baseline = self._anchors()
                 optimizer = self._search(baseline)
-                finish = Finish(self.config, self.directory, self.ledger, self._pools)
-                contenders = self._contenders(baseline, optimizer)
-                return finish.run(contenders, baseline)
+                if not finish:
+                    return None
+                ending = Finish(self.config, self.directory, self.ledger, self._pools)
+                return ending.run(self._contenders(baseline, optimizer), baseline)
         finally:
             self.ledger.close()
             self._ledger = None

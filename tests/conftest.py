@@ -1,0 +1,13 @@
+"""Settings that must stand before any library is imported: offline, one thread, quiet."""
+
+import os
+
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    TOKENIZERS_PARALLELISM="false",
+    LMEVAL_LOG_LEVEL="ERROR",
+    RAY_USAGE_STATS_ENABLED="0",
+    OMP_NUM_THREADS="1",
+    OPENBLAS_NUM_THREADS="1",
+)
