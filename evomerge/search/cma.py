@@ -44,6 +44,7 @@ _QUIET: dict[str, Any] = {
     "tolupsigma": math.inf,
     "maxiter": math.inf,
     "AdaptSigma": cma.sigma_adaptation.CMAAdaptSigmaCSA,  # also from 300 dimensions on
+    "CMA_mirrors": 0,  # mirrored samples (of populations below 6) must be told, flat or not
 }
 
 
