@@ -1,0 +1,250 @@
+"""Recipes as mergekit 0.1.5 configurations: one document, or several where methods are mixed.
+
+A recipe without blocks is a mergekit configuration already. Blocks become slices with explicit
+numbers. Several methods become several documents for ``mergekit-multi``: a whole merge per method,
+and a linear merge that takes every tensor, with weight 1, from the merge that its method made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge import methods, yaml_file
+from evomerge.errors import UserError
+from evomerge.levels import levels_of, settle
+from evomerge.mergekit_slices import Stack, setting_of, source_of
+from evomerge.recipe import Recipe, scalars
+
+
+@dataclass(frozen=True)
+class Document:
+    """One mergekit configuration.
+
+    Attributes:
+        name: What mergekit-multi calls its result; ``None`` for the final one.
+        content: The configuration, as plain data.
+        notes: Where its result may differ from ours, in sentences.
+    """
+
+    name: str | None
+    content: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def to_mergekit(recipe: Recipe, tensor_names: Sequence[str]) -> list[Document]:
+    """Write a recipe for mergekit, the document of the result last.
+
+    Arithmetic is asked for in float32, in which ours runs. A tokenizer_source of base or union is
+    left out: parents share a vocabulary, and naming it would drop embedding rows without a token.
+
+    Args:
+        recipe: The recipe.
+        tensor_names: The names of the result's tensors (of the donor's, for a recipe with blocks).
+
+    Raises:
+        UserError: mergekit cannot express the recipe; says why.
+    """
+    for model in recipe.model_names:
+        if "+" in model or ("@" in model and Path(model).expanduser().is_dir()):
+            raise UserError(
+                f"{model}: mergekit takes what follows + or @ in a path for an adapter or a "
+                "revision; rename the folder, or link to it"
+            )
+    if not recipe.blocks:
+        return [_plain(recipe, tensor_names)]
+    tensors = Stack.read(tensor_names)
+    found = {name: levels_of(recipe, name, tensors.depth) for name in tensor_names}
+    used = list(dict.fromkeys(levels.method for levels in found.values()))
+    stages = {
+        method: _stage(recipe, method, tensors, [n for n in found if found[n].method == method])
+        for method in used
+    }
+    if len(used) == 1:
+        return [_document(recipe, used, stages[used[0]])]
+    named = {method: f"merged-by-{method}" for method in used}
+    documents = [_document(recipe, [m], stages[m], named[m]) for m in used]
+    selection: dict[str, Any] = {
+        "merge_method": "linear",
+        "base_model": named[used[0]],
+        "slices": tensors.slices(
+            lambda part: [
+                _selected(named[method], [n for n in part if found[n].method == method], part)
+                for method in used
+                if any(found[n].method == method for n in part)
+            ],
+            key=lambda name: found[name].method,
+        ),
+        "parameters": {"normalize": False},
+        "dtype": "float32",
+        "out_dtype": recipe.output_dtype,
+    }
+    return [*documents, Document(None, selection)]
+
+
+def as_yaml(documents: Sequence[Document]) -> str:
+    """The documents as one file, with the command that runs it and their notes as comments."""
+    command = "mergekit-yaml THIS_FILE OUT"
+    if len(documents) > 1:
+        command = "mergekit-multi THIS_FILE -I /ABSOLUTE/SCRATCH/FOLDER --out-path OUT"
+    notes = dict.fromkeys(note for document in documents for note in document.notes)
+    head = "".join(f"# {line}\n" for line in [f"Run with mergekit 0.1.5: {command}", *notes])
+    return head + "---\n".join(
+        yaml_file.write({**({"name": d.name} if d.name else {}), **d.content}) for d in documents
+    )
+
+
+def _plain(recipe: Recipe, tensor_names: Sequence[str]) -> Document:
+    """A recipe without blocks: its own words, with the base where mergekit wants it."""
+    spec, base = methods.get(recipe.merge_method), recipe.base_model
+    content: dict[str, Any] = {}
+    if recipe.slices:
+        slices = []
+        for part in recipe.slices:
+            of_slice = part.base_model or base
+            listed = [source.model for source in part.sources]
+            if len(set(listed)) != len(listed):
+                raise UserError("mergekit takes each model only once in a slice")
+            sources = [
+                source_of(
+                    s.model, s.layer_range, _unless(spec.takes_base and s.model == of_slice, s)
+                )
+                for s in part.sources
+            ]
+            if spec.takes_base and of_slice is not None and of_slice not in listed:
+                sources.append(source_of(of_slice, part.sources[0].layer_range, {}))
+            own = {"base_model": of_slice} if spec.takes_base and of_slice != base else {}
+            shared = {"parameters": dict(part.parameters)} if part.parameters else {}
+            slices.append({"sources": sources, **own, **shared})
+        content["slices"] = slices
+    else:
+        entries = [
+            (entry.model, _unless(spec.takes_base and entry.model == base, entry))
+            for entry in recipe.models
+        ]
+        if spec.takes_base and base is not None and base not in [model for model, _ in entries]:
+            entries.append((base, {}))
+        if base is None or base in [model for model, _ in entries]:
+            content["models"] = [
+                {"model": model, **({"parameters": dict(own)} if own else {})}
+                for model, own in entries
+            ]
+        else:  # under `models` mergekit would merge a base that only lends config and tokenizer
+            span = (0, Stack.read(tensor_names).depth)
+            content["slices"] = [{"sources": [source_of(m, span, own) for m, own in entries]}]
+    if recipe.parameters:
+        content["parameters"] = dict(recipe.parameters)
+    return _document(recipe, [recipe.merge_method], content)
+
+
+def _unless(is_base: bool, part: Any) -> Mapping[str, Any]:
+    """A model's parameters; mergekit wants none for the base."""
+    parameters: Mapping[str, Any] = {} if is_base else part.parameters
+    return parameters
+
+
+def _document(
+    recipe: Recipe, used: Sequence[str], content: Mapping[str, Any], name: str | None = None
+) -> Document:
+    """Put the head and the tail of a configuration around its models or slices."""
+    spec = methods.get(used[0])
+    _refuse_inverse(content)
+    notes = []
+    if spec.stochastic:
+        notes.append(
+            f"{spec.name} drops at random: mergekit draws other masks than evomerge, by "
+            "--random-seed; the numbers will differ."
+        )
+    source = (recipe.tokenizer_source or "base").removeprefix("model:")
+    tokenizer = {}
+    if source not in ("base", "union", recipe.donor):
+        if name is None:
+            tokenizer = {"tokenizer_source": source}
+            notes.append("tokenizer_source makes mergekit drop embedding rows that have no token.")
+        else:  # embeddings of two sizes could not be put together
+            notes.append(f"The result needs the tokenizer files of {source} copied beside it.")
+    whole = {
+        "merge_method": spec.name,
+        "base_model": recipe.donor,  # else mergekit takes the config of any one model
+        **content,
+        "dtype": "float32",
+        "out_dtype": recipe.output_dtype,
+        **tokenizer,
+    }
+    return Document(name, whole, tuple(notes))
+
+
+def _stage(recipe: Recipe, method: str, tensors: Stack, names: Sequence[str]) -> dict[str, Any]:
+    """A whole merge by one method, with the values that `names` need; the rest follows suit."""
+    spec = methods.get(method)
+    models = [entry.model for entry in recipe.models]
+    merged = [
+        i for i, model in enumerate(models) if not (spec.takes_base and model == recipe.base_model)
+    ]
+    settled = {
+        name: settle(
+            levels_of(recipe, name, tensors.depth), name, [(m, name) for m in models], merged
+        )
+        for name in names
+    }
+    shared = {p.name for p in spec.parameters if not p.per_model}
+    fixed = {  # equal everywhere: told once, at the end
+        key: next(iter(settled.values()))[key]
+        for key in sorted(shared)
+        if len({values[key] for values in settled.values()}) == 1
+    }
+    anywhere = next(iter(settled.values()))
+
+    def sources(part: Sequence[str]) -> list[dict[str, Any]]:
+        held = {n: settled[n] for n in part if n in settled}
+        listed = []
+        for at, i in enumerate(merged):
+            own = {
+                p.name: setting_of({n: v[p.name][at] for n, v in held.items()}, part)
+                if held
+                else anywhere[p.name][at]
+                for p in spec.parameters
+                if p.per_model
+            }
+            listed.append({"model": models[i], "parameters": own} if own else {"model": models[i]})
+        base = recipe.base_model
+        return [*listed, *([{"model": base}] if spec.takes_base else [])]
+
+    def varying(part: Sequence[str]) -> dict[str, Any]:
+        held = {n: settled[n] for n in part if n in settled}
+        return {
+            key: setting_of({n: v[key] for n, v in held.items()}, part) if held else anywhere[key]
+            for key in sorted(shared - set(fixed))
+        }
+
+    slices = tensors.slices(
+        sources, key=lambda n: _frozen(settled[n]) if n in settled else None, parameters=varying
+    )
+    return {"slices": slices, **({"parameters": fixed} if fixed else {})}
+
+
+def _selected(stage: str, taken: Sequence[str], part: Sequence[str]) -> dict[str, Any]:
+    """A source of the final merge: weight 1 for the tensors taken from it, else 0."""
+    weights = {name: 1.0 if name in set(taken) else 0.0 for name in part}
+    return {"model": stage, "parameters": {"weight": setting_of(weights, part)}}
+
+
+def _frozen(values: Mapping[str, Any]) -> Hashable:
+    return tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in sorted(values.items()))
+
+
+def _refuse_inverse(content: Any) -> None:
+    """Our one value that mergekit does not have: DARE's rescaling by 1 / density."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            if key == "rescale" and "inverse" in scalars(value):
+                raise UserError(
+                    "rescale: inverse (dividing by the density) does not exist in mergekit, which "
+                    "only gives back the L1 norm (rescale: true)"
+                )
+            _refuse_inverse(value)
+    elif isinstance(content, list):
+        for item in content:
+            _refuse_inverse(item)
