@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from evomerge.cli.search import run
@@ -13,6 +14,7 @@ def run_demo(arguments: argparse.Namespace) -> None:
     """Train the zoo that is not there yet, write its study file, and run the study."""
     from evomerge.demo import make_zoo, print_step, write_study
 
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything it needs is made here
     directory: Path = arguments.directory
     print(f"zoo: a base and four experts in {directory / 'zoo'}, trained from nothing")
     zoo = make_zoo(directory / "zoo", seed=arguments.seed, progress=print_step)

@@ -6,7 +6,6 @@ are served by the same code. A failure is part of the answer: ``{"failed": {kind
 
 from __future__ import annotations
 
-import os
 import time
 import traceback
 from collections.abc import Callable
@@ -155,8 +154,6 @@ def device(name: str) -> str:
 
 def start(config: Message) -> Evaluator | Message:
     """An evaluator, or the failure to make one as an answer."""
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
-        os.environ.setdefault(name, os.environ.get("HF_HUB_OFFLINE", "0"))
     try:
         return Evaluator(StudyConfig.from_dict(config, Path("/")))
     except UserError as error:

@@ -21,7 +21,6 @@ from evomerge.study.config import StudyConfig
 Message = dict[str, Any]
 
 _ENVIRONMENT = {
-    "HF_DATASETS_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "LMEVAL_LOG_LEVEL": "ERROR",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
