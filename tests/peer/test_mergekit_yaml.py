@@ -1,0 +1,433 @@
+"""Our merges against mergekit 0.1.5's own run on the document that we export, tensor by tensor."""
+
+import json
+import os
+import random
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from evomerge.checkpoint import Checkpoint
+from evomerge.merge import build
+from evomerge.mergekit import as_yaml, to_mergekit
+from evomerge.recipe import Recipe
+from evomerge.space import SearchSpace, shipped
+from tests.models import load, make_family
+
+PYTHON = os.environ.get("MERGEKIT_PYTHON")
+pytestmark = [
+    pytest.mark.peer,
+    pytest.mark.skipif(
+        not PYTHON, reason="MERGEKIT_PYTHON names no interpreter that has mergekit 0.1.5"
+    ),
+]
+ATTENTION, MLP = "self_attn", "mlp"
+
+
+def entries(weights, **more):
+    return [
+        {"model": model, "parameters": {"weight": weight, **more}}
+        for model, weight in weights.items()
+    ]
+
+
+TRIMMED_BFLOAT16 = {  # deltas of few bits: many of one magnitude, some at the threshold
+    "merge_method": "ties",
+    "base_model": "base",
+    "models": entries({"a": 1.0}, density=0.4),
+}
+
+# name: (family, recipe); models are named by their folders in the family
+RECIPES = {
+    "ties": (
+        "llama",
+        {
+            "merge_method": "ties",
+            "base_model": "base",
+            "models": entries({"a": 0.7, "b": 0.4, "c": 1.1}, density=[1.0, 0.5, 0.25]),
+            "parameters": {"lambda": 0.9, "normalize": True},
+        },
+    ),
+    "ties with filters": (
+        "llama",
+        {
+            "merge_method": "ties",
+            "base_model": "base",
+            "models": [
+                {
+                    "model": "a",
+                    "parameters": {
+                        "weight": [{"filter": ATTENTION, "value": [0.1, 0.9]}, {"value": 0.5}],
+                        "density": [{"filter": MLP, "value": 0.3}, {"value": [0.9, 0.2]}],
+                    },
+                },
+                {"model": "base"},
+                {"model": "b", "parameters": {"weight": {"value": 0.3}, "density": 0.6}},
+            ],
+            "parameters": {"normalize": [{"filter": "layers.2.", "value": False}], "rescale": True},
+        },
+    ),
+    "task arithmetic": (
+        "llama",
+        {
+            "merge_method": "task_arithmetic",
+            "base_model": "base",
+            "models": entries({"a": [0.1, 0.8, 0.4], "b": -0.2, "c": 0.55}),
+            "parameters": {"lambda": [{"filter": "lm_head", "value": 0.1}, {"value": [1.2, 0.7]}]},
+        },
+    ),
+    "task arithmetic of bfloat16": (
+        "llama-bf16",
+        {
+            "merge_method": "task_arithmetic",
+            "base_model": "base",
+            "models": entries({"a": [0.1, 0.8, 0.4], "b": 0.3}),
+            "dtype": "bfloat16",
+        },
+    ),
+    "ties of bfloat16 in float32": (
+        "llama-bf16",
+        {
+            "merge_method": "ties",
+            "base_model": "base",
+            "models": entries({"a": 0.6, "b": 0.7, "c": 0.3}),
+            "dtype": "float32",
+        },
+    ),
+    "ties into float16": (
+        "llama",
+        {
+            "merge_method": "ties",
+            "base_model": "base",
+            "models": entries({"a": 0.6, "b": 0.7}, density=0.4),
+            "out_dtype": "float16",
+        },
+    ),
+    "linear": ("llama", {"merge_method": "linear", "models": entries({"a": [0.9, 0.1], "b": 0.4})}),
+    "linear with a base that only lends its config": (
+        "llama",
+        {
+            "merge_method": "linear",
+            "base_model": "base",
+            "models": entries({"a": [0.9, 0.3, 0.1], "b": 0.4}),
+            "parameters": {"normalize": False},
+        },
+    ),
+    "linear with the base among the models": (
+        "llama",
+        {
+            "merge_method": "linear",
+            "base_model": "base",
+            "models": entries({"a": 0.5, "base": 0.2, "b": 0.4}),
+        },
+    ),
+    "slerp": (
+        "llama",
+        {
+            "merge_method": "slerp",
+            "base_model": "a",
+            "models": ["a", "b"],
+            "parameters": {"t": [{"filter": ATTENTION, "value": [0, 0.5, 1]}, {"value": 0.3}]},
+        },
+    ),
+    "slerp with an unlisted base": (
+        "llama",
+        {
+            "merge_method": "slerp",
+            "base_model": "base",
+            "models": ["b"],
+            "parameters": {"t": [0.0, 0.7]},
+        },
+    ),
+    "model stock": (
+        "llama",
+        {"merge_method": "model_stock", "base_model": "base", "models": ["a", "b", "c"]},
+    ),
+    "model stock by rows": (
+        "qwen3",
+        {
+            "merge_method": "model_stock",
+            "base_model": "base",
+            "models": ["a", "b"],
+            "parameters": {"filter_wise": True},
+        },
+    ),
+    "passthrough": (
+        "llama",
+        {
+            "merge_method": "passthrough",
+            "models": [{"model": "a", "parameters": {"scale": [{"filter": MLP, "value": 0.5}]}}],
+        },
+    ),
+    "a stack": (  # of Qwen3 mergekit refuses one: it leaves layer_types as they were
+        "llama",
+        {
+            "merge_method": "passthrough",
+            "slices": [
+                {"sources": [{"model": "a", "layer_range": [0, 3]}]},
+                {"sources": [{"model": "b", "layer_range": [1, 4]}]},
+            ],
+        },
+    ),
+    "a stack of gpt2": (
+        "gpt2",
+        {
+            "merge_method": "passthrough",
+            "base_model": "base",
+            "slices": [
+                {"sources": [{"model": "b", "layer_range": [0, 1]}]},
+                {
+                    "sources": [
+                        {"model": "a", "layer_range": [0, 3], "parameters": {"scale": [1.0, 0.5]}}
+                    ]
+                },
+            ],
+        },
+    ),
+    "slices of ties": (
+        "llama",
+        {
+            "merge_method": "ties",
+            "base_model": "base",
+            "slices": [
+                {
+                    "sources": [
+                        {"model": m, "layer_range": [0, 3], "parameters": {"weight": w}}
+                        for m, w in [("a", [0.2, 1.0]), ("b", 0.5)]
+                    ],
+                    "parameters": {"density": 0.5},
+                },
+                {
+                    "sources": [
+                        {"model": "b", "layer_range": [1, 3], "parameters": {"weight": 0.6}},
+                        {"model": "a", "layer_range": [2, 4], "parameters": {"weight": [0.3, 0.9]}},
+                        {"model": "c", "layer_range": [0, 2]},
+                    ],
+                    "base_model": "c",
+                },
+            ],
+            "parameters": {"lambda": 0.8},
+        },
+    ),
+    "blocks of ties": (
+        "llama",
+        {
+            "merge_method": "ties",
+            "base_model": "base",
+            "models": entries({"a": [0.2, 0.9], "b": 0.4}, density=[0.9, 0.4, 0.7]),
+            "parameters": {"lambda": [{"filter": "embed", "value": 0.5}, {"value": 1.0}]},
+            "blocks": [
+                {
+                    "layers": [0, 3],
+                    "components": ["attention"],
+                    "models": entries({"a": [0.1, 0.5], "b": [0.7, 0.2, 0.4]}),
+                    "parameters": {"lambda": 1.3},
+                },
+                {"layers": [1, 2], "models": entries({"b": 0.9}, density=0.33)},
+                {"components": ["head", "norm"], "parameters": {"lambda": 0.6}},
+            ],
+        },
+    ),
+    "blocks of slerp": (
+        "llama",
+        {
+            "merge_method": "slerp",
+            "base_model": "a",
+            "models": ["a", "b"],
+            "parameters": {"t": 0.3},
+            "blocks": [
+                {"layers": [0, 2], "parameters": {"t": [0.2, 0.9]}},
+                {"components": "embedding", "parameters": {"t": 1.0}},
+            ],
+        },
+    ),
+    "blocks of linear in gpt2": (
+        "gpt2",
+        {
+            "merge_method": "linear",
+            "base_model": "base",
+            "models": entries({"a": 0.3, "b": [0.5, 0.8]}),
+            "blocks": [
+                {"components": ["attention", "embedding"], "models": entries({"a": 0.9})},
+                {"layers": [1, 3], "components": "norm", "models": entries({"b": [0.1, 0.2]})},
+            ],
+        },
+    ),
+    "a method for each half": (
+        "llama",
+        {
+            "merge_method": "task_arithmetic",
+            "base_model": "base",
+            "models": entries({"a": [0.2, 0.9], "b": 0.4}),
+            "blocks": [
+                {"layers": [0, 2], "merge_method": "ties", "parameters": {"density": [0.3, 0.7]}},
+                {"layers": [3, 4], "merge_method": "linear"},
+            ],
+        },
+    ),
+    "methods mixed inside layers": (
+        "qwen3-tied",
+        {
+            "merge_method": "task_arithmetic",
+            "base_model": "base",
+            "models": entries({"a": [0.2, 0.9], "b": 0.4}),
+            "blocks": [
+                {
+                    "components": ["attention"],
+                    "merge_method": "ties",
+                    "parameters": {"density": [0.3, 0.7], "lambda": 1.1},
+                },
+                {"components": ["embedding"], "merge_method": "model_stock"},
+                {"layers": [1, 3], "components": ["norm"], "merge_method": "linear"},
+            ],
+        },
+    ),
+}
+
+
+def at_a_random_point(space, n):
+    """A recipe of a shipped space; densities of 1 where mergekit would draw other masks."""
+    draw = random.Random(n)
+    point = []
+    for dimension in space.dimensions:
+        if dimension.kind == "categorical":
+            point.append(draw.choice(dimension.choices))
+        elif "density" in dimension.name and "dare" in json.dumps(space.document):
+            point.append(1.0)
+        else:
+            point.append(draw.uniform(dimension.low, dimension.high))
+    return space.fill(tuple(point))
+
+
+def named(document, folders):
+    """The document with folders in place of the models' names."""
+    if isinstance(document, dict):
+        return {key: named(value, folders) for key, value in document.items()}
+    if isinstance(document, list):
+        return [named(item, folders) for item in document]
+    return folders.get(document, document) if isinstance(document, str) else document
+
+
+@pytest.fixture(scope="module")
+def merges(tmp_path_factory):
+    """Every recipe merged by both: {name: (recipe, our folder, mergekit's, its problem)}."""
+    torch.set_num_threads(1)  # more would add up a norm in another order
+    top = tmp_path_factory.mktemp("peer")
+    families = {
+        "llama": make_family(top / "llama", names="abc", layers=4),
+        "llama-bf16": make_family(top / "bf16", names="abc", layers=4, dtype="bfloat16"),
+        "qwen3": make_family(top / "qwen3", "qwen3", layers=4),
+        "qwen3-tied": make_family(top / "qwen3t", "qwen3", layers=4, tied=True),
+        "gpt2": make_family(top / "gpt2", "gpt2", layers=3),
+    }
+    recipes = {
+        name: Recipe.from_dict(named(document, families[family]))
+        for name, (family, document) in RECIPES.items()
+    }
+    recipes["trimmed bfloat16"] = Recipe.from_dict(named(TRIMMED_BFLOAT16, families["llama-bf16"]))
+    for space in shipped():
+        folders = families["llama"]
+        models = [folders["a"], folders["b"]]
+        bound = SearchSpace.from_yaml(space).bind(folders["base"], models, dtype="bfloat16")
+        for n in range(2):
+            recipes[f"{space} {n}"] = at_a_random_point(bound, n)
+    result, commands = {}, []
+    for number, (name, recipe) in enumerate(recipes.items()):
+        ours, theirs = top / f"ours-{number}", top / f"theirs-{number}"
+        build(recipe, ours)
+        documents = to_mergekit(recipe, list(Checkpoint.open(recipe.donor).tensors))
+        config = top / f"{number}.yaml"
+        config.write_text(as_yaml(documents))
+        quiet = ["--quiet", "--no-write-model-card"]
+        if len(documents) == 1:
+            commands.append(["yaml", str(config), str(theirs), *quiet])
+        else:
+            scratch = ["-I", str(top / f"scratch-{number}"), "--out-path", str(theirs)]
+            commands.append(["multi", str(config), *scratch, *quiet])
+        result[name] = (recipe, ours, theirs)
+    problems = run_all(commands)
+    return {n: (*merge, problems[i]) for i, (n, merge) in enumerate(result.items())}
+
+
+def run_all(commands):
+    script = Path(__file__).with_name("run_mergekit.py")
+    done = subprocess.run(
+        [PYTHON, str(script)],
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env=quiet_environment(),
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout)
+
+
+def quiet_environment():
+    hidden = ("PYTHONPATH", "VIRTUAL_ENV")
+    kept = {key: value for key, value in os.environ.items() if key not in hidden}
+    return {**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+NAMES = [*RECIPES, *(f"{space} {n}" for space in shipped() for n in range(2))]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mergekit_makes_the_same_tensors_of_the_exported_document(merges, name):
+    recipe, ours, theirs, problem = merges[name]
+    assert problem is None, problem
+    mine, its = load(ours), load(theirs)
+    assert set(mine) == set(its)
+    different = {
+        tensor: (int((mine[tensor] != its[tensor]).sum()), mine[tensor].numel())
+        for tensor in mine
+        if mine[tensor].dtype != its[tensor].dtype or not torch.equal(mine[tensor], its[tensor])
+    }
+    assert not different, f"{len(different)} of {len(mine)} tensors differ: {different}"
+    keys = ("num_hidden_layers", "n_layer", "tie_word_embeddings", "dtype", "vocab_size")
+    configs = [json.loads((folder / "config.json").read_text()) for folder in (ours, theirs)]
+    first, second = ({key: config.get(key) for key in keys} for config in configs)
+    assert first == second
+    assert first["dtype"] == recipe.output_dtype
+
+
+def test_ties_differs_only_in_which_of_equal_magnitudes_at_the_threshold_it_keeps(merges):
+    recipe, ours, theirs, problem = merges["trimmed bfloat16"]
+    assert problem is None
+    base, model = load(recipe.base_model), load(recipe.models[0].model)
+    mine, its = load(ours), load(theirs)
+    for tensor in mine:
+        magnitude = (model[tensor].float() - base[tensor].float()).abs()
+        keep = int(0.4 * magnitude.numel())
+        threshold = magnitude.flatten().sort(descending=True).values[keep - 1]
+        differ = mine[tensor] != its[tensor]
+        assert bool((magnitude[differ] == threshold).all()), tensor
+        for merged in (mine, its):
+            assert int((merged[tensor] != base[tensor]).sum()) <= keep
+
+
+@pytest.mark.parametrize("name", ["ties with filters", "slerp", "a stack", "blocks of ties"])
+def test_an_exported_document_read_back_as_a_recipe_builds_the_same_weights(merges, name, tmp_path):
+    recipe, ours, _, _ = merges[name]
+    (document,) = to_mergekit(recipe, list(Checkpoint.open(recipe.donor).tensors))
+    build(Recipe.from_dict(document.content), tmp_path / "again")
+    mine, again = load(ours), load(tmp_path / "again")
+    assert mine.keys() == again.keys()
+    assert all(torch.equal(mine[tensor], again[tensor]) for tensor in mine)
+
+
+def test_the_program_itself_runs_the_exported_file(merges, tmp_path):
+    recipe, ours, _, _ = merges["ties"]
+    config = tmp_path / "recipe.yaml"
+    config.write_text(as_yaml(to_mergekit(recipe, list(load(ours)))))
+    subprocess.run(
+        [Path(PYTHON).with_name("mergekit-yaml"), config, tmp_path / "out"],
+        check=True,
+        capture_output=True,
+        timeout=300,
+        env=quiet_environment(),
+    )
+    mine, its = load(ours), load(tmp_path / "out")
+    assert all(torch.equal(mine[tensor], its[tensor]) for tensor in mine)
