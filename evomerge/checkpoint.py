@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -87,28 +87,27 @@ class Checkpoint:
             UserError: It is no folder with config.json and safetensors, or a file in it is damaged.
         """
         folder = resolve(model)
-        config_file = folder / "config.json"
-        if not config_file.is_file():
-            raise UserError(
-                f"{folder}: expected a Hugging Face model folder, but it has no config.json"
-            )
-        try:
-            config = json.loads(config_file.read_text(encoding="utf-8"))
-        except (ValueError, UnicodeDecodeError) as error:
-            raise UserError(f"{config_file}: expected JSON: {error}") from None
-        if not isinstance(config, dict):
-            raise UserError(f"{config_file}: expected a JSON object")
+        config = read_config(folder)
         tensors: dict[str, TensorInfo] = {}
-        for shard in _shards(folder):
-            tensors.update(read_header(folder / shard))
+        for shard, promised in _shards(folder).items():
+            held = read_header(folder / shard)
+            lacking = next((name for name in promised if name not in held), None)
+            if lacking is not None:
+                raise UserError(f"{folder}: {lacking} is not in {shard}, where the index places it")
+            tensors.update(held)
         return cls(folder, config, tensors)
 
     def tensor(self, name: str) -> Tensor:
         """One tensor, in the dtype it is stored in; memory-mapped where the format allows."""
         info = self.tensors[name]
-        if info.file not in self._open:
-            self._open[info.file] = safe_open(self.folder / info.file, framework="pt")
-        tensor: Tensor = self._open[info.file].get_tensor(name)
+        try:
+            if info.file not in self._open:
+                self._open[info.file] = safe_open(self.folder / info.file, framework="pt")
+            tensor: Tensor = self._open[info.file].get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                f"{self.folder / info.file}: cannot read tensor {name}: {error}"
+            ) from None
         return tensor
 
     @cached_property
@@ -132,11 +131,11 @@ class Checkpoint:
             if isinstance(vocabulary, list):  # unigram: a list of [token, score]
                 vocabulary = {entry[0]: i for i, entry in enumerate(vocabulary)}
             added = {entry["content"]: entry["id"] for entry in document.get("added_tokens", [])}
-        except (ValueError, KeyError, TypeError) as error:
+            return {str(token): int(number) for token, number in {**vocabulary, **added}.items()}
+        except (ValueError, KeyError, TypeError, IndexError) as error:
             raise UserError(
                 f"{file}: expected a tokenizer of the tokenizers library: {error}"
             ) from None
-        return {**vocabulary, **added}
 
     def tokenizer_files(self) -> list[Path]:
         """The tokenizer's files that this folder holds."""
@@ -168,6 +167,26 @@ def resolve(model: str | Path) -> Path:
         raise UserError(f"{model}: no such folder, and the hub did not give it: {reason}") from None
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a model folder.
+
+    Raises:
+        UserError: It is missing or no JSON object.
+    """
+    file = folder / "config.json"
+    if not file.is_file():
+        raise UserError(
+            f"{folder}: expected a Hugging Face model folder, but it has no config.json"
+        )
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: expected JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{file}: expected a JSON object")
+    return config
+
+
 def read_header(file: Path) -> dict[str, TensorInfo]:
     """What a safetensors file holds, checked against the file's size before anything is read.
 
@@ -196,8 +215,8 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         if name == "__metadata__":
             continue
         try:
-            begin, end = (int(offset) for offset in entry["data_offsets"])
-            shape = tuple(int(n) for n in entry["shape"])
+            begin, end = map(_whole, entry["data_offsets"])
+            shape = tuple(map(_whole, entry["shape"]))
             dtype = DTYPES[entry["dtype"]]
         except (KeyError, TypeError, ValueError):
             raise UserError(
@@ -304,9 +323,12 @@ def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises:
         UserError: `target` exists, is not empty, and may not be replaced.
     """
-    if target.exists() and not replace and (not target.is_dir() or any(target.iterdir())):
+    if target.is_file() or (target.exists() and not replace and any(target.iterdir())):
         raise UserError(f"{target}: already exists; name another place or remove it")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{target}: {target.parent} is not a folder") from None
     partial = target.parent / f".{target.name}.partial-{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -323,36 +345,47 @@ def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _shards(folder: Path) -> list[str]:
-    """The names of a folder's shards, each confined to it."""
+def _shards(folder: Path) -> dict[str, list[str]]:
+    """A folder's shards, each confined to it, and the tensors that the index places in each."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        try:
-            files = sorted(
-                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{index}: expected an index with a weight_map: {error}") from None
-    elif (folder / "model.safetensors").is_file():
-        files = ["model.safetensors"]
-    else:
-        files = sorted(file.name for file in folder.glob("*.safetensors"))
-        if not files:
-            pickled = next((f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt")), None)
-            hint = (
-                f"; {pickled} is a pickle, which is never loaded: convert it to safetensors first"
-                if pickled
-                else ""
-            )
-            raise UserError(f"{folder}: expected safetensors weights, but there are none{hint}")
-    for file in files:
+        return _indexed(index)
+    if (folder / "model.safetensors").is_file():
+        return {"model.safetensors": []}
+    files = sorted(file.name for file in folder.glob("*.safetensors"))
+    if not files:
+        pickled = next((f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt")), None)
+        hint = (
+            f"; {pickled} is a pickle, which is never loaded: convert it to safetensors first"
+            if pickled
+            else ""
+        )
+        raise UserError(f"{folder}: expected safetensors weights, but there are none{hint}")
+    return {file: [] for file in files}
+
+
+def _indexed(index: Path) -> dict[str, list[str]]:
+    try:
+        weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{index}: expected an index with a weight_map: {error}") from None
+    shards: dict[str, list[str]] = {}
+    for name, file in weight_map.items():
         if not isinstance(file, str) or not _SHARD.fullmatch(file):
             raise UserError(
                 f"{index}: shard name {str(file)[:80]!r} would leave the model's folder"
             )
-        if not (folder / file).is_file():
-            raise UserError(f"{folder / file}: a shard that the index names is missing")
-    return files
+        shards.setdefault(file, []).append(name)
+    for file in shards:
+        if not (index.parent / file).is_file():
+            raise UserError(f"{index.parent / file}: a shard that the index names is missing")
+    return dict(sorted(shards.items()))
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError
+    return value
 
 
 def _sync(path: Path) -> None:
