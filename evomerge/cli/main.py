@@ -104,6 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--device", default="cpu", help="where the arithmetic runs (default cpu)")
     build.set_defaults(run=_build)
 
+    export = commands.add_parser("export", help="print a recipe as a mergekit configuration")
+    export.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+    export.set_defaults(run=_export)
+
     methods = commands.add_parser("methods", help="merge methods: parameters, ranges, papers")
     methods.add_argument("name", nargs="?", metavar="NAME")
     methods.add_argument("--json", action="store_true", help="for scripts")
@@ -163,6 +167,12 @@ def _build(arguments: argparse.Namespace) -> None:
     from evomerge.cli.show import build_recipe
 
     build_recipe(arguments.recipe, arguments.out, arguments.device)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from evomerge.cli.show import export_recipe
+
+    export_recipe(arguments.recipe)
 
 
 def _methods(arguments: argparse.Namespace) -> None:

@@ -52,6 +52,17 @@ def build_recipe(recipe: Path, out: Path, device: str) -> None:
     print(digest)
 
 
+def export_recipe(file: Path) -> None:
+    """Print a recipe in mergekit's words."""
+    from evomerge.checkpoint import Checkpoint
+    from evomerge.mergekit import as_yaml, to_mergekit
+    from evomerge.recipe import Recipe
+
+    recipe = Recipe.from_yaml(file)
+    names = list(Checkpoint.open(recipe.donor).tensors)
+    print(as_yaml(to_mergekit(recipe, names)), end="")
+
+
 def show_methods(name: str | None, as_json: bool) -> None:
     """List the merge methods, or say all about one."""
     from evomerge import methods

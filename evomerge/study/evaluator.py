@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from evomerge import merge
+from evomerge import merge, mergekit
 from evomerge.checkpoint import check_compatible
 from evomerge.errors import UserError
 from evomerge.evaluate.harness import Harness, TaskRequest
@@ -106,6 +106,18 @@ class Evaluator:
         digest = merge.write(plan, self.parents, Path(request["out"]), replace=True)
         return {"weights_digest": digest}
 
+    def _translate(self, request: Message) -> Message:
+        """Say a recipe in mergekit's words, or why that cannot be."""
+        recipe = Recipe.from_dict(request["recipe"])
+        names = list(self.parents.checkpoints[recipe.donor].tensors)
+        try:
+            return {
+                "mergekit": mergekit.as_yaml(mergekit.to_mergekit(recipe, names)),
+                "why_not": None,
+            }
+        except UserError as error:
+            return {"mergekit": None, "why_not": str(error)}
+
     @property
     def harness(self) -> Harness:
         """The study's tasks, loaded when first needed."""
@@ -140,6 +152,7 @@ class Evaluator:
         "describe": _describe,
         "evaluate": _evaluate,
         "export": _export,
+        "translate": _translate,
     }
 
 

@@ -111,6 +111,9 @@ class Finish:
         _write(
             self.directory / "verdict.json", json.dumps(judged, indent=1, ensure_ascii=False) + "\n"
         )
+        translated = self.ledger.request(do="translate", recipe=trial.recipe)
+        if translated["mergekit"] is not None:
+            _write(best / "mergekit.yaml", translated["mergekit"])
         digest, model = None, None
         if self.config.output.save_model:
             task, ids = next(iter(self.pools["holdout"].items()))
@@ -131,7 +134,12 @@ class Finish:
                     f"({scored['weights_digest'][:12]}): {best / 'model'} is not to be trusted"
                 )
         past = self.ledger.record.exported
-        done = {"trial": trial.number, "model": model, "weights_digest": digest}
+        done = {
+            "trial": trial.number,
+            "model": model,
+            "weights_digest": digest,
+            "no_mergekit": translated["why_not"],
+        }
         if past is None or {key: past.get(key) for key in done} != done:
             self.ledger.log({"event": "exported", **done})
 
