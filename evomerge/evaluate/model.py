@@ -1,0 +1,103 @@
+"""The resident model: a Hugging Face causal LM whose weights are swapped in place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+from transformers.utils import logging as transformers_logging
+
+from evomerge.errors import UserError
+
+
+def load_model(
+    source: str | Path | PretrainedConfig,
+    dtype: torch.dtype | str = torch.float32,
+    device: torch.device | str = "cpu",
+) -> tuple[Any, Any]:
+    """Load a causal LM for scoring: eval mode, no gradients, no progress bars.
+
+    Args:
+        source: A model folder (or a name in the local hub cache). A folder with a config but no
+            weights, or a config itself, gives a model whose weights are arbitrary until they are
+            written in place.
+        dtype: Type of the weights, or its name (``"bfloat16"``); ``"auto"`` keeps the checkpoint's.
+        device: Where the model lives.
+
+    Returns:
+        The model, and its tokenizer (``None`` where the source has no tokenizer files).
+    """
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    dtype = _dtype(dtype)
+    if isinstance(source, PretrainedConfig):
+        return _for_scoring(_from_config(source, dtype), device), None
+    folder = Path(source)
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise UserError(f"expected a model folder with a config.json, but '{folder}' has none")
+    try:
+        if folder.is_dir() and not any(folder.glob("*.safetensors")):
+            _refuse_other_weights(folder)
+            model = _from_config(AutoConfig.from_pretrained(source), dtype)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            )
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load the model '{source}': {_first_line(error)}") from error
+    return _for_scoring(model, device), load_tokenizer(source)
+
+
+def load_tokenizer(source: str | Path) -> Any:
+    """The tokenizer of a model folder, or ``None`` if it has no tokenizer files."""
+    folder = Path(source)
+    names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+    if folder.is_dir() and not any((folder / name).is_file() for name in names):
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load the tokenizer of '{source}': {_first_line(error)}") from error
+
+
+def _from_config(config: PretrainedConfig, dtype: torch.dtype | str) -> Any:
+    chosen = {} if isinstance(dtype, str) else {"dtype": dtype}
+    build: Any = AutoModelForCausalLM.from_config
+    # Random initialisation is wasted on weights that are written over, and would draw from the
+    # global generators; buffers (rotary tables) still get their true values.
+    with transformers.initialization.no_init_weights(), torch.random.fork_rng(devices=[]):
+        return build(config, trust_remote_code=False, **chosen)
+
+
+def _for_scoring(model: Any, device: torch.device | str) -> Any:
+    model = model.to(device)
+    model.tie_weights()
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def _dtype(dtype: torch.dtype | str) -> torch.dtype | str:
+    if isinstance(dtype, torch.dtype) or dtype == "auto":
+        return dtype
+    named = getattr(torch, dtype, None)
+    if not isinstance(named, torch.dtype) or not named.is_floating_point:
+        raise UserError(
+            f"expected a floating dtype such as bfloat16, float16 or float32, but got '{dtype}'"
+        )
+    return named
+
+
+def _refuse_other_weights(folder: Path) -> None:
+    others = sorted(path.name for path in folder.glob("*.bin"))
+    others += sorted(path.name for path in folder.glob("*.pt*"))
+    if others:
+        raise UserError(
+            f"expected safetensors weights, but '{folder}' only has {others[0]}; "
+            "save the model again with safetensors"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,40 @@
+"""What a study asks a harness for, what the harness asks a model, and how an answer is graded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TaskRequest:
+    """A task (or a group of tasks) that a study asks for.
+
+    Attributes:
+        name: An lm-eval task, tag or group.
+        metric: ``exact_match``, or ``exact_match,strict-match`` to name the filter too; ``None``
+            is the task's first that can be read off one document.
+        weight: Its weight in the objective; a group's is shared equally by its tasks.
+        num_fewshot: Examples in the prompt; ``None`` is what the task or the study says.
+    """
+
+    name: str
+    metric: str | None = None
+    weight: float = 1.0
+    num_fewshot: int | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One thing to ask the model: lm-eval's request type and its arguments."""
+
+    kind: str
+    args: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Grade:
+    """A document's metric value, and whether an answer was found in what was generated."""
+
+    value: float | None
+    extracted: bool

@@ -1,0 +1,243 @@
+"""Scores a resident model on items: the same requests every time, only the weights change."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from evomerge.errors import UserError, unknown
+from evomerge.evaluate.decode import Answer, Decoder, Prompt, can_decode
+from evomerge.evaluate.encode import Encoder
+from evomerge.evaluate.harness import Harness, stock_model
+from evomerge.evaluate.likelihood import Batch, Forward, Likelihood, Pair, make_batches
+from evomerge.evaluate.outcomes import Outcome
+from evomerge.evaluate.request import Grade, Request
+from evomerge.evaluate.smooth import smooth_answer, smooth_choice, smooth_metric
+
+Mode = Literal["smooth", "metric"]
+Item = tuple[str, int]
+PLANS_KEPT = 8  # a study asks for the same few item sets again and again
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Where an item's parts are in a plan.
+
+    Attributes:
+        item: The item.
+        requests: For each request the range of its pairs, or the number of its prompt.
+        golds: The range of the pairs of its gold texts; empty where it has or needs none.
+        graded: Whether its requests are asked, so that its metric can be read.
+    """
+
+    item: Item
+    requests: tuple[range | int, ...]
+    golds: range
+    graded: bool
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything about a set of items that does not depend on the weights."""
+
+    asked: tuple[_Asked, ...]
+    pairs: tuple[Pair, ...]
+    batches: tuple[Batch, ...]
+    prompts: tuple[tuple[Item, Request], ...]
+
+
+class Scorer:
+    """Scores a live model on the items of a harness.
+
+    The model may have its weights written over between calls; nothing here remembers them.
+
+    Attributes:
+        seconds: Time spent in the model during the last call of `score`.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, harness: Harness, batch_size: int = 64) -> None:
+        if batch_size < 1:
+            raise UserError(f"expected `batch_size` to be at least 1, but it is {batch_size}")
+        self.harness = harness
+        self.batch_size = batch_size
+        self.seconds = 0.0
+        self._model = model
+        self._stock = stock_model(model, tokenizer, batch_size)
+        self._encoder = Encoder(self._stock, harness)
+        self._forward = Forward(model)
+        self._decoder = Decoder(model, tokenizer, batch_size)
+        self._decodable = can_decode(model)
+        self._plans: OrderedDict[tuple[Mode, tuple[Item, ...]], _Plan] = OrderedDict()
+
+    def score(self, items: Mapping[str, Sequence[int]], mode: Mode) -> list[Outcome]:
+        """Score the model as it is now.
+
+        Equal weights give equal outcomes, bit for bit: nothing is drawn at random, and batches
+        depend only on the set of items and on `batch_size`.
+
+        Args:
+            items: Document numbers of each task.
+            mode: ``metric`` computes every task's own metric, generating where the task generates.
+                ``smooth`` computes likelihoods of right answers, and the metric too where it costs
+                nothing more.
+
+        Returns:
+            One outcome per item, in the order given.
+
+        Raises:
+            NonFiniteError: If the model's logits are NaN or infinite on an item.
+        """
+        plan = self._plan(self._checked(items), mode)
+        self._forward.seconds = self._decoder.seconds = 0.0
+        likelihoods = self._forward(plan.batches, plan.pairs)
+        texts = self._generate(plan.prompts)
+        self.seconds = self._forward.seconds + self._decoder.seconds
+        return self._outcomes(plan, likelihoods, texts, mode)
+
+    def _checked(self, items: Mapping[str, Sequence[int]]) -> tuple[Item, ...]:
+        checked = []
+        for task, doc_ids in items.items():
+            if task not in self.harness.items:
+                raise UserError(unknown("task", task, self.harness.items))
+            known = set(self.harness.items[task])
+            for doc_id in doc_ids:
+                if doc_id not in known:
+                    raise UserError(
+                        f"expected documents 0 to {max(known)} of task '{task}', but got {doc_id}"
+                    )
+                checked.append((task, doc_id))
+        return tuple(dict.fromkeys(checked))
+
+    def _plan(self, items: tuple[Item, ...], mode: Mode) -> _Plan:
+        plan = self._plans.pop((mode, items), None)
+        if plan is None:
+            plan = self._make_plan(items, mode)
+        self._plans[mode, items] = plan
+        if len(self._plans) > PLANS_KEPT:
+            self._plans.popitem(last=False)
+        return plan
+
+    def _make_plan(self, items: tuple[Item, ...], mode: Mode) -> _Plan:
+        pairs: list[Pair] = []
+        prompts: list[tuple[Item, Request]] = []
+        asked = []
+        for item in items:
+            generates = self.harness.output_type(item[0]) == "generate_until"
+            golds = self._encoder.golds(item) if generates and mode == "smooth" else []
+            where: list[range | int] = []
+            for request in [] if golds else self.harness.requests(*item):
+                if request.kind == "generate_until":
+                    where.append(len(prompts))
+                    prompts.append((item, request))
+                else:
+                    found = self._encoder.pairs(item, request)
+                    where.append(range(len(pairs), len(pairs) + len(found)))
+                    pairs += found
+            span = range(len(pairs), len(pairs) + len(golds))
+            pairs += golds
+            asked.append(_Asked(item, tuple(where), span, graded=not golds))
+        batches = make_batches(
+            pairs, self.batch_size, self._stock.max_length, device=self._model.device
+        )
+        return _Plan(tuple(asked), tuple(pairs), tuple(batches), tuple(prompts))
+
+    def _generate(self, asked: Sequence[tuple[Item, Request]]) -> list[Answer]:
+        """Answer with our own loop what decodes greedily, the rest with lm-eval's."""
+        answers: dict[int, Answer] = {}
+        ours: dict[int, Prompt] = {}
+        theirs: list[int] = []
+        for number, (item, request) in enumerate(asked):
+            prompt = self._encoder.prompt(item, request) if self._decodable else None
+            if prompt is None:
+                theirs.append(number)
+            else:
+                ours[number] = prompt
+        answers.update(zip(ours, self._decoder(list(ours.values())), strict=True))
+        answers.update(zip(theirs, self._stock_answers([asked[i] for i in theirs]), strict=True))
+        return [answers[number] for number in range(len(asked))]
+
+    def _stock_answers(self, asked: Sequence[tuple[Item, Request]]) -> list[Answer]:
+        if not asked:
+            return []
+        # A task that samples draws from a generator of its own, the same one in every call.
+        cuda = [self._model.device] if self._model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda), contextlib.redirect_stdout(io.StringIO()):
+            torch.manual_seed(0)
+            texts = self._stock.generate_until([request for _, request in asked], disable_tqdm=True)
+        answers = []
+        for text, (_, request) in zip(texts, asked, strict=True):
+            most = self._encoder.most_tokens(request)
+            written = self._stock.tok_encode(text, add_special_tokens=False)
+            answers.append(Answer(text, truncated=len(written) >= most))
+        return answers
+
+    def _outcomes(
+        self,
+        plan: _Plan,
+        likelihoods: Sequence[Likelihood],
+        texts: Sequence[Answer],
+        mode: Mode,
+    ) -> list[Outcome]:
+        replies: dict[str, dict[int, list[Any]]] = {}
+        for asked in plan.asked:
+            if asked.graded:
+                task, doc_id = asked.item
+                kinds = [request.kind for request in self.harness.requests(task, doc_id)]
+                replies.setdefault(task, {})[doc_id] = [
+                    _reply(kind, where, likelihoods, texts)
+                    for kind, where in zip(kinds, asked.requests, strict=True)
+                ]
+        grades = {task: self.harness.grade(task, answers) for task, answers in replies.items()}
+        outcomes = []
+        for asked in plan.asked:
+            task, doc_id = asked.item
+            grade = grades[task][doc_id] if asked.graded else None
+            written = [texts[where] for where in asked.requests if isinstance(where, int)]
+            outcomes.append(
+                Outcome(
+                    task=task,
+                    doc_id=doc_id,
+                    metric=None if grade is None else grade.value,
+                    smooth=self._smooth(asked, likelihoods, grade) if mode == "smooth" else None,
+                    truncated=any(answer.truncated for answer in written),
+                    extracted=grade is None or not written or grade.extracted,
+                )
+            )
+        return outcomes
+
+    def _smooth(
+        self, asked: _Asked, likelihoods: Sequence[Likelihood], grade: Grade | None
+    ) -> float | None:
+        task, doc_id = asked.item
+        if asked.golds:
+            return smooth_answer([likelihoods[i] for i in asked.golds])
+        found = [
+            likelihoods[i] for where in asked.requests if isinstance(where, range) for i in where
+        ]
+        kind = self.harness.output_type(task)
+        if kind == "multiple_choice":
+            choices = self.harness.choices(task, doc_id)
+            if choices.golds:
+                return smooth_choice(found, choices)
+        elif found:
+            return smooth_answer(found)
+        if grade is None or grade.value is None:
+            return None
+        return smooth_metric(grade.value, self.harness.metrics[task].higher_is_better)
+
+
+def _reply(
+    kind: str, where: range | int, likelihoods: Sequence[Likelihood], texts: Sequence[Answer]
+) -> Any:
+    if isinstance(where, int):
+        return texts[where].text
+    if kind == "loglikelihood_rolling":
+        return sum(likelihoods[i].total for i in where)
+    likelihood = likelihoods[where[0]]
+    return likelihood.total, likelihood.is_greedy
