@@ -27,7 +27,11 @@ _THREAD_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 @dataclass(frozen=True)
 class Step:
-    """How far a model's training is; `loss` is None where a finished model was found."""
+    """How far a model's training is.
+
+    `loss` is None in two cases: before the first step, and where a finished model was found (then
+    `done` is `steps`).
+    """
 
     model: str
     done: int
@@ -143,7 +147,8 @@ def _start() -> _Child:
     }
     errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
     process = subprocess.Popen(
-        [sys.executable, "-m", "evomerge.demo.train"],
+        # -P: whatever lies in the working directory is not to be imported
+        [sys.executable, "-P", "-m", "evomerge.demo.train"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,

@@ -70,7 +70,8 @@ def table(zoo: Path, count: int = 512) -> dict[str, list[float]]:
     model.eval()  # type: ignore[no-untyped-call]
     scores = {}
     for name, weights in rows.items():
-        model.load_state_dict(weights, strict=False)  # the tied head is not among them
+        loaded = model.load_state_dict(weights, strict=False)  # the tied head is not among them
+        assert not loaded.unexpected_keys, loaded.unexpected_keys
         scores[name] = [exact_match(model, task, count) for task in TASKS]
     return scores
 

@@ -11,7 +11,7 @@ from evomerge.demo.problems import GROUNDWORK, SKILLS, Exercise
 
 Mixture = dict[Exercise, float]  # exercise -> relative frequency
 
-WRONG = 0.6  # share of wrong answers in the base's skill data
+WRONG = 0.65  # share of wrong answers in the base's skill data
 REPLAY = 0.5  # weight of the base's mixture inside an expert's
 EXPERTS = (*SKILLS, "ja")
 

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from evomerge.demo.tasks import DOCUMENTS
 from evomerge.demo.zoo import Zoo
 
 _STUDY = """\
@@ -58,8 +59,6 @@ def write_study(
         backend: ``local`` or ``ray``.
         workers: How many workers score recipes, one thread each.
     """
-    from evomerge.demo.tasks import DOCUMENTS
-
     path = Path(path)
     text = _STUDY.format(
         file=path.name,

@@ -104,7 +104,9 @@ def make_zoo(
 
 def print_step(step: Step) -> None:
     """A plain line per report, for `make_zoo`'s `progress`."""
-    said = "found" if step.loss is None else f"loss {step.loss:.3f}"
+    said = "found" if step.done else "starts"
+    if step.loss is not None:
+        said = f"loss {step.loss:.3f}"
     print(f"{step.model:>8}  step {step.done:4d} of {step.steps}  {said}", flush=True)
 
 
@@ -143,6 +145,7 @@ def _train(
         children.tell(Step(model, steps, steps, None))
         return
     with written_whole(folder, made_from) as partial:
+        children.tell(Step(model, 0, steps, None))
         children.train(model, {**job, "folder": str(partial.absolute())})
 
 
