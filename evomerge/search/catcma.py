@@ -9,9 +9,8 @@ import numpy as np
 from cmaes import CatCMAwM
 
 from evomerge.dimension import Point
-from evomerge.errors import UserError
 from evomerge.search.coordinates import Floats
-from evomerge.search.optimizer import Optimizer, ranks
+from evomerge.search.optimizer import Optimizer, ranks, share_of_range
 
 # Below this share of its range no deviation moves a coefficient that a merge could tell apart.
 _CONVERGED = 1e-6
@@ -28,7 +27,7 @@ class CatCma(Optimizer):
     the bounds are clipped to them and pay for the distance in their rank.
 
     Args:
-        sigma: First standard deviation, as a share of each dimension's range.
+        sigma: First standard deviation, as a share of each dimension's range (see `CmaEs`).
         population: Points per generation; ``None`` means ``4 + floor(3 ln d)``.
         seed: The seed used when `start` is given none.
     """
@@ -36,12 +35,10 @@ class CatCma(Optimizer):
     smallest_population = 4
 
     def __init__(
-        self, sigma: float = 0.17, population: int | None = None, seed: int | None = None
+        self, sigma: float = 0.08, population: int | None = None, seed: int | None = None
     ) -> None:
         super().__init__(population=population, seed=seed)
-        if not 0 < sigma <= 1:
-            raise UserError(f"CatCma: `0 < sigma <= 1` must hold, but got (sigma={sigma})")
-        self._sigma = float(sigma)
+        self._sigma = share_of_range("CatCma sigma", sigma)
 
     @property
     def mean(self) -> Point | None:

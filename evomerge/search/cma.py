@@ -13,9 +13,8 @@ import cma
 import numpy as np
 
 from evomerge.dimension import Point
-from evomerge.errors import UserError
 from evomerge.search.coordinates import Floats
-from evomerge.search.optimizer import Optimizer, ranks
+from evomerge.search.optimizer import Optimizer, ranks, share_of_range, whole_number
 
 # Standard deviations below this share of a dimension's range move no coefficient that bfloat16
 # (8 bits of mantissa) could tell apart: the search has converged.
@@ -57,7 +56,9 @@ class CmaEs(Optimizer):
     in the list, which suits choices that have an order (`catcma` treats choices as such).
 
     Args:
-        sigma: First standard deviation, as a share of each dimension's range.
+        sigma: First standard deviation, as a share of each dimension's range. For a few hundred
+            evaluations 0.08 was best where the optimum lies 0.15 to 0.3 of the range away, 0.04
+            where it is as near as 0.05 (experiments/optimizer_smoke).
         population: Points per generation; ``None`` means ``4 + floor(3 ln d)``.
         restarts: How often to start again from the initial point with twice the population after
             the search has converged.
@@ -68,18 +69,14 @@ class CmaEs(Optimizer):
 
     def __init__(
         self,
-        sigma: float = 0.17,
+        sigma: float = 0.08,
         population: int | None = None,
         restarts: int = 4,
         seed: int | None = None,
     ) -> None:
         super().__init__(population=population, seed=seed)
-        if not 0 < sigma <= 1:
-            raise UserError(f"CmaEs: `0 < sigma <= 1` must hold, but got (sigma={sigma})")
-        if restarts < 0:
-            raise UserError(f"CmaEs: `restarts >= 0` must hold, but got (restarts={restarts})")
-        self._sigma = float(sigma)
-        self._restarts = restarts
+        self._sigma = share_of_range("CmaEs sigma", sigma)
+        self._restarts = whole_number("CmaEs restarts", restarts, 0)
 
     @property
     def mean(self) -> Point | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,12 +127,9 @@ class Optimizer(ABC):
         chosen = self._population_option if population is None else population
         if chosen is None:
             return max(default_population(len(self._coordinates)), self.smallest_population)
-        if isinstance(chosen, bool) or int(chosen) != chosen or chosen < self.smallest_population:
-            raise UserError(
-                f"search population: expected an integer >= {self.smallest_population} "
-                f"for {type(self).__name__}, but got {chosen!r}"
-            )
-        return int(chosen)
+        return whole_number(
+            f"search population for {type(self).__name__}", chosen, self.smallest_population
+        )
 
     def _check_started(self, what: str) -> None:
         if not self._started:
@@ -162,6 +160,22 @@ def ranks(fitness: Sequence[float | None]) -> NDArray[np.float64] | None:
     ranked = np.empty(len(losses), dtype=np.float64)
     ranked[order] = np.arange(len(losses))
     return ranked
+
+
+def whole_number(what: str, value: Any, smallest: int) -> int:
+    """Return an option that must be an integer >= `smallest`, or say what it is instead."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < smallest:
+        raise UserError(f"{what}: expected an integer >= {smallest}, but got {value!r}")
+    return int(value)
+
+
+def share_of_range(what: str, value: Any) -> float:
+    """Return an option that must lie in (0, 1], or say what it is instead."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or not 0 < value <= 1:
+        raise UserError(f"{what}: expected a share of the range in (0, 1], but got {value!r}")
+    return float(value)
 
 
 def _check_dimensions(dimensions: Sequence[Dimension]) -> None:
@@ -212,11 +226,7 @@ def _cast(dimension: Dimension, value: Value) -> Value:
 
 
 def _check_seed(seed: int | None) -> int:
-    if seed is None:
-        return 0
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise UserError(f"search seed: expected a non-negative integer, but got {seed!r}")
-    return int(seed)
+    return 0 if seed is None else whole_number("search seed", seed, 0)
 
 
 def _check_told(

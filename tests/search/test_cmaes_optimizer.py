@@ -108,11 +108,12 @@ def test_without_restarts_it_says_that_it_has_stopped_and_can_still_be_asked():
 
 
 def test_options_out_of_range_are_refused():
-    with pytest.raises(UserError, match=r"`0 < sigma <= 1` must hold, but got \(sigma=0\)"):
-        CmaEs(sigma=0)
-    with pytest.raises(UserError, match="restarts=-1"):
+    for sigma in (0, 1.5, "wide", True, math.nan):
+        with pytest.raises(UserError, match=r"CmaEs sigma: expected .* in \(0, 1\], but got"):
+            CmaEs(sigma=sigma)
+    with pytest.raises(UserError, match="CmaEs restarts: expected an integer >= 0, but got -1"):
         CmaEs(restarts=-1)
-    with pytest.raises(UserError, match=">= 4 for CmaEs"):
+    with pytest.raises(UserError, match="population for CmaEs: expected an integer >= 4"):
         CmaEs(population=3).start(FIVE, 0)
 
 
