@@ -1,0 +1,170 @@
+"""A worker that needs no model: scores follow from the recipe's numbers and a hash of the item.
+
+It speaks as `evomerge.study.worker` does, and starts in hundredths of a second, since it imports
+nothing but the standard library. What it does is set by STUB_WORKER, a JSON object in the
+environment: see `DEFAULTS`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+DEFAULTS: dict[str, Any] = {
+    "documents": 60,  # of each task
+    "signal": 1.0,  # how much of a score is the recipe's quality; 0 is pure chance
+    "salt": "",  # of the chance
+    "seconds": 0.0,  # that each evaluation takes
+    "log": None,  # file that gets a line for every evaluation that is begun
+    "fail": None,  # kind of failure of every recipe from the search (with a list of weights)
+    "fail_above": None,  # ... or only of those whose first weight is above this
+    "die_on": None,  # file: a worker that finds it removes it and dies in the middle of an answer
+    "fingerprint": "",  # changes that of every model
+    "fingerprint_of": None,  # ... or of this model alone
+    "broken": False,  # ends at once, as a worker whose imports fail
+    "wrong_export": False,  # writes other weights than it scored
+}
+TASKS = {"stub_choice": "multiple_choice", "stub_write": "generate_until"}
+
+
+def chance(*parts: object) -> float:
+    """A number in [0, 1) that follows from the parts alone."""
+    text = json.dumps(parts, sort_keys=True).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=6).digest(), "big") / 2**48
+
+
+def name_of(recipe: dict[str, Any]) -> str:
+    """A digest of a recipe (not evomerge's own)."""
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+
+def weights_of(recipe: dict[str, Any]) -> list[float]:
+    """Every model's weight in the first layer and in the last."""
+    found: list[float] = []
+    for entry in recipe["models"]:
+        weight = entry.get("parameters", {}).get("weight", 1.0)
+        found += [weight[0], weight[-1]] if isinstance(weight, list) else [weight, weight]
+    return found
+
+
+def quality(recipe: dict[str, Any]) -> float:
+    """How good a recipe is, in (0, 1]: best are small weights in front and large ones at the end.
+
+    No recipe with one weight a model can do well, nor can one with a single model.
+    """
+    weights = weights_of(recipe)
+    distance = sum((weight - (0.3, 1.2)[i % 2]) ** 2 for i, weight in enumerate(weights))
+    alone = 0.6 if len(recipe["models"]) == 1 else 1.0
+    return float(alone / (1.0 + 4.0 * distance / len(weights)))
+
+
+class Stub:
+    """Answers requests."""
+
+    def __init__(self, config: dict[str, Any], settings: dict[str, Any]):
+        self.config = config
+        self.settings = settings
+
+    def handle(self, request: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = getattr(self, request["do"])(request)
+        return answer
+
+    def describe(self, _request: dict[str, Any]) -> dict[str, Any]:
+        tasks = {task["name"]: task for task in self.config["evaluate"]["tasks"]}
+        count, settings = self.settings["documents"], self.settings
+        models = [self.config["base_model"], *self.config["models"]]
+        return {
+            "evaluation": {
+                "tasks": list(tasks),
+                "output_types": {name: TASKS[name] for name in tasks},
+                "metrics": {n: {"name": "acc", "higher_is_better": True} for n in tasks},
+                "weights": {name: task["weight"] for name, task in tasks.items()},
+                "items": {name: list(range(count)) for name in tasks},
+                "item_keys": {name: [f"{name}:{i}" for i in range(count)] for name in tasks},
+                "digest": "stub",
+                "warnings": [],
+            },
+            "fingerprints": {
+                model: model
+                + (settings["fingerprint"] if settings["fingerprint_of"] in (None, model) else "")
+                for model in dict.fromkeys(models)
+            },
+            "parameters": 1000,
+            "device": "cpu",
+        }
+
+    def evaluate(self, request: dict[str, Any]) -> dict[str, Any]:
+        recipe, settings = request["recipe"], self.settings
+        name = name_of(recipe)
+        if settings["log"] is not None and not request.get("digest"):
+            self.note([name, request["mode"], request["items"]])
+        time.sleep(settings["seconds"])
+        searched = any(
+            isinstance(entry.get("parameters", {}).get("weight"), list)
+            for entry in recipe["models"]
+        )
+        above = settings["fail_above"]
+        if searched and settings["fail"] and (above is None or weights_of(recipe)[0] > above):
+            return {"failed": {"kind": settings["fail"], "message": "the stub was told to fail"}}
+        rows = [
+            self.row(recipe, name, task, i, request["mode"])
+            for task, ids in request["items"].items()
+            for i in ids
+        ]
+        answer = {"rows": rows, "seconds": {"build": 0.0, "forward": settings["seconds"]}}
+        if request.get("digest"):
+            answer["weights_digest"] = name
+        return answer
+
+    def row(self, recipe: dict[str, Any], name: str, task: str, i: int, mode: str) -> list[Any]:
+        signal, salt = self.settings["signal"], self.settings["salt"]
+        good = signal * quality(recipe) + (1 - signal) * 0.5
+        # An item is as hard for one recipe as for another, chance aside.
+        hard = signal * chance(salt, task, i) + (1 - signal) * chance(salt, task, i, name)
+        metric = float(good > hard)
+        smooth = good - hard + 0.05 * chance(salt, task, i, name, "smooth")
+        return [task, i, None if mode == "smooth" else metric, smooth, 0, 1]
+
+    def translate(self, _request: dict[str, Any]) -> dict[str, Any]:
+        return {"mergekit": None, "why_not": "the stub speaks no mergekit"}
+
+    def export(self, request: dict[str, Any]) -> dict[str, Any]:
+        out = Path(request["out"])
+        out.mkdir(parents=True, exist_ok=True)
+        name = name_of(request["recipe"])
+        if self.settings["wrong_export"]:
+            name = name[::-1]
+        (out / "weights").write_text(name)
+        return {"weights_digest": name}
+
+    def note(self, entry: list[Any]) -> None:
+        line = json.dumps([os.getpid(), *entry]) + "\n"
+        handle = os.open(self.settings["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(handle, line.encode())
+        os.close(handle)
+
+
+def main() -> None:
+    """Answer requests until stdin ends."""
+    settings = {**DEFAULTS, **json.loads(os.environ.get("STUB_WORKER", "{}"))}
+    if settings["broken"]:
+        sys.exit(1)
+    stub = Stub(json.loads(sys.stdin.readline()), settings)
+    for line in sys.stdin:
+        answer = json.dumps(stub.handle(json.loads(line))) + "\n"
+        if settings["die_on"] and Path(settings["die_on"]).exists():
+            Path(settings["die_on"]).unlink()
+            sys.stdout.write(answer[: len(answer) // 2])
+            sys.stdout.flush()
+            os._exit(9)
+        sys.stdout.write(answer)
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
