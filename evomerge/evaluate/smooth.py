@@ -21,7 +21,7 @@ from evomerge.evaluate.target import Choices
 
 # How steep: in standard deviations of the logits for tokens, in nats of an answer for choices.
 TOKEN_TEMPERATURE = 0.04
-CHOICE_TEMPERATURE = 0.2
+CHOICE_TEMPERATURE = 0.25
 
 
 def smooth_answer(golds: Sequence[Likelihood]) -> float:
@@ -39,7 +39,7 @@ def smooth_answer(golds: Sequence[Likelihood]) -> float:
 
 
 def smooth_choice(likelihoods: Sequence[Likelihood], choices: Choices) -> float:
-    """sigmoid(margin / 0.2) of the right choice over the best wrong one.
+    """sigmoid(margin / 0.25) of the right choice over the best wrong one.
 
     A choice's log-likelihood is divided by its length as the metric divides it, and the margin
     multiplied by the mean length, so that it is in nats of a whole answer. Above 1/2 exactly where

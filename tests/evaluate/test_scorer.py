@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from evomerge.errors import UserError
+from evomerge.evaluate import Harness, NonFiniteError, Scorer, TaskRequest, load_model
+from evomerge.evaluate.scorer import Mode
+from tests.evaluate.evaluation_bench import (
+    GENERATE,
+    TASKS,
+    Bench,
+    make_model,
+    metrics,
+    write_task,
+)
+
+MODES: tuple[Mode, ...] = ("smooth", "metric")
+
+
+@pytest.fixture(scope="module")
+def harness(bench: Bench) -> Harness:
+    return Harness.load(list(TASKS), [bench.folder], tokenizer=bench.tokenizer)
+
+
+def rows(scorer: Scorer, items: Any, mode: Mode) -> list:
+    return [outcome.to_row() for outcome in scorer.score(items, mode)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_scoring_again_gives_the_same_bits(bench: Bench, harness: Harness, mode: Mode) -> None:
+    scorer = Scorer(bench.model, bench.tokenizer, harness)
+    first = rows(scorer, harness.items, mode)
+    assert first == rows(scorer, harness.items, mode)
+    assert first == rows(Scorer(bench.model, bench.tokenizer, harness), harness.items, mode)
+    assert scorer.seconds > 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_swapped_weights_score_as_a_freshly_loaded_model_bit_for_bit(
+    bench: Bench, harness: Harness, mode: Mode, tmp_path: Path
+) -> None:
+    architecture = bench.model.config.model_type
+    other = make_model(architecture, seed=9)
+    other.save_pretrained(tmp_path)
+    bench.tokenizer.save_pretrained(tmp_path)
+    fresh, tokenizer = load_model(tmp_path)
+    expected = rows(Scorer(fresh, tokenizer, harness), harness.items, mode)
+
+    resident = make_model(architecture, seed=3)
+    scorer = Scorer(resident, bench.tokenizer, harness)
+    before = rows(scorer, harness.items, mode)
+    source = dict(other.named_parameters())
+    with torch.no_grad():
+        for name, parameter in resident.named_parameters():
+            parameter.copy_(source[name])
+    assert rows(scorer, harness.items, mode) == expected
+    assert before != expected
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_outcomes_come_in_the_order_asked_and_do_not_depend_on_it(
+    bench: Bench, harness: Harness, mode: Mode
+) -> None:
+    scorer = Scorer(bench.model, bench.tokenizer, harness, batch_size=7)
+    items = {"write": [3, 1, 20], "choice": [5, 0], "likelihood": [2]}
+    turned = {name: ids[::-1] for name, ids in reversed(items.items())}
+    told = scorer.score(items, mode)
+    assert [(one.task, one.doc_id) for one in told] == [
+        (name, doc_id) for name, ids in items.items() for doc_id in ids
+    ]
+    assert sorted(told, key=str) == sorted(scorer.score(turned, mode), key=str)
+
+
+def test_smooth_scores_lie_in_the_unit_interval_and_cost_no_decoding(
+    bench: Bench, harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = Scorer(bench.model, bench.tokenizer, harness)
+    monkeypatch.setattr(scorer, "_decoder", lambda prompts: [1 / 0 for _ in prompts])
+    outcomes = scorer.score(harness.items, "smooth")
+    for outcome in outcomes:
+        assert outcome.smooth is not None
+        assert 0.0 <= outcome.smooth <= 1.0
+        generates = harness.output_type(outcome.task) == "generate_until"
+        assert (outcome.metric is None) == generates
+    assert len({outcome.smooth for outcome in outcomes}) > 100
+
+
+@pytest.mark.parametrize("task", ["choice", "choice_norm", "choice_shots", "choice_mutual"])
+def test_a_smooth_choice_is_above_a_half_where_the_metric_is_one(
+    bench: Bench, harness: Harness, task: str
+) -> None:
+    outcomes = Scorer(bench.model, bench.tokenizer, harness).score(
+        {task: harness.items[task]}, "smooth"
+    )
+    for outcome in outcomes:
+        assert outcome.smooth is not None
+        assert (outcome.smooth > 0.5) == (outcome.metric == 1.0)
+
+
+def test_an_answer_whose_every_margin_is_positive_is_what_generation_gives(
+    bench: Bench, harness: Harness
+) -> None:
+    scorer = Scorer(bench.model, bench.tokenizer, harness)
+    items = {"write": harness.items["write"], "write_digit": harness.items["write_digit"]}
+    plan = scorer._plan(scorer._checked(items), "smooth")
+    golds = scorer._forward(plan.batches, plan.pairs)
+    whole = [pair.owner for pair, gold in zip(plan.pairs, golds, strict=True) if gold.is_greedy]
+    ended = {
+        pair.owner for pair, gold in zip(plan.pairs, golds, strict=True) if gold.margins.min() > 0
+    }
+    asked = [(item, harness.requests(*item)[0]) for item in whole]
+    texts = scorer._generate(asked)
+    right = 0
+    for (item, _), answer in zip(asked, texts, strict=True):
+        _, gold = harness.golds(*item)[0]
+        assert answer.text.startswith(gold)
+        if item in ended:
+            assert answer.text == gold
+            right += 1
+    assert whole
+    assert right or bench.model.config.model_type == "gpt2"
+
+
+def test_truncation_and_failed_extraction_are_told(bench: Bench, harness: Harness) -> None:
+    scorer = Scorer(bench.model, bench.tokenizer, harness)
+    outcomes = scorer.score({"write_digit": harness.items["write_digit"]}, "metric")
+    assert {outcome.truncated for outcome in outcomes} == {True, False}
+    assert {outcome.extracted for outcome in outcomes} == {True, False}
+    assert all(outcome.extracted for outcome in outcomes if outcome.metric == 1.0)
+
+
+def test_a_generation_task_without_a_gold_text_falls_back_to_its_metric(
+    llama: Bench, tmp_path: Path
+) -> None:
+    for name in ("documents.jsonl", "shots.jsonl"):
+        (tmp_path / name).write_text((llama.folder / name).read_text())
+    write_task(tmp_path, "silent", GENERATE + 'doc_to_target: ""\n' + metrics("exact_match"))
+    harness = Harness.load(["silent"], [tmp_path])
+    assert harness.warnings == [
+        "task 'silent': no gold text to measure a likelihood of, so its smooth score is its metric"
+    ]
+    outcomes = Scorer(llama.model, llama.tokenizer, harness).score({"silent": [0, 1, 2]}, "smooth")
+    assert all(outcome.smooth == outcome.metric for outcome in outcomes)
+
+
+def test_a_task_that_samples_gives_the_same_every_time_and_leaves_the_generators_alone(
+    llama: Bench, tmp_path: Path
+) -> None:
+    for name in ("documents.jsonl", "shots.jsonl"):
+        (tmp_path / name).write_text((llama.folder / name).read_text())
+    drawn = GENERATE.replace("do_sample: false", "do_sample: true\n  temperature: 2.0")
+    write_task(tmp_path, "drawn", drawn + 'doc_to_target: "{{whole}}"\n' + metrics("exact_match"))
+    harness = Harness.load(["drawn"], [tmp_path])
+    scorer = Scorer(llama.model, llama.tokenizer, harness)
+    state = torch.random.get_rng_state()
+    asked = [(("drawn", i), harness.requests("drawn", i)[0]) for i in range(12)]
+    first, second = scorer._generate(asked), scorer._generate(asked)
+    assert first == second
+    assert torch.equal(state, torch.random.get_rng_state())
+    greedy = Harness.load(["write"], [llama.folder])
+    plain = Scorer(llama.model, llama.tokenizer, greedy)._generate(
+        [(("write", i), greedy.requests("write", i)[0]) for i in range(12)]
+    )
+    assert first != plain
+
+
+def test_broken_weights_name_the_item(llama: Bench) -> None:
+    harness = Harness.load(["choice", "write"], [llama.folder])
+    model = make_model("llama", seed=3)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    scorer = Scorer(model, llama.tokenizer, harness)
+    for mode in MODES:
+        with pytest.raises(NonFiniteError, match=r"task '(choice|write)', document"):
+            scorer.score({"choice": [4], "write": [4]}, mode)
+
+
+def test_items_that_do_not_exist_are_refused(llama: Bench) -> None:
+    harness = Harness.load(["choice"], [llama.folder])
+    scorer = Scorer(llama.model, llama.tokenizer, harness)
+    with pytest.raises(UserError, match="unknown task 'choise': did you mean 'choice'"):
+        scorer.score({"choise": [0]}, "metric")
+    with pytest.raises(UserError, match="expected documents 0 to 23 of task 'choice', but got 24"):
+        scorer.score({"choice": [24]}, "metric")
+
+
+def test_a_batch_of_nothing_is_refused(llama: Bench) -> None:
+    harness = Harness.load(["choice"], [llama.folder])
+    with pytest.raises(UserError, match="`batch_size` to be at least 1, but it is 0"):
+        Scorer(llama.model, llama.tokenizer, harness, batch_size=0)
+
+
+def test_an_answer_longer_than_the_model_is_refused(llama: Bench, tmp_path: Path) -> None:
+    for name in ("documents.jsonl", "shots.jsonl"):
+        (tmp_path / name).write_text((llama.folder / name).read_text())
+    endless = GENERATE.replace("max_gen_toks: 12", "max_gen_toks: 500")
+    write_task(tmp_path, "long", endless + 'doc_to_target: "x"\n' + metrics("exact_match"))
+    scorer = Scorer(llama.model, llama.tokenizer, Harness.load(["long"], [tmp_path]))
+    with pytest.raises(UserError, match="generates up to 500 tokens, but the model's whole length"):
+        scorer.score({"long": [0]}, "metric")
+
+
+def test_nothing_to_score_is_no_outcome(llama: Bench) -> None:
+    harness = Harness.load([TaskRequest("choice")], [llama.folder])
+    assert Scorer(llama.model, llama.tokenizer, harness).score({"choice": []}, "metric") == []
