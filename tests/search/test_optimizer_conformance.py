@@ -89,7 +89,7 @@ def started(optimizer, space, seed=1, **options):
 
 
 def test_the_same_seed_asks_for_the_same_points(make, space):
-    assert asks(started(make(), space), 3) == asks(started(make(), space), 3)
+    assert asks(started(make(), space), 2) == asks(started(make(), space), 2)
 
 
 def test_another_seed_asks_for_other_points(make):
@@ -201,16 +201,16 @@ def test_the_population_can_be_overridden(make):
 
 
 def test_the_global_generators_are_neither_used_nor_heeded(make, space):
-    undisturbed = asks(started(make(), space), 3)
+    undisturbed = asks(started(make(), space), 2)
     random.seed(7)
     np.random.seed(7)  # noqa: NPY002
     before = random.getstate(), np.random.get_state()[1].tolist(), np.random.get_state()[2]  # noqa: NPY002
-    assert asks(started(make(), space), 3) == undisturbed
+    assert asks(started(make(), space), 2) == undisturbed
     after = random.getstate(), np.random.get_state()[1].tolist(), np.random.get_state()[2]  # noqa: NPY002
     assert before == after
 
     optimizer, disturbed = started(make(), space), []
-    for generation in range(3):
+    for generation in range(2):
         random.seed(generation)
         np.random.seed(generation)  # noqa: NPY002
         disturbed += asks(optimizer, 1)
@@ -374,8 +374,8 @@ def asked_by_all():
     """What every optimizer asks for in a small and in a large space, as JSON keeps it."""
     asked = {
         key: [
-            asks(started(create(name, **options), SPACES["mixed"]), 3),
-            asks(started(create(name, **options), SPACES["forty"]), 2),
+            asks(started(create(name, **options), SPACES["mixed"]), 3 if key not in BY_HAND else 1),
+            asks(started(create(name, **options), SPACES["forty"]), 2 if key not in BY_HAND else 1),
         ]
         for key, (name, options) in OPTIMIZERS.items()
     }
