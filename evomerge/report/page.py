@@ -1,0 +1,96 @@
+"""The report: one HTML file that needs nothing else, written from a run folder alone."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from evomerge.report import (
+    anchors,
+    coefficients,
+    convergence,
+    cost,
+    heldout,
+    honesty,
+    provenance,
+    race_table,
+    verdict,
+)
+from evomerge.report.run import Run
+
+_HERE = Path(__file__).parent
+
+
+def write_report(run: Path, out: Path | None = None) -> Path:
+    """Write the report of a run, finished or not; returns its file.
+
+    Equal journals make equal files: nothing in them depends on when they are written.
+
+    Args:
+        run: The run folder.
+        out: The file; ``None`` means report.html in the run folder.
+
+    Raises:
+        UserError: There is no journal, or it is damaged.
+    """
+    target = Path(out) if out is not None else Path(run) / "report.html"
+    text = page(Run.read(run))
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    # a journal may hold lone surrogates, which no encoding writes as they are
+    partial.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
+    partial.replace(target)
+    return target
+
+
+def page(run: Run) -> str:
+    """The report as text."""
+    script = (_HERE / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    sections: dict[str, Any] = {
+        "verdict": verdict.section(run),
+        "heldout": heldout.section(run),
+        "convergence": convergence.section(run),
+        "anchors": anchors.section(run),
+        "coefficients": coefficients.section(run),
+        "race": race_table.section(run),
+        "honesty": honesty.section(run),
+        "cost": cost.section(run),
+        "provenance": provenance.section(run),
+    }
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            **sections,
+            title=run.folder.resolve().name,
+            style=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
+            script=Markup(script),
+            script_digest=digest,
+        )
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["breakable"] = _breakable
+    return environment
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may be broken behind an underscore, a slash or a hyphen."""
+    text = str(escape(name))
+    for sign in "_/-":
+        text = text.replace(sign, f"{sign}<wbr>")
+    return Markup(text)

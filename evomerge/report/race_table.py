@@ -1,0 +1,66 @@
+"""The race as a table: who was compared on how many items, with which score, and who went out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evomerge.report.numbers import number
+from evomerge.report.run import Run
+
+
+def last_race(run: Run) -> list[tuple[Mapping[str, Any], int]]:
+    """The rungs of the latest race, each with its number of items.
+
+    A study that was extended races again; then the earlier race is history.
+    """
+    races = run.record.races
+    started = max((i for i, event in enumerate(races) if event["rung"] == 0), default=0)
+    return list(zip(races[started:], run.race_items[started:], strict=True))
+
+
+def section(run: Run) -> dict[str, Any]:
+    """Rungs as columns, candidates as rows, who stayed longest first."""
+    rungs = last_race(run)
+    if not rungs:
+        return {"missing": "The race has not been decided on any item yet."}
+    trials = run.record.trials
+    fate: dict[int, int] = {}  # trial -> the rung that put it out
+    for event, _ in rungs:
+        fate |= dict.fromkeys(event["out"], event["rung"])
+    final, winner = rungs[-1][0], rungs[-1][0]["winner"]
+    candidates = list(dict.fromkeys(int(n) for event, _ in rungs for n in event["scores"]))
+    told = list(dict.fromkeys([*final.get("contenders", []), *candidates]))
+
+    def order(n: int) -> tuple[bool, int, float]:
+        score = max((e["rung"] for e, _ in rungs if str(n) in e["scores"]), default=-1)
+        held = next((e["scores"][str(n)] for e, _ in reversed(rungs) if str(n) in e["scores"]), 0.0)
+        return (n != winner, -score, -held)
+
+    rows = [
+        {
+            "name": trials[n].name,
+            "kind": trials[n].kind,
+            "ours": n == winner,
+            "cells": [(number(e["scores"].get(str(n))), n in e["out"]) for e, _ in rungs],
+            "fate": _fate(n, winner, fate, candidates),
+        }
+        for n in sorted(told, key=order)
+    ]
+    return {
+        "rungs": [{"rung": e["rung"] + 1, "items": items} for e, items in rungs],
+        "rows": rows,
+        "open": winner is None,
+        "earlier": sum(e["rung"] == 0 for e in run.record.races) - 1,
+        "pool": sum(map(len, run.pools.get("race", {}).values())),
+    }
+
+
+def _fate(n: int, winner: int | None, fate: Mapping[int, int], compared: list[int]) -> str:
+    if n == winner:
+        return "won"
+    if n in fate:
+        return f"out at rung {fate[n] + 1}"
+    if n not in compared:
+        return "could not be scored"
+    return "still in" if winner is None else "stayed in, lower score"

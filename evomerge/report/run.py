@@ -1,0 +1,150 @@
+"""A run folder as the report sees it: the record, and what the record leaves out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evomerge.architecture import layer_count
+from evomerge.study import journal
+from evomerge.study.objective import Row, Tasks
+from evomerge.study.record import Record, TrialRecord
+
+JOURNAL = "journal.log"
+PHASES = ("anchors", "search", "race", "verdict")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One delivery of a worker; times in seconds since 1970, `build` and `forward` in seconds."""
+
+    worker: str
+    phase: str
+    start: float
+    end: float
+    build: float
+    forward: float
+
+
+@dataclass
+class Run:
+    """Everything that a run's journal says.
+
+    Attributes:
+        folder: The run folder, as it was given.
+        record: The state of the study.
+        jobs: Deliveries in the order of the journal.
+        failures: The ``failed`` events.
+        sessions: First and last moment of every time that the journal was open.
+        references: The reference anchor's trial number for every generation.
+        race_items: For each of the record's races, how many items it was decided on.
+    """
+
+    folder: Path
+    record: Record = field(default_factory=Record)
+    jobs: list[Job] = field(default_factory=list)
+    failures: list[Mapping[str, Any]] = field(default_factory=list)
+    sessions: list[tuple[float, float]] = field(default_factory=list)
+    references: dict[int, int] = field(default_factory=dict)
+    race_items: list[int] = field(default_factory=list)
+    _raced: dict[int, set[tuple[str, int]]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path | str) -> Run:
+        """Read a run folder, also one that a study is writing to.
+
+        Raises:
+            UserError: There is no journal, or it is damaged.
+        """
+        run = cls(Path(folder))
+        for event in journal.iterate(run.folder / JOURNAL):
+            run.apply(event)
+        return run
+
+    def apply(self, event: Mapping[str, Any]) -> None:
+        """Take in the journal's next event."""
+        self.record.apply(event)
+        moment = event.get("time")
+        if event["event"] == "opened" or (moment is not None and not self.sessions):
+            self.sessions.append((moment or 0.0, moment or 0.0))
+        elif moment is not None:
+            self.sessions[-1] = (self.sessions[-1][0], max(moment, self.sessions[-1][1]))
+        match event["event"]:
+            case "outcomes":
+                self._delivered(event)
+            case "failed":
+                self.failures.append(event)
+            case "told" if event.get("reference"):
+                self.references[event["generation"]] = event["reference"]["trial"]
+            case "raced":
+                compared = [self._raced.get(int(n), set()) for n in event["scores"]]
+                # a candidate that was in an earlier race has more than this rung's items
+                seen = min(map(len, compared), default=0)
+                self.race_items.append(event.get("items") or seen)
+
+    @property
+    def tasks(self) -> Tasks:
+        """The study's tasks."""
+        return self.record.tasks
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The study's configuration; empty before the ``study`` event."""
+        found: Mapping[str, Any] = (self.record.study or {}).get("config", {})
+        return found
+
+    @property
+    def pools(self) -> Mapping[str, Mapping[str, list[int]]]:
+        """Items by pool and task."""
+        found: Mapping[str, Mapping[str, list[int]]] = (self.record.study or {}).get("pools", {})
+        return found
+
+    @property
+    def ours(self) -> int | None:
+        """The trial that the verdict measured against parents and anchors: the race's winner."""
+        judged = self.record.verdict
+        if judged is None:
+            return self.record.race_winner
+        return int((judged.get("contender") or judged["winner"])["trial"])
+
+    @property
+    def recommended(self) -> int | None:
+        """The trial that the verdict recommends, which is what was exported."""
+        judged = self.record.verdict
+        return None if judged is None else int(judged["winner"]["trial"])
+
+    @property
+    def wall_seconds(self) -> float:
+        """Time during which the journal was open, over all sessions."""
+        return sum(end - start for start, end in self.sessions)
+
+    @property
+    def depth(self) -> int | None:
+        """Number of layers, as the journal or the exported model says; ``None`` if neither does."""
+        told = (self.record.study or {}).get("layers")
+        if isinstance(told, int):
+            return told
+        try:
+            config = json.loads((self.folder / "best/model/config.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+        return layer_count(config) if isinstance(config, dict) else None
+
+    def rows(self, trial: TrialRecord, pool: str) -> list[Row] | None:
+        """A trial's metric outcomes on a pool's items, or ``None`` if they are not all there."""
+        items = self.pools.get(pool) or {}
+        if not items or self.record.outcomes.missing(trial.digest, "metric", items):
+            return None
+        return self.record.outcomes.rows(trial.digest, "metric", items)
+
+    def _delivered(self, event: Mapping[str, Any]) -> None:
+        spent, end = event["seconds"], event.get("time") or 0.0
+        start = end - spent.get("total", 0.0)
+        times = (spent.get("build", 0.0), spent.get("forward", 0.0))
+        self.jobs.append(Job(str(event["worker"]), event["phase"], start, end, *times))
+        if event["phase"] == "race":
+            seen = self._raced.setdefault(event["trial"], set())
+            seen |= {(row[0], row[1]) for row in event["rows"]}

@@ -1,0 +1,88 @@
+"""The page's head: the verdict in a sentence, what is recommended, and a handful of numbers."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from evomerge.report.numbers import duration, interval, number, plural
+from evomerge.report.run import Run
+
+_NEXT = {
+    "check": "it has not passed its check",
+    "anchors": "it is scoring the anchors",
+    "search": "it is searching",
+    "race": "it is racing the best candidates on fresh items",
+    "verdict": "it is measuring the race's winner on held-out items",
+    "done": "its verdict is in",
+}
+
+
+def section(run: Run) -> dict[str, Any]:
+    """Headline, sentence, what was recommended and exported, tiles."""
+    record = run.record
+    judged = record.verdict
+    tiles = [
+        ("search trials", f"{sum(len(a.trials) for a in record.generations.values()):,}", ""),
+        ("item evaluations", f"{record.item_evaluations:,}", ""),
+        ("wall time", duration(run.wall_seconds), ""),
+    ]
+    if judged is None:
+        return {
+            "headline": "No verdict yet",
+            "tone": "open",
+            "sentence": f"The study is not finished: {_NEXT[record.phase]}. "
+            "What it has done so far is below; the same command resumes it.",
+            "recommended": None,
+            "stale": False,
+            "tiles": [("phase", record.phase, ""), *tiles],
+        }
+    shown = judged["improvement_shown"]
+    gains = [
+        (
+            f"against {c['against']}, the best {c['kind']}",
+            number(c["difference"], sign=True),
+            f"{interval(c['low'], c['high'])}",
+        )
+        for c in judged["comparisons"]
+    ]
+    head = "Improvement shown" if shown else "No improvement shown"
+    return {
+        "headline": head,
+        "tone": "yes" if shown else "no",
+        "sentence": _sentence(judged["sentence"].removeprefix(f"{head}: ")),
+        "recommended": _recommended(run),
+        "stale": record.phase != "done",
+        "tiles": [*gains, *_items(judged), *tiles],
+    }
+
+
+def _sentence(text: str) -> str:
+    """With a capital, true minus signs, and no line broken before a percent sign."""
+    text = re.sub(r"(?<=[( ])-(?=\d)", "−", text)
+    return (text[:1].upper() + text[1:]).replace(" %", "\u00a0%")
+
+
+def _items(judged: Any) -> list[tuple[str, str, str]]:
+    comparisons = judged["comparisons"]
+    return [("held-out items", f"{comparisons[0]['items']:,}", "")] if comparisons else []
+
+
+def _recommended(run: Run) -> dict[str, Any]:
+    """What is recommended, and where its files are."""
+    record = run.record
+    winner = (record.verdict or {})["winner"]
+    exported = record.exported
+    files = []
+    if exported is not None and exported["trial"] == winner["trial"]:
+        files = ["best/recipe.yaml", *([exported["model"]] if exported.get("model") else [])]
+    kind = {"trial": "a searched recipe", "anchor": "an anchor", "parent": "a parent as it is"}
+    return {
+        "name": winner["name"],
+        "kind": kind.get(winner["kind"], winner["kind"]),
+        "number": winner["trial"],
+        "digest": winner["digest"][:12],
+        "files": files,
+        "pending": exported is None,
+        "size": plural(len(record.study["dimensions"]), "dimension") if record.study else "",
+    }
