@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,4 +63,6 @@ class Dimension:
         if self.kind == "categorical":
             return self.choices[0]
         middle = (self.low * self.high) ** 0.5 if self.log else (self.low + self.high) / 2
-        return round(middle) if self.kind == "int" else middle
+        if self.kind == "int":
+            return min(max(round(middle), math.ceil(self.low)), math.floor(self.high))
+        return middle

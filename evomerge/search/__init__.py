@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from evomerge.search.optimizer import Optimizer
-from evomerge.search.registry import create, names, optimizer_class
+from evomerge.search.registry import create, name_of, names, optimizer_class
 
 if TYPE_CHECKING:
     from evomerge.search.catcma import CatCma
@@ -23,6 +23,7 @@ __all__ = [
     "OptunaSampler",
     "RandomSearch",
     "create",
+    "name_of",
     "names",
 ]
 

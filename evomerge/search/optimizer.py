@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,16 @@ class Optimizer(ABC):
     adapts: bool = True
     #: The smallest generation it can work with.
     smallest_population: int = 1
+    #: The options that it was made with, so that a study can write them down.
+    options: dict[str, Any]
+
+    def __new__(cls, *given: Any, **named: Any) -> Self:
+        """Remember the options."""
+        made = super().__new__(cls)
+        bound = inspect.signature(cls.__init__).bind(made, *given, **named)
+        options = dict(list(bound.arguments.items())[1:])
+        made.options = options.pop("sampler_options", {}) | options
+        return made
 
     def __init__(self, population: int | None = None, seed: int | None = None) -> None:
         self._population_option = population

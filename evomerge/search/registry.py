@@ -49,6 +49,17 @@ def create(name: str, **options: Any) -> Optimizer:
     return made(**preset, **options)
 
 
+def name_of(optimizer: Optimizer) -> str:
+    """The name by which a study file would ask for this kind of optimizer."""
+    for name, (_, class_name, preset) in _OPTIMIZERS.items():
+        if class_name == type(optimizer).__name__ and not preset:
+            return name
+    raise UserError(
+        f"{type(optimizer).__name__} is no registered optimizer: add it to the table in "
+        "evomerge/search/registry.py"
+    )
+
+
 def optimizer_class(class_name: str) -> type[Optimizer]:
     """Import the class of that name, and only the library that it needs."""
     module = next(m for m, c, _ in _OPTIMIZERS.values() if c == class_name)

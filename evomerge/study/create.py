@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evomerge import search
 from evomerge.errors import UserError
+from evomerge.search import Optimizer
 from evomerge.space import SearchSpace
 from evomerge.study.config import StudyConfig
 from evomerge.study.ledger import Listener
@@ -57,11 +59,9 @@ def create_study(
     evaluate: LMEval,
     directory: str | Path,
     *,
-    optimizer: str = "catcma",
-    optimizer_options: Mapping[str, Any] | None = None,
+    optimizer: str | Optimizer = "catcma",
     trials: int = 240,
     seed: int = 0,
-    population: int | None = None,
     workers: Mapping[str, Any] | None = None,
     output: Mapping[str, Any] | None = None,
     listener: Listener | None = None,
@@ -72,11 +72,10 @@ def create_study(
         space: A space with its models in their places (`SearchSpace.bind`).
         evaluate: How candidates are scored.
         directory: The run folder.
-        optimizer: An optimizer's name.
-        optimizer_options: What it takes, e.g. ``{"sigma": 0.17}``.
+        optimizer: An optimizer's name, or one that was made with options, e.g.
+            ``CmaEs(sigma=0.1, population=16)``; it is not used itself.
         trials: How many recipes to try, in whole generations.
-        seed: Of the optimizer, the item pools and the methods that drop at random.
-        population: Recipes per generation; ``None`` lets the optimizer choose.
+        seed: Of the item pools, the methods that drop at random, and the optimizer if it has none.
         workers: As in a study file, e.g. ``{"backend": "ray", "count": 8, "gpus": 1}``.
         output: As in a study file, e.g. ``{"dtype": "float32"}``.
         listener: Called after every event with the event and the record.
@@ -95,11 +94,10 @@ def create_study(
         "space": space.document,
         "evaluate": evaluate.to_dict(),
         "search": {
-            "optimizer": optimizer,
+            "optimizer": optimizer if isinstance(optimizer, str) else search.name_of(optimizer),
             "trials": trials,
             "seed": seed,
-            "population": population,
-            "options": dict(optimizer_options or {}),
+            "options": {} if isinstance(optimizer, str) else dict(optimizer.options),
         },
         "workers": dict(workers or {}),
         "output": dict(output or {}),

@@ -17,9 +17,10 @@ import torch
 from evomerge import merge, mergekit
 from evomerge.checkpoint import check_compatible
 from evomerge.errors import UserError
-from evomerge.evaluate.harness import Harness, TaskRequest
+from evomerge.evaluate.harness import Harness
 from evomerge.evaluate.model import load_model, load_tokenizer
 from evomerge.evaluate.outcomes import NonFiniteError
+from evomerge.evaluate.request import TaskRequest
 from evomerge.evaluate.scorer import Scorer
 from evomerge.recipe import Recipe
 from evomerge.study.config import StudyConfig

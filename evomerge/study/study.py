@@ -240,7 +240,8 @@ class Study:
         reference = max(by_metric, key=lambda number: by_metric[number])
         optimizer = search.create(told.optimizer, **told.options)
         start = self._start(baseline)
-        optimizer.start(self.space.dimensions, told.seed, start, told.population)
+        seed = None if "seed" in told.options else told.seed
+        optimizer.start(self.space.dimensions, seed, start, told.population)
         pairs = self._pairs(baseline)
         asked, generation, reason = 0, 0, "trials"
         ended = self.record.search_ended
