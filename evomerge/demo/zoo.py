@@ -61,7 +61,9 @@ def make_zoo(
     Args:
         directory: Where the zoo goes; made if it does not exist.
         seed: Seeds initial weights and training data. The tasks' documents never change.
-        architecture: ``llama``, ``qwen3`` or ``gpt2``.
+        architecture: ``llama``, ``qwen3`` or ``gpt2``. The first two make a zoo worth searching
+            on; GPT-2's learned positions need more steps than the default, so its zoo is for
+            tests of its layout.
         hidden: Width of the residual stream, a multiple of 32.
         layers: Number of layers.
         base_steps: Training steps of the base.
