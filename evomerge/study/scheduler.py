@@ -14,6 +14,7 @@ from evomerge.study.workers import Message, Pool
 
 ATTEMPTS = 3  # how often a unit is tried when its worker is lost or runs out of memory
 LEAST_SECONDS = 120.0  # no unit is given up on earlier
+START_SECONDS = 1800.0  # ... nor is a new worker's first, which loads libraries, model and tasks
 PATIENCE = 10.0  # times the median of what units took so far
 MOST_LOSSES = 5  # workers lost in a row, with no answer in between, before the study stops
 
@@ -44,6 +45,7 @@ class Scheduler:
         self.pool = pool
         self._durations: deque[float] = deque(maxlen=200)
         self._last: dict[int, str] = {}
+        self._ready: set[int] = set()  # workers that have answered since they were started
         self._losses = 0
 
     def run(self, units: Sequence[Unit], done: Callable[[Unit, Message, int], None]) -> None:
@@ -69,12 +71,14 @@ class Scheduler:
                         self._lose(reply.worker, reply.lost)
                     if job is None:
                         continue
+                    if reply.answer is not None:
+                        self._note(job, reply.worker)
                     idle.append(reply.worker)
                     self._settle(job, reply.answer, reply.lost, reply.worker, waiting, done)
                 self._end_the_hung(running, idle, waiting, done)
         except BaseException:
             for worker in running:  # what they are doing is nobody's business any more
-                self.pool.restart(worker)
+                self._restart(worker)
             raise
 
     def _pick(self, worker: int, waiting: deque[tuple[Unit, int]]) -> tuple[Unit, int]:
@@ -88,6 +92,14 @@ class Scheduler:
                 break
         return waiting.popleft()
 
+    def _note(self, job: _Running, worker: int) -> None:
+        """A worker is alive; how long it took tells what is usual, its first recipe aside."""
+        self._losses = 0
+        if worker in self._ready:
+            self._durations.append(time.monotonic() - job.since)
+        elif job.unit.subject:
+            self._ready.add(worker)
+
     def _settle(
         self,
         job: _Running,
@@ -99,9 +111,6 @@ class Scheduler:
     ) -> None:
         if answer is None:
             answer = {"failed": {"kind": "infrastructure", "message": lost or "no answer"}}
-        else:
-            self._losses = 0
-            self._durations.append(time.monotonic() - job.since)
         kind = answer.get("failed", {}).get("kind")
         if kind in ("infrastructure", "oom", "timeout") and job.attempt < ATTEMPTS:
             waiting.appendleft((job.unit, job.attempt + 1))
@@ -116,7 +125,11 @@ class Scheduler:
                 "in the run folder say why"
             )
         time.sleep(min(0.1 * 2**self._losses, 5.0) if self._losses > 1 else 0.0)
+        self._restart(worker)
+
+    def _restart(self, worker: int) -> None:
         self._last.pop(worker, None)
+        self._ready.discard(worker)
         self.pool.restart(worker)
 
     def _end_the_hung(
@@ -129,12 +142,12 @@ class Scheduler:
         """Kill workers that take far longer than others did, and count their units as failed."""
         if len(self._durations) < 5:
             return
-        limit = max(LEAST_SECONDS, PATIENCE * statistics.median(self._durations))
+        usual = PATIENCE * statistics.median(self._durations)
         for worker, job in list(running.items()):
+            limit = max(LEAST_SECONDS if worker in self._ready else START_SECONDS, usual)
             if time.monotonic() - job.since > limit:
                 del running[worker]
-                self.pool.restart(worker)
-                self._last.pop(worker, None)
+                self._restart(worker)
                 idle.append(worker)
                 message = f"no answer after {limit:.0f} s"
                 answer = {"failed": {"kind": "timeout", "message": message}}
