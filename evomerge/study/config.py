@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import types
 import typing
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 from evomerge import yaml_file
 from evomerge.errors import UserError, unknown
+from evomerge.study.pools import check_shares
 
 
 @dataclass(frozen=True)
@@ -128,12 +130,15 @@ class StudyConfig:
             raise UserError(
                 f"{where}: search.trials: expected at least 1, got {config.search.trials}"
             )
-        if config.workers.count < 1 or config.workers.threads < 1:
-            raise UserError(f"{where}: workers: count and threads must be at least 1")
+        if config.workers.count < 1 or config.workers.threads < 1 or config.workers.gpus < 0:
+            raise UserError(
+                f"{where}: workers: expected count and threads of at least 1 and gpus of at least 0"
+            )
         seconds(config.search.deadline, f"{where}: search.deadline")
         names = [task.name for task in config.evaluate.tasks]
         if not names or len(set(names)) != len(names):
             raise UserError(f"{where}: evaluate.tasks: expected one or more different tasks")
+        _check_evaluate(config.evaluate, where)
         space = config.space
         if isinstance(space, str) and (folder / space).is_file():
             space = str((folder / space).resolve())
@@ -168,6 +173,26 @@ def seconds(text: str | None, where: str = "deadline") -> float | None:
     if not found:
         raise UserError(f"{where}: expected a time span such as 45m or 8h, but got {text!r}")
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+def _check_evaluate(evaluate: EvaluateConfig, where: str) -> None:
+    """Refuse numbers that nothing could be scored with."""
+    weights = [task.weight for task in evaluate.tasks]
+    if min(weights) < 0 or not 0 < sum(weights) < math.inf:
+        raise UserError(
+            f"{where}: evaluate.tasks: expected weights of at least 0, not all 0, but got {weights}"
+        )
+    sizes = {
+        "batch_size": evaluate.rows_per_batch,
+        "items.per_generation": evaluate.items.per_generation,
+    }
+    for name, size in sizes.items():
+        if size < 1:
+            raise UserError(f"{where}: evaluate.{name}: expected at least 1, but got {size}")
+    try:
+        check_shares(evaluate.items.shares)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _plain(value: Any) -> Any:

@@ -114,6 +114,8 @@ class Finish:
         translated = self.ledger.request(do="translate", recipe=trial.recipe)
         if translated["mergekit"] is not None:
             _write(best / "mergekit.yaml", translated["mergekit"])
+        else:
+            (best / "mergekit.yaml").unlink(missing_ok=True)  # an earlier winner's
         digest, model = None, None
         if self.config.output.save_model:
             task, ids = next(iter(self.pools["holdout"].items()))

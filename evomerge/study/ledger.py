@@ -67,7 +67,8 @@ class Ledger:
         self._run([Unit("", request)], lambda _unit, answer, _worker: answers.append(answer))
         failed = answers[0].get("failed")
         if failed:
-            raise UserError(failed["message"])
+            hint = "; workers.log in the run folder says more"
+            raise UserError(failed["message"] + hint * (failed["kind"] == "infrastructure"))
         return answers[0]
 
     def outcomes(
@@ -87,18 +88,20 @@ class Ledger:
             phase: What the journal files them under.
             rows_per_batch: Of the evaluation; decides how items are cut into shards.
         """
-        record, units, asked = self.record, [], set()
+        record, units = self.record, []
+        some = [record.trials[number] for number in trials]
+        # Equal recipes are scored once and fail together, also when a study is resumed.
+        settled = {trial.digest for trial in some if _has_failed(trial, phase)}
         shards = _shards(items, rows_per_batch * BATCHES_PER_SHARD)
-        for number in trials:
-            trial = record.trials[number]
-            if _has_failed(trial, phase) or trial.digest in asked:
+        for trial in some:
+            if trial.digest in settled:
                 continue
-            asked.add(trial.digest)
+            settled.add(trial.digest)
             for shard in shards:
                 missing = record.outcomes.missing(trial.digest, mode, shard)
                 if missing:
                     request = {"do": "evaluate", "recipe": trial.recipe, "items": missing}
-                    units.append(Unit(trial.digest, {**request, "mode": mode}, number))
+                    units.append(Unit(trial.digest, {**request, "mode": mode}, trial.number))
         if units:
             self._run(units, lambda u, a, w: self._enter(u, a, w, mode, phase))
         return {number: self._rows(number, items, mode) for number in trials}

@@ -37,7 +37,7 @@ def split(
     Raises:
         UserError: A share is not in (0, 1], they add up to more than 1, or a pool would be empty.
     """
-    _check(fractions)
+    check_shares(fractions)
     pools: dict[str, Items] = {pool: {} for pool in POOLS}
     pool_of: dict[str, str | None] = {}  # by key, None for unused
     for task in sorted(item_keys):
@@ -98,7 +98,12 @@ def overlap(pools: Mapping[str, Mapping[str, Iterable[int]]]) -> list[tuple[str,
     return sorted(item for item, times in count.items() if times > 1)
 
 
-def _check(fractions: Mapping[str, float]) -> None:
+def check_shares(fractions: Mapping[str, float]) -> None:
+    """Refuse shares that are not in (0, 1], or add up to more than 1.
+
+    Raises:
+        UserError: Names the share.
+    """
     if set(fractions) != set(POOLS):
         raise UserError(
             f"evaluate.items: expected shares for {', '.join(POOLS)}, "

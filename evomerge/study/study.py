@@ -54,6 +54,7 @@ class Study:
         self._listener = listener
         self._ledger: Ledger | None = None
         self._started = time.monotonic()
+        self._optimizer(None)  # refuses what it cannot search with, before anything is spent
 
     @property
     def record(self) -> Record:
@@ -112,6 +113,8 @@ class Study:
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._ledger = Ledger(self.directory / JOURNAL, self._listener)
         try:
+            if self.ledger.record.study is not None:
+                self._compare(self.ledger.record.study)
             done = self._finished()
             if done is not None:
                 return done
@@ -135,7 +138,6 @@ class Study:
         record = self.ledger.record
         if record.study is None or record.verdict is None or record.exported is None:
             return None
-        self._compare(record.study)
         ended = record.search_ended
         asked = sum(len(g.trials) for g in record.generations.values())
         enough = ended is not None and (
@@ -155,7 +157,6 @@ class Study:
         if past is None:
             self.ledger.log(event)
             return
-        self._compare(past)
         for key, what in (("fingerprints", "a parent's weights"), ("protocol", "the tasks")):
             if past[key] != event[key]:
                 named = _first_difference(past[key], event[key], key)
@@ -238,10 +239,7 @@ class Study:
             cause = next(t.failure for t in self._trials(baseline) if t.failure is not None)
             raise UserError(f"no anchor could be scored: {cause.message}")
         reference = max(by_metric, key=lambda number: by_metric[number])
-        optimizer = search.create(told.optimizer, **told.options)
-        start = self._start(baseline)
-        seed = None if "seed" in told.options else told.seed
-        optimizer.start(self.space.dimensions, seed, start, told.population)
+        optimizer = self._optimizer(self._start(baseline))
         pairs = self._pairs(baseline)
         asked, generation, reason = 0, 0, "trials"
         ended = self.record.search_ended
@@ -263,6 +261,14 @@ class Study:
         if ended is None or (ended["trials"], ended["wanted"]) != (asked, told.trials):
             end = {"reason": reason, "trials": asked, "wanted": told.trials}
             self.ledger.log({"event": "search_ended", **end})
+        return optimizer
+
+    def _optimizer(self, start: Point | None) -> search.Optimizer:
+        """The study's optimizer, ready to be asked."""
+        told = self.config.search
+        optimizer = search.create(told.optimizer, **told.options)
+        seed = None if "seed" in told.options else told.seed
+        optimizer.start(self.space.dimensions, seed, start, told.population)
         return optimizer
 
     def _generation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -139,9 +140,12 @@ class LocalPool(Pool):
 
     def _listen(self, worker: int, child: subprocess.Popen[bytes], stream: IO[bytes]) -> None:
         for line in stream:
-            self._replies.put((worker, child, Reply(worker, json.loads(line))))
+            if line.endswith(b"\n"):  # else the worker died in the middle of it
+                self._replies.put((worker, child, Reply(worker, json.loads(line))))
         code = child.wait()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        if code > 0:
+            how += _last_line(Path(self._log.name))
         self._replies.put((worker, child, Reply(worker, None, f"the worker ended with {how}")))
 
 
@@ -273,6 +277,14 @@ def _send(child: subprocess.Popen[bytes], message: Message) -> None:
         child.stdin.flush()
     except (BrokenPipeError, OSError):
         return
+
+
+def _last_line(log: Path) -> str:
+    """What a traceback in the log ends with, as the continuation of a sentence."""
+    with contextlib.suppress(OSError):
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+        return next((f": {line.strip()[:300]}" for line in reversed(lines) if line.strip()), "")
+    return ""
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
