@@ -110,6 +110,7 @@ def test_kill_9_at_30_random_moments_loses_nothing_and_changes_nothing(
         study = Killed(drivers, uninterrupted.config, tmp_path / f"study-{finished}")
         code = -9
         while code:
+            assert kills < 60, "it does not get on"
             before, way = study.held(), ways[kills % len(ways)]
             if kills >= 30:
                 study.start()
@@ -148,6 +149,7 @@ def test_death_while_writing_again_and_again_loses_nothing_and_changes_nothing(
     study = Killed(drivers, config, tmp_path / "study")
     code, draw = -9, random.Random(5)
     while code == -9:
+        assert study.starts < 100, "it does not get on"
         # The first event of a run only says that the journal was opened.
         study.start(torn=[draw.randint(3, 12), draw.random()])
         code = drivers.wait()

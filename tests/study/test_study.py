@@ -1,0 +1,424 @@
+"""A study as a whole, with stub workers, whose scores follow from the recipes' numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge.errors import UserError
+from evomerge.recipe import Recipe
+from evomerge.study.config import StudyConfig
+from evomerge.study.record import Record
+from evomerge.study.study import JOURNAL, Study, rank_correlation
+from tests.study.small_study import (
+    StubWorkers,
+    events,
+    paid,
+    stub_config,
+    stub_document,
+    substance,
+)
+from tests.study.stub_worker import name_of
+
+pytestmark = pytest.mark.usefixtures("stub_workers")
+
+
+def go(run: Path, **sections: Any) -> dict[str, Any]:
+    """Run a stub study to its end; returns its verdict."""
+    return dict(Study(stub_config(**sections), run).confirm())
+
+
+def record(run: Path) -> Record:
+    return Record.from_events(events(run))
+
+
+# -- the whole -------------------------------------------------------------------------------------
+
+
+def test_a_study_leaves_what_the_readme_promises(stub_workers: StubWorkers, tmp_path: Path) -> None:
+    stub_workers(documents=400)
+    run = tmp_path / "run"
+    verdict = go(run, search={"trials": 40})
+    written = json.loads((run / "verdict.json").read_text())
+    assert written == verdict
+    assert set(written) >= {"winner", "improvement_shown", "scores", "comparisons", "reproduce"}
+    assert written["winner"].keys() >= {"kind", "trial", "digest"}
+    assert written["winner"]["kind"] in {"trial", "anchor", "parent"}
+    assert {"one", "two", "base", "winner"} <= written["scores"].keys()
+    for scores in written["scores"].values():
+        assert scores.keys() == {"stub_choice", "stub_write"}
+    for comparison in written["comparisons"]:
+        assert comparison.keys() >= {
+            "against",
+            "difference",
+            "low",
+            "high",
+            "wins",
+            "losses",
+            "items",
+        }
+        assert comparison["low"] <= comparison["difference"] <= comparison["high"]
+    assert written["reproduce"].startswith("lm_eval --model hf")
+    assert "--samples" in written["reproduce"]
+    best = Recipe.from_yaml(run / "best" / "recipe.yaml")
+    trial = record(run).trials[written["winner"]["trial"]]
+    assert best.digest == written["winner"]["digest"] == trial.digest
+    assert (run / "best" / "model" / "weights").read_text() == name_of(dict(trial.recipe))
+    assert not [file.name for file in run.rglob("*partial*")]
+
+
+def test_a_search_that_can_gain_shows_its_gain(stub_workers: StubWorkers, tmp_path: Path) -> None:
+    stub_workers(documents=400)
+    verdict = go(tmp_path / "run", search={"trials": 40})
+    assert verdict["improvement_shown"], verdict["sentence"]
+    assert verdict["winner"]["kind"] == "trial"
+    assert all(comparison["low"] > 0 for comparison in verdict["comparisons"])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_pure_chance_shows_no_gain(stub_workers: StubWorkers, tmp_path: Path, seed: int) -> None:
+    stub_workers(documents=200, signal=0.0, salt=str(seed))
+    verdict = go(tmp_path / "run", search={"trials": 24, "seed": seed})
+    assert not verdict["improvement_shown"], verdict["sentence"]
+    assert verdict["sentence"].startswith("No improvement shown")
+
+
+def test_the_three_pools_share_no_item_and_every_phase_keeps_to_its_own(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    go(run)
+    pools = {
+        pool: {(task, i) for task, ids in items.items() for i in ids}
+        for pool, items in events(run, "study")[0]["pools"].items()
+    }
+    assert len(set.union(*pools.values())) == sum(map(len, pools.values()))
+    allowed = {"anchors": "search", "search": "search", "race": "race", "verdict": "holdout"}
+    for event in events(run, "outcomes"):
+        assert {(row[0], row[1]) for row in event["rows"]} <= pools[allowed[event["phase"]]]
+    assert {event["phase"] for event in events(run, "outcomes")} == set(allowed)
+
+
+def test_candidates_of_a_generation_see_the_same_items_and_generations_other_ones(
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    go(run)
+    asks = [event for event in events(run, "asked") if event["trials"][0]["generation"] is not None]
+    seen = []
+    for ask in asks:
+        items = {(task, i) for task, ids in ask["items"].items() for i in ids}
+        seen.append(frozenset(items))
+        for trial in ask["trials"]:
+            scored = {
+                (row[0], row[1])
+                for event in events(run, "outcomes")
+                if event["digest"] == trial["digest"] and event["mode"] == "smooth"
+                for row in event["rows"]
+            }
+            assert scored == items
+    assert len(seen) == 4
+    assert len(set(seen)) == 4
+
+
+def test_fitness_by_the_metric_never_asks_for_smooth_scores(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    go(run, evaluate={"fitness": "metric"})
+    assert {event["mode"] for event in events(run, "outcomes")} == {"metric"}
+    assert {event["correlation"] for event in events(run, "told")} == {None}
+
+
+def test_the_verdict_is_the_same_for_1_2_and_4_workers(tmp_path: Path) -> None:
+    for count in (1, 2, 4):
+        go(tmp_path / str(count), workers={"count": count})
+    one, two, four = (substance(tmp_path / str(count)) for count in (1, 2, 4))
+    assert one == two == four
+
+
+# -- failures --------------------------------------------------------------------------------------
+
+
+def test_failed_trials_have_no_fitness_and_the_search_goes_on(
+    stub_workers: StubWorkers, tmp_path: Path
+) -> None:
+    stub_workers(fail="non-finite", fail_above=0.8)
+    run = tmp_path / "run"
+    verdict = go(run, search={"trials": 24})
+    failed = {event["trial"] for event in events(run, "failed")}
+    assert failed
+    assert {event["kind"] for event in events(run, "failed")} == {"non-finite"}
+    told = {
+        n: f for e in events(run, "told") for n, f in zip(e["trials"], e["fitness"], strict=True)
+    }
+    assert len(told) == 24
+    assert {n for n, fitness in told.items() if fitness is None} == failed & set(told)
+    assert any(fitness is not None for fitness in told.values())
+    status = record(run).status()
+    assert status["trials"]["failed"] == len(failed)
+    assert verdict["winner"]["trial"] not in failed
+
+
+def test_three_generations_without_a_score_end_with_one_clear_line(
+    stub_workers: StubWorkers, tmp_path: Path
+) -> None:
+    stub_workers(fail="task")
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match=r"every trial of three generations failed.*told to fail"):
+        go(run)
+    assert len(events(run, "told")) == 3
+    assert events(run, "told")[-1]["fitness"] == [None] * 4
+
+
+def test_workers_that_cannot_start_end_with_one_clear_line(
+    stub_workers: StubWorkers, tmp_path: Path
+) -> None:
+    stub_workers(broken=True)
+    with pytest.raises(UserError, match=r"exit code 1.*workers\.log"):
+        go(tmp_path / "run")
+
+
+def test_equal_recipes_that_fail_fail_alike_on_resume(
+    stub_workers: StubWorkers, tmp_path: Path
+) -> None:
+    sections: dict[str, Any] = {
+        "space": {
+            "merge_method": "task_arithmetic",
+            "models": [
+                {"model": "*", "parameters": {"weight": {"choice": [[0.3, 1.2], [0.9, 0.9]]}}}
+            ],
+        },
+        "search": {"optimizer": "random", "trials": 8},
+    }
+    stub_workers(fail="infrastructure", fail_above=0.8)
+    run = tmp_path / "run"
+    go(run, **sections)
+    told = events(run, "told")
+    assert any(None in event["fitness"] for event in told)
+    stub_workers()  # now it would not fail
+    go(run, **{**sections, "search": {"optimizer": "random", "trials": 12}})
+    again = events(run, "told")
+    assert [event["fitness"] for event in again[: len(told)]] == [e["fitness"] for e in told]
+    early = {trial for event in told for trial in event["trials"]}
+    before = [e for e in events(run, "outcomes") if e["trial"] in early and e["phase"] == "search"]
+    assert not [e for e in before if e["time"] > told[-1]["time"]]
+
+
+def test_an_export_that_is_not_what_was_scored_is_refused(
+    stub_workers: StubWorkers, tmp_path: Path
+) -> None:
+    stub_workers(wrong_export=True)
+    with pytest.raises(RuntimeError, match="not those that were scored"):
+        go(tmp_path / "run")
+    assert not events(tmp_path / "run", "exported")
+
+
+# -- resuming --------------------------------------------------------------------------------------
+
+
+def test_a_finished_study_returns_its_verdict_at_once_without_workers(
+    stub_workers: StubWorkers, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    first = go(run)
+    size = len(events(run))
+    stub_workers(broken=True)
+    assert go(run) == first
+    assert [event["event"] for event in events(run)[size:]] == ["opened"]
+
+
+def test_more_trials_go_on_where_a_finished_study_ended(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    go(run, search={"trials": 8})
+    first = [event["trials"] for event in events(run, "asked")]
+    go(run, search={"trials": 24})
+    again = [event["trials"] for event in events(run, "asked")]
+    assert again[: len(first)] == first
+    at_once = tmp_path / "at-once"
+    go(at_once, search={"trials": 24})
+
+    def points(folder: Path) -> list[Any]:
+        return [
+            (trial["generation"], trial["index"], trial["point"])
+            for event in events(folder, "asked")
+            for trial in event["trials"]
+            if trial["kind"] == "trial"
+        ]
+
+    assert points(run) == points(at_once)
+    assert len(points(run)) == 24
+    assert [e["fitness"] for e in events(run, "told")] == [
+        e["fitness"] for e in events(at_once, "told")
+    ]
+    assert set(paid(run).values()) == {1}
+    kept = [json.loads((folder / "verdict.json").read_text()) for folder in (run, at_once)]
+    assert kept[0]["winner"]["digest"] == kept[1]["winner"]["digest"]
+    assert kept[0]["improvement_shown"] == kept[1]["improvement_shown"]
+
+
+def test_fewer_trials_leave_a_finished_study_as_it_is(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert go(run, search={"trials": 16}) == go(run, search={"trials": 4})
+
+
+def test_what_may_differ_on_resume_may_differ(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    first = go(run, output={"save_model": False})
+    assert not (run / "best" / "model").exists()
+    second = go(run, workers={"count": 1, "threads": 2}, output={"save_model": True})
+    assert second == first
+    assert (run / "best" / "model").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("sections", "key"),
+    [
+        ({"search": {"seed": 2}}, "search.seed was 1, now 2"),
+        ({"search": {"population": 5}}, "search.population was 4, now 5"),
+        ({"evaluate": {"items": {"per_generation": 11}}}, "per_generation was 12, now 11"),
+        ({"models": ["one", "three"]}, "models"),
+        ({"output": {"dtype": "float32"}}, "output.dtype was bfloat16, now float32"),
+    ],
+)
+def test_another_study_in_the_same_folder_is_refused_and_the_key_named(
+    stub_workers: StubWorkers, tmp_path: Path, sections: dict[str, Any], key: str
+) -> None:
+    run = tmp_path / "run"
+    go(run, search={"trials": 4})
+    stub_workers(broken=True)  # told before any worker is needed
+    for trials in (4, 8):
+        changed = stub_config(**sections)
+        search = dataclasses.replace(changed.search, trials=trials)
+        with pytest.raises(UserError, match=key):
+            Study(dataclasses.replace(changed, search=search), run).confirm()
+
+
+def test_changed_weights_of_a_parent_are_refused_and_the_model_named(
+    stub_workers: StubWorkers, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    go(run, search={"trials": 4})
+    stub_workers(fingerprint="changed", fingerprint_of="two")
+    with pytest.raises(UserError, match=r"a parent's weights changed.*two was two, now twochanged"):
+        go(run, search={"trials": 8})
+    stub_workers()
+    go(run, search={"trials": 8})
+
+
+def test_a_journal_of_another_optimizer_version_is_refused_with_the_trial_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    go(run, search={"trials": 8})
+    from evomerge.search.catcma import CatCma
+
+    propose = CatCma._propose
+    monkeypatch.setattr(CatCma, "_propose", lambda self: propose(self)[::-1])
+    with pytest.raises(UserError, match="generation 0, trial 0 is not the recipe in the journal"):
+        go(run, search={"trials": 12})
+
+
+def test_a_torn_tail_is_cut_off_and_a_damaged_journal_refused(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    go(run, search={"trials": 4})
+    whole = substance(run)
+    journal = run / JOURNAL
+    data = journal.read_bytes()
+    lines = data.splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:-2]) + lines[-2][:40])
+    go(run, search={"trials": 4})
+    assert substance(run) == whole
+    journal.write_bytes(data[:500] + b"#" + data[501:])
+    with pytest.raises(UserError, match=r"journal\.log is damaged at byte"):
+        go(run, search={"trials": 4})
+    assert journal.read_bytes() == data[:500] + b"#" + data[501:]
+
+
+def test_two_drivers_at_once_are_refused(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    refusals = []
+
+    def second(*_: Any) -> None:
+        if not refusals:
+            with pytest.raises(UserError, match="in use by process") as told:
+                go(run)
+            refusals.append(str(told.value))
+
+    Study(stub_config(), run, second).confirm()
+    assert refusals
+    assert set(paid(run).values()) == {1}
+
+
+# -- deadlines -------------------------------------------------------------------------------------
+
+
+def test_a_deadline_ends_the_search_early_and_still_races_and_judges(
+    stub_workers: StubWorkers, tmp_path: Path
+) -> None:
+    stub_workers(seconds=0.005)
+    run = tmp_path / "run"
+    verdict = go(run, search={"trials": 4000, "deadline": "2s"})
+    ended = events(run, "search_ended")
+    assert [event["reason"] for event in ended] == ["deadline"]
+    assert 4 <= ended[0]["trials"] < 4000
+    assert events(run, "raced")[-1]["winner"] is not None
+    assert verdict["sentence"]
+    assert go(run, search={"trials": 4000, "deadline": "2s"}) == verdict
+    assert len(events(run, "search_ended")) == 1
+
+
+def test_a_deadline_that_is_over_at_once_still_gives_a_verdict(tmp_path: Path) -> None:
+    verdict = go(tmp_path / "run", search={"trials": 40, "deadline": "0.001s"})
+    assert verdict["winner"]["kind"] in {"parent", "anchor"}
+    assert not events(tmp_path / "run", "told")
+
+
+# -- bad input before anything is spent ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"search": {"optimizer": "cmeas"}}, "unknown optimizer 'cmeas': did you mean 'cmaes'"),
+        ({"search": {"optimizer": "cmaes", "population": 1}}, "population"),
+        ({"search": {"options": {"sgima": 1}}}, "sgima"),
+        ({"search": {"seed": -1}}, "seed"),
+        ({"space": "tise_by_depth"}, "unknown space 'tise_by_depth': did you mean 'ties_by_depth'"),
+        ({"space": {"merge_method": "linear", "models": [{"model": "*"}]}}, "no holes"),
+        ({"evaluate": {"items": {"per_generation": 0}}}, "per_generation"),
+        ({"evaluate": {"items": {"search": 0.9}}}, "add up to at most 1"),
+        ({"evaluate": {"items": {"race": 0.0}}}, "evaluate.items.race"),
+        ({"evaluate": {"batch_size": 0}}, "batch_size"),
+        ({"evaluate": {"tasks": [{"name": "stub_choice", "weight": -1}]}}, "weight"),
+        ({"evaluate": {"tasks": [{"name": "stub_choice", "weight": 0}]}}, "weight"),
+        ({"workers": {"gpus": -1}}, "gpus"),
+    ],
+)
+def test_a_study_that_cannot_work_is_refused_before_anything_is_spent(
+    stub_workers: StubWorkers, tmp_path: Path, sections: dict[str, Any], message: str
+) -> None:
+    stub_workers(broken=True)
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match=message):
+        Study(StudyConfig.from_dict(stub_document(**sections), tmp_path), run)
+    assert not run.exists()
+
+
+def test_a_space_that_names_a_strange_model_is_refused(tmp_path: Path) -> None:
+    space = {
+        "merge_method": "linear",
+        "models": [
+            {"model": "one", "parameters": {"weight": {"low": 0, "high": 1}}},
+            {"model": "stranger", "parameters": {"weight": 1.0}},
+        ],
+    }
+    with pytest.raises(UserError, match="stranger, which is not among the study's models"):
+        Study(stub_config(space=space), tmp_path / "run")
+
+
+def test_rank_correlation_by_hand() -> None:
+    # Ranks 1 2 3 4 against 2 1 4 3: 1 - 6 Σd² / (n (n² - 1)) = 1 - 6·4 / 60
+    assert rank_correlation([(1, 20), (2, 10), (3, 40), (4, 30)]) == pytest.approx(0.6)
+    assert rank_correlation([(1, 1), (2, 2), (3, 3)]) is None
+    assert rank_correlation([(1, 5), (2, 5), (3, 5), (4, 5)]) is None
