@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from evomerge.errors import UserError
 from evomerge.report import (
     anchors,
     coefficients,
@@ -37,14 +39,20 @@ def write_report(run: Path, out: Path | None = None) -> Path:
         out: The file; ``None`` means report.html in the run folder.
 
     Raises:
-        UserError: There is no journal, or it is damaged.
+        UserError: There is no journal, it is damaged, or the file can't be written.
     """
     target = Path(out) if out is not None else Path(run) / "report.html"
     text = page(Run.read(run))
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    # a journal may hold lone surrogates, which no encoding writes as they are
-    partial.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
-    partial.replace(target)
+    try:
+        # a journal may hold lone surrogates, which no encoding writes as they are
+        partial.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
+        partial.replace(target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(
+            f"cannot write the report {target}: {error.strerror}; name another file (--out)"
+        ) from None
     return target
 
 
@@ -76,6 +84,7 @@ def page(run: Run) -> str:
     )
 
 
+@cache
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_HERE),

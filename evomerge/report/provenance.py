@@ -39,6 +39,7 @@ def section(run: Run) -> dict[str, Any]:
             if exported.get("weights_digest")
             else []
         ),
+        *([("mergekit", exported["no_mergekit"])] if exported.get("no_mergekit") else []),
         *([("recommended recipe", record.verdict["winner"]["digest"])] if record.verdict else []),
     ]
     folder = shlex.quote(str(run.folder))

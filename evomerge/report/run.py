@@ -14,6 +14,7 @@ from evomerge.study.objective import Row, Tasks
 from evomerge.study.record import Record, TrialRecord
 
 JOURNAL = "journal.log"
+_POOLS = {"race": "race", "verdict": "holdout"}  # which pool a phase draws its items from
 PHASES = ("anchors", "search", "race", "verdict")
 
 
@@ -50,6 +51,7 @@ class Run:
     sessions: list[tuple[float, float]] = field(default_factory=list)
     references: dict[int, int] = field(default_factory=dict)
     race_items: list[int] = field(default_factory=list)
+    _measured: dict[str, set[str]] = field(default_factory=dict)
     _raced: dict[int, set[tuple[str, int]]] = field(default_factory=dict)
 
     @classmethod
@@ -136,7 +138,9 @@ class Run:
     def rows(self, trial: TrialRecord, pool: str) -> list[Row] | None:
         """A trial's metric outcomes on a pool's items, or ``None`` if they are not all there."""
         items = self.pools.get(pool) or {}
-        if not items or self.record.outcomes.missing(trial.digest, "metric", items):
+        if not items or trial.digest not in self._measured.get(pool, ()):  # nearly all trials
+            return None
+        if self.record.outcomes.missing(trial.digest, "metric", items):
             return None
         return self.record.outcomes.rows(trial.digest, "metric", items)
 
@@ -145,6 +149,8 @@ class Run:
         start = end - spent.get("total", 0.0)
         times = (spent.get("build", 0.0), spent.get("forward", 0.0))
         self.jobs.append(Job(str(event["worker"]), event["phase"], start, end, *times))
+        if event["phase"] in _POOLS:
+            self._measured.setdefault(_POOLS[event["phase"]], set()).add(event["digest"])
         if event["phase"] == "race":
             seen = self._raced.setdefault(event["trial"], set())
             seen |= {(row[0], row[1]) for row in event["rows"]}

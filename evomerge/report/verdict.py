@@ -75,7 +75,9 @@ def _recommended(run: Run) -> dict[str, Any]:
     exported = record.exported
     files = []
     if exported is not None and exported["trial"] == winner["trial"]:
-        files = ["best/recipe.yaml", *([exported["model"]] if exported.get("model") else [])]
+        files = ["best/recipe.yaml"]
+        files += ["best/mergekit.yaml"] if exported.get("no_mergekit", "") is None else []
+        files += [exported["model"]] if exported.get("model") else []
     kind = {"trial": "a searched recipe", "anchor": "an anchor", "parent": "a parent as it is"}
     return {
         "name": winner["name"],

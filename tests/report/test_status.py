@@ -1,0 +1,60 @@
+from evomerge.report import status_text, summary
+from evomerge.study.record import Record
+from tests.report import report_bench as bench
+
+
+def record(length=None):
+    return Record.from_events(bench.events()[:length])
+
+
+def test_the_summary_of_a_finished_study_has_its_numbers():
+    found = summary(record())
+    assert found["phase"] == "done"
+    assert found["generation"] == 1
+    assert (found["searched"], found["wanted"]) == (4, 4)
+    gain = found["leader"].pop("gain")
+    assert abs(gain - 0.275) < 1e-12
+    assert found["leader"] == {"name": "trial 6", "trial": 6, "fitness": 0.875}
+    assert found["last"]["best"] == 0.875
+    assert found["last"]["median"] == (0.875 + 0.65) / 2
+    assert found["last"]["correlation"] == 0.75
+    assert found["forward_share"] == 0.5
+    assert found["exported"] is True
+
+
+def test_the_leader_is_who_was_furthest_ahead_of_the_reference_not_the_highest_score():
+    events = bench.events()
+    first = next(event for event in events if event["event"] == "told")
+    first["fitness"], first["reference"]["fitness"] = [0.9, None], 0.89
+    found = Record.from_events(events)
+    assert found.best.number == 4
+    assert summary(found)["leader"]["trial"] == 6
+
+
+def test_the_status_of_a_finished_study_reads_as_a_few_lines():
+    assert status_text(record()).splitlines() == [
+        "phase   done",
+        "trials  4 of 4 searched; 8 with anchors, 1 failed",
+        "leader  trial 6: 0.875, +0.275 over the reference anchor",
+        "search  generation 1: best 0.875, median 0.762, reference 0.600; "
+        "rank correlation with the metric 0.75",
+        "cost    1 min 28 s of workers' time, 50 % of it forward; 81 item evaluations",
+        "failed  1 trial; last: oom: out of memory",
+        "verdict Improvement shown: trial 6 scores +0.3125 (-0.1 to +0.7) (95 % intervals).",
+    ]
+
+
+def test_a_study_that_has_not_begun_has_a_status_too():
+    assert status_text(Record()).splitlines() == [
+        "phase   check",
+        "trials  0 searched; 0 with anchors",
+        "cost    0.0 s of workers' time; 0 item evaluations",
+        "verdict none yet",
+    ]
+
+
+def test_every_prefix_of_a_journal_has_a_status_of_whole_lines():
+    for length in range(len(bench.events())):
+        lines = status_text(record(length)).splitlines()
+        assert lines[0].startswith("phase   ")
+        assert lines[-1].startswith("verdict ")
