@@ -44,7 +44,7 @@ def anchors(config: StudyConfig) -> list[Anchor]:
         add(f"TIES density={density:g}", "ties", ties, weight=1.0, density=density)
     share = 1.0 / len(models)
     add("DARE-TIES density=0.5", "dare_ties", {"lambda": 1.0}, weight=share, density=0.5)
-    if len(models) >= 2:
+    if len(set(models) - {base}) >= 2:
         add("Model Stock", "model_stock", {"filter_wise": False})
     if len(models) == 2:
         document: dict[str, Any] = {"merge_method": "slerp", "models": list(models)}
