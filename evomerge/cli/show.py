@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 
 from evomerge.errors import UserError
-from evomerge.study.journal import iterate
+from evomerge.study.journal import JOURNAL, iterate
 from evomerge.study.record import Record
-
-JOURNAL = "journal.log"
 
 
 def record_of(directory: Path) -> Record:

@@ -13,7 +13,6 @@ from evomerge.study import journal
 from evomerge.study.objective import Row, Tasks
 from evomerge.study.record import Record, TrialRecord
 
-JOURNAL = "journal.log"
 _POOLS = {"race": "race", "verdict": "holdout"}  # which pool a phase draws its items from
 PHASES = ("anchors", "search", "race", "verdict")
 
@@ -62,7 +61,7 @@ class Run:
             UserError: There is no journal, or it is damaged.
         """
         run = cls(Path(folder))
-        for event in journal.iterate(run.folder / JOURNAL):
+        for event in journal.iterate(run.folder / journal.JOURNAL):
             run.apply(event)
         return run
 

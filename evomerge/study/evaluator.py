@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 
 from evomerge import merge, mergekit
+from evomerge.architecture import layer_count
 from evomerge.checkpoint import check_compatible
 from evomerge.errors import UserError
 from evomerge.evaluate.harness import Harness
@@ -76,6 +77,7 @@ class Evaluator:
                 for model, checkpoint in self.parents.checkpoints.items()
             },
             "parameters": sum(info.numel for info in base.tensors.values()),
+            "layers": layer_count(base.config),
             "device": self.device,
         }
 

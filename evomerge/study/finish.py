@@ -48,7 +48,9 @@ class Finish:
         record = self.ledger.record
         race = Race(contenders, self.pools["race"], record.tasks)
         held = [event for event in record.races if event.get("contenders") == list(contenders)]
+        seen = 0
         while (items := race.next_items()) is not None:
+            seen += sum(map(len, items.values()))
             for number, rows in self._outcomes(race.alive, items, "race").items():
                 if rows is None and race.winner is None:
                     race.withdraw(number)
@@ -62,7 +64,8 @@ class Finish:
             self._race_scores |= rung.scores
             self._raced_out |= set(rung.out)
             if rung.rung >= len(held):
-                self.ledger.log({**rung.event(), "contenders": list(contenders)})
+                about = {"contenders": list(contenders), "items": seen}
+                self.ledger.log({**rung.event(), **about})
         assert race.winner is not None
         return race.winner
 

@@ -29,6 +29,7 @@ from evomerge.study.lock import Holder, take_lock
 Event = dict[str, Any]
 
 FORMAT = 1
+JOURNAL = "journal.log"  # its name in a run folder
 _HEADER: Event = {"event": "journal", "format": FORMAT}
 _FRAME_START = re.compile(rb'[0-9a-f]{8} [1-9][0-9]* \{"event":')
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

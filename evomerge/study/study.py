@@ -18,10 +18,10 @@ from evomerge.dimension import Point
 from evomerge.errors import UserError
 from evomerge.recipe import Recipe
 from evomerge.space import SearchSpace
-from evomerge.study.anchors import Anchor, anchors
+from evomerge.study.anchors import anchors
 from evomerge.study.config import StudyConfig, seconds
 from evomerge.study.finish import Finish
-from evomerge.study.journal import iterate
+from evomerge.study.journal import JOURNAL, iterate
 from evomerge.study.ledger import Items, Ledger, Listener
 from evomerge.study.objective import Row, fitness
 from evomerge.study.pools import generation_items, split
@@ -29,7 +29,6 @@ from evomerge.study.record import Record, TrialRecord
 from evomerge.study.scheduler import Scheduler
 from evomerge.study.workers import open_pool
 
-JOURNAL = "journal.log"
 # What may differ when a study is resumed: how long, where, and what is kept.
 _FREE = {("search", "trials"), ("search", "deadline"), ("workers",), ("output", "save_model")}
 # An optimizer's mean, and the leaders of the whole search and of its last generations, race.
@@ -193,6 +192,7 @@ class Study:
             "protocol": evaluation["digest"],
             "fingerprints": told["fingerprints"],
             "parameters": told["parameters"],
+            "layers": told["layers"],
             "device": told["device"],
             "tasks": tasks,
             "pools": pools,
@@ -287,7 +287,7 @@ class Study:
         )
         recipes = [self.space.fill(point) for point in points]
         if generation not in self.record.generations:
-            first = sum(len(g.trials) for g in self.record.generations.values())
+            first = max(self.record.trials) + 1
             asked = [
                 ("trial", f"trial {first + i}", point, recipe)
                 for i, (point, recipe) in enumerate(zip(points, recipes, strict=True))
@@ -528,4 +528,4 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-__all__ = ["JOURNAL", "Anchor", "Study", "rank_correlation"]
+__all__ = ["Study", "rank_correlation"]
