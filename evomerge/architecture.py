@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,18 +90,26 @@ def layer_count(config: Mapping[str, Any]) -> int | None:
     return None
 
 
-def with_layers(config: Mapping[str, Any], origin: list[int]) -> dict[str, Any]:
-    """A config for a stack whose layer i was layer ``origin[i]`` of the donor's config.
+def with_layers(
+    config: Mapping[str, Any], origin: Sequence[tuple[Mapping[str, Any], int]]
+) -> dict[str, Any]:
+    """A config for a stack whose layer i was that layer, of the model with that config.
 
     Per-layer lists (Qwen3's ``layer_types``) follow their layers.
     """
-    count = layer_count(config)
     result = dict(config)
     for key, value in config.items():
         if key in ("num_hidden_layers", "n_layer", "num_layers", "n_layers"):
             result[key] = len(origin)
-        elif isinstance(value, list) and count is not None and len(value) == count:
-            result[key] = [value[i] for i in origin]
+        elif _per_layer(key, config) and all(_per_layer(key, held) for held, _ in origin):
+            result[key] = [held[key][layer] for held, layer in origin]
         elif key == "max_window_layers" and isinstance(value, int):
             result[key] = min(value, len(origin))
     return result
+
+
+def _per_layer(key: str, config: Mapping[str, Any]) -> bool:
+    """Whether a key holds an entry per layer: by its length and, lest eos_token_id do, its name."""
+    value = config.get(key)
+    named = "layer" in key or "block" in key
+    return named and isinstance(value, list) and len(value) == layer_count(config)

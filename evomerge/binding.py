@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from evomerge import methods, yaml_file
 from evomerge.architecture import layer_count
+from evomerge.checkpoint import read_config, resolve
 from evomerge.errors import UserError
 from evomerge.holes import is_choice
+
+_MODEL_KEYS = ("model", "models", "base_model", "tokenizer_source")
 
 
 def bound(
@@ -21,8 +22,15 @@ def bound(
     """A copy of a template with models in their places and its groups of layers cut.
 
     Raises:
-        UserError: The template asks for a model that is not there.
+        UserError: The template asks for a model that is not there, or leaves one out.
     """
+    asked = placeholders(document)
+    numbers = [int(word[1:]) for word in asked if word[1:].isdecimal()]
+    if numbers and "*" not in asked and max(numbers) < len(models):
+        raise UserError(
+            f"{where}: it takes {max(numbers)} models (*1 to *{max(numbers)}), "
+            f"but got {len(models)}"
+        )
 
     def named(value: str) -> str:
         if not value.startswith("*"):
@@ -38,29 +46,53 @@ def bound(
             )
         return models[int(number) - 1]
 
-    def walk(value: Any) -> Any:
+    def walk(value: Any, key: str = "") -> Any:
         if isinstance(value, list):
             items: list[Any] = []
             for item in value:
-                if item == "*":
+                if item == "*" and key == "models":
                     items += models
                 elif isinstance(item, dict) and item.get("model") == "*":
                     items += [{**copy.deepcopy(item), "model": model} for model in models]
                 else:
-                    items.append(walk(item))
+                    items.append(walk(item, key))
             return items
         if isinstance(value, dict):
-            return {key: walk(item) for key, item in value.items()}
-        return named(value) if isinstance(value, str) else copy.deepcopy(value)
+            return {name: walk(item, name) for name, item in value.items()}
+        return named(value) if isinstance(value, str) and key in _MODEL_KEYS else value
 
     result: dict[str, Any] = walk(dict(document))
-    if "blocks" in result:
+    if any_groups(document):
+        if base is None and not models:
+            raise UserError(f"{where}: groups of layers need a model that says how many there are")
         result["blocks"] = _grouped(result["blocks"], base or models[0], where)
     return result
 
 
-def _grouped(blocks: Any, model: str, where: str) -> list[Any]:
+def placeholders(document: Any, key: str = "") -> set[str]:
+    """What stands in a template for models: ``*``, ``*1``, ``*base``."""
+    if isinstance(document, dict):
+        return {word for name, item in document.items() for word in placeholders(item, name)}
+    if isinstance(document, list):
+        return {word for item in document for word in placeholders(item, key)}
+    asks = isinstance(document, str) and key in _MODEL_KEYS and document.startswith("*")
+    return {document} if asks else set()
+
+
+def any_groups(document: Mapping[str, Any]) -> bool:
+    """Whether a template leaves open where its blocks begin and end."""
+    blocks = document.get("blocks")
+    return isinstance(blocks, list) and any(
+        isinstance(block, dict) and isinstance(block.get("layers"), dict) for block in blocks
+    )
+
+
+def _grouped(blocks: list[Any], model: str, where: str) -> list[Any]:
     """Cut blocks that say ``layers: {groups: n}`` into n of equal depth."""
+    config = read_config(resolve(model))
+    depth = layer_count(config)
+    if depth is None:
+        raise UserError(f"{model}/config.json: does not say how many layers there are")
     cut = []
     for block in blocks:
         layers = block.get("layers") if isinstance(block, dict) else None
@@ -68,10 +100,7 @@ def _grouped(blocks: Any, model: str, where: str) -> list[Any]:
             cut.append(block)
             continue
         yaml_file.check_keys(layers, ("groups",), f"{where}: blocks.layers")
-        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
-        depth, groups = layer_count(config), layers.get("groups")
-        if depth is None:
-            raise UserError(f"{model}/config.json: does not say how many layers there are")
+        groups = layers.get("groups")
         if type(groups) is not int or not 1 <= groups <= depth:
             raise UserError(
                 f"{where}: blocks.layers.groups: expected 1 to {depth} (its layers), got {groups!r}"
@@ -88,13 +117,16 @@ def without_inactive(document: Mapping[str, Any], template: Mapping[str, Any]) -
     """
     open_top = is_choice(template.get("merge_method"))
     blocks, open_blocks = document.get("blocks") or [], template.get("blocks") or []
-    chosen = [str(block.get("merge_method", document["merge_method"])) for block in blocks]
+    if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
+        return dict(document)  # the reader will say what is wrong
+    own = document.get("merge_method")
+    chosen = [str(block.get("merge_method", own)) for block in blocks]
     is_open = [
         is_choice(b["merge_method"]) if "merge_method" in b else open_top for b in open_blocks
     ]
     result = dict(document)
     if open_top or any(is_open):
-        result = _pruned(result, [str(document["merge_method"]), *chosen])
+        result = _pruned(result, [str(own), *chosen])
     if blocks:
         result["blocks"] = [
             _pruned(block, [method]) if is_open[i] else block
@@ -107,7 +139,8 @@ def _pruned(scope: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
     """A recipe or a block without the parameters that only methods other than `names` have."""
 
     def declared(some: list[str]) -> set[str]:
-        return {p.name for name in some for p in methods.get(name).parameters}
+        known = [name for name in some if name in methods.names()]
+        return {p.name for name in known for p in methods.get(name).parameters}
 
     foreign = declared(list(methods.names())) - declared(names)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +49,32 @@ def find_holes(document: dict[str, Any], where: str) -> list[Hole]:
                 walk(item, (*path, i))
 
     walk(document, ())
-    return found
+    return _told_apart(found)
+
+
+def _told_apart(holes: list[Hole]) -> list[Hole]:
+    """The holes with a number behind every name that another dimension has too."""
+    seen: dict[str, int] = {}
+    result = []
+    for hole in holes:
+        dimensions = []
+        for dimension in hole.dimensions:
+            seen[dimension.name] = seen.get(dimension.name, 0) + 1
+            count = seen[dimension.name]
+            name = dimension.name if count == 1 else f"{dimension.name}~{count}"
+            dimensions.append(replace(dimension, name=name))
+        result.append(replace(hole, dimensions=tuple(dimensions)))
+    return result
 
 
 def _hole(document: dict[str, Any], value: Any, path: Place, where: str) -> Hole:
     name = _label(document, path)
-    inside = "parameters" in path
+    inside = "parameters" in path[:-1]
     if not inside and path[-1] != "merge_method":
         raise UserError(f"{where}: {name}: only parameters and merge_method can be searched")
     if is_choice(value):
         choices = value["choice"]
+        value = yaml_file.mapping(value, f"{where}: {name}")
         yaml_file.check_keys(value, ("choice", "initial"), f"{where}: {name}")
         if not isinstance(choices, list) or not choices:
             raise UserError(f"{where}: {name}: expected a list of choices, got {choices!r}")
@@ -66,7 +82,7 @@ def _hole(document: dict[str, Any], value: Any, path: Place, where: str) -> Hole
             for choice in choices:
                 if choice not in methods.names():
                     raise UserError(
-                        f"{where}: {name}: {unknown('merge method', choice, methods.names())}"
+                        f"{where}: {name}: {unknown('merge method', str(choice), methods.names())}"
                     )
         initial = value.get("initial")
         dimension = Dimension(name, "categorical", choices=tuple(choices), initial=initial)
@@ -81,17 +97,21 @@ def _hole(document: dict[str, Any], value: Any, path: Place, where: str) -> Hole
 def _range_hole(
     document: dict[str, Any], value: dict[str, Any], path: Place, name: str, where: str
 ) -> Hole:
+    value = yaml_file.mapping(value, f"{where}: {name}")
     yaml_file.check_keys(value, _RANGE_KEYS, f"{where}: {name}")
     parameter_name = next(str(path[i + 1]) for i, part in enumerate(path) if part == "parameters")
     parameter = _declared(method_scope(document, path), parameter_name, f"{where}: {name}")
-    if parameter.kind == "bool":
-        return Hole(path, (Dimension(name, "categorical", choices=(False, True)),), False)
-    if parameter.kind == "choice":
+    if parameter.kind in ("bool", "choice"):
+        if value:
+            raise UserError(
+                f"{where}: {name}: it is {parameter.expected}, not in a range: "
+                "write search, or {choice: [...]}"
+            )
         return Hole(path, (Dimension(name, "categorical", choices=parameter.choices),), False)
     low, high = value.get("low", parameter.low), value.get("high", parameter.high)
     initial, knots = value.get("initial"), value.get("knots")
     for key, number in (("low", low), ("high", high), ("initial", initial)):
-        if number is not None and (isinstance(number, bool) or not isinstance(number, int | float)):
+        if number is not None and not _is_finite(number):
             raise UserError(f"{where}: {name}: expected {key} to be a number but got {number!r}")
     if low is None or high is None or not low <= high:
         raise UserError(
@@ -106,6 +126,8 @@ def _range_hole(
         raise UserError(f"{where}: {name}: initial {initial} lies outside [{low}, {high}]")
     if knots is not None and (type(knots) is not int or not 1 <= knots <= 1000):
         raise UserError(f"{where}: {name}: expected knots to be a whole number >= 1, got {knots!r}")
+    if type(value.get("log", False)) is not bool:
+        raise UserError(f"{where}: {name}: expected log to be true or false")
     if value.get("log") and low <= 0:
         raise UserError(f"{where}: {name}: `low > 0` must hold for a logarithmic range, got {low}")
     whole = parameter.kind == "int"
@@ -126,10 +148,17 @@ def _range_hole(
     return Hole(path, tuple(dimension(f"{name}[{k}]") for k in range(knots)), True)
 
 
+def _is_finite(number: Any) -> bool:
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return False
+    return abs(number) < 1e300  # a float holds it, and its product with another too
+
+
 def _declared(scope: dict[str, Any], name: str, where: str) -> methods.ParameterSpec:
     """What the method, or the first choice of method that has it, declares of a parameter."""
     chosen: Any = scope.get("merge_method")
-    candidates: list[str] = chosen["choice"] if is_choice(chosen) else [str(chosen)]
+    listed = chosen["choice"] if is_choice(chosen) else [chosen]
+    candidates = [str(one) for one in listed] if isinstance(listed, list) else []
     for candidate in candidates:
         if candidate not in methods.names():
             raise UserError(f"{where}: {unknown('merge method', str(candidate), methods.names())}")
@@ -170,11 +199,12 @@ def _label(document: dict[str, Any], path: Place) -> str:
             continue
         key = str(part)
         if isinstance(value, dict) and "model" in value:
-            key = Path(value["model"]).name
+            key = Path(str(value["model"])).name
         elif isinstance(value, dict) and words and words[-1] == "blocks":
             layers, components = value.get("layers"), value.get("components")
-            span = f"{layers[0]}:{layers[1]}" if isinstance(layers, list) else ""
-            named = components if isinstance(components, str) else "+".join(components or [])
+            span = ":".join(map(str, layers)) if isinstance(layers, list) else ""
+            listed = components if isinstance(components, list) else [components or ""]
+            named = "+".join(map(str, listed))
             key = ",".join(filter(None, [span, named])) or key
         elif isinstance(value, dict) and value.get("filter"):
             key = value["filter"]

@@ -197,7 +197,7 @@ def resolve(setting: Setting, tensor: str, position: float) -> Any:
         scaled = position * (len(setting) - 1)
         low = min(int(scaled), len(setting) - 1)
         high = min(low + 1, len(setting) - 1)
-        if isinstance(setting[low], bool):
+        if isinstance(setting[low], bool | str):
             return setting[low]
         share = scaled - low
         return (1 - share) * setting[low] + share * setting[high]
@@ -207,10 +207,14 @@ def resolve(setting: Setting, tensor: str, position: float) -> Any:
 def relocate(document: Any, folder: Path) -> Any:
     """The same document with every model that is a folder relative to `folder` made absolute."""
 
-    def moved(value: Any) -> Any:
-        if isinstance(value, str) and not value.startswith("*") and (folder / value).is_dir():
-            return str((folder / value).resolve())
-        return value
+    def moved(value: str) -> str:
+        word = not value or value.startswith("*")  # "*1" stands for a model, "" for a mistake
+        return value if word or not (folder / value).is_dir() else str((folder / value).resolve())
+
+    def named(key: str, value: Any) -> bool:
+        if key == "tokenizer_source" and value in ("base", "union"):
+            return False
+        return key in ("model", "base_model", "tokenizer_source") and isinstance(value, str)
 
     if isinstance(document, list):
         return [relocate(item, folder) for item in document]
@@ -218,7 +222,7 @@ def relocate(document: Any, folder: Path) -> Any:
         return document
     return {
         key: moved(value)
-        if key in ("model", "base_model") and isinstance(value, str)
+        if named(key, value)
         else [moved(item) if isinstance(item, str) else relocate(item, folder) for item in value]
         if key == "models" and isinstance(value, list)
         else relocate(value, folder)

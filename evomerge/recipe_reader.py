@@ -42,16 +42,13 @@ class _Reader:
     def recipe(self, document: Any) -> Recipe:
         document = yaml_file.mapping(document, self.where)
         yaml_file.check_keys(document, _KEYS, self.where)
+        document = {key: value for key, value in document.items() if value is not None}
         if "merge_method" not in document:
             raise UserError(f"{self.where}: expected a merge_method, one of {_known_methods()}")
         method = self._method(document["merge_method"], "merge_method")
         if bool(document.get("models")) == bool(document.get("slices")):
             raise UserError(f"{self.where}: expected either models or slices, and only one of them")
-        base = (
-            self._model(document["base_model"], "base_model")
-            if document.get("base_model")
-            else None
-        )
+        base = document.get("base_model")
         blocks = tuple(
             self._block(item, method, f"blocks[{i}]")
             for i, item in enumerate(self._list(document.get("blocks"), "blocks"))
@@ -71,21 +68,27 @@ class _Reader:
             merge_method=method,
             models=models,
             slices=slices,
-            base_model=base,
+            base_model=None if base is None else self._model(base, "base_model"),
             parameters=self._parameters(document.get("parameters"), used, "parameters"),
             blocks=blocks,
-            dtype=self._dtype(document.get("dtype") or "float32", "dtype"),
+            dtype=self._dtype(document.get("dtype", "float32"), "dtype"),
             out_dtype=self._dtype(document["out_dtype"], "out_dtype")
-            if document.get("out_dtype")
+            if "out_dtype" in document
             else None,
             tokenizer_source=self._tokenizer(document.get("tokenizer_source")),
-            seed=self._integer(document.get("seed") or 0, "seed"),
+            seed=self._integer(document.get("seed", 0), "seed"),
         )
         self._check_counts(recipe)
+        source = recipe.tokenizer_source
+        if source not in (None, "base", "union"):
+            word = source.removeprefix("model:")  # as older mergekit files write it
+            if word not in recipe.model_names:
+                known = ["base", "union", *recipe.model_names]
+                raise UserError(f"{self.where}: {unknown('tokenizer_source', word, known)}")
         return recipe
 
     def _check_counts(self, recipe: Recipe) -> None:
-        """Every method gets its base, its number of models, and every parameter it requires."""
+        """Every method gets its base and its number of models, each listed once."""
         groups = (
             [([e.model for e in recipe.models], recipe.base_model, "models")]
             if recipe.models
@@ -146,7 +149,7 @@ class _Reader:
 
     def _entry(self, item: Any, used: Sequence[str], at: str) -> Entry:
         if isinstance(item, str):
-            return Entry(item)
+            return Entry(self._model(item, at))
         document = yaml_file.mapping(item, f"{self.where}: {at}")
         yaml_file.check_keys(document, ("model", "parameters"), f"{self.where}: {at}")
         if "model" not in document:
@@ -203,6 +206,8 @@ class _Reader:
         result = {}
         for name, setting in document.items():
             parameter = declared.get(name)
+            if parameter is None and name == "int8_mask":
+                continue  # of mergekit: how it stores masks, never what comes out
             if parameter is None:
                 kind = f"parameter of {', '.join(used)}"
                 raise UserError(f"{self.where}: {at}: {unknown(kind, name, declared)}")
@@ -234,6 +239,12 @@ class _Reader:
                         raise UserError(
                             f"{self.where}: {at}: expected a filter of text, got {pattern!r}"
                         )
+                    inner = case["value"] if isinstance(case["value"], list) else [case["value"]]
+                    if any(isinstance(one, Mapping | list) for one in inner):
+                        raise UserError(
+                            f"{self.where}: {at}: expected a value or a list of values beside the "
+                            f"filter, got {case['value']!r}"
+                        )
                     value = self._setting(case["value"], owner, name, at)
                     cases.append({"value": value, **({"filter": pattern} if pattern else {})})
                 return cases
@@ -245,6 +256,8 @@ class _Reader:
             return owner.check(name, value)
         except UserError as error:
             raise UserError(f"{self.where}: {at}: {error}") from None
+        except OverflowError:
+            raise UserError(f"{self.where}: {at}: expected a number that a float holds") from None
 
     def _method(self, name: Any, at: str) -> str:
         if name not in methods.names():

@@ -10,13 +10,12 @@ blocks of equal depth out of one.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from evomerge import methods, recipe_reader, yaml_file
-from evomerge.binding import bound, without_inactive
+from evomerge.binding import any_groups, bound, placeholders, without_inactive
 from evomerge.dimension import Point, Value
 from evomerge.errors import UserError, unknown
 from evomerge.holes import Place, find_holes, is_choice, method_scope, model_of
@@ -42,7 +41,7 @@ class SearchSpace:
         self.holes = tuple(find_holes(self.document, where))
         self.dimensions = tuple(d for hole in self.holes for d in hole.dimensions)
         if not self.unbound:
-            self.fill(tuple(d.start for d in self.dimensions))  # refuses what no point can mend
+            self._check()
 
     @classmethod
     def from_dict(cls, document: Any, where: str = "space") -> SearchSpace:
@@ -62,7 +61,7 @@ class SearchSpace:
     @property
     def unbound(self) -> bool:
         """Whether the space still names no models."""
-        return '"*' in json.dumps(self.document) or '"groups"' in json.dumps(self.document)
+        return bool(placeholders(self.document)) or any_groups(self.document)
 
     def bind(
         self,
@@ -144,8 +143,15 @@ class SearchSpace:
                     return None
         point = tuple(values)
         fixed = self.fill(point)
-        same = all(_plain(fixed, recipe, name) for name in recipe.method_names)
-        return point if same else None
+        return point if _plain(fixed, recipe) else None
+
+    def _check(self) -> None:
+        """Refuse what no point can mend, and every choice that no recipe can have."""
+        start = [d.start for d in self.dimensions]
+        self.fill(start)
+        for i, dimension in enumerate(self.dimensions):
+            for choice in dimension.choices[1:]:
+                self.fill([*start[:i], choice, *start[i + 1 :]])
 
 
 def find(name: str | Path) -> Path:
@@ -184,24 +190,30 @@ def _default(method: str, name: str) -> Any:
     return None
 
 
-def _plain(filled: Recipe, wanted: Recipe, method: str) -> bool:
+def _plain(filled: Recipe, wanted: Recipe) -> bool:
     """Whether a filled recipe, wherever it has a value, has the wanted recipe's value there."""
+    spec = methods.get(wanted.merge_method)
     held = {entry.model: entry.parameters for entry in filled.models}
+    if filled.method_names != wanted.method_names or [*held] != [e.model for e in wanted.models]:
+        return False
+    if spec.takes_base and filled.base_model != wanted.base_model:
+        return False
+    if (filled.dtype, filled.output_dtype) != (wanted.dtype, wanted.output_dtype):
+        return False
+    if spec.stochastic and filled.seed != wanted.seed:
+        return False
     for entry in wanted.models:
-        if entry.model not in held:
-            return False
-        for parameter in methods.get(method).parameters:
-            name = parameter.name
-            want = {**wanted.parameters, **entry.parameters}.get(name, _default(method, name))
+        for parameter in spec.parameters:
+            name, default = parameter.name, _default(spec.name, parameter.name)
+            want = {**wanted.parameters, **entry.parameters}.get(name, default)
             levels = [{**filled.parameters, **held[entry.model]}]
             for block in filled.blocks:
                 own = {e.model: e.parameters for e in block.models}.get(entry.model, {})
                 levels.append({**levels[0], **block.parameters, **own})
             for level in levels:
-                have = level.get(name, _default(method, name))
+                have = level.get(name, default)
                 if isinstance(have, list) and len(set(map(str, have))) == 1:
                     have = have[0]
                 if have != want:
                     return False
-    methods_used = set(filled.method_names)
-    return methods_used == {method} and len(filled.models) == len(wanted.models)
+    return True

@@ -52,6 +52,8 @@ def parse(text: str, where: str) -> Any:
         raise UserError(f"{where}:{line} not valid YAML: {problem}") from None
     except RecursionError:
         raise UserError(f"{where}: not valid YAML: nested too deeply") from None
+    except ValueError as error:  # 2024-99-99, or a number of 5000 digits
+        raise UserError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from None
 
 
 def write(document: Any) -> str:
@@ -138,9 +140,10 @@ _FLOAT = r"""^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?
 def _teach_floats() -> None:
     import re
 
-    _Strict.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(_FLOAT, re.X), list("-+0123456789.")
-    )
+    for side in (_Strict, _Plain):  # the writer too: it must quote a text that reads as a number
+        side.add_implicit_resolver(
+            "tag:yaml.org,2002:float", re.compile(_FLOAT, re.X), list("-+0123456789.")
+        )
 
 
 _teach_floats()

@@ -72,10 +72,17 @@ def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Plan:
     names = [name for name in donor.tensors if not _tied_copy(name, donor)]
     if not recipe.slices:
         depth = _depth(donor)
+        for i, block in enumerate(recipe.blocks):
+            if block.layers is not None and block.layers[1] > depth:
+                raise UserError(
+                    f"blocks[{i}].layers: it ends at layer {block.layers[1]}, but {donor.folder} "
+                    f"has {depth} layers"
+                )
         jobs = tuple(_job_of_models(recipe, name, depth, checkpoints) for name in names)
         return Plan(recipe, jobs, dict(donor.config))
     jobs = tuple(_jobs_of_slices(recipe, names, checkpoints))
-    origin = [i for s in recipe.slices for i in range(*s.sources[0].layer_range)]
+    firsts = [part.sources[0] for part in recipe.slices]
+    origin = [(checkpoints[s.model].config, i) for s in firsts for i in range(*s.layer_range)]
     return Plan(recipe, jobs, with_layers(donor.config, origin))
 
 
