@@ -71,6 +71,11 @@ class Encoder:
                 self._prompts[key] = Prompt(item, tuple(tokens), stops, most)
         return self._prompts[key]
 
+    def probe(self, item: Item, request: Request) -> Pair:
+        """The prompt of a generation request as a pair, to look at the model's logits on it."""
+        tokens = self._stock.tok_batch_encode([request.args[0]])[0][0].tolist()
+        return self._pair(item, tokens, tokens[-1:])
+
     def most_tokens(self, request: Request) -> int:
         """The longest answer that a generation request allows."""
         settings = {**request.args[1], "do_sample": False, "temperature": 0.0}

@@ -16,7 +16,8 @@ class Outcome:
         task: The lm-eval task.
         doc_id: The document's number in that task.
         metric: The task's own metric on this document; ``None`` if it was not computed.
-        smooth: A value in [0, 1], higher is better for every task; ``None`` if not computed.
+        smooth: How nearly the answer is right, in [0, 1] and higher is better whatever the
+            metric's direction; ``None`` if it was not computed.
         truncated: Whether generation ran into its length limit without a stop.
         extracted: Whether the task's filter found an answer in what was generated.
     """

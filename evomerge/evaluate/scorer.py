@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -142,10 +143,10 @@ class Scorer:
             span = range(len(pairs), len(pairs) + len(golds))
             pairs += golds
             asked.append(_Asked(item, tuple(where), span, graded=not golds))
-        batches = make_batches(
-            pairs, self.batch_size, self._stock.max_length, device=self._model.device
-        )
-        return _Plan(tuple(asked), tuple(pairs), tuple(batches), tuple(prompts))
+        return _Plan(tuple(asked), tuple(pairs), tuple(self._batches(pairs)), tuple(prompts))
+
+    def _batches(self, pairs: Sequence[Pair]) -> list[Batch]:
+        return make_batches(pairs, self.batch_size, self._stock.max_length, self._model.device)
 
     def _generate(self, asked: Sequence[tuple[Item, Request]]) -> list[Answer]:
         """Answer with our own loop what decodes greedily, the rest with lm-eval's."""
@@ -165,6 +166,9 @@ class Scorer:
     def _stock_answers(self, asked: Sequence[tuple[Item, Request]]) -> list[Answer]:
         if not asked:
             return []
+        began = time.perf_counter()
+        prompts = [self._encoder.probe(item, request) for item, request in asked]
+        self._forward(self._batches(prompts), prompts)  # raises if the weights are broken
         # A task that samples draws from a generator of its own, the same one in every call.
         cuda = [self._model.device] if self._model.device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda), contextlib.redirect_stdout(io.StringIO()):
@@ -175,6 +179,7 @@ class Scorer:
             most = self._encoder.most_tokens(request)
             written = self._stock.tok_encode(text, add_special_tokens=False)
             answers.append(Answer(text, truncated=len(written) >= most))
+        self._decoder.seconds += time.perf_counter() - began
         return answers
 
     def _outcomes(
@@ -225,7 +230,7 @@ class Scorer:
             choices = self.harness.choices(task, doc_id)
             if choices.golds:
                 return smooth_choice(found, choices)
-        elif found:
+        elif kind == "loglikelihood" and len(found) == 1:
             return smooth_answer(found)
         if grade is None or grade.value is None:
             return None

@@ -15,8 +15,8 @@ class Choices:
     Attributes:
         golds: Indices of the right choices; empty if the task's label fits no choice.
         lengths: What the metric divides each choice's log-likelihood by.
-        unconditional: Whether the requests hold the choices a second time, without context
-            (``acc_mutual_info``), to be subtracted.
+        unconditional: Whether the metric (``acc_mutual_info``) subtracts the log-likelihoods
+            without context, which then follow the others.
     """
 
     golds: tuple[int, ...]
@@ -40,8 +40,8 @@ def choices_of(task: Any, document: Any, metric: str) -> Choices:
         lengths = [float(len(choice.encode())) for choice in choices]
     else:
         lengths = [1.0] * len(choices)
-    unconditional = "acc_mutual_info" in task._metric_fn_list
-    return Choices(tuple(golds), tuple(max(one, 1.0) for one in lengths), unconditional)
+    positive = tuple(max(one, 1.0) for one in lengths)
+    return Choices(tuple(golds), positive, unconditional=metric == "acc_mutual_info")
 
 
 def golds_of(task: Any, document: Any, context: Any, chat: bool) -> list[tuple[str, str]]:

@@ -89,10 +89,15 @@ def test_smooth_scores_lie_in_the_unit_interval_and_cost_no_decoding(
     assert len({outcome.smooth for outcome in outcomes}) > 100
 
 
-@pytest.mark.parametrize("task", ["choice", "choice_norm", "choice_shots", "choice_mutual"])
+@pytest.mark.parametrize(
+    "task", ["choice", "choice_norm", "choice_shots", "choice_mutual", "choice_mutual,acc"]
+)
 def test_a_smooth_choice_is_above_a_half_where_the_metric_is_one(
     bench: Bench, harness: Harness, task: str
 ) -> None:
+    task, _, metric = task.partition(",")
+    if metric:
+        harness = Harness.load([TaskRequest(task, metric)], [bench.folder])
     outcomes = Scorer(bench.model, bench.tokenizer, harness).score(
         {task: harness.items[task]}, "smooth"
     )
@@ -123,6 +128,15 @@ def test_an_answer_whose_every_margin_is_positive_is_what_generation_gives(
             right += 1
     assert whole
     assert right or bench.model.config.model_type == "gpt2"
+
+
+def test_the_smooth_score_of_a_rolling_task_is_its_metric_turned_upwards(
+    bench: Bench, harness: Harness
+) -> None:
+    outcomes = Scorer(bench.model, bench.tokenizer, harness).score({"rolling": [0, 1]}, "smooth")
+    for outcome in outcomes:
+        assert outcome.metric is not None
+        assert outcome.smooth == pytest.approx(1 / (1 + outcome.metric))
 
 
 def test_truncation_and_failed_extraction_are_told(bench: Bench, harness: Harness) -> None:
@@ -166,6 +180,25 @@ def test_a_task_that_samples_gives_the_same_every_time_and_leaves_the_generators
         [(("write", i), greedy.requests("write", i)[0]) for i in range(12)]
     )
     assert first != plain
+
+
+def test_a_model_that_only_lm_eval_can_decode_gets_the_same_outcomes(
+    bench: Bench, harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = {name: harness.items[name] for name in ("write", "write_digit", "choice")}
+    ours = Scorer(bench.model, bench.tokenizer, harness, batch_size=6)
+    theirs = Scorer(bench.model, bench.tokenizer, harness, batch_size=6)
+    monkeypatch.setattr(theirs, "_decodable", False)
+    expected = [(one.metric, one.extracted) for one in ours.score(items, "metric")]
+    assert [(one.metric, one.extracted) for one in theirs.score(items, "metric")] == expected
+    assert theirs.seconds > 0
+    with torch.no_grad():
+        broken = make_model(bench.model.config.model_type, seed=3)
+        broken.get_input_embeddings().weight.fill_(float("nan"))
+    scorer = Scorer(broken, bench.tokenizer, harness)
+    monkeypatch.setattr(scorer, "_decodable", False)
+    with pytest.raises(NonFiniteError, match="task 'write', document"):
+        scorer.score({"write": [4]}, "metric")
 
 
 def test_broken_weights_name_the_item(llama: Bench) -> None:

@@ -29,8 +29,8 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-def test_an_answer_is_half_its_worst_token_and_half_the_geometric_mean() -> None:
-    expected = 0.5 * sigmoid(-2) + 0.5 * (sigmoid(1) * sigmoid(-2) * sigmoid(3)) ** (1 / 3)
+def test_an_answer_is_nine_tenths_its_worst_token_and_one_tenth_the_mean() -> None:
+    expected = 0.9 * sigmoid(-2) + 0.1 * (sigmoid(1) + sigmoid(-2) + sigmoid(3)) / 3
     assert smooth_answer([answer(1.0, -2.0, 3.0)]) == pytest.approx(expected)
 
 
@@ -43,7 +43,8 @@ def test_an_answer_that_comes_out_beats_one_that_fails_by_as_much_at_one_token()
 
 
 def test_extreme_margins_stay_finite_and_in_range() -> None:
-    assert smooth_answer([answer(-1e6, 1e6)]) == 0.0
+    assert smooth_answer([answer(-1e6, 1e6)]) == pytest.approx(0.05)
+    assert smooth_answer([answer(-1e6)]) == 0.0
     assert smooth_answer([answer(1e6)]) == 1.0
 
 
@@ -68,6 +69,12 @@ def test_mutual_information_subtracts_what_is_likely_anyway() -> None:
     choices = Choices(golds=(0,), lengths=(1.0, 1.0), unconditional=True)
     found = smooth_choice([choice(-4.0), choice(-3.0), choice(-6.0), choice(-3.5)], choices)
     assert found == pytest.approx(sigmoid((2.0 - 0.5) / CHOICE_TEMPERATURE))
+
+
+def test_other_metrics_of_such_a_task_subtract_nothing() -> None:
+    choices = Choices(golds=(0,), lengths=(1.0, 1.0), unconditional=False)
+    found = smooth_choice([choice(-4.0), choice(-3.0), choice(-6.0), choice(-3.5)], choices)
+    assert found == pytest.approx(sigmoid(-1.0 / CHOICE_TEMPERATURE))
 
 
 def test_without_a_wrong_choice_every_answer_is_right() -> None:
