@@ -7,6 +7,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -250,6 +251,8 @@ def open_pool(config: StudyConfig, log: Path) -> Pool:
 def _start_ray(ray: Any, config: StudyConfig) -> None:
     """Join the cluster that is named, or start one on this machine, bound to loopback."""
     workers = config.workers
+    if workers.ray_address is not None:
+        _check_reachable(workers.ray_address)
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if workers.ray_address is not None:
@@ -264,9 +267,24 @@ def _start_ray(ray: Any, config: StudyConfig) -> None:
             **quiet,
         )
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = workers.ray_address or "this machine"
+        here = "this machine"
+        where = workers.ray_address or here
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"workers.ray_address: cannot use Ray at {where}: {reason}") from None
+        hint = "; a cluster that wants a token needs RAY_AUTH_MODE=token" * (where != here)
+        raise UserError(f"workers: cannot use Ray at {where}: {reason}{hint}") from None
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse an address where nobody listens; Ray itself would take minutes to say so."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "//" not in host:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise UserError(
+                f"workers.ray_address: expected a Ray cluster at {address}, but {error}; start one "
+                "with `ray start --head`, or leave the address out"
+            ) from None
 
 
 def _send(child: subprocess.Popen[bytes], message: Message) -> None:

@@ -137,7 +137,7 @@ def real_study(folder: Path) -> Path:
             "items": {"per_generation": 16},
         },
         "search": {"optimizer": "cmaes", "trials": 16, "population": 4, "seed": 3},
-        "workers": {"backend": "local", "count": 1},
+        "workers": {"backend": "local", "count": 1, "device": "cpu"},
         "output": {"dtype": "float32"},
     }
     study = folder / "study.yaml"

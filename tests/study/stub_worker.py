@@ -95,7 +95,8 @@ class Stub:
                 for model in dict.fromkeys(models)
             },
             "parameters": 1000,
-            "device": "cpu",
+            "layers": 2,
+            "device": os.environ.get("CUDA_VISIBLE_DEVICES", "cpu"),
         }
 
     def evaluate(self, request: dict[str, Any]) -> dict[str, Any]:

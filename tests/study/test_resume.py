@@ -188,3 +188,32 @@ def test_real_workers_and_driver_killed_the_winner_is_the_same(
     assert drivers.wait() == 0, (study.folder / "output").read_text()
     assert substance(study.run) == substance(finished)
     assert set(paid(study.run).values()) == {1}
+
+
+@pytest.mark.slow
+def test_kill_9_at_30_random_moments_of_real_studies_changes_nothing(
+    drivers: Drivers, finished: Path, small_study: Path, tmp_path: Path
+) -> None:
+    draw, expected = random.Random(11), substance(finished)
+    config = StudyConfig.from_yaml(small_study)
+    kills = done = 0
+    while kills < 30:
+        study = Killed(drivers, config, tmp_path / f"study-{done}", stub=False)
+        code = -9
+        while code:
+            assert code == -9, (study.folder / "output").read_text()
+            before, driver = study.held(), study.start(workers=draw.randint(1, 2))
+            if kills < 30:
+                study.wait_for_outcomes(draw.randint(1, 25), driver)
+                time.sleep(draw.uniform(0, 0.05))
+                if kills % 3 == 2:
+                    for worker in children(driver):
+                        kill(worker)
+                    study.wait_for_outcomes(draw.randint(1, 10), driver)
+                (kill_group if kills % 3 else kill)(driver)
+                kills += 1
+            code = drivers.wait()
+            assert before <= study.held(), "what was finished is lost"
+        done += 1
+        assert substance(study.run) == expected
+        assert set(paid(study.run).values()) == {1}
