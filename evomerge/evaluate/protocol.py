@@ -64,8 +64,12 @@ def tokenizer_identity(tokenizer: Any) -> str | None:
     if tokenizer is None:
         return None
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = backend.to_str() if backend is not None else _canonical(tokenizer.get_vocab())
-    told = [rules, tokenizer.special_tokens_map, getattr(tokenizer, "chat_template", None)]
+    rules = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
+    special = dict(tokenizer.special_tokens_map)
+    if backend is not None:  # these remember the last call, not what the tokenizer is
+        rules = {key: value for key, value in rules.items() if key not in ("padding", "truncation")}
+    special.pop("pad_token", None)  # set by whoever pads first; padding is never scored
+    told = [rules, special, getattr(tokenizer, "chat_template", None)]
     return hashlib.sha256(_canonical(told).encode()).hexdigest()
 
 

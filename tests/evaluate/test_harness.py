@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.errors import UserError
-from evomerge.evaluate import Harness, Metric, TaskRequest
+from evomerge.evaluate import Harness, Metric, Scorer, TaskRequest
 from tests.evaluate.evaluation_bench import (
     CHOICE,
     GENERATE,
@@ -90,6 +90,16 @@ def test_anything_that_decides_a_score_changes_the_digest(llama: Bench) -> None:
         digest("choice", "likelihood"),
     }
     assert len(changed - {plain}) == 6, "asking for one example in two ways is the same protocol"
+
+
+def test_using_a_tokenizer_does_not_change_the_digest(llama: Bench) -> None:
+    tokenizer = make_tokenizer(bos=True)
+    tokenizer.pad_token = None
+    fresh = Harness.load(["write"], [llama.folder], tokenizer=tokenizer)
+    Scorer(llama.model, tokenizer, fresh).score({"write": [0, 1, 2]}, "metric")
+    assert tokenizer.pad_token is not None
+    used = Harness.load(["write"], [llama.folder], tokenizer=tokenizer)
+    assert used.digest == fresh.digest
 
 
 def test_the_digest_does_not_depend_on_where_the_files_are(llama: Bench, tmp_path: Path) -> None:
