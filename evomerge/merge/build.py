@@ -36,7 +36,7 @@ def merged(job: Job, parents: Parents, recipe: Recipe) -> Tensor:
     if not first.is_floating_point():
         if any(not torch.equal(first, other) for other in models):
             raise UserError(f"{job.name}: whole numbers cannot be merged, and they differ")
-        return first
+        return first.clone()  # its own memory: a stack may take it twice
     spec = methods.get(job.method)
     random = methods.CounterRandom(recipe.seed, job.name) if spec.stochastic else None
     working = TORCH_DTYPES[recipe.dtype]
