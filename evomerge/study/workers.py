@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -166,7 +167,8 @@ class RayPool(Pool):
         self._ray = ray
         self._mine = not ray.is_initialized()
         if self._mine:
-            _start_ray(ray, config)
+            with _own_sigterm():
+                _start_ray(ray, config)
         self._actors = [self._spawn() for _ in range(self.size)]
         self._running: dict[Any, int] = {}
 
@@ -272,6 +274,15 @@ def _start_ray(ray: Any, config: StudyConfig) -> None:
         reason = str(error).strip().splitlines()[0]
         hint = "; a cluster that wants a token needs RAY_AUTH_MODE=token" * (where != here)
         raise UserError(f"workers: cannot use Ray at {where}: {reason}{hint}") from None
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep what SIGTERM does: Ray makes it end the process at once, and nothing would be closed."""
+    held = signal.getsignal(signal.SIGTERM)
+    yield
+    if held is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, held)
 
 
 def _check_reachable(address: str) -> None:

@@ -239,25 +239,24 @@ def test_a_driver_that_started_ray_leaves_no_process_however_it_ends(
     run = tmp_path / "run"
     command = [sys.executable, "-m", "evomerge", "search", str(tmp_path / "study.yaml"), str(run)]
     marked = {**os.environ, "STARTED_BY_THIS_TEST": str(tmp_path)}
-    output = (tmp_path / "output").open("w+")
-    driver = subprocess.Popen(command, stdout=output, stderr=output, env=marked)
-    deadline = time.monotonic() + 240
-    while not (run / "journal.log").exists() or len(events(run)) < 30:
-        assert driver.poll() is None, (tmp_path / "output").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    assert len(processes_with(str(tmp_path))) > 4
-    driver.send_signal(end)
-    code = driver.wait(timeout=60)
-    assert code == (-9 if end == signal.SIGKILL else 130)
-    if end != signal.SIGKILL:
-        assert "To go on: evomerge search" in (tmp_path / "output").read_text()
-    while left := processes_with(str(tmp_path)):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.2)
-    assert subprocess.run(command, stdout=output, stderr=output, check=False).returncode == 0
-    assert substance(run) == substance(finished)
-    output.close()
+    with (tmp_path / "output").open("w") as output:
+        driver = subprocess.Popen(command, stdout=output, stderr=output, env=marked)
+        deadline = time.monotonic() + 240
+        while not (run / "journal.log").exists() or len(events(run)) < 30:
+            assert driver.poll() is None, (tmp_path / "output").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert len(processes_with(str(tmp_path))) > 4
+        driver.send_signal(end)
+        code = driver.wait(timeout=60)
+        assert code == (-9 if end == signal.SIGKILL else 130)
+        if end != signal.SIGKILL:
+            assert "To go on: evomerge search" in (tmp_path / "output").read_text()
+        while left := processes_with(str(tmp_path)):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.2)
+        assert subprocess.run(command, stdout=output, stderr=output, check=False).returncode == 0
+        assert substance(run) == substance(finished)
 
 
 def processes_with(mark: str) -> list[str]:
