@@ -1,13 +1,25 @@
 """Merge methods: pure functions of tensors, and what they declare about themselves."""
 
+from evomerge.methods.arcee_fusion import arcee_fusion
+from evomerge.methods.breadcrumbs import breadcrumbs
+from evomerge.methods.breadcrumbs_ties import breadcrumbs_ties
 from evomerge.methods.dare_linear import dare_linear
 from evomerge.methods.dare_ties import dare_ties
+from evomerge.methods.della import della
+from evomerge.methods.della_linear import della_linear
+from evomerge.methods.karcher import karcher
 from evomerge.methods.linear import linear
 from evomerge.methods.model_stock import model_stock
+from evomerge.methods.multislerp import multislerp
+from evomerge.methods.nearswap import nearswap
+from evomerge.methods.nuslerp import nuslerp
 from evomerge.methods.parameters import REQUIRED, Count, ParameterSpec, Range
 from evomerge.methods.passthrough import passthrough
+from evomerge.methods.ram import ram
+from evomerge.methods.ramplus_tl import ramplus_tl
 from evomerge.methods.random import CounterRandom
 from evomerge.methods.registry import MethodSpec, get, merge_method, names, registered
+from evomerge.methods.sce import sce
 from evomerge.methods.slerp import slerp
 from evomerge.methods.task_arithmetic import task_arithmetic
 from evomerge.methods.ties import ties
@@ -19,15 +31,27 @@ __all__ = [
     "MethodSpec",
     "ParameterSpec",
     "Range",
+    "arcee_fusion",
+    "breadcrumbs",
+    "breadcrumbs_ties",
     "dare_linear",
     "dare_ties",
+    "della",
+    "della_linear",
     "get",
+    "karcher",
     "linear",
     "merge_method",
     "model_stock",
+    "multislerp",
     "names",
+    "nearswap",
+    "nuslerp",
     "passthrough",
+    "ram",
+    "ramplus_tl",
     "registered",
+    "sce",
     "slerp",
     "task_arithmetic",
     "ties",

@@ -37,24 +37,60 @@ def trim(delta: Tensor, density: float) -> Tensor:
 
     Exactly that many are kept: of equal magnitudes at the threshold, those of lowest flat index.
     """
-    count = delta.numel()
-    keep = kept_count(density, count)
-    if keep == count:
-        return delta.clone()
+    keep = kept_count(density, delta.numel())
     if keep == 0:
         return torch.zeros_like(delta)
-    magnitude = delta.abs().reshape(-1)  # (count,)
-    threshold = magnitude.kthvalue(count - keep + 1).values  # the keep-th largest
-    mask = magnitude > threshold
-    tied = (magnitude == threshold).nonzero().reshape(-1)  # ascending indices
-    mask[tied[: keep - int(mask.sum())]] = True
-    return delta * mask.reshape(delta.shape)
+    return delta.clone() if density >= 1 else delta * largest(delta.abs(), keep)
 
 
-def drop(delta: Tensor, density: float, uniforms: Tensor) -> Tensor:
+def trim_outliers(delta: Tensor, density: float, gamma: float) -> Tensor:
+    """Zero the largest magnitudes, a part `gamma`, and the smallest (Davari 2023, §3).
+
+    What is left is the part `density`, rounded down, for which fewer outliers go if need be; 1
+    leaves all. Of equal magnitudes, those of lowest flat index count as the largest.
+    """
+    if density >= 1:
+        return delta.clone()
+    count = delta.numel()
+    keep = int(density * count)
+    reach = min(count, keep + int(gamma * count))  # how many are kept, or larger than those
+    magnitude = delta.abs()
+    return delta * (largest(magnitude, reach) & ~largest(magnitude, reach - keep))
+
+
+def largest(values: Tensor, count: int) -> Tensor:
+    """A mask of the `count` largest elements; of equal ones, those of lowest flat index."""
+    flat = values.reshape(-1)
+    if count >= flat.numel() or count <= 0:
+        return torch.full_like(values, count > 0, dtype=torch.bool)
+    threshold = flat.kthvalue(flat.numel() - count + 1).values  # the count-th largest
+    mask = flat > threshold
+    tied = (flat == threshold).nonzero().reshape(-1)  # ascending indices
+    mask[tied[: count - int(mask.sum())]] = True
+    return mask.reshape(values.shape)
+
+
+def rank_densities(delta: Tensor, density: float, epsilon: float) -> Tensor:
+    """Each element's probability of being kept, by its rank in its row (Deep 2024, §2).
+
+    It grows evenly from density - e, for the smallest magnitude of a row, to density + e, for the
+    largest; e is epsilon as far as density leaves room for it on either side. Rows run along the
+    second dimension, a vector is one row, and an element alone in its row has the density itself.
+    Of equal magnitudes the one of lower index ranks lower. In float32 for every dtype.
+    """
+    rows = delta.abs() if delta.dim() > 1 else delta.abs().reshape(1, -1)
+    spread = min(epsilon, density, 1 - density)
+    last = rows.shape[1] - 1
+    order = rows.argsort(dim=1, stable=True)
+    rank = order.argsort(dim=1).to(torch.float32)  # 0 for the smallest
+    share = rank / last if last > 0 else torch.full_like(rank, 0.5)
+    return ((density - spread) + share * 2 * spread).reshape(delta.shape)
+
+
+def drop(delta: Tensor, density: float | Tensor, uniforms: Tensor) -> Tensor:
     """Keep the elements whose uniform number is below density (Yu 2024, §3.1, step 1).
 
-    What a density keeps, every larger density keeps too.
+    What a density keeps, every larger density keeps too. It may differ from element to element.
     """
     return delta * (uniforms < density)
 
@@ -69,6 +105,11 @@ def rescale(kept: Tensor, delta: Tensor, density: float, how: Rescale) -> Tensor
         return kept.clone()
     if how == "inverse":
         return kept / density
+    return rescale_by_l1(kept, delta)
+
+
+def rescale_by_l1(kept: Tensor, delta: Tensor) -> Tensor:
+    """Give `kept` the L1 norm of `delta`, unless either's is below 1e-7."""
     before, after = delta.abs().sum(), kept.abs().sum()
     usable = (before >= _SMALL_NORM) & (after >= _SMALL_NORM)
     return kept * torch.where(usable, before / after, 1.0)
@@ -117,6 +158,13 @@ def disjoint_deltas(
         )
         mixed /= divisor.masked_fill_(divisor == 0, 1.0)
     return mixed
+
+
+def energy_shares(deltas: Sequence[Tensor]) -> Tensor:
+    """Each delta's mean square as a part of their sum; equal parts if there is none; shape (n,)."""
+    energies = torch.stack([delta.square().mean() for delta in deltas])
+    total = energies.sum()
+    return torch.where(total > 0, energies / torch.where(total > 0, total, 1.0), 1 / len(deltas))
 
 
 def add_to_base(base: Tensor, mixed: Tensor, lambda_: float) -> Tensor:

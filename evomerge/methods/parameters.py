@@ -81,6 +81,8 @@ PerModelDensity = Annotated[PerModelFloat, Range(0.0, 1.0, valid_low=0.0, valid_
 PerModelScale = Annotated[PerModelFloat, Range(0.0, 2.0)]
 Lambda = Annotated[float, Range(0.0, 2.0)]
 Fraction = Annotated[float, Range(0.0, 1.0, valid_low=0.0, valid_high=1.0)]
+PerModelSpread = Annotated[PerModelFloat, Range(0.0, 0.5, valid_low=0.0, valid_high=1.0)]
+PerModelOutliers = Annotated[PerModelFloat, Range(0.0, 0.1, valid_low=0.0, valid_high=1.0)]
 DropRescale = Literal[False, True, "inverse"]
 
 

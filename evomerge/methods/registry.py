@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import NoneType
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from torch import Tensor
@@ -34,7 +35,8 @@ class MethodSpec:
         name: As recipes spell it.
         function: The plain function of tensors.
         parameters: What can be set, in the order of the signature.
-        takes_base: Whether it needs a base model besides the merged ones.
+        takes_base: Whether it uses a base model besides the merged ones.
+        base_optional: Whether it does without, where there is none.
         min_models: Fewest models it merges, the base not counted.
         max_models: Most models; ``None``: any number.
         stochastic: Whether it draws random numbers, and so needs a `CounterRandom`.
@@ -46,6 +48,7 @@ class MethodSpec:
     function: Callable[..., Tensor]
     parameters: tuple[ParameterSpec, ...]
     takes_base: bool
+    base_optional: bool
     min_models: int
     max_models: int | None
     stochastic: bool
@@ -91,7 +94,8 @@ class MethodSpec:
         """Check everything, then merge one tensor.
 
         Args:
-            base: The base model's tensor; ignored by a method that takes no base.
+            base: The base model's tensor; ignored by a method that takes no base, ``None`` if
+                there is none (an error where the method needs it).
             models: The merged models' tensors, all of one shape (any shape).
             parameters: By name; for a per-model parameter a sequence with one value per model, or
                 one value for all. A tensor is taken as it is, unchecked.
@@ -106,7 +110,7 @@ class MethodSpec:
         self.check_models(len(models))
         arguments: dict[str, Any] = {"models": models}
         if self.takes_base:
-            if base is None:
+            if base is None and not self.base_optional:
                 raise UserError(f"{self.name}: expected a base model, but there is none")
             arguments["base"] = base
         if self.stochastic:
@@ -151,9 +155,10 @@ def merge_method(*, reference: str) -> Callable[[MethodFunction], MethodFunction
     """Register a function of tensors as a merge method, and return the function itself.
 
     Everything follows from its signature and docstring. Arguments named `models`, `base` and
-    `random` are the tensors and the source of chance; `models` may carry a `Count`. Every other
-    argument is a parameter, annotated as in `evomerge.methods.parameters` and described under
-    ``Args:``; a trailing underscore is no part of a name (``lambda_`` is `lambda`).
+    `random` are the tensors and the source of chance; `models` may carry a `Count`, and a `base`
+    annotated as ``Tensor | None`` is optional. Every other argument is a parameter, annotated as
+    in `evomerge.methods.parameters` and described under ``Args:``; a trailing underscore is no
+    part of a name (``lambda_`` is `lambda`).
 
     Args:
         reference: The source, as ``Author year, https://...``.
@@ -227,6 +232,7 @@ def _read_function(function: Callable[..., Tensor], reference: str) -> MethodSpe
         function=function,
         parameters=tuple(parameters),
         takes_base="base" in arguments,
+        base_optional=NoneType in get_args(hints.get("base")),
         min_models=count.low,
         max_models=count.high,
         stochastic="random" in arguments,

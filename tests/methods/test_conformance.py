@@ -86,6 +86,28 @@ def test_the_order_of_models_does_not_matter_if_their_parameters_move_along(meth
     torch.testing.assert_close(merged, remerged)
 
 
+@pytest.mark.parametrize(
+    "method", [m for m in registered() if m.base_optional], ids=lambda method: method.name
+)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_an_optional_base_left_out_is_a_base_of_zeros(method, shape, seed):
+    n_models = model_count(method)
+    _, models = tensors(shape, n_models, seed)
+    parameters = settings(method, n_models, seed)
+    before = [model.clone() for model in models]
+    merged = method.apply(None, models, parameters, chance())
+    torch.testing.assert_close(
+        merged, method.apply(torch.zeros(shape), models, parameters, chance())
+    )
+    exact = method.apply(None, [model.double() for model in models], parameters, chance())
+    torch.testing.assert_close(merged, exact.float(), rtol=1e-5, atol=2e-6)
+    assert bool(torch.isfinite(merged).all())
+    for model, copy in zip(models, before, strict=True):
+        assert torch.equal(model, copy)
+        assert model.numel() == 0 or merged.data_ptr() != model.data_ptr()
+
+
 @methods
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -222,7 +244,8 @@ def test_bad_calls_are_told_in_one_line_that_names_the_method(method):
     ]
     if method.max_models is not None:
         bad_calls.append((base, [*models, models[0]], good))
-    if method.takes_base:
+    assert method.takes_base or not method.base_optional
+    if method.takes_base and not method.base_optional:
         bad_calls.append((None, models, good))
     for parameter in method.parameters:
         wrong = [float("nan"), float("-inf"), None, "much", 1e400]

@@ -7,16 +7,29 @@ import torch
 from evomerge.errors import UserError
 from evomerge.methods import (
     CounterRandom,
+    arcee_fusion,
+    breadcrumbs,
+    breadcrumbs_ties,
     dare_linear,
     dare_ties,
+    della,
+    della_linear,
+    karcher,
     linear,
     model_stock,
+    multislerp,
+    nearswap,
+    nuslerp,
     passthrough,
+    ram,
+    ramplus_tl,
+    sce,
     slerp,
     task_arithmetic,
     ties,
 )
-from evomerge.methods.deltas import drop, elect_sign, rescale, trim
+from evomerge.methods.arcee_fusion import sampled
+from evomerge.methods.deltas import drop, elect_sign, rank_densities, rescale, trim, trim_outliers
 
 DRAW = CounterRandom(seed=0, name="a.weight")
 
@@ -90,12 +103,18 @@ def test_linear_refuses_weights_whose_sum_is_zero(models):
         {"weight": [0.0, 0.5], "density": [1.0, 0.0]},
     ],
 )
-@pytest.mark.parametrize("method", [task_arithmetic, ties, dare_linear, dare_ties])
+@pytest.mark.parametrize(
+    "method",
+    [
+        *[task_arithmetic, ties, dare_linear, dare_ties],
+        *[della, della_linear, breadcrumbs, breadcrumbs_ties],
+    ],
+)
 def test_where_nothing_is_added_the_base_comes_back_to_the_bit(method, nothing, base, models):
     base[0, 0] = -0.0
     if method is task_arithmetic and "density" in nothing:
         pytest.skip("it has no density")
-    chance = {"random": DRAW} if method in (dare_linear, dare_ties) else {}
+    chance = {"random": DRAW} if "random" in method.__annotations__ else {}
     merged = method(base, models[:2], **nothing, **chance)
     assert torch.equal(merged.view(torch.int32), base.view(torch.int32))
 
@@ -350,3 +369,293 @@ def test_model_stock_of_exactly_opposite_models_is_the_base():
     base = torch.zeros(3)
     delta = torch.tensor([1.0, 2.0, 2.0])
     assert torch.equal(model_stock(base, [delta, -delta]), base)
+
+
+# NuSLERP, Multi-SLERP, Karcher mean
+
+
+def turned(base, degrees, length=1.0, seed=6):
+    """A tensor at an angle to `base`, of `length` times its norm."""
+    other = torch.from_numpy(np.random.default_rng(seed).normal(size=tuple(base.shape))).float()
+    across = other - (other * base).sum() / base.square().sum() * base
+    across *= base.norm() / across.norm()
+    angle = np.deg2rad(degrees)
+    return length * (np.cos(angle) * base + np.sin(angle) * across)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
+def test_nuslerp_without_a_base_is_slerp_at_the_share_of_the_second_weight(base, share):
+    other = turned(base, 70, length=1.3)
+    merged = nuslerp(None, [base, other], [2 * (1 - share), 2 * share])
+    assert close(merged, slerp_reference(*exact(base, other), share))
+
+
+def test_nuslerp_with_a_base_turns_the_deltas(base, models):
+    b, m, n = exact(base, *models[:2])
+    merged = nuslerp(base, models[:2], [0.6, 0.2])
+    assert close(merged, b + slerp_reference(m - b, n - b, 0.25))
+
+
+def test_nuslerp_by_rows_and_by_columns_is_nuslerp_of_each(base, models):
+    by_last = nuslerp(base, models[:2], [0.6, 0.2], nuslerp_flatten=False)
+    by_first = nuslerp(base, models[:2], [0.6, 0.2], nuslerp_flatten=False, nuslerp_row_wise=True)
+    for i in range(7):
+        alone = nuslerp(base[i], [model[i] for model in models[:2]], [0.6, 0.2])
+        torch.testing.assert_close(by_last[i], alone)
+    for i in range(5):
+        alone = nuslerp(base[:, i], [model[:, i] for model in models[:2]], [0.6, 0.2])
+        torch.testing.assert_close(by_first[:, i], alone)
+
+
+def test_nuslerp_of_parallel_opposite_or_weightless_models_is_finite(base):
+    (b,) = exact(base)
+    assert close(nuslerp(None, [base, 3 * base], 0.5), 2 * b)
+    assert close(nuslerp(None, [base, -base], [3.0, 1.0]), 0.5 * b)
+    assert close(nuslerp(base, [base, base], 0.5), b)
+    assert close(nuslerp(None, [base, 3 * base], [0.5, -0.5]), 2 * b)
+
+
+def test_multislerp_of_two_models_of_one_length_halfway_is_slerp(base):
+    other = turned(base, 50)
+    merged = multislerp(None, [base, other], 0.5)
+    assert close(merged, slerp_reference(*exact(base, other), 0.5))
+
+
+def test_multislerp_of_directions_in_one_line_averages_lengths(base):
+    (b,) = exact(base)
+    assert close(multislerp(None, [base, 2 * base, 6 * base], 1.0), 3 * b)
+
+
+def test_multislerp_of_one_model_is_that_model(base, models):
+    assert torch.equal(multislerp(base, models[:1], 0.3), models[0])
+
+
+def test_multislerp_where_directions_cancel_is_the_weighted_sum(base):
+    zeros = torch.zeros_like(base)
+    assert close(multislerp(zeros, [base, -2 * base], [0.5, 0.5]), -0.5 * exact(base)[0])
+    # a tensor that no model has changed
+    assert torch.equal(multislerp(base, [base] * 3, 1.0), base)
+
+
+def test_multislerp_refuses_weights_whose_sum_is_zero(base, models):
+    with pytest.raises(UserError, match="multislerp: expected weights whose sum is not 0"):
+        multislerp(base, models[:2], [0.5, -0.5])
+    finite = multislerp(base, models[:2], [0.5, -0.5], normalize_weights=False)
+    assert bool(torch.isfinite(finite).all())
+
+
+@pytest.mark.parametrize("length", [1.0, 2.5])
+def test_karcher_of_two_models_is_the_middle_of_the_arc(base, length):
+    other = turned(base, 80, length)
+    b, o = exact(base, other)
+    middle = slerp_reference(b / np.linalg.norm(b), o / np.linalg.norm(o), 0.5)
+    average = (np.linalg.norm(b) + np.linalg.norm(o)) / 2
+    assert close(karcher([base, other]), average * middle)
+
+
+def test_karcher_is_where_the_ways_to_all_models_cancel(base):
+    # the defining property: at the mean, the logarithms of the directions sum to zero
+    points = [
+        turned(base, degrees, seed=seed) for seed, degrees in enumerate([20, 60, 100, 75], start=10)
+    ]
+    units = [p.ravel() / np.linalg.norm(p) for p in exact(*points)]
+    (mean,) = exact(karcher(points, max_iter=50, tol=1e-8))
+    mean = mean.ravel() / np.linalg.norm(mean)
+    angles = [np.arccos(mean @ unit) for unit in units]
+    ways = [a / np.sin(a) * (u - np.cos(a) * mean) for a, u in zip(angles, units, strict=True)]
+    assert np.linalg.norm(np.sum(ways, axis=0)) < 1e-5
+    assert np.linalg.norm(ways[0]) > 0.1
+    once = karcher(points, max_iter=0)
+    assert not torch.allclose(once, karcher(points))
+
+
+def test_karcher_of_identical_and_of_zero_models_is_theirs(base, models):
+    assert close(karcher([models[0]] * 3), exact(models[0])[0])
+    assert close(karcher([base, torch.zeros_like(base)]), exact(base)[0] / 2)  # half its length
+    assert torch.equal(karcher([torch.zeros(3)] * 2), torch.zeros(3))
+    assert torch.equal(karcher(models[:1]), models[0])
+    assert bool(torch.isfinite(karcher([base, base, 2 * base], tol=0.0)).all())
+
+
+# DELLA and breadcrumbs
+
+
+def test_della_at_density_one_is_task_arithmetic_and_ties(base, models):
+    weights = [0.3, 0.7, 0.2, 0.4]
+    assert torch.equal(
+        della_linear(base, models, weights, random=DRAW), task_arithmetic(base, models, weights)
+    )
+    assert torch.equal(della(base, models, weights, random=DRAW), ties(base, models, weights))
+
+
+@pytest.mark.parametrize("how", [True, False, "inverse"])
+def test_della_without_epsilon_is_dare(base, models, how):
+    weights, given = [0.3, 0.7, 0.2, 0.4], {"density": 0.4, "rescale": how, "random": DRAW}
+    merged = della_linear(base, models, weights, epsilon=0.0, **given)
+    torch.testing.assert_close(merged, dare_linear(base, models, weights, **given))
+    merged = della(base, models, weights, epsilon=0.0, normalize=False, **given)
+    torch.testing.assert_close(merged, dare_ties(base, models, weights, **given))
+
+
+def test_della_keeps_large_elements_likelier_row_by_row():
+    delta = torch.tensor([[0.3, -0.1, 0.2], [1.0, 5.0, -9.0]])
+    expected = [[0.7, 0.3, 0.5], [0.3, 0.5, 0.7]]
+    np.testing.assert_allclose(rank_densities(delta, 0.5, 0.2), expected, rtol=1e-6)
+    column = rank_densities(torch.tensor([[3.0], [1.0]]), 0.5, 0.2)
+    np.testing.assert_allclose(column, [[0.5], [0.5]])
+    vector = rank_densities(torch.tensor([2.0, -4.0, 1.0]), 0.1, 0.9)  # room for 0.1 only
+    np.testing.assert_allclose(vector, [0.1, 0.2, 0.0], atol=1e-7)
+
+
+def test_della_rescaled_by_its_probabilities_is_right_on_average(base, models):
+    one, total, n = models[:1], np.zeros((7, 5)), 3000
+    for seed in range(n):
+        random = CounterRandom(seed, "a.weight")
+        merged = della_linear(
+            base, one, 1.0, density=0.4, epsilon=0.2, rescale="inverse", random=random
+        )
+        total += exact(merged)[0]
+    b, m = exact(base, models[0])
+    error = np.abs(total / n - m)
+    # the variance of delta * Bernoulli(p) / p is delta^2 (1 - p) / p, and p is at least 0.2
+    assert (error < 4.5 * np.abs(m - b) * np.sqrt(4 / n) + 1e-6).all()
+
+
+def test_breadcrumbs_keeps_what_lies_between_the_smallest_and_the_outliers(base):
+    (b,) = exact(base)
+    order = np.argsort(np.abs(b).ravel())
+    for density, gamma, low, high in [(0.4, 0.1, 18, 32), (0.9, 0.2, 0, 31), (0.5, 0.0, 18, 35)]:
+        kept = np.flatnonzero(trim_outliers(base, density, gamma).numpy())
+        np.testing.assert_array_equal(np.sort(kept), np.sort(order[low:high]))
+    assert torch.equal(trim_outliers(base, 1.0, 0.5), base)
+    assert not trim_outliers(base, 0.01, 0.1).any()  # less than one element
+
+
+def test_breadcrumbs_without_outliers_is_a_trimmed_task_arithmetic_and_ties(base, models):
+    weights = [0.3, 0.7, 0.2, 0.4]
+    merged = breadcrumbs(base, models, weights, density=0.4, gamma=0.0)
+    trimmed = [base + trim(model - base, 0.4) for model in models]
+    torch.testing.assert_close(merged, task_arithmetic(base, trimmed, weights))
+    merged = breadcrumbs_ties(base, models, weights, density=0.4, gamma=0.0)
+    torch.testing.assert_close(merged, ties(base, models, weights, density=0.4, normalize=False))
+
+
+# SCE
+
+
+def sce_reference(base, models, topk, select_applies_to):
+    deltas = np.stack([model - base for model in models])
+    variance = deltas.var(axis=0)
+    count = int(topk * np.count_nonzero(variance))
+    mask = np.zeros(variance.size)
+    mask[np.argsort(-variance.ravel(), kind="stable")[:count]] = 1
+    selected = deltas * mask.reshape(variance.shape) if topk < 1 else deltas
+    shares = (selected**2).reshape(len(models), -1).mean(axis=1)
+    shares /= shares.sum()
+    used = selected if select_applies_to == "deltas" else deltas
+    sign = np.where(used.sum(axis=0) >= 0, 1, -1)
+    weights = shares[:, None, None] * (np.sign(used) == sign)
+    return base + (weights * used).sum(axis=0) / np.maximum(weights.sum(axis=0), 1e-6)
+
+
+@pytest.mark.parametrize("applies", ["deltas", "weights"])
+@pytest.mark.parametrize("topk", [0.1, 0.5, 1.0])
+def test_sce_is_its_definition(base, models, topk, applies):
+    b, *ms = exact(base, *models)
+    assert close(sce(base, models, topk, applies), sce_reference(b, ms, topk, applies))
+
+
+def test_sce_of_one_or_of_identical_models_is_that_model(base, models):
+    assert close(sce(base, models[:1]), exact(models[0])[0])
+    assert close(sce(base, [models[0]] * 3), exact(models[0])[0])
+
+
+def test_selection_on_identical_models_leaves_the_base_or_by_weights_the_model(base, models):
+    same = [models[0]] * 3
+    assert torch.equal(sce(base, same, 0.5), base)
+    assert close(sce(base, same, 0.5, "weights"), exact(models[0])[0])
+
+
+def test_sce_weighs_small_deltas_as_it_weighs_large_ones(models):
+    zeros = torch.zeros(7, 5)
+    merged = sce(zeros, models)
+    torch.testing.assert_close(
+        sce(zeros, [1e-4 * m for m in models]), 1e-4 * merged, atol=0, rtol=1e-4
+    )
+
+
+# RAM, NearSwap, Arcee fusion
+
+
+def test_ram_averages_shared_changes_and_keeps_lone_ones_whole():
+    base = torch.tensor([1.0, 1.0, 1.0, 1.0])
+    models = [torch.tensor([2.0, 3.0, 1.0, 1.0]), torch.tensor([4.0, 1.0, 0.0, 1.0])]
+    assert ram(base, models).tolist() == [3.0, 3.0, 0.0, 1.0]
+    # one of each model's two changes is shared: gain 1 + 0.5 * min(1, 1/1)
+    assert ramplus_tl(base, models, r=0.5, alpha=1.0).tolist() == [3.0, 4.0, -0.5, 1.0]
+    assert ramplus_tl(base, models, r=0.5, alpha=0.2).tolist() == pytest.approx([3, 3.2, -0.1, 1])
+
+
+def test_ram_of_dense_deltas_is_the_average_and_of_disjoint_ones_the_sum(base, models):
+    assert close(ram(base, models, epsilon=0.0), np.mean(exact(*models), axis=0))
+    masks = [torch.arange(35).reshape(7, 5) % 4 == i for i in range(4)]
+    apart = [torch.where(mask, model, base) for mask, model in zip(masks, models, strict=True)]
+    together = task_arithmetic(base, apart, 1.0)
+    assert close(ram(base, apart), exact(together)[0])
+    assert close(ramplus_tl(base, apart), exact(together)[0])  # nothing shared, no gain
+
+
+def test_ramplus_without_gain_is_ram(base, models):
+    merged = ramplus_tl(base, models, r=0.0, epsilon=0.2)
+    torch.testing.assert_close(merged, ram(base, models, epsilon=0.2))
+
+
+def test_ramplus_with_an_epsilon_of_zero_is_finite(base, models):
+    assert bool(torch.isfinite(ramplus_tl(base, [models[0]] * 2, epsilon=0.0)).all())
+
+
+def test_nearswap_moves_every_element_by_t_or_less_onto_the_model(base, models):
+    b, m = exact(base, models[0])
+    merged = nearswap(base, models[:1], 0.1)
+    assert close(merged, b + np.clip(m - b, -0.1, 0.1))
+    assert torch.equal(nearswap(base, models[:1], 0.0), base)
+    assert torch.equal(nearswap(base, models[:1], 10.0), models[0])
+
+
+def arcee_reference(base, model):
+    def softmax(x):
+        e = np.exp(x - x.max(axis=-1, keepdims=True))
+        return e / e.sum(axis=-1, keepdims=True)
+
+    p, q = softmax(model), softmax(base)
+    importance = np.abs(model - base) * (p * np.log(p / q)).sum(axis=-1, keepdims=True)
+    q1, q2, q3 = (np.quantile(importance, q, method="lower") for q in (0.25, 0.5, 0.75))
+    return np.where(importance >= q2 + 1.5 * (q3 - q1), model, base)
+
+
+def test_arcee_fusion_takes_the_outliers(base, models):
+    for model in models:
+        merged = arcee_fusion(base, [model])
+        assert close(merged, arcee_reference(*exact(base, model)))
+        assert 0 < int((merged != base).sum()) < 12
+
+
+def test_arcee_fusion_of_a_large_tensor_takes_quartiles_of_a_sample():
+    draw = np.random.default_rng(7)
+    base = draw.normal(size=(2, 700_000))
+    model = base + 0.1 * draw.normal(size=base.shape)
+    tensors = [torch.from_numpy(array).float() for array in (base, model)]
+    merged = arcee_fusion(tensors[0], tensors[1:])
+    taken = (merged != tensors[0]).numpy()
+    expected = arcee_reference(base, model) != base
+    assert (taken != expected).mean() < 1e-3
+    assert 0.01 < taken.mean() < 0.5
+
+
+def test_the_sample_has_one_index_of_each_stretch():
+    for count in (1_000_001, 2**32 + 5):
+        indices = sampled(count)
+        stretch = count / 1_000_000
+        edges = torch.arange(1_000_000, dtype=torch.float64) * stretch
+        assert bool((indices > edges - 1).all())
+        assert bool((indices < edges + stretch).all())

@@ -22,7 +22,12 @@ MAKE_GOLDEN = Path(__file__).parents[1] / "peer" / "make_golden.py"
 # mergekit adds models up with torch's reduction over a stack. From five models on, that takes the
 # last few elements of a tensor in another order than the rest; we take every element in the order
 # of the models. (call number: elements that differ) as counted when the file was made, on x86-64.
-OTHER_ORDER = {57: 1, 141: 2, 191: 1}
+OTHER_ORDER = {120: 1, 320: 2, 352: 2, 375: 1, 433: 1}
+
+
+# Methods that choose whole elements, and the part of a large tensor that mergekit may choose
+# otherwise: of equal magnitudes at a threshold; by quartiles of a random sample of a million.
+OTHER_CHOICE = {"breadcrumbs": 1e-5, "breadcrumbs_ties": 1e-5, "sce": 1e-5, "arcee_fusion": 1e-3}
 
 
 class GivenMasks(CounterRandom):
@@ -43,7 +48,7 @@ def compare(file):
     different = {}
     try:
         for number, call in enumerate(json.loads(file.metadata()["calls"])):
-            base = file.get_tensor(f"base.{call['shape']}")
+            base = file.get_tensor(f"base.{call['shape']}") if call["base"] else None
             numbers = range(call["models"])
             models = [file.get_tensor(f"model.{i}.{call['shape']}") for i in numbers]
             masks = [file.get_tensor(f"mask.{i}.{call['shape']}") for i in numbers]
@@ -73,42 +78,53 @@ def test_every_merge_is_mergekits_to_the_bit_but_for_the_order_of_five_summands(
         assert counts == OTHER_ORDER
         for call, ours, theirs in different.values():
             assert call["models"] >= 5
-            torch.testing.assert_close(ours, theirs, rtol=2.0**-23, atol=0)
+            torch.testing.assert_close(ours, theirs, rtol=2.0**-22, atol=0)
 
 
-def test_the_golden_file_covers_every_method_with_four_settings():
+def test_the_golden_file_covers_every_method_of_mergekit_with_five_settings():
     with safe_open(GOLDEN, framework="pt") as file:
         calls = json.loads(file.metadata()["calls"])
         assert file.metadata()["mergekit"] == "0.1.5"
     settings = {}
     for call in calls:
-        settings.setdefault(call["method"], set()).add(
-            json.dumps([call["models"], call["parameters"]])
+        setting = json.dumps([call["models"], call["parameters"], call["base"]])
+        settings.setdefault(call["method"], set()).add(setting)
+    assert len(settings) == 20
+    for name, known in settings.items():
+        method = get(name)
+        alone = not method.parameters and method.min_models == method.max_models
+        assert len(known) >= (1 if alone else 4 if method.stochastic else 5), name
+        assert {json.loads(setting)[2] for setting in known} == (
+            {True, False} if method.base_optional else {method.takes_base}
         )
-    assert len(settings) == 8
-    assert min(len(known) for known in settings.values()) >= 4
 
 
-def test_our_masks_have_the_statistics_of_mergekits():
+@pytest.mark.parametrize("method", ["dare_linear", "della_linear"])
+def test_our_masks_have_the_statistics_of_mergekits(method):
     with safe_open(GOLDEN, framework="pt") as file:
-        theirs = json.loads(file.metadata()["statistics"])
-    repetitions, shape, density = theirs["repetitions"], theirs["shape"], theirs["density"]
-    kept, values = [], []
+        data = json.loads(file.metadata()["statistics"])
+    repetitions, shape, density = data["repetitions"], data["shape"], data["density"]
+    theirs = data["methods"][method]
+    delta = 1 + torch.arange(shape[0] * shape[1]).reshape(shape).float() / 1000
+    kept, scales, columns = [], [], torch.zeros(shape[1])
     for seed in range(repetitions):
         random = CounterRandom(seed, "layer")
         parameters = {"weight": [1.0], "density": [density]}
-        merged = get("dare_linear").apply(
-            torch.zeros(shape), [torch.ones(shape)], parameters, random
-        )
-        kept.append(float((merged != 0).float().mean()))
-        values.append(float(merged.max()))
-    for name, numbers in (("kept", torch.tensor(kept)), ("value", torch.tensor(values))):
+        merged = get(method).apply(torch.zeros(shape), [delta], parameters, random)
+        mask = (merged != 0).float()
+        kept.append(float(mask.mean()))
+        scales.append(float((merged / delta).max()))
+        columns += mask.mean(dim=0) / repetitions
+    for name, numbers in (("kept", torch.tensor(kept)), ("scale", torch.tensor(scales))):
         std = theirs[f"{name}_std"]
         # four standard errors of a difference of means, and of a standard deviation
         assert (
             abs(float(numbers.mean()) - theirs[f"{name}_mean"]) < 4 * std * (2 / repetitions) ** 0.5
         )
         assert float(numbers.std()) == pytest.approx(std, rel=4 / repetitions**0.5)
+    # a column is kept as often as theirs: 0.5 bounds the deviation of one element
+    error = 4 * 0.5 * (2 / (repetitions * shape[0])) ** 0.5
+    torch.testing.assert_close(columns, torch.tensor(theirs["kept_by_column"]), rtol=0, atol=error)
 
 
 @pytest.mark.peer
@@ -122,6 +138,10 @@ def test_large_tensors_merged_by_mergekit_now_are_ours_to_the_bit(tmp_path):
     with safe_open(out, framework="pt") as file:
         different = compare(file)
     for call, ours, theirs in different.values():
-        assert call["models"] >= 5
-        assert int((ours != theirs).sum()) < 20
-        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+        unequal = int((ours != theirs).sum())
+        if call["method"] in OTHER_CHOICE:
+            assert unequal <= OTHER_CHOICE[call["method"]] * ours.numel()
+        else:
+            assert call["models"] >= 5
+            assert unequal < 20
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
