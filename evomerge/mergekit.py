@@ -18,6 +18,11 @@ from evomerge.levels import levels_of, settle
 from evomerge.mergekit_slices import Stack, setting_of, source_of
 from evomerge.recipe import Recipe, scalars
 
+_OURS = {  # parameter: (our value that mergekit does not have, what it does instead)
+    "rescale": ("inverse", "gives back the L1 norm (rescale: true)"),
+    "select_applies_to": ("weights", "masks the deltas (select_applies_to: deltas)"),
+}
+
 
 @dataclass(frozen=True)
 class Document:
@@ -150,7 +155,7 @@ def _document(
 ) -> Document:
     """Put the head and the tail of a configuration around its models or slices."""
     spec = methods.get(used[0])
-    _refuse_inverse(content)
+    _refuse_ours(content)
     notes = []
     if spec.stochastic:
         notes.append(
@@ -235,16 +240,14 @@ def _frozen(values: Mapping[str, Any]) -> Hashable:
     return tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in sorted(values.items()))
 
 
-def _refuse_inverse(content: Any) -> None:
-    """Our one value that mergekit does not have: DARE's rescaling by 1 / density."""
+def _refuse_ours(content: Any) -> None:
+    """Refuse the values that mergekit does not have, wherever they stand."""
     if isinstance(content, dict):
         for key, value in content.items():
-            if key == "rescale" and "inverse" in scalars(value):
-                raise UserError(
-                    "rescale: inverse (dividing by the density) does not exist in mergekit, which "
-                    "only gives back the L1 norm (rescale: true)"
-                )
-            _refuse_inverse(value)
+            ours, instead = _OURS.get(key, (None, ""))
+            if ours is not None and ours in scalars(value):
+                raise UserError(f"{key}: {ours} does not exist in mergekit, which only {instead}")
+            _refuse_ours(value)
     elif isinstance(content, list):
         for item in content:
-            _refuse_inverse(item)
+            _refuse_ours(item)

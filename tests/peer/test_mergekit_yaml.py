@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from evomerge import methods
 from evomerge.checkpoint import Checkpoint
 from evomerge.merge import build
 from evomerge.mergekit import as_yaml, to_mergekit
@@ -287,6 +288,22 @@ RECIPES = {
 }
 
 
+def recipe_of_every_kind(method, families):
+    """Any registered method over as many models as it takes, everything at its default.
+
+    What has no default is in the middle of its range; density is 1 where the masks are random.
+    """
+    spec = methods.get(method)
+    settings = {
+        p.name: (p.low + p.high) / 2
+        for p in spec.parameters
+        if p.required or (p.name == "density" and not spec.stochastic)
+    }
+    count = min(spec.max_models or 3, 3)
+    document = {"merge_method": method, "models": [*"abc"[:count]], "parameters": settings}
+    return Recipe.from_dict(named({**document, "base_model": "base"}, families["qwen3"]))
+
+
 def at_a_random_point(space, n):
     """A recipe of a shipped space; densities of 1 where mergekit would draw other masks."""
     draw = random.Random(n)
@@ -318,7 +335,7 @@ def merges(tmp_path_factory):
     families = {
         "llama": make_family(top / "llama", names="abc", layers=4),
         "llama-bf16": make_family(top / "bf16", names="abc", layers=4, dtype="bfloat16"),
-        "qwen3": make_family(top / "qwen3", "qwen3", layers=4),
+        "qwen3": make_family(top / "qwen3", "qwen3", names="abc", layers=4),
         "qwen3-tied": make_family(top / "qwen3t", "qwen3", layers=4, tied=True),
         "gpt2": make_family(top / "gpt2", "gpt2", layers=3),
     }
@@ -327,6 +344,8 @@ def merges(tmp_path_factory):
         for name, (family, document) in RECIPES.items()
     }
     recipes["trimmed bfloat16"] = Recipe.from_dict(named(TRIMMED_BFLOAT16, families["llama-bf16"]))
+    for method in methods.names():
+        recipes[f"any {method}"] = recipe_of_every_kind(method, families)
     for space in shipped():
         folders = families["llama"]
         models = [folders["a"], folders["b"]]
@@ -371,7 +390,11 @@ def quiet_environment():
     return {**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-NAMES = [*RECIPES, *(f"{space} {n}" for space in shipped() for n in range(2))]
+NAMES = [
+    *RECIPES,
+    *(f"any {method}" for method in methods.names()),
+    *(f"{space} {n}" for space in shipped() for n in range(2)),
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -51,7 +51,7 @@ def changed(document, path, value):
 WRONG = [
     (TIES, ["merge_methd"], "ties", "recipe: unknown key 'merge_methd': did you mean 'merge_meth"),
     (TIES, ["merge_method"], "tise", "merge_method: unknown merge method 'tise': did you mean 'ti"),
-    (TIES, ["merge_method"], ..., "expected a merge_method, one of dare_linear, dare_ties"),
+    (TIES, ["merge_method"], ..., "expected a merge_method, one of .*dare_linear, dare_ties"),
     (TIES, ["merge_method"], ["ties"], "unknown merge method"),
     (TIES, ["base_model"], ..., "recipe: ties needs a base_model"),
     (TIES, ["base_model"], "", "base_model: expected a folder or a hub id but got ''"),

@@ -1,6 +1,7 @@
 """Space, point, recipe, YAML, recipe: nothing is lost on the way."""
 
 import json
+import math
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,12 +22,15 @@ FILTERS = st.sampled_from(["mlp", "self_attn", "layers.1.", "норм", "a: b", 
 def numbers(parameter):
     low = -1e9 if parameter.valid_low is None else parameter.valid_low
     high = 1e9 if parameter.valid_high is None else parameter.valid_high
-    return st.floats(low, high) | st.integers(int(low), int(high))
+    whole = st.integers(math.ceil(low), math.floor(high))
+    return whole if parameter.kind == "int" else st.floats(low, high) | whole
 
 
 def values(parameter):
     """What may stand for a parameter: a value, a gradient, or filters; or a hole."""
-    if parameter.kind == "float":
+    if parameter.kind == "int":
+        one, hole = numbers(parameter), st.just("search")
+    elif parameter.kind == "float":
         one = numbers(parameter)
         low = -10.0 if parameter.valid_low is None else parameter.valid_low
         ends = st.lists(st.floats(low, 10.0), min_size=2, max_size=2).map(sorted)
@@ -86,7 +90,13 @@ def spaces(draw):
 def filled(draw):
     space = draw(spaces())
     point = [
-        draw(st.sampled_from(d.choices) if d.choices else st.floats(d.low, d.high))
+        draw(
+            st.sampled_from(d.choices)
+            if d.choices
+            else st.integers(d.low, d.high)
+            if d.kind == "int"
+            else st.floats(d.low, d.high)
+        )
         for d in space.dimensions
     ]
     return space, point
