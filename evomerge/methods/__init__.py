@@ -3,12 +3,16 @@
 from evomerge.methods.arcee_fusion import arcee_fusion
 from evomerge.methods.breadcrumbs import breadcrumbs
 from evomerge.methods.breadcrumbs_ties import breadcrumbs_ties
+from evomerge.methods.consensus_ta import consensus_ta
+from evomerge.methods.consensus_ties import consensus_ties
 from evomerge.methods.dare_linear import dare_linear
 from evomerge.methods.dare_ties import dare_ties
 from evomerge.methods.della import della
 from evomerge.methods.della_linear import della_linear
 from evomerge.methods.karcher import karcher
 from evomerge.methods.linear import linear
+from evomerge.methods.magnitude_prune import magnitude_prune
+from evomerge.methods.mask_merge import mask_merge
 from evomerge.methods.model_stock import model_stock
 from evomerge.methods.multislerp import multislerp
 from evomerge.methods.nearswap import nearswap
@@ -23,6 +27,8 @@ from evomerge.methods.sce import sce
 from evomerge.methods.slerp import slerp
 from evomerge.methods.task_arithmetic import task_arithmetic
 from evomerge.methods.ties import ties
+from evomerge.methods.varm import varm
+from evomerge.methods.wise_ft import wise_ft
 
 __all__ = [
     "REQUIRED",
@@ -34,6 +40,8 @@ __all__ = [
     "arcee_fusion",
     "breadcrumbs",
     "breadcrumbs_ties",
+    "consensus_ta",
+    "consensus_ties",
     "dare_linear",
     "dare_ties",
     "della",
@@ -41,6 +49,8 @@ __all__ = [
     "get",
     "karcher",
     "linear",
+    "magnitude_prune",
+    "mask_merge",
     "merge_method",
     "model_stock",
     "multislerp",
@@ -55,4 +65,6 @@ __all__ = [
     "slerp",
     "task_arithmetic",
     "ties",
+    "varm",
+    "wise_ft",
 ]

@@ -16,7 +16,9 @@ _SAMPLE = 1_000_000  # elements beyond which quartiles are those of a sample of 
 _SMALL = 1e-8  # added to probabilities (mergekit's constant)
 
 
-@merge_method(reference="mergekit, Goddard 2024, https://arxiv.org/abs/2403.13257")
+@merge_method(
+    reference="mergekit, Goddard 2024, https://arxiv.org/abs/2403.13257", in_mergekit=True
+)
 def arcee_fusion(base: Tensor, models: Annotated[Sequence[Tensor], Count(1, 1)]) -> Tensor:
     """Take the model's element where its importance is an outlier, the base's elsewhere.
 

@@ -18,7 +18,7 @@ from evomerge.methods.parameters import (
 from evomerge.methods.registry import merge_method
 
 
-@merge_method(reference="Davari 2023, https://arxiv.org/abs/2312.06795")
+@merge_method(reference="Davari 2023, https://arxiv.org/abs/2312.06795", in_mergekit=True)
 def breadcrumbs_ties(
     base: Tensor,
     models: Sequence[Tensor],

@@ -21,7 +21,7 @@ from evomerge.methods.registry import merge_method
 _HOW: dict[DropRescale, Rescale] = {False: "none", True: "l1", "inverse": "inverse"}
 
 
-@merge_method(reference="Yu 2024, https://arxiv.org/abs/2311.03099")
+@merge_method(reference="Yu 2024, https://arxiv.org/abs/2311.03099", in_mergekit=True)
 def dare_linear(
     base: Tensor,
     models: Sequence[Tensor],

@@ -19,7 +19,7 @@ from evomerge.methods.random import CounterRandom
 from evomerge.methods.registry import merge_method
 
 
-@merge_method(reference="Yu 2024, https://arxiv.org/abs/2311.03099")
+@merge_method(reference="Yu 2024, https://arxiv.org/abs/2311.03099", in_mergekit=True)
 def dare_ties(
     base: Tensor,
     models: Sequence[Tensor],

@@ -20,7 +20,7 @@ from evomerge.methods.random import CounterRandom
 from evomerge.methods.registry import merge_method
 
 
-@merge_method(reference="Deep 2024, https://arxiv.org/abs/2406.11617")
+@merge_method(reference="Deep 2024, https://arxiv.org/abs/2406.11617", in_mergekit=True)
 def della(
     base: Tensor,
     models: Sequence[Tensor],

@@ -8,6 +8,7 @@ neither on its position nor on how a tensor is cut into blocks nor on the number
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -17,6 +18,9 @@ _SMALL_NORM = 1e-7  # an L1 norm below it is not rescaled (mergekit 0.1.5's cons
 _SMALL_WEIGHT = 1e-8  # a sum of weights below it is not divided by (mergekit 0.1.5's constant)
 
 Rescale = Literal["l1", "inverse", "none"]
+Consensus = Literal["sum", "count"]
+Aggregate = Literal["mean", "sum", "max"]
+ZeroSign = Literal["plus", "majority"]
 
 
 def kept_count(density: float, count: int) -> int:
@@ -134,25 +138,45 @@ def weighted_deltas(
     return mixed
 
 
-def elect_sign(deltas: Sequence[Tensor]) -> Tensor:
-    """+1 or -1 per element, the sign of the sum; a sum of zero elects +1 (Yadav 2023, step 2)."""
-    return torch.where(sum_in_order(deltas) >= 0, 1.0, -1.0).to(deltas[0].dtype)
+def elect_sign(
+    deltas: Sequence[Tensor], consensus: Consensus = "sum", zero_sign: ZeroSign = "plus"
+) -> Tensor:
+    """+1 or -1 per element, the sign of the sum of deltas, or of their signs (Yadav 2023, step 2).
+
+    A sum of zero elects +1, or what the majority of the tensor's elements elects.
+    """
+    votes = sum_in_order([delta.sign() for delta in deltas] if consensus == "count" else deltas)
+    if zero_sign == "majority":
+        signs = votes.sign()
+        majority = torch.where(signs.sum(dtype=torch.float64) >= 0, 1.0, -1.0).to(signs.dtype)
+        return torch.where(votes == 0, majority, signs)
+    return torch.where(votes >= 0, 1.0, -1.0).to(votes.dtype)
 
 
 def disjoint_deltas(
-    deltas: Sequence[Tensor], weights: Sequence[float], *, normalize: bool
+    deltas: Sequence[Tensor],
+    weights: Sequence[float],
+    *,
+    normalize: bool,
+    consensus: Consensus = "sum",
+    aggregate: Aggregate = "mean",
+    zero_sign: ZeroSign = "plus",
 ) -> Tensor:
     """Like `weighted_deltas`, but over the models that agree with the elected sign.
 
     Each element's sum, and its sum of weights, runs over the models whose w_i * delta_i has the
     elected sign there; with equal weights and `normalize` this is TIES' disjoint mean. A zero
-    agrees with nothing. An element's sum of weights that is exactly 0 is not divided by.
+    agrees with nothing. An element's sum of weights that is exactly 0 is not divided by. As
+    `aggregate`, ``sum`` is never divided, ``max`` is the w_i * delta_i of largest magnitude.
     """
     weighted = [delta * weight for delta, weight in zip(deltas, weights, strict=True)]
-    elected = elect_sign(weighted)
+    elected = elect_sign(weighted, consensus, zero_sign)
     agrees = [vote.sign() == elected for vote in weighted]
-    mixed = sum_in_order([vote * agree for vote, agree in zip(weighted, agrees, strict=True)])
-    if normalize:
+    parts = [vote * agree for vote, agree in zip(weighted, agrees, strict=True)]
+    if aggregate == "max":
+        return elected * reduce(torch.maximum, [part.abs() for part in parts])
+    mixed = sum_in_order(parts)
+    if normalize and aggregate == "mean":
         divisor = sum_in_order(
             [agree.to(mixed.dtype) * weight for agree, weight in zip(agrees, weights, strict=True)]
         )

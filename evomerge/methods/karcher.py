@@ -17,7 +17,7 @@ Steps = Annotated[int, Range(1, 50, valid_low=0)]
 Tolerance = Annotated[float, Range(1e-8, 1e-3, valid_low=0.0)]
 
 
-@merge_method(reference="Karcher 1977, https://doi.org/10.1002/cpa.3160300502")
+@merge_method(reference="Karcher 1977, https://doi.org/10.1002/cpa.3160300502", in_mergekit=True)
 def karcher(models: Sequence[Tensor], max_iter: Steps = 10, tol: Tolerance = 1e-5) -> Tensor:
     """Take the mean of the models' directions on the sphere, and of their lengths.
 

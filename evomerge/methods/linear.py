@@ -12,7 +12,7 @@ from evomerge.methods.parameters import PerModelWeight, one_per_model
 from evomerge.methods.registry import merge_method
 
 
-@merge_method(reference="Wortsman 2022, https://arxiv.org/abs/2203.05482")
+@merge_method(reference="Wortsman 2022, https://arxiv.org/abs/2203.05482", in_mergekit=True)
 def linear(models: Sequence[Tensor], weight: PerModelWeight, normalize: bool = True) -> Tensor:
     """Average the models, weighted.
 

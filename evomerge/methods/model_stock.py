@@ -16,7 +16,7 @@ from evomerge.methods.registry import merge_method
 _SMALL = 1e-6  # product of norms, or denominator, below which the ratio means nothing (mergekit's)
 
 
-@merge_method(reference="Jang 2024, https://arxiv.org/abs/2403.19522")
+@merge_method(reference="Jang 2024, https://arxiv.org/abs/2403.19522", in_mergekit=True)
 def model_stock(
     base: Tensor,
     models: Annotated[Sequence[Tensor], Count(2)],

@@ -16,7 +16,10 @@ from evomerge.methods.registry import merge_method
 Small = Annotated[float, Range(1e-12, 1e-6, valid_low=1e-12)]
 
 
-@merge_method(reference="Goddard 2025, https://goddard.blog/posts/multislerp-wow-what-a-cool-idea")
+@merge_method(
+    reference="Goddard 2025, https://goddard.blog/posts/multislerp-wow-what-a-cool-idea",
+    in_mergekit=True,
+)
 def multislerp(
     base: Tensor | None,
     models: Sequence[Tensor],

@@ -15,7 +15,8 @@ Reach = Annotated[float, Range(0.0, 0.01, valid_low=0.0)]
 
 
 @merge_method(
-    reference="alchemonaut 2024, https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001"
+    reference="alchemonaut 2024, https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001",
+    in_mergekit=True,
 )
 def nearswap(base: Tensor, models: Annotated[Sequence[Tensor], Count(1, 1)], t: Reach) -> Tensor:
     """Move every element of the base towards the model, by t at most.

@@ -16,7 +16,9 @@ _SMALL_NORM = 1e-7  # norms below it are taken for it (mergekit's constant)
 _SMALL_SINE = 1e-8  # sine of the angle up to which the arc is a line (mergekit's constant)
 
 
-@merge_method(reference="mergekit, Goddard 2024, https://arxiv.org/abs/2403.13257")
+@merge_method(
+    reference="mergekit, Goddard 2024, https://arxiv.org/abs/2403.13257", in_mergekit=True
+)
 def nuslerp(
     base: Tensor | None,
     models: Annotated[Sequence[Tensor], Count(2, 2)],

@@ -11,7 +11,9 @@ from evomerge.methods.parameters import Count, PerModelScale, one_per_model
 from evomerge.methods.registry import merge_method
 
 
-@merge_method(reference="mergekit, Goddard 2024, https://arxiv.org/abs/2403.13257")
+@merge_method(
+    reference="mergekit, Goddard 2024, https://arxiv.org/abs/2403.13257", in_mergekit=True
+)
 def passthrough(
     models: Annotated[Sequence[Tensor], Count(1, 1)], scale: PerModelScale = 1.0
 ) -> Tensor:

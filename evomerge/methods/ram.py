@@ -14,7 +14,7 @@ from evomerge.methods.registry import merge_method
 Change = Annotated[float, Range(0.0, 1e-3, valid_low=0.0)]
 
 
-@merge_method(reference="Yuan 2026, https://arxiv.org/abs/2601.13572")
+@merge_method(reference="Yuan 2026, https://arxiv.org/abs/2601.13572", in_mergekit=True)
 def ram(base: Tensor, models: Sequence[Tensor], epsilon: Change = 1e-5) -> Tensor:
     """Average, per element, over the models that changed it.
 

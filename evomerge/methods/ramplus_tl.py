@@ -16,7 +16,7 @@ from evomerge.methods.registry import merge_method
 Gain = Annotated[float, Range(0.0, 1.0, valid_low=0.0)]
 
 
-@merge_method(reference="Yuan 2026, https://arxiv.org/abs/2601.13572")
+@merge_method(reference="Yuan 2026, https://arxiv.org/abs/2601.13572", in_mergekit=True)
 def ramplus_tl(
     base: Tensor,
     models: Sequence[Tensor],

@@ -42,6 +42,7 @@ class MethodSpec:
         stochastic: Whether it draws random numbers, and so needs a `CounterRandom`.
         reference: The source: author, year, address.
         summary: The first line of the function's docstring.
+        in_mergekit: Whether mergekit 0.1.5 has a method of this name.
     """
 
     name: str
@@ -54,6 +55,7 @@ class MethodSpec:
     stochastic: bool
     reference: str
     summary: str
+    in_mergekit: bool
 
     def parameter(self, name: str) -> ParameterSpec:
         """Find a parameter by name; an unknown one is a `UserError` that lists the known."""
@@ -151,7 +153,9 @@ class MethodSpec:
             raise UserError(f"{self.name}: expected tensors of one shape, but got {shapes}")
 
 
-def merge_method(*, reference: str) -> Callable[[MethodFunction], MethodFunction]:
+def merge_method(
+    *, reference: str, in_mergekit: bool = False
+) -> Callable[[MethodFunction], MethodFunction]:
     """Register a function of tensors as a merge method, and return the function itself.
 
     Everything follows from its signature and docstring. Arguments named `models`, `base` and
@@ -162,10 +166,11 @@ def merge_method(*, reference: str) -> Callable[[MethodFunction], MethodFunction
 
     Args:
         reference: The source, as ``Author year, https://...``.
+        in_mergekit: Whether mergekit 0.1.5 has a method of this name, with the same meaning.
     """
 
     def register(function: MethodFunction) -> MethodFunction:
-        spec = _read_function(function, reference)
+        spec = _read_function(function, reference, in_mergekit)
         other = _METHODS.get(spec.name)
         if other is not None and _origin(other.function) != _origin(function):
             raise ValueError(
@@ -198,7 +203,9 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_METHODS))
 
 
-def _read_function(function: Callable[..., Tensor], reference: str) -> MethodSpec:
+def _read_function(
+    function: Callable[..., Tensor], reference: str, in_mergekit: bool
+) -> MethodSpec:
     name = function.__name__.rstrip("_")
     docstring = inspect.getdoc(function) or ""
     if not docstring or not reference:
@@ -238,6 +245,7 @@ def _read_function(function: Callable[..., Tensor], reference: str) -> MethodSpe
         stochastic="random" in arguments,
         reference=reference,
         summary=docstring.splitlines()[0],
+        in_mergekit=in_mergekit,
     )
 
 

@@ -15,7 +15,7 @@ from evomerge.methods.registry import merge_method
 _SMALL_SHARE = 1e-6  # least sum of shares that is divided by (mergekit's constant)
 
 
-@merge_method(reference="Wan 2024, https://arxiv.org/abs/2408.07990")
+@merge_method(reference="Wan 2024, https://arxiv.org/abs/2408.07990", in_mergekit=True)
 def sce(
     base: Tensor,
     models: Sequence[Tensor],

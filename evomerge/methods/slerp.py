@@ -16,7 +16,7 @@ _PARALLEL = 0.9995  # cosine beyond which the arc is taken as a line (mergekit's
 _SMALL_NORM = 1e-8  # norm below which a tensor has no direction (mergekit's constant)
 
 
-@merge_method(reference="Shoemake 1985, https://doi.org/10.1145/325165.325242")
+@merge_method(reference="Shoemake 1985, https://doi.org/10.1145/325165.325242", in_mergekit=True)
 def slerp(base: Tensor, models: Annotated[Sequence[Tensor], Count(1, 1)], t: Fraction) -> Tensor:
     """Interpolate along the arc between the base and one model, each tensor as one vector.
 

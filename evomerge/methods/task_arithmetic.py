@@ -11,7 +11,7 @@ from evomerge.methods.parameters import Lambda, PerModelWeight, one_per_model
 from evomerge.methods.registry import merge_method
 
 
-@merge_method(reference="Ilharco 2022, https://arxiv.org/abs/2212.04089")
+@merge_method(reference="Ilharco 2022, https://arxiv.org/abs/2212.04089", in_mergekit=True)
 def task_arithmetic(
     base: Tensor,
     models: Sequence[Tensor],

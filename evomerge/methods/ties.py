@@ -6,13 +6,21 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from evomerge.methods.deltas import add_to_base, adds_nothing, disjoint_deltas, trim
+from evomerge.methods.deltas import (
+    Aggregate,
+    Consensus,
+    ZeroSign,
+    add_to_base,
+    adds_nothing,
+    disjoint_deltas,
+    trim,
+)
 from evomerge.methods.deltas import rescale as rescaled
 from evomerge.methods.parameters import Lambda, PerModelDensity, PerModelWeight, one_per_model
 from evomerge.methods.registry import merge_method
 
 
-@merge_method(reference="Yadav 2023, https://arxiv.org/abs/2306.01708")
+@merge_method(reference="Yadav 2023, https://arxiv.org/abs/2306.01708", in_mergekit=True)
 def ties(
     base: Tensor,
     models: Sequence[Tensor],
@@ -21,6 +29,9 @@ def ties(
     normalize: bool = True,
     rescale: bool = False,
     lambda_: Lambda = 1.0,
+    consensus: Consensus = "sum",
+    aggregate: Aggregate = "mean",
+    zero_sign: ZeroSign = "plus",
 ) -> Tensor:
     """Trim the deltas, elect a sign per element, average the deltas that agree.
 
@@ -29,14 +40,15 @@ def ties(
     base + lambda * sum_{i: sign(d_i) = sign} d_i [ / sum_{i: sign(d_i) = sign} w_i ]
 
     As mergekit 0.1.5 does and the paper does not: deltas are weighted before the election (so a
-    negative weight turns a vote round), a tie elects +1 rather than the tensor's majority, and
-    trimming is per tensor rather than over the whole model. With negative weights and `normalize`
-    the divisor can come close to 0, and the result grows without bound.
+    negative weight turns a vote round), a tie elects +1 rather than the majority's sign (but see
+    `zero_sign`), and trimming is per tensor rather than over the whole model. With negative
+    weights and `normalize` the divisor can come close to 0, and the result grows without bound.
 
     Differs from mergekit 0.1.5: of equal magnitudes at the trimming threshold the lowest index is
     kept (mergekit leaves it open); a lambda of 0, or models that are all of weight or density 0,
     return the base's own bits; sums run in model order for any number of models (mergekit's depend
-    on the position of the element from five models on, in the last bit).
+    on the position of the element from five models on, in the last bit); `consensus`, `aggregate`
+    and `zero_sign`, of which mergekit has the defaults.
 
     Args:
         base: Any shape.
@@ -48,6 +60,12 @@ def ties(
         normalize: Divide each element by the sum of the weights that agree there.
         rescale: Give each trimmed delta back the L1 norm that it had.
         lambda_: Scale of what is added to the base; any finite number.
+        consensus: What is summed up to elect a sign: the deltas (``sum``), or their signs
+            (``count``: one model, one vote).
+        aggregate: What is made of the deltas that agree: their ``mean``, which is their sum unless
+            `normalize`, their ``sum``, or the one of largest magnitude (``max``).
+        zero_sign: What a tie elects: +1 (``plus``), or the sign that most elements of the tensor
+            elect (``majority``; the paper's, there over the whole model).
 
     >>> import torch
     >>> base = torch.zeros(3)
@@ -64,4 +82,12 @@ def ties(
         delta = model - base
         trimmed = trim(delta, density_i)
         deltas.append(rescaled(trimmed, delta, density_i, "l1") if rescale else trimmed)
-    return add_to_base(base, disjoint_deltas(deltas, weights, normalize=normalize), lambda_)
+    mixed = disjoint_deltas(
+        deltas,
+        weights,
+        normalize=normalize,
+        consensus=consensus,
+        aggregate=aggregate,
+        zero_sign=zero_sign,
+    )
+    return add_to_base(base, mixed, lambda_)

@@ -1,5 +1,7 @@
 """What the papers promise, worked by hand or in float64 numpy."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +12,16 @@ from evomerge.methods import (
     arcee_fusion,
     breadcrumbs,
     breadcrumbs_ties,
+    consensus_ta,
+    consensus_ties,
     dare_linear,
     dare_ties,
     della,
     della_linear,
     karcher,
     linear,
+    magnitude_prune,
+    mask_merge,
     model_stock,
     multislerp,
     nearswap,
@@ -27,6 +33,8 @@ from evomerge.methods import (
     slerp,
     task_arithmetic,
     ties,
+    varm,
+    wise_ft,
 )
 from evomerge.methods.arcee_fusion import sampled
 from evomerge.methods.deltas import drop, elect_sign, rank_densities, rescale, trim, trim_outliers
@@ -107,7 +115,7 @@ def test_linear_refuses_weights_whose_sum_is_zero(models):
     "method",
     [
         *[task_arithmetic, ties, dare_linear, dare_ties],
-        *[della, della_linear, breadcrumbs, breadcrumbs_ties],
+        *[della, della_linear, breadcrumbs, breadcrumbs_ties, mask_merge],
     ],
 )
 def test_where_nothing_is_added_the_base_comes_back_to_the_bit(method, nothing, base, models):
@@ -134,6 +142,12 @@ def test_passthrough_is_the_model_scaled(models):
         lambda base, model: ties(base, [model], 1.0, lambda_=0.0),
         lambda base, model: task_arithmetic(base, [model], 0.0),
         lambda base, model: dare_linear(base, [model], 1.0, random=DRAW),
+        lambda base, model: wise_ft(base, [model], 0.0),
+        lambda base, model: wise_ft(base, [model], 1.0),
+        lambda base, model: consensus_ta(base, [model], alpha=0.0),
+        lambda base, model: magnitude_prune([model]),  # noqa: ARG005
+        lambda base, model: karcher([model]),  # noqa: ARG005
+        lambda base, model: multislerp(base, [model], 0.5),
     ],
 )
 def test_where_nothing_is_computed_the_result_is_still_a_new_tensor(merge, base, models):
@@ -256,6 +270,73 @@ def test_ties_of_opposite_deltas_never_averages_to_nothing(models):
 def test_a_tie_elects_plus_one():
     deltas = [torch.tensor([1.0, -1.0, 0.0]), torch.tensor([-1.0, -2.0, 0.0])]
     assert elect_sign(deltas).tolist() == [1.0, -1.0, 1.0]
+
+
+def paper_ties(base, models, density, aggregate):
+    """TIES as the paper tells it, but trimmed per tensor: weights 1, ties to the majority."""
+    deltas = []
+    for model in models:
+        delta = (model - base).ravel()
+        kept = np.argsort(-np.abs(delta), kind="stable")[: int(density * delta.size)]
+        deltas.append(np.where(np.isin(np.arange(delta.size), kept), delta, 0))
+    deltas = np.stack(deltas)
+    sign = np.sign(deltas.sum(axis=0))
+    sign[sign == 0] = 1 if sign.sum() >= 0 else -1
+    agree = np.sign(deltas) == sign
+    parts = np.where(agree, deltas, 0)
+    merged = {
+        "mean": parts.sum(axis=0) / np.maximum(agree.sum(axis=0), 1),
+        "sum": parts.sum(axis=0),
+        "max": sign * np.abs(parts).max(axis=0),
+    }[aggregate]
+    return base + merged.reshape(base.shape)
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "sum", "max"])
+@pytest.mark.parametrize("mirrored", [1, -1])
+def test_ties_with_the_papers_options_is_the_papers(base, models, aggregate, mirrored):
+    models = [base + mirrored * (model - base) for model in models[:3]]
+    models.append(base - (models[0] - base))  # half of the ties are exact
+    options = {"density": 0.5, "aggregate": aggregate, "zero_sign": "majority"}
+    b, *ms = exact(base, *models)
+    zeros = torch.zeros_like(base)
+    deltas = [model - base for model in models]  # float32, so that they cancel exactly
+    merged = ties(zeros, deltas, 1.0, **options)
+    assert close(merged, paper_ties(0 * b, exact(*deltas), 0.5, aggregate))
+    assert close(ties(base, models, 1.0, **options), paper_ties(b, ms, 0.5, aggregate), 1e-4)
+
+
+def test_votes_are_counted_or_weighed():
+    models = [torch.tensor([5.0]), torch.tensor([-1.0]), torch.tensor([-2.0])]
+    zero = torch.zeros(1)
+    assert ties(zero, models, 1.0).item() == 5.0
+    assert ties(zero, models, 1.0, consensus="count").item() == -1.5
+    assert ties(zero, models, 1.0, consensus="count", aggregate="sum").item() == -3.0
+    assert ties(zero, models, 1.0, consensus="count", aggregate="max").item() == -2.0
+
+
+def test_a_tie_elects_plus_one_or_the_majority():
+    models = [torch.tensor([1.0, -1.0, -3.0]), torch.tensor([-1.0, -2.0, -4.0])]
+    zeros = torch.zeros(3)
+    assert ties(zeros, models, 1.0).tolist() == [1.0, -1.5, -3.5]
+    assert ties(zeros, models, 1.0, zero_sign="majority").tolist() == [-1.0, -1.5, -3.5]
+    balanced = [torch.tensor([1.0, 2.0, -3.0]), torch.tensor([-1.0, 2.0, -4.0])]
+    assert ties(zeros, balanced, 1.0, zero_sign="majority").tolist() == [1.0, 2.0, -3.5]
+
+
+def test_ties_of_one_model_is_task_arithmetic_however_it_aggregates(base, models):
+    one = models[:1]
+    for options in ({"aggregate": "sum"}, {"aggregate": "max"}, {"consensus": "count"}):
+        assert torch.equal(ties(base, one, 1.0, **options), task_arithmetic(base, one, 1.0))
+
+
+def test_the_sum_is_the_mean_times_the_number_that_agree(base, models):
+    upward = [base + (model - base).abs() for model in models]
+    mean = ties(base, upward, 1.0) - base
+    torch.testing.assert_close(ties(base, upward, 1.0, aggregate="sum") - base, 4 * mean)
+    assert torch.equal(
+        ties(base, models, 0.3, aggregate="sum"), ties(base, models, 0.3, normalize=False)
+    )
 
 
 # DARE
@@ -659,3 +740,121 @@ def test_the_sample_has_one_index_of_each_stretch():
         edges = torch.arange(1_000_000, dtype=torch.float64) * stretch
         assert bool((indices > edges - 1).all())
         assert bool((indices < edges + stretch).all())
+
+
+# beyond mergekit: WiSE-FT, consensus, VaRM, mask merging, pruning
+
+
+def test_wise_ft_is_task_arithmetic_of_one_model_and_exact_at_its_ends(base, models):
+    merged = wise_ft(base, models[:1], 0.37)
+    torch.testing.assert_close(merged, task_arithmetic(base, models[:1], 0.37))
+    assert close(merged, 0.63 * exact(base)[0] + 0.37 * exact(models[0])[0])
+    assert torch.equal(wise_ft(base, models[:1], 0.0), base)
+    assert torch.equal(wise_ft(base, models[:1], 1.0), models[0])
+    other_way = wise_ft(models[0], [base], 0.63)
+    torch.testing.assert_close(merged, other_way)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0])
+def test_a_consensus_of_none_is_everything_and_of_more_than_all_nothing(base, models, alpha):
+    merged = consensus_ta(base, models, k=0, alpha=alpha)
+    torch.testing.assert_close(merged, task_arithmetic(base, models, 1.0, lambda_=alpha))
+    merged = consensus_ties(base, models, density=0.4, k=0, alpha=alpha)
+    trimmed = ties(base, models, 1.0, density=0.4, aggregate="sum", lambda_=alpha)
+    torch.testing.assert_close(merged, trimmed)
+    for method in (consensus_ta, consensus_ties):
+        assert torch.equal(method(base, models, k=5, alpha=alpha), base)
+
+
+def test_a_consensus_of_one_model_is_that_model(base, models):
+    assert torch.equal(
+        consensus_ta(base, models[:1], k=1, lam=3.0), task_arithmetic(base, models[:1], 1.0)
+    )
+
+
+def test_a_consensus_is_its_definition(base, models):
+    b, *ms = exact(base, *models)
+    deltas = np.stack(ms) - b
+    total = deltas.sum(axis=0)
+    lam = np.array([0.2, 0.4, 0.6, 0.3])
+    votes = (np.abs(deltas) >= lam[:, None, None] * np.abs(total - deltas)).sum(axis=0)
+    for k in (2, 3, 4):
+        merged = consensus_ta(base, models, k=k, lam=[0.2, 0.4, 0.6, 0.3], alpha=0.7)
+        assert close(merged, b + 0.7 * total * (votes >= k))
+        assert 0 < (votes >= k).mean() < 1
+
+
+def test_changes_of_disjoint_models_are_all_selfish(base, models):
+    masks = [torch.arange(35).reshape(7, 5) % 4 == i for i in range(4)]
+    apart = [torch.where(mask, model, base) for mask, model in zip(masks, models, strict=True)]
+    together = exact(task_arithmetic(base, apart, 1.0))[0]
+    assert close(consensus_ta(base, apart, k=1, lam=1.0), together)  # each is served
+    assert torch.equal(consensus_ta(base, apart, k=2, lam=1.0), base)
+
+
+def test_a_larger_lam_keeps_fewer_elements(base, models):
+    kept = [
+        consensus_ta(base, models, k=2, lam=lam) != base for lam in (0.0, 0.2, 0.4, 0.6, 1.0, 5.0)
+    ]
+    for more, fewer in pairwise(kept):
+        assert bool((more | ~fewer).all())
+    assert bool(kept[0].all())
+    assert not kept[-1].all()
+
+
+def test_varm_weighs_models_by_how_much_they_changed(base, models):
+    b, m = exact(base, models[0])
+    three = base + 3 * (models[0] - base)
+    assert close(varm(base, [models[0], three]), b + (0.1 + 0.9 * 3) * (m - b))
+    b, *ms = exact(base, *models)
+    energy = np.array([np.mean((m - b) ** 2) for m in ms])
+    assert close(varm(base, models), np.average(ms, axis=0, weights=energy))
+
+
+def test_varm_of_one_or_identical_models_is_that_model_and_of_none_changed_the_base(base, models):
+    assert close(varm(base, models[:1]), exact(models[0])[0])
+    assert close(varm(base, [models[0]] * 3), exact(models[0])[0])
+    assert torch.equal(varm(base, [base] * 3), base)
+
+
+@pytest.mark.parametrize("masks", ["union", "intersect", "vote"])
+def test_mask_merging_is_its_definition(base, models, masks):
+    b, *ms = exact(base, *models)
+    deltas = np.stack(ms) - b
+    kept = []
+    for delta in deltas:
+        lowest = np.sort(np.abs(delta).ravel())[-int(0.4 * 35)]
+        kept.append(np.abs(delta) >= lowest)
+    count = np.sum(kept, axis=0)
+    mask = {"union": count >= 1, "intersect": count == 4, "vote": count > 2}[masks]
+    weights = np.array([0.3, 0.7, -0.2, 0.4])
+    mixed = (weights[:, None, None] * deltas).sum(axis=0)
+    merged = mask_merge(base, models, list(weights), density=0.4, masks=masks, lambda_=0.6)
+    assert close(merged, b + 0.6 * mask * mixed)
+    merged = mask_merge(base, models, list(weights), density=0.4, masks=masks, normalize=True)
+    assert close(merged, b + mask * mixed / weights.sum())
+    whole = mask_merge(base, models, list(weights), masks=masks)
+    assert torch.equal(whole, task_arithmetic(base, models, list(weights)))
+
+
+def test_an_intersection_lies_in_a_vote_and_a_vote_in_a_union(base, models):
+    inner, middle, outer = (
+        mask_merge(base, models, 0.5, density=0.5, masks=masks) != base
+        for masks in ("intersect", "vote", "union")
+    )
+    assert bool((middle | ~inner).all())
+    assert bool((outer | ~middle).all())
+    assert int(inner.sum()) < int(middle.sum()) < int(outer.sum())
+    one = mask_merge(base, models[:1], 1.0, density=0.5, masks="vote")
+    torch.testing.assert_close(one, base + trim(models[0] - base, 0.5))
+
+
+def test_pruning_keeps_the_largest_weights(models):
+    pruned = magnitude_prune(models[:1], 0.4)
+    (m,), (p,) = exact(models[0]), exact(pruned)
+    assert np.count_nonzero(p) == 14
+    np.testing.assert_array_equal(p[p != 0], m[p != 0])
+    assert np.abs(p[p != 0]).min() >= np.abs(m[p == 0]).max()
+    assert torch.equal(magnitude_prune([pruned], 0.4), pruned)
+    assert torch.equal(magnitude_prune(models[:1]), models[0])
+    assert torch.equal(magnitude_prune(models[:1], 0.0), torch.zeros(7, 5))

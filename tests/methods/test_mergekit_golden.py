@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from evomerge.methods import CounterRandom, get
+from evomerge.methods import CounterRandom, get, registered
 
 GOLDEN = Path(__file__).with_name("golden_mergekit_0_1_5.safetensors")
 MAKE_GOLDEN = Path(__file__).parents[1] / "peer" / "make_golden.py"
@@ -89,6 +89,7 @@ def test_the_golden_file_covers_every_method_of_mergekit_with_five_settings():
     for call in calls:
         setting = json.dumps([call["models"], call["parameters"], call["base"]])
         settings.setdefault(call["method"], set()).add(setting)
+    assert set(settings) == {method.name for method in registered() if method.in_mergekit}
     assert len(settings) == 20
     for name, known in settings.items():
         method = get(name)
