@@ -18,9 +18,13 @@ from evomerge.levels import levels_of, settle
 from evomerge.mergekit_slices import Stack, setting_of, source_of
 from evomerge.recipe import Recipe, scalars
 
-_OURS = {  # parameter: (our value that mergekit does not have, what it does instead)
-    "rescale": ("inverse", "gives back the L1 norm (rescale: true)"),
-    "select_applies_to": ("weights", "masks the deltas (select_applies_to: deltas)"),
+_OURS = {  # (parameter, our value that mergekit does not have): what it does instead
+    ("rescale", "inverse"): "gives back the L1 norm (rescale: true)",
+    ("select_applies_to", "weights"): "masks the deltas (select_applies_to: deltas)",
+    ("consensus", "count"): "elects signs by sums (consensus: sum)",
+    ("aggregate", "sum"): "takes means, or sums by normalize: false (aggregate: mean)",
+    ("aggregate", "max"): "takes means (aggregate: mean)",
+    ("zero_sign", "majority"): "elects +1 in a tie (zero_sign: plus)",
 }
 
 
@@ -155,6 +159,8 @@ def _document(
 ) -> Document:
     """Put the head and the tail of a configuration around its models or slices."""
     spec = methods.get(used[0])
+    if not spec.in_mergekit:
+        raise UserError(f"{spec.name}: mergekit 0.1.5 has no such method")
     _refuse_ours(content)
     notes = []
     if spec.stochastic:
@@ -170,9 +176,13 @@ def _document(
             notes.append("tokenizer_source makes mergekit drop embedding rows that have no token.")
         else:  # embeddings of two sizes could not be put together
             notes.append(f"The result needs the tokenizer files of {source} copied beside it.")
+    base = {"base_model": recipe.donor}  # else mergekit takes the config of any one model
+    if spec.base_optional and recipe.base_model is None:
+        base = {}  # else mergekit merges around it
+        notes.append("Without base_model mergekit takes config and tokenizer from any one model.")
     whole = {
         "merge_method": spec.name,
-        "base_model": recipe.donor,  # else mergekit takes the config of any one model
+        **base,
         **content,
         "dtype": "float32",
         "out_dtype": recipe.output_dtype,
@@ -215,7 +225,7 @@ def _stage(recipe: Recipe, method: str, tensors: Stack, names: Sequence[str]) ->
             }
             listed.append({"model": models[i], "parameters": own} if own else {"model": models[i]})
         base = recipe.base_model
-        return [*listed, *([{"model": base}] if spec.takes_base else [])]
+        return [*listed, *([{"model": base}] if spec.takes_base and base else [])]
 
     def varying(part: Sequence[str]) -> dict[str, Any]:
         held = {n: settled[n] for n in part if n in settled}
@@ -244,9 +254,11 @@ def _refuse_ours(content: Any) -> None:
     """Refuse the values that mergekit does not have, wherever they stand."""
     if isinstance(content, dict):
         for key, value in content.items():
-            ours, instead = _OURS.get(key, (None, ""))
-            if ours is not None and ours in scalars(value):
-                raise UserError(f"{key}: {ours} does not exist in mergekit, which only {instead}")
+            for (name, ours), instead in _OURS.items():
+                if key == name and ours in scalars(value):
+                    raise UserError(
+                        f"{key}: {ours} does not exist in mergekit, which only {instead}"
+                    )
             _refuse_ours(value)
     elif isinstance(content, list):
         for item in content:

@@ -104,7 +104,7 @@ class _Reader:
                 raise UserError(f"{self.where}: {place}: {twice} stands twice")
             for name in recipe.method_names:
                 spec = methods.get(name)
-                if spec.takes_base and base is None:
+                if spec.takes_base and not spec.base_optional and base is None:
                     raise UserError(f"{self.where}: {name} needs a base_model")
                 count = len([m for m in models if m != base]) if spec.takes_base else len(models)
                 try:

@@ -77,8 +77,9 @@ def show_methods(name: str | None, as_json: bool) -> None:
         return
     spec = specs[0]
     print(f"{spec.name}: {spec.summary}\n{spec.reference}\n")
-    most = "any number of" if spec.max_models is None else f"up to {spec.max_models}"
-    print(f"merges {most} models, at least {spec.min_models}{', with a base' * spec.takes_base}\n")
+    base = " besides a base" if spec.takes_base else ""
+    optional = ", which it does without if there is none" if spec.base_optional else ""
+    print(f"merges {methods.Count(spec.min_models, spec.max_models)}{base}{optional}\n")
     for parameter in spec.parameters:
         each = ", one for each model" if parameter.per_model else ""
         default = "required" if parameter.required else f"default {json.dumps(parameter.default)}"
@@ -110,6 +111,8 @@ def _as_data(spec: object) -> dict[str, object]:
         "summary": spec.summary,
         "reference": spec.reference,
         "takes_base": spec.takes_base,
+        "base_optional": spec.base_optional,
+        "in_mergekit": spec.in_mergekit,
         "models": [spec.min_models, spec.max_models],
         "stochastic": spec.stochastic,
         "parameters": [

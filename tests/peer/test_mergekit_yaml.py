@@ -25,6 +25,7 @@ pytestmark = [
     ),
 ]
 ATTENTION, MLP = "self_attn", "mlp"
+IN_MERGEKIT = [spec.name for spec in methods.registered() if spec.in_mergekit]
 
 
 def entries(weights, **more):
@@ -344,7 +345,7 @@ def merges(tmp_path_factory):
         for name, (family, document) in RECIPES.items()
     }
     recipes["trimmed bfloat16"] = Recipe.from_dict(named(TRIMMED_BFLOAT16, families["llama-bf16"]))
-    for method in methods.names():
+    for method in IN_MERGEKIT:
         recipes[f"any {method}"] = recipe_of_every_kind(method, families)
     for space in shipped():
         folders = families["llama"]
@@ -392,7 +393,7 @@ def quiet_environment():
 
 NAMES = [
     *RECIPES,
-    *(f"any {method}" for method in methods.names()),
+    *(f"any {method}" for method in IN_MERGEKIT),
     *(f"{space} {n}" for space in shipped() for n in range(2)),
 ]
 

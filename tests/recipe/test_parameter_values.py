@@ -117,6 +117,9 @@ def test_defaults_stand_in_for_what_is_not_given():
         "normalize": True,
         "rescale": False,
         "lambda": 1.0,
+        "consensus": "sum",
+        "aggregate": "mean",
+        "zero_sign": "plus",
     }
 
 

@@ -1,0 +1,110 @@
+"""Methods of mergekit 0.1.5, at settings of their own, run by mergekit on what we export."""
+
+import os
+
+import pytest
+import torch
+
+from evomerge.checkpoint import Checkpoint
+from evomerge.merge import build
+from evomerge.mergekit import as_yaml, to_mergekit
+from evomerge.recipe import Recipe
+from tests.models import load, make_family
+from tests.peer.test_mergekit_yaml import ATTENTION, MLP, entries, named, run_all
+
+pytestmark = [
+    pytest.mark.peer,
+    pytest.mark.skipif(
+        not os.environ.get("MERGEKIT_PYTHON"),
+        reason="MERGEKIT_PYTHON names no interpreter that has mergekit 0.1.5",
+    ),
+]
+BY_DEPTH = {"a": [0.2, 0.9], "b": [{"filter": MLP, "value": 0.7}, {"value": [0.5, 0.1, 0.6]}]}
+THREE = {"a": 0.5, "b": 0.3, "c": [0.9, 0.2]}
+
+
+def of(method, models, base="base", **parameters):
+    document = {"merge_method": method, "models": models, "parameters": parameters}
+    return {**document, **({"base_model": base} if base else {})}
+
+
+RECIPES = {
+    "nuslerp": of("nuslerp", entries(BY_DEPTH)),
+    "nuslerp without a base": of("nuslerp", entries(BY_DEPTH), base=None),
+    "nuslerp by rows": of("nuslerp", entries(BY_DEPTH), nuslerp_flatten=False),
+    "nuslerp by columns": of(
+        "nuslerp", entries(BY_DEPTH), None, nuslerp_flatten=False, nuslerp_row_wise=True
+    ),
+    "multislerp": of("multislerp", entries(THREE)),
+    "multislerp without a base": of(
+        "multislerp", entries(THREE), None, normalize_weights=False, eps=1e-7
+    ),
+    "karcher": of("karcher", ["a", "b", "c"], base=None),
+    "karcher with the base among the models": of("karcher", ["a", "base", "c"], max_iter=3),
+    "breadcrumbs": of(
+        "breadcrumbs", entries(THREE, density=[0.9, 0.4], gamma=0.03), **{"lambda": 0.8}
+    ),
+    "breadcrumbs rescaled": of(
+        "breadcrumbs", entries(BY_DEPTH, density=0.4, gamma=0.1), rescale=True, normalize=True
+    ),
+    "breadcrumbs ties": of("breadcrumbs_ties", entries(THREE, density=[0.9, 0.4], gamma=0.03)),
+    "sce": of("sce", ["a", "b", "c"]),
+    "sce of a part": of("sce", ["a", "b", "c"], select_topk=[0.8, 0.2]),
+    "ram": of("ram", ["a", "b", "c"], epsilon=0.05),
+    "ramplus": of("ramplus_tl", ["a", "b", "c"], epsilon=0.05, r=[0.2, 0.8], alpha=0.9),
+    "nearswap": of("nearswap", ["b"], t=[{"filter": ATTENTION, "value": 0.05}, {"value": 0.01}]),
+    "arcee fusion": of("arcee_fusion", ["b"]),
+    "blocks of nuslerp without a base": {
+        **of("nuslerp", entries(BY_DEPTH), base=None),
+        "blocks": [{"layers": [1, 3], "components": "mlp", "models": entries({"a": 0.8})}],
+    },
+    "many methods": {
+        **of("breadcrumbs_ties", entries(BY_DEPTH, density=0.6), gamma=0.05),
+        "blocks": [
+            {"components": "attention", "merge_method": "nuslerp"},
+            {"components": "mlp", "layers": [0, 2], "merge_method": "karcher"},
+            {"components": "mlp", "merge_method": "sce", "parameters": {"select_topk": 0.5}},
+            {"components": "norm", "merge_method": "multislerp"},
+            {"components": "head", "merge_method": "ram"},
+        ],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def merges(tmp_path_factory):
+    """Every recipe merged by both: {name: (our folder, mergekit's, its problem)}."""
+    torch.set_num_threads(1)  # more would add up a norm in another order
+    top = tmp_path_factory.mktemp("methods")
+    folders = make_family(top / "family", names="abc", layers=4)
+    result, commands = {}, []
+    for number, (name, document) in enumerate(RECIPES.items()):
+        recipe = Recipe.from_dict(named(document, folders))
+        ours, theirs = top / f"ours-{number}", top / f"theirs-{number}"
+        build(recipe, ours)
+        documents = to_mergekit(recipe, list(Checkpoint.open(recipe.donor).tensors))
+        config = top / f"{number}.yaml"
+        config.write_text(as_yaml(documents))
+        quiet = ["--quiet", "--no-write-model-card"]
+        if len(documents) == 1:
+            commands.append(["yaml", str(config), str(theirs), *quiet])
+        else:
+            scratch = ["-I", str(top / f"scratch-{number}"), "--out-path", str(theirs)]
+            commands.append(["multi", str(config), *scratch, *quiet])
+        result[name] = (ours, theirs)
+    problems = run_all(commands)
+    return {name: (*merge, problems[i]) for i, (name, merge) in enumerate(result.items())}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_mergekit_makes_the_same_tensors(merges, name):
+    ours, theirs, problem = merges[name]
+    assert problem is None, problem
+    mine, its = load(ours), load(theirs)
+    assert set(mine) == set(its)
+    different = {
+        tensor: (int((mine[tensor] != its[tensor]).sum()), mine[tensor].numel())
+        for tensor in mine
+        if not torch.equal(mine[tensor], its[tensor])
+    }
+    assert not different, f"{len(different)} of {len(mine)} tensors differ: {different}"
