@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -35,19 +36,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"evomerge: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        again = " ".join(["evomerge", *(sys.argv[1:] if arguments is None else arguments)])
-        print(
-            f"\nevomerge: interrupted; what was finished is kept. To go on: {again}",
-            file=sys.stderr,
-        )
-        return 130
+        return _interrupted(sys.argv[1:] if arguments is None else arguments)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
+        if parsed.run not in (_search, _demo):
+            return 0
+        return _interrupted(sys.argv[1:] if arguments is None else arguments)
     except Exception:
         traceback.print_exc()
         print("evomerge: this is a fault of evomerge, not yours; please report it", file=sys.stderr)
         return 1
+
+
+def _interrupted(arguments: Sequence[str]) -> int:
+    again = shlex.join(["evomerge", *arguments])
+    print(f"\nevomerge: interrupted; what was finished is kept. To go on: {again}", file=sys.stderr)
+    return 130
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
@@ -120,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _count(text: str) -> int:
-    number = int(text)
+    number = int(text) if text.isdecimal() else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number >= 1, but got {text}")
     return number

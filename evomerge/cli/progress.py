@@ -17,12 +17,17 @@ from evomerge.study.objective import fitness
 from evomerge.study.record import Record, TrialRecord
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # rich would end the process with a code that means our fault
+
+
 class Progress:
     """Listens to a study's events and tells how it goes."""
 
     def __init__(self, config: StudyConfig):
         self._config = config
-        self._console = Console(file=sys.stdout, highlight=False)
+        self._console = _Console(file=sys.stdout, highlight=False)
         self._live: Live | None = None
         self._began = time.monotonic()
         self._search_began: float | None = None

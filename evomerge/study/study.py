@@ -109,7 +109,10 @@ class Study:
 
     def _run(self, finish: bool) -> Mapping[str, Any] | None:
         self._started = time.monotonic()
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise UserError(f"{self.directory}: cannot make a run folder: {error}") from None
         self._ledger = Ledger(self.directory / JOURNAL, self._listener)
         try:
             if self.ledger.record.study is not None:
