@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.study.small_study import StubWorkers, finished_study, real_study
-from tests.study.study_driver import Drivers
+from tests.study.study_driver import Drivers, drivers_of_session
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def stub_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StubWorkers
 @pytest.fixture(scope="session")
 def drivers() -> Iterator[Drivers]:
     """A server that forks drivers."""
-    server = Drivers()
+    server = drivers_of_session()
     yield server
     server.close()
 

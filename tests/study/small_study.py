@@ -14,7 +14,9 @@ import pytest
 from evomerge.study.config import StudyConfig
 from evomerge.study.journal import iterate
 from evomerge.study.study import JOURNAL, Study
+from evomerge.study.workers import Pool, Reply
 
+PYTHON = sys.executable  # before a stub takes its place
 STUB_SPACE: dict[str, Any] = {
     "merge_method": "task_arithmetic",
     "models": [
@@ -57,7 +59,7 @@ def stub_executable(folder: Path) -> str:
     """A program that stands where the pool expects Python, and is a stub worker instead."""
     program = folder / "stub-worker"
     script = Path(__file__).with_name("stub_worker.py")
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -SE "{script}"\n')
+    program.write_text(f'#!/bin/sh\nexec "{PYTHON}" -SE "{script}"\n')
     program.chmod(0o755)
     return str(program)
 
@@ -73,6 +75,41 @@ class StubWorkers:
     def __call__(self, **settings: Any) -> None:
         """Workers started from now on have these settings, see `stub_worker.DEFAULTS`."""
         self._monkeypatch.setenv("STUB_WORKER", json.dumps(settings, default=str))
+
+
+class InProcessPool(Pool):
+    """One real worker in this process: for tests that need the evaluator but not its process."""
+
+    def __init__(self, config: StudyConfig, _log: Path):
+        super().__init__(config)
+        self.size = 1
+        self._worker: Any = None
+        self._replies: list[Reply] = []
+
+    def submit(self, worker: int, request: dict[str, Any]) -> None:
+        """Answer at once."""
+        from evomerge.study.evaluator import Evaluator, start
+
+        if self._worker is None:
+            self._worker = start(json.loads(json.dumps(self.config.to_dict())))
+        made = self._worker
+        answer = (
+            made.handle(json.loads(json.dumps(request))) if isinstance(made, Evaluator) else made
+        )
+        self._replies.append(Reply(worker, json.loads(json.dumps(answer))))
+
+    def poll(self, timeout: float) -> list[Reply]:
+        """Hand out what is there."""
+        del timeout
+        replies, self._replies = self._replies, []
+        return replies
+
+    def restart(self, worker: int) -> None:
+        """Nothing is ever lost here."""
+        raise AssertionError(f"worker {worker} cannot be lost")
+
+    def close(self) -> None:
+        """Nothing to end."""
 
 
 # -- what a run has done ---------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -152,6 +153,7 @@ class Stub:
 
 def main() -> None:
     """Answer requests until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     settings = {**DEFAULTS, **json.loads(os.environ.get("STUB_WORKER", "{}"))}
     if settings["broken"]:
         sys.exit(1)

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,18 @@ class Drivers:
         return int(self._receive()["code"])
 
     def close(self) -> None:
-        """End the server."""
+        """End the server; closing twice is harmless."""
+        if self._server.returncode is not None:
+            return
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         self._server.stdin.close()
         self._server.stdout.close()
-        self._server.wait()
+        try:
+            self._server.wait(timeout=10)
+        except subprocess.TimeoutExpired:  # a test has left a driver running
+            self._server.kill()
+            self._server.wait()
 
     def _send(self, message: dict[str, Any]) -> None:
         assert self._server.stdin is not None
@@ -56,6 +63,12 @@ class Drivers:
         assert self._server.stdout is not None
         answer: dict[str, Any] = json.loads(self._server.stdout.readline())
         return answer
+
+
+@cache
+def drivers_of_session() -> Drivers:
+    """One server for all tests."""
+    return Drivers()
 
 
 def kill(process: int) -> None:
@@ -116,13 +129,15 @@ def serve() -> None:
 
 
 def run(request: dict[str, Any]) -> int:
-    """Run one study.
+    """Run one study, or one command.
 
     Args:
-        request: ``config`` and ``directory`` of the study; ``executable``, what the pool takes for
-            Python; ``environment``; ``log``, where output goes; and ``torn``: ``[n, share]`` kills
-            this process when it has written that share of the bytes of its n-th event.
+        request: ``arguments`` of the command line, or ``config`` and ``directory`` of a study;
+            ``executable``, what the pool takes for Python; ``environment``; ``log``, where output
+            goes; and ``torn``: ``[n, share]`` kills this process when it has written that share of
+            the bytes of its n-th event.
     """
+    from evomerge.cli import main
     from evomerge.study.config import StudyConfig
     from evomerge.study.study import Study
 
@@ -131,8 +146,11 @@ def run(request: dict[str, Any]) -> int:
     os.dup2(handle, 2)
     os.environ.update(request.get("environment", {}))
     sys.executable = request.get("executable") or sys.executable
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell had it ignored
     if request.get("torn"):
         _die_writing(*request["torn"])
+    if "arguments" in request:
+        return main(request["arguments"])
     try:
         Study(StudyConfig.from_dict(request["config"], Path("/")), request["directory"]).confirm()
     except BaseException:

@@ -1,0 +1,104 @@
+"""Runs of commands in this process, with stub workers or with the real evaluator."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge.cli import check, main
+from evomerge.study import study as study_module
+from tests.study.small_study import InProcessPool, StubWorkers, real_study, stub_document
+from tests.study.study_driver import Drivers, drivers_of_session
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command gave back and wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Said]
+
+
+@pytest.fixture
+def evomerge(capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """Run a command in this process."""
+    held = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: object) -> Said:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        told = capsys.readouterr()
+        return Said(code, told.out, told.err)
+
+    yield run
+    signal.signal(signal.SIGTERM, held)
+
+
+@pytest.fixture
+def stub_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StubWorkers:
+    """Local pools start stub workers."""
+    return StubWorkers(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def stub_study(stub_workers: StubWorkers, tmp_path: Path) -> Callable[..., Path]:
+    """Writes a study file for stub workers, with sections changed."""
+    del stub_workers
+
+    def write(**sections: Any) -> Path:
+        file = tmp_path / "study.yaml"
+        file.write_text(json.dumps(stub_document(**sections)))
+        return file
+
+    return write
+
+
+@pytest.fixture
+def real_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real evaluator answers, in this process."""
+    monkeypatch.setattr(study_module, "open_pool", InProcessPool)
+    monkeypatch.setattr(check, "open_pool", InProcessPool)
+
+
+@pytest.fixture(scope="session")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small study's models, never to be changed."""
+    return real_study(tmp_path_factory.getbasetemp() / "real-study").parent / "zoo"
+
+
+@pytest.fixture
+def small_study(tmp_path: Path, zoo: Path) -> Callable[..., Path]:
+    """Writes the small study with its models and tasks, with keys changed, into a folder."""
+
+    def write(**keys: Any) -> Path:
+        home = tmp_path / "small"
+        shutil.copytree(zoo, home / "zoo")
+        shutil.copytree(zoo.parent / "tasks", home / "tasks")
+        document = json.loads((zoo.parent / "study.yaml").read_text())
+        document["search"]["trials"] = 4
+        for key, value in keys.items():
+            document[key] = {**document[key], **value} if isinstance(value, dict) else value
+        file = home / "study.yaml"
+        file.write_text(json.dumps(document))
+        return file
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def drivers() -> Iterator[Drivers]:
+    """A server that forks commands."""
+    server = drivers_of_session()
+    yield server
+    server.close()

@@ -1,0 +1,110 @@
+"""Commands that show something: methods, spaces, status, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from evomerge.study.study import JOURNAL
+from tests.cli.conftest import Run
+
+StudyFile = Callable[..., Path]
+
+
+def test_methods_are_listed_with_what_each_does(evomerge: Run) -> None:
+    told = evomerge("methods")
+    assert told.code == 0
+    for name in ("linear", "slerp", "task_arithmetic", "ties", "dare_ties", "model_stock"):
+        assert f"\n{name} " in f"\n{told.out}"
+
+
+def test_one_method_is_told_with_parameters_ranges_and_paper(evomerge: Run) -> None:
+    told = evomerge("methods", "ties")
+    assert "Yadav 2023" in told.out
+    assert "density" in told.out
+    assert "searched in [" in told.out
+
+
+def test_methods_as_json_have_parameters_ranges_defaults_and_references(evomerge: Run) -> None:
+    listed = {entry["name"]: entry for entry in json.loads(evomerge("methods", "--json").out)}
+    density = next(p for p in listed["ties"]["parameters"] if p["name"] == "density")
+    low, high = density["search_range"]
+    assert 0 <= low < high <= 1
+    assert density["per_model"] is True
+    assert density["default"] == 1.0
+    for entry in listed.values():
+        assert entry["summary"]
+        assert entry["reference"]
+        for parameter in entry["parameters"]:
+            assert parameter.keys() >= {"name", "kind", "search_range", "default", "required"}
+    assert json.loads(evomerge("methods", "ties", "--json").out) == [listed["ties"]]
+
+
+def test_spaces_are_listed_and_printed_as_files(evomerge: Run) -> None:
+    names = [line.split()[0] for line in evomerge("spaces").out.splitlines()]
+    assert {"global_linear", "ties_by_depth", "mixed_methods"} <= set(names)
+    shown = evomerge("spaces", "ties_by_depth").out
+    assert "merge_method: ties" in shown
+    assert shown.startswith("#")
+
+
+def test_status_of_a_finished_run(evomerge: Run, stub_study: StudyFile, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert evomerge("search", stub_study(), run).code == 0
+    status = json.loads(evomerge("status", run, "--json").out)
+    assert status.keys() >= {"phase", "trials", "item_evaluations", "best", "seconds", "verdict"}
+    assert status["phase"] == "done"
+    assert status["trials"].keys() == {"asked", "scored", "failed", "told"}
+    assert status["trials"]["told"] == 16
+    assert status["trials"]["failed"] == 0
+    assert status["best"].keys() == {"trial", "fitness", "scores"}
+    assert status["seconds"].keys() == {"build", "forward", "total"}
+    verdict = json.loads((run / "verdict.json").read_text())
+    assert {key: status["verdict"][key] for key in verdict} == verdict
+    text = evomerge("status", run)
+    assert text.code == 0
+    assert verdict["winner"]["name"] in text.out
+
+
+def test_status_and_report_of_a_run_that_has_hardly_begun(
+    evomerge: Run, stub_study: StudyFile, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    evomerge("search", stub_study(), run)
+    journal = run / JOURNAL
+    lines = journal.read_bytes().splitlines(keepends=True)
+    for count in (1, 2, 3, 4, 20, 60, len(lines) - 1):
+        journal.write_bytes(b"".join(lines[:count]) + lines[count][:9])
+        status = evomerge("status", run, "--json")
+        assert status.code == 0
+        assert json.loads(status.out)["verdict"] is None or count > 60
+        assert evomerge("status", run).code == 0
+        assert journal.read_bytes().endswith(lines[count][:9]), "reading changes nothing"
+
+
+def test_report_writes_one_file_that_needs_no_other(
+    evomerge: Run, stub_study: StudyFile, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    evomerge("search", stub_study(), run)
+    assert (run / "report.html").is_file()
+    out = tmp_path / "elsewhere.html"
+    assert evomerge("report", run, "--out", out).out.strip() == str(out)
+    page = out.read_text()
+    assert page.startswith("<!doctype html>") or page.startswith("<!DOCTYPE html>")
+    assert 'src="http' not in page
+
+
+@pytest.mark.parametrize("command", ["status", "report"])
+def test_a_folder_without_a_run_is_refused(evomerge: Run, tmp_path: Path, command: str) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for place in (tmp_path, tmp_path / "nowhere", file):
+        told = evomerge(command, place)
+        assert told.code == 2
+        assert told.err == (
+            f"evomerge: error: {place}: expected a run folder, but it has no journal.log\n"
+        )
