@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,7 @@ class Finish:
         recipe = Recipe.from_dict(trial.recipe)
         best = self.directory / "best"
         best.mkdir(exist_ok=True)
+        _sweep(best)
         _write(best / "recipe.yaml", recipe.to_yaml())
         _write(
             self.directory / "verdict.json", json.dumps(judged, indent=1, ensure_ascii=False) + "\n"
@@ -195,6 +197,15 @@ def _with_recommended_as_winner(judged: dict[str, Any]) -> dict[str, Any]:
 
 def _told(event: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in event.items() if key not in ("event", "time")}
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what an export that was killed left half-written; nobody else writes here."""
+    for partial in folder.glob(".*.partial-*"):
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
 
 
 def _write(file: Path, text: str) -> None:

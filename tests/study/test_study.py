@@ -87,6 +87,15 @@ def test_pure_chance_shows_no_gain(stub_workers: StubWorkers, tmp_path: Path, se
     assert verdict["sentence"].startswith("No improvement shown")
 
 
+def test_what_a_killed_export_left_half_written_is_swept_away(tmp_path: Path) -> None:
+    best = tmp_path / "run" / "best"
+    (best / ".model.partial-7").mkdir(parents=True)
+    (best / ".model.partial-7" / "model.safetensors").write_bytes(b"half")
+    (best / ".recipe.yaml.partial-7").write_text("half")
+    go(tmp_path / "run", search={"trials": 4})
+    assert sorted(file.name for file in best.iterdir()) == ["model", "recipe.yaml"]
+
+
 def test_the_three_pools_share_no_item_and_every_phase_keeps_to_its_own(tmp_path: Path) -> None:
     run = tmp_path / "run"
     go(run)
