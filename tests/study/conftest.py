@@ -33,5 +33,5 @@ def small_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of that study, run to its end by one local worker."""
+    """The run folder of that study, run to its end in this process."""
     return finished_study(tmp_path_factory.getbasetemp() / "real-study")

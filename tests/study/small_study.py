@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from evomerge.study import study as study_module
 from evomerge.study.config import StudyConfig
 from evomerge.study.journal import iterate
 from evomerge.study.study import JOURNAL, Study
@@ -283,6 +284,8 @@ def write_tasks(model_folder: Path, tasks: Path) -> None:
 
 @cache
 def finished_study(folder: Path) -> Path:
-    """Run that study to its end, uninterrupted, with one local worker; return the run folder."""
-    Study(StudyConfig.from_yaml(real_study(folder)), folder / "run").confirm()
+    """Run that study to its end, uninterrupted, in this process; return the run folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study_module, "open_pool", InProcessPool)
+        Study(StudyConfig.from_yaml(real_study(folder)), folder / "run").confirm()
     return folder / "run"

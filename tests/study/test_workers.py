@@ -165,7 +165,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 head.wait(timeout=60)
 
 
-def test_ray_actors_on_a_running_cluster_give_what_one_local_worker_gives(
+def test_ray_actors_on_a_running_cluster_give_what_this_process_gives(
     cluster: str,
     finished: Path,
     small_study: Path,
@@ -216,8 +216,8 @@ def test_an_address_without_a_cluster_is_refused_at_once() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
-def test_local_workers_give_what_one_gives(
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_local_workers_give_what_this_process_gives(
     finished: Path, small_study: Path, tmp_path: Path, count: int
 ) -> None:
     config = StudyConfig.from_yaml(small_study)
