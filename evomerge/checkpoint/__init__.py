@@ -1,0 +1,23 @@
+"""Models on disk: safetensors folders read lazily, compared, and written atomically.
+
+Only safetensors are read. A header is checked before anything parses it, shard names cannot leave
+the model's folder, and pickled weights are refused.
+"""
+
+from evomerge.checkpoint.atomic import atomic_folder
+from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.compatible import check_compatible
+from evomerge.checkpoint.folder import read_config, resolve
+from evomerge.checkpoint.header import TensorInfo, read_header
+from evomerge.checkpoint.shards import write_shards
+
+__all__ = [
+    "Checkpoint",
+    "TensorInfo",
+    "atomic_folder",
+    "check_compatible",
+    "read_config",
+    "read_header",
+    "resolve",
+    "write_shards",
+]

@@ -1,0 +1,68 @@
+"""Where a model is: a folder, or a hub id that is downloaded once; and its config.json."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import UserError
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?")
+
+
+def resolve(model: str | Path) -> Path:
+    """The folder of a model: itself, or the local copy of a hub id."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise UserError(f"{model}: expected a model folder but it is a file")
+    if not _HUB_ID.fullmatch(str(model)):
+        raise UserError(f"{model}: no such folder, and not a hub id of the form org/name")
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = str(model).partition("@")
+    try:
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision or None,
+                allow_patterns=["*.safetensors", "*.json", *TOKENIZER_FILES],
+            )
+        )
+    except Exception as error:  # the hub's client raises a dozen unrelated kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{model}: no such folder, and the hub did not give it: {reason}") from None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a model folder.
+
+    Raises:
+        UserError: It is missing or no JSON object.
+    """
+    file = folder / "config.json"
+    if not file.is_file():
+        raise UserError(
+            f"{folder}: expected a Hugging Face model folder, but it has no config.json"
+        )
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}: expected JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{file}: expected a JSON object")
+    return config
