@@ -12,8 +12,9 @@ import pytest
 from evomerge.errors import UserError
 from evomerge.recipe import Recipe
 from evomerge.study.config import StudyConfig
+from evomerge.study.correlation import rank_correlation
 from evomerge.study.record import Record
-from evomerge.study.study import JOURNAL, Study, rank_correlation
+from evomerge.study.study import JOURNAL, Study
 from tests.study.small_study import (
     StubWorkers,
     events,

@@ -1,0 +1,49 @@
+"""Who races: the best anchors, the optimizer's mean, and the search's leaders."""
+
+from __future__ import annotations
+
+from evomerge import search
+from evomerge.dimension import Point
+from evomerge.study.baseline import Baseline
+from evomerge.study.open_study import OpenStudy
+
+# An optimizer's mean, and the leaders of the whole search and of its last generations, race.
+LEADERS, RECENT_LEADERS, RECENT_GENERATIONS = 4, 3, 3
+
+
+def contenders(study: OpenStudy, baseline: Baseline, optimizer: search.Optimizer) -> list[int]:
+    """The numbers of the trials that race, simplest first.
+
+    Leaders are ranked by how far they were ahead of the reference anchor on the same items,
+    since generations see different items.
+    """
+    record = study.record
+    by_metric = baseline.scores("metric")
+    found = sorted(by_metric, key=lambda number: -by_metric[number])[:2]
+    mean = optimizer.mean
+    if mean is not None:
+        found.append(_mean(study, mean))
+    gains = {}
+    for generation in record.generations.values():
+        against = generation.reference
+        for number, value in zip(generation.trials, generation.fitness or (), strict=False):
+            if value is not None and against is not None:
+                gains[number] = value - against
+    last = max(record.generations, default=0) - RECENT_GENERATIONS
+    recent = [n for n in gains if (record.trials[n].generation or 0) > last]
+    leaders = sorted(gains, key=lambda n: (-gains[n], n))[:LEADERS]
+    leaders += sorted(recent, key=lambda n: (-gains[n], n))[:RECENT_LEADERS]
+    unique: dict[str, int] = {}
+    for number in [*found, *leaders]:
+        unique.setdefault(record.trials[number].digest, number)
+    return list(unique.values())
+
+
+def _mean(study: OpenStudy, point: Point) -> int:
+    """The trial at the optimizer's mean, asked now unless it was before."""
+    recipe = study.space.fill(point)
+    for trial in study.record.trials.values():
+        if trial.digest == recipe.digest:
+            return trial.number
+    study.ask([("mean", "the optimizer's mean", point, recipe)], None, None)
+    return max(study.record.trials)

@@ -1,0 +1,158 @@
+"""Phase 2: the search, generation after generation, each on its own items."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evomerge import search
+from evomerge.dimension import Point
+from evomerge.errors import UserError
+from evomerge.space import SearchSpace
+from evomerge.study.baseline import Baseline
+from evomerge.study.config import StudyConfig, seconds
+from evomerge.study.correlation import rank_correlation
+from evomerge.study.ledger import Items
+from evomerge.study.open_study import OpenStudy
+from evomerge.study.pools import generation_items
+
+
+def start_optimizer(
+    config: StudyConfig, space: SearchSpace, start: Point | None
+) -> search.Optimizer:
+    """The study's optimizer, ready to be asked.
+
+    Raises:
+        UserError: There is no such optimizer, or it cannot search this space.
+    """
+    told = config.search
+    optimizer = search.create(told.optimizer, **told.options)
+    seed = None if "seed" in told.options else told.seed
+    optimizer.start(space.dimensions, seed, start, told.population)
+    return optimizer
+
+
+class Generations:
+    """The search of one study.
+
+    Args:
+        study: The study.
+        baseline: Its anchors.
+        started: When this run began, on the monotonic clock: the deadline counts from there.
+    """
+
+    def __init__(self, study: OpenStudy, baseline: Baseline, started: float):
+        self._study = study
+        self._baseline = baseline
+        self._started = started
+        self._reference = baseline.reference
+        self._pairs = baseline.pairs()
+
+    def run(self) -> search.Optimizer:
+        """Search until trials, time or the optimizer's own ideas are used up."""
+        study, told = self._study, self._study.config.search
+        optimizer = start_optimizer(study.config, study.space, self._baseline.start())
+        asked, generation, reason = 0, 0, "trials"
+        ended = study.record.search_ended
+        while True:
+            if optimizer.stopped:
+                reason = optimizer.stopped
+                break
+            if generation and asked + optimizer.population > told.trials:
+                break
+            known = generation in study.record.generations
+            if not known and (self._is_late() or _has_stopped(ended, told.trials)):
+                reason = "deadline"
+                break
+            points = optimizer.ask()
+            asked += len(points)
+            optimizer.tell(points, self._generation(generation, points))
+            self._check_that_some_live(generation)
+            generation += 1
+        if ended is None or (ended["trials"], ended["wanted"]) != (asked, told.trials):
+            end = {"reason": reason, "trials": asked, "wanted": told.trials}
+            study.ledger.log({"event": "search_ended", **end})
+        return optimizer
+
+    def _generation(self, generation: int, points: Sequence[Point]) -> list[float | None]:
+        """Score one generation and write down its fitness."""
+        study, reference = self._study, self._reference
+        items = generation_items(
+            study.pools["search"],
+            study.config.evaluate.items.per_generation,
+            study.seed,
+            generation,
+        )
+        recipes = [study.space.fill(point) for point in points]
+        if generation not in study.record.generations:
+            first = max(study.record.trials) + 1
+            asked = [
+                ("trial", f"trial {first + i}", point, recipe)
+                for i, (point, recipe) in enumerate(zip(points, recipes, strict=True))
+            ]
+            study.ask(asked, generation, items)
+        ask = study.record.generations[generation]
+        study.check_same(ask.trials, recipes, f"generation {generation}, trial")
+        field = study.config.evaluate.fitness
+        rows = study.outcomes([*ask.trials, reference], items, field, "search")
+        values = [None if r is None else study.fitness(r, field) for r in map(rows.get, ask.trials)]
+        correlation = self._correlation(ask.trials, values, items)
+        if ask.fitness is None:
+            held = rows[reference]
+            study.ledger.log(
+                {
+                    "event": "told",
+                    "generation": generation,
+                    "trials": list(ask.trials),
+                    "fitness": values,
+                    "reference": {
+                        "trial": reference,
+                        "fitness": None if held is None else study.fitness(held, field),
+                    },
+                    "correlation": correlation,
+                }
+            )
+        return values
+
+    def _correlation(
+        self, trials: Sequence[int], values: Sequence[float | None], items: Items
+    ) -> float | None:
+        """Rank correlation of the smooth score with the metric, over anchors and leaders so far."""
+        study = self._study
+        if study.config.evaluate.fitness == "metric":
+            return None
+        scored = [(v, n) for v, n in zip(values, trials, strict=True) if v is not None]
+        if scored:
+            value, leader = max(scored, key=lambda pair: (pair[0], -pair[1]))
+            rows = study.outcomes([leader], items, "metric", "search")[leader]
+            if rows is not None:
+                self._pairs.append((value, study.fitness(rows, "metric")))
+        return rank_correlation(self._pairs)
+
+    def _is_late(self) -> bool:
+        """Whether the deadline leaves just the time that race and verdict will take."""
+        study = self._study
+        limit = seconds(study.config.search.deadline)
+        if limit is None:
+            return False
+        paid = study.record.seconds["total"] / max(1, study.record.item_evaluations)
+        final = sum(len(ids) for p in ("race", "holdout") for ids in study.pools[p].values())
+        reserve = 3 * final * 12 * paid / study.config.workers.count
+        return time.monotonic() - self._started > limit - min(reserve, limit / 2)
+
+    def _check_that_some_live(self, generation: int) -> None:
+        """Stop when three generations in a row failed as a whole."""
+        record = self._study.record
+        last = [record.generations[g] for g in range(max(0, generation - 2), generation + 1)]
+        if len(last) == 3 and all(not any(v is not None for v in g.fitness or ()) for g in last):
+            failure = record.trials[last[-1].trials[0]].failure
+            raise UserError(
+                "every trial of three generations failed; the last one said: "
+                f"{failure.message if failure else 'nothing'}"
+            )
+
+
+def _has_stopped(ended: Mapping[str, Any] | None, wanted: int) -> bool:
+    """Whether an earlier run ended this search early, and nobody asked for more since."""
+    return ended is not None and bool(ended["wanted"] >= wanted)
