@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from evomerge import methods, yaml_file
+from evomerge import methods, model_name, yaml_file
 from evomerge.architecture import layer_count
 from evomerge.checkpoint import read_config, resolve
 from evomerge.errors import UserError
@@ -89,7 +89,7 @@ def any_groups(document: Mapping[str, Any]) -> bool:
 
 def _grouped(blocks: list[Any], model: str, where: str) -> list[Any]:
     """Cut blocks that say ``layers: {groups: n}`` into n of equal depth."""
-    config = read_config(resolve(model))
+    config = read_config(resolve(model_name.host_of(model)))
     depth = layer_count(config)
     if depth is None:
         raise UserError(f"{model}/config.json: does not say how many layers there are")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge import methods, yaml_file
+from evomerge import methods, model_name, yaml_file
 from evomerge.errors import UserError
 from evomerge.levels import levels_of, settle
 from evomerge.mergekit_slices import Stack, setting_of, source_of
@@ -57,9 +57,11 @@ def to_mergekit(recipe: Recipe, tensor_names: Sequence[str]) -> list[Document]:
         UserError: mergekit cannot express the recipe; says why.
     """
     for model in recipe.model_names:
-        if "+" in model or ("@" in model and Path(model).expanduser().is_dir()):
+        for part in model_name.parts_of(model):
+            if "+" not in part and ("@" not in part or not Path(part).expanduser().is_dir()):
+                continue
             raise UserError(
-                f"{model}: mergekit takes what follows + or @ in a path for an adapter or a "
+                f"{part}: mergekit takes what follows + or @ in a path for an adapter or a "
                 "revision; rename the folder, or link to it"
             )
     if not recipe.blocks:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evomerge import yaml_file
+from evomerge import model_name, yaml_file
 
 Setting = Any  # a scalar | a gradient [numbers] | [{value, filter}, ...]
 Parameters = Mapping[str, Setting]
@@ -98,7 +98,8 @@ class Recipe:
             UserError: The file or something in it is wrong; the message names the key.
         """
         path = Path(file)
-        return cls.from_dict(relocate(yaml_file.read(path), path.parent), where=str(path))
+        document = model_name.joined(yaml_file.read(path), str(path))
+        return cls.from_dict(relocate(document, path.parent), where=str(path))
 
     @classmethod
     def from_dict(cls, document: Any, where: str = "recipe") -> Recipe:
@@ -209,7 +210,7 @@ def relocate(document: Any, folder: Path) -> Any:
 
     def moved(value: str) -> str:
         word = not value or value.startswith("*")  # "*1" stands for a model, "" for a mistake
-        return value if word or not (folder / value).is_dir() else str((folder / value).resolve())
+        return value if word else model_name.relocated(value, folder)
 
     def named(key: str, value: Any) -> bool:
         if key == "tokenizer_source" and value in ("base", "union"):

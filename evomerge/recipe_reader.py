@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evomerge import methods, yaml_file
+from evomerge import methods, model_name, yaml_file
 from evomerge.architecture import COMPONENTS
 from evomerge.errors import UserError, unknown
 from evomerge.recipe import DTYPES, Block, Entry, Recipe, Setting, Slice, Source
@@ -30,7 +30,7 @@ def read(document: Any, where: str) -> Recipe:
     Raises:
         UserError: A key is unknown, a value out of its range, a model missing; names the key.
     """
-    return _Reader(where).recipe(document)
+    return _Reader(where).recipe(model_name.joined(document, where))
 
 
 class _Reader:

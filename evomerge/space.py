@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge import methods, recipe_reader, yaml_file
+from evomerge import methods, model_name, recipe_reader, yaml_file
 from evomerge.binding import any_groups, bound, placeholders, without_inactive
 from evomerge.dimension import Point, Value
 from evomerge.errors import UserError, unknown
@@ -50,13 +50,14 @@ class SearchSpace:
         Raises:
             UserError: A hole or anything around it is wrong; names its place.
         """
-        return cls(yaml_file.mapping(document, where), where)
+        return cls(yaml_file.mapping(model_name.joined(document, where), where), where)
 
     @classmethod
     def from_yaml(cls, file: str | Path) -> SearchSpace:
         """Read a space from a file, or one of those in search_spaces/ by its name."""
         path = find(file)
-        return cls.from_dict(relocate(yaml_file.read(path), path.parent), where=str(path))
+        document = model_name.joined(yaml_file.read(path), str(path))
+        return cls.from_dict(relocate(document, path.parent), where=str(path))
 
     @property
     def unbound(self) -> bool:

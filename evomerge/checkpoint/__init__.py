@@ -10,9 +10,12 @@ from evomerge.checkpoint.compatible import check_compatible
 from evomerge.checkpoint.folder import read_config, resolve
 from evomerge.checkpoint.header import TensorInfo, read_header
 from evomerge.checkpoint.shards import write_shards
+from evomerge.checkpoint.store import Factors, Store
 
 __all__ = [
     "Checkpoint",
+    "Factors",
+    "Store",
     "TensorInfo",
     "atomic_folder",
     "check_compatible",

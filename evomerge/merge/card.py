@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from evomerge import methods
+from evomerge import methods, model_name
 from evomerge.recipe import Recipe
 
 _CARD = """---
@@ -32,7 +30,7 @@ A merge of {count} models by `{methods}`, made by evomerge.
 
 def model_card(recipe: Recipe, title: str = "Merged model") -> str:
     """Write the card as Markdown; folders are named by their last part, hub ids whole."""
-    named = {model: _public(model) for model in recipe.model_names}
+    named = {model: model_name.public(model) for model in recipe.model_names}
     text = recipe.to_yaml()
     for model in sorted(named, key=len, reverse=True):
         text = text.replace(model, named[model])
@@ -49,8 +47,3 @@ def model_card(recipe: Recipe, title: str = "Merged model") -> str:
             f"- `{name}`: {methods.get(name).reference}" for name in recipe.method_names
         ),
     )
-
-
-def _public(model: str) -> str:
-    """A name that does not tell where on a machine a model lay."""
-    return Path(model).name if Path(model).is_absolute() else model

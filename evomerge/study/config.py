@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from evomerge import yaml_file
+from evomerge import model_name, yaml_file
 from evomerge.errors import UserError, unknown
 from evomerge.study.pools import check_shares
 
@@ -117,7 +117,7 @@ class StudyConfig:
     @classmethod
     def from_dict(cls, document: Any, folder: Path, where: str = "study") -> StudyConfig:
         """Read a study from plain data; folders in it are taken relative to `folder`."""
-        document = yaml_file.mapping(document, where)
+        document = yaml_file.mapping(model_name.joined(document, where), where)
         config = _read(cls, document, where)
         assert isinstance(config, StudyConfig)
 
@@ -147,8 +147,8 @@ class StudyConfig:
                 raise UserError(f"{where}: evaluate.include_path: {folder / shown} is no folder")
         return dataclasses.replace(
             config,
-            base_model=absolute(config.base_model),
-            models=tuple(absolute(model) for model in config.models),
+            base_model=model_name.relocated(config.base_model, folder),
+            models=tuple(model_name.relocated(model, folder) for model in config.models),
             space=space,
             evaluate=dataclasses.replace(
                 config.evaluate, include_path=tuple(map(absolute, config.evaluate.include_path))

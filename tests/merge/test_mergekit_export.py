@@ -201,11 +201,12 @@ def test_the_commands_are_written_above_the_documents():
     assert names == ["merged-by-ties", "merged-by-linear", None]
 
 
-def test_what_mergekit_cannot_say_is_refused_with_the_reason():
+def test_what_mergekit_cannot_say_is_refused_with_the_reason(tmp_path):
     with pytest.raises(UserError, match="rescale: inverse does not exist in mergekit"):
         exported(recipe_of(FAMILY, "dare_ties", parameters={"rescale": ["inverse", True]}))
+    (tmp_path / "lo+ra").mkdir()
     with pytest.raises(UserError, match=r"lo\+ra: mergekit takes what follows \+ or @ in a path"):
-        exported(recipe_of({**FAMILY, "a": "zoo/lo+ra"}))
+        exported(recipe_of({**FAMILY, "a": str(tmp_path / "lo+ra")}))
     twice = {
         "merge_method": "linear",
         "slices": [{"sources": [{"model": "a", "layer_range": [i, i + 1]} for i in (0, 1)]}],

@@ -40,12 +40,17 @@ def start_of(space):
     return tuple(dimension.start for dimension in space.dimensions)
 
 
+TAKES = {"slerp_pair": 2, "task_and_language": 3}  # the others take any number of models
+
+
 @pytest.mark.parametrize("count", [2, 3, 4])
 @pytest.mark.parametrize("name", shipped())
 def test_every_shipped_space_binds_and_fills_with_two_to_four_models(name, count, zoo):
     models = [zoo[m] for m in "abcd"[:count]]
-    if name == "slerp_pair" and count != 2:
-        with pytest.raises(UserError, match=rf"it takes 2 models \(\*1 to \*2\), but got {count}"):
+    takes = TAKES.get(name, count)
+    if takes != count:
+        wrong = rf"it takes {takes} models \(\*1 to \*{takes}\), but got {count}|there are 2 models"
+        with pytest.raises(UserError, match=wrong):
             SearchSpace.from_yaml(name).bind(zoo["base"], models)
         return
     template = SearchSpace.from_yaml(name)
@@ -74,12 +79,17 @@ EXPECTED_DIMENSIONS = {  # for two models of six layers, counted by hand from th
     "ties_by_depth": 2 * 8 + 1,
     "dare_ties_by_block": 4 * 2 * 2 + 2 * 2,
     "mixed_methods": 2 + 6 * (1 + 1 + 2),
+    "task_and_language": 3,  # of its three models
 }
 
 
 def test_shipped_spaces_have_the_dimensions_that_they_say(zoo):
     counted = {
-        name: len(SearchSpace.from_yaml(name).bind(zoo["base"], [zoo["a"], zoo["b"]]).dimensions)
+        name: len(
+            SearchSpace.from_yaml(name)
+            .bind(zoo["base"], [zoo[m] for m in "abc"[: TAKES.get(name, 2)]])
+            .dimensions
+        )
         for name in shipped()
     }
     assert counted == EXPECTED_DIMENSIONS

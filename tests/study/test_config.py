@@ -197,3 +197,17 @@ def test_no_time_span_is_none() -> None:
 def test_other_words_are_no_time_spans(text: str) -> None:
     with pytest.raises(UserError, match="expected a time span such as 45m or 8h"):
         seconds(text)
+
+
+def test_an_adapter_on_a_base_is_named_in_a_mapping_or_with_a_plus(tmp_path: Path) -> None:
+    for name in ("base", "one", "two"):
+        (tmp_path / name).mkdir()
+    models = [{"model": "base", "adapter": "one"}, "base+two", "base+org/three"]
+    config = read({**LEAST, "base_model": "base", "models": models}, tmp_path)
+    base = tmp_path / "base"
+    assert config.models == (
+        f"{base}+{tmp_path}/one",
+        f"{base}+{tmp_path}/two",
+        f"{base}+org/three",
+    )
+    assert read(config.to_dict(), tmp_path) == config

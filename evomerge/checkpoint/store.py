@@ -1,0 +1,80 @@
+"""Where a checkpoint's tensors come from: safetensors files, an adapter on a model, a merge."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from evomerge.checkpoint.header import TensorInfo
+from evomerge.errors import UserError
+
+
+class Factors(NamedTuple):
+    """A low-rank delta, left @ right: float32, of shapes (rows, rank) and (rank, columns)."""
+
+    left: Tensor
+    right: Tensor
+
+
+class Store(Protocol):
+    """Gives a checkpoint's tensors by name."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that the tensors follow from."""
+        ...
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor; never to be written to."""
+        ...
+
+    def factors(self, name: str) -> Factors | None:
+        """What an adapter adds to this tensor; ``None`` where none does."""
+        ...
+
+
+class Files:
+    """Tensors in the safetensors files of a folder, memory-mapped where the format allows."""
+
+    def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], described_by: str):
+        self.folder = folder
+        self.tensors = tensors
+        self.described_by = described_by  # the JSON file that belongs to the weights
+        self._open: dict[str, Any] = {}
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor, in the dtype it is stored in.
+
+        Raises:
+            UserError: Its file cannot be read.
+        """
+        info = self.tensors[name]
+        try:
+            if info.file not in self._open:
+                self._open[info.file] = safe_open(self.folder / info.file, framework="pt")
+            tensor: Tensor = self._open[info.file].get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                f"{self.folder / info.file}: cannot read tensor {name}: {error}"
+            ) from None
+        return tensor
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the describing file and every shard, whatever their folder."""
+        digest = hashlib.sha256()
+        shards = sorted({info.file for info in self.tensors.values()})
+        for file in [self.described_by, *shards]:
+            with (self.folder / file).open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        return digest.hexdigest()
+
+    def factors(self, name: str) -> None:
+        """Nothing: there is no adapter."""
+        del name
