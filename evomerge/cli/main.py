@@ -17,11 +17,19 @@ from evomerge import __version__
 from evomerge.errors import UserError
 
 _EPILOG = """\
-first steps:
-  evomerge demo                        train small models, search, and judge: a few minutes
-  evomerge check study.yaml            what would run, with every default, and a forecast
-  evomerge search study.yaml runs/one  the search; the same command again resumes it
+Start with `evomerge demo`. An interrupted search: the same command again resumes.
+`evomerge COMMAND --help` tells a command's options.
 """
+
+
+class _OneScreen(argparse.RawDescriptionHelpFormatter):
+    """One line for each command, and none that only says COMMAND."""
+
+    def _format_action(self, action: argparse.Action) -> str:
+        if not isinstance(action, argparse._SubParsersAction):
+            return super()._format_action(action)
+        self._action_max_length += 4  # argparse forgets that commands are indented
+        return super()._format_action(action).partition("\n")[2]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,12 +70,18 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="evomerge",
+        usage="evomerge [--help] [--version] COMMAND ...",
         description="Find the best way to merge a base model and several fine-tunes of it.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_OneScreen,
+        add_help=False,
     )
-    parser.add_argument("--version", action="version", version=f"evomerge {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
+    version = f"evomerge {__version__}"
+    parser.add_argument("--version", action="version", version=version, help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", prog="evomerge", required=True
+    )
 
     demo = commands.add_parser("demo", help="train a small zoo and run a whole study on it")
     demo.add_argument("directory", nargs="?", type=Path, default=Path("demo"), metavar="DIR")
@@ -120,6 +134,10 @@ def _parser() -> argparse.ArgumentParser:
     spaces = commands.add_parser("spaces", help="the search spaces that come with evomerge")
     spaces.add_argument("name", nargs="?", metavar="NAME")
     spaces.set_defaults(run=_spaces)
+
+    completion = commands.add_parser("completion", help="a shell's completion script")
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
+    completion.set_defaults(run=_completion)
     return parser
 
 
@@ -189,3 +207,9 @@ def _spaces(arguments: argparse.Namespace) -> None:
     from evomerge.cli.show import show_spaces
 
     show_spaces(arguments.name)
+
+
+def _completion(arguments: argparse.Namespace) -> None:
+    from evomerge.cli.completion import completion_script
+
+    print(completion_script(_parser(), arguments.shell))

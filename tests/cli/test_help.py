@@ -13,7 +13,10 @@ from evomerge import __version__
 from tests.cli.conftest import Run
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["demo", "search", "check", "status", "report", "build", "export", "methods", "spaces"]
+COMMANDS = [
+    *("demo", "search", "check", "status", "report", "build", "export", "methods", "spaces"),
+    "completion",
+]
 
 
 def test_help_takes_less_than_half_a_second_and_imports_nothing_heavy() -> None:
@@ -31,6 +34,9 @@ def test_help_takes_less_than_half_a_second_and_imports_nothing_heavy() -> None:
     assert told.returncode == 0, told.stderr
     for command in COMMANDS:
         assert f"\n    {command} " in told.stdout
+    lines = told.stdout.splitlines()
+    assert len(lines) <= 28, "help fits one screen"
+    assert max(map(len, lines)) <= 80
     spent = after.children_user + after.children_system
     assert spent - before.children_user - before.children_system < 0.5
 

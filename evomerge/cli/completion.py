@@ -1,0 +1,29 @@
+"""`evomerge completion SHELL`: a script that completes commands, options, files and folders."""
+
+from __future__ import annotations
+
+import argparse
+
+import shtab
+
+SHELLS = ("bash", "zsh", "fish")
+_FOLDERS = {"RUN", "DIR", "OUT"}  # arguments with these names are folders; other paths are files
+
+
+def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
+    """The completion script of a parser for one of `SHELLS`."""
+    for command in [parser, *_commands(parser)]:
+        for action in command._actions:
+            if action.type is not None and getattr(action.type, "__name__", "") == "Path":
+                kind = shtab.DIRECTORY if action.metavar in _FOLDERS else shtab.FILE
+                action.complete = kind  # type: ignore[attr-defined]  # where shtab looks for it
+    return str(shtab.complete(parser, shell=shell))
+
+
+def _commands(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    return [
+        command
+        for action in parser._actions
+        if isinstance(action, argparse._SubParsersAction)
+        for command in action.choices.values()
+    ]
