@@ -126,6 +126,21 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
     export.set_defaults(run=_export)
 
+    imported = commands.add_parser(
+        "import", help="read a mergekit file, or a mergekit-evolve genome"
+    )
+    imported.add_argument("file", type=Path, metavar="FILE.yaml")
+    imported.add_argument("out", nargs="?", type=Path, metavar="OUT", help="default: print it")
+    imported.add_argument(
+        "--include-path",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="DIR",
+        help="a folder of task YAML for the study of a genome file",
+    )
+    imported.set_defaults(run=_import)
+
     methods = commands.add_parser("methods", help="merge methods: parameters, ranges, papers")
     methods.add_argument("name", nargs="?", metavar="NAME")
     methods.add_argument("--json", action="store_true", help="for scripts")
@@ -195,6 +210,12 @@ def _export(arguments: argparse.Namespace) -> None:
     from evomerge.cli.show import export_recipe
 
     export_recipe(arguments.recipe)
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    from evomerge.cli.migrate import import_file
+
+    import_file(arguments.file, arguments.out, arguments.include_path)
 
 
 def _methods(arguments: argparse.Namespace) -> None:

@@ -1,0 +1,218 @@
+"""mergekit's configurations as recipes, with a note for each key whose meaning changes.
+
+A recipe is a mergekit configuration, so that most pass through as they are. What mergekit spells in
+other ways (``modules``, models as mappings, a base merged as one more input) is rewritten; what it
+would ignore in silence is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge import methods, yaml_file
+from evomerge.checkpoint import Checkpoint
+from evomerge.errors import UserError
+from evomerge.recipe import Recipe, relocate
+
+_UNUSED = {"task_arithmetic": ("density", "rescale")}  # mergekit's, without effect there
+_STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A recipe, and where its result may differ from mergekit's, in sentences."""
+
+    recipe: Recipe
+    notes: tuple[str, ...]
+
+
+def from_mergekit(document: Any, folder: Path, where: str = "mergekit") -> Imported:
+    """Read a mergekit 0.1.5 configuration as a recipe.
+
+    Args:
+        document: The configuration as plain data; left as it was.
+        folder: What its relative folders are relative to.
+        where: What messages call it.
+
+    Raises:
+        UserError: A key is unknown, has no counterpart here, or is wrong; names it.
+    """
+    notes: list[str] = []
+    held = {k: v for k, v in yaml_file.mapping(document, where).items() if v is not None}
+    held, where = _without_modules(held, where)
+    held = relocate(_models(held, where), folder)
+    method = held.get("merge_method")
+    if method in methods.names():
+        spec = methods.get(method)
+        held = _without_unused(held, method, notes)
+        held = _with_base_among_models(held, spec, notes)
+        if spec.stochastic:
+            notes.append(
+                f"{method} drops at random: mergekit would draw other masks than evomerge, whose "
+                "`seed` decides them"
+            )
+    held = _with_dtypes(held, notes)
+    recipe = Recipe.from_dict(held, where)
+    if "out_dtype" not in held and "dtype" not in held:
+        recipe = _with_stored_dtype(recipe, notes)
+    if recipe.base_model is None:
+        notes.append(
+            f"without base_model mergekit takes config and tokenizer of any one model, evomerge "
+            f"of the first, {Path(recipe.donor).name}"
+        )
+    return Imported(recipe, tuple(notes))
+
+
+def model_name(value: Any, where: str) -> Any:
+    """A model in our words: mergekit also writes ``{model: {path, revision}, lora: ...}``.
+
+    Raises:
+        UserError: It asks for another architecture, or is no such mapping.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    held = {k: v for k, v in yaml_file.mapping(value, where).items() if v is not None}
+    yaml_file.check_keys(held, ("model", "path", "revision", "lora"), where)
+    if "lora" in held:
+        base, lora = (model_name(held[key], where) for key in ("model", "lora"))
+        return f"{base}+{lora}"
+    if "model" in held:
+        return model_name(held["model"], where)
+    if not isinstance(held.get("path"), str):
+        raise UserError(f"{where}: expected a path")
+    return held["path"] + (f"@{held['revision']}" if "revision" in held else "")
+
+
+def _without_modules(document: dict[str, Any], where: str) -> tuple[dict[str, Any], str]:
+    """The one module's content in the configuration's own place."""
+    modules = document.pop("modules", None)
+    if modules is None:
+        return document, where
+    modules = yaml_file.mapping(modules, f"{where}: modules")
+    if len(modules) != 1 or "models" in document or "slices" in document:
+        raise UserError(
+            f"{where}: modules: expected one module and neither models nor slices beside it, but "
+            f"got {', '.join(modules) or 'none'}; a recipe merges one stack of layers"
+        )
+    ((name, content),) = modules.items()
+    content = yaml_file.mapping(content, f"{where}: modules.{name}")
+    yaml_file.check_keys(content, ("models", "slices", "parameters"), f"{where}: modules.{name}")
+    inner = yaml_file.mapping(content.pop("parameters", None) or {}, f"{where}: modules.{name}")
+    outer = yaml_file.mapping(document.pop("parameters", None) or {}, f"{where}: parameters")
+    both = {key: _layered(inner[key], outer.get(key)) for key in inner}
+    merged = {**document, **content, **({"parameters": {**outer, **both}} if inner | outer else {})}
+    return merged, f"{where}: modules.{name}"
+
+
+def _layered(inner: Any, outer: Any) -> Any:
+    """One setting before another: where the first's filters all pass a tensor by, the second's."""
+    cases = inner if isinstance(inner, list) else [inner]
+    if outer is None or not all(isinstance(case, Mapping) for case in cases):
+        return inner
+    rest = outer if isinstance(outer, list) and isinstance(outer[0], Mapping) else [outer]
+    return [*cases, *(case if isinstance(case, Mapping) else {"value": case} for case in rest)]
+
+
+def _models(document: dict[str, Any], where: str) -> dict[str, Any]:
+    """The document with every model in our words."""
+    result = dict(document)
+    for key in ("base_model", "tokenizer_source"):
+        if key in result:
+            result[key] = model_name(result[key], f"{where}: {key}")
+    if isinstance(result.get("models"), list):
+        result["models"] = [
+            _entry(entry, f"{where}: models[{i}]") for i, entry in enumerate(result["models"])
+        ]
+    if isinstance(result.get("slices"), list):
+        result["slices"] = [
+            _slice(part, f"{where}: slices[{i}]") for i, part in enumerate(result["slices"])
+        ]
+    return result
+
+
+def _slice(part: Any, where: str) -> Any:
+    if not isinstance(part, Mapping):
+        return part
+    part = _entry(part, where)
+    if part.get("base_model") is not None:
+        part["base_model"] = model_name(part["base_model"], f"{where}.base_model")
+    if isinstance(part.get("sources"), list):
+        part["sources"] = [
+            _entry(entry, f"{where}.sources[{i}]") for i, entry in enumerate(part["sources"])
+        ]
+    return part
+
+
+def _entry(entry: Any, where: str) -> Any:
+    """An entry without its nulls, which mergekit reads as absent."""
+    if not isinstance(entry, Mapping):
+        return entry
+    held = {key: value for key, value in entry.items() if value is not None}
+    if "model" in held:
+        held["model"] = model_name(held["model"], f"{where}.model")
+    return held
+
+
+def _without_unused(document: Any, method: str, notes: list[str]) -> Any:
+    """The document without parameters that mergekit knows and makes nothing of."""
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, list):
+            return [walk(item) for item in value]
+        if not isinstance(value, Mapping):
+            return value
+        result = {key: walk(item) for key, item in value.items()}
+        parameters = result.get("parameters")
+        if isinstance(parameters, Mapping):
+            for name in _UNUSED.get(method, ()):
+                if name in parameters:
+                    notes.append(f"{name} is left out: mergekit's {method} makes no use of it")
+            result["parameters"] = {
+                k: v for k, v in parameters.items() if k not in _UNUSED.get(method, ())
+            }
+        return result
+
+    found = walk(document)
+    notes[:] = dict.fromkeys(notes)
+    return found
+
+
+def _with_base_among_models(
+    document: dict[str, Any], spec: methods.MethodSpec, notes: list[str]
+) -> dict[str, Any]:
+    """Under `models` mergekit merges the base too, by methods that take none."""
+    base, models = document.get("base_model"), document.get("models")
+    if spec.takes_base or base is None or not isinstance(models, list):
+        return document
+    names = [entry.get("model") if isinstance(entry, Mapping) else entry for entry in models]
+    if base in names:
+        return document
+    notes.append(f"{spec.name} takes no base: base_model is merged as one more model, as mergekit")
+    return {**document, "models": [*models, {"model": base}]}
+
+
+def _with_dtypes(document: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+    dtype = str(document.get("dtype", "float32")).removeprefix("torch.")
+    if dtype in ("bfloat16", "float16"):
+        notes.append(
+            f"dtype {dtype}: parents are rounded to it as by mergekit, but arithmetic runs in "
+            "float32, which loses less"
+        )
+    return document
+
+
+def _with_stored_dtype(recipe: Recipe, notes: list[str]) -> Recipe:
+    """Write what mergekit would without a dtype: what the parents are stored in."""
+    folder = Path(recipe.donor).expanduser()
+    if not folder.is_dir():
+        notes.append("no dtype is given: written in float32, mergekit keeps that of the parents")
+        return recipe
+    stored = {info.dtype for info in Checkpoint.open(folder).tensors.values()} & set(_STORED)
+    dtype = _STORED[stored.pop()] if len(stored) == 1 else "float32"
+    if dtype == "float32":
+        return recipe
+    notes.append(f"no dtype is given: computed in float32 and written in {dtype}, as stored")
+    return Recipe.from_dict({**recipe.to_dict(), "out_dtype": dtype})

@@ -1,0 +1,167 @@
+"""mergekit's configurations read as recipes: what they mean there, or an error with the key."""
+
+from pathlib import Path
+
+import pytest
+
+from evomerge import yaml_file
+from evomerge.errors import UserError
+from evomerge.mergekit_import import from_mergekit
+from tests.models import make_family
+
+TIES = """
+models:
+  - model: base
+  - {model: a, parameters: {weight: 0.5, density: [1, 0.5]}}
+  - model: {model: {path: org/b, revision: v2}, lora: null}
+    parameters: {weight: [{filter: mlp, value: 1e-1}, {value: 1}]}
+merge_method: ties
+base_model: base
+parameters: {normalize: 1.0, int8_mask: true, lambda: 0.9}
+dtype: torch.bfloat16
+out_dtype: float16
+tokenizer_source: null
+"""
+LINEAR = """
+merge_method: linear
+models: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: 2}}]
+dtype: float32
+"""
+
+
+def imported(text, folder="/nowhere"):
+    return from_mergekit(yaml_file.parse(text, "file"), Path(folder), "file")
+
+
+def test_a_plain_configuration_keeps_its_words():
+    found = imported(TIES)
+    assert found.recipe.to_dict() == {
+        "merge_method": "ties",
+        "base_model": "base",
+        "models": [
+            {"model": "base"},
+            {"model": "a", "parameters": {"weight": 0.5, "density": [1.0, 0.5]}},
+            {
+                "model": "org/b@v2",
+                "parameters": {"weight": [{"value": 0.1, "filter": "mlp"}, {"value": 1.0}]},
+            },
+        ],
+        "parameters": {"normalize": True, "lambda": 0.9},
+        "dtype": "bfloat16",
+        "out_dtype": "float16",
+    }
+    (note,) = found.notes
+    assert note.startswith("dtype bfloat16: ")
+
+
+def test_the_one_module_is_the_recipe_and_its_parameters_come_before_the_global_ones():
+    found = imported("""
+merge_method: task_arithmetic
+base_model: base
+modules:
+  text_decoder:
+    slices:
+      - sources:
+          - {model: {model: {path: a}}, layer_range: [0, 2], parameters: {weight: 1}}
+          - {model: base, layer_range: [0, 2]}
+        base_model: {model: {path: c}}
+        parameters: null
+    parameters: {lambda: {filter: mlp, value: 0.5}, normalize: 0.0}
+parameters: {lambda: [0.1, 0.9], normalize: true}
+dtype: float32
+""").recipe
+    assert found.slices[0].base_model == "c"
+    assert [source.model for source in found.slices[0].sources] == ["a", "base"]
+    assert found.parameters == {
+        "lambda": [{"value": 0.5, "filter": "mlp"}, {"value": [0.1, 0.9]}],
+        "normalize": False,
+    }
+
+
+@pytest.mark.parametrize("method", ["linear", "karcher"])
+def test_a_base_is_one_more_model_where_mergekit_merges_it_so(method):
+    text = f"""
+merge_method: {method}
+models: [a, b]
+base_model: c
+dtype: float32
+{"parameters: {weight: 1.0}" if method == "linear" else ""}
+"""
+    found = imported(text)
+    assert [entry.model for entry in found.recipe.models] == ["a", "b", "c"]
+    assert any("merged as one more model" in note for note in found.notes)
+    listed = imported(text.replace("[a, b]", "[a, c]"))
+    assert [entry.model for entry in listed.recipe.models] == ["a", "c"]
+    assert not any("merged as one more model" in note for note in listed.notes)
+
+
+def test_what_mergekit_makes_nothing_of_is_left_out_with_a_note():
+    found = imported("""
+merge_method: task_arithmetic
+base_model: base
+models: [{model: a, parameters: {weight: 1, density: 0.5}}]
+parameters: {rescale: true}
+dtype: float32
+""")
+    assert found.recipe.models[0].parameters == {"weight": 1.0}
+    assert found.recipe.parameters == {}
+    assert [note.split()[0] for note in found.notes] == ["density", "rescale"]
+
+
+def test_chance_and_a_donor_of_mergekits_own_choosing_are_noted():
+    assert any("mergekit would draw other masks" in note for note in imported("""
+merge_method: dare_ties
+base_model: base
+models: [{model: a, parameters: {weight: 1, density: 0.5}}]
+dtype: float32
+""").notes)  # fmt: skip
+    assert any("of the first, a" in note for note in imported(LINEAR).notes)
+
+
+def test_without_a_dtype_the_parents_own_is_written(tmp_path):
+    make_family(tmp_path, dtype="bfloat16", layers=1)
+    text = LINEAR.replace("dtype: float32", "")
+    found = imported(text, tmp_path)
+    assert (found.recipe.dtype, found.recipe.out_dtype) == ("float32", "bfloat16")
+    assert found.recipe.models[0].model == str(tmp_path / "a")
+    elsewhere = imported(text)
+    assert elsewhere.recipe.out_dtype is None
+    assert any("written in float32" in note for note in elsewhere.notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("merge_method: ties", "merge_method: tie"), "file: merge_method: unknown merge method"),
+        (("dtype: torch.bfloat16", "dtype: int64"), "file: dtype: unknown dtype 'int64'"),
+        (("out_dtype", "outdtype"), "file: unknown key 'outdtype': did you mean 'out_dtype'"),
+        (("lambda", "lamda"), "file: parameters: unknown parameter of ties 'lamda'"),
+        (("revision", "revison"), r"models\[2\]\.model: unknown key 'revison'"),
+        (("path: org/b", "path: 3"), r"models\[2\]\.model: expected a path"),
+        (("base_model: base", "base_model: {model: {}}"), "base_model: expected a path"),
+        (
+            ("{model: {path: org/b, revision: v2}, lora: null}", "{override_architecture: X}"),
+            "unknown key 'override_architecture'",
+        ),
+        (("models:", "modules: {}\nmodels:"), "modules: expected one module and neither models"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_by_its_key(change, message):
+    assert change[0] in TIES
+    with pytest.raises(UserError, match=message):
+        imported(TIES.replace(*change))
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        ("{}", "modules: expected one module"),
+        ("{a: {models: [x]}, b: {models: [x]}}", "modules: .* but got a, b"),
+        ("{a: {modls: [x]}}", r"modules\.a: unknown key 'modls': did you mean 'models'"),
+        ("{a: {models: [x], parameters: {wight: 1}}}", r"modules\.a: parameters: unknown param"),
+        ("[1]", "modules: expected a mapping"),
+    ],
+)
+def test_a_mistake_in_modules_is_told_by_its_key(modules, message):
+    with pytest.raises(UserError, match=message):
+        imported(f"merge_method: linear\nmodules: {modules}\n")
