@@ -17,7 +17,7 @@ from evomerge import __version__
 from evomerge.errors import UserError
 
 _EPILOG = """\
-Start with `evomerge demo`. An interrupted search: the same command again resumes.
+Start with `evomerge demo`. The same search command again resumes a search.
 `evomerge COMMAND --help` tells a command's options.
 """
 
@@ -50,10 +50,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.run not in (_search, _demo):
             return 0
         return _interrupted(sys.argv[1:] if arguments is None else arguments)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and _is_foreign(error.name):
+            print(
+                f"evomerge: error: this command needs the package {error.name}, which is not "
+                f"installed in {sys.prefix}: install evomerge again with all that it needs",
+                file=sys.stderr,
+            )
+            return 2
         traceback.print_exc()
         print("evomerge: this is a fault of evomerge, not yours; please report it", file=sys.stderr)
         return 1
+
+
+def _is_foreign(module: str | None) -> bool:
+    return module is not None and module.partition(".")[0] != "evomerge"
 
 
 def _interrupted(arguments: Sequence[str]) -> int:

@@ -395,3 +395,18 @@ def test_a_real_worker_tells_the_driver_in_one_line(tmp_path: Path) -> None:
     command = [PYTHON, "-m", "evomerge", "search", str(study), str(tmp_path / "run")]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert_told(Said(told.returncode, told.stdout, told.stderr), "nobody/nothing")
+
+
+def test_a_package_that_is_not_installed_is_named_without_a_traceback(
+    evomerge: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from evomerge.cli import show
+
+    def fails(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")
+
+    monkeypatch.setattr(show, "show_status", fails)
+    told = evomerge("status", tmp_path)
+    assert told.code == 2
+    assert "this command needs the package torch.nn, which is not installed" in told.err
+    assert told.err.count("\n") == 1
