@@ -122,6 +122,13 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="for scripts")
     status.set_defaults(run=_status)
 
+    watch = commands.add_parser("watch", help="follow a run from another shell")
+    watch.add_argument("directory", type=Path, metavar="RUN")
+    watch.add_argument(
+        "--every", type=_seconds, default=1.0, metavar="SECONDS", help="between looks (default 1)"
+    )
+    watch.set_defaults(run=_watch)
+
     report = commands.add_parser("report", help="write a run's report.html")
     report.add_argument("directory", type=Path, metavar="RUN")
     report.add_argument("--out", type=Path, metavar="FILE", help="default RUN/report.html")
@@ -174,6 +181,16 @@ def _count(text: str) -> int:
     return number
 
 
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0.01 <= number <= 3600:
+        raise argparse.ArgumentTypeError(f"expected 0.01 to 3600 seconds, but got {text}")
+    return number
+
+
 def _demo(arguments: argparse.Namespace) -> None:
     from evomerge.cli.demo import run_demo
 
@@ -203,6 +220,12 @@ def _status(arguments: argparse.Namespace) -> None:
     from evomerge.cli.show import show_status
 
     show_status(arguments.directory, arguments.json)
+
+
+def _watch(arguments: argparse.Namespace) -> None:
+    from evomerge.cli.watch import watch
+
+    watch(arguments.directory, arguments.every)
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -16,9 +16,18 @@ def record_of(directory: Path) -> Record:
     Raises:
         UserError: The folder holds no run.
     """
+    return Record.from_events(iterate(journal_of(directory)))
+
+
+def journal_of(directory: Path) -> Path:
+    """The journal of a run folder.
+
+    Raises:
+        UserError: The folder holds none.
+    """
     if not (directory / JOURNAL).is_file():
         raise UserError(f"{directory}: expected a run folder, but it has no {JOURNAL}")
-    return Record.from_events(iterate(directory / JOURNAL))
+    return directory / JOURNAL
 
 
 def show_status(directory: Path, as_json: bool) -> None:

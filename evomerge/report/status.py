@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from evomerge.report.numbers import duration, number, percent, plural
-from evomerge.study.record import AskRecord, Record
+from evomerge.study.objective import fitness
+from evomerge.study.record import AskRecord, Record, TrialRecord
 
 
 def summary(record: Record) -> dict[str, Any]:
@@ -16,8 +18,9 @@ def summary(record: Record) -> dict[str, Any]:
         `Record.status`), ``searched`` and ``wanted`` (search trials only); ``leader`` {name,
         trial, fitness, gain}: the trial furthest ahead of the reference anchor on the same items;
         ``last`` {generation, best, median, reference, gain, correlation} of the last generation
-        told; ``seconds``, ``forward_share``, ``item_evaluations``; ``verdict``, its sentence or
-        None; ``exported``, whether the result is written.
+        told; ``baseline``, see `baseline`; ``failures``, how many trials failed by kind;
+        ``seconds``, ``forward_share``, ``item_evaluations``; ``verdict``, its sentence or None;
+        ``exported``, whether the result is written.
     """
     status = record.status()
     generations = record.generations
@@ -32,6 +35,8 @@ def summary(record: Record) -> dict[str, Any]:
         "wanted": config.get("search", {}).get("trials"),
         "leader": _leader(record, told),
         "last": _last(told[-1]) if told else None,
+        "baseline": baseline(record),
+        "failures": dict(Counter(t.failure.kind for t in record.trials.values() if t.failure)),
         "seconds": dict(record.seconds),
         "forward_share": record.seconds["forward"] / total if total else None,
         "item_evaluations": record.item_evaluations,
@@ -40,23 +45,46 @@ def summary(record: Record) -> dict[str, Any]:
     }
 
 
+def baseline(record: Record) -> dict[str, dict[str, Any]]:
+    """The best parent and the best simple merge by the tasks' metrics, on the anchors' items.
+
+    Returns:
+        {name, score} under ``parent`` and ``anchor``, as far as they are scored.
+    """
+    best: dict[str, dict[str, Any]] = {}
+    for trial in record.trials.values():
+        if trial.kind not in ("parent", "anchor"):
+            continue
+        score = _metric(record, trial)
+        if score is not None and score > best.get(trial.kind, {"score": float("-inf")})["score"]:
+            best[trial.kind] = {"name": trial.name, "score": score}
+    return best
+
+
+def _metric(record: Record, trial: TrialRecord) -> float | None:
+    items = record.asks[0].items or {}
+    if record.outcomes.missing(trial.digest, "metric", items):
+        return None
+    return fitness(record.outcomes.rows(trial.digest, "metric", items), record.tasks, "metric")
+
+
 def status_text(record: Record) -> str:
     """A study's state in plain lines, for a terminal; ends without a newline."""
     s = summary(record)
-    lines = [("phase", _phase(s)), ("trials", _trials(s))]
+    lines = [("phase", phase_text(s)), ("trials", trials_text(s))]
+    if s["baseline"]:
+        lines.append(("anchors", baseline_text(s["baseline"])))
     if s["leader"]:
-        lines.append(("leader", _named(s["leader"])))
+        lines.append(("leader", leader_text(s["leader"])))
     if s["last"]:
         lines.append(("search", _search(s["last"])))
     share = "" if s["forward_share"] is None else f", {percent(s['forward_share'])} of it forward"
     spent = f"{duration(s['seconds']['total'])} of workers' time{share}"
     lines.append(("cost", f"{spent}; {plural(s['item_evaluations'], 'item evaluation')}"))
-    failed = [t for t in record.trials.values() if t.failure is not None]
-    if failed and failed[-1].failure:
-        last = failed[-1].failure
-        lines.append(
-            ("failed", f"{plural(len(failed), 'trial')}; last: {last.kind}: {last.message}")
-        )
+    if s["failures"]:
+        last = [t.failure for t in record.trials.values() if t.failure is not None][-1]
+        counts = failures_text(s["failures"])
+        lines.append(("failed", f"{counts}; last: {last.kind}: {last.message}"))
     lines.append(("verdict", s["verdict"] or "none yet"))
     return "\n".join(f"{name:<8}{' '.join(text.split())}" for name, text in lines)
 
@@ -91,20 +119,34 @@ def _last(ask: AskRecord) -> dict[str, Any]:
     }
 
 
-def _phase(s: dict[str, Any]) -> str:
+def phase_text(s: dict[str, Any]) -> str:
+    """The phase of a `summary`, in words."""
     if s["phase"] == "search" and s["generation"] is not None:
         return f"search, generation {s['generation']}"
     return "done, not exported yet" if s["phase"] == "done" and not s["exported"] else s["phase"]
 
 
-def _trials(s: dict[str, Any]) -> str:
+def trials_text(s: dict[str, Any]) -> str:
+    """How many trials of a `summary` are done, in words."""
     counts = s["trials"]
     wanted = f" of {s['wanted']:,}" if s["wanted"] is not None else ""
     failed = f", {counts['failed']} failed" if counts["failed"] else ""
     return f"{s['searched']:,}{wanted} searched; {counts['asked']:,} with anchors{failed}"
 
 
-def _named(leader: dict[str, Any]) -> str:
+def baseline_text(found: dict[str, dict[str, Any]]) -> str:
+    """`baseline` in words."""
+    told = [f"best {kind} {best['name']} {number(best['score'])}" for kind, best in found.items()]
+    return f"{', '.join(told)} (metric)"
+
+
+def failures_text(failures: dict[str, int]) -> str:
+    """How many trials failed of what, in words."""
+    return ", ".join(f"{count} {kind}" for kind, count in failures.items()) or "none"
+
+
+def leader_text(leader: dict[str, Any]) -> str:
+    """The leader of a `summary`, in words."""
     gain = leader["gain"]
     behind = "" if gain is None else f", {number(gain, sign=True)} over the reference anchor"
     name, n = leader["name"], leader["trial"]

@@ -51,6 +51,18 @@ def read(path: Path | str) -> list[Event]:
 
 def iterate(path: Path | str) -> Iterator[Event]:
     """Like `read`, one event at a time: a long journal never is in memory as a whole."""
+    for event in follow(path):
+        if event is None:
+            return
+        yield event
+
+
+def follow(path: Path | str) -> Iterator[Event | None]:
+    """Like `iterate`, and on: ``None`` says that nothing more is there yet; then ask again later.
+
+    A reader that falls behind an opening that cut a torn tail off misses nothing, since only
+    whole events are handed out.
+    """
     path = Path(path)
     try:
         file = path.open("rb")
@@ -59,8 +71,13 @@ def iterate(path: Path | str) -> Iterator[Event]:
             f"cannot read journal {path}: {error.strerror}; expected a study's run folder"
         ) from None
     with file:
-        for _, event in _frames(file, path):
-            yield event
+        end, count = 0, 0
+        while True:
+            file.seek(end)
+            for until, event in _frames(file, path, end, count):
+                end, count = until, count + 1
+                yield event
+            yield None
 
 
 class Journal:
@@ -223,10 +240,18 @@ def _unframe(line: bytes) -> bytes | None:
     return payload if line == _frame(payload) else None
 
 
-def _frames(file: BinaryIO, path: Path) -> Iterator[tuple[int, Event]]:
-    """Every whole frame as (offset of its end, event), up to the end or a torn tail."""
-    end = 0
-    for count, line in enumerate(file):
+def _frames(
+    file: BinaryIO, path: Path, end: int = 0, before: int = 0
+) -> Iterator[tuple[int, Event]]:
+    """Every whole frame as (offset of its end, event), up to the end or a torn tail.
+
+    Args:
+        file: Placed at `end`.
+        path: For messages.
+        end: Where the last frame that was read ends.
+        before: How many were read.
+    """
+    for count, line in enumerate(file, before):
         payload = _unframe(line)
         if payload is None:
             _check_tail(end, count, line + file.read(), path)

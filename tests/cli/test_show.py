@@ -98,7 +98,7 @@ def test_report_writes_one_file_that_needs_no_other(
     assert 'src="http' not in page
 
 
-@pytest.mark.parametrize("command", ["status", "report"])
+@pytest.mark.parametrize("command", ["status", "report", "watch"])
 def test_a_folder_without_a_run_is_refused(evomerge: Run, tmp_path: Path, command: str) -> None:
     file = tmp_path / "file"
     file.touch()

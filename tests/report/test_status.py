@@ -35,11 +35,12 @@ def test_the_status_of_a_finished_study_reads_as_a_few_lines():
     assert status_text(record()).splitlines() == [
         "phase   done",
         "trials  4 of 4 searched; 8 with anchors, 1 failed",
+        "anchors best parent left −0.875, best anchor uniform average 0.250 (metric)",
         "leader  trial 6: 0.875, +0.275 over the reference anchor",
         "search  generation 1: best 0.875, median 0.762, reference 0.600; "
         "rank correlation with the metric 0.75",
         "cost    1 min 28 s of workers' time, 50 % of it forward; 81 item evaluations",
-        "failed  1 trial; last: oom: out of memory",
+        "failed  1 oom; last: oom: out of memory",
         "verdict Improvement shown: trial 6 scores +0.3125 (-0.1 to +0.7) (95 % intervals).",
     ]
 

@@ -1,0 +1,37 @@
+"""`evomerge watch`: follow a run from another shell, by reading its journal alone."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from evomerge.cli.progress import Progress
+from evomerge.cli.show import journal_of
+from evomerge.report import Pace
+from evomerge.study.journal import follow
+from evomerge.study.record import Record
+
+
+def watch(directory: Path, every: float) -> None:
+    """Tell what a run has done and does, until its result is exported or Ctrl-C.
+
+    Args:
+        directory: The run folder.
+        every: Seconds between two looks at the journal.
+    """
+    record = Record()
+    with Progress(pace=Pace()) as progress:
+        try:
+            for event in follow(journal_of(directory)):
+                if event is not None:
+                    record.apply(event)
+                    progress(event, record)
+                elif record.phase == "done" and record.exported is not None:
+                    break
+                else:
+                    progress.refresh(record)
+                    time.sleep(every)
+        except KeyboardInterrupt:
+            return  # to stop looking is no interruption of the run
+    if record.verdict is not None:
+        print(f"\n{record.verdict['sentence']}")

@@ -1,0 +1,92 @@
+"""How fast a study goes and how long it still takes, from the times that its journal holds."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from evomerge.study.record import Record
+
+_RECENT = 512  # deliveries that the items per second are taken over
+_SHORTEST = 1e-3  # seconds
+
+
+class Pace:
+    """Listens to a study's events, of this run or out of its journal.
+
+    Speed is that of the last session: what a study did before it was resumed says little of now.
+
+    Attributes:
+        opened: When the session began, in seconds since 1970.
+        last: The time of the last event.
+    """
+
+    def __init__(self, opened: float | None = None, now: Callable[[], float] = time.time):
+        self.opened = opened
+        self.last: float | None = opened
+        self._now = now
+        self._search_began: float | None = None
+        self._last_told: float | None = None
+        self._told_before: int | None = None
+        self._told: int | None = None
+        self._items: deque[tuple[float, int]] = deque(maxlen=_RECENT)
+
+    def apply(self, event: Mapping[str, Any], record: Record) -> None:
+        """Take in an event that the record already has."""
+        moment = event.get("time")
+        if moment is None:
+            return
+        self.last = moment
+        if event["event"] == "opened":
+            self.opened, self._search_began, self._told_before = moment, None, None
+            self._items.clear()
+            return
+        fresh = len(event["trials"]) if event["event"] == "told" else 0
+        if self._told is None:  # a resumed study has told some before anybody listened
+            told = [ask for ask in record.generations.values() if ask.fitness is not None]
+            self._told = sum(len(ask.trials) for ask in told)
+        else:
+            self._told += fresh
+        if record.phase == "search" and self._search_began is None:
+            self._search_began, self._told_before = moment, self._told - fresh
+        if fresh:
+            self._last_told = moment
+        if event["event"] == "outcomes":
+            self._items.append((moment, len(event["rows"])))
+
+    @property
+    def elapsed(self) -> float | None:
+        """Seconds since the session began."""
+        return None if self.opened is None else max(0.0, self._now() - self.opened)
+
+    @property
+    def trials_per_second(self) -> float | None:
+        """Searched trials per second of this session; ``None`` before the first generation."""
+        fresh = (self._told or 0) - (self._told_before or 0)
+        if self._search_began is None or self._last_told is None or fresh < 1:
+            return None
+        return fresh / max(self._last_told - self._search_began, _SHORTEST)
+
+    @property
+    def items_per_second(self) -> float | None:
+        """Outcomes per second over the last deliveries."""
+        if len(self._items) < 2:
+            return None
+        (first, _), (last, _) = self._items[0], self._items[-1]
+        count = sum(items for _, items in self._items) - self._items[0][1]
+        return count / max(last - first, _SHORTEST)
+
+    def seconds_left(self, wanted: int | None) -> float | None:
+        """Until so many trials are searched, at this session's speed; race and verdict follow."""
+        rate = self.trials_per_second
+        if rate is None or wanted is None:
+            return None
+        return max(0, wanted - (self._told or 0)) / rate
+
+    def until_deadline(self, allowed: float | None) -> float | None:
+        """Seconds until a session that may last so many seconds has to end; 0 once it is late."""
+        if allowed is None or self.opened is None:
+            return None
+        return max(0.0, self.opened + allowed - self._now())
