@@ -134,6 +134,11 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, metavar="FILE", help="default RUN/report.html")
     report.set_defaults(run=_report)
 
+    repair = commands.add_parser("repair", help="check a journal, or cut it off before damage")
+    repair.add_argument("directory", type=Path, metavar="RUN")
+    repair.add_argument("--to", type=int, metavar="OFFSET", help="keep the events before this byte")
+    repair.set_defaults(run=_repair)
+
     build = commands.add_parser("build", help="merge one recipe into a model folder")
     build.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
     build.add_argument("out", type=Path, metavar="OUT", help="a folder that does not exist yet")
@@ -232,6 +237,12 @@ def _report(arguments: argparse.Namespace) -> None:
     from evomerge.cli.show import make_report
 
     make_report(arguments.directory, arguments.out)
+
+
+def _repair(arguments: argparse.Namespace) -> None:
+    from evomerge.cli.show import repair_journal
+
+    repair_journal(arguments.directory, arguments.to)
 
 
 def _build(arguments: argparse.Namespace) -> None:

@@ -49,6 +49,16 @@ def make_report(directory: Path, out: Path | None, quiet: bool = False) -> Path:
     return path
 
 
+def repair_journal(directory: Path, to: int | None) -> None:
+    """Check a run's journal, or cut it off at an offset; says what is kept, and where the rest."""
+    from evomerge.study.repair import repair
+
+    done = repair(directory, to)
+    print(f"{directory / JOURNAL}: {done.events} whole events in {done.kept_bytes} bytes")
+    if done.rest is not None:
+        print(f"the {done.cut_bytes} bytes behind them are kept in {done.rest}")
+
+
 def build_recipe(recipe: Path, out: Path, device: str) -> None:
     """Merge a recipe into a folder; the digest of its weights is the last line."""
     from evomerge import merge

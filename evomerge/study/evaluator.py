@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from evomerge import merge, mergekit
+from evomerge import faults, merge, mergekit
 from evomerge.architecture import layer_count
 from evomerge.checkpoint import check_compatible
 from evomerge.errors import UserError
@@ -83,6 +83,7 @@ class Evaluator:
 
     def _evaluate(self, request: Message) -> Message:
         """Build the recipe unless it is resident, and score the items."""
+        faults.reach("worker.evaluate")
         recipe = Recipe.from_dict(request["recipe"])
         began = time.perf_counter()
         plan = merge.plan(recipe, self.parents.checkpoints)

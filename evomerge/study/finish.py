@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evomerge import faults
 from evomerge.recipe import Recipe
 from evomerge.study.config import StudyConfig
 from evomerge.study.ledger import Items, Ledger
@@ -211,8 +212,11 @@ def _sweep(folder: Path) -> None:
 def _write(file: Path, text: str) -> None:
     """Write a file that appears only when whole."""
     partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
+    faults.reach("file.write")
     with partial.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
+        faults.reach("file.sync")
         os.fsync(stream.fileno())
+    faults.reach("file.rename")
     partial.replace(file)

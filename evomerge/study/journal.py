@@ -17,12 +17,14 @@ import json
 import os
 import re
 import secrets
+import shlex
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+from evomerge import faults
 from evomerge.errors import UserError
 from evomerge.study.lock import Holder, take_lock
 
@@ -74,7 +76,7 @@ def follow(path: Path | str) -> Iterator[Event | None]:
         end, count = 0, 0
         while True:
             file.seek(end)
-            for until, event in _frames(file, path, end, count):
+            for until, event in frames(file, path, end, count):
                 end, count = until, count + 1
                 yield event
             yield None
@@ -129,6 +131,11 @@ class Journal:
         try:
             journal._recover(replay or (lambda _: None))
             journal._announce(holder)
+        except OSError as error:
+            journal.close()
+            raise UserError(
+                f"{error.strerror} while opening {path}: mend that, then run the same command again"
+            ) from None
         except BaseException:
             journal.close()
             raise
@@ -147,9 +154,11 @@ class Journal:
             raise ValueError(f"the journal {self.path} is closed")
         self._check_unshared()
         try:
+            faults.reach("journal.write")
             written = os.write(self._fd, frame)
             if written < len(frame):  # a full disk takes what still fits, without an error
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            faults.reach("journal.sync")
             _sync(self._fd)
             self._size += len(frame)
         except OSError as error:
@@ -186,11 +195,12 @@ class Journal:
     def _recover(self, replay: Callable[[Event], object]) -> None:
         """Read every whole frame, cut the torn tail off, and give an empty file its header."""
         with open(self._fd, "rb", closefd=False) as file:
-            for end, event in _frames(file, self.path):
+            for end, event in frames(file, self.path):
                 replay(event)
                 self._size = end
         self.torn_bytes = os.fstat(self._fd).st_size - self._size
         if self.torn_bytes:
+            faults.reach("journal.truncate")
             os.ftruncate(self._fd, self._size)
             os.fsync(self._fd)
         if not self._size:
@@ -240,7 +250,7 @@ def _unframe(line: bytes) -> bytes | None:
     return payload if line == _frame(payload) else None
 
 
-def _frames(
+def frames(
     file: BinaryIO, path: Path, end: int = 0, before: int = 0
 ) -> Iterator[tuple[int, Event]]:
     """Every whole frame as (offset of its end, event), up to the end or a torn tail.
@@ -250,6 +260,9 @@ def _frames(
         path: For messages.
         end: Where the last frame that was read ends.
         before: How many were read.
+
+    Raises:
+        UserError: A frame is damaged and a whole one follows, or this is no journal.
     """
     for count, line in enumerate(file, before):
         payload = _unframe(line)
@@ -271,7 +284,7 @@ def _check_tail(offset: int, count: int, tail: bytes, path: Path) -> None:
             raise UserError(
                 f"{path} is damaged at byte {offset} (a readable event follows at byte "
                 f"{offset + match.start()}): restore a copy, or keep the {count} events before "
-                f"the damage with `truncate -s {offset} {path}`"
+                f"the damage with `evomerge repair {shlex.quote(str(path.parent))} --to {offset}`"
             )
     if count == 0 and not _frame(_payload(_HEADER)).startswith(tail):
         raise UserError(f"{path} is not an evomerge journal: expected its first line to be one")

@@ -19,11 +19,15 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)
+    from evomerge import faults
     from evomerge.study.evaluator import Evaluator, start
 
-    made = start(json.loads(sys.stdin.readline()))
+    config = json.loads(sys.stdin.readline())
+    faults.reach("worker.start")
+    made = start(config)
     for line in sys.stdin:
         answer = made.handle(json.loads(line)) if isinstance(made, Evaluator) else made
+        faults.reach("worker.answer")
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

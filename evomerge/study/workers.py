@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from evomerge import faults
 from evomerge.errors import UserError
 from evomerge.study.config import StudyConfig
 
@@ -82,6 +83,7 @@ class LocalPool(Pool):
 
     def submit(self, worker: int, request: Message) -> None:
         """Write the request to the child's stdin."""
+        faults.reach("pool.submit")
         _send(self._children[worker], request)
 
     def poll(self, timeout: float) -> list[Reply]:
@@ -96,6 +98,7 @@ class LocalPool(Pool):
         for worker, child, reply in entries:
             if child is self._children[worker]:  # not the last word of one that was replaced
                 replies.append(reply)
+        faults.reach("pool.reply")
         return replies
 
     def restart(self, worker: int) -> None:
@@ -115,6 +118,7 @@ class LocalPool(Pool):
         return [child.pid for child in self._children]
 
     def _spawn(self, worker: int) -> subprocess.Popen[bytes]:
+        faults.reach("pool.spawn")
         threads = str(self.config.workers.threads)
         child = subprocess.Popen(
             [sys.executable, "-m", "evomerge.study.worker"],
@@ -174,6 +178,7 @@ class RayPool(Pool):
 
     def submit(self, worker: int, request: Message) -> None:
         """Call the actor."""
+        faults.reach("pool.submit")
         reference = self._actors[worker].handle.remote(json.dumps(request))
         self._running[reference] = worker
 
@@ -193,6 +198,7 @@ class RayPool(Pool):
             except self._ray.exceptions.RayError as error:
                 reason = str(error).strip().splitlines()[0]
                 replies.append(Reply(worker, None, f"{type(error).__name__}: {reason}"))
+        faults.reach("pool.reply")
         return replies
 
     def restart(self, worker: int) -> None:
@@ -215,6 +221,7 @@ class RayPool(Pool):
         return ids
 
     def _spawn(self) -> Any:
+        faults.reach("pool.spawn")
         workers = self.config.workers
         variables = {**_ENVIRONMENT, "OMP_NUM_THREADS": str(workers.threads)}
         actor = self._ray.remote(_Actor).options(

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,18 @@ class Stub:
     def __init__(self, config: dict[str, Any], settings: dict[str, Any]):
         self.config = config
         self.settings = settings
+
+    def answer(self, request: dict[str, Any], reach: Callable[[str], None]) -> dict[str, Any]:
+        """As the real evaluator does, errors that were injected are failures."""
+        try:
+            if request["do"] == "evaluate":
+                reach("worker.evaluate")
+        except MemoryError as error:
+            return {"failed": {"kind": "oom", "message": str(error)}}
+        except RuntimeError as error:
+            kind = "device" if "CUDA" in str(error) else "task"
+            return {"failed": {"kind": kind, "message": str(error)}}
+        return self.handle(request)
 
     def handle(self, request: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = getattr(self, request["do"])(request)
@@ -151,6 +164,16 @@ class Stub:
         os.close(handle)
 
 
+def fault_points() -> Callable[[str], None]:
+    """evomerge's fault points, if a fault is asked for; they cost an import."""
+    if not os.environ.get("EVOMERGE_FAULT"):
+        return lambda _point: None
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    from evomerge import faults
+
+    return faults.reach
+
+
 def main() -> None:
     """Answer requests until stdin ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
@@ -158,8 +181,11 @@ def main() -> None:
     if settings["broken"]:
         sys.exit(1)
     stub = Stub(json.loads(sys.stdin.readline()), settings)
+    reach = fault_points()
+    reach("worker.start")
     for line in sys.stdin:
-        answer = json.dumps(stub.handle(json.loads(line))) + "\n"
+        answer = json.dumps(stub.answer(json.loads(line), reach)) + "\n"
+        reach("worker.answer")
         if settings["die_on"] and Path(settings["die_on"]).exists():
             Path(settings["die_on"]).unlink()
             sys.stdout.write(answer[: len(answer) // 2])
