@@ -7,7 +7,6 @@ LoRA (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732). Tensors that PEFT s
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evomerge.checkpoint.document import read_json
 from evomerge.checkpoint.folder import resolve
 from evomerge.checkpoint.header import TensorInfo, read_header
 from evomerge.checkpoint.store import Factors, Files
@@ -208,10 +208,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / CONFIG
     if not file.is_file():
         raise UserError(f"{folder}: expected a PEFT adapter, but it has no {CONFIG}")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: expected JSON: {error}") from None
+    config = read_json(file)
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         kind = config.get("peft_type") if isinstance(config, dict) else None
         raise UserError(f"{file}: expected peft_type LORA, but got {kind!r}")

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from evomerge import faults
 from evomerge.errors import UserError
+from evomerge.partial import beside, remove, sync
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
 def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder that appears under its name only when whole; on an error nothing is left.
 
+    An old one that is replaced stays until the new one is on the disk.
+
     Raises:
-        UserError: `target` exists, is not empty, and may not be replaced.
+        UserError: `target` exists, is not empty, and may not be replaced; or the disk is full.
     """
     if target.is_file() or (target.exists() and not replace and any(target.iterdir())):
         raise UserError(f"{target}: already exists; name another place or remove it")
@@ -24,26 +29,27 @@ def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{target}: {target.parent} is not a folder") from None
-    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    partial = beside(target)
+    old = beside(target.with_name(f"{target.name}.old"))
     try:
+        remove(partial)
+        partial.mkdir()
         yield partial
+        faults.reach("folder.sync")
         for file in partial.rglob("*"):
             if file.is_file():
-                _sync(file)
+                sync(file)
+        sync(partial)
+        faults.reach("folder.rename")
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(old)
         partial.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
+    except OSError as error:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        cause = "disk full" if error.errno in _NO_SPACE else str(error.strerror or error)
+        raise UserError(f"cannot write {target}: {cause}; nothing of it is left") from None
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Flush a file or a folder to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        remove(partial)
+        remove(old)

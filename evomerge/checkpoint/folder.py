@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
+from evomerge.checkpoint.document import check_file, read_json
 from evomerge.errors import UserError
 
 TOKENIZER_FILES = (
@@ -20,13 +21,20 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template.jinja",
 )
+_MAX_CONFIG_BYTES = 4 * 2**20
+_READ = (".json", ".jinja", ".model", ".txt", ".safetensors", "additional_chat_templates")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?")
 
 
 def resolve(model: str | Path) -> Path:
-    """The folder of a model: itself, or the local copy of a hub id."""
+    """The folder of a model: itself, or the local copy of a hub id.
+
+    Raises:
+        UserError: There is none, or a link in it leads out of it.
+    """
     path = Path(model).expanduser()
     if path.is_dir():
+        _check_links(path)
         return path
     if path.exists():
         raise UserError(f"{model}: expected a model folder but it is a file")
@@ -52,17 +60,25 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of a model folder.
 
     Raises:
-        UserError: It is missing or no JSON object.
+        UserError: It is missing, outside the folder, or no JSON object.
     """
     file = folder / "config.json"
     if not file.is_file():
         raise UserError(
             f"{folder}: expected a Hugging Face model folder, but it has no config.json"
         )
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: expected JSON: {error}") from None
+    config = read_json(file, _MAX_CONFIG_BYTES)
     if not isinstance(config, dict):
         raise UserError(f"{file}: expected a JSON object")
     return config
+
+
+def _check_links(folder: Path) -> None:
+    """Refuse links that lead out of a model's folder; the libraries that read it follow them.
+
+    Raises:
+        UserError: Names the first such link.
+    """
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_symlink() and entry.name.endswith(_READ):
+            check_file(Path(entry.path))

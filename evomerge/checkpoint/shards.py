@@ -7,9 +7,12 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from evomerge import faults
+from evomerge.checkpoint.document import read_json
 from evomerge.errors import UserError
 
 _SHARD = re.compile(r"[A-Za-z0-9._-]+\.safetensors")
@@ -67,16 +70,26 @@ def write_shards(
             assert name == expected, f"tensors must come in the order of sizes: {name}, {expected}"
             shard[name] = tensor.contiguous()
             weight_map[name] = file
-        save_file(shard, folder / file, metadata={"format": "pt"})
+        faults.reach("shard.write")
+        try:
+            save_file(shard, folder / file, metadata={"format": "pt"})
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{folder / file}: cannot write it: {_reason(error)}") from None
     if len(cuts) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
 
 
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
 def _indexed(index: Path) -> dict[str, list[str]]:
     try:
-        weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        weight_map = dict(read_json(index)["weight_map"])
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{index}: expected an index with a weight_map: {error}") from None
     shards: dict[str, list[str]] = {}
     for name, file in weight_map.items():

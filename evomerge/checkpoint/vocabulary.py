@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from evomerge.checkpoint.document import read_json
 from evomerge.errors import UserError
+
+# Gemma's 262,144 tokens and their merges take 33 MB and 1.4 million parts.
+_EXPECTED = "a tokenizer of the tokenizers library"
+_MAX_BYTES = 64 * 2**20
+_MAX_PARTS = 4_000_000
 
 
 def read_vocabulary(folder: Path) -> dict[str, int] | None:
@@ -18,13 +23,13 @@ def read_vocabulary(folder: Path) -> dict[str, int] | None:
     if not file.is_file():
         return None
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = read_json(file, _MAX_BYTES, _MAX_PARTS, _EXPECTED)
         vocabulary = document["model"]["vocab"]
         if isinstance(vocabulary, list):  # unigram: a list of [token, score]
             vocabulary = {entry[0]: i for i, entry in enumerate(vocabulary)}
         added = {entry["content"]: entry["id"] for entry in document.get("added_tokens", [])}
         return {str(token): int(number) for token, number in {**vocabulary, **added}.items()}
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise UserError(
-            f"{file}: expected a tokenizer of the tokenizers library: {error}"
-        ) from None
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{file}: expected {_EXPECTED}: {error}") from None

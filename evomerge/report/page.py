@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from evomerge.errors import UserError
+from evomerge.partial import write_text
 from evomerge.report import (
     anchors,
     coefficients,
@@ -43,13 +43,10 @@ def write_report(run: Path, out: Path | None = None) -> Path:
     """
     target = Path(out) if out is not None else Path(run) / "report.html"
     text = page(Run.read(run))
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     try:
         # a journal may hold lone surrogates, which no encoding writes as they are
-        partial.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
-        partial.replace(target)
+        write_text(target, text, errors="xmlcharrefreplace")
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UserError(
             f"cannot write the report {target}: {error.strerror}; name another file (--out)"
         ) from None

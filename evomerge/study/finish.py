@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge import faults
+from evomerge.partial import write_text
 from evomerge.recipe import Recipe
 from evomerge.study.config import StudyConfig
 from evomerge.study.ledger import Items, Ledger
@@ -113,13 +112,13 @@ class Finish:
         best = self.directory / "best"
         best.mkdir(exist_ok=True)
         _sweep(best)
-        _write(best / "recipe.yaml", recipe.to_yaml())
-        _write(
+        write_text(best / "recipe.yaml", recipe.to_yaml())
+        write_text(
             self.directory / "verdict.json", json.dumps(judged, indent=1, ensure_ascii=False) + "\n"
         )
         translated = self.ledger.request(do="translate", recipe=trial.recipe)
         if translated["mergekit"] is not None:
-            _write(best / "mergekit.yaml", translated["mergekit"])
+            write_text(best / "mergekit.yaml", translated["mergekit"])
         else:
             (best / "mergekit.yaml").unlink(missing_ok=True)  # an earlier winner's
         digest, model = None, None
@@ -207,16 +206,3 @@ def _sweep(folder: Path) -> None:
             shutil.rmtree(partial, ignore_errors=True)
         else:
             partial.unlink(missing_ok=True)
-
-
-def _write(file: Path, text: str) -> None:
-    """Write a file that appears only when whole."""
-    partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
-    faults.reach("file.write")
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        faults.reach("file.sync")
-        os.fsync(stream.fileno())
-    faults.reach("file.rename")
-    partial.replace(file)

@@ -1,6 +1,7 @@
 """Weights that were cut short, tampered with, or never were safetensors."""
 
 import json
+import os
 import random
 import struct
 import time
@@ -63,6 +64,16 @@ def test_a_header_written_by_hand_is_read(folder):
         ({"x": ENTRY, "y": {**ENTRY, "data_offsets": [4, 12]}}, 12, "overlap or leave a hole"),
         ({"x": ENTRY, "y": {**ENTRY, "data_offsets": [12, 20]}}, 20, "overlap or leave a hole"),
         ({"x": {**ENTRY, "data_offsets": [-8, 0]}}, 8, "overlap or leave a hole"),
+        ({"": ENTRY}, 8, "tensor '' has a bad name or shape"),
+        ({"ü" * 300: ENTRY}, 8, "has a bad name or shape"),  # 512 bytes, not letters
+        ({"a\nb": ENTRY}, 8, "has a bad name or shape"),
+        ('{"\\ud800": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}', 8, "bad name"),
+        ({"x": {**ENTRY, "shape": [1] * 17 + [2]}}, 8, "does not fit its 8 bytes"),
+        ({"__metadata__": {"format": 3}, "x": ENTRY}, 8, "expected __metadata__ to be a mapping"),
+        ({"__metadata__": ["pt"], "x": ENTRY}, 8, "expected __metadata__ to be a mapping"),
+        ('{"x": 1, "x": 2}', 0, "key 'x' stands twice"),
+        ('{"a":' + "[]," * 1_000_001 + "1}", 0, "more than 2,000,000 parts"),
+        ('{"a":' + "{}," * 1_000_001 + "1}", 0, "more than 2,000,000 parts"),
         ([1], 0, "expected a header of at most"),
         ('{"x": ', 8, "cannot read its safetensors header"),
         ('{"x": ' + "1" * 5000 + "}", 8, "cannot read its safetensors header"),
@@ -91,11 +102,58 @@ def test_what_is_no_safetensors_file_is_refused(folder, data):
         Checkpoint.open(folder)
 
 
-def test_a_header_that_only_safetensors_itself_refuses_is_the_users_to_mend(folder):
-    written(folder, {"__metadata__": {"format": 3}, "x": ENTRY}, bytes(8))
+def test_a_file_that_goes_after_its_header_was_read_is_named(folder):
+    file = written(folder, {"__metadata__": {"format": "pt"}, "x": ENTRY}, bytes(8))
     checkpoint = Checkpoint.open(folder)
+    file.unlink()
     with pytest.raises(UserError, match=r"model\.safetensors: cannot read tensor x"):
         checkpoint.tensor("x")
+
+
+def test_a_link_that_leaves_the_models_folder_is_refused_before_it_is_followed(tmp_path):
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "config.json").write_text('{"secret": "value"}')
+    written(secret, {"x": ENTRY}, bytes(8))
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        folder = tmp_path / f"model-{name}"
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        written(folder, {"x": ENTRY}, bytes(8))
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(secret / name)
+        (secret / name).touch()
+        with pytest.raises(UserError, match=f"{name}: a link that leaves the model's folder"):
+            Checkpoint.open(folder)
+
+
+def test_links_inside_the_folder_and_the_hubs_cache_layout_are_followed(tmp_path):
+    model = tmp_path / "models--org--name"
+    folder, blobs = model / "snapshots" / "abc", model / "blobs"
+    folder.mkdir(parents=True)
+    blobs.mkdir()
+    (blobs / "1").write_text("{}")
+    written(blobs, {"x": ENTRY}, bytes(8)).rename(blobs / "2")
+    (folder / "config.json").symlink_to("../../blobs/1")
+    (folder / "model.safetensors").symlink_to("../../blobs/2")
+    assert list(Checkpoint.open(folder).tensors) == ["x"]
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    (plain / "config.json").write_text("{}")
+    written(plain, {"x": ENTRY}, bytes(8)).rename(plain / "weights")
+    (plain / "model.safetensors").symlink_to("weights")
+    (tmp_path / "named").symlink_to(plain)
+    assert list(Checkpoint.open(tmp_path / "named").tensors) == ["x"]
+
+
+def test_a_pipe_in_a_files_place_is_refused_and_not_waited_for(folder):
+    os.mkfifo(folder / "model.safetensors")
+    with pytest.raises(UserError, match="expected"):
+        Checkpoint.open(folder)
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "other.safetensors")
+    with pytest.raises(UserError, match=r"other\.safetensors: expected a regular file"):
+        Checkpoint.open(folder)
 
 
 def mutated(data, draw):
