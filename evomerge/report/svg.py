@@ -68,10 +68,10 @@ class Figure:
         self.width, self.height, self.label = width, height, label
         self._parts: list[str] = []
 
-    def line(self, points: Sequence[tuple[float, float]], kind: str) -> None:
+    def line(self, points: Sequence[tuple[float, float]], kind: str, tip: str = "") -> None:
         """A line through all points."""
         path = " ".join(f"{_px(x)},{_px(y)}" for x, y in points)
-        self._parts.append(f'<polyline class="line {kind}" points="{path}"/>')
+        self._parts.append(f'<polyline class="line {kind}" points="{path}"{_with(tip, "polyline")}')
 
     def rule(self, x1: float, y1: float, x2: float, y2: float, kind: str = "grid") -> None:
         """A straight line."""
