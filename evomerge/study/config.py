@@ -19,7 +19,13 @@ from evomerge.study.pools import check_shares
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """One lm-eval task: its metric (``None``: the task's first) and its weight in the objective."""
+    """One lm-eval task: its metric (``None``: the task's first) and its weight in the objective.
+
+    Attributes:
+        name: As lm-eval knows it: one of its own, or of a YAML file in `include_path`.
+        metric: The metric that race and verdict compare by; ``None`` takes the task's first.
+        weight: Its share of the objective is its weight over the sum of all weights.
+    """
 
     name: str
     metric: str | None = None
@@ -28,7 +34,14 @@ class TaskConfig:
 
 @dataclass(frozen=True)
 class ItemsConfig:
-    """Shares of each task's documents, and how many of each task a generation sees."""
+    """Shares of each task's documents, and how many of each task a generation sees.
+
+    Attributes:
+        search: Share of each task's documents that candidates are searched on.
+        race: Share for the race between the best candidates.
+        holdout: Share for the verdict; nobody searches on these.
+        per_generation: Documents of each task that a generation is scored on, redrawn for each.
+    """
 
     search: float = 0.5
     race: float = 0.2
@@ -43,7 +56,19 @@ class ItemsConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """How candidates are scored."""
+    """How candidates are scored.
+
+    Attributes:
+        tasks: lm-eval tasks: a name, or a mapping of `name`, `metric` and `weight`.
+        include_path: Folders of task YAML.
+        num_fewshot: Examples in the prompt; ``None`` leaves it to the task.
+        apply_chat_template: Whether prompts go through the tokenizer's chat template.
+        batch_size: Rows per batch; ``auto`` is 64.
+        fitness: ``smooth`` scores by log-likelihoods, with no decoding; ``metric`` by the task's
+            own metric. Race and verdict always use the metric.
+        items: How documents are shared out.
+        allow_task_code: Whether tasks may run Python of their own. Only for tasks that you trust.
+    """
 
     tasks: tuple[TaskConfig, ...]
     include_path: tuple[str, ...] = ()
@@ -62,7 +87,16 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """Which optimizer, for how long."""
+    """Which optimizer, for how long.
+
+    Attributes:
+        optimizer: ``catcma`` (floats and choices), ``cmaes`` (floats), ``optuna``, ``random``, …
+        trials: How many recipes to try, in whole generations.
+        seed: Of the optimizer, the item pools and the methods that drop at random.
+        population: Recipes in a generation; ``None`` leaves it to the optimizer.
+        deadline: How long a session may take, race and verdict included, e.g. ``8h``.
+        options: Passed to the optimizer, e.g. ``{sigma: 0.1}``.
+    """
 
     optimizer: str = "catcma"
     trials: int = 240
@@ -74,7 +108,16 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class WorkersConfig:
-    """Where candidates are built and scored."""
+    """Where candidates are built and scored.
+
+    Attributes:
+        backend: ``local`` child processes, or ``ray`` actors.
+        count: How many; their number never changes what a search finds.
+        device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``: a GPU where there is one.
+        threads: CPU threads of each worker.
+        gpus: Of each Ray actor: 1 is one to itself, 0.5 shares one between two.
+        ray_address: A cluster to join, ``auto`` for the one on this machine; ``None`` starts one.
+    """
 
     backend: Literal["local", "ray"] = "local"
     count: int = 1
@@ -86,7 +129,12 @@ class WorkersConfig:
 
 @dataclass(frozen=True)
 class OutputConfig:
-    """What becomes of the winner; `dtype` is also what every candidate is scored in."""
+    """What becomes of the winner; `dtype` is also what every candidate is scored in.
+
+    Attributes:
+        dtype: Of the merged weights, and of every candidate's; arithmetic is in float32.
+        save_model: Whether the winner is written as a model folder, or only as a recipe.
+    """
 
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     save_model: bool = True
@@ -94,7 +142,17 @@ class OutputConfig:
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """A study file, checked; folders are absolute, hub ids as given."""
+    """A study file, checked; folders are absolute, hub ids as given.
+
+    Attributes:
+        base_model: What the models were fine-tuned from: a folder or a hub id.
+        models: The fine-tunes: folders, hub ids, or ``{model: …, adapter: …}`` with a LoRA adapter.
+        space: A shipped space's name, a path, or a recipe with holes.
+        evaluate: How candidates are scored.
+        search: Which optimizer, for how long.
+        workers: Where candidates are built and scored.
+        output: What becomes of the winner.
+    """
 
     base_model: str
     models: tuple[str, ...]
