@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from evomerge.space import SearchSpace
     from evomerge.study.config import StudyConfig
     from evomerge.study.create import LMEval, create_study
+    from evomerge.study.load import load_study
     from evomerge.study.study import Study
+    from evomerge.study.trial import Trial
 
 __version__ = "0.1.0"
 
@@ -29,9 +31,11 @@ _HOMES = {
     "SearchSpace": "space",
     "Study": "study.study",
     "StudyConfig": "study.config",
+    "Trial": "study.trial",
     "UserError": "errors",
     "build": "merge.build",
     "create_study": "study.create",
+    "load_study": "study.load",
     "merge_method": "methods",
 }
 
@@ -45,10 +49,12 @@ __all__ = [
     "SearchSpace",
     "Study",
     "StudyConfig",
+    "Trial",
     "UserError",
     "__version__",
     "build",
     "create_study",
+    "load_study",
     "merge_method",
 ]
 

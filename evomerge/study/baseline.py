@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from evomerge.dimension import Point
 from evomerge.errors import UserError
 from evomerge.recipe import Recipe
@@ -60,11 +62,14 @@ class Baseline:
         return [(smooth[number], metric[number]) for number in smooth if number in metric]
 
     def start(self) -> Point | None:
-        """The point of the best anchor that the space holds; ``None`` if it holds none."""
-        scored = self.scores(self._study.modes[0])
-        for number in sorted(scored, key=lambda n: -scored[n]):
-            recipe = Recipe.from_dict(self._study.record.trials[number].recipe)
-            point = self._study.space.point_of(recipe)
-            if point is not None:
-                return point
-        return None
+        """Where the search starts: the best anchor that the space holds."""
+        return start_point(self._study, self.scores(self._study.modes[0]))
+
+
+def start_point(study: OpenStudy, scored: Mapping[int, float]) -> Point | None:
+    """The point of the best of these trials that the space holds; ``None`` if it holds none."""
+    for number in sorted(scored, key=lambda n: -scored[n]):
+        point = study.space.point_of(Recipe.from_dict(study.record.trials[number].recipe))
+        if point is not None:
+            return point
+    return None

@@ -29,8 +29,12 @@ def finished(study: OpenStudy) -> Mapping[str, Any] | None:
     return None
 
 
-def refuse_another(study: OpenStudy) -> None:
+def refuse_another(study: OpenStudy, elsewhere: bool = False) -> None:
     """Refuse to resume with a study that asks for something else.
+
+    Args:
+        study: What is asked for now, with the journal of the run folder.
+        elsewhere: Whether its trials are evaluated elsewhere.
 
     Raises:
         UserError: Names the first key that differs.
@@ -38,6 +42,11 @@ def refuse_another(study: OpenStudy) -> None:
     past = study.record.study
     if past is None:
         return
+    if bool(past.get("elsewhere")) != elsewhere:
+        is_told = "scores its trials with its own workers: call optimize() or confirm()"
+        if past.get("elsewhere"):
+            is_told = "is told its scores from elsewhere: go on with ask() and tell()"
+        raise UserError(f"{study.directory}: this study {is_told}, or start another run folder")
     old, new = _fixed(past["config"]), _fixed(study.config.to_dict())
     if old != new:
         raise UserError(

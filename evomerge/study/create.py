@@ -68,6 +68,17 @@ def create_study(
 ) -> Study:
     """Make a study, or find the one that `directory` holds.
 
+    >>> import tempfile
+    >>> import evomerge as em
+    >>> space = em.SearchSpace.from_yaml("task_arithmetic_by_depth")
+    >>> space = space.bind(base="base", models=["a", "b"])
+    >>> directory = tempfile.mkdtemp()
+    >>> with em.create_study(space, em.LMEval(["gsm8k"]), directory) as study:
+    ...     trial = study.ask()  # nothing is read yet: `trial.recipe` is scored elsewhere
+    ...     study.tell(trial, {"gsm8k": 0.61})
+    >>> em.load_study(directory).trials[0]
+    Trial(0, 'a', scored, fitness=None)
+
     Args:
         space: A space with its models in their places (`SearchSpace.bind`).
         evaluate: How candidates are scored.

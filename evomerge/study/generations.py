@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from evomerge import search
@@ -40,12 +40,20 @@ class Generations:
         study: The study.
         baseline: Its anchors.
         started: When this run began, on the monotonic clock: the deadline counts from there.
+        is_stopped: Asked before a new generation; true ends the search.
     """
 
-    def __init__(self, study: OpenStudy, baseline: Baseline, started: float):
+    def __init__(
+        self,
+        study: OpenStudy,
+        baseline: Baseline,
+        started: float,
+        is_stopped: Callable[[], bool] = lambda: False,
+    ):
         self._study = study
         self._baseline = baseline
         self._started = started
+        self._is_stopped = is_stopped
         self._reference = baseline.reference
         self._pairs = baseline.pairs()
 
@@ -61,10 +69,11 @@ class Generations:
                 break
             if generation and asked + optimizer.population > told.trials:
                 break
-            known = generation in study.record.generations
-            if not known and (self._is_late() or _has_stopped(ended, told.trials)):
-                reason = "deadline"
-                break
+            if generation not in study.record.generations:
+                early = self._ended_early(ended)
+                if early:
+                    reason = early
+                    break
             points = optimizer.ask()
             asked += len(points)
             optimizer.tell(points, self._generation(generation, points))
@@ -86,12 +95,7 @@ class Generations:
         )
         recipes = [study.space.fill(point) for point in points]
         if generation not in study.record.generations:
-            first = max(study.record.trials) + 1
-            asked = [
-                ("trial", f"trial {first + i}", point, recipe)
-                for i, (point, recipe) in enumerate(zip(points, recipes, strict=True))
-            ]
-            study.ask(asked, generation, items)
+            study.ask_generation(generation, points, recipes, items)
         ask = study.record.generations[generation]
         study.check_same(ask.trials, recipes, f"generation {generation}, trial")
         field = study.config.evaluate.fitness
@@ -130,6 +134,16 @@ class Generations:
                 self._pairs.append((value, study.fitness(rows, "metric")))
         return rank_correlation(self._pairs)
 
+    def _ended_early(self, ended: Mapping[str, Any] | None) -> str | None:
+        """Why no new generation begins; an earlier run's end holds until more is asked for."""
+        if self._is_stopped():
+            return "stopped"
+        if self._is_late():
+            return "deadline"
+        if ended is not None and ended["wanted"] >= self._study.config.search.trials:
+            return str(ended["reason"])
+        return None
+
     def _is_late(self) -> bool:
         """Whether the deadline leaves just the time that race and verdict will take."""
         study = self._study
@@ -151,8 +165,3 @@ class Generations:
                 "every trial of three generations failed; the last one said: "
                 f"{failure.message if failure else 'nothing'}"
             )
-
-
-def _has_stopped(ended: Mapping[str, Any] | None, wanted: int) -> bool:
-    """Whether an earlier run ended this search early, and nobody asked for more since."""
-    return ended is not None and bool(ended["wanted"] >= wanted)

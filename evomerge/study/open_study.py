@@ -69,7 +69,7 @@ class OpenStudy:
 
     def ask(self, asked: Sequence[Asked], generation: int | None, items: Items | None) -> None:
         """Write down trials that are asked together."""
-        first = max(self.record.trials, default=-1) + 1
+        first = self.record.next_number
         trials = [
             {
                 "trial": first + i,
@@ -84,6 +84,21 @@ class OpenStudy:
             for i, (kind, name, point, recipe) in enumerate(asked)
         ]
         self.ledger.log({"event": "asked", "trials": trials, "items": items})
+
+    def ask_generation(
+        self,
+        generation: int,
+        points: Sequence[Point],
+        recipes: Sequence[Recipe],
+        items: Items | None,
+    ) -> None:
+        """Write down a generation of the search."""
+        first = self.record.next_number
+        asked = [
+            ("trial", f"trial {first + i}", point, recipe)
+            for i, (point, recipe) in enumerate(zip(points, recipes, strict=True))
+        ]
+        self.ask(asked, generation, items)
 
     def check_same(self, numbers: Sequence[int], recipes: Sequence[Recipe], what: str) -> None:
         """What is asked now must be what the journal says was asked then.

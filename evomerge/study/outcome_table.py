@@ -8,7 +8,7 @@ four columns. Outcomes are looked up by batch with `rows` and `missing`, or sing
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isnan, nan
 from typing import Any, NamedTuple
 
@@ -23,6 +23,14 @@ class _Columns(NamedTuple):
     metric: array[float]  # float64, NaN for none: no score is NaN
     smooth: array[float]  # float64, likewise
     flags: bytearray  # truncated + 2 * extracted
+
+
+class Written(NamedTuple):
+    """How generated answers came out."""
+
+    answers: int
+    truncated: int  # ran into the length limit
+    unextracted: int  # the task's filter found no answer in them
 
 
 class OutcomeTable(Mapping[Key, Row]):
@@ -65,6 +73,20 @@ class OutcomeTable(Mapping[Key, Row]):
             if absent:
                 left[task] = absent
         return left
+
+    def written(self, digest: str, tasks: Iterable[str]) -> Written:
+        """How a recipe's answers came out in those tasks (the ones that generate)."""
+        flags = bytearray()
+        for task in tasks:
+            columns = self._columns.get((digest, "metric", task))
+            flags += columns.flags if columns else b""
+        return Written(len(flags), sum(f & 1 for f in flags), sum(not f >> 1 for f in flags))
+
+    def deliveries(self) -> Iterator[tuple[str, str, Row]]:
+        """Every outcome with its digest and mode."""
+        for (digest, mode, task), columns in self._columns.items():
+            for place in range(len(columns.ids)):
+                yield digest, mode, _row(task, columns, place)
 
     def __getitem__(self, key: Key) -> Row:
         digest, mode, task, doc_id = key

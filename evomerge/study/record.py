@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 from evomerge.study.objective import Tasks, scores
-from evomerge.study.outcome_table import Items, OutcomeTable
+from evomerge.study.outcome_table import Items, OutcomeTable, Written
 
 Event = Mapping[str, Any]
 Phase = Literal["check", "anchors", "search", "race", "verdict", "done"]
@@ -95,6 +95,8 @@ class Record:
         seconds: Totals over all workers, ``build``, ``forward`` and ``total``.
         item_evaluations: Outcomes journalled, repeated ones included: what was paid for.
         phase: Where the study is. ``done`` begins with the verdict, before the export.
+        generations: The search's asks by generation.
+        told_scores: Scores by task of the trials that were evaluated elsewhere.
     """
 
     study: Event | None = None
@@ -110,6 +112,10 @@ class Record:
     )
     item_evaluations: int = 0
     phase: Phase = "check"
+    generations: dict[int, AskRecord] = field(default_factory=dict)
+    told_scores: dict[int, dict[str, float]] = field(default_factory=dict)
+    _best: int | None = None  # the trial told with the highest fitness, the earliest of equals
+    _ask_of: dict[int, int] = field(default_factory=dict)  # trial -> its place in `asks`
 
     @classmethod
     def from_events(cls, events: Iterable[Event]) -> Self:
@@ -129,6 +135,10 @@ class Record:
                 self._asked(event)
             case "outcomes":
                 self._scored(event)
+            case "scored":
+                number = event["trial"]
+                self.told_scores[number] = dict(event["scores"])
+                self.trials[number] = replace(self.trials[number], state="scored")
             case "failed":
                 self._failed(event)
             case "told":
@@ -152,19 +162,13 @@ class Record:
         return tasks
 
     @property
-    def generations(self) -> dict[int, AskRecord]:
-        """The search's generations by number."""
-        return {ask.generation: ask for ask in self.asks if ask.generation is not None}
-
-    @property
     def best(self) -> TrialRecord | None:
         """The trial told with the highest fitness, the earliest of equals; None before any.
 
         Generations see different items, so fitness is not exactly comparable between them and the
         highest one is partly luck: a progress display, not a selection. The race selects.
         """
-        told = [trial for trial in self.trials.values() if trial.fitness is not None]
-        return max(told, key=lambda t: (t.fitness or 0.0, -t.number)) if told else None
+        return None if self._best is None else self.trials[self._best]
 
     @property
     def race_winner(self) -> int | None:
@@ -199,8 +203,10 @@ class Record:
 
         A task whose metric was not measured there (generation was not run) shows its smooth score.
         """
+        if number in self.told_scores:
+            return dict(self.told_scores[number])
         trial = self.trials[number]
-        items = next((ask.items for ask in self.asks if number in ask.trials), None) or {}
+        items = self.ask_of(number).items or {}
         found: dict[str, float] = {}
         for mode in ("smooth", "metric"):
             for task, ids in items.items():
@@ -209,6 +215,21 @@ class Record:
                     measured = all(row.metric is not None for row in rows)
                     found |= scores(rows, self.tasks, "metric" if measured else "smooth")
         return found
+
+    def written(self, number: int) -> Written:
+        """How the answers that a trial's recipe generated came out, in all phases together."""
+        told: Mapping[str, Any] = (self.study or {}).get("tasks", {})
+        generating = [t for t, spec in told.items() if spec.get("output_type") == "generate_until"]
+        return self.outcomes.written(self.trials[number].digest, generating)
+
+    def ask_of(self, number: int) -> AskRecord:
+        """The trials that were asked together with this one."""
+        return self.asks[self._ask_of[number]]
+
+    @property
+    def next_number(self) -> int:
+        """The number that the next trial gets."""
+        return next(reversed(self.trials), -1) + 1  # numbers are given in rising order
 
     def _asked(self, event: Event) -> None:
         numbers = []
@@ -225,10 +246,13 @@ class Record:
                 digest=asked["digest"],
             )
             self.trials[trial.number] = trial
+            self._ask_of[trial.number] = len(self.asks)
             numbers.append(trial.number)
         generation = self.trials[numbers[0]].generation if numbers else None
-        self.asks.append(AskRecord(generation, tuple(numbers), event["items"]))
+        ask = AskRecord(generation, tuple(numbers), event["items"])
+        self.asks.append(ask)
         if generation is not None:
+            self.generations[generation] = ask
             self.phase = "search"
         if event["items"] is not None:
             for number in numbers:  # an equal recipe may have been scored before
@@ -248,7 +272,7 @@ class Record:
         trial = self.trials.get(number)
         if trial is None or trial.state not in {"asked", "failed"}:
             return
-        ask = next(ask for ask in reversed(self.asks) if number in ask.trials)
+        ask = self.ask_of(number)
         # Without fixed items (a trial asked for the race alone) any outcome will do.
         if ask.items is None or not all(
             self.outcomes.missing(trial.digest, mode, ask.items) for mode in ("smooth", "metric")
@@ -266,14 +290,16 @@ class Record:
         for number, fitness in told.items():
             if fitness is not None:
                 self.trials[number] = replace(self.trials[number], state="told", fitness=fitness)
-        for i in reversed(range(len(self.asks))):  # the latest, nearly always
-            ask = self.asks[i]
-            if set(ask.trials) == set(told):
-                in_order = tuple(told[number] for number in ask.trials)
-                self.asks[i] = replace(
-                    ask,
-                    fitness=in_order,
-                    correlation=event["correlation"],
-                    reference=(event.get("reference") or {}).get("fitness"),
-                )
-                break
+                best = self.best
+                if best is None or best.fitness is None or fitness > best.fitness:
+                    self._best = number
+        place = self._ask_of[event["trials"][0]]
+        ask = replace(
+            self.asks[place],
+            fitness=tuple(told[number] for number in self.asks[place].trials),
+            correlation=event["correlation"],
+            reference=(event.get("reference") or {}).get("fitness"),
+        )
+        self.asks[place] = ask
+        if ask.generation is not None:
+            self.generations[ask.generation] = ask

@@ -8,18 +8,20 @@ optimizer is compared with the one that the journal holds. So resuming is runnin
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from evomerge.errors import UserError
 from evomerge.recipe import Recipe
 from evomerge.space import SearchSpace
+from evomerge.study import dataframes
 from evomerge.study.baseline import Baseline
 from evomerge.study.check import check, finished, refuse_another
 from evomerge.study.config import StudyConfig
 from evomerge.study.contenders import contenders
+from evomerge.study.elsewhere import Elsewhere
 from evomerge.study.finish import Finish
 from evomerge.study.generations import Generations, start_optimizer
 from evomerge.study.journal import JOURNAL, iterate
@@ -27,11 +29,21 @@ from evomerge.study.ledger import Ledger, Listener
 from evomerge.study.open_study import OpenStudy, study_space
 from evomerge.study.record import Record
 from evomerge.study.scheduler import Scheduler
+from evomerge.study.trial import Trial, best_numbers
 from evomerge.study.workers import open_pool
+
+if TYPE_CHECKING:
+    import pandas
+
+
+Callback = Callable[["Study", Trial], None]
 
 
 class Study:
     """A search in a directory.
+
+    `optimize` and `confirm` score recipes with workers of the study's own. Whoever scores them
+    elsewhere calls `ask` and `tell` instead, and ends with `close` (or uses ``with``).
 
     Args:
         config: What to search, on what, for how long.
@@ -47,6 +59,9 @@ class Study:
         self.space: SearchSpace = study_space(config)
         self._listener = listener
         self._ledger: Ledger | None = None
+        self._elsewhere: Elsewhere | None = None
+        self._callbacks: Sequence[Callback] = ()
+        self._is_stopped = False
         start_optimizer(config, self.space, None)  # refuses what it cannot search with
 
     @property
@@ -69,11 +84,50 @@ class Study:
             raise UserError(f"{self.directory}: there is no verdict yet: call confirm()")
         return Recipe.from_dict(record.trials[record.verdict["winner"]["trial"]].recipe)
 
-    def optimize(self, n_trials: int | None = None) -> None:
+    @property
+    def trials(self) -> list[Trial]:
+        """All trials in the order of asking; the anchors come first."""
+        record = self.record
+        return [Trial(record, number) for number in record.trials]
+
+    @property
+    def best_trials(self) -> list[Trial]:
+        """The search's best trials: one, or several that no other one beats.
+
+        Best by `Trial.gain`, which is partly luck: what `confirm` recommends is chosen on other
+        items. Empty before any trial was told.
+        """
+        record = self.record
+        return [Trial(record, number) for number in best_numbers(record)]
+
+    @property
+    def best_trial(self) -> Trial:
+        """The first of `best_trials`.
+
+        Raises:
+            UserError: No trial was told yet.
+        """
+        best = self.best_trials
+        if not best:
+            raise UserError(f"{self.directory}: no trial of the search has a fitness yet")
+        return best[0]
+
+    def trials_dataframe(self) -> pandas.DataFrame:
+        """One row per trial; see `evomerge.study.dataframes.trials_dataframe` for the columns."""
+        return dataframes.trials_dataframe(self.record)
+
+    def outcomes_dataframe(self) -> pandas.DataFrame:
+        """One row per recipe, mode and item; see `evomerge.study.dataframes.outcomes_dataframe`."""
+        return dataframes.outcomes_dataframe(self.record)
+
+    def optimize(self, n_trials: int | None = None, callbacks: Sequence[Callback] = ()) -> None:
         """Score the anchors and search; called again, it goes on.
 
         Args:
             n_trials: In all, in whole generations; ``None`` takes the configuration's.
+            callbacks: Each is called with the study and every trial of a generation once the
+                optimizer has its fitness (None if it failed); it may call `stop`. Trials that the
+                journal holds already are not told again.
 
         Raises:
             UserError: Something that the user can mend; the run folder resumes.
@@ -81,7 +135,67 @@ class Study:
         if n_trials is not None:
             told = replace(self.config.search, trials=n_trials)
             self.config = replace(self.config, search=told)
-        self._run(finish=False)
+        self._callbacks = callbacks
+        try:
+            self._run(finish=False)
+        finally:
+            self._callbacks = ()
+
+    def stop(self) -> None:
+        """End the search after this generation; for callbacks.
+
+        As after a deadline, `confirm` then judges what was found, and only a call with more
+        trials searches on.
+        """
+        self._is_stopped = True
+
+    def ask(self) -> Trial:
+        """The next trial to evaluate elsewhere: no worker is started, and no model is read.
+
+        First come the anchors (every parent, the base, the usual merges), the honest baseline; the
+        search starts at the best of them that the space holds. Then come generations, as the
+        optimizer asks them. What was handed out and not told before the study was closed is
+        handed out again.
+
+        Raises:
+            UserError: All trials of the generation are handed out and not all are told; the search
+                has ended; or the run folder is that of a study with workers of its own.
+        """
+        number = self._open_elsewhere().ask()
+        return Trial(self.record, number)
+
+    def tell(
+        self,
+        trial: Trial | int,
+        scores: Mapping[str, float] | float | None,
+        reason: str = "told as failed",
+    ) -> None:
+        """Tell the result of a trial that `ask` handed out; when this returns, it is on the disk.
+
+        Args:
+            trial: The trial, or its number.
+            scores: A number for every task of the study, higher is better; just the number if
+                there is one task; None if it failed, which counts as the worst of its generation.
+            reason: Why it failed.
+
+        Raises:
+            UserError: It was told before, or a score is missing or not finite.
+        """
+        number = trial.number if isinstance(trial, Trial) else trial
+        self._open_elsewhere().tell(number, scores, reason)
+
+    def close(self) -> None:
+        """Close the journal that `ask` and `tell` hold open; closing twice is harmless."""
+        self._elsewhere = None
+        if self._ledger is not None:
+            self._ledger.close()
+            self._ledger = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def confirm(self) -> Mapping[str, Any]:
         """Race, judge and export what was found; returns what verdict.json holds.
@@ -97,29 +211,52 @@ class Study:
 
     def _run(self, finish: bool) -> Mapping[str, Any] | None:
         started = time.monotonic()
+        self.close()
+        self._is_stopped = False
+        study = self._open()
         try:
-            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise UserError(f"{self.directory}: cannot make a run folder: {error}") from None
-        ledger = self._ledger = Ledger(self.directory / JOURNAL, self._listener)
-        try:
-            study = OpenStudy(self.config, self.directory, self.space, ledger)
             refuse_another(study)
             done = finished(study)
             if done is not None:
                 return done
             with open_pool(self.config, self.directory / "workers.log") as pool:
-                ledger.employ(Scheduler(pool))
+                study.ledger.employ(Scheduler(pool))
                 check(study)
                 baseline = Baseline(study)
-                optimizer = Generations(study, baseline, started).run()
+                search = Generations(study, baseline, started, lambda: self._is_stopped)
+                optimizer = search.run()
                 if not finish:
                     return None
-                ending = Finish(self.config, self.directory, ledger, study.pools)
+                ending = Finish(self.config, self.directory, study.ledger, study.pools)
                 return ending.run(contenders(study, baseline, optimizer), baseline.trials)
         finally:
-            ledger.close()
-            self._ledger = None
+            self.close()
+
+    def _open(self) -> OpenStudy:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise UserError(f"{self.directory}: cannot make a run folder: {error}") from None
+        self._ledger = Ledger(self.directory / JOURNAL, self._hear)
+        return OpenStudy(self.config, self.directory, self.space, self._ledger)
+
+    def _open_elsewhere(self) -> Elsewhere:
+        if self._elsewhere is None:
+            study = self._open()
+            try:
+                self._elsewhere = Elsewhere(study)
+            except BaseException:
+                self.close()
+                raise
+        return self._elsewhere
+
+    def _hear(self, event: Mapping[str, Any], record: Record) -> None:
+        if self._listener is not None:
+            self._listener(event, record)
+        if event["event"] == "told":
+            for callback in self._callbacks:
+                for number in event["trials"]:
+                    callback(self, Trial(record, number))
 
 
-__all__ = ["JOURNAL", "Study"]
+__all__ = ["JOURNAL", "Callback", "Study"]

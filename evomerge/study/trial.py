@@ -1,0 +1,143 @@
+"""A trial as Python code sees it: its recipe, its parameters, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from evomerge.dimension import Value
+from evomerge.recipe import Recipe
+from evomerge.study.record import Failure, Record, State, TrialRecord
+
+
+class Trial:
+    """One recipe of a study and its results so far; `Study.trials`, `Study.ask` hand them out.
+
+    A view of the study's record, so it shows what becomes of the trial while the study runs.
+
+    Attributes:
+        number: Unique in the study, in the order of asking.
+    """
+
+    def __init__(self, record: Record, number: int) -> None:
+        self.number = number
+        self._study = record
+
+    def __repr__(self) -> str:
+        return f"Trial({self.number}, {self.name!r}, {self.state}, fitness={self.fitness})"
+
+    @property
+    def _trial(self) -> TrialRecord:
+        return self._study.trials[self.number]
+
+    @property
+    def kind(self) -> str:
+        """``parent``, ``base``, ``anchor``, ``trial`` or ``mean``."""
+        return self._trial.kind
+
+    @property
+    def name(self) -> str:
+        """For people, e.g. ``uniform average`` or ``trial 17``."""
+        return self._trial.name
+
+    @property
+    def generation(self) -> int | None:
+        """Counted from 0; None outside the search."""
+        return self._trial.generation
+
+    @property
+    def state(self) -> State:
+        """``asked``, ``scored``, ``told`` or ``failed``."""
+        return self._trial.state
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why it could not be scored, or None."""
+        return self._trial.failure
+
+    @property
+    def digest(self) -> str:
+        """The digest of its recipe."""
+        return self._trial.digest
+
+    @property
+    def recipe(self) -> Recipe:
+        """The whole recipe; `evomerge.build` makes a model of it."""
+        return Recipe.from_dict(self._trial.recipe)
+
+    @property
+    def params(self) -> dict[str, Value]:
+        """Its value of every dimension by name; empty if it is no point of the space."""
+        dimensions: Sequence[Mapping[str, str]] = (self._study.study or {}).get("dimensions", ())
+        point = self._trial.point or ()
+        return {d["name"]: value for d, value in zip(dimensions, point, strict=False)}
+
+    @property
+    def fitness(self) -> float | None:
+        """What the optimizer was told, higher is better; comparable within its generation."""
+        return self._trial.fitness
+
+    @property
+    def gain(self) -> float | None:
+        """Fitness minus that of the reference anchor on the same items.
+
+        Comparable between generations, which see different items; still partly luck.
+        """
+        reference = self._study.ask_of(self.number).reference
+        if self.fitness is None or reference is None:
+            return None
+        return self.fitness - reference
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Mean of each task on the items that it was asked for; see `Record.scores`."""
+        return self._study.scores(self.number)
+
+    @property
+    def truncated(self) -> float | None:
+        """Share in [0, 1] of its generated answers that ran into the length limit, or None."""
+        written = self._study.written(self.number)
+        return written.truncated / written.answers if written.answers else None
+
+    @property
+    def unextracted(self) -> float | None:
+        """Share in [0, 1] of its generated answers in which no answer was found, or None."""
+        written = self._study.written(self.number)
+        return written.unextracted / written.answers if written.answers else None
+
+
+def best_numbers(record: Record) -> list[int]:
+    """The search's best trials by `Trial.gain` (by fitness where there is no reference).
+
+    One number if the objective is one number, more if they are equal; with several objectives
+    those that no other trial beats (the Pareto front).
+    """
+    told = [t.number for t in record.trials.values() if t.fitness is not None]
+    vectors = [_values(Trial(record, number)) for number in told]
+    return [told[i] for i in pareto_front(vectors)]
+
+
+def pareto_front(vectors: Sequence[Sequence[float]]) -> list[int]:
+    """Places of the vectors that no other one beats: better somewhere, and nowhere worse.
+
+    Args:
+        vectors: Equally long, higher is better.
+
+    >>> pareto_front([(1, 1), (3, 0), (0, 3), (3, 0), (2, 0)])
+    [0, 1, 2, 3]
+    """
+    front: list[int] = []
+    # In falling order nothing is beaten by what comes later, so the front so far decides.
+    for i in sorted(range(len(vectors)), key=lambda i: tuple(vectors[i]), reverse=True):
+        if not any(_beats(vectors[j], vectors[i]) for j in front):
+            front.append(i)
+    return sorted(front)
+
+
+def _beats(a: Sequence[float], b: Sequence[float]) -> bool:
+    return all(x >= y for x, y in zip(a, b, strict=True)) and tuple(a) != tuple(b)
+
+
+def _values(trial: Trial) -> tuple[float, ...]:
+    value = trial.fitness if trial.gain is None else trial.gain
+    assert value is not None, "only trials that were told are compared"
+    return (value,)
