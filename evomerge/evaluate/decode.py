@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 
+from evomerge.evaluate.model import cache_argument
 from evomerge.evaluate.outcomes import NonFiniteError
+from evomerge.evaluate.packed import growing_cache, prefix_cache
+from evomerge.evaluate.packing import shared_prefixes
 
 # Generation settings that change greedy decoding, with the value that leaves it alone.
 NEUTRAL = {
@@ -80,29 +83,33 @@ def can_decode(model: Any) -> bool:
     return (
         plain
         and all(getattr(settings, name, None) is None for name in FORBIDDEN)
-        and {"past_key_values", "attention_mask", "position_ids"} <= set(accepted)
+        and cache_argument(model) is not None
+        and {"attention_mask", "position_ids"} <= set(accepted)
         and not getattr(model, "_is_stateful", False)
         and not getattr(model.config, "is_encoder_decoder", False)
     )
 
 
 class Decoder:
-    """Greedy decoding with a key-value cache.
+    """Greedy decoding with a key-value cache; examples that prompts share are read once.
 
     Attributes:
+        deepest: Longest row whose beginning may be shared (`packed.deepest`).
         seconds: Time spent in `__call__` so far; the caller may reset it.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, batch_size: int) -> None:
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int, deepest: int = 0) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size
+        self.deepest = deepest
         self.seconds = 0.0
         ends = model.generation_config.eos_token_id
         listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
         self._ends = frozenset([*listed, tokenizer.eos_token_id]) - {None}
         self._special = set(tokenizer.all_special_tokens)
         self._texts: dict[int, str] = {}
+        self._cache_argument = cache_argument(model) or ""
 
     def __call__(self, prompts: Sequence[Prompt]) -> list[Answer]:
         """Continue every prompt; batches depend on which prompts there are, not on their order.
@@ -112,46 +119,67 @@ class Decoder:
         """
         began = time.perf_counter()
         answers: dict[int, Answer] = {}
-        order = sorted(
-            range(len(prompts)),
-            key=lambda i: (-len(prompts[i].tokens), prompts[i].tokens, prompts[i].owner),
+        begins = shared_prefixes(
+            prompt.tokens
+            for prompt in prompts
+            if len(prompt.tokens) + prompt.max_tokens <= self.deepest
         )
+        sharing: dict[tuple[int, ...], list[int]] = {}
+        for number, prompt in enumerate(prompts):
+            sharing.setdefault(begins.get(prompt.tokens, ()), []).append(number)
         with torch.inference_mode():
-            while order:
-                longest = len(prompts[order[0]].tokens) + prompts[order[0]].max_tokens
-                rows = self.batch_size * max(1, ROW_TOKENS // longest)
-                numbers, order = order[:rows], order[rows:]
-                told = self._continue([prompts[number] for number in numbers])
-                answers.update(zip(numbers, told, strict=True))
+            for prefix in sorted(sharing):
+                answers.update(self._behind(prefix, sharing[prefix], prompts))
         self.seconds += time.perf_counter() - began
         return [answers[number] for number in range(len(prompts))]
 
-    def _continue(self, prompts: Sequence[Prompt]) -> list[Answer]:
+    def _behind(
+        self, prefix: tuple[int, ...], numbers: Sequence[int], prompts: Sequence[Prompt]
+    ) -> Iterator[tuple[int, Answer]]:
+        """Continue the prompts that begin with a prefix, the longest first."""
+        cache = None
+        if prefix:
+            cache = prefix_cache(self.model, torch.tensor(prefix).to(self.model.device))
+        order = sorted(
+            numbers, key=lambda i: (-len(prompts[i].tokens), prompts[i].tokens, prompts[i].owner)
+        )
+        while order:
+            longest = len(prompts[order[0]].tokens) + prompts[order[0]].max_tokens
+            rows = self.batch_size * max(1, ROW_TOKENS // longest)
+            chosen, order = order[:rows], order[rows:]
+            told = self._continue([prompts[number] for number in chosen], len(prefix), cache)
+            yield from zip(chosen, told, strict=True)
+
+    def _continue(self, prompts: Sequence[Prompt], given: int, prefix: Any) -> list[Answer]:
+        """Continue one batch; the cache of its prompts' first `given` tokens is `prefix`."""
         device = self.model.device
-        length = len(prompts[0].tokens)  # the longest: prompts come sorted
-        gaps = [length - len(prompt.tokens) for prompt in prompts]
-        inputs = torch.tensor(
-            [(0,) * gap + prompt.tokens for gap, prompt in zip(gaps, prompts, strict=True)]
-        ).to(device)
+        length = len(prompts[0].tokens) - given  # the longest: prompts come sorted
+        gaps = [length + given - len(prompt.tokens) for prompt in prompts]
+        rows = [(0,) * gap + p.tokens[given:] for gap, p in zip(gaps, prompts, strict=True)]
+        inputs = torch.tensor(rows).to(device)
         padded = any(gaps)
         mask = positions = None
         if padded:
             offsets = torch.tensor(gaps, device=device).unsqueeze(1)
             columns = torch.arange(length, device=device).unsqueeze(0)
             mask = (columns >= offsets).long()  # (rows, length)
-            positions = (columns - offsets).clamp(min=0)
+            mask = torch.cat((mask.new_ones(len(prompts), given), mask), dim=1)
+            positions = given + (columns - offsets).clamp(min=0)
         written: list[list[int]] = [[] for _ in prompts]
         answers: list[Answer | None] = [None] * len(prompts)
         alive = list(range(len(prompts)))  # batch row -> prompt
-        cache = DynamicCache(config=self.model.config)
+        if prefix is None:
+            cache = DynamicCache(config=self.model.config)
+        else:
+            cache = growing_cache(prefix, len(prompts))
         while True:
             logits = self.model(
                 input_ids=inputs,
                 attention_mask=mask,
                 position_ids=positions,
-                past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
+                **{self._cache_argument: cache},
             ).logits[:, -1]
             best, chosen = logits.max(dim=-1)
             finite = torch.isfinite(best).tolist()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from evomerge.evaluate.outcomes import NonFiniteError
+from evomerge.evaluate.packed import model_arguments, prefix_cache
+from evomerge.evaluate.packing import PackedBatch, pack
 
 # Logits are read in slices of at most this many numbers (a quarter of a GiB in float32).
 MAX_LOGITS = 1 << 26
@@ -61,7 +63,10 @@ class Likelihood:
 class Batch:
     """Rows that go through the model together; a position is one predicted token of one pair."""
 
+    prefix: tuple[int, ...]  # tokens that all rows begin with, left out of `inputs`
     inputs: torch.Tensor  # (rows, length), right-padded with 0
+    depths: torch.Tensor | None  # (rows, length), each token's place in its own input; None: causal
+    last: torch.Tensor | None  # (rows, length), the column of each token's last descendant
     rows: torch.Tensor  # (positions,)
     columns: torch.Tensor  # (positions,)
     targets: torch.Tensor  # (positions, alternatives)
@@ -71,25 +76,41 @@ class Batch:
 
 
 def make_batches(
-    pairs: Sequence[Pair], batch_size: int, max_length: int, device: torch.device | str
+    pairs: Sequence[Pair],
+    batch_size: int,
+    max_length: int,
+    device: torch.device | str,
+    deepest: int = 0,
 ) -> list[Batch]:
-    """Sort, share and pad.
+    """Share, sort and pad.
 
-    Pairs with the same model input (such as one-token choices after one context) share a row. Rows
-    are sorted by length and content, so a batch depends on which pairs there are, not on their
-    order. As in lm-eval, an input longer than `max_length` loses its left end.
+    Pairs with the same model input (such as one-token choices after one context) share a row, and
+    inputs that begin alike share their beginning where the model takes packed rows. A batch depends
+    on which pairs there are, not on their order. As in lm-eval, an input longer than `max_length`
+    loses its left end.
+
+    Args:
+        pairs: What to score.
+        batch_size: Most rows in a batch.
+        max_length: Longest input that the model takes.
+        device: Where the model is.
+        deepest: Longest input that the model takes in a packed row (`packed.deepest`).
     """
     sharing: dict[tuple[int, ...], list[int]] = {}
+    context: dict[tuple[int, ...], int] = {}
     for number, pair in enumerate(pairs):
-        tokens = pair.context + pair.continuation
-        # The last token predicts nothing that is asked for, unless an ending is.
-        row = tokens[-max_length:] if pair.endings else tokens[-(max_length + 1) :][:-1]
+        row = model_input(pair, max_length)
         sharing.setdefault(row, []).append(number)
-    ordered = sorted(sharing, key=lambda row: (-len(row), row))
-    return [
-        _make_batch(chunk, [sharing[row] for row in chunk], pairs, device)
-        for chunk in (ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size))
-    ]
+        given = len(row) - (len(pair.continuation) - (not pair.endings))
+        context[row] = min(given, context.get(row, given))
+    return [_make_batch(one, sharing, pairs, device) for one in pack(context, batch_size, deepest)]
+
+
+def model_input(pair: Pair, max_length: int) -> tuple[int, ...]:
+    """The tokens that a model reads to score a pair."""
+    tokens = pair.context + pair.continuation
+    # The last token predicts nothing that is asked for, unless an ending is.
+    return tokens[-max_length:] if pair.endings else tokens[-(max_length + 1) :][:-1]
 
 
 class Forward:
@@ -111,16 +132,21 @@ class Forward:
         """
         found: list[Likelihood | None] = [None] * len(pairs)
         began = time.perf_counter()
+        prefix: tuple[tuple[int, ...], Any] = ((), None)
         with torch.inference_mode():
             for batch in batches:
-                for number, likelihood in self._run(batch, pairs):
+                if batch.prefix != prefix[0]:
+                    prefix = batch.prefix, _prefix(self.model, batch)
+                for number, likelihood in self._run(batch, pairs, prefix[1]):
                     found[number] = likelihood
         self.seconds += time.perf_counter() - began
         assert all(one is not None for one in found)
         return [one for one in found if one is not None]
 
-    def _run(self, batch: Batch, pairs: Sequence[Pair]) -> Iterable[tuple[int, Likelihood]]:
-        logits = selected_logits(self.model, batch.inputs, batch.rows, batch.columns)
+    def _run(
+        self, batch: Batch, pairs: Sequence[Pair], prefix: Any
+    ) -> Iterable[tuple[int, Likelihood]]:
+        logits = selected_logits(self.model, batch, prefix)
         step = max(1, MAX_LOGITS // logits.shape[-1])
         parts = [
             _read(
@@ -132,6 +158,10 @@ class Forward:
         ]
         # (3, positions): log-probability, margin, whether the argmax is a target
         table = torch.cat(parts, dim=1).double().cpu().numpy()
+        if not np.isfinite(table[0]).all() and batch.last is not None:
+            # What is broken in one input breaks the row that it shares: look at each by itself.
+            yield from self._alone(batch, pairs)
+            return
         stops = np.append(batch.starts[1:], table.shape[1])
         broken = ~np.isfinite(table[0])
         for number, start, stop in zip(batch.pairs, batch.starts, stops, strict=True):
@@ -149,10 +179,15 @@ class Forward:
                 ),
             )
 
+    def _alone(self, batch: Batch, pairs: Sequence[Pair]) -> Iterable[tuple[int, Likelihood]]:
+        longest = int(batch.depths.max()) + 1 if batch.depths is not None else 0
+        some = [pairs[number] for number in batch.pairs]
+        for plain in make_batches(some, len(batch.inputs), longest, batch.inputs.device):
+            for number, likelihood in self._run(plain, some, None):
+                yield batch.pairs[number], likelihood
 
-def selected_logits(
-    model: Any, inputs: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
-) -> torch.Tensor:
+
+def selected_logits(model: Any, batch: Batch, prefix: Any = None) -> torch.Tensor:
     """Logits at chosen positions only, through the architecture's own head.
 
     A hook drops the other positions just before the output embedding, so what the architecture
@@ -161,17 +196,17 @@ def selected_logits(
 
     Args:
         model: A causal LM.
-        inputs: Token ids, (batch, length).
-        rows: Which row each wanted position is in, (positions,).
-        columns: Where in that row, (positions,).
+        batch: Its inputs, and the positions that are wanted.
+        prefix: What the batch's rows need of their prefix (`packed.prefix_cache`).
 
     Returns:
         Logits in float32, (positions, vocabulary).
     """
+    rows, columns = batch.rows, batch.columns
     head = model.get_output_embeddings()
     hook = None
     if head is not None:
-        shape = inputs.shape
+        shape = batch.inputs.shape
 
         def keep(_: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
             if arguments and arguments[0].shape[:2] == shape:
@@ -179,8 +214,11 @@ def selected_logits(
             return None
 
         hook = head.register_forward_pre_hook(keep)
+    given = {}
+    if batch.depths is not None and batch.last is not None:
+        given = model_arguments(model, batch.depths, batch.last, prefix)
     try:
-        logits = model(input_ids=inputs, use_cache=False).logits
+        logits = model(input_ids=batch.inputs, use_cache=prefix is not None, **given).logits
     finally:
         if hook is not None:
             hook.remove()
@@ -189,36 +227,46 @@ def selected_logits(
     return logits[rows, columns].float()  # type: ignore[no-any-return]
 
 
+def _prefix(model: Any, batch: Batch) -> Any:
+    if not batch.prefix:
+        return None
+    return prefix_cache(model, torch.tensor(batch.prefix).to(batch.inputs.device))
+
+
 def _make_batch(
-    inputs: Sequence[tuple[int, ...]],
-    sharing: Sequence[Sequence[int]],
+    packed: PackedBatch,
+    sharing: Mapping[tuple[int, ...], Sequence[int]],
     pairs: Sequence[Pair],
     device: torch.device | str,
 ) -> Batch:
-    length = len(inputs[0])  # the longest: rows come sorted
     rows: list[int] = []
     columns: list[int] = []
     targets: list[tuple[int, ...]] = []
     starts: list[int] = []
     numbers: list[int] = []
-    for row, (tokens, sharers) in enumerate(zip(inputs, sharing, strict=True)):
-        for number in sharers:
-            pair = pairs[number]
-            wanted: list[tuple[int, ...]] = [(token,) for token in pair.continuation]
-            wanted += [pair.endings] if pair.endings else []
-            starts.append(len(targets))
-            numbers.append(number)
-            rows += [row] * len(wanted)
-            columns += range(len(tokens) - len(wanted), len(tokens))
-            targets += wanted
+    for number, row in enumerate(packed.rows):
+        for tokens, path in row.paths.items():
+            for sharer in sharing[tokens]:
+                pair = pairs[sharer]
+                wanted: list[tuple[int, ...]] = [(token,) for token in pair.continuation]
+                wanted += [pair.endings] if pair.endings else []
+                starts.append(len(targets))
+                numbers.append(sharer)
+                rows += [number] * len(wanted)
+                columns += path[len(path) - len(wanted) :]
+                targets += wanted
     width = max(map(len, targets))
     padded = [one + one[:1] * (width - len(one)) for one in targets]
     absent = None
     if width > 1:
         absent = torch.tensor([[k >= len(one) for k in range(width)] for one in targets])
         absent = absent.to(device)
+    causal = not packed.prefix and all(row.is_chain for row in packed.rows)
     return Batch(
-        inputs=torch.tensor([row + (0,) * (length - len(row)) for row in inputs]).to(device),
+        prefix=packed.prefix,
+        inputs=_padded([row.tokens for row in packed.rows]).to(device),
+        depths=None if causal else _padded([row.depths for row in packed.rows]).to(device),
+        last=None if causal else _padded([row.last for row in packed.rows]).to(device),
         rows=torch.tensor(rows).to(device),
         columns=torch.tensor(columns).to(device),
         targets=torch.tensor(padded).to(device),
@@ -226,6 +274,11 @@ def _make_batch(
         starts=np.array(starts),
         pairs=tuple(numbers),
     )
+
+
+def _padded(rows: Sequence[tuple[int, ...]]) -> torch.Tensor:
+    length = len(rows[0])  # the longest: rows come sorted
+    return torch.tensor([row + (0,) * (length - len(row)) for row in rows])
 
 
 def _read(logits: torch.Tensor, targets: torch.Tensor, absent: torch.Tensor | None) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,15 @@ def load_tokenizer(source: str | Path) -> Any:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load the tokenizer of '{source}': {_first_line(error)}") from error
+
+
+def cache_argument(model: Any) -> str | None:
+    """The name under which a model takes keys and values; ``None`` if it takes none.
+
+    transformers calls it ``cache`` from 5.24 on, and ``past_key_values`` before.
+    """
+    accepted = inspect.signature(model.forward).parameters
+    return next((name for name in ("cache", "past_key_values") if name in accepted), None)
 
 
 def _from_config(config: PretrainedConfig, dtype: torch.dtype | str) -> Any:

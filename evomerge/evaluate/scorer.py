@@ -18,11 +18,17 @@ from evomerge.evaluate.encode import Encoder
 from evomerge.evaluate.harness import Harness, stock_model
 from evomerge.evaluate.likelihood import Batch, Forward, Likelihood, Pair, make_batches
 from evomerge.evaluate.outcomes import Outcome
+from evomerge.evaluate.packed import deepest
 from evomerge.evaluate.request import Grade, Request
 from evomerge.evaluate.smooth import smooth_answer, smooth_choice, smooth_metric
 
 Mode = Literal["smooth", "metric"]
 Item = tuple[str, int]
+_NOT_PACKED = (
+    "this model does not give the same logits for rows packed with a block mask: shared contexts "
+    "are computed again for every choice"
+)
+_NOT_DECODED = "this model's generation is not plain greedy decoding: lm-eval's own loop runs it"
 PLANS_KEPT = 8  # a study asks for the same few item sets again and again
 
 
@@ -60,6 +66,7 @@ class Scorer:
 
     Attributes:
         seconds: Time spent in the model during the last call of `score`.
+        warnings: What cannot be done in the fast way with this model.
     """
 
     def __init__(self, model: Any, tokenizer: Any, harness: Harness, batch_size: int = 64) -> None:
@@ -72,8 +79,14 @@ class Scorer:
         self._stock = stock_model(model, tokenizer, batch_size)
         self._encoder = Encoder(self._stock, harness)
         self._forward = Forward(model)
-        self._decoder = Decoder(model, tokenizer, batch_size)
+        self._deepest = deepest(model)
+        self._decoder = Decoder(model, tokenizer, batch_size, self._deepest)
         self._decodable = can_decode(model)
+        self.warnings = [
+            text
+            for text, fast in ((_NOT_PACKED, self._deepest), (_NOT_DECODED, self._decodable))
+            if not fast
+        ]
         self._plans: OrderedDict[tuple[Mode, tuple[Item, ...]], _Plan] = OrderedDict()
 
     def score(self, items: Mapping[str, Sequence[int]], mode: Mode) -> list[Outcome]:
@@ -146,7 +159,8 @@ class Scorer:
         return _Plan(tuple(asked), tuple(pairs), tuple(self._batches(pairs)), tuple(prompts))
 
     def _batches(self, pairs: Sequence[Pair]) -> list[Batch]:
-        return make_batches(pairs, self.batch_size, self._stock.max_length, self._model.device)
+        longest = self._stock.max_length
+        return make_batches(pairs, self.batch_size, longest, self._model.device, self._deepest)
 
     def _generate(self, asked: Sequence[tuple[Item, Request]]) -> list[Answer]:
         """Answer with our own loop what decodes greedily, the rest with lm-eval's."""

@@ -70,8 +70,10 @@ class Evaluator:
         for checkpoint in self.parents.checkpoints.values():
             check_compatible(base, checkpoint)
         self.parents.check_finite()
+        evaluation = self.harness.describe()
+        evaluation["warnings"] = [*evaluation["warnings"], *self.scorer.warnings]
         return {
-            "evaluation": self.harness.describe(),
+            "evaluation": evaluation,
             "fingerprints": {
                 model: checkpoint.fingerprint
                 for model, checkpoint in self.parents.checkpoints.items()
@@ -87,7 +89,7 @@ class Evaluator:
         recipe = Recipe.from_dict(request["recipe"])
         began = time.perf_counter()
         plan = merge.plan(recipe, self.parents.checkpoints)
-        scorer = self._prepared(plan)
+        scorer = self.scorer
         if self._resident != recipe.digest:
             self._resident = None
             merge.fill(self._model, plan, self.parents)
@@ -141,12 +143,16 @@ class Evaluator:
             )
         return self._harness
 
-    def _prepared(self, plan: merge.Plan) -> Scorer:
-        """The live model and its scorer, made of the first plan's architecture."""
+    @property
+    def scorer(self) -> Scorer:
+        """The live model and its scorer, made when first needed; the base lends its architecture.
+
+        Until a recipe is built, the live model holds the base's weights.
+        """
         if self._scorer is None:
-            donor = self.parents.checkpoints[plan.recipe.donor]
             harness = self.harness
-            self._model, _ = load_model(donor.folder, plan.recipe.output_dtype, self.device)
+            base = self.parents.checkpoints[self.config.base_model]
+            self._model, _ = load_model(base.folder, self.config.output.dtype, self.device)
             self._scorer = Scorer(
                 self._model, self._tokenizer, harness, self.config.evaluate.rows_per_batch
             )

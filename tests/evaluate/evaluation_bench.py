@@ -13,9 +13,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
     PreTrainedTokenizerFast,
+    Qwen3Config,
 )
 
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>"]
@@ -57,6 +59,14 @@ def make_config(architecture: str) -> Any:
         return LlamaConfig(**common, **small, tie_word_embeddings=True)
     if architecture == "gemma2":
         return Gemma2Config(**common, **small, head_dim=16, final_logit_softcapping=3.0)
+    if architecture == "qwen3":
+        return Qwen3Config(**common, **small, head_dim=16, tie_word_embeddings=True)
+    if architecture == "gemma3":  # every other layer sees 40 tokens only
+        kinds = ["sliding_attention", "full_attention"]
+        return Gemma3TextConfig(
+            **common, **small, head_dim=16, sliding_window=40, layer_types=kinds
+        )
+    assert architecture == "gpt2", architecture
     return GPT2Config(**common, n_embd=32, n_layer=2, n_head=2, n_positions=128)
 
 

@@ -5,6 +5,7 @@ import torch
 
 from evomerge.evaluate.decode import Decoder, Prompt, can_decode
 from evomerge.evaluate.outcomes import NonFiniteError
+from evomerge.evaluate.packed import deepest
 from tests.evaluate.evaluation_bench import continuation, make_model, make_tokenizer
 
 TEXTS = ["item 4: abc=", "a", "so", "item 77: z=", "7,8,9=", "one two three four", "q?", "x:y"]
@@ -27,6 +28,27 @@ def test_texts_are_those_of_transformers_generate_one_prompt_at_a_time(
     expected = [continuation(model, tokenizer, text, 12) for text in TEXTS]
     assert [answer.text for answer in answers] == expected
     assert len(set(expected)) > 4
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "gemma3", "qwen3"])
+def test_examples_that_prompts_share_are_read_once_and_change_no_text(architecture: str) -> None:
+    model, tokenizer = make_model(architecture, seed=2), make_tokenizer(bos=True)
+    examples = "one 1: xyz. " * 6
+    texts = [examples + text for text in TEXTS * 2] + TEXTS
+    asked = [
+        Prompt(("t", i), tuple(tokenizer(text)["input_ids"]), (), 12)
+        for i, text in enumerate(texts)
+    ]
+    lengths: list[int] = []
+    model.get_input_embeddings().register_forward_pre_hook(
+        lambda _, arguments: lengths.append(arguments[0].shape[1])
+    )
+    shared = Decoder(model, tokenizer, 64, deepest(model))(asked)
+    assert max(lengths) == (91 if architecture == "gemma3" else 73)  # its window is 40 tokens
+    lengths.clear()
+    assert shared == Decoder(model, tokenizer, 64)(asked)
+    assert max(lengths) == 91
+    assert len({answer.text for answer in shared}) > 4
 
 
 def test_an_answer_ends_before_the_first_of_its_stops() -> None:

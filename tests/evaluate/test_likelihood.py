@@ -8,6 +8,7 @@ import torch
 
 from evomerge.evaluate.likelihood import Forward, Pair, make_batches, selected_logits
 from evomerge.evaluate.outcomes import NonFiniteError
+from evomerge.evaluate.packed import deepest
 from tests.evaluate.evaluation_bench import make_model
 
 MAX_LENGTH = 128
@@ -20,8 +21,8 @@ PAIRS = [
 ]
 
 
-def likelihoods(model: Any, pairs: list[Pair], batch_size: int = 64) -> list[Any]:
-    return Forward(model)(make_batches(pairs, batch_size, MAX_LENGTH, "cpu"), pairs)
+def likelihoods(model: Any, pairs: list[Pair], batch_size: int = 64, deep: int = 0) -> list[Any]:
+    return Forward(model)(make_batches(pairs, batch_size, MAX_LENGTH, "cpu", deep), pairs)
 
 
 def by_hand(model: Any, pair: Pair) -> tuple[np.ndarray, np.ndarray, bool]:
@@ -42,19 +43,36 @@ def by_hand(model: Any, pair: Pair) -> tuple[np.ndarray, np.ndarray, bool]:
     return np.array(log_probabilities), np.array(margins), greedy
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])
-@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def few_shot(count: int) -> list[Pair]:
+    """Questions with four answers each, behind examples that all of them share."""
+    drawn = np.random.default_rng(0)
+    examples = tuple(drawn.integers(3, 48, 40).tolist())
+    pairs = []
+    for number in range(count):
+        question = tuple(drawn.integers(3, 48, drawn.integers(9, 20)).tolist())
+        for answer in range(4):
+            tokens = tuple(drawn.integers(3, 48, 1 + answer).tolist())
+            endings = (2, 40) if number % 3 == 0 else ()
+            pairs.append(Pair(("t", number), examples + question, tokens, endings))
+    return pairs
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "gemma3", "qwen3"])
+@pytest.mark.parametrize(("batch_size", "deep"), [(1, 0), (2, 0), (64, 0), (2, 128), (64, 128)])
 def test_likelihoods_equal_a_float64_softmax_of_single_rows(
-    architecture: str, batch_size: int
+    architecture: str, batch_size: int, deep: int
 ) -> None:
     # Gemma 2 caps its logits softly after the head: reading hidden states would miss it.
     model = make_model(architecture, seed=1)
-    for pair, found in zip(PAIRS, likelihoods(model, PAIRS, batch_size), strict=True):
+    pairs = PAIRS + few_shot(12)
+    told = likelihoods(model, pairs, batch_size, min(deep, deepest(model)))
+    for pair, found in zip(pairs, told, strict=True):
         log_probabilities, margins, greedy = by_hand(model, pair)
         np.testing.assert_allclose(found.log_probabilities, log_probabilities, atol=2e-5)
         np.testing.assert_allclose(found.margins, margins, atol=2e-5)
         assert found.is_greedy == greedy
-        assert found.total == pytest.approx(log_probabilities[: len(pair.continuation)].sum())
+        total = log_probabilities[: len(pair.continuation)].sum()
+        assert found.total == pytest.approx(total, abs=2e-5)
 
 
 def test_a_greedy_continuation_is_recognised() -> None:
@@ -95,14 +113,15 @@ def test_an_input_that_is_too_long_loses_its_left_end() -> None:
 
 def test_a_model_without_a_reachable_head_gives_the_same_logits() -> None:
     model = make_model("llama", seed=1)
-    inputs = torch.tensor([[1, 5, 9, 7], [1, 6, 12, 13]])
-    rows, columns = torch.tensor([0, 1, 1]), torch.tensor([3, 0, 2])
-    with torch.no_grad():
-        through_head = selected_logits(model, inputs, rows, columns)
-        model.get_output_embeddings = lambda: None
-        whole = selected_logits(model, inputs, rows, columns)
-    torch.testing.assert_close(through_head, whole, atol=1e-5, rtol=0)
-    assert through_head.shape == (3, 48)
+    for deep in (0, 128):
+        (batch,) = make_batches(PAIRS, 64, MAX_LENGTH, "cpu", deep)
+        with torch.no_grad():
+            through_head = selected_logits(model, batch)
+            model.get_output_embeddings = lambda: None
+            whole = selected_logits(model, batch)
+            del model.get_output_embeddings
+        torch.testing.assert_close(through_head, whole, atol=1e-5, rtol=0)
+        assert through_head.shape == (len(batch.targets), 48)
 
 
 def test_the_head_is_left_without_hooks() -> None:
@@ -111,13 +130,14 @@ def test_the_head_is_left_without_hooks() -> None:
     assert not model.lm_head._forward_pre_hooks
 
 
+@pytest.mark.parametrize("deep", [0, 128])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_reported_with_their_item(value: float) -> None:
+def test_weights_that_are_not_finite_are_reported_with_their_item(value: float, deep: int) -> None:
     model = make_model("gpt2", seed=1)
     with torch.no_grad():
         # Token 12 occurs in one item alone.
         model.transformer.wte.weight[12] = value
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.nan_to_num(0.0, 0.0, 0.0))
     with pytest.raises(NonFiniteError) as broken:
-        likelihoods(model, PAIRS)
+        likelihoods(model, PAIRS, deep=deep)
     assert (broken.value.task, broken.value.doc_id) == ("t", 3)

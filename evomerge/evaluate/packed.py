@@ -1,0 +1,153 @@
+"""Runs packed rows through a model: masks, positions, shared prefixes, and whether it takes them.
+
+A row packed by `packing` needs each token to see its ancestors alone, at its own place. Most causal
+models take a ready 4-D mask and position ids; whether a model does, and gives the logits of plain
+rows, is found out by trying. One that does not is scored in plain rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from evomerge.evaluate.model import cache_argument
+
+# Largest difference of a logit between packed and plain rows, in standard deviations of the logits
+# of its place: what rounding may do in each dtype. A token that sees too much, too little, or the
+# wrong place moves logits by tenths.
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
+# Lengths of the contexts and continuations that are tried, and how many continuations of each.
+CONTEXT, CONTINUATION, BRANCHES = 7, 3, 3
+
+
+class _PrefixLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # its base has no hints
+    """Keys and values of a prefix; looked at by any number of rows, and never added to."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self.keys is not None
+        assert self.values is not None
+        rows = len(key_states)
+        keys = torch.cat((self.keys.expand(rows, -1, -1, -1), key_states), dim=-2)
+        values = torch.cat((self.values.expand(rows, -1, -1, -1), value_states), dim=-2)
+        return keys, values
+
+
+def prefix_cache(model: Any, prefix: torch.Tensor) -> Cache:
+    """What rows that begin with `prefix` (length,) need of it, computed once."""
+    cache = DynamicCache()  # no windows: a row that is deeper than a window is never packed
+    given: dict[str, Any] = {cache_argument(model) or "": cache, "logits_to_keep": 1}
+    model(input_ids=prefix.unsqueeze(0), use_cache=True, **given)
+    computed: Any
+    layers: list[Any] = []
+    for computed in cache.layers:
+        layer = _PrefixLayer()  # type: ignore[no-untyped-call]
+        layer.lazy_initialization(computed.keys, computed.values)
+        layer.keys, layer.values = computed.keys, computed.values
+        layers.append(layer)
+    return Cache(layers=layers)
+
+
+def growing_cache(prefix: Cache, rows: int) -> DynamicCache:
+    """A cache of its own for `rows` rows that begin with a prefix, for decoding."""
+    cache = DynamicCache()
+    computed: Any
+    for number, computed in enumerate(prefix.layers):
+        keys, values = (one.expand(rows, -1, -1, -1) for one in (computed.keys, computed.values))
+        cache.update(keys, values, number)
+    return cache
+
+
+def model_arguments(
+    model: Any, depths: torch.Tensor, last: torch.Tensor, prefix: Cache | None
+) -> dict[str, Any]:
+    """The mask, positions and cache that packed rows go through a model with.
+
+    Args:
+        model: The model.
+        depths: Each token's place in its own input, (rows, length).
+        last: The column of each token's last descendant, (rows, length).
+        prefix: What `prefix_cache` gave, if the rows begin with a prefix.
+    """
+    columns = torch.arange(depths.shape[1], device=depths.device)
+    # (rows, query, key): keys at or before the query whose descendants reach it. A padding token
+    # has itself, so that no row of the softmax is empty.
+    seen = (columns[:, None] >= columns[None, :]) & (columns[:, None] <= last[:, None, :])
+    seen |= columns[:, None] == columns[None, :]
+    dtype = model.dtype
+    lowest = torch.finfo(dtype).min
+    mask = torch.zeros(seen.shape, dtype=dtype, device=depths.device).masked_fill_(~seen, lowest)
+    if prefix is not None:
+        mask = torch.nn.functional.pad(mask, (prefix.get_seq_length(), 0))
+    given: dict[str, Any] = {"attention_mask": mask.unsqueeze(1), "position_ids": depths}
+    if prefix is not None:
+        given[cache_argument(model) or ""] = prefix
+    return given
+
+
+def deepest(model: Any) -> int:
+    """Longest input that may be packed; 0 if packed rows do not give what plain rows give.
+
+    Inputs deeper than an attention window are left alone: the mask of packed rows has no window.
+    """
+    config = model.config.get_text_config(decoder=True)
+    window = _window(config)
+    if window <= CONTEXT + CONTINUATION:
+        return 0
+    try:
+        with torch.inference_mode():
+            return window if _agrees(model, int(config.vocab_size)) else 0
+    except Exception:  # whatever a model raises on arguments that it does not take
+        return 0
+
+
+def _window(config: Any) -> int:
+    names = ("sliding_window", "attention_chunk_size", "window_size", "local_attention")
+    windows = [getattr(config, name, None) for name in names]
+    longest = getattr(config, "max_position_embeddings", None) or 1 << 30
+    return int(min(size for size in (*windows, longest) if isinstance(size, int) and size > 0))
+
+
+def _agrees(model: Any, vocabulary: int) -> bool:
+    """Two contexts with continuations each: both in one row, one behind a prefix, and plain.
+
+    Continuations differ from each other, so a mask that leaks between them shows.
+    """
+    device = model.device
+    length = CONTEXT + BRANCHES * CONTINUATION
+    drawn = torch.Generator().manual_seed(0)
+    tokens = torch.randint(vocabulary, (2, length), generator=drawn).to(device)
+    starts = range(CONTEXT, length, CONTINUATION)
+    branches = [[*range(CONTEXT), *range(start, start + CONTINUATION)] for start in starts]
+    plain = torch.stack([row[branch] for row in tokens for branch in branches])
+    expected = model(input_ids=plain, use_cache=False).logits[:, CONTEXT - 1 :].float()
+    spread = expected.std(dim=-1, keepdim=True)
+
+    place = [*range(CONTEXT), *[CONTEXT + i for i in range(CONTINUATION)] * BRANCHES]
+    ends = [length - 1] * CONTEXT
+    for start in starts:
+        ends += [start + CONTINUATION - 1] * CONTINUATION
+    depths = torch.tensor([place], device=device)
+    last = torch.tensor([ends], device=device)
+
+    forest = model_arguments(
+        model, torch.cat((depths, depths), dim=1), torch.cat((last, last + length), dim=1), None
+    )
+    logits = model(input_ids=tokens.reshape(1, -1), use_cache=False, **forest).logits[0].float()
+    columns = [[row * length + c for c in branch] for row in range(2) for branch in branches]
+    packed = torch.stack([logits[c] for c in columns])[:, CONTEXT - 1 :]
+
+    given = CONTEXT - 1  # the last token of a context stays in its row: it predicts
+    behind = model_arguments(
+        model, depths[:, given:], last[:, given:] - given, prefix_cache(model, tokens[0, :given])
+    )
+    logits = model(input_ids=tokens[:1, given:], use_cache=True, **behind).logits[0].float()
+    shared = torch.stack([logits[[c - given for c in branch[given:]]] for branch in branches])
+
+    found = torch.cat((packed, shared))
+    wanted, scale = (torch.cat((one, one[:BRANCHES])) for one in (expected, spread))
+    close = (found - wanted).abs() <= TOLERANCE.get(model.dtype, 0.0) * scale
+    return bool((close & torch.isfinite(wanted)).all())
