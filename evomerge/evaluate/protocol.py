@@ -12,7 +12,7 @@ from typing import Any
 from evomerge.evaluate.metric import PER_LENGTH, Metric
 
 # Raise it when the meaning of a score changes: outcomes of another scoring are not reused.
-SCORING = 1
+SCORING = 2
 LOCAL_DATA = ("json", "csv", "text", "parquet", "arrow", "pandas", "xml")
 # Prompts are hashed as they are built, documents by content; paths and comments decide nothing.
 NOT_PROTOCOL = ("metadata", "dataset_path", "dataset_kwargs", "dataset_name", "tag", "task_alias")

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.evaluate.evaluation_bench import Bench, make_model, make_tokenizer, write_tasks
+from tests.evaluate.evaluation_bench import (
+    CHAT,
+    Bench,
+    make_model,
+    make_tokenizer,
+    write_tasks,
+)
 
 
 @pytest.fixture(scope="session", params=["llama", "gpt2"])
@@ -13,6 +19,18 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     architecture = request.param
     model = make_model(architecture, seed=3)
     tokenizer = make_tokenizer(bos=architecture == "llama")
+    folder = tmp_path_factory.mktemp(architecture)
+    write_tasks(folder, model, tokenizer)
+    return Bench(model, tokenizer, folder)
+
+
+@pytest.fixture(scope="session", params=["llama", "qwen3", "gpt2", "gemma2"])
+def any_bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A bench for each architecture that the scorer is held to lm-eval on, with a chat template."""
+    architecture = request.param
+    model = make_model(architecture, seed=3)
+    tokenizer = make_tokenizer(bos=architecture != "gpt2")
+    tokenizer.chat_template = CHAT
     folder = tmp_path_factory.mktemp(architecture)
     write_tasks(folder, model, tokenizer)
     return Bench(model, tokenizer, folder)

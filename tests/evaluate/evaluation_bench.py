@@ -23,6 +23,10 @@ from transformers import (
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>"]
 VOCABULARY = SPECIAL + list(string.ascii_lowercase + string.digits + " .,:?=#\n")
 N_DOCUMENTS = 24
+CHAT = (
+    "{% for message in messages %}{{ message['role'][:1] }}: {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}a: {% endif %}"
+)
 
 
 def make_tokenizer(bos: bool) -> Any:
@@ -177,7 +181,7 @@ TASKS = {
     "write_shots": GENERATE + FEWSHOT + 'doc_to_target: "{{answer}}"\n' + metrics("exact_match"),
     "write_any": GENERATE + 'doc_to_target: "{{answers}}"\n' + TRIM + metrics("exact_match"),
     "rolling": (
-        'output_type: loglikelihood_rolling\ndoc_to_target: "{{prompt}}"\n'
+        'output_type: loglikelihood_rolling\ndoc_to_target: "{{prompt * 9}}"\n'
         "metric_list:\n  - metric: bits_per_byte\n  - metric: word_perplexity\n"
     ),
 }

@@ -78,5 +78,6 @@ def test_a_scorer_says_what_it_cannot_do_in_the_fast_way(llama: Bench) -> None:
     harness = Harness.load(["choice"], [llama.folder])
     assert Scorer(llama.model, llama.tokenizer, harness).warnings == []
     config = BloomConfig(vocab_size=48, hidden_size=32, n_layer=2, n_head=2, eos_token_id=2)
-    (warning,) = Scorer(model_of(config), llama.tokenizer, harness).warnings
-    assert warning.startswith("this model does not give the same logits for rows packed")
+    packing, decoding = Scorer(model_of(config), llama.tokenizer, harness).warnings
+    assert packing.startswith("this model does not give the same logits for rows packed")
+    assert decoding.startswith("this model's generation is not plain greedy")
