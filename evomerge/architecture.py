@@ -19,6 +19,8 @@ _PATTERNS = (
     ("attention", re.compile(r"attn|attention")),
     ("mlp", re.compile(r"mlp|feed_forward|ffn|experts|fc1|fc2")),
 )
+# Rows of positions, of segments and of classes, not of tokens.
+_NOT_TOKENS = re.compile(r"wpe|position|token_type|(?:^|\.)(?:score|classifier)\.")
 # Either of a pair may stand for the other where a model ties its embeddings.
 _TIED = (
     ("lm_head.weight", "model.embed_tokens.weight"),
@@ -79,6 +81,35 @@ def tied_partner(name: str, names: Iterable[str]) -> str | None:
             if other in held:
                 return other
     return None
+
+
+def vocabulary_size(config: Mapping[str, Any]) -> int | None:
+    """How many rows of embeddings a config.json declares; ``None`` if it does not say."""
+    for scope in (config, config.get("text_config") or {}):
+        if isinstance(scope.get("vocab_size"), int):
+            return int(scope["vocab_size"])
+    return None
+
+
+def with_vocabulary_size(config: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """The same config for another number of rows, wherever it declares one."""
+    result = {**config, **({"vocab_size": size} if "vocab_size" in config else {})}
+    if isinstance(config.get("text_config"), Mapping):
+        result["text_config"] = with_vocabulary_size(config["text_config"], size)
+    return result
+
+
+def has_row_per_token(name: str, shape: Sequence[int], config: Mapping[str, Any]) -> bool:
+    """Whether a tensor has a row for each token: embeddings, heads and their biases.
+
+    >>> has_row_per_token("model.embed_tokens.weight", (40, 16), {"vocab_size": 40})
+    True
+    >>> has_row_per_token("transformer.wpe.weight", (40, 16), {"vocab_size": 40})
+    False
+    """
+    if place(name).component not in ("embedding", "head") or _NOT_TOKENS.search(name):
+        return False
+    return len(shape) > 0 and shape[0] == vocabulary_size(config)
 
 
 def layer_count(config: Mapping[str, Any]) -> int | None:

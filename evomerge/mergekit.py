@@ -46,8 +46,7 @@ class Document:
 def to_mergekit(recipe: Recipe, tensor_names: Sequence[str]) -> list[Document]:
     """Write a recipe for mergekit, the document of the result last.
 
-    Arithmetic is asked for in float32, in which ours runs. A tokenizer_source of base or union is
-    left out: parents share a vocabulary, and naming it would drop embedding rows without a token.
+    Arithmetic is asked for in float32, in which ours runs.
 
     Args:
         recipe: The recipe.
@@ -91,6 +90,7 @@ def to_mergekit(recipe: Recipe, tensor_names: Sequence[str]) -> list[Document]:
         "parameters": {"normalize": False},
         "dtype": "float32",
         "out_dtype": recipe.output_dtype,
+        **({"chat_template": recipe.chat_template} if recipe.chat_template is not None else {}),
     }
     return [*documents, Document(None, selection)]
 
@@ -170,14 +170,13 @@ def _document(
             f"{spec.name} drops at random: mergekit draws other masks than evomerge, by "
             "--random-seed; the numbers will differ."
         )
-    source = (recipe.tokenizer_source or "base").removeprefix("model:")
-    tokenizer = {}
-    if source not in ("base", "union", recipe.donor):
-        if name is None:
-            tokenizer = {"tokenizer_source": source}
-            notes.append("tokenizer_source makes mergekit drop embedding rows that have no token.")
-        else:  # embeddings of two sizes could not be put together
-            notes.append(f"The result needs the tokenizer files of {source} copied beside it.")
+    tokenizer: dict[str, Any] = {}
+    if recipe.vocabulary is not None:
+        tokenizer = {"tokenizer": recipe.vocabulary.to_dict()}
+        if recipe.vocabulary.source == "union":
+            notes.append("Of the tokens that a union adds, mergekit leaves the order to chance.")
+    if recipe.chat_template is not None and name is None:
+        tokenizer["chat_template"] = recipe.chat_template
     base = {"base_model": recipe.donor}  # else mergekit takes the config of any one model
     if spec.base_optional and recipe.base_model is None:
         base = {}  # else mergekit merges around it

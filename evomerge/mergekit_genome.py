@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge import methods, yaml_file
+from evomerge import methods, model_name, yaml_file
 from evomerge.architecture import layer_count
 from evomerge.checkpoint import read_config, resolve
 from evomerge.errors import UserError, unknown
-from evomerge.mergekit_import import model_name
+from evomerge.mergekit_import import spelled
 
 _METHODS = ("linear", "slerp", "task_arithmetic", "ties", "dare_ties")
 _DENSITY = {"low": 0.0, "high": 1.0, "initial": 1.0}
@@ -149,10 +149,10 @@ def _genome(document: Any, folder: Path, where: str) -> _Genome:
         raise UserError(f"{where}: filters: expected texts, but got {held['filters']!r}")
 
     def named(value: Any, key: str) -> str:
-        name = model_name(value, f"{where}: {key}")
+        name = spelled(value, f"{where}: {key}")
         if not isinstance(name, str) or not name:
             raise UserError(f"{where}: {key}: expected a folder or a hub id but got {value!r}")
-        return str((folder / name).resolve()) if (folder / name).is_dir() else name
+        return model_name.relocated(name, folder)
 
     held["models"] = [named(model, f"models[{i}]") for i, model in enumerate(held["models"])]
     if "base_model" in held:

@@ -66,7 +66,7 @@ def from_mergekit(document: Any, folder: Path, where: str = "mergekit") -> Impor
     return Imported(recipe, tuple(notes))
 
 
-def model_name(value: Any, where: str) -> Any:
+def spelled(value: Any, where: str) -> Any:
     """A model in our words: mergekit also writes ``{model: {path, revision}, lora: ...}``.
 
     Raises:
@@ -77,10 +77,10 @@ def model_name(value: Any, where: str) -> Any:
     held = {k: v for k, v in yaml_file.mapping(value, where).items() if v is not None}
     yaml_file.check_keys(held, ("model", "path", "revision", "lora"), where)
     if "lora" in held:
-        base, lora = (model_name(held[key], where) for key in ("model", "lora"))
+        base, lora = (spelled(held[key], where) for key in ("model", "lora"))
         return f"{base}+{lora}"
     if "model" in held:
-        return model_name(held["model"], where)
+        return spelled(held["model"], where)
     if not isinstance(held.get("path"), str):
         raise UserError(f"{where}: expected a path")
     return held["path"] + (f"@{held['revision']}" if "revision" in held else "")
@@ -121,7 +121,9 @@ def _models(document: dict[str, Any], where: str) -> dict[str, Any]:
     result = dict(document)
     for key in ("base_model", "tokenizer_source"):
         if key in result:
-            result[key] = model_name(result[key], f"{where}: {key}")
+            result[key] = spelled(result[key], f"{where}: {key}")
+    if isinstance(result.get("tokenizer"), Mapping):
+        result["tokenizer"] = _tokenizer(result["tokenizer"], f"{where}: tokenizer")
     if isinstance(result.get("models"), list):
         result["models"] = [
             _entry(entry, f"{where}: models[{i}]") for i, entry in enumerate(result["models"])
@@ -133,12 +135,34 @@ def _models(document: dict[str, Any], where: str) -> dict[str, Any]:
     return result
 
 
+def _tokenizer(block: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The tokenizer block with every model in our words."""
+
+    def source(value: Any, at: str) -> Any:
+        if not isinstance(value, Mapping) or "kind" not in value:
+            return spelled(value, at)
+        held = {key: item for key, item in value.items() if item is not None}
+        return {**held, **({"model": spelled(held["model"], at)} if "model" in held else {})}
+
+    result = dict(block)
+    if "source" in result:
+        result["source"] = source(result["source"], f"{where}.source")
+    if isinstance(result.get("tokens"), Mapping):
+        result["tokens"] = {
+            token: {**row, "source": source(row["source"], f"{where}.tokens[{token!r}]")}
+            if isinstance(row, Mapping) and "source" in row
+            else row
+            for token, row in result["tokens"].items()
+        }
+    return result
+
+
 def _slice(part: Any, where: str) -> Any:
     if not isinstance(part, Mapping):
         return part
     part = _entry(part, where)
     if part.get("base_model") is not None:
-        part["base_model"] = model_name(part["base_model"], f"{where}.base_model")
+        part["base_model"] = spelled(part["base_model"], f"{where}.base_model")
     if isinstance(part.get("sources"), list):
         part["sources"] = [
             _entry(entry, f"{where}.sources[{i}]") for i, entry in enumerate(part["sources"])
@@ -152,7 +176,7 @@ def _entry(entry: Any, where: str) -> Any:
         return entry
     held = {key: value for key, value in entry.items() if value is not None}
     if "model" in held:
-        held["model"] = model_name(held["model"], f"{where}.model")
+        held["model"] = spelled(held["model"], f"{where}.model")
     return held
 
 

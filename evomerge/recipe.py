@@ -1,8 +1,9 @@
 """A recipe: one fully specified merge, written as mergekit writes it, with `blocks` beside.
 
 A recipe is a mergekit configuration (models or slices, parameters with gradients and filters,
-base_model, dtype, out_dtype, tokenizer_source). `blocks` is ours: a method for a range of layers
-and some components. `seed` is ours too: it decides what the methods that drop at random drop.
+base_model, dtype, out_dtype, tokenizer_source or tokenizer, chat_template). `blocks` is ours: a
+method for a range of layers and some components. `seed` is ours too: it decides what the methods
+that drop at random drop.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import model_name, yaml_file
+from evomerge.token_rows import Tokenizer
 
 Setting = Any  # a scalar | a gradient [numbers] | [{value, filter}, ...]
 Parameters = Mapping[str, Setting]
 
 DTYPES = ("float32", "bfloat16", "float16")
+CHAT_TEMPLATES = ("auto", "alpaca", "chatml", "exaone", "llama3", "mistral")
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ class Recipe:
     dtype: str = "float32"
     out_dtype: str | None = None
     tokenizer_source: str | None = None
+    tokenizer: Tokenizer | None = None
+    chat_template: str | None = None
     seed: int = 0
 
     @classmethod
@@ -129,6 +134,10 @@ class Recipe:
         for key in ("out_dtype", "tokenizer_source"):
             if getattr(self, key) is not None:
                 document[key] = getattr(self, key)
+        if self.tokenizer is not None:
+            document["tokenizer"] = self.tokenizer.to_dict()
+        if self.chat_template is not None:
+            document["chat_template"] = self.chat_template
         if self.seed:
             document["seed"] = self.seed
         return document
@@ -169,6 +178,13 @@ class Recipe:
     def donor(self) -> str:
         """The model whose config and tokenizer the result takes."""
         return self.base_model or self.model_names[0]
+
+    @property
+    def vocabulary(self) -> Tokenizer | None:
+        """What becomes of the parents' tokens; ``None``: they must be the same."""
+        if self.tokenizer_source is not None:
+            return Tokenizer(self.tokenizer_source.removeprefix("model:"))
+        return self.tokenizer
 
     def block_of(self, layer: int | None, component: str) -> Block | None:
         """The first block that covers a place; ``None`` where the recipe's own method holds."""
@@ -213,9 +229,10 @@ def relocate(document: Any, folder: Path) -> Any:
         return value if word else model_name.relocated(value, folder)
 
     def named(key: str, value: Any) -> bool:
-        if key == "tokenizer_source" and value in ("base", "union"):
+        if key in ("tokenizer_source", "source") and value in ("base", "union"):
             return False
-        return key in ("model", "base_model", "tokenizer_source") and isinstance(value, str)
+        keys = ("model", "base_model", "tokenizer_source", "source")
+        return key in keys and isinstance(value, str)
 
     if isinstance(document, list):
         return [relocate(item, folder) for item in document]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from evomerge import methods, model_name, yaml_file
+from evomerge import methods, model_name, token_rows, yaml_file
 from evomerge.architecture import COMPONENTS
 from evomerge.errors import UserError, unknown
-from evomerge.recipe import DTYPES, Block, Entry, Recipe, Setting, Slice, Source
+from evomerge.recipe import CHAT_TEMPLATES, DTYPES, Block, Entry, Recipe, Setting, Slice, Source
 
 _KEYS = (
     "merge_method",
@@ -20,6 +21,8 @@ _KEYS = (
     "dtype",
     "out_dtype",
     "tokenizer_source",
+    "tokenizer",
+    "chat_template",
     "seed",
 )
 
@@ -76,15 +79,20 @@ class _Reader:
             if "out_dtype" in document
             else None,
             tokenizer_source=self._tokenizer(document.get("tokenizer_source")),
+            chat_template=self._chat_template(document.get("chat_template")),
             seed=self._integer(document.get("seed", 0), "seed"),
         )
         self._check_counts(recipe)
-        source = recipe.tokenizer_source
-        if source not in (None, "base", "union"):
-            word = source.removeprefix("model:")  # as older mergekit files write it
-            if word not in recipe.model_names:
-                known = ["base", "union", *recipe.model_names]
-                raise UserError(f"{self.where}: {unknown('tokenizer_source', word, known)}")
+        named = recipe.model_names
+        if recipe.tokenizer_source is not None:
+            if "tokenizer" in document:
+                raise UserError(f"{self.where}: expected tokenizer_source or tokenizer, not both")
+            token_rows.source_name(
+                recipe.tokenizer_source, named, f"{self.where}: tokenizer_source"
+            )
+        if "tokenizer" in document:
+            rule = token_rows.read(document["tokenizer"], named, f"{self.where}: tokenizer")
+            recipe = replace(recipe, tokenizer=rule)
         return recipe
 
     def _check_counts(self, recipe: Recipe) -> None:
@@ -289,6 +297,15 @@ class _Reader:
         if value is not None and not isinstance(value, str):
             raise UserError(f"{self.where}: tokenizer_source: expected base, union or a model")
         return value
+
+    def _chat_template(self, value: Any) -> str | None:
+        whole = isinstance(value, str) and "{" in value and len(value) >= 20
+        if value is not None and not whole and value not in CHAT_TEMPLATES:
+            raise UserError(
+                f"{self.where}: chat_template: expected one of {', '.join(CHAT_TEMPLATES)}, or a "
+                f"Jinja template of 20 characters or more, but got {value!r}"
+            )
+        return None if value is None else str(value)
 
     def _integer(self, value: Any, at: str) -> int:
         if type(value) is not int or not 0 <= value < 2**63:

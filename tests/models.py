@@ -46,7 +46,7 @@ def make_model(
         for parameter in model.parameters():  # norms and biases are constants otherwise
             parameter.data += 0.1 * torch.randn_like(parameter)
     model.to(DTYPES[dtype]).save_pretrained(folder)
-    _write_tokenizer(folder)
+    write_tokenizer(folder)
     return Path(folder)
 
 
@@ -87,6 +87,34 @@ def near(base: Path, folder: Path, *, seed: int, scale: float = 0.05) -> Path:
     return folder
 
 
+def retokenized(folder: Path, tokens: Sequence[str], *, seed: int = 0, rows: int = 0) -> Path:
+    """Give a model another vocabulary: rows move with their tokens, new tokens get random rows.
+
+    Args:
+        folder: The model, changed in place.
+        tokens: Every token in the order of its id; `VOCABULARY[:4]` are special.
+        seed: Of the new rows.
+        rows: How many rows there are, if more than tokens.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    size = max(rows, len(tokens))
+    held = load_file(folder / "model.safetensors")
+    for name, tensor in held.items():
+        if tensor.shape[0] != len(VOCABULARY) or "wpe" in name:
+            continue
+        moved = torch.randn(size, *tensor.shape[1:], generator=generator).to(tensor.dtype)
+        for number, token in enumerate(tokens):
+            if token in VOCABULARY:
+                moved[number] = tensor[VOCABULARY.index(token)]
+        held[name] = moved
+    save_file(held, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    ends = {f"{name}_token_id": tokens.index(f"<{name}>") for name in ("pad", "bos", "eos")}
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": size, **ends}))
+    write_tokenizer(folder, tokens)
+    return folder
+
+
 def load(folder: str | Path) -> dict[str, torch.Tensor]:
     """Every tensor of a model folder, whatever its shards."""
     tensors: dict[str, torch.Tensor] = {}
@@ -122,12 +150,13 @@ def _config(architecture: str, layers: int, tied: bool) -> Any:
     return LlamaConfig(**common, **small)
 
 
-def _write_tokenizer(folder: Path) -> None:
+def write_tokenizer(folder: Path, tokens: Sequence[str] = VOCABULARY) -> None:
+    """Write the tokenizer of one token a word, ids in the order of `tokens`."""
     tokenizer = Tokenizer(
-        WordLevel({token: i for i, token in enumerate(VOCABULARY)}, unk_token="<unk>")
+        WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<unk>")
     )
     tokenizer.pre_tokenizer = WhitespaceSplit()
-    tokenizer.add_special_tokens(VOCABULARY[:4])
+    tokenizer.add_special_tokens([token for token in tokens if token.startswith("<")])
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -6,7 +6,7 @@ the model's folder, and pickled weights are refused.
 
 from evomerge.checkpoint.atomic import atomic_folder
 from evomerge.checkpoint.checkpoint import Checkpoint
-from evomerge.checkpoint.compatible import check_compatible
+from evomerge.checkpoint.compatible import check_compatible, check_same_tokens
 from evomerge.checkpoint.folder import read_config, resolve
 from evomerge.checkpoint.header import TensorInfo, read_header
 from evomerge.checkpoint.shards import write_shards
@@ -19,6 +19,7 @@ __all__ = [
     "TensorInfo",
     "atomic_folder",
     "check_compatible",
+    "check_same_tokens",
     "read_config",
     "read_header",
     "resolve",

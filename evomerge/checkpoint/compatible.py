@@ -8,10 +8,10 @@ from evomerge.errors import UserError
 
 
 def check_compatible(base: Checkpoint, other: Checkpoint) -> None:
-    """Refuse a pair whose tensors or vocabularies differ, naming the first of them.
+    """Refuse a pair whose tensors differ, naming the first of them.
 
     Raises:
-        UserError: A tensor is missing or of another shape, or token ids differ.
+        UserError: A tensor is missing or of another shape.
     """
     wrong = []
     for name, info in base.tensors.items():
@@ -28,11 +28,29 @@ def check_compatible(base: Checkpoint, other: Checkpoint) -> None:
         raise UserError(
             f"{other.folder}: does not match {base.folder}: {'; '.join(wrong[:5])}{more}"
         )
+
+
+def check_same_tokens(base: Checkpoint, other: Checkpoint) -> None:
+    """Refuse a pair whose token ids differ; a model without tokenizer.json goes with any.
+
+    Raises:
+        UserError: Names the first tokens that differ.
+    """
     ours, theirs = base.vocabulary, other.vocabulary
-    if ours is not None and theirs is not None and ours != theirs:
-        differing = sorted(set(ours.items()) ^ set(theirs.items()))[:5]
-        listed = ", ".join(f"{token!r}={number}" for token, number in differing)
-        raise UserError(
-            f"{other.folder}: its tokenizer differs from that of {base.folder}, first at {listed}; "
-            "merging would mix the rows of different tokens"
-        )
+    if ours is None or theirs is None or ours == theirs:
+        return
+    differing = sorted(set(ours.items()) ^ set(theirs.items()))
+    tokens = list(dict.fromkeys(token for token, _ in differing))
+    told = [
+        f"{token!r}={theirs[token]} is not there"
+        if token not in ours
+        else f"{token!r}={ours[token]} there is missing"
+        if token not in theirs
+        else f"{token!r}={theirs[token]} is {ours[token]} there"
+        for token in tokens[:5]
+    ]
+    raise UserError(
+        f"{other.folder}: its tokenizer differs from that of {base.folder}, in {len(tokens)} "
+        f"tokens: {', '.join(told)}; merging would mix the rows of different tokens: name a "
+        "tokenizer_source (union, base or a model), which brings them together"
+    )

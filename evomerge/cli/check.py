@@ -31,7 +31,8 @@ def run_check(study: Path) -> None:
         space = Study(config, folder).space
         with open_pool(config, Path(folder) / "workers.log") as pool:
             scheduler = Scheduler(pool)
-            told = _ask(scheduler, {"do": "describe"})
+            first = space.fill([dimension.start for dimension in space.dimensions])
+            told = _ask(scheduler, {"do": "describe", "recipe": first.to_dict()})
             pools = split(
                 told["evaluation"]["item_keys"],
                 config.evaluate.items.shares,

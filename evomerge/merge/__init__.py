@@ -3,6 +3,7 @@
 from evomerge.merge.build import build, digest, fill, live_tensors, tensors, write
 from evomerge.merge.parents import Parents
 from evomerge.merge.plan import Job, Plan, Ref, plan
+from evomerge.merge.vocabulary import check_in_place
 
 __all__ = [
     "Job",
@@ -10,6 +11,7 @@ __all__ = [
     "Plan",
     "Ref",
     "build",
+    "check_in_place",
     "digest",
     "fill",
     "live_tensors",

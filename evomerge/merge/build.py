@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -12,11 +11,12 @@ import torch
 from torch import Tensor
 
 from evomerge import methods
-from evomerge.checkpoint import atomic_folder, check_compatible, write_shards
+from evomerge.checkpoint import atomic_folder, write_shards
 from evomerge.errors import UserError
 from evomerge.merge.card import model_card
 from evomerge.merge.parents import Parents
 from evomerge.merge.plan import Job, Plan, plan
+from evomerge.merge.tokenizer import write_tokenizer
 from evomerge.recipe import Recipe
 
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -83,6 +83,11 @@ def live_tensors(model: torch.nn.Module, built: Plan) -> dict[str, Tensor]:
         tensor = held.get(job.name)
         if tensor is None:
             tensor = held.get(prefix + job.name)
+        if tensor is not None and _differs_in_rows(tuple(tensor.shape), job.shape):
+            raise UserError(
+                f"{type(model).__name__}: its {job.name} has {tensor.shape[0]} rows, and the merge "
+                f"{job.shape[0]}: call resize_token_embeddings({job.shape[0]}) first"
+            )
         if tensor is None or tuple(tensor.shape) != job.shape:
             raise UserError(
                 f"{type(model).__name__} has no tensor {job.name} of shape {list(job.shape)}: it "
@@ -90,6 +95,10 @@ def live_tensors(model: torch.nn.Module, built: Plan) -> dict[str, Tensor]:
             )
         found[job.name] = tensor.detach()
     return found
+
+
+def _differs_in_rows(live: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    return live != wanted and live[1:] == wanted[1:] and len(live) == len(wanted) > 0
 
 
 def digest(named: Iterable[tuple[str, Tensor]]) -> str:
@@ -100,7 +109,7 @@ def digest(named: Iterable[tuple[str, Tensor]]) -> str:
 def write(built: Plan, parents: Parents, out: Path, *, replace: bool = False) -> str:
     """Write a merged model as a Hugging Face folder that appears only when whole.
 
-    The folder holds config, safetensors, the donor's tokenizer, the recipe and a model card.
+    The folder holds config, safetensors, the tokenizer, the recipe and a model card.
 
     Returns:
         The digest of its weights.
@@ -110,7 +119,6 @@ def write(built: Plan, parents: Parents, out: Path, *, replace: bool = False) ->
     """
     recipe = built.recipe
     dtype = TORCH_DTYPES[recipe.output_dtype]
-    donor = parents.checkpoints[recipe.donor]
     sizes = {}
     for job in built.jobs:
         source = parents.tensor(job.base or job.models[0])
@@ -128,10 +136,7 @@ def write(built: Plan, parents: Parents, out: Path, *, replace: bool = False) ->
         config = {**built.config, "dtype": recipe.output_dtype}
         config.pop("torch_dtype", None)
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        tokenizer = _tokenizer_donor(recipe, parents)
-        extra = donor.folder / "generation_config.json"
-        for file in [*tokenizer, *([extra] if extra.is_file() else [])]:
-            shutil.copyfile(file, folder / file.name)
+        write_tokenizer(recipe, parents.opened, folder)
         recipe.to_yaml(folder / "evomerge_recipe.yaml")
         (folder / "README.md").write_text(model_card(recipe), encoding="utf-8")
     return _combined(parts)
@@ -150,22 +155,8 @@ def build(recipe: Recipe, out: str | Path, *, device: str = "cpu", replace: bool
         The digest of the merged weights.
     """
     parents = Parents(recipe.model_names, device)
-    donor = parents.checkpoints[recipe.donor]
-    for checkpoint in parents.checkpoints.values():
-        if not recipe.slices:
-            check_compatible(donor, checkpoint)
-    parents.check_finite()
+    parents.check(recipe)
     return write(plan(recipe, parents.checkpoints), parents, Path(out), replace=replace)
-
-
-def _tokenizer_donor(recipe: Recipe, parents: Parents) -> list[Path]:
-    """The tokenizer files that the result takes: the base's, or of the model that is named."""
-    source = recipe.tokenizer_source
-    if source is not None and source.removeprefix("model:") in parents.checkpoints:
-        return parents.checkpoints[source.removeprefix("model:")].tokenizer_files()
-    if source not in (None, "base", "union"):
-        raise UserError(f"tokenizer_source: expected base, union or a recipe's model, got {source}")
-    return parents.checkpoints[recipe.donor].tokenizer_files()
 
 
 def _content(tensor: Tensor) -> str:

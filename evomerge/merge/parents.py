@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
-from evomerge.checkpoint import Checkpoint
+from evomerge.checkpoint import Checkpoint, check_compatible, check_same_tokens
 from evomerge.errors import UserError
 from evomerge.merge.plan import Ref
+from evomerge.merge.vocabulary import aligned
+from evomerge.recipe import Recipe
 
 
 class Parents:
@@ -20,9 +22,26 @@ class Parents:
     """
 
     def __init__(self, models: Iterable[str], device: str = "cpu"):
-        self.checkpoints = {model: Checkpoint.open(model) for model in models}
+        self.opened = {model: Checkpoint.open(model) for model in models}
+        self.checkpoints: Mapping[str, Checkpoint] = self.opened  # with the vocabulary of a recipe
         self.device = torch.device(device)
         self._kept: dict[Ref, Tensor] = {}
+
+    def check(self, recipe: Recipe) -> None:
+        """Bring the parents of a recipe to its vocabulary, and refuse those that do not fit.
+
+        Raises:
+            UserError: Tensors or tokens differ, or one holds a value that is not finite.
+        """
+        donor = self.opened[recipe.donor]
+        for checkpoint in self.opened.values():
+            if recipe.vocabulary is None:
+                check_same_tokens(donor, checkpoint)
+        self.checkpoints, self._kept = aligned(recipe, self.opened), {}
+        for checkpoint in self.checkpoints.values():
+            if not recipe.slices:
+                check_compatible(self.checkpoints[recipe.donor], checkpoint)
+        self.check_finite()
 
     def tensor(self, ref: Ref) -> Tensor:
         """One parent's tensor, in its stored dtype; never to be written to."""

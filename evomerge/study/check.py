@@ -61,7 +61,8 @@ def check(study: OpenStudy) -> None:
     Raises:
         UserError: They do not work together, or are not those that the study began with.
     """
-    told = study.ledger.request(do="describe")
+    first = study.space.fill([dimension.start for dimension in study.space.dimensions])
+    told = study.ledger.request(do="describe", recipe=first.to_dict())
     event = _study_event(study, told)
     past = study.record.study
     if past is None:

@@ -16,7 +16,7 @@ import torch
 
 from evomerge import faults, merge, mergekit
 from evomerge.architecture import layer_count
-from evomerge.checkpoint import check_compatible
+from evomerge.checkpoint import check_compatible, check_same_tokens
 from evomerge.errors import UserError
 from evomerge.evaluate.harness import Harness
 from evomerge.evaluate.model import load_model, load_tokenizer
@@ -65,10 +65,12 @@ class Evaluator:
 
     def _describe(self, request: Message) -> Message:
         """Check parents and tasks, and say what there is to know about them."""
-        del request
         base = self.parents.checkpoints[self.config.base_model]
         for checkpoint in self.parents.checkpoints.values():
             check_compatible(base, checkpoint)
+            check_same_tokens(base, checkpoint)
+        if "recipe" in request:
+            merge.check_in_place(Recipe.from_dict(request["recipe"]), self.parents.checkpoints)
         self.parents.check_finite()
         evaluation = self.harness.describe()
         evaluation["warnings"] = [*evaluation["warnings"], *self.scorer.warnings]

@@ -7,7 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evomerge.checkpoint import Checkpoint, atomic_folder, check_compatible, resolve, write_shards
+from evomerge.checkpoint import (
+    Checkpoint,
+    atomic_folder,
+    check_compatible,
+    check_same_tokens,
+    resolve,
+    write_shards,
+)
 from evomerge.errors import UserError
 from tests.models import make_model, near
 
@@ -197,14 +204,16 @@ def test_tokenizers_that_number_tokens_otherwise_are_shown(llama, folder):
     vocabulary = document["model"]["vocab"]
     vocabulary["w3"], vocabulary["w4"] = vocabulary["w4"], vocabulary["w3"]
     file.write_text(json.dumps(document))
-    with pytest.raises(UserError, match=r"its tokenizer differs .* first at 'w3'=7, 'w3'=8, 'w4'"):
-        check_compatible(Checkpoint.open(llama), Checkpoint.open(folder))
+    with pytest.raises(
+        UserError, match=r"its tokenizer differs .* tokens: 'w3'=8 is 7 there, 'w4'"
+    ):
+        check_same_tokens(Checkpoint.open(llama), Checkpoint.open(folder))
 
 
 def test_a_model_without_tokenizer_json_is_not_compared_by_it(llama, folder):
     (folder / "tokenizer.json").unlink()
     assert Checkpoint.open(folder).vocabulary is None
-    check_compatible(Checkpoint.open(llama), Checkpoint.open(folder))
+    check_same_tokens(Checkpoint.open(llama), Checkpoint.open(folder))
 
 
 def test_the_vocabulary_of_a_unigram_tokenizer_is_a_list(folder):

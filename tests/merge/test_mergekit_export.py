@@ -164,9 +164,9 @@ def test_a_recipe_without_blocks_keeps_its_words_and_gets_its_base_last():
 
 
 def test_what_mergekit_has_no_key_for_is_left_out_and_the_dtype_is_of_the_output():
-    recipe = recipe_of(FAMILY, "dare_ties", seed=7, dtype="bfloat16", tokenizer_source="union")
+    recipe = recipe_of(FAMILY, "dare_ties", seed=7, dtype="bfloat16")
     document = exported(recipe)
-    assert not {"seed", "tokenizer_source", "blocks"} & document.content.keys()
+    assert not {"seed", "tokenizer", "blocks"} & document.content.keys()
     assert (document.content["dtype"], document.content["out_dtype"]) == ("float32", "bfloat16")
     (note,) = document.notes
     assert "mergekit draws other masks" in note
@@ -185,10 +185,29 @@ def test_linear_has_a_base_only_among_its_models_or_under_slices():
     assert lent["slices"][0]["sources"][0]["layer_range"] == [0, 1]
 
 
-def test_a_tokenizer_of_another_model_is_asked_for_with_a_warning():
-    document = exported(recipe_of(FAMILY, tokenizer_source="model:b"))
-    assert document.content["tokenizer_source"] == "b"
-    assert "drop embedding rows" in document.notes[0]
+def test_the_vocabulary_and_the_chat_template_are_mergekits_own_words():
+    more = {"tokenizer_source": "model:b", "chat_template": "chatml"}
+    content = exported(recipe_of(FAMILY, **more)).content
+    assert content["tokenizer"] == {"source": "b"}
+    assert content["chat_template"] == "chatml"
+    rule = {
+        "source": "union",
+        "tokens": {
+            "x": {"source": {"kind": "zero"}, "force": True},
+            "y": {"source": {"kind": "model_token", "model": "a", "token_id": 3}},
+            "z": {"source": "b"},
+        },
+        "pad_to_multiple_of": 8,
+    }
+    document = exported(recipe_of(FAMILY, tokenizer=rule))
+    assert document.content["tokenizer"] == rule
+    assert "leaves the order to chance" in document.notes[0]
+    blocks = [{"components": "mlp", "merge_method": "linear"}]
+    mixed = to_mergekit(
+        recipe_of(FAMILY, blocks=blocks, tokenizer=rule, chat_template="auto"), NAMES
+    )
+    assert [d.content.get("tokenizer") for d in mixed] == [rule, rule, None]
+    assert [d.content.get("chat_template") for d in mixed] == [None, None, "auto"]
 
 
 def test_the_commands_are_written_above_the_documents():

@@ -1,0 +1,116 @@
+"""Vocabularies brought together by mergekit 0.1.5 and by us: the same rows, to the bit."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from evomerge.checkpoint import Checkpoint
+from evomerge.merge import build
+from evomerge.mergekit import as_yaml, to_mergekit
+from evomerge.recipe import Recipe
+from tests.models import VOCABULARY, load, make_family, retokenized
+from tests.peer.test_mergekit_yaml import entries, named, run_all
+
+pytestmark = [
+    pytest.mark.peer,
+    pytest.mark.skipif(
+        not os.environ.get("MERGEKIT_PYTHON"),
+        reason="MERGEKIT_PYTHON names no interpreter that has mergekit 0.1.5",
+    ),
+]
+# One plain token and special ones of one model: of more, mergekit leaves the order to chance.
+A = [*VOCABULARY[:4], *VOCABULARY[:3:-1], "x1", "<a1>", "<a2>"]
+B = [*VOCABULARY[:30], "x1"]
+MORE = {
+    "tokens": {
+        "w3": {"source": "a"},
+        "w35": {"source": {"kind": "model_token", "model": "a", "token": "w1"}, "force": True},
+        "x1": {"source": {"kind": "model_token", "model": "b", "token_id": 5}},
+        "new": {"source": {"kind": "zero"}},
+    },
+    "pad_to_multiple_of": 16,
+}
+WEIGHTS = {"a": [0.2, 0.9], "b": 0.4}
+
+
+def of(method, source, base="base", **more):
+    document = {"merge_method": method, "models": entries(WEIGHTS), "tokenizer": {"source": source}}
+    document["tokenizer"] |= more
+    return {**document, **({"base_model": base} if base else {})}
+
+
+RECIPES = {
+    "union": of("task_arithmetic", "union"),
+    "base": of("task_arithmetic", "base"),
+    "a": of("ties", "a"),
+    "b": of("ties", "b"),
+    "union of linear": of("linear", "union", base="a"),
+    "union with rows of its own": of("task_arithmetic", "union", **MORE),
+    "padded": of("task_arithmetic", "base", pad_to_multiple_of=64),
+    "a base that only lends": of("linear", "base"),
+    "a template": {**of("task_arithmetic", "base"), "chat_template": "chatml"},
+    "a template of most": {**of("linear", "a", base="a"), "chat_template": "auto"},
+    "methods mixed": {
+        **of("task_arithmetic", "union", **MORE),
+        "blocks": [{"components": ["embedding", "mlp"], "merge_method": "ties"}],
+    },
+}
+CHAT = [{"role": "user", "content": "w1"}, {"role": "assistant", "content": "w2"}]
+
+
+@pytest.fixture(scope="module")
+def merges(tmp_path_factory):
+    """Every recipe merged by both: {name: (our folder, mergekit's, its problem)}."""
+    torch.set_num_threads(1)  # more would add up a mean in another order
+    top = tmp_path_factory.mktemp("vocabularies")
+    folders = make_family(top / "family", layers=2)
+    for name, tokens, rows in (("a", A, 0), ("b", B, 36)):
+        retokenized(Path(folders[name]), tokens, seed=3, rows=rows)
+        settings = Path(folders[name]) / "tokenizer_config.json"
+        template = {"chat_template": "{% for m in messages %}{{ m.content }};{% endfor %}"}
+        settings.write_text(json.dumps(json.loads(settings.read_text()) | template))
+    result, commands = {}, []
+    for number, (name, document) in enumerate(RECIPES.items()):
+        recipe = Recipe.from_dict(named(document, folders))
+        ours, theirs = top / f"ours-{number}", top / f"theirs-{number}"
+        build(recipe, ours)
+        documents = to_mergekit(recipe, list(Checkpoint.open(recipe.donor).tensors))
+        config = top / f"{number}.yaml"
+        config.write_text(as_yaml(documents))
+        quiet = ["--quiet", "--no-write-model-card"]
+        if len(documents) == 1:
+            commands.append(["yaml", str(config), str(theirs), *quiet])
+        else:
+            scratch = ["-I", str(top / f"scratch-{number}"), "--out-path", str(theirs)]
+            commands.append(["multi", str(config), *scratch, *quiet])
+        result[name] = (ours, theirs)
+    problems = run_all(commands)
+    return {name: (*merge, problems[i]) for i, (name, merge) in enumerate(result.items())}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_mergekit_makes_the_same_rows_and_tokens(merges, name):
+    from transformers import AutoTokenizer
+
+    ours, theirs, problem = merges[name]
+    assert problem is None, problem
+    mine, its = load(ours), load(theirs)
+    assert set(mine) == set(its)
+    different = {
+        tensor: (mine[tensor].shape, its[tensor].shape)
+        for tensor in mine
+        if not torch.equal(mine[tensor], its[tensor])
+    }
+    assert not different
+    first, second = (AutoTokenizer.from_pretrained(folder) for folder in (ours, theirs))
+    assert first.get_vocab() == second.get_vocab()
+    assert first.all_special_tokens == second.all_special_tokens
+    assert first("w3 x1 <a1> w9")["input_ids"] == second("w3 x1 <a1> w9")["input_ids"]
+    configs = [json.loads((folder / "config.json").read_text()) for folder in (ours, theirs)]
+    assert configs[0]["vocab_size"] == configs[1]["vocab_size"] == len(mine["lm_head.weight"])
+    if "chat_template" in RECIPES[name]:
+        first, second = (t.apply_chat_template(CHAT, tokenize=False) for t in (first, second))
+        assert first == second
