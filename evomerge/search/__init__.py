@@ -13,15 +13,35 @@ from evomerge.search.registry import create, name_of, names, optimizer_class
 if TYPE_CHECKING:
     from evomerge.search.catcma import CatCma
     from evomerge.search.cma import CmaEs
+    from evomerge.search.coordinate_grid import CoordinateGrid
+    from evomerge.search.differential import DifferentialEvolution
+    from evomerge.search.genetic import GeneticAlgorithm
+    from evomerge.search.greedy_soup import GreedySoup
+    from evomerge.search.lorahub import LoraHub
+    from evomerge.search.lottery_pools import LotteryPools
+    from evomerge.search.map_elites import MapElites
     from evomerge.search.optuna import OptunaSampler
     from evomerge.search.random import RandomSearch
+    from evomerge.search.simplex_grid import SimplexGrid
+    from evomerge.search.sobol import SobolSearch
+    from evomerge.search.swarm import ParticleSwarm
 
 __all__ = [
     "CatCma",
     "CmaEs",
+    "CoordinateGrid",
+    "DifferentialEvolution",
+    "GeneticAlgorithm",
+    "GreedySoup",
+    "LoraHub",
+    "LotteryPools",
+    "MapElites",
     "Optimizer",
     "OptunaSampler",
+    "ParticleSwarm",
     "RandomSearch",
+    "SimplexGrid",
+    "SobolSearch",
     "create",
     "name_of",
     "names",

@@ -13,6 +13,7 @@ import cma
 import numpy as np
 
 from evomerge.dimension import Point
+from evomerge.errors import UserError
 from evomerge.search.coordinates import Floats
 from evomerge.search.optimizer import Optimizer, ranks, share_of_range, whole_number
 
@@ -62,6 +63,9 @@ class CmaEs(Optimizer):
         population: Points per generation; ``None`` means ``4 + floor(3 ln d)``.
         restarts: How often to start again from the initial point with twice the population after
             the search has converged.
+        diagonal: Whether to learn only a step length per dimension, not how dimensions go
+            together (sep-CMA-ES, Ros 2008, https://doi.org/10.1007/978-3-540-87700-4_30): d numbers
+            instead of d²/2, learnt faster, for hundreds of dimensions.
         seed: The seed used when `start` is given none.
     """
 
@@ -72,10 +76,14 @@ class CmaEs(Optimizer):
         sigma: float = 0.08,
         population: int | None = None,
         restarts: int = 4,
+        diagonal: bool = False,
         seed: int | None = None,
     ) -> None:
         super().__init__(population=population, seed=seed)
         self._sigma = share_of_range("CmaEs sigma", sigma)
+        if not isinstance(diagonal, bool):
+            raise UserError(f"CmaEs diagonal: expected true or false, but got {diagonal!r}")
+        self._diagonal = diagonal
         self._restarts = whole_number("CmaEs restarts", restarts, 0)
 
     @property
@@ -121,14 +129,15 @@ class CmaEs(Optimizer):
             # pycma forms B D z. With z = B^T z' that is C^(1/2) z': as normal as before, but
             # continuous in C, where B alone is not: rounding errors that differ between
             # processors stay at 1e-15 instead of turning the axes of equal eigenvalues.
-            drawn: Floats = generator.standard_normal((rows, columns)) @ self._strategy.sm.B
-            return drawn
+            drawn: Floats = generator.standard_normal((rows, columns))
+            return drawn if self._diagonal else drawn @ self._strategy.sm.B
 
         options = {
             **_QUIET,
             "bounds": [0.0, 1.0],
             "popsize": self._population,
             "randn": randn,
+            "CMA_diagonal": self._diagonal,
             "minstd": self._smallest_deviations(),
             "CMA_stds": self._relative_deviations(),
         }

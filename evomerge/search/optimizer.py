@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from evomerge.dimension import Dimension, Point, Value
 from evomerge.errors import UserError
 from evomerge.search.coordinates import Coordinates, n_values
+
+ItemScores = Mapping[str, Mapping[int, float]]  # task -> item -> score, higher is better
 
 
 class Optimizer(ABC):
@@ -41,6 +43,14 @@ class Optimizer(ABC):
 
     #: Whether it learns from what it is told.
     adapts: bool = True
+    #: Whether it can search any space; otherwise it says in `start` which it can.
+    any_space: bool = True
+    #: Whether all its generations have to see the same items, or its promises are void.
+    same_items: bool = False
+    #: Whether it compares fitness of different generations; on other items these are other scales.
+    compares_generations: bool = False
+    #: Whether it wants to be told what a point scored on each item (see `tell`).
+    learns_from_items: bool = False
     #: The smallest generation it can work with.
     smallest_population: int = 1
     #: The options that it was made with, so that a study can write them down.
@@ -82,6 +92,7 @@ class Optimizer(ABC):
         self._seed = _check_seed(self._seed_option if seed is None else seed)
         self._population = self._choose_population(population)
         self._asked, self._started = None, True
+        self._scores: list[ItemScores | None] = []
         self._begin()
 
     def ask(self) -> list[Point]:
@@ -92,18 +103,26 @@ class Optimizer(ABC):
         self._asked = self._propose()
         return list(self._asked)
 
-    def tell(self, points: Sequence[Point], fitness: Sequence[float | None]) -> None:
+    def tell(
+        self,
+        points: Sequence[Point],
+        fitness: Sequence[float | None],
+        scores: Sequence[ItemScores | None] | None = None,
+    ) -> None:
         """Learn from a generation.
 
         Args:
             points: The points of the last `ask`, in the same order.
             fitness: For each point a finite number, larger is better, or ``None`` if it failed.
+            scores: What each point scored, ``{task: {item: score}}``, higher is better; used by
+                an optimizer that `learns_from_items`, which works without it too.
         """
         self._check_started("tell")
         if self._asked is None:
             raise RuntimeError("tell() was called without ask(): nothing was asked since")
         _check_told(self._asked, points, fitness)
         self._asked = None
+        self._scores = list(scores) if scores is not None else [None] * len(points)
         self._learn([None if value is None else float(value) for value in fitness])
 
     @property

@@ -13,8 +13,21 @@ from evomerge.search.optimizer import Optimizer
 _OPTIMIZERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "catcma": ("catcma", "CatCma", {}),
     "cmaes": ("cma", "CmaEs", {}),
+    "coordinate_grid": ("coordinate_grid", "CoordinateGrid", {}),
+    "de": ("differential", "DifferentialEvolution", {}),
+    "genetic": ("genetic", "GeneticAlgorithm", {}),
+    "gp": ("optuna", "OptunaSampler", {"sampler": "GPSampler"}),
+    "greedy_soup": ("greedy_soup", "GreedySoup", {}),
+    "lorahub": ("lorahub", "LoraHub", {}),
+    "lottery_pools": ("lottery_pools", "LotteryPools", {}),
+    "map_elites": ("map_elites", "MapElites", {}),
+    "nsga2": ("optuna", "OptunaSampler", {"sampler": "NSGAIISampler"}),
     "optuna": ("optuna", "OptunaSampler", {}),
     "random": ("random", "RandomSearch", {}),
+    "sepcma": ("cma", "CmaEs", {"diagonal": True}),
+    "simplex_grid": ("simplex_grid", "SimplexGrid", {}),
+    "sobol": ("sobol", "SobolSearch", {}),
+    "swarm": ("swarm", "ParticleSwarm", {}),
     "tpe": ("optuna", "OptunaSampler", {"sampler": "TPESampler"}),
 }
 

@@ -22,13 +22,13 @@ from evomerge.search import create, names
 
 # Everything that `create` knows by name, and more of Optuna's samplers through its one door.
 OPTIMIZERS = {
-    **{name: (name, {}) for name in names()},
+    **{name: (name, {}) for name in names() if create(name).any_space},
     "optuna": ("optuna", {"sampler": "NSGAIISampler"}),
     "optuna-cmaes": ("optuna", {"sampler": "CmaEsSampler"}),
     "optuna-qmc": ("optuna", {"sampler": "QMCSampler"}),
 }
 # The whole suite takes seconds for each; by default Optuna is represented by two samplers.
-BY_HAND = ("optuna-cmaes", "optuna-qmc")
+BY_HAND = ("gp", "nsga2", "optuna-cmaes", "optuna-qmc")
 
 SPACES = {
     "floats": [Dimension("a"), Dimension("b", low=-3.0, high=5.0), Dimension("c", initial=0.0)],

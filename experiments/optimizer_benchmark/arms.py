@@ -1,0 +1,49 @@
+"""The arms: which optimizer, how it scores a candidate, where it starts, how it picks its answer."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How one arm searches.
+
+    Attributes:
+        optimizer: A name in evomerge's registry, or a peer's.
+        options: The optimizer's options.
+        per_task: Items of each task that a candidate is scored on.
+        score: ``smooth`` (likelihood of the right answer) or ``metric`` (exact match, decoded).
+        redraw: Whether every generation sees other items.
+        anchored: Whether it scores the anchors first, starts from the best and ends with a race;
+            otherwise it starts where its authors start and answers with the best score seen.
+    """
+
+    optimizer: str
+    options: dict[str, Any] = field(default_factory=dict)
+    per_task: int = 8
+    score: Literal["smooth", "metric"] = "smooth"
+    redraw: bool = True
+    anchored: bool = True
+
+
+ARMS = {
+    "mergekit-evolve": Arm(
+        "mergekit-evolve", per_task=16, score="metric", redraw=False, anchored=False
+    ),
+    "mergenetic": Arm("mergenetic", per_task=16, score="metric", redraw=False, anchored=False),
+    "random": Arm("random"),
+    "tpe": Arm("tpe"),
+    "cmaes": Arm("cmaes"),
+    "catcma": Arm("catcma"),
+    # what makes the difference? one thing changed at a time
+    "mergekit-evolve, from the best anchor": Arm(
+        "mergekit-evolve", {"start": "anchor"}, 16, "metric", redraw=False, anchored=False
+    ),
+    "catcma, σ .12": Arm("catcma", {"sigma": 0.12}),
+    "catcma, σ .17": Arm("catcma", {"sigma": 0.17}),
+    "catcma, 4 items": Arm("catcma", per_task=4),
+    "catcma, 16 items": Arm("catcma", per_task=16),
+    "catcma, 48 items": Arm("catcma", per_task=48),
+    "catcma, metric": Arm("catcma", per_task=8, score="metric"),
+    "catcma, fixed items": Arm("catcma", per_task=8, redraw=False),
+}

@@ -1,0 +1,28 @@
+"""The three spaces that are searched, all of them task arithmetic: 4, 20 and 60 dimensions."""
+
+from evomerge.space import SearchSpace
+
+LOW, HIGH = -0.25, 1.5  # of every weight, as in search_spaces/task_arithmetic_by_depth.yaml
+
+
+def spaces(base: str, models: list[str], low: float = LOW, high: float = HIGH) -> dict:
+    """A weight per model; at five depths; and apart for attention, MLP and the rest."""
+
+    def weights(knots: int | None) -> list[dict]:
+        hole = {"low": low, "high": high, "initial": 0.4} | ({"knots": knots} if knots else {})
+        return [{"model": "*", "parameters": {"weight": dict(hole)}}]
+
+    plain = {"merge_method": "task_arithmetic", "dtype": "float32"}
+    apart = [
+        {"components": ["attention"], "models": weights(6)},
+        {"components": ["mlp"], "models": weights(6)},
+    ]
+    documents = {
+        "global": {**plain, "models": weights(None)},
+        "depth": {**plain, "models": weights(5)},
+        "parts": {**plain, "models": weights(3), "blocks": apart},
+    }
+    return {
+        name: SearchSpace.from_dict(document, name).bind(base, models, "float32")
+        for name, document in documents.items()
+    }
