@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from evomerge.search.optimizer import Optimizer
+from evomerge.search.optimizer import ItemScores, Optimizer
 from evomerge.search.registry import create, name_of, names, optimizer_class
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ __all__ = [
     "DifferentialEvolution",
     "GeneticAlgorithm",
     "GreedySoup",
+    "ItemScores",
     "LoraHub",
     "LotteryPools",
     "MapElites",

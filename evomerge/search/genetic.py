@@ -158,8 +158,8 @@ def profiles(members: Sequence[Member]) -> Floats | None:
             for some in scores
         ]
         table = np.array(means)
-    floor = np.minimum(table.min(axis=0), 0)
-    return table - floor
+    shifted: Floats = table - np.minimum(table.min(axis=0), 0)
+    return shifted
 
 
 def depths(dimensions: Sequence[Dimension]) -> NDArray[np.float64]:

@@ -60,6 +60,8 @@ class OptunaSampler(Optimizer):
         sampler_options: Passed to the sampler's constructor.
     """
 
+    compares_generations = True
+
     def __init__(
         self,
         sampler: str = "TPESampler",

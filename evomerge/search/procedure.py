@@ -34,6 +34,9 @@ class Procedure(Optimizer):
 
     any_space = False
     same_items = True
+    #: The weights of the result so far, one per model, and their fitness.
+    weights: Floats | None = None
+    fitness: float = -math.inf
 
     def __init__(self, seed: int | None = None) -> None:
         super().__init__(seed=seed)
@@ -66,8 +69,7 @@ class Procedure(Optimizer):
                     f"{name} needs a space with one weight in [0, 1] for each model, such as "
                     f"global_linear, but dimension {dimension.name} is not such a weight"
                 )
-        self.weights: Floats | None = None
-        self.fitness = -math.inf
+        self.weights, self.fitness = None, -math.inf
         self._plan = self.plan(len(self._coordinates.dimensions))
         self._next: list[Floats] = next(self._plan)
         self._population = len(self._next)

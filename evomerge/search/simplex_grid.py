@@ -5,7 +5,7 @@ Rame 2023, https://arxiv.org/abs/2306.04488; Croce 2023, https://arxiv.org/abs/2
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class SimplexGrid(Procedure):
     def plan(self, n: int) -> Plan:
         """Score the corners first, then the rest of the grid."""
         points = compositions(n, self._steps)
-        points.sort(key=lambda point: -float(point.max()))
+        points.sort(key=lambda point: (-float(point.max()), *(-point)))
         for start in range(0, len(points), _AT_ONCE):
             some = points[start : start + _AT_ONCE]
             values = yield some
@@ -52,6 +52,6 @@ def compositions(n: int, steps: int) -> list[Floats]:
     found = []
     for bars in combinations(range(steps + n - 1), n - 1):
         edges = [-1, *bars, steps + n - 1]
-        parts = [b - a - 1 for a, b in zip(edges, edges[1:], strict=False)]
+        parts = [b - a - 1 for a, b in pairwise(edges)]
         found.append(np.array(parts, dtype=np.float64) / steps)
     return found

@@ -76,7 +76,7 @@ class Generations:
                     break
             points = optimizer.ask()
             asked += len(points)
-            optimizer.tell(points, self._generation(generation, points))
+            optimizer.tell(points, *self._generation(optimizer, generation, points))
             self._check_that_some_live(generation)
             generation += 1
         if ended is None or (ended["trials"], ended["wanted"]) != (asked, told.trials):
@@ -84,14 +84,20 @@ class Generations:
             study.ledger.log({"event": "search_ended", **end})
         return optimizer
 
-    def _generation(self, generation: int, points: Sequence[Point]) -> list[float | None]:
-        """Score one generation and write down its fitness."""
+    def _generation(
+        self, optimizer: search.Optimizer, generation: int, points: Sequence[Point]
+    ) -> tuple[list[float | None], list[search.ItemScores | None]]:
+        """Score one generation and write down its fitness; returns what the optimizer is told.
+
+        One that compares generations is told how far a point is ahead of the reference anchor on
+        the same items: items that are easier for all are then no merit of the points.
+        """
         study, reference = self._study, self._reference
         items = generation_items(
             study.pools["search"],
             study.config.evaluate.items.per_generation,
             study.seed,
-            generation,
+            0 if optimizer.same_items else generation,
         )
         recipes = [study.space.fill(point) for point in points]
         if generation not in study.record.generations:
@@ -102,8 +108,9 @@ class Generations:
         rows = study.outcomes([*ask.trials, reference], items, field, "search")
         values = [None if r is None else study.fitness(r, field) for r in map(rows.get, ask.trials)]
         correlation = self._correlation(ask.trials, values, items)
+        held = rows[reference]
+        at_reference = None if held is None else study.fitness(held, field)
         if ask.fitness is None:
-            held = rows[reference]
             study.ledger.log(
                 {
                     "event": "told",
@@ -112,12 +119,17 @@ class Generations:
                     "fitness": values,
                     "reference": {
                         "trial": reference,
-                        "fitness": None if held is None else study.fitness(held, field),
+                        "fitness": at_reference,
                     },
                     "correlation": correlation,
                 }
             )
-        return values
+        scores: list[search.ItemScores | None] = [
+            study.item_scores(rows[number], field) for number in ask.trials
+        ]
+        if optimizer.compares_generations and at_reference is not None:
+            return [None if v is None else v - at_reference for v in values], scores
+        return values, scores
 
     def _correlation(
         self, trials: Sequence[int], values: Sequence[float | None], items: Items

@@ -64,6 +64,19 @@ def scores(
     }
 
 
+def item_scores(
+    rows: Iterable[Sequence[object]], tasks: Tasks, field: Field = "smooth"
+) -> dict[str, dict[DocId, float]]:
+    """Every item's score by task, higher is better; what `fitness` takes the mean of."""
+    found: dict[str, dict[DocId, float]] = {}
+    for task, some in _by_task(rows).items():
+        used = _used(some, field)
+        better = sign(tasks[task], used)
+        values = ((row.doc_id, row.smooth if used == "smooth" else row.metric) for row in some)
+        found[task] = {i: better * value for i, value in values if value is not None}
+    return found
+
+
 def weighted(by_task: Mapping[str, float], tasks: Tasks) -> float:
     """Σ_t w_t x_t / Σ_t w_t, for one number per task."""
     shares = weights(tasks)

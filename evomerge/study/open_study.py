@@ -12,7 +12,7 @@ from evomerge.recipe import Recipe
 from evomerge.space import SearchSpace
 from evomerge.study.config import StudyConfig
 from evomerge.study.ledger import Items, Ledger
-from evomerge.study.objective import Row, fitness
+from evomerge.study.objective import Row, fitness, item_scores
 from evomerge.study.record import Record
 
 Asked = tuple[str, str, Point | None, Recipe]  # kind, name, point, recipe
@@ -59,6 +59,14 @@ class OpenStudy:
     def fitness(self, rows: Sequence[Row], field: str) -> float:
         """The objective over these outcomes, by ``smooth`` or ``metric``."""
         return fitness(rows, self.record.tasks, "smooth" if field == "smooth" else "metric")
+
+    def item_scores(
+        self, rows: Sequence[Row] | None, field: str
+    ) -> dict[str, dict[int, float]] | None:
+        """What an optimizer that learns from items is told of a trial; ``None`` if it failed."""
+        if rows is None:
+            return None
+        return item_scores(rows, self.record.tasks, "smooth" if field == "smooth" else "metric")
 
     def outcomes(
         self, trials: Sequence[int], items: Items, mode: str, phase: str

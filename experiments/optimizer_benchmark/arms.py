@@ -1,4 +1,4 @@
-"""The arms: which optimizer, how it scores a candidate, where it starts, how it picks its answer."""
+"""The arms: which optimizer, how it scores a candidate, where it starts, how it answers."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,6 +14,7 @@ class Arm:
         per_task: Items of each task that a candidate is scored on.
         score: ``smooth`` (likelihood of the right answer) or ``metric`` (exact match, decoded).
         redraw: Whether every generation sees other items.
+        paired: Whether it is told how far a candidate is ahead of the best anchor on its items.
         anchored: Whether it scores the anchors first, starts from the best and ends with a race;
             otherwise it starts where its authors start and answers with the best score seen.
     """
@@ -23,6 +24,7 @@ class Arm:
     per_task: int = 8
     score: Literal["smooth", "metric"] = "smooth"
     redraw: bool = True
+    paired: bool = False
     anchored: bool = True
 
 
@@ -35,6 +37,12 @@ ARMS = {
     "tpe": Arm("tpe"),
     "cmaes": Arm("cmaes"),
     "catcma": Arm("catcma"),
+    "sobol": Arm("sobol"),
+    "sepcma": Arm("sepcma"),
+    "de": Arm("de", paired=True),
+    "genetic": Arm("genetic", paired=True),
+    "swarm": Arm("swarm", paired=True),
+    "map_elites": Arm("map_elites", paired=True),
     # what makes the difference? one thing changed at a time
     "mergekit-evolve, from the best anchor": Arm(
         "mergekit-evolve", {"start": "anchor"}, 16, "metric", redraw=False, anchored=False
@@ -46,4 +54,9 @@ ARMS = {
     "catcma, 48 items": Arm("catcma", per_task=48),
     "catcma, metric": Arm("catcma", per_task=8, score="metric"),
     "catcma, fixed items": Arm("catcma", per_task=8, redraw=False),
+    "catcma, population 8": Arm("catcma", {"population": 8}),
+    "catcma, population 32": Arm("catcma", {"population": 32}),
+    "tpe, paired": Arm("tpe", paired=True),
+    "genetic, not paired": Arm("genetic"),
+    "tpe, fixed items": Arm("tpe", redraw=False),
 }

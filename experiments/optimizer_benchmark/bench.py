@@ -1,4 +1,4 @@
-"""Runs searches of equal item evaluations: ``python bench.py ZOO OUT --arms … --spaces … --seeds …``.
+"""Runs searches of equal item evaluations: ``python bench.py ZOO OUT --arms … --seeds …``.
 
 One JSON line per finished search is appended to OUT/searches.jsonl; a search that is there is not
 run again, so the command resumes. Every (candidate, item) pair that an arm looks at is charged to
@@ -23,7 +23,7 @@ from evomerge.search import create
 from evomerge.study.anchors import anchors
 from evomerge.study.config import StudyConfig
 from evomerge.study.evaluator import Evaluator
-from evomerge.study.objective import Row, fitness
+from evomerge.study.objective import Row, fitness, item_scores
 from evomerge.study.pools import generation_items, split
 from evomerge.study.race import Race
 
@@ -168,7 +168,12 @@ class Search:
             if self.best_seen is None or value > self.best_seen[0]:
                 self.best_seen = (value, recipe)
         self.told.append({"points": points, "items": items, "rows": rows})
-        self.optimizer.tell(points, values)
+        told = [value - held for value in values] if self.arm.paired else values
+        if not getattr(self.optimizer, "learns_from_items", False):
+            self.optimizer.tell(points, told)
+            return
+        scores = [item_scores(some, self.judge.tasks, self.arm.score) for some in rows]
+        self.optimizer.tell(points, told, scores)
 
     def _race(self, answer: Recipe) -> Recipe:
         """The study's own race: the best anchor, the answer and the leaders by paired gain."""

@@ -30,7 +30,7 @@ class MergekitEvolve:
         self._drawn = self._strategy.ask()
         return [tuple(round(abs(float(x)), 6) for x in drawn) for drawn in self._drawn]
 
-    def tell(self, points: Sequence[Point], fitness: Sequence[float]) -> None:
+    def tell(self, _points: Sequence[Point], fitness: Sequence[float]) -> None:
         self._strategy.tell(self._drawn, [-value for value in fitness])
 
 

@@ -15,8 +15,21 @@ def test_every_name_makes_an_optimizer():
     assert made == {
         "catcma": CatCma,
         "cmaes": CmaEs,
+        "coordinate_grid": search.CoordinateGrid,
+        "de": search.DifferentialEvolution,
+        "genetic": search.GeneticAlgorithm,
+        "gp": OptunaSampler,
+        "greedy_soup": search.GreedySoup,
+        "lorahub": search.LoraHub,
+        "lottery_pools": search.LotteryPools,
+        "map_elites": search.MapElites,
+        "nsga2": OptunaSampler,
         "optuna": OptunaSampler,
         "random": RandomSearch,
+        "sepcma": CmaEs,
+        "simplex_grid": search.SimplexGrid,
+        "sobol": search.SobolSearch,
+        "swarm": search.ParticleSwarm,
         "tpe": OptunaSampler,
     }
     assert all(issubclass(each, Optimizer) for each in made.values())

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from evomerge.study.objective import Row, fitness, scores, sign, weights
+from evomerge.study.objective import Row, fitness, item_scores, scores, sign, weights
 
 TASKS = {
     "quiz": {"metric": "acc", "higher_is_better": True, "weight": 3.0},
@@ -72,3 +72,14 @@ def test_weights_that_make_no_mean_are_refused(given):
     }
     with pytest.raises(ValueError, match="task weights must be >= 0"):
         weights(tasks)
+
+
+def test_item_scores_are_higher_is_better_and_average_to_the_fitness() -> None:
+    tasks = {
+        "qa": {"metric": "acc", "higher_is_better": True, "weight": 1.0},
+        "lm": {"metric": "perplexity", "higher_is_better": False, "weight": 1.0},
+    }
+    rows = [["qa", 0, 1.0, 0.8, 0, 1], ["qa", 1, 0.0, 0.2, 0, 1], ["lm", 4, 9.0, None, 0, 1]]
+    assert item_scores(rows, tasks) == {"qa": {0: 0.8, 1: 0.2}, "lm": {4: -9.0}}
+    assert item_scores(rows, tasks, "metric") == {"qa": {0: 1.0, 1: 0.0}, "lm": {4: -9.0}}
+    assert fitness(rows, tasks) == (0.5 - 9.0) / 2

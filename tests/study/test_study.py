@@ -11,6 +11,7 @@ import pytest
 
 from evomerge.errors import UserError
 from evomerge.recipe import Recipe
+from evomerge.search import GeneticAlgorithm, Optimizer
 from evomerge.study.config import StudyConfig
 from evomerge.study.correlation import rank_correlation
 from evomerge.study.record import Record
@@ -432,3 +433,40 @@ def test_rank_correlation_by_hand() -> None:
     assert rank_correlation([(1, 20), (2, 10), (3, 40), (4, 30)]) == pytest.approx(0.6)
     assert rank_correlation([(1, 1), (2, 2), (3, 3)]) is None
     assert rank_correlation([(1, 5), (2, 5), (3, 5), (4, 5)]) is None
+
+
+def test_a_soup_procedure_sees_the_same_items_throughout_and_ends_by_itself(
+    stub_workers: StubWorkers, tmp_path: Path
+) -> None:
+    stub_workers()
+    search = {"optimizer": "greedy_soup", "trials": 50, "population": None}
+    study = Study(stub_config(space="global_linear", search=search), tmp_path / "run")
+    study.optimize()
+    record = study.record
+    assert [len(g.trials) for g in record.generations.values()] == [2, 1]  # two alone, then both
+    assert len({str(g.items) for g in record.generations.values()}) == 1
+    assert record.search_ended is not None
+    assert record.search_ended["reason"] == "the procedure is complete"
+
+
+def test_an_optimizer_that_compares_generations_is_told_how_far_the_anchor_is_behind(
+    stub_workers: StubWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub_workers()
+    told: list[Any] = []
+
+    def tell(self: Any, points: Any, values: Any, scores: Any = None) -> None:
+        told.append((values, scores))
+        real_tell(self, points, values, scores)
+
+    real_tell = Optimizer.tell
+    monkeypatch.setattr(GeneticAlgorithm, "tell", tell)
+    search = {"optimizer": "genetic", "trials": 8}
+    study = Study(stub_config(search=search), tmp_path / "run")
+    study.optimize()
+    generations = list(study.record.generations.values())
+    assert len(told) == len(generations) == 2
+    for (values, scores), generation in zip(told, generations, strict=True):
+        assert values == [v - generation.reference for v in generation.fitness]  # type: ignore
+        items = {task: list(ids) for task, ids in (generation.items or {}).items()}
+        assert [{task: list(s) for task, s in some.items()} for some in scores] == [items] * 4
