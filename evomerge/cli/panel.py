@@ -11,9 +11,8 @@ from rich.text import Text
 from evomerge.report import Pace, summary
 from evomerge.report.numbers import duration, percent
 from evomerge.report.status import baseline_text, failures_text, leader_text, phase_text
+from evomerge.study.correlation import LOW
 from evomerge.study.record import Record
-
-LOW_CORRELATION = 0.5  # below, the smooth score is a doubtful guide
 
 
 def panel(record: Record, pace: Pace, wanted: int | None, deadline: float | None) -> Table:
@@ -56,7 +55,7 @@ def speed(record: Record, pace: Pace) -> str:
 def warnings(record: Record) -> list[str]:
     """What of the last generation should make one think."""
     told = [ask for ask in record.generations.values() if ask.correlation is not None]
-    if not told or (told[-1].correlation or 0.0) >= LOW_CORRELATION:
+    if not told or (told[-1].correlation or 0.0) >= LOW:
         return []
     return [
         f"rank correlation of the smooth score with the metric is {told[-1].correlation:.2f}: "

@@ -11,12 +11,14 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from evomerge.cli.panel import LOW_CORRELATION, panel, speed
+from evomerge.cli.panel import panel, speed
 from evomerge.report import Pace
 from evomerge.report.numbers import duration
-from evomerge.report.status import baseline, baseline_text
+from evomerge.report.status import answers_text, baseline, baseline_text
 from evomerge.study.config import StudyConfig, seconds
 from evomerge.study.record import Record
+
+REFRESH_SECONDS = 0.25  # of the panel; drawing it takes longer the longer a study is
 
 
 class _Console(Console):
@@ -36,11 +38,14 @@ class Progress:
         self._config = config
         self._console = _Console(file=sys.stdout, highlight=False)
         self._live: Live | None = None
+        self._drawn = float("-inf")
         self._pace = pace or Pace(time.time())
 
     def __enter__(self) -> Progress:
         if self._console.is_terminal:
-            self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+            self._live = Live(
+                console=self._console, refresh_per_second=1 / REFRESH_SECONDS, transient=True
+            )
             self._live.start()
         return self
 
@@ -58,8 +63,9 @@ class Progress:
 
     def refresh(self, record: Record) -> None:
         """Draw the panel again, on a terminal."""
-        if self._live is None:
+        if self._live is None or time.monotonic() < self._drawn + REFRESH_SECONDS:
             return
+        self._drawn = time.monotonic()
         told = self._search(record)
         allowed = seconds(told.get("deadline"))
         self._live.update(panel(record, self._pace, told.get("trials"), allowed))
@@ -87,6 +93,8 @@ class Progress:
                 if event["generation"] == 0:
                     return f"anchors: {baseline_text(baseline(record))}\n{told}"
                 return told
+            case "warning":
+                return f"warning: {event['message']}"
             case "failed":
                 name = record.trials[event["trial"]].name
                 return f"failed: {name}: {event['kind']}: {event['message']}"
@@ -106,19 +114,21 @@ class Progress:
         best = f"best {max(values):.4f}" if values else "all failed"
         against = (event["reference"] or {}).get("fitness")
         gain = f" ({max(values) - against:+.4f} to the best anchor)" if values and against else ""
+        answers = ""
+        if values:
+            leader = event["trials"][event["fitness"].index(max(values))]
+            answers = answers_text(record.written(leader))
+            answers = f", {answers}" if answers else ""
         correlation = event["correlation"]
         rank = (
             "" if correlation is None else f", rank correlation with the metric {correlation:.2f}"
-        )
-        warning = (
-            " (low: consider fitness: metric)" if (correlation or 1.0) < LOW_CORRELATION else ""
         )
         done, wanted = self._searched(record), self._search(record).get("trials")
         left = self._pace.seconds_left(wanted)
         behind = f", {duration(left)} left" if left else ""
         return (
             f"search: generation {event['generation']}, {done}/{wanted} trials, {best}{gain}"
-            f"{rank}{warning}, {speed(record, self._pace)}{behind}"
+            f"{answers}{rank}, {speed(record, self._pace)}{behind}"
         )
 
     def _race(self, event: Mapping[str, Any], record: Record) -> str:

@@ -59,6 +59,7 @@ def section(run: Run) -> dict[str, Any]:
         "gain": _gain(told) if gains else None,
         "correlation": None if by_metric else _correlation(told),
         "by_metric": by_metric,
+        "warnings": [w["message"] for w in run.record.warnings if w["kind"] == "correlation"],
         "reference": reference,
         "said": _said(told, reference),
         "failed": f"{plural(failed, 'trial')} failed and are not drawn."

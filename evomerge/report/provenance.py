@@ -45,7 +45,10 @@ def section(run: Run) -> dict[str, Any]:
     folder = shlex.quote(str(run.folder))
     return {
         "facts": facts,
-        "warnings": study.get("warnings") or [],
+        "warnings": [
+            *(study.get("warnings") or []),
+            *(w["message"] for w in run.record.warnings if w["kind"] != "correlation"),
+        ],
         "fingerprints": [(names[m], m, digest) for m, digest in study["fingerprints"].items()],
         "config": yaml_file.write(dict(config)),
         "space": yaml_file.write(dict(study["space"])) if study.get("space") else None,

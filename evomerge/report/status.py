@@ -7,6 +7,7 @@ from typing import Any
 
 from evomerge.report.numbers import duration, number, percent, plural
 from evomerge.study.objective import fitness
+from evomerge.study.outcome_table import Written
 from evomerge.study.record import AskRecord, Record, TrialRecord
 
 
@@ -16,7 +17,8 @@ def summary(record: Record) -> dict[str, Any]:
     Returns:
         ``phase``; ``generation`` (the last one asked, or None); ``trials`` (as in
         `Record.status`), ``searched`` and ``wanted`` (search trials only); ``leader`` {name,
-        trial, fitness, gain}: the trial furthest ahead of the reference anchor on the same items;
+        trial, fitness, gain, answers}: the trial furthest ahead of the reference anchor on the
+        same items, and in words how many of its generated answers were cut or not found;
         ``last`` {generation, best, median, reference, gain, correlation} of the last generation
         told; ``baseline``, see `baseline`; ``failures``, how many trials failed by kind;
         ``seconds``, ``forward_share``, ``item_evaluations``; ``verdict``, its sentence or None;
@@ -49,7 +51,7 @@ def baseline(record: Record) -> dict[str, dict[str, Any]]:
     """The best parent and the best simple merge by the tasks' metrics, on the anchors' items.
 
     Returns:
-        {name, score} under ``parent`` and ``anchor``, as far as they are scored.
+        {name, score, answers} under ``parent`` and ``anchor``, as far as they are scored.
     """
     best: dict[str, dict[str, Any]] = {}
     for trial in record.trials.values():
@@ -57,7 +59,8 @@ def baseline(record: Record) -> dict[str, dict[str, Any]]:
             continue
         score = _metric(record, trial)
         if score is not None and score > best.get(trial.kind, {"score": float("-inf")})["score"]:
-            best[trial.kind] = {"name": trial.name, "score": score}
+            answers = answers_text(record.written(trial.number))
+            best[trial.kind] = {"name": trial.name, "score": score, "answers": answers}
     return best
 
 
@@ -85,6 +88,8 @@ def status_text(record: Record) -> str:
         last = [t.failure for t in record.trials.values() if t.failure is not None][-1]
         counts = failures_text(s["failures"])
         lines.append(("failed", f"{counts}; last: {last.kind}: {last.message}"))
+    if record.warnings:
+        lines.append(("warning", record.warnings[-1]["message"]))
     lines.append(("verdict", s["verdict"] or "none yet"))
     return "\n".join(f"{name:<8}{' '.join(text.split())}" for name, text in lines)
 
@@ -102,7 +107,7 @@ def _leader(record: Record, told: list[AskRecord]) -> dict[str, Any] | None:
             if found is None or key > found:
                 name = record.trials[n].name
                 found, held = key, {"name": name, "trial": n, "fitness": value, "gain": gain}
-    return held
+    return held and {**held, "answers": answers_text(record.written(held["trial"]))}
 
 
 def _last(ask: AskRecord) -> dict[str, Any]:
@@ -136,7 +141,11 @@ def trials_text(s: dict[str, Any]) -> str:
 
 def baseline_text(found: dict[str, dict[str, Any]]) -> str:
     """`baseline` in words."""
-    told = [f"best {kind} {best['name']} {number(best['score'])}" for kind, best in found.items()]
+    told = [
+        f"best {kind} {best['name']} {number(best['score'])}"
+        + (f" ({best['answers']})" if best["answers"] else "")
+        for kind, best in found.items()
+    ]
     return f"{', '.join(told)} (metric)"
 
 
@@ -151,7 +160,23 @@ def leader_text(leader: dict[str, Any]) -> str:
     behind = "" if gain is None else f", {number(gain, sign=True)} over the reference anchor"
     name, n = leader["name"], leader["trial"]
     which = name if name == f"trial {n}" else f"{name} (number {n})"
-    return f"{which}: {number(leader['fitness'])}{behind}"
+    answers = f"; {leader['answers']}" if leader["answers"] else ""
+    return f"{which}: {number(leader['fitness'])}{behind}{answers}"
+
+
+def answers_text(written: Written) -> str:
+    """How generated answers came out, in words; empty if all ended and were found.
+
+    >>> answers_text(Written(answers=50, truncated=6, unextracted=1))
+    '12 % of answers cut, 2.0 % not found'
+    """
+    told = []
+    if written.truncated:
+        told.append(f"{percent(written.truncated / written.answers)} of answers cut")
+    if written.unextracted:
+        of = "" if told else " of answers"
+        told.append(f"{percent(written.unextracted / written.answers)}{of} not found")
+    return ", ".join(told)
 
 
 def _search(last: dict[str, Any]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+LOW = 0.5  # below, the smooth score is a doubtful guide
+
 
 def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
     """Spearman's rank correlation; ``None`` for fewer than four pairs or where one side is flat."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,10 +13,12 @@ from evomerge.errors import UserError
 from evomerge.space import SearchSpace
 from evomerge.study.baseline import Baseline
 from evomerge.study.config import StudyConfig, seconds
-from evomerge.study.correlation import rank_correlation
+from evomerge.study.correlation import LOW, rank_correlation
 from evomerge.study.ledger import Items
 from evomerge.study.open_study import OpenStudy
 from evomerge.study.pools import generation_items
+
+LEADERS = 24  # leaders of so many last generations say, with the anchors, what correlates
 
 
 def start_optimizer(
@@ -56,6 +59,7 @@ class Generations:
         self._is_stopped = is_stopped
         self._reference = baseline.reference
         self._pairs = baseline.pairs()
+        self._leaders: deque[tuple[float, float]] = deque(maxlen=LEADERS)
 
     def run(self) -> search.Optimizer:
         """Search until trials, time or the optimizer's own ideas are used up."""
@@ -111,6 +115,7 @@ class Generations:
         held = rows[reference]
         at_reference = None if held is None else study.fitness(held, field)
         if ask.fitness is None:
+            self._warn_if_low(correlation, generation)
             study.ledger.log(
                 {
                     "event": "told",
@@ -143,8 +148,23 @@ class Generations:
             value, leader = max(scored, key=lambda pair: (pair[0], -pair[1]))
             rows = study.outcomes([leader], items, "metric", "search")[leader]
             if rows is not None:
-                self._pairs.append((value, study.fitness(rows, "metric")))
-        return rank_correlation(self._pairs)
+                self._leaders.append((value, study.fitness(rows, "metric")))
+        return rank_correlation([*self._pairs, *self._leaders])
+
+    def _warn_if_low(self, correlation: float | None, generation: int) -> None:
+        """Warn once whenever the smooth score stops ranking as the metric does."""
+        record = self._study.record
+        before = record.generations.get(generation - 1)
+        was_low = before is not None and before.correlation is not None and before.correlation < LOW
+        if correlation is None or correlation >= LOW or was_low:
+            return
+        if not any(warning.get("generation") == generation for warning in record.warnings):
+            self._study.ledger.warn(
+                "correlation",
+                f"generation {generation}: the smooth score ranks recipes unlike the metric (rank "
+                f"correlation {correlation:.2f}): consider fitness: metric in a new study",
+                generation=generation,
+            )
 
     def _ended_early(self, ended: Mapping[str, Any] | None) -> str | None:
         """Why no new generation begins; an earlier run's end holds until more is asked for."""

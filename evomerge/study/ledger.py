@@ -53,6 +53,10 @@ class Ledger:
         if self._listener is not None:
             self._listener(event, self.record)
 
+    def warn(self, kind: str, message: str, **about: Any) -> None:
+        """Write down what the user should know while the study goes on."""
+        self.log({"event": "warning", "kind": kind, "message": message, **about})
+
     def close(self) -> None:
         """Close the journal."""
         self._journal.close()

@@ -89,6 +89,7 @@ class Record:
         asks: In the order of asking, anchors included.
         outcomes: By (digest, mode, task, doc id); the first delivery counts, later ones do not.
         races: The ``raced`` events.
+        warnings: The ``warning`` events.
         search_ended: The last ``search_ended`` event, or None.
         verdict: The last ``verdict`` event, or None.
         exported: The last ``exported`` event, or None.
@@ -104,6 +105,7 @@ class Record:
     asks: list[AskRecord] = field(default_factory=list)
     outcomes: OutcomeTable = field(default_factory=OutcomeTable)
     races: list[Event] = field(default_factory=list)
+    warnings: list[Event] = field(default_factory=list)
     search_ended: Event | None = None
     verdict: Event | None = None
     exported: Event | None = None
@@ -146,6 +148,8 @@ class Record:
             case "raced":
                 self.races.append(event)
                 self.phase = "race" if event["winner"] is None else "verdict"
+            case "warning":
+                self.warnings.append(event)
             case "search_ended":
                 self.search_ended = event
             case "verdict":

@@ -14,7 +14,8 @@ def test_the_summary_of_a_finished_study_has_its_numbers():
     assert (found["searched"], found["wanted"]) == (4, 4)
     gain = found["leader"].pop("gain")
     assert abs(gain - 0.275) < 1e-12
-    assert found["leader"] == {"name": "trial 6", "trial": 6, "fitness": 0.875}
+    leader = {"name": "trial 6", "trial": 6, "fitness": 0.875, "answers": ""}
+    assert found["leader"] == leader
     assert found["last"]["best"] == 0.875
     assert found["last"]["median"] == (0.875 + 0.65) / 2
     assert found["last"]["correlation"] == 0.75

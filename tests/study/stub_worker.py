@@ -19,6 +19,8 @@ from typing import Any
 
 DEFAULTS: dict[str, Any] = {
     "documents": 60,  # of each task
+    "contrary": False,  # the smooth score is high where the metric is low
+    "cut": 0.0,  # share of generated answers that run into the limit, and are not extracted
     "signal": 1.0,  # how much of a score is the recipe's quality; 0 is pure chance
     "salt": "",  # of the chance
     "seconds": 0.0,  # that each evaluation takes
@@ -143,7 +145,12 @@ class Stub:
         hard = signal * chance(salt, task, i) + (1 - signal) * chance(salt, task, i, name)
         metric = float(good > hard)
         smooth = good - hard + 0.05 * chance(salt, task, i, name, "smooth")
-        return [task, i, None if mode == "smooth" else metric, smooth, 0, 1]
+        if self.settings["contrary"]:
+            smooth = -smooth
+        if mode == "smooth":
+            return [task, i, None, smooth, 0, 1]
+        cut = TASKS[task] == "generate_until" and chance(salt, i, name) < self.settings["cut"]
+        return [task, i, metric, smooth, int(cut), int(not cut)]
 
     def translate(self, _request: dict[str, Any]) -> dict[str, Any]:
         return {"mergekit": None, "why_not": "the stub speaks no mergekit"}

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evomerge.cli.progress import Progress
 from evomerge.errors import UserError
 from evomerge.recipe import Recipe
+from evomerge.report.page import page
+from evomerge.report.run import Run
+from evomerge.report.status import status_text
 from evomerge.search import GeneticAlgorithm, Optimizer
 from evomerge.study.config import StudyConfig
 from evomerge.study.correlation import rank_correlation
@@ -470,3 +475,42 @@ def test_an_optimizer_that_compares_generations_is_told_how_far_the_anchor_is_be
         assert values == [v - generation.reference for v in generation.fitness]  # type: ignore
         items = {task: list(ids) for task, ids in (generation.items or {}).items()}
         assert [{task: list(s) for task, s in some.items()} for some in scores] == [items] * 4
+
+
+# -- what should make one think --------------------------------------------------------------------
+
+
+def test_a_smooth_score_that_ranks_unlike_the_metric_is_warned_about_once(
+    stub_workers: StubWorkers, tmp_path: Path
+) -> None:
+    stub_workers(contrary=True)
+    Study(stub_config(), tmp_path / "run").optimize()
+    assert all(event["correlation"] < 0.5 for event in events(tmp_path / "run", "told"))
+    (warning,) = events(tmp_path / "run", "warning")
+    assert warning["kind"] == "correlation"
+    assert warning["generation"] == 0
+    assert "rank correlation -" in warning["message"]
+    held = record(tmp_path / "run")
+    assert "smooth score ranks recipes unlike the metric" in status_text(held)
+    assert "unlike the metric" in page(Run.read(tmp_path / "run"))
+
+
+def test_a_smooth_score_that_ranks_as_the_metric_does_is_not_warned_about(tmp_path: Path) -> None:
+    Study(stub_config(), tmp_path / "run").optimize()
+    assert not events(tmp_path / "run", "warning")
+
+
+def test_answers_that_were_cut_are_shown_beside_the_score(
+    stub_workers: StubWorkers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub_workers(cut=0.4)
+    config = stub_config(evaluate={"fitness": "metric"})
+    with Progress(config) as progress:
+        Study(config, tmp_path / "run", progress).optimize(8)
+    told = re.findall(
+        r"best 0\.\d+ \(.*to the best anchor\), ([\d.]+) % of answers cut, \1 % not found",
+        capsys.readouterr().out,
+    )
+    assert len(told) == 2
+    assert all(0 < float(share) < 80 for share in told)
+    assert re.search(r"leader .*% of answers cut", status_text(record(tmp_path / "run")))
