@@ -200,6 +200,9 @@ class StudyConfig:
         space = config.space
         if isinstance(space, str) and (folder / space).is_file():
             space = str((folder / space).resolve())
+        if isinstance(space, Mapping):  # a recipe may name the models as the study does
+            named = {name: absolute(name) for name in (config.base_model, *config.models)}
+            space = _renamed(space, named)
         for shown in config.evaluate.include_path:
             if not (folder / shown).is_dir():
                 raise UserError(f"{where}: evaluate.include_path: {folder / shown} is no folder")
@@ -251,6 +254,15 @@ def _check_evaluate(evaluate: EvaluateConfig, where: str) -> None:
         check_shares(evaluate.items.shares)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """Plain data with some texts in place of others."""
+    if isinstance(value, Mapping):
+        return {key: _renamed(item, names) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_renamed(item, names) for item in value]
+    return names.get(value, value) if isinstance(value, str) else value
 
 
 def _plain(value: Any) -> Any:

@@ -211,3 +211,24 @@ def test_an_adapter_on_a_base_is_named_in_a_mapping_or_with_a_plus(tmp_path: Pat
         f"{base}+org/three",
     )
     assert read(config.to_dict(), tmp_path) == config
+
+
+def test_a_recipe_in_the_file_may_name_models_as_the_study_does(tmp_path: Path) -> None:
+    for name in ("base", "one"):
+        (tmp_path / "zoo" / name).mkdir(parents=True)
+    space = {
+        "merge_method": "task_arithmetic",
+        "base_model": "zoo/base",
+        "models": [{"model": "zoo/one", "parameters": {"weight": "search"}}],
+    }
+    document = {
+        "base_model": "zoo/base",
+        "models": ["zoo/one"],
+        "space": space,
+        "evaluate": {"tasks": ["arc"]},
+    }
+    config = StudyConfig.from_dict(document, tmp_path)
+    assert isinstance(config.space, dict)
+    assert config.space["base_model"] == config.base_model
+    assert config.space["models"][0]["model"] == config.models[0]
+    assert space["base_model"] == "zoo/base", "arguments are left as they were found"

@@ -1,0 +1,286 @@
+"""Writes docs/reference/ from the code while mkdocs builds: study file, commands, methods, spaces.
+
+Nothing that the code says is said again by hand, so it cannot drift.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages."""
+    for path, write in PAGES.items():
+        files.append(File.generated(config, path, content=write()))
+    return files
+
+
+# -- study file ------------------------------------------------------------------------------------
+
+
+def study_file() -> str:
+    """Every key of a study file with its kind, default and meaning."""
+    from evomerge.study.config import StudyConfig
+
+    text = (
+        "# Study file\n\n"
+        "One YAML file says what to search, on what, and for how long. Folders in it are relative "
+        "to the file. Unknown keys are errors; `evomerge check study.yaml` prints the file with "
+        "every default.\n\n"
+    )
+    return text + "\n".join(_section(StudyConfig, ""))
+
+
+def _section(kind: Any, path: str) -> list[str]:
+    lines = [f"## {path}\n\n{_summary(kind)}\n"] if path else []
+    lines += ["| key | kind | default | what it is |", "|---|---|---|---|"]
+    told, hints, inner = attributes(kind), typing.get_type_hints(kind), []
+    for entry in dataclasses.fields(kind):
+        where = f"{path}.{entry.name}".lstrip(".")
+        part = _dataclass_in(hints[entry.name])
+        if part is not None:
+            inner.append((part, where))
+        shown = f"[`{entry.name}`](#{anchor(where)})" if part else f"`{entry.name}`"
+        words = told[entry.name].replace("|", "\\|")
+        lines.append(f"| {shown} | {_kind(hints[entry.name])} | {_default(entry)} | {words} |")
+    lines.append("")
+    for part, where in inner:
+        lines += _section(part, where)
+    return lines
+
+
+def anchor(heading: str) -> str:
+    """The address that the table of contents gives to a heading."""
+    return re.sub(r"[^\w\s-]", "", heading).strip().lower().replace(" ", "-")
+
+
+def attributes(kind: Any) -> dict[str, str]:
+    """What a docstring says under ``Attributes:``, by name; ``{x}`` marks become code.
+
+    >>> class A:
+    ...     '''A thing.
+    ...
+    ...     Attributes:
+    ...         size: How large,
+    ...             in rows.
+    ...         name: ``None`` for none.
+    ...     '''
+    >>> attributes(A)
+    {'size': 'How large, in rows.', 'name': '`None` for none.'}
+    """
+    text = (kind.__doc__ or "").partition("Attributes:\n")[2]
+    found: dict[str, str] = {}
+    indent = len(text) - len(text.lstrip())
+    for line in text.splitlines():
+        if not line.strip():
+            break
+        entry = re.match(rf" {{{indent}}}(\w+): (.*)", line)
+        if entry:
+            found[entry[1]] = entry[2]
+        else:
+            found[list(found)[-1]] += f" {line.strip()}"
+    return {name: code(said) for name, said in found.items()}
+
+
+def code(text: str) -> str:
+    """A docstring's marks as Markdown has them."""
+    return text.replace("``", "`")
+
+
+def _summary(kind: Any) -> str:
+    return code(" ".join((kind.__doc__ or "").partition("\n\n")[0].split()))
+
+
+def _dataclass_in(kind: Any) -> Any:
+    some = [kind, *typing.get_args(kind)]
+    return next((part for part in some if dataclasses.is_dataclass(part)), None)
+
+
+def _kind(kind: Any) -> str:
+    names = {
+        "str": "text",
+        "int": "whole number",
+        "float": "number",
+        "bool": "true or false",
+        "NoneType": "null",
+        "Any": "anything",
+    }
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return " or ".join(f"`{value}`" for value in arguments)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_kind(part) for part in arguments)
+    if origin is tuple:
+        return (
+            "list" if _dataclass_in(arguments[0]) is not None else f"list of {_kind(arguments[0])}"
+        )
+    if origin is not None or dataclasses.is_dataclass(kind):
+        return "mapping"
+    name = getattr(kind, "__name__", str(kind))
+    return names.get(name, "mapping" if name == "Mapping" else name)
+
+
+def _default(entry: Any) -> str:
+    if entry.default is not dataclasses.MISSING:
+        value = entry.default
+        if value is None:
+            return "null"
+        if isinstance(value, bool):
+            return str(value).lower()
+        return "none" if value == () else f"`{value}`"
+    if entry.default_factory is dataclasses.MISSING:
+        return "**required**"
+    return "" if dataclasses.is_dataclass(entry.default_factory) else "none"
+
+
+# -- commands --------------------------------------------------------------------------------------
+
+
+def commands() -> str:
+    """Every command with its arguments."""
+    from evomerge.cli.main import _parser
+
+    lines = [
+        "# Commands\n",
+        "Exit codes: 0 done; 1 a fault of evomerge; 2 yours, told in one line; 130 interrupted and "
+        "resumable.\n",
+    ]
+    subcommands = next(a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
+    helps = {action.dest: action.help or "" for action in subcommands._choices_actions}
+    for name, command in subcommands.choices.items():
+        usage = " ".join(command.format_usage().removeprefix("usage: ").split())
+        lines += [f"## {name}\n", f"{helps[name][:1].upper()}{helps[name][1:]}.\n"]
+        lines += [f"    {usage}\n"]
+        rows = [_argument(action) for action in command._actions if action.dest != "help"]
+        if rows:
+            lines += ["| argument | |", "|---|---|", *rows, ""]
+    return "\n".join(lines)
+
+
+def _argument(action: argparse.Action) -> str:
+    metavar = action.metavar or "/".join(map(str, action.choices or [])) or action.dest.upper()
+    name = ", ".join(action.option_strings) or str(metavar)
+    if action.option_strings and action.nargs != 0:
+        name += f" {metavar}"
+    return f"| `{name}` | {action.help or ''} |".replace("  |", " |")
+
+
+# -- methods, optimizers, spaces -------------------------------------------------------------------
+
+
+def methods() -> str:
+    """Every registered merge method."""
+    from evomerge import methods as registry
+
+    lines = [
+        "# Merge methods\n",
+        "A method is one pure function of tensors; its annotations are its search space. "
+        "`evomerge methods NAME` prints the same. ¹ Not in mergekit, and so not exported to it.\n",
+        "| method | what it does |",
+        "|---|---|",
+    ]
+    specs = sorted(registry.registered(), key=lambda spec: spec.name)
+    for spec in specs:
+        mark = "" if spec.in_mergekit else " ¹"
+        lines.append(f"| [`{spec.name}`](#{anchor(spec.name)}){mark} | {_cell(spec.summary)} |")
+    lines.append("")
+    for spec in specs:
+        lines += _method(spec, registry)
+    return "\n".join(lines)
+
+
+def _method(spec: Any, registry: Any) -> list[str]:
+    base = " besides a base" if spec.takes_base else ""
+    optional = ", which it does without if there is none" if spec.base_optional else ""
+    count = registry.Count(spec.min_models, spec.max_models)
+    lines = [
+        f"## {spec.name}\n",
+        f"{_cell(spec.summary)}\n",
+        f"Merges {count}{base}{optional}. {linked(spec.reference)}\n",
+    ]
+    if spec.parameters:
+        lines += ["| parameter | valid | searched in | default | |", "|---|---|---|---|---|"]
+    for p in spec.parameters:
+        searched = "" if p.low is None else f"[{p.low:g}, {p.high:g}]"
+        each = " (one per model)" if p.per_model else ""
+        default = "**required**" if p.required else f"`{p.default}`"
+        lines.append(
+            f"| `{p.name}`{each} | {_cell(str(p.expected))} | {searched} | {default} "
+            f"| {_cell(p.doc or '')} |"
+        )
+    return [*lines, ""]
+
+
+def linked(reference: str) -> str:
+    """A reference whose address is a link."""
+    return re.sub(r"(https?://[^\s,;]+)", r"<\1>", reference)
+
+
+def _cell(text: str) -> str:
+    return code(" ".join(text.split())).replace("|", "\\|").replace("<", "&lt;")
+
+
+def optimizers() -> str:
+    """Every optimizer with its options."""
+    import inspect
+
+    from evomerge.search import registry
+
+    lines = [
+        "# Optimizers\n",
+        "`search: {optimizer: NAME, options: {…}}`. Each is asked for a generation and told its "
+        "fitness; the same seed and the same answers give the same questions, which is how a "
+        "study resumes.\n",
+    ]
+    for name in sorted(registry.names()):
+        kind = type(registry.create(name))
+        first = (kind.__doc__ or "").partition("\n\n")[0]
+        lines += [f"## {name}\n", f"{code(' '.join(first.split()))}\n"]
+        told = _arguments(kind)
+        rows = [
+            f"| `{p.name}` | `{p.default}` | {_cell(told.get(p.name, ''))} |"
+            for p in inspect.signature(kind).parameters.values()
+            if p.default is not inspect.Parameter.empty
+        ]
+        if rows:
+            lines += ["| option | default | |", "|---|---|---|", *rows, ""]
+    return "\n".join(lines)
+
+
+def _arguments(kind: Any) -> dict[str, str]:
+    """What a class's docstring says under ``Args:``."""
+    return attributes(
+        types.SimpleNamespace(__doc__=(kind.__doc__ or "").replace("Args:\n", "Attributes:\n"))
+    )
+
+
+def spaces() -> str:
+    """Every shipped search space, whole."""
+    from evomerge.space import shipped
+
+    lines = [
+        "# Search spaces\n",
+        "A space is a recipe with holes; these name no models and ship with evomerge. "
+        '`"*"` stands for each of the study\'s models, `"*1"` for the first.\n',
+    ]
+    for name, file in shipped().items():
+        lines += [f"## {name}\n", f"```yaml\n{file.read_text(encoding='utf-8').rstrip()}\n```\n"]
+    return "\n".join(lines)
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "reference/study-file.md": study_file,
+    "reference/commands.md": commands,
+    "reference/methods.md": methods,
+    "reference/optimizers.md": optimizers,
+    "reference/spaces.md": spaces,
+}

@@ -1,0 +1,41 @@
+"""A folder as the documentation's reader has it: models, tasks, a study file, a finished run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evomerge.cli import check, main
+from evomerge.study import study as study_module
+from tests.study.small_study import InProcessPool, real_study
+
+
+@pytest.fixture(scope="session")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """study.yaml, zoo/, tasks/ and runs/one, a finished search of eight trials."""
+    made = real_study(tmp_path_factory.getbasetemp() / "real-study").parent
+    home = tmp_path_factory.mktemp("reader")
+    for folder in ("zoo", "tasks"):
+        (home / folder).symlink_to(made / folder)
+    document = json.loads((made / "study.yaml").read_text())
+    document["search"]["trials"] = 8
+    document["evaluate"]["items"]["per_generation"] = 8
+    (home / "study.yaml").write_text(json.dumps(document))
+    document["search"]["seed"] = 7
+    (home / "other-seed.yaml").write_text(json.dumps(document))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setattr(study_module, "open_pool", InProcessPool)
+        assert main(["search", "study.yaml", "runs/one"]) == 0
+    return home
+
+
+@pytest.fixture
+def at_home(reader: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That folder as the working directory, with a worker in this process."""
+    monkeypatch.chdir(reader)
+    monkeypatch.setattr(study_module, "open_pool", InProcessPool)
+    monkeypatch.setattr(check, "open_pool", InProcessPool)
+    return reader

@@ -1,0 +1,81 @@
+"""The reference pages are written from the code, and say all of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import re
+import subprocess
+import sys
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge import methods
+from evomerge.cli.main import _parser
+from evomerge.study.config import StudyConfig
+
+pytest.importorskip("mkdocs")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def generator() -> Any:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["generate"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def configs(kind: Any) -> list[Any]:
+    found = [kind]
+    for hint in typing.get_type_hints(kind).values():
+        for part in (hint, *typing.get_args(hint)):
+            if dataclasses.is_dataclass(part):
+                found += configs(part)
+    return found
+
+
+def test_every_key_of_a_study_file_is_described(generator: Any) -> None:
+    page = generator.study_file()
+    for kind in configs(StudyConfig):
+        for field in dataclasses.fields(kind):
+            row = re.search(rf"^\| \[?`{field.name}`.*\|$", page, re.M)
+            assert row, f"{kind.__name__}.{field.name}"
+            cells = [cell.strip() for cell in row[0].strip("|").split(" | ")]
+            assert len(cells[-1]) > 10, f"{kind.__name__}.{field.name} has no words"
+
+
+def test_every_method_and_parameter_is_listed(generator: Any) -> None:
+    page = generator.methods()
+    for spec in methods.registered():
+        section = page.partition(f"\n## {spec.name}\n")[2].partition("\n## ")[0]
+        assert spec.reference.split(",")[0] in section
+        for parameter in spec.parameters:
+            assert f"\n| `{parameter.name}`" in section
+
+
+def test_every_command_is_listed_with_its_options(generator: Any) -> None:
+    page = generator.commands()
+    for name in _parser()._subparsers._group_actions[0].choices:  # type: ignore[union-attr, call-overload]
+        assert f"\n## {name}\n" in page
+    assert "`--deadline DEADLINE`" in page
+
+
+@pytest.mark.slow
+def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", tmp_path / "site"],
+        cwd=ROOT,
+        check=True,
+    )
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert len(pages) > 10
+    for page in pages:
+        loaded = re.findall(r'(?:src|href)="(https?://[^"]+\.(?:js|css|woff2?))"', page.read_text())
+        assert loaded == []
