@@ -15,18 +15,40 @@ def check_compatible(base: Checkpoint, other: Checkpoint) -> None:
     """
     wrong = []
     for name, info in base.tensors.items():
-        held = other.tensors.get(name) or other.tensors.get(tied_partner(name, other.tensors) or "")
+        held = other.tensors.get(name) or other.tensors.get(tied_tensor(name, other) or "")
         if held is None:
             wrong.append(f"{name} is missing")
         elif held.shape != info.shape:
             wrong.append(f"{name} is {list(held.shape)}, expected {list(info.shape)}")
     for name in other.tensors:
-        if name not in base.tensors and tied_partner(name, base.tensors) is None:
+        own = other.config.get("tie_word_embeddings") is False  # a head that the base cannot hold
+        if name not in base.tensors and (own or tied_tensor(name, base) is None):
             wrong.append(f"{name} is not in the base")
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise UserError(
             f"{other.folder}: does not match {base.folder}: {'; '.join(wrong[:5])}{more}"
+        )
+
+
+def tied_tensor(name: str, model: Checkpoint) -> str | None:
+    """The tensor that stands for one that a model lacks, if its embeddings may be tied."""
+    if model.config.get("tie_word_embeddings") is False:
+        return None
+    return tied_partner(name, model.tensors)
+
+
+def check_same_kind(base: Checkpoint, other: Checkpoint) -> None:
+    """Refuse a pair of two model types, whose equal names are not the same thing.
+
+    Raises:
+        UserError: Both say what they are, and differ.
+    """
+    ours, theirs = base.config.get("model_type"), other.config.get("model_type")
+    if ours != theirs and None not in (ours, theirs):
+        raise UserError(
+            f"{other.folder}: its model_type is {theirs!r}, that of {base.folder} {ours!r}; models "
+            "of two architectures are not merged"
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from evomerge import yaml_file
 from evomerge.errors import UserError
+from evomerge.partial import write_text
 
 
 def import_file(file: Path, out: Path | None, include_path: Sequence[Path] = ()) -> None:
@@ -40,11 +41,10 @@ def import_file(file: Path, out: Path | None, include_path: Sequence[Path] = ())
     if out is None:
         print(text, end="")
         return
+    if out.exists():
+        raise UserError(f"{out}: already exists; name another place or remove it")
     try:
-        with out.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError:
-        raise UserError(f"{out}: already exists; name another place or remove it") from None
+        write_text(out, text)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from None
     print("".join(f"note: {note}\n" for note in notes) + f"wrote {out}, a {kind}")

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoint import Checkpoint
+from evomerge.checkpoint.document import read_json
+from evomerge.errors import UserError
 from evomerge.recipe import Recipe
 
 _NAMED = Path(__file__).with_name("chat_templates")
@@ -52,7 +54,7 @@ def write_chat_template(template: str, folder: Path) -> None:
 
 def _settings(folder: Path) -> dict[str, Any]:
     file = folder / "tokenizer_config.json"
-    settings: dict[str, Any] = {}
-    if file.is_file():
-        settings = json.loads(file.read_text(encoding="utf-8"))
+    settings = read_json(file) if file.is_file() else {}
+    if not isinstance(settings, dict):
+        raise UserError(f"{file}: expected a JSON object")
     return settings

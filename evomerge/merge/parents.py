@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from evomerge.checkpoint import Checkpoint, check_compatible, check_same_tokens
+from evomerge.checkpoint import Checkpoint, check_compatible, check_same_kind, check_same_tokens
 from evomerge.errors import UserError
 from evomerge.merge.plan import Ref
 from evomerge.merge.vocabulary import aligned
@@ -35,6 +35,7 @@ class Parents:
         """
         donor = self.opened[recipe.donor]
         for checkpoint in self.opened.values():
+            check_same_kind(donor, checkpoint)
             if recipe.vocabulary is None:
                 check_same_tokens(donor, checkpoint)
         self.checkpoints, self._kept = aligned(recipe, self.opened), {}

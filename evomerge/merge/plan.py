@@ -8,7 +8,7 @@ from typing import Any
 
 from evomerge import methods
 from evomerge.architecture import Place, layer_count, place, renumbered, tied_partner, with_layers
-from evomerge.checkpoint import Checkpoint
+from evomerge.checkpoint import Checkpoint, tied_tensor
 from evomerge.errors import UserError
 from evomerge.levels import Level, Levels, levels_of, position, settle
 from evomerge.recipe import Recipe, Slice
@@ -165,7 +165,7 @@ def _ref(model: str, name: str, checkpoints: Mapping[str, Checkpoint]) -> Ref:
     tensors = checkpoints[model].tensors
     if name in tensors:
         return Ref(model, name)
-    partner = tied_partner(name, tensors)
+    partner = tied_tensor(name, checkpoints[model])
     if partner is None:
         raise UserError(f"{model}: it has no tensor {name}, which the recipe needs")
     return Ref(model, partner)

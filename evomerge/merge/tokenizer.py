@@ -16,6 +16,8 @@ from typing import Any
 
 from evomerge.architecture import vocabulary_size
 from evomerge.checkpoint import Checkpoint
+from evomerge.checkpoint.document import read_json
+from evomerge.checkpoint.vocabulary import read_tokenizer
 from evomerge.errors import UserError
 from evomerge.merge.chat import chat_template, write_chat_template
 from evomerge.recipe import Recipe
@@ -45,7 +47,7 @@ class MergedTokenizer:
                 shutil.copyfile(file, folder / file.name)
         if not self.added:
             return
-        document = _read(self.donor)
+        document = read_tokenizer(self.donor.folder)
         replaced = {entry["id"] for entry in self.added}
         kept = [e for e in document.get("added_tokens", []) if e["id"] not in replaced]
         document["added_tokens"] = sorted([*kept, *self.added], key=lambda entry: int(entry["id"]))
@@ -54,7 +56,7 @@ class MergedTokenizer:
         )
         settings = folder / "tokenizer_config.json"
         if settings.is_file():
-            held = json.loads(settings.read_text(encoding="utf-8"))
+            held = read_json(settings)
             if isinstance(held.get("added_tokens_decoder"), dict):  # as transformers 4 wrote it
                 for entry in self.added:
                     own = {key: value for key, value in entry.items() if key != "id"}
@@ -104,10 +106,11 @@ def merged_tokenizer(
 
     if rule.source == "union":
         others = [checkpoints[name] for name in recipe.model_names if name != recipe.donor]
+        vocabularies = [vocabulary_of(other) for other in others]
         known = {entry["content"] for entry in _added_tokens(donor)}
         foreign = {e["content"]: e for other in others for e in reversed(_added_tokens(other))}
-        for other in others:
-            for token in sorted(vocabulary_of(other), key=vocabulary_of(other).__getitem__):
+        for vocabulary in vocabularies:
+            for token in sorted(vocabulary, key=vocabulary.__getitem__):
                 if token not in tokens and token not in foreign:
                     add(token, {**_PLAIN, "special": False})
         for other in others:
@@ -143,11 +146,5 @@ def vocabulary_of(checkpoint: Checkpoint) -> dict[str, int]:
 
 
 def _added_tokens(checkpoint: Checkpoint) -> Sequence[Mapping[str, Any]]:
-    entries: list[dict[str, Any]] = _read(checkpoint).get("added_tokens", [])
+    entries: list[dict[str, Any]] = read_tokenizer(checkpoint.folder).get("added_tokens", [])
     return sorted(entries, key=lambda entry: int(entry["id"]))
-
-
-def _read(checkpoint: Checkpoint) -> dict[str, Any]:
-    text = (checkpoint.folder / "tokenizer.json").read_text(encoding="utf-8")
-    document: dict[str, Any] = json.loads(text)  # once read as its vocabulary, so it is an object
-    return document

@@ -20,11 +20,10 @@ from evomerge import methods
 from evomerge.architecture import (
     has_row_per_token,
     place,
-    tied_partner,
     vocabulary_size,
     with_vocabulary_size,
 )
-from evomerge.checkpoint import Checkpoint, Factors, TensorInfo
+from evomerge.checkpoint import Checkpoint, Factors, TensorInfo, tied_tensor
 from evomerge.checkpoint.header import DTYPES
 from evomerge.errors import UserError
 from evomerge.merge.tokenizer import MergedTokenizer, merged_tokenizer, vocabulary_of
@@ -232,14 +231,14 @@ class _Aligned:
 
     def _info(self, model: str, name: str) -> TensorInfo:
         tensors = self.checkpoints[model].tensors
-        held = name if name in tensors else tied_partner(name, tensors)
+        held = name if name in tensors else tied_tensor(name, self.checkpoints[model])
         if held is None:
             raise UserError(f"{model}: it has no tensor {name}, which the recipe needs")
         return tensors[held]
 
     def _foreign(self, model: str, name: str) -> Tensor:
         checkpoint = self.checkpoints[model]
-        held = name if name in checkpoint.tensors else tied_partner(name, checkpoint.tensors)
+        held = name if name in checkpoint.tensors else tied_tensor(name, checkpoint)
         assert held is not None, f"{model} has no {name}"
         return checkpoint.tensor(held)
 

@@ -16,7 +16,7 @@ import torch
 
 from evomerge import faults, merge, mergekit
 from evomerge.architecture import layer_count
-from evomerge.checkpoint import check_compatible, check_same_tokens
+from evomerge.checkpoint import check_compatible, check_same_kind, check_same_tokens
 from evomerge.errors import UserError
 from evomerge.evaluate.harness import Harness
 from evomerge.evaluate.model import load_model, load_tokenizer
@@ -67,6 +67,7 @@ class Evaluator:
         """Check parents and tasks, and say what there is to know about them."""
         base = self.parents.checkpoints[self.config.base_model]
         for checkpoint in self.parents.checkpoints.values():
+            check_same_kind(base, checkpoint)
             check_compatible(base, checkpoint)
             check_same_tokens(base, checkpoint)
         if "recipe" in request:
