@@ -42,8 +42,10 @@ def slerp(base: Tensor, models: Annotated[Sequence[Tensor], Count(1, 1)], t: Fra
         return base.clone()
     if t == 1:
         return model.clone()
-    cosine = _cosine(base.reshape(-1), model.reshape(-1))  # ()
-    fraction = torch.tensor(t, dtype=base.dtype, device=base.device)
+    # In half precision .9995 would be 1, which no cosine exceeds.
+    precise = torch.promote_types(base.dtype, torch.float32)
+    cosine = _cosine(base.reshape(-1), model.reshape(-1)).to(precise)  # ()
+    fraction = torch.tensor(t, dtype=precise, device=base.device)
     straight = cosine.abs() > _PARALLEL
     angle = torch.acos(cosine)
     sine = torch.sin(angle)

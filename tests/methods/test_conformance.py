@@ -120,6 +120,47 @@ def test_models_equal_to_the_base_merge_to_it_under_the_defaults(method, seed, s
 
 
 @methods
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_zeros_merge_to_zeros_to_the_bit(method, shape):
+    n_models = model_count(method)
+    zeros = torch.zeros(shape)
+    parameters = settings(method, n_models, seed=1)
+    merged = method.apply(zeros, [zeros.clone() for _ in range(n_models)], parameters, chance())
+    assert torch.equal(merged, zeros)
+
+
+@methods
+def test_at_both_ends_of_what_each_parameter_may_be_the_result_is_finite(method):
+    n_models = model_count(method)
+    base, models = tensors((6, 11), n_models, seed=0)
+    for parameter in method.parameters:
+        low, high = parameter.valid_low, parameter.valid_high
+        ends = [-1e6 if low is None else low, 1e6 if high is None else high]
+        if parameter.kind == "int":
+            ends = [int(low or 1), 1000]
+        for end in parameter.choices or ends:
+            values = settings(method, n_models, seed=0)
+            values[parameter.name] = [end] * n_models if parameter.per_model else end
+            merged = method.apply(base, models, values, chance())
+            assert bool(torch.isfinite(merged).all()), (parameter.name, end)
+
+
+@methods
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_gives_float32s_numbers_but_where_an_element_is_chosen_otherwise(
+    method, dtype
+):
+    n_models = model_count(method)
+    base, models = tensors((16, 24), n_models, 0, dtype)
+    parameters = settings(method, n_models, 0)
+    merged = method.apply(base, models, parameters, chance())
+    exact = method.apply(base.float(), [m.float() for m in models], parameters, chance())
+    assert merged.dtype == dtype
+    near = torch.isclose(merged.float(), exact, rtol=8 * torch.finfo(dtype).eps, atol=0.05)
+    assert float(near.float().mean()) > 0.9  # equal magnitudes at a threshold: either may be kept
+
+
+@methods
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_same_call_gives_the_same_bits(method, seed):
     n_models = model_count(method)

@@ -1,0 +1,68 @@
+"""Every registered method in a whole merge; no method is named here."""
+
+import pytest
+import torch
+
+from evomerge.merge import Parents, plan, tensors
+from evomerge.methods import CounterRandom, registered
+from evomerge.recipe import Recipe
+from tests.models import load, make_family
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@pytest.fixture(scope="module", params=[*DTYPES, "tied"])
+def family(request, tmp_path_factory):
+    """A base and three models near it, stored in each dtype, and with tied embeddings."""
+    tied = request.param == "tied"
+    dtype = "float32" if tied else request.param
+    folder = tmp_path_factory.mktemp(request.param)
+    return make_family(folder, names="abc", layers=2, dtype=dtype, tied=tied)
+
+
+def recipe_of(method, family):
+    """As many models as the method takes up to three; by depth and by name where it can be."""
+    count = max(method.min_models, min(3, method.max_models or 3))
+    own, shared = {}, {}
+    for parameter in method.parameters:
+        if parameter.kind != "float" or not (parameter.required or parameter.per_model):
+            continue
+        low, high = parameter.low, parameter.high
+        middle = low + 0.6 * (high - low)
+        by_depth = [low + 0.4 * (high - low), middle]
+        setting = [{"filter": "mlp", "value": by_depth}, {"value": middle}]
+        (own if parameter.per_model else shared)[parameter.name] = setting
+    models = [{"model": family[name], "parameters": own} for name in "abc"[:count]]
+    document = {"merge_method": method.name, "models": models, "parameters": shared, "seed": 3}
+    return Recipe.from_dict({**document, "base_model": family["base"]})
+
+
+def value(parameter, name):
+    """What a tensor's parameter is: 0.4 at the first layer's mlp, 0.6 at the last's, and elsewhere.
+
+    mergekit's rule: a gradient runs from the first layer (0) to the last (1).
+    """
+    share = 0.4 if "layers.0.mlp" in name else 0.6
+    return parameter.low + share * (parameter.high - parameter.low)
+
+
+@pytest.mark.parametrize("method", registered(), ids=lambda method: method.name)
+def test_a_merge_is_the_method_on_float32_cast_once(method, family):
+    recipe = recipe_of(method, family)
+    parents = Parents(recipe.model_names)
+    parents.check(recipe)
+    merged = dict(tensors(plan(recipe, parents.checkpoints), parents))
+    base, *models = [load(family["base"]), *(load(entry.model) for entry in recipe.models)]
+    assert set(merged) == set(base)  # of tied embeddings one tensor
+    settable = recipe.models[0].parameters.keys() | recipe.parameters.keys()
+    for name, tensor in merged.items():
+        parameters = {}
+        for parameter in method.parameters:
+            if parameter.name in settable:
+                one = value(parameter, name)
+                parameters[parameter.name] = [one] * len(models) if parameter.per_model else one
+        random = CounterRandom(3, name) if method.stochastic else None
+        inputs = [model[name].float() for model in models]
+        expected = method.apply(base[name].float(), inputs, parameters, random)
+        assert tensor.dtype == torch.float32, name  # what a recipe without dtypes writes
+        assert torch.equal(tensor, expected), name

@@ -1,0 +1,75 @@
+"""Gradients and filters resolved by mergekit 0.1.5 and by us."""
+
+import json
+import os
+import random
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from evomerge.recipe import resolve
+from tests.peer.test_mergekit_yaml import quiet_environment
+
+pytestmark = [
+    pytest.mark.peer,
+    pytest.mark.skipif(
+        not os.environ.get("MERGEKIT_PYTHON"),
+        reason="MERGEKIT_PYTHON names no interpreter that has mergekit 0.1.5",
+    ),
+]
+NAMES = [
+    "model.embed_tokens.weight",
+    "model.layers.1.self_attn.q_proj.weight",
+    "model.layers.11.mlp.up_proj.weight",
+    "model.norm.weight",
+    "lm_head.weight",
+]
+FILTERS = ["mlp", "self_attn", "layers.1.", "layers.1", "norm", "*", "", None, "Weight", "lm_head"]
+
+
+def setting(draw):
+    kind = draw.randrange(5)
+    number = draw.choice([draw.uniform(-1, 2), draw.randint(0, 3)])
+    if kind == 0:
+        return number
+    if kind == 1:
+        return [draw.uniform(-1, 2) for _ in range(draw.randint(1, 5))]
+    if kind == 2:
+        return draw.choice([True, False, [True, False], [False, True, True]])
+    values = [[draw.random() for _ in range(draw.randint(1, 3))], number]
+    cases = [
+        {"value": draw.choice(values), "filter": draw.choice(FILTERS)}
+        for _ in range(draw.randint(1, 4))
+    ]
+    return cases[0] if kind == 3 else cases
+
+
+def test_every_setting_is_resolved_as_mergekit_resolves_it():
+    draw = random.Random(5)
+    positions = [0.0, 1.0, 1 / 3, 0.5, 0.999]
+    cases = [(setting(draw), draw.choice(NAMES), draw.choice(positions)) for _ in range(2000)]
+    script = Path(__file__).with_name("resolve_settings.py")
+    done = subprocess.run(
+        [os.environ["MERGEKIT_PYTHON"], str(script)],
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=quiet_environment(),
+        check=True,
+    )
+    theirs = json.loads(done.stdout)
+    different = [
+        (case, found, its)
+        for case, its in zip(cases, theirs, strict=True)
+        if (found := ours(*case)) != its or type(found) is not type(its)
+    ]
+    assert not different[:3]
+    assert None in theirs
+    assert True in [value for value in theirs if isinstance(value, bool)]
+
+
+def ours(held, name, position):
+    """The value after reading, which makes a list of a lone condition."""
+    return resolve([held] if isinstance(held, dict) else held, name, position)
