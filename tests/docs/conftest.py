@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from evomerge.cli import check, main
 from evomerge.study import study as study_module
 from tests.study.small_study import InProcessPool, real_study
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +22,9 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("reader")
     for folder in ("zoo", "tasks"):
         (home / folder).symlink_to(made / folder)
+    page = DOCS / "how-to" / "mergekit.md"
+    for name, text in re.findall(r"```\w+\n# (\S+\.yml)\n(.*?)```", page.read_text(), re.S):
+        (home / name).write_text(text)
     document = json.loads((made / "study.yaml").read_text())
     document["search"]["trials"] = 8
     document["evaluate"]["items"]["per_generation"] = 8

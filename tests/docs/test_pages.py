@@ -82,7 +82,13 @@ def run_page(page: Path, slow: bool) -> int:
     return count
 
 
-QUICK = ["index", "quick-start", "resume", "watch-and-log"]  # the other pages' are run at night
+QUICK = [
+    "index",
+    "quick-start",
+    "resume",
+    "watch-and-log",
+    "mergekit",
+]  # the other pages' are run at night
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.stem in QUICK], ids=lambda p: p.stem)
@@ -130,3 +136,16 @@ def test_every_comment_before_a_block_is_one_that_is_understood() -> None:
     for page in PAGES:
         for block in blocks(page, "bash", "python"):
             assert re.match(r"^$|slow$|not run here: \w|fails with: \w", block.note), block.note
+
+
+def test_the_comparison_of_methods_has_a_row_for_each_and_knows_what_mergekit_has() -> None:
+    from evomerge.methods import registered
+
+    rows = {}
+    for line in (DOCS / "methods.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if line.startswith("| `"):
+            rows |= dict.fromkeys(re.findall(r"`(\w+)`", cells[1]), cells[2])
+    assert {name: told != "–" for name, told in rows.items()} == {
+        method.name: method.in_mergekit for method in registered()
+    }
