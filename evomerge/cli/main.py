@@ -129,6 +129,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     watch.set_defaults(run=_watch)
 
+    dashboard = commands.add_parser(
+        "dashboard", help="Optuna's dashboard on a run, on this machine"
+    )
+    dashboard.add_argument("directory", type=Path, metavar="RUN")
+    dashboard.add_argument("--port", type=_port, default=8080, help="on 127.0.0.1 (default 8080)")
+    dashboard.add_argument(
+        "--export", metavar="URL", help="copy to this Optuna storage instead, e.g. sqlite:///x.db"
+    )
+    dashboard.set_defaults(run=_dashboard)
+
     report = commands.add_parser("report", help="write a run's report.html")
     report.add_argument("directory", type=Path, metavar="RUN")
     report.add_argument("--out", type=Path, metavar="FILE", help="default RUN/report.html")
@@ -186,6 +196,13 @@ def _count(text: str) -> int:
     return number
 
 
+def _port(text: str) -> int:
+    number = _count(text)
+    if number > 65535:
+        raise argparse.ArgumentTypeError(f"expected a port of at most 65535, but got {text}")
+    return number
+
+
 def _seconds(text: str) -> float:
     try:
         number = float(text)
@@ -231,6 +248,15 @@ def _watch(arguments: argparse.Namespace) -> None:
     from evomerge.cli.watch import watch
 
     watch(arguments.directory, arguments.every)
+
+
+def _dashboard(arguments: argparse.Namespace) -> None:
+    from evomerge.cli.dashboard import export, serve
+
+    if arguments.export is None:
+        serve(arguments.directory, arguments.port)
+    else:
+        print(f"{export(arguments.directory, arguments.export)} trials in {arguments.export}")
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -11,7 +11,6 @@ from rich.text import Text
 from evomerge.report import Pace, summary
 from evomerge.report.numbers import duration, percent
 from evomerge.report.status import baseline_text, failures_text, leader_text, phase_text
-from evomerge.study.correlation import LOW
 from evomerge.study.record import Record
 
 
@@ -36,8 +35,8 @@ def panel(record: Record, pace: Pace, wanted: int | None, deadline: float | None
         table.add_row("anchors", Text(baseline_text(s["baseline"])))
     table.add_row("speed", Text(speed(record, pace)))
     table.add_row("failures", Text(failures_text(s["failures"])))
-    for warning in warnings(record):
-        table.add_row("warning", Text(warning, style="yellow"))
+    for warning in record.warnings[-2:]:
+        table.add_row("warning", Text(warning["message"], style="yellow"))
     table.add_row("time", Text(_time(pace, wanted, deadline, _workers(record))))
     return table
 
@@ -50,17 +49,6 @@ def speed(record: Record, pace: Pace) -> str:
     if total:
         told.append(f"{percent(record.seconds['forward'] / total)} of worker time in the model")
     return ", ".join(told) or "not known yet"
-
-
-def warnings(record: Record) -> list[str]:
-    """What of the last generation should make one think."""
-    told = [ask for ask in record.generations.values() if ask.correlation is not None]
-    if not told or (told[-1].correlation or 0.0) >= LOW:
-        return []
-    return [
-        f"rank correlation of the smooth score with the metric is {told[-1].correlation:.2f}: "
-        "consider fitness: metric"
-    ]
 
 
 def _rate(rate: float) -> str:
