@@ -11,6 +11,8 @@ from evomerge.report.heldout import entrants
 from evomerge.report.numbers import interval, number, percent, plural
 from evomerge.report.race_table import last_race
 from evomerge.report.run import Run
+from evomerge.study.control import compare_arms
+from evomerge.study.inflation import winner_inflation
 from evomerge.study.objective import fitness
 from evomerge.study.record import TrialRecord
 from evomerge.study.verdict import compare
@@ -18,7 +20,34 @@ from evomerge.study.verdict import compare
 
 def section(run: Run) -> dict[str, Any]:
     """Truncation and extraction per entrant; the winner's gain stage by stage."""
-    return {"flags": _flags(run), **_gains(run)}
+    return {"flags": _flags(run), "luck": _luck(run), "control": _control(run), **_gains(run)}
+
+
+def _luck(run: Run) -> str | None:
+    """How much of the best search score is expected to be luck, in a sentence."""
+    found = winner_inflation(run.record)
+    if found is None:
+        return None
+    return (
+        f"The best of {found['candidates']:,} candidates on {found['items']:,} items each is "
+        f"expected to be {number(found['expected'])} above its true fitness: scores differ by "
+        f"{number(found['spread'])} within a generation, {number(found['noise'])} of it is chance "
+        "of the items. Race and verdict look at other items."
+    )
+
+
+def _control(run: Run) -> str | None:
+    """The optimizer next to trials drawn at random, in a sentence."""
+    found = compare_arms(run.record)
+    if found is None:
+        return None
+    best, theirs = (number(found[key], sign=True) for key in ("optimizer_best", "best"))
+    means = [number(found[key], sign=True) for key in ("optimizer_mean", "mean")]
+    return (
+        f"{plural(found['trials'], 'trial')} drawn at random on the same items: mean gain over the "
+        f"reference {means[1]}, best {theirs}; the optimizer's trials: mean {means[0]}, best of as "
+        f"many {best}."
+    )
 
 
 def _flags(run: Run) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from evomerge.report.numbers import duration, number, percent, plural
+from evomerge.study.control import compare_arms
 from evomerge.study.objective import fitness
 from evomerge.study.outcome_table import Written
 from evomerge.study.record import AskRecord, Record, TrialRecord
@@ -22,7 +23,7 @@ def summary(record: Record) -> dict[str, Any]:
         ``last`` {generation, best, median, reference, gain, correlation} of the last generation
         told; ``baseline``, see `baseline`; ``failures``, how many trials failed by kind;
         ``seconds``, ``forward_share``, ``item_evaluations``; ``verdict``, its sentence or None;
-        ``exported``, whether the result is written.
+        ``exported``, whether the result is written; ``control``, see `control.compare_arms`.
     """
     status = record.status()
     generations = record.generations
@@ -44,6 +45,7 @@ def summary(record: Record) -> dict[str, Any]:
         "item_evaluations": record.item_evaluations,
         "verdict": (record.verdict or {}).get("sentence"),
         "exported": record.exported is not None,
+        "control": compare_arms(record),
     }
 
 
@@ -81,6 +83,8 @@ def status_text(record: Record) -> str:
         lines.append(("leader", leader_text(s["leader"])))
     if s["last"]:
         lines.append(("search", _search(s["last"])))
+    if s["control"]:
+        lines.append(("random", control_text(s["control"])))
     share = "" if s["forward_share"] is None else f", {percent(s['forward_share'])} of it forward"
     spent = f"{duration(s['seconds']['total'])} of workers' time{share}"
     lines.append(("cost", f"{spent}; {plural(s['item_evaluations'], 'item evaluation')}"))
@@ -122,6 +126,12 @@ def _last(ask: AskRecord) -> dict[str, Any]:
         "gain": None if best is None or ask.reference is None else best - ask.reference,
         "correlation": ask.correlation,
     }
+
+
+def control_text(found: dict[str, Any]) -> str:
+    """The control arm of a `summary` in words."""
+    best, theirs = (number(found[key], sign=True) for key in ("optimizer_best", "best"))
+    return f"{plural(found['trials'], 'trial')}, best gain {theirs}; optimizer, of as many {best}"
 
 
 def phase_text(s: dict[str, Any]) -> str:

@@ -95,6 +95,8 @@ class SearchConfig:
         seed: Of the optimizer, the item pools and the methods that drop at random.
         population: Recipes in a generation; ``None`` leaves it to the optimizer.
         deadline: How long a session may take, race and verdict included, e.g. ``8h``.
+        random_share: Share of the trials that is drawn at random, as a control arm that the report
+            shows next to the optimizer.
         options: Passed to the optimizer, e.g. ``{sigma: 0.1}``.
     """
 
@@ -103,6 +105,7 @@ class SearchConfig:
     seed: int = 0
     population: int | None = None
     deadline: str | None = None
+    random_share: float = 0.05
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -187,6 +190,11 @@ class StudyConfig:
         if config.search.trials < 1:
             raise UserError(
                 f"{where}: search.trials: expected at least 1, got {config.search.trials}"
+            )
+        if not 0 <= config.search.random_share <= 0.5:
+            raise UserError(
+                f"{where}: search.random_share: expected a share from 0 to 0.5, "
+                f"but got {config.search.random_share}"
             )
         if config.workers.count < 1 or config.workers.threads < 1 or config.workers.gpus < 0:
             raise UserError(

@@ -13,6 +13,7 @@ from evomerge.errors import UserError
 from evomerge.space import SearchSpace
 from evomerge.study.baseline import Baseline
 from evomerge.study.config import StudyConfig, seconds
+from evomerge.study.control import ControlArm
 from evomerge.study.correlation import LOW, rank_correlation
 from evomerge.study.ledger import Items
 from evomerge.study.open_study import OpenStudy
@@ -65,6 +66,8 @@ class Generations:
         """Search until trials, time or the optimizer's own ideas are used up."""
         study, told = self._study, self._study.config.search
         optimizer = start_optimizer(study.config, study.space, self._baseline.start())
+        share = told.random_share if optimizer.adapts else 0.0
+        control = ControlArm(study.space.dimensions, study.seed, share)
         asked, generation, reason = 0, 0, "trials"
         ended = study.record.search_ended
         while True:
@@ -79,8 +82,9 @@ class Generations:
                     reason = early
                     break
             points = optimizer.ask()
-            asked += len(points)
-            optimizer.tell(points, *self._generation(optimizer, generation, points))
+            extra = control.points(len(points))
+            asked += len(points) + len(extra)
+            optimizer.tell(points, *self._generation(optimizer, generation, points, extra))
             self._check_that_some_live(generation)
             generation += 1
         if ended is None or (ended["trials"], ended["wanted"]) != (asked, told.trials):
@@ -89,7 +93,11 @@ class Generations:
         return optimizer
 
     def _generation(
-        self, optimizer: search.Optimizer, generation: int, points: Sequence[Point]
+        self,
+        optimizer: search.Optimizer,
+        generation: int,
+        points: Sequence[Point],
+        extra: Sequence[Point],
     ) -> tuple[list[float | None], list[search.ItemScores | None]]:
         """Score one generation and write down its fitness; returns what the optimizer is told.
 
@@ -103,9 +111,9 @@ class Generations:
             study.seed,
             0 if optimizer.same_items else generation,
         )
-        recipes = [study.space.fill(point) for point in points]
+        recipes = [study.space.fill(point) for point in (*points, *extra)]
         if generation not in study.record.generations:
-            study.ask_generation(generation, points, recipes, items)
+            study.ask_generation(generation, (*points, *extra), recipes, items, len(extra))
         ask = study.record.generations[generation]
         study.check_same(ask.trials, recipes, f"generation {generation}, trial")
         field = study.config.evaluate.fitness
@@ -129,8 +137,9 @@ class Generations:
                     "correlation": correlation,
                 }
             )
+        values = values[: len(points)]
         scores: list[search.ItemScores | None] = [
-            study.item_scores(rows[number], field) for number in ask.trials
+            study.item_scores(rows[number], field) for number in ask.trials[: len(points)]
         ]
         if optimizer.compares_generations and at_reference is not None:
             return [None if v is None else v - at_reference for v in values], scores

@@ -11,6 +11,7 @@ from evomerge.errors import UserError
 from evomerge.recipe import Recipe
 from evomerge.space import SearchSpace
 from evomerge.study.config import StudyConfig
+from evomerge.study.control import KIND as RANDOM
 from evomerge.study.ledger import Items, Ledger
 from evomerge.study.objective import Row, fitness, item_scores
 from evomerge.study.record import Record
@@ -99,12 +100,14 @@ class OpenStudy:
         points: Sequence[Point],
         recipes: Sequence[Recipe],
         items: Items | None,
+        n_random: int = 0,
     ) -> None:
-        """Write down a generation of the search."""
+        """Write down a generation of the search, the last `n_random` of it the control arm's."""
         first = self.record.next_number
+        kinds = ["trial"] * (len(points) - n_random) + [RANDOM] * n_random
         asked = [
-            ("trial", f"trial {first + i}", point, recipe)
-            for i, (point, recipe) in enumerate(zip(points, recipes, strict=True))
+            (kind, f"{'random ' * (kind == RANDOM)}trial {first + i}", point, recipe)
+            for i, (kind, point, recipe) in enumerate(zip(kinds, points, recipes, strict=True))
         ]
         self.ask(asked, generation, items)
 
