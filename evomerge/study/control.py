@@ -32,12 +32,16 @@ class ControlArm:
         self._drawn.start(dimensions, seed + _SEED)
         self._draw()  # its first point is the space's own start, which is not random
         self._per_trial = share / (1 - share)
-        self._owed, self._given = 0.0, 0
+        self._others, self._given = 0, 0
+
+    def due(self, n_others: int) -> int:
+        """How many are due with the next `n_others` trials of the optimizer."""
+        return math.floor(self._per_trial * (self._others + n_others) + 1e-9) - self._given
 
     def points(self, n_others: int) -> list[Point]:
         """What is asked besides `n_others` trials of the optimizer."""
-        self._owed += self._per_trial * n_others
-        new = math.floor(self._owed + 1e-9) - self._given
+        new = self.due(n_others)
+        self._others += n_others
         self._given += new
         return [self._draw() for _ in range(new)]
 

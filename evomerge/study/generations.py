@@ -74,7 +74,8 @@ class Generations:
             if optimizer.stopped:
                 reason = optimizer.stopped
                 break
-            if generation and asked + optimizer.population > told.trials:
+            next_up = optimizer.population + control.due(optimizer.population)
+            if generation and asked + next_up > told.trials:
                 break
             if generation not in study.record.generations:
                 early = self._ended_early(ended)

@@ -71,11 +71,11 @@ def largest_of(n: int) -> float:
 
 def noise_of_means(table: Floats) -> float:
     """Variance of a row's mean that neither rows nor columns explain, for (candidates, items)."""
-    rows, columns = table.shape
+    rows, columns = len(table), len(table.T)
     if rows < 2 or columns < 2:
         return 0.0
     left = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
-    return float((left**2).sum()) / ((rows - 1) * (columns - 1)) / columns
+    return float(np.square(left).sum()) / ((rows - 1) * (columns - 1)) / columns
 
 
 def _variances(record: Record, ask: AskRecord, field: Any) -> tuple[float, float] | None:

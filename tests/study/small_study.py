@@ -41,7 +41,13 @@ def stub_document(**sections: Any) -> dict[str, Any]:
             "batch_size": 2,  # so shards have 16 items, and every candidate several of them
             "items": {"per_generation": 12},
         },
-        "search": {"optimizer": "catcma", "trials": 16, "population": 4, "seed": 1},
+        "search": {
+            "optimizer": "catcma",
+            "trials": 16,
+            "population": 4,
+            "seed": 1,
+            "random_share": 0.0,
+        },
         "workers": {"count": 2},
     }
     for key, value in sections.items():

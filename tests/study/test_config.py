@@ -57,6 +57,7 @@ def test_the_least_study_has_the_documented_defaults() -> None:
             "seed": 0,
             "population": None,
             "deadline": None,
+            "random_share": 0.05,
             "options": {},
         },
         "workers": {
