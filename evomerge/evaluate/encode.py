@@ -78,10 +78,17 @@ class Encoder:
 
     def most_tokens(self, request: Request) -> int:
         """The longest answer that a generation request allows."""
+        return self._limits(request)[1]
+
+    def stops(self, request: Request) -> tuple[str, ...]:
+        """The strings that end the answer to a generation request."""
+        return self._limits(request)[0]
+
+    def _limits(self, request: Request) -> tuple[tuple[str, ...], int]:
         settings = {**request.args[1], "do_sample": False, "temperature": 0.0}
         names = ("until", "do_sample", "max_gen_toks", "max_new_tokens", "max_tokens")
         greedy = greedy_settings(self._stock, {k: v for k, v in settings.items() if k in names})
-        return greedy[1] if greedy else int(self._stock.max_gen_toks)
+        return greedy or ((), int(self._stock.max_gen_toks))
 
     def _encode(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         stock = self._stock

@@ -2,44 +2,40 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import lm_eval.utils
-from jinja2.exceptions import SecurityError
+from lm_eval.api.task import ConfigurableTask
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 
 from evomerge.errors import UserError
-from evomerge.evaluate.metric import Metric, choose_metric, value_of
+from evomerge.evaluate.function_task import FunctionTask, load_function
+from evomerge.evaluate.metric import choose_metric, value_of
+from evomerge.evaluate.preparation import (
+    Prepared,
+    chat_renderer,
+    named,
+    prepare,
+    set_fewshot,
+    silence,
+)
 from evomerge.evaluate.protocol import document_key, protocol_digest, task_warnings
 from evomerge.evaluate.request import Grade, Request, TaskRequest
 from evomerge.evaluate.target import Choices, choices_of, golds_of
 from evomerge.evaluate.task_files import check_folders
 from evomerge.evaluate.task_index import refuse_code, resolves, unknown_task
 from evomerge.evaluate.templates import SafeTemplates
+from evomerge.evaluate.text_task import read_chunks, text_task
 
 BUILT_IN = Path(lm_eval.__file__).parent.resolve()
 INVALID = "[invalid]"  # what lm-eval's extraction filters answer when they find nothing
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    task: Any  # lm_eval.api.task.Task
-    metric: Metric
-    weight: float
-    source: Path | None
-    documents: dict[int, Any]
-    instances: dict[int, list[Any]]  # lm_eval.api.instance.Instance, in the order of their idx
-    chat: bool
 
 
 class Harness:
@@ -50,12 +46,20 @@ class Harness:
         item_keys: For each of them the hash of its content; equal documents have equal keys.
         metrics: The metric of each task.
         weights: The weight of each task in the objective.
+        functions: The tasks that are a user's Python functions.
         digest: Hash of everything that decides a score besides the weights of the model.
         warnings: What the user should know before spending anything.
     """
 
-    def __init__(self, prepared: Mapping[str, _Prepared], digest: str, warnings: list[str]) -> None:
+    def __init__(
+        self,
+        prepared: Mapping[str, Prepared],
+        functions: Mapping[str, FunctionTask],
+        digest: str,
+        warnings: list[str],
+    ) -> None:
         self._prepared = dict(prepared)
+        self.functions = dict(functions)
         self.digest = digest
         self.warnings = warnings
         self.items = {name: list(task.documents) for name, task in prepared.items()}
@@ -63,8 +67,12 @@ class Harness:
             name: [document_key(document) for document in task.documents.values()]
             for name, task in prepared.items()
         }
-        self.metrics = {name: task.metric for name, task in prepared.items()}
-        self.weights = {name: task.weight for name, task in prepared.items()}
+        for name, function in functions.items():
+            self.items[name] = list(range(function.n_items))
+            self.item_keys[name] = [document_key([name, item]) for item in self.items[name]]
+        both: dict[str, Prepared | FunctionTask] = {**prepared, **functions}
+        self.metrics = {name: task.metric for name, task in both.items()}
+        self.weights = {name: task.weight for name, task in both.items()}
 
     @classmethod
     def load(
@@ -97,50 +105,60 @@ class Harness:
             raise UserError("expected at least one task to score, but `tasks` is empty")
         if apply_chat_template and getattr(tokenizer, "chat_template", None) is None:
             raise UserError("`apply_chat_template` is set, but the tokenizer has no chat template")
-        manager = _manager([request.name for request in requests], folders)
-        template = _chat_template(tokenizer) if apply_chat_template else None
-        prepared: dict[str, _Prepared] = {}
+        theirs = [task.name for task in requests if task.text is None and task.function is None]
+        manager = _manager(theirs, folders) if theirs else None
+        template = chat_renderer(tokenizer) if apply_chat_template else None
+        prepared: dict[str, Prepared] = {}
+        functions: dict[str, FunctionTask] = {}
         warnings: list[str] = []
         for request in requests:
-            if not allow_task_code:
-                refuse_code(request.name, manager.task_index, BUILT_IN)
-            loaded = _load(request.name, manager)
+            if request.function is not None:
+                functions[request.name] = _function(request, allow_task_code)
+                continue
+            if request.text is None:
+                assert manager is not None
+                if not allow_task_code:
+                    refuse_code(request.name, manager.task_index, BUILT_IN)
+                loaded = _load(request.name, manager)
+            else:
+                loaded = {request.name: _text(request)}
             for name, task in loaded.items():
                 if name in prepared:
                     raise UserError(f"task '{name}' is asked for twice (once in '{request.name}')")
-                entry = manager.task_index.get(name)
-                source = entry.yaml_path if entry else None
-                with _named(name, source):
-                    _set_fewshot(task, request.num_fewshot, num_fewshot)
-                    prepared[name] = _prepare(
+                entry = manager.task_index.get(name) if manager and request.text is None else None
+                source = entry.yaml_path if entry else request.text
+                with named(name, source):
+                    set_fewshot(task, request.num_fewshot, num_fewshot, DEFAULT_OTHER_SEED)
+                    prepared[name] = prepare(
                         task,
                         choose_metric(name, task, request.metric, source),
                         request.weight / len(loaded),
                         source,
                         template,
                     )
-                    warnings += task_warnings(name, task, source, BUILT_IN)
-        harness = cls(prepared, "", warnings)
+                    if request.text is None:
+                        warnings += task_warnings(name, task, source, BUILT_IN)
+        harness = cls(prepared, functions, "", warnings)
         harness.digest = protocol_digest(
             {name: (item.task, item.metric, item.instances) for name, item in prepared.items()},
             harness.item_keys,
             tokenizer,
             apply_chat_template,
+            {name: function.digest for name, function in functions.items()},
         )
         harness.warnings += [
-            f"task '{name}': no gold text to measure a likelihood of, so its smooth score is its "
-            "metric"
-            for name, item in prepared.items()
-            if item.task.OUTPUT_TYPE == "generate_until"
-            and not harness.golds(name, next(iter(item.documents)))
+            f"task '{name}': its function gives one number, the same on searched and on held-out "
+            "items: a verdict says nothing about new data there"
+            for name, function in functions.items()
+            if function.items is None
         ]
         return harness
 
     def describe(self) -> dict[str, Any]:
         """Everything a driver without lm-eval needs to know, ready for JSON."""
         return {
-            "tasks": list(self._prepared),
-            "output_types": {name: self.output_type(name) for name in self._prepared},
+            "tasks": list(self.items),
+            "output_types": {name: self.output_type(name) for name in self.items},
             "metrics": {
                 name: {
                     "name": metric.name,
@@ -160,7 +178,9 @@ class Harness:
         }
 
     def output_type(self, task: str) -> str:
-        """lm-eval's kind of task, e.g. ``multiple_choice`` or ``generate_until``."""
+        """lm-eval's kind of task, e.g. ``generate_until``; ``function`` for a user's function."""
+        if task in self.functions:
+            return "function"
         return str(self._prepared[task].task.OUTPUT_TYPE)
 
     def requests(self, task: str, doc_id: int) -> list[Request]:
@@ -195,7 +215,7 @@ class Harness:
                 instance.filtered_resps = {}
                 asked.append(instance)
         chosen = item.metric.filter
-        with _named(task, item.source):
+        with named(task, item.source):
             for ensemble in item.task._filters:
                 if ensemble.name == chosen:
                     ensemble.apply(asked)
@@ -242,29 +262,6 @@ def _quieten() -> None:
     datasets.disable_progress_bars()
 
 
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Swallow progress bars and prints; a worker's stdout may be a protocol."""
-    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        yield
-
-
-@contextlib.contextmanager
-def _named(task: str, source: Path | None) -> Iterator[None]:
-    """Turn whatever a task file's mistake raises into one line that names the task and file."""
-    try:
-        yield
-    except UserError:
-        raise
-    except SecurityError as error:
-        raise UserError(f"task '{task}' ({source}): unsafe template: {error}") from error
-    except Exception as error:  # a task file can fail in any way; it is the user's in all of them
-        reason = " ".join(str(error).split())[:300] or "no reason given"
-        raise UserError(
-            f"task '{task}' ({source or 'inline'}) cannot be used: {type(error).__name__}: {reason}"
-        ) from error
-
-
 def _manager(names: Sequence[str], folders: Sequence[Path]) -> TaskManager:
     """An index of tasks; lm-eval's own (seconds to read) only if a name needs them."""
     include = [str(folder) for folder in folders]
@@ -279,10 +276,31 @@ def _manager(names: Sequence[str], folders: Sequence[Path]) -> TaskManager:
     return manager
 
 
+def _text(request: TaskRequest) -> Any:
+    assert request.text is not None
+    chunks = read_chunks(request.text, request.chunk_bytes)
+    documents = datasets.Dataset.from_list([{"text": chunk} for chunk in chunks])
+    config = text_task(request.name, chunks)
+    with named(request.name, request.text), silence():
+        return ConfigurableTask(
+            config={**config, "custom_dataset": lambda **_: {"test": documents}}
+        )
+
+
+def _function(request: TaskRequest, allow_task_code: bool) -> FunctionTask:
+    assert request.function is not None
+    if not allow_task_code:
+        raise UserError(
+            f"task '{request.name}' runs code of its own ({request.function}); read it, then allow "
+            "it with `allow_task_code`"
+        )
+    return load_function(request.name, request.function, request.items, request.weight)
+
+
 def _load(name: str, manager: TaskManager) -> dict[str, Any]:
     entry = manager.task_index[name]
     _sandbox_templates()
-    with _named(name, entry.yaml_path), _silence():
+    with named(name, entry.yaml_path), silence():
         tasks = dict(manager.load([name])["tasks"])
     if not tasks:
         raise UserError(f"group '{name}' ({entry.yaml_path}) has no tasks")
@@ -295,54 +313,6 @@ def _load(name: str, manager: TaskManager) -> dict[str, Any]:
 def _sandbox_templates() -> None:
     if not isinstance(lm_eval.utils.env, SafeTemplates):
         lm_eval.utils.env = SafeTemplates(lm_eval.utils.env)
-
-
-def _set_fewshot(task: Any, own: int | None, common: int | None) -> None:
-    """As lm-eval's command line: a task that fixes 0 examples keeps it, unless asked by name."""
-    fixed = task.get_config("num_fewshot")
-    if own is not None:
-        task.set_config(key="num_fewshot", value=own)
-    elif common is not None and fixed != 0:
-        task.set_config(key="num_fewshot", value=common)
-    elif fixed is None:
-        task.set_config(key="num_fewshot", value=0)
-    task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
-
-
-def _prepare(
-    task: Any,
-    metric: Metric,
-    weight: float,
-    source: Path | None,
-    template: Callable[..., str] | None,
-) -> _Prepared:
-    with _silence():
-        task.build_all_requests(
-            apply_chat_template=template is not None,
-            fewshot_as_multiturn=template is not None,
-            chat_template=template,
-        )
-    documents = dict(task.doc_iterator())
-    instances: dict[int, list[Any]] = {doc_id: [] for doc_id in documents}
-    for instance in task.instances:
-        instances[instance.doc_id].append(instance)
-    for asked in instances.values():
-        asked.sort(key=lambda instance: instance.idx)
-    return _Prepared(task, metric, weight, source, documents, instances, template is not None)
-
-
-def _chat_template(tokenizer: Any) -> Callable[..., str]:
-    def render(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        return str(
-            tokenizer.apply_chat_template(
-                messages,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-            )
-        )
-
-    return render
 
 
 def _found(answer: Any) -> bool:

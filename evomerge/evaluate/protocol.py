@@ -15,7 +15,15 @@ from evomerge.evaluate.metric import PER_LENGTH, Metric
 SCORING = 2
 LOCAL_DATA = ("json", "csv", "text", "parquet", "arrow", "pandas", "xml")
 # Prompts are hashed as they are built, documents by content; paths and comments decide nothing.
-NOT_PROTOCOL = ("metadata", "dataset_path", "dataset_kwargs", "dataset_name", "tag", "task_alias")
+NOT_PROTOCOL = (
+    "metadata",
+    "dataset_path",
+    "dataset_kwargs",
+    "dataset_name",
+    "custom_dataset",
+    "tag",
+    "task_alias",
+)
 
 
 def document_key(document: Any) -> str:
@@ -32,6 +40,7 @@ def protocol_digest(
     item_keys: Mapping[str, Sequence[str]],
     tokenizer: Any,
     apply_chat_template: bool,
+    functions: Mapping[str, str],
 ) -> str:
     """Hash of the evaluation: equal digests and equal weights give equal outcomes.
 
@@ -40,6 +49,7 @@ def protocol_digest(
         item_keys: For each task the keys of its documents.
         tokenizer: The tokenizer, or ``None``.
         apply_chat_template: Whether prompts went through its chat template.
+        functions: For each task that is a user's function the hash of its source.
     """
     digest = hashlib.sha256()
     header = {
@@ -47,6 +57,7 @@ def protocol_digest(
         "lm_eval": version("lm_eval"),
         "tokenizer": tokenizer_identity(tokenizer),
         "chat": apply_chat_template,
+        "functions": {name: [source, len(item_keys[name])] for name, source in functions.items()},
     }
     digest.update(_canonical(header).encode())
     for name, (task, metric, instances) in tasks.items():
@@ -91,6 +102,13 @@ def task_warnings(name: str, task: Any, source: Path | None, built_in: Path) -> 
         )
     shots = getattr(task.config, "num_fewshot", None) or 0
     fewshot = getattr(task.config, "fewshot_config", None)
+    scored = task.config.test_split or task.config.validation_split
+    source = task.config.training_split or task.config.validation_split
+    if shots > 0 and (task.config.fewshot_split or source or scored) == scored:
+        yield (
+            f"task '{name}' draws its examples from the very documents that it scores: held-out "
+            "ones are seen, with their answers, while searching"
+        )
     if shots > 0 and getattr(fewshot, "sampler", "default") != "first_n":
         yield (
             f"task '{name}' draws its {shots} examples at random, document after document: "

@@ -15,6 +15,7 @@ import torch
 from evomerge.errors import UserError, unknown
 from evomerge.evaluate.decode import Answer, Decoder, Prompt, can_decode
 from evomerge.evaluate.encode import Encoder
+from evomerge.evaluate.gold_check import check_golds
 from evomerge.evaluate.harness import Harness, stock_model
 from evomerge.evaluate.likelihood import Batch, Forward, Likelihood, Pair, make_batches
 from evomerge.evaluate.outcomes import Outcome
@@ -76,6 +77,7 @@ class Scorer:
         self.batch_size = batch_size
         self.seconds = 0.0
         self._model = model
+        self._tokenizer = tokenizer
         self._stock = stock_model(model, tokenizer, batch_size)
         self._encoder = Encoder(self._stock, harness)
         self._forward = Forward(model)
@@ -88,6 +90,14 @@ class Scorer:
             if not fast
         ]
         self._plans: OrderedDict[tuple[Mode, tuple[Item, ...]], _Plan] = OrderedDict()
+
+    def check(self) -> list[str]:
+        """What the user should know before spending anything: golds, and what will be slow.
+
+        Raises:
+            UserError: Right answers are missing or out of reach (`gold_check`).
+        """
+        return [*check_golds(self.harness, self._encoder), *self.warnings]
 
     def score(self, items: Mapping[str, Sequence[int]], mode: Mode) -> list[Outcome]:
         """Score the model as it is now.
@@ -107,12 +117,31 @@ class Scorer:
         Raises:
             NonFiniteError: If the model's logits are NaN or infinite on an item.
         """
-        plan = self._plan(self._checked(items), mode)
+        checked = self._checked(items)
+        plan = self._plan(tuple(i for i in checked if i[0] not in self.harness.functions), mode)
         self._forward.seconds = self._decoder.seconds = 0.0
         likelihoods = self._forward(plan.batches, plan.pairs)
         texts = self._generate(plan.prompts)
         self.seconds = self._forward.seconds + self._decoder.seconds
-        return self._outcomes(plan, likelihoods, texts, mode)
+        outcomes = self._outcomes(plan, likelihoods, texts, mode)
+        if len(outcomes) == len(checked):
+            return outcomes
+        outcomes += self._functions(checked)
+        places = {(outcome.task, outcome.doc_id): outcome for outcome in outcomes}
+        return [places[item] for item in checked]
+
+    def _functions(self, items: Sequence[Item]) -> list[Outcome]:
+        """What users' functions say of the items that are theirs."""
+        began = time.perf_counter()
+        outcomes = []
+        for name, function in self.harness.functions.items():
+            asked = [doc_id for task, doc_id in items if task == name]
+            if asked:
+                scores = function.scores(self._model, self._tokenizer, asked)
+                pairs = zip(asked, scores, strict=True)
+                outcomes += [Outcome(name, doc_id, metric=score) for doc_id, score in pairs]
+        self.seconds += time.perf_counter() - began
+        return outcomes
 
     def _checked(self, items: Mapping[str, Sequence[int]]) -> tuple[Item, ...]:
         checked = []

@@ -7,7 +7,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,32 @@ class TaskConfig:
     name: str
     metric: str | None = None
     weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class TextTaskConfig(TaskConfig):
+    """Bits per byte of a text file; its chunks are the task's documents.
+
+    Attributes:
+        text: A UTF-8 file.
+        chunk_bytes: How long a chunk is; it ends with a line where it can.
+    """
+
+    text: str = ""
+    chunk_bytes: int = 1000
+
+
+@dataclass(frozen=True)
+class FunctionTaskConfig(TaskConfig):
+    """A Python function that scores the live model, higher is better; needs `allow_task_code`.
+
+    Attributes:
+        function: ``file.py:function`` or ``module:function``, called with the model and tokenizer.
+        items: How many scores it returns; ``None`` for one number, which stands for ten items.
+    """
+
+    function: str = ""
+    items: int | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +85,8 @@ class EvaluateConfig:
     """How candidates are scored.
 
     Attributes:
-        tasks: lm-eval tasks: a name, or a mapping of `name`, `metric` and `weight`.
+        tasks: lm-eval tasks: a name, or a mapping of `name`, `metric` and `weight`. With `text` a
+            file's bits per byte, with `function` a Python function's scores.
         include_path: Folders of task YAML.
         num_fewshot: Examples in the prompt; ``None`` leaves it to the task.
         apply_chat_template: Whether prompts go through the tokenizer's chat template.
@@ -220,7 +247,9 @@ class StudyConfig:
             models=tuple(model_name.relocated(model, folder) for model in config.models),
             space=space,
             evaluate=dataclasses.replace(
-                config.evaluate, include_path=tuple(map(absolute, config.evaluate.include_path))
+                config.evaluate,
+                include_path=tuple(map(absolute, config.evaluate.include_path)),
+                tasks=tuple(_located(task, absolute, where) for task in config.evaluate.tasks),
             ),
         )
 
@@ -251,6 +280,20 @@ def _check_evaluate(evaluate: EvaluateConfig, where: str) -> None:
         raise UserError(
             f"{where}: evaluate.tasks: expected weights of at least 0, not all 0, but got {weights}"
         )
+    for i, task in enumerate(evaluate.tasks):
+        key = f"{where}: evaluate.tasks[{i}]"
+        if isinstance(task, TextTaskConfig) and task.chunk_bytes < 1:
+            raise UserError(f"{key}.chunk_bytes: expected at least 1, but got {task.chunk_bytes}")
+        if isinstance(task, FunctionTaskConfig):
+            if task.items is not None and task.items < 1:
+                raise UserError(f"{key}.items: expected at least 1, but got {task.items}")
+            if task.metric is not None:
+                raise UserError(f"{key}.metric: a function's scores are its metric")
+            if not evaluate.allow_task_code:
+                raise UserError(
+                    f"{key}.function: {task.function} is code; read it, then set "
+                    "evaluate.allow_task_code: true"
+                )
     sizes = {
         "batch_size": evaluate.rows_per_batch,
         "items.per_generation": evaluate.items.per_generation,
@@ -264,6 +307,7 @@ def _check_evaluate(evaluate: EvaluateConfig, where: str) -> None:
         raise UserError(f"{where}: {error}") from None
 
 
+<<<<<<< HEAD
 def _renamed(value: Any, names: Mapping[str, str]) -> Any:
     """Plain data with some texts in place of others."""
     if isinstance(value, Mapping):
@@ -271,6 +315,19 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, list | tuple):
         return [_renamed(item, names) for item in value]
     return names.get(value, value) if isinstance(value, str) else value
+=======
+def _located(task: TaskConfig, absolute: Callable[[str], str], where: str) -> TaskConfig:
+    """The task with its file's whole path."""
+    if isinstance(task, TextTaskConfig):
+        text = absolute(task.text)
+        if not Path(text).is_file():
+            raise UserError(f"{where}: evaluate.tasks: {task.name}: there is no file {text}")
+        return dataclasses.replace(task, text=text)
+    if isinstance(task, FunctionTaskConfig):
+        module, colon, function = task.function.rpartition(":")
+        return dataclasses.replace(task, function=absolute(module) + colon + function)
+    return task
+>>>>>>> 05e00c4 (Tasks beside lm-eval's: a text's bits per byte, a Python function; golds are checked before anything is spent)
 
 
 def _plain(value: Any) -> Any:
@@ -288,6 +345,9 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         if kind is TaskConfig and isinstance(value, str):
             return TaskConfig(value)
         document = yaml_file.mapping(value, where)
+        if kind is TaskConfig:
+            own = {"text": TextTaskConfig, "function": FunctionTaskConfig}
+            kind = next((own[key] for key in own if key in document), kind)
         fields = {f.name: f for f in dataclasses.fields(kind)}
         yaml_file.check_keys(document, fields, where)
         hints = typing.get_type_hints(kind)
@@ -295,7 +355,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
             missing = entry.default is dataclasses.MISSING
             if name not in document and missing and entry.default_factory is dataclasses.MISSING:
                 raise UserError(f"{where}: expected a key '{name}'")
-        return kind(  # type: ignore[operator]
+        return kind(
             **{
                 name: _read(hints[name], item, f"{where}: {name}")
                 for name, item in document.items()

@@ -21,7 +21,8 @@ class LMEval:
     """How candidates are scored: the study file's ``evaluate``, as Python values.
 
     Attributes:
-        tasks: lm-eval task names, or mappings {name, metric, weight}.
+        tasks: lm-eval task names, or mappings {name, metric, weight}; with `text` or `function`
+            as in a study file.
         include_path: Folders of task YAML.
         num_fewshot: Examples in the prompt; ``None`` leaves it to the task.
         apply_chat_template: Whether prompts go through the tokenizer's chat template.

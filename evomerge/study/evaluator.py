@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,7 +25,7 @@ from evomerge.evaluate.outcomes import NonFiniteError
 from evomerge.evaluate.request import TaskRequest
 from evomerge.evaluate.scorer import Scorer
 from evomerge.recipe import Recipe
-from evomerge.study.config import StudyConfig
+from evomerge.study.config import FunctionTaskConfig, StudyConfig, TaskConfig, TextTaskConfig
 
 Message = dict[str, Any]
 
@@ -74,7 +75,7 @@ class Evaluator:
             merge.check_in_place(Recipe.from_dict(request["recipe"]), self.parents.checkpoints)
         self.parents.check_finite()
         evaluation = self.harness.describe()
-        evaluation["warnings"] = [*evaluation["warnings"], *self.scorer.warnings]
+        evaluation["warnings"] = [*evaluation["warnings"], *self.scorer.check()]
         return {
             "evaluation": evaluation,
             "fingerprints": {
@@ -137,7 +138,7 @@ class Evaluator:
             if self._tokenizer is None:
                 raise UserError(f"{base.folder}: expected tokenizer files, but there are none")
             self._harness = Harness.load(
-                [TaskRequest(task.name, task.metric, task.weight) for task in evaluate.tasks],
+                [_requested(task) for task in evaluate.tasks],
                 [Path(folder) for folder in evaluate.include_path],
                 num_fewshot=evaluate.num_fewshot,
                 apply_chat_template=evaluate.apply_chat_template,
@@ -184,6 +185,15 @@ def start(config: Message) -> Evaluator | Message:
         return Evaluator(StudyConfig.from_dict(config, Path("/")))
     except UserError as error:
         return _failed("user", str(error))
+
+
+def _requested(task: TaskConfig) -> TaskRequest:
+    request = TaskRequest(task.name, task.metric, task.weight)
+    if isinstance(task, TextTaskConfig):
+        return replace(request, text=Path(task.text), chunk_bytes=task.chunk_bytes)
+    if isinstance(task, FunctionTaskConfig):
+        return replace(request, function=task.function, items=task.items)
+    return request
 
 
 def _failed(kind: str, message: str) -> Message:

@@ -11,7 +11,7 @@ from typing import Any
 
 from evomerge.partial import write_text
 from evomerge.recipe import Recipe
-from evomerge.study.config import StudyConfig
+from evomerge.study.config import FunctionTaskConfig, StudyConfig, TextTaskConfig
 from evomerge.study.ledger import Items, Ledger
 from evomerge.study.objective import fitness
 from evomerge.study.race import Race
@@ -165,20 +165,26 @@ class Finish:
         batch = self.config.evaluate.rows_per_batch
         return self.ledger.outcomes(trials, items, "metric", phase, batch)
 
-    def _reproduce(self) -> str:
-        """The stock command that prints the winner's held-out scores."""
+    def _reproduce(self) -> str | None:
+        """The stock command that prints the winner's held-out scores on lm-eval's tasks."""
         evaluate = self.config.evaluate
+        ours = {
+            t.name for t in evaluate.tasks if isinstance(t, TextTaskConfig | FunctionTaskConfig)
+        }
+        tasks = {task: ids for task, ids in self.pools["holdout"].items() if task not in ours}
+        if not tasks:
+            return None
         model = (self.directory / "best" / "model").resolve()
         words = ["lm_eval", "--model", "hf", "--model_args"]
         words += [f"pretrained={model},dtype={self.config.output.dtype}"]
-        words += ["--tasks", ",".join(self.pools["holdout"])]
+        words += ["--tasks", ",".join(tasks)]
         if evaluate.include_path:
             words += ["--include_path", evaluate.include_path[0]]
         if evaluate.num_fewshot is not None:
             words += ["--num_fewshot", str(evaluate.num_fewshot)]
         if evaluate.apply_chat_template:
             words += ["--apply_chat_template"]
-        samples = {task: sorted(ids) for task, ids in self.pools["holdout"].items()}
+        samples = {task: sorted(ids) for task, ids in tasks.items()}
         words += ["--samples", json.dumps(samples, separators=(",", ":"))]
         words += ["--batch_size", str(evaluate.rows_per_batch)]
         return shlex.join(words)

@@ -114,7 +114,8 @@ def check_shares(fractions: Mapping[str, float]) -> None:
             raise UserError(f"evaluate.items.{pool} must be a share in (0, 1], but got {share}")
     if sum(fractions.values()) > 1 + 1e-9:
         raise UserError(
-            f"evaluate.items: the shares must add up to at most 1, but got {dict(fractions)}"
+            "evaluate.items: the shares must add up to at most 1, or the pools would overlap, "
+            f"but got {dict(fractions)}"
         )
 
 

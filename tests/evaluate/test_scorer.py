@@ -131,11 +131,11 @@ def test_a_generation_task_without_a_gold_text_falls_back_to_its_metric(
     for name in ("documents.jsonl", "shots.jsonl"):
         (tmp_path / name).write_text((llama.folder / name).read_text())
     write_task(tmp_path, "silent", GENERATE + 'doc_to_target: ""\n' + metrics("exact_match"))
-    harness = Harness.load(["silent"], [tmp_path])
-    assert harness.warnings == [
+    scorer = Scorer(llama.model, llama.tokenizer, Harness.load(["silent"], [tmp_path]))
+    assert scorer.check() == [
         "task 'silent': no gold text to measure a likelihood of, so its smooth score is its metric"
     ]
-    outcomes = Scorer(llama.model, llama.tokenizer, harness).score({"silent": [0, 1, 2]}, "smooth")
+    outcomes = scorer.score({"silent": [0, 1, 2]}, "smooth")
     assert all(outcome.smooth == outcome.metric for outcome in outcomes)
 
 

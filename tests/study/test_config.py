@@ -10,7 +10,13 @@ import pytest
 
 from evomerge import yaml_file
 from evomerge.errors import UserError
-from evomerge.study.config import StudyConfig, TaskConfig, seconds
+from evomerge.study.config import (
+    FunctionTaskConfig,
+    StudyConfig,
+    TaskConfig,
+    TextTaskConfig,
+    seconds,
+)
 
 LEAST: dict[str, Any] = {
     "base_model": "org/base",
@@ -214,6 +220,7 @@ def test_an_adapter_on_a_base_is_named_in_a_mapping_or_with_a_plus(tmp_path: Pat
     assert read(config.to_dict(), tmp_path) == config
 
 
+<<<<<<< HEAD
 def test_a_recipe_in_the_file_may_name_models_as_the_study_does(tmp_path: Path) -> None:
     for name in ("base", "one"):
         (tmp_path / "zoo" / name).mkdir(parents=True)
@@ -233,3 +240,49 @@ def test_a_recipe_in_the_file_may_name_models_as_the_study_does(tmp_path: Path) 
     assert config.space["base_model"] == config.base_model
     assert config.space["models"][0]["model"] == config.models[0]
     assert space["base_model"] == "zoo/base", "arguments are left as they were found"
+=======
+def test_texts_and_functions_are_tasks_with_files_relative_to_the_study(tmp_path: Path) -> None:
+    (tmp_path / "prose.txt").write_text("text\n")
+    (tmp_path / "mine.py").write_text("")
+    tasks = [
+        "arc_easy",
+        {"name": "prose", "text": "prose.txt", "weight": 0.5},
+        {"name": "size", "function": "mine.py:size"},
+        {"name": "each", "function": "package.module:each", "items": 30},
+    ]
+    document = {**LEAST, "evaluate": {"tasks": tasks, "allow_task_code": True}}
+    config = read(document, tmp_path)
+    assert config.evaluate.tasks == (
+        TaskConfig("arc_easy"),
+        TextTaskConfig("prose", weight=0.5, text=str(tmp_path / "prose.txt"), chunk_bytes=1000),
+        FunctionTaskConfig("size", function=f"{tmp_path / 'mine.py'}:size"),
+        FunctionTaskConfig("each", function="package.module:each", items=30),
+    )
+    assert read(config.to_dict(), Path("/")) == config
+
+
+@pytest.mark.parametrize(
+    ("task", "told"),
+    [
+        ({"text": "missing.txt"}, r"evaluate.tasks: mine: there is no file .*missing.txt"),
+        ({"text": "t.txt", "chunk_bytes": 0}, "chunk_bytes: expected at least 1, but got 0"),
+        ({"text": "t.txt", "items": 3}, r"tasks\[0\].*'items'"),
+        ({"text": "t.txt", "function": "m:f"}, r"tasks\[0\].*'function'"),
+        ({"function": "m:f", "items": 0}, "items: expected at least 1, but got 0"),
+        ({"function": "m:f", "metric": "acc"}, "metric: a function's scores are its metric"),
+    ],
+)
+def test_texts_and_functions_that_cannot_be_are_named(
+    tmp_path: Path, task: dict[str, Any], told: str
+) -> None:
+    (tmp_path / "t.txt").write_text("text\n")
+    evaluate = {"tasks": [{"name": "mine", **task}], "allow_task_code": True}
+    with pytest.raises(UserError, match=told):
+        read({**LEAST, "evaluate": evaluate}, tmp_path)
+
+
+def test_a_function_needs_the_flag_that_allows_code() -> None:
+    evaluate = {"tasks": [{"name": "mine", "function": "m:f"}]}
+    with pytest.raises(UserError, match=r"tasks\[0\].function: m:f is code; read it, then set"):
+        read({**LEAST, "evaluate": evaluate})
+>>>>>>> 05e00c4 (Tasks beside lm-eval's: a text's bits per byte, a Python function; golds are checked before anything is spent)
