@@ -307,7 +307,6 @@ def _check_evaluate(evaluate: EvaluateConfig, where: str) -> None:
         raise UserError(f"{where}: {error}") from None
 
 
-<<<<<<< HEAD
 def _renamed(value: Any, names: Mapping[str, str]) -> Any:
     """Plain data with some texts in place of others."""
     if isinstance(value, Mapping):
@@ -315,7 +314,8 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, list | tuple):
         return [_renamed(item, names) for item in value]
     return names.get(value, value) if isinstance(value, str) else value
-=======
+
+
 def _located(task: TaskConfig, absolute: Callable[[str], str], where: str) -> TaskConfig:
     """The task with its file's whole path."""
     if isinstance(task, TextTaskConfig):
@@ -327,7 +327,6 @@ def _located(task: TaskConfig, absolute: Callable[[str], str], where: str) -> Ta
         module, colon, function = task.function.rpartition(":")
         return dataclasses.replace(task, function=absolute(module) + colon + function)
     return task
->>>>>>> 05e00c4 (Tasks beside lm-eval's: a text's bits per byte, a Python function; golds are checked before anything is spent)
 
 
 def _plain(value: Any) -> Any:

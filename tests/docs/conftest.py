@@ -29,6 +29,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     document["search"]["trials"] = 8
     document["evaluate"]["items"]["per_generation"] = 8
     (home / "study.yaml").write_text(json.dumps(document))
+    (home / "prose.txt").write_text("A text to read.\n")
     document["search"]["seed"] = 7
     (home / "other-seed.yaml").write_text(json.dumps(document))
     with pytest.MonkeyPatch.context() as patch:

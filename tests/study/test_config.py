@@ -220,7 +220,6 @@ def test_an_adapter_on_a_base_is_named_in_a_mapping_or_with_a_plus(tmp_path: Pat
     assert read(config.to_dict(), tmp_path) == config
 
 
-<<<<<<< HEAD
 def test_a_recipe_in_the_file_may_name_models_as_the_study_does(tmp_path: Path) -> None:
     for name in ("base", "one"):
         (tmp_path / "zoo" / name).mkdir(parents=True)
@@ -240,7 +239,8 @@ def test_a_recipe_in_the_file_may_name_models_as_the_study_does(tmp_path: Path) 
     assert config.space["base_model"] == config.base_model
     assert config.space["models"][0]["model"] == config.models[0]
     assert space["base_model"] == "zoo/base", "arguments are left as they were found"
-=======
+
+
 def test_texts_and_functions_are_tasks_with_files_relative_to_the_study(tmp_path: Path) -> None:
     (tmp_path / "prose.txt").write_text("text\n")
     (tmp_path / "mine.py").write_text("")
@@ -285,4 +285,3 @@ def test_a_function_needs_the_flag_that_allows_code() -> None:
     evaluate = {"tasks": [{"name": "mine", "function": "m:f"}]}
     with pytest.raises(UserError, match=r"tasks\[0\].function: m:f is code; read it, then set"):
         read({**LEAST, "evaluate": evaluate})
->>>>>>> 05e00c4 (Tasks beside lm-eval's: a text's bits per byte, a Python function; golds are checked before anything is spent)
