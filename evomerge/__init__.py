@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evomerge.errors import UserError
-    from evomerge.merge.build import build
+    from evomerge.merge.make import build
     from evomerge.methods import merge_method
     from evomerge.recipe import Recipe
     from evomerge.search import CatCma, CmaEs, OptunaSampler, RandomSearch
@@ -33,7 +33,7 @@ _HOMES = {
     "StudyConfig": "study.config",
     "Trial": "study.trial",
     "UserError": "errors",
-    "build": "merge.build",
+    "build": "merge.make",
     "create_study": "study.create",
     "load_study": "study.load",
     "merge_method": "methods",

@@ -132,6 +132,12 @@ def without_inactive(document: Mapping[str, Any], template: Mapping[str, Any]) -
             _pruned(block, [method]) if is_open[i] else block
             for i, (block, method) in enumerate(zip(blocks, chosen, strict=True))
         ]
+    if isinstance(document.get("merges"), dict):
+        held = template.get("merges") or {}
+        result["merges"] = {
+            name: without_inactive(inner, held.get(name) or {})
+            for name, inner in document["merges"].items()
+        }
     return result
 
 

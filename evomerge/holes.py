@@ -171,6 +171,8 @@ def _declared(scope: dict[str, Any], name: str, where: str) -> methods.Parameter
 
 def method_scope(document: dict[str, Any], path: Place) -> dict[str, Any]:
     """The mapping whose merge_method governs a path: its block if that has one, or the recipe."""
+    if path and path[0] == "merges":
+        return method_scope(document["merges"][path[1]], path[2:])
     if path and path[0] == "blocks":
         block = document["blocks"][path[1]]
         if "merge_method" in block:

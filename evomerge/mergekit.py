@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge import methods, model_name, yaml_file
+from evomerge import methods, model_name, nesting, yaml_file
 from evomerge.errors import UserError
 from evomerge.levels import levels_of, settle
 from evomerge.mergekit_slices import Stack, setting_of, source_of
@@ -57,14 +57,26 @@ def to_mergekit(recipe: Recipe, tensor_names: Sequence[str]) -> list[Document]:
     """
     for model in recipe.model_names:
         for part in model_name.parts_of(model):
+            if nesting.is_file(part):
+                raise UserError(f"{part}: mergekit takes no recipe for a model; build it first")
             if "+" not in part and ("@" not in part or not Path(part).expanduser().is_dir()):
                 continue
             raise UserError(
                 f"{part}: mergekit takes what follows + or @ in a path for an adapter or a "
                 "revision; rename the folder, or link to it"
             )
+    inner = [
+        document
+        for name, merge in recipe.merges.items()
+        for document in _documents(merge, tensor_names, name)
+    ]
+    return [*inner, *_documents(recipe, tensor_names, None)]
+
+
+def _documents(recipe: Recipe, tensor_names: Sequence[str], name: str | None) -> list[Document]:
+    """One recipe, its merges left to others; the document of its result has the name."""
     if not recipe.blocks:
-        return [_plain(recipe, tensor_names)]
+        return [_plain(recipe, tensor_names, name)]
     tensors = Stack.read(tensor_names)
     found = {name: levels_of(recipe, name, tensors.depth) for name in tensor_names}
     used = list(dict.fromkeys(levels.method for levels in found.values()))
@@ -73,8 +85,9 @@ def to_mergekit(recipe: Recipe, tensor_names: Sequence[str]) -> list[Document]:
         for method in used
     }
     if len(used) == 1:
-        return [_document(recipe, used, stages[used[0]])]
-    named = {method: f"merged-by-{method}" for method in used}
+        return [_document(recipe, used, stages[used[0]], name)]
+    prefix = "" if name is None else f"{name}-"
+    named = {method: f"{prefix}merged-by-{method}" for method in used}
     documents = [_document(recipe, [m], stages[m], named[m]) for m in used]
     selection: dict[str, Any] = {
         "merge_method": "linear",
@@ -92,7 +105,7 @@ def to_mergekit(recipe: Recipe, tensor_names: Sequence[str]) -> list[Document]:
         "out_dtype": recipe.output_dtype,
         **({"chat_template": recipe.chat_template} if recipe.chat_template is not None else {}),
     }
-    return [*documents, Document(None, selection)]
+    return [*documents, Document(name, selection)]
 
 
 def as_yaml(documents: Sequence[Document]) -> str:
@@ -107,7 +120,7 @@ def as_yaml(documents: Sequence[Document]) -> str:
     )
 
 
-def _plain(recipe: Recipe, tensor_names: Sequence[str]) -> Document:
+def _plain(recipe: Recipe, tensor_names: Sequence[str], name: str | None) -> Document:
     """A recipe without blocks: its own words, with the base where mergekit wants it."""
     spec, base = methods.get(recipe.merge_method), recipe.base_model
     content: dict[str, Any] = {}
@@ -147,7 +160,7 @@ def _plain(recipe: Recipe, tensor_names: Sequence[str]) -> Document:
             content["slices"] = [{"sources": [source_of(m, span, own) for m, own in entries]}]
     if recipe.parameters:
         content["parameters"] = dict(recipe.parameters)
-    return _document(recipe, [recipe.merge_method], content)
+    return _document(recipe, [recipe.merge_method], content, name)
 
 
 def _unless(is_base: bool, part: Any) -> Mapping[str, Any]:

@@ -15,7 +15,8 @@ from typing import Any
 from evomerge import methods, yaml_file
 from evomerge.checkpoint import Checkpoint
 from evomerge.errors import UserError
-from evomerge.recipe import Recipe, relocate
+from evomerge.nesting import relocate
+from evomerge.recipe import Recipe
 
 _UNUSED = {"task_arithmetic": ("density", "rescale")}  # mergekit's, without effect there
 _STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}

@@ -72,14 +72,10 @@ def joined(document: Any, where: str) -> Any:
         return document
     result = {key: joined(value, where) for key, value in document.items()}
     for key in ("model", "base_model", "tokenizer_source"):
-        value = result.get(key)
-        if isinstance(value, dict) and set(value) == {"model"}:  # it was {model, adapter}
-            result[key] = value["model"]
+        if key in result:
+            result[key] = _alone(result[key])
     if isinstance(result.get("models"), list):
-        result["models"] = [
-            item["model"] if isinstance(item, dict) and set(item) == {"model"} else item
-            for item in result["models"]
-        ]
+        result["models"] = [_alone(item) for item in result["models"]]
     if "adapter" in result:
         model, adapter = result.get("model"), result.pop("adapter")
         if not (isinstance(model, str) and model and isinstance(adapter, str) and adapter):
@@ -89,6 +85,12 @@ def joined(document: Any, where: str) -> Any:
             )
         result["model"] = f"{model}+{adapter}"
     return result
+
+
+def _alone(value: Any) -> Any:
+    """The name in ``{model: name}``, which an adapter may have been joined to; else the value."""
+    alone = isinstance(value, dict) and set(value) == {"model"} and isinstance(value["model"], str)
+    return value["model"] if alone else value
 
 
 def public(name: str) -> str:

@@ -1,9 +1,9 @@
 """A recipe: one fully specified merge, written as mergekit writes it, with `blocks` beside.
 
 A recipe is a mergekit configuration (models or slices, parameters with gradients and filters,
-base_model, dtype, out_dtype, tokenizer_source or tokenizer, chat_template). `blocks` is ours: a
-method for a range of layers and some components. `seed` is ours too: it decides what the methods
-that drop at random drop.
+base_model, dtype, out_dtype, tokenizer_source or tokenizer, chat_template). Ours are `blocks` (a
+method for a range of layers and some components), `seed` (it decides what the methods that drop at
+random drop) and `merges` (recipes by name, whose results are models of this one).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evomerge import model_name, yaml_file
+from evomerge import nesting, yaml_file
 from evomerge.token_rows import Tokenizer
 
 Setting = Any  # a scalar | a gradient [numbers] | [{value, filter}, ...]
@@ -94,17 +94,16 @@ class Recipe:
     tokenizer: Tokenizer | None = None
     chat_template: str | None = None
     seed: int = 0
+    merges: Mapping[str, Recipe] = field(default_factory=dict)  # each after those that it needs
 
     @classmethod
     def from_yaml(cls, file: str | Path) -> Recipe:
-        """Read a recipe; folders of models are taken relative to the file.
+        """Read a recipe; folders of models, and files of recipes, are relative to the file.
 
         Raises:
             UserError: The file or something in it is wrong; the message names the key.
         """
-        path = Path(file)
-        document = model_name.joined(yaml_file.read(path), str(path))
-        return cls.from_dict(relocate(document, path.parent), where=str(path))
+        return cls.from_dict(nesting.read(Path(file)), where=str(file))
 
     @classmethod
     def from_dict(cls, document: Any, where: str = "recipe") -> Recipe:
@@ -119,7 +118,10 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain data; `from_dict` gives it back."""
-        document: dict[str, Any] = {"merge_method": self.merge_method}
+        document: dict[str, Any] = {}
+        if self.merges:
+            document["merges"] = {name: inner.to_dict() for name, inner in self.merges.items()}
+        document["merge_method"] = self.merge_method
         if self.base_model is not None:
             document["base_model"] = self.base_model
         if self.models:
@@ -151,9 +153,12 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the canonical form: equal recipes, equal digests, however written."""
-        canonical = json.dumps(self.to_dict(), sort_keys=True, ensure_ascii=True, allow_nan=False)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        """SHA-256 of the canonical form: equal recipes, equal digests, however written or named."""
+        named: dict[str, str] = {}
+        for name, inner in self.merges.items():
+            named[name] = f"merge {_sha256(nesting.renamed(inner.to_dict(), named))}"
+        document = {key: value for key, value in self.to_dict().items() if key != "merges"}
+        return _sha256(nesting.renamed(document, named))
 
     @property
     def output_dtype(self) -> str:
@@ -161,8 +166,8 @@ class Recipe:
         return self.out_dtype or self.dtype
 
     @property
-    def model_names(self) -> list[str]:
-        """Every model the recipe reads, in order of appearance, the base last if not listed."""
+    def inputs(self) -> list[str]:
+        """Every model and merge it merges, in order of appearance, the base last if not listed."""
         listed = [entry.model for entry in self.models]
         for part in self.slices:
             listed += [source.model for source in part.sources]
@@ -170,14 +175,20 @@ class Recipe:
         return list(dict.fromkeys([*listed, *([self.base_model] if self.base_model else [])]))
 
     @property
+    def model_names(self) -> list[str]:
+        """Every model that is read for it: its inputs, merges replaced by the models in them."""
+        of_merges = [m for inner in self.merges.values() for m in inner.inputs]
+        return [m for m in dict.fromkeys([*self.inputs, *of_merges]) if m not in self.merges]
+
+    @property
     def method_names(self) -> list[str]:
-        """Every method the recipe uses: its own, then those of its blocks."""
+        """Every method that makes its tensors: its own, then those of its blocks."""
         return list(dict.fromkeys([self.merge_method, *(b.merge_method for b in self.blocks)]))
 
     @property
     def donor(self) -> str:
-        """The model whose config and tokenizer the result takes."""
-        return self.base_model or self.model_names[0]
+        """The model or merge whose config and tokenizer the result takes."""
+        return self.base_model or self.inputs[0]
 
     @property
     def vocabulary(self) -> Tokenizer | None:
@@ -221,33 +232,6 @@ def resolve(setting: Setting, tensor: str, position: float) -> Any:
     return setting
 
 
-def relocate(document: Any, folder: Path) -> Any:
-    """The same document with every model that is a folder relative to `folder` made absolute."""
-
-    def moved(value: str) -> str:
-        word = not value or value.startswith("*")  # "*1" stands for a model, "" for a mistake
-        return value if word else model_name.relocated(value, folder)
-
-    def named(key: str, value: Any) -> bool:
-        if key in ("tokenizer_source", "source") and value in ("base", "union"):
-            return False
-        keys = ("model", "base_model", "tokenizer_source", "source")
-        return key in keys and isinstance(value, str)
-
-    if isinstance(document, list):
-        return [relocate(item, folder) for item in document]
-    if not isinstance(document, dict):
-        return document
-    return {
-        key: moved(value)
-        if named(key, value)
-        else [moved(item) if isinstance(item, str) else relocate(item, folder) for item in value]
-        if key == "models" and isinstance(value, list)
-        else relocate(value, folder)
-        for key, value in document.items()
-    }
-
-
 def scalars(setting: Setting) -> list[Any]:
     """Every scalar that a setting holds."""
     if isinstance(setting, list):
@@ -255,6 +239,11 @@ def scalars(setting: Setting) -> list[Any]:
     if isinstance(setting, dict):
         return scalars(setting["value"])
     return [setting]
+
+
+def _sha256(document: Any) -> str:
+    canonical = json.dumps(document, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _entry_dict(entry: Entry) -> dict[str, Any]:

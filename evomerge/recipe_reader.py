@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from evomerge import methods, model_name, token_rows, yaml_file
+from evomerge import methods, model_name, nesting, token_rows, yaml_file
 from evomerge.architecture import COMPONENTS
 from evomerge.errors import UserError, unknown
 from evomerge.recipe import CHAT_TEMPLATES, DTYPES, Block, Entry, Recipe, Setting, Slice, Source
@@ -24,6 +24,7 @@ _KEYS = (
     "tokenizer",
     "chat_template",
     "seed",
+    "merges",
 )
 
 
@@ -33,7 +34,8 @@ def read(document: Any, where: str) -> Recipe:
     Raises:
         UserError: A key is unknown, a value out of its range, a model missing; names the key.
     """
-    return _Reader(where).recipe(model_name.joined(document, where))
+    document = nesting.flattened(model_name.joined(document, where), where)
+    return _Reader(where).recipe(document)
 
 
 class _Reader:
@@ -81,9 +83,13 @@ class _Reader:
             tokenizer_source=self._tokenizer(document.get("tokenizer_source")),
             chat_template=self._chat_template(document.get("chat_template")),
             seed=self._integer(document.get("seed", 0), "seed"),
+            merges={
+                name: _Reader(f"{self.where}: merges.{name}").recipe(inner)
+                for name, inner in (document.get("merges") or {}).items()
+            },
         )
         self._check_counts(recipe)
-        named = recipe.model_names
+        named = recipe.inputs
         if recipe.tokenizer_source is not None:
             if "tokenizer" in document:
                 raise UserError(f"{self.where}: expected tokenizer_source or tokenizer, not both")

@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge import methods, model_name, recipe_reader, yaml_file
+from evomerge import methods, model_name, nesting, recipe_reader, yaml_file
 from evomerge.binding import any_groups, bound, placeholders, without_inactive
 from evomerge.dimension import Point, Value
 from evomerge.errors import UserError, unknown
 from evomerge.holes import Place, find_holes, is_choice, method_scope, model_of
-from evomerge.recipe import Recipe, relocate
+from evomerge.recipe import Recipe
 
 
 class SearchSpace:
@@ -50,14 +50,14 @@ class SearchSpace:
         Raises:
             UserError: A hole or anything around it is wrong; names its place.
         """
-        return cls(yaml_file.mapping(model_name.joined(document, where), where), where)
+        document = nesting.flattened(model_name.joined(document, where), where)
+        return cls(yaml_file.mapping(document, where), where)
 
     @classmethod
     def from_yaml(cls, file: str | Path) -> SearchSpace:
         """Read a space from a file, or one of those in search_spaces/ by its name."""
         path = find(file)
-        document = model_name.joined(yaml_file.read(path), str(path))
-        return cls.from_dict(relocate(document, path.parent), where=str(path))
+        return cls.from_dict(nesting.read(path), where=str(path))
 
     @property
     def unbound(self) -> bool:
@@ -83,8 +83,9 @@ class SearchSpace:
             UserError: The space asks for a model that is not there.
         """
         document = bound(self.document, base, list(models), self.where)
-        if base is not None and "base_model" not in document:
-            document["base_model"] = base
+        if base is not None:
+            for recipe in [document, *(document.get("merges") or {}).values()]:
+                recipe.setdefault("base_model", base)
         if dtype is not None and "out_dtype" not in document:
             document["out_dtype"] = dtype
         if seed and "seed" not in document:
@@ -118,9 +119,10 @@ class SearchSpace:
     def point_of(self, recipe: Recipe) -> Point | None:
         """The point whose recipe merges as `recipe` does, or ``None`` if the space has none.
 
-        Looks only for recipes without blocks, slices, gradients and filters, as anchors are.
+        Looks only for recipes without blocks, slices, merges, gradients and filters, as anchors
+        are.
         """
-        if recipe.blocks or recipe.slices:
+        if recipe.blocks or recipe.slices or recipe.merges or self.document.get("merges"):
             return None
         weights = {entry.model: entry.parameters for entry in recipe.models}
         values: list[Value] = []

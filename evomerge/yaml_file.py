@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,19 @@ def read(file: Path) -> Any:
     Raises:
         UserError: The file is missing, too large, not YAML, repeats a key, or uses aliases.
     """
+    return parse(_text(file), where=str(file))
+
+
+def read_all(file: Path) -> list[Any]:
+    """Read every YAML document of a file of at most 1 MiB; an empty file holds one, ``None``.
+
+    Raises:
+        UserError: As for `read`.
+    """
+    return parse_all(_text(file), where=str(file)) or [None]
+
+
+def _text(file: Path) -> str:
     if not file.is_file():
         raise UserError(f"{file}: no such file")
     if file.stat().st_size > _MAX_BYTES:
@@ -26,7 +39,7 @@ def read(file: Path) -> Any:
             f"{file}: expected at most 1 MiB of YAML but it has {file.stat().st_size} bytes"
         )
     try:
-        return parse(file.read_text(encoding="utf-8"), where=str(file))
+        return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{file}: expected UTF-8 text: {error.reason} at byte {error.start}"
@@ -39,10 +52,31 @@ def parse(text: str, where: str) -> Any:
     Raises:
         UserError: It is not YAML, repeats a key, or uses aliases; names `where` and the line.
     """
+    return _loaded(text, where, lambda loader: loader.get_single_data())
+
+
+def parse_all(text: str, where: str) -> list[Any]:
+    """Parse every document of a text.
+
+    Raises:
+        UserError: As for `parse`.
+    """
+
+    def all_data(loader: _Strict) -> list[Any]:
+        documents = []
+        while loader.check_data():  # type: ignore[no-untyped-call]
+            documents.append(loader.get_data())
+        return documents
+
+    found: list[Any] = _loaded(text, where, all_data)
+    return found
+
+
+def _loaded(text: str, where: str, take: Callable[[_Strict], Any]) -> Any:
     try:
         loader = _Strict(text)
         try:
-            return loader.get_single_data()
+            return take(loader)
         finally:
             loader.dispose()
     except yaml.YAMLError as error:

@@ -71,12 +71,13 @@ def build_recipe(recipe: Path, out: Path, device: str) -> None:
 
 def export_recipe(file: Path) -> None:
     """Print a recipe in mergekit's words."""
-    from evomerge.checkpoint import Checkpoint
+    from evomerge import merge
     from evomerge.mergekit import as_yaml, to_mergekit
     from evomerge.recipe import Recipe
 
     recipe = Recipe.from_yaml(file)
-    names = list(Checkpoint.open(recipe.donor).tensors)
+    parents = merge.with_merges(recipe, merge.open_parents(recipe.model_names))
+    names = list(parents.checkpoints[recipe.donor].tensors)
     print(as_yaml(to_mergekit(recipe, names)), end="")
 
 

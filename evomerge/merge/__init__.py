@@ -1,6 +1,8 @@
 """Merging: a recipe and its parents become weights, in a live model or on disk."""
 
-from evomerge.merge.build import build, digest, fill, live_tensors, tensors, write
+from evomerge.merge.build import digest, fill, live_tensors, tensors, write
+from evomerge.merge.make import build
+from evomerge.merge.nested import open_parents, with_merges
 from evomerge.merge.parents import Parents
 from evomerge.merge.plan import Job, Plan, Ref, plan
 from evomerge.merge.vocabulary import check_in_place
@@ -15,7 +17,9 @@ __all__ = [
     "digest",
     "fill",
     "live_tensors",
+    "open_parents",
     "plan",
     "tensors",
+    "with_merges",
     "write",
 ]

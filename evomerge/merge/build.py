@@ -15,7 +15,7 @@ from evomerge.checkpoint import atomic_folder, write_shards
 from evomerge.errors import UserError
 from evomerge.merge.card import model_card
 from evomerge.merge.parents import Parents
-from evomerge.merge.plan import Job, Plan, plan
+from evomerge.merge.plan import Job, Plan
 from evomerge.merge.tokenizer import write_tokenizer
 from evomerge.recipe import Recipe
 
@@ -140,23 +140,6 @@ def write(built: Plan, parents: Parents, out: Path, *, replace: bool = False) ->
         recipe.to_yaml(folder / "evomerge_recipe.yaml")
         (folder / "README.md").write_text(model_card(recipe), encoding="utf-8")
     return _combined(parts)
-
-
-def build(recipe: Recipe, out: str | Path, *, device: str = "cpu", replace: bool = False) -> str:
-    """Merge a recipe into a model folder.
-
-    Args:
-        recipe: The recipe.
-        out: The folder to make; it must not exist, or be empty, unless `replace`.
-        device: Where the arithmetic runs.
-        replace: Whether an existing folder gives way, once the new one is whole.
-
-    Returns:
-        The digest of the merged weights.
-    """
-    parents = Parents(recipe.model_names, device)
-    parents.check(recipe)
-    return write(plan(recipe, parents.checkpoints), parents, Path(out), replace=replace)
 
 
 def _content(tensor: Tensor) -> str:

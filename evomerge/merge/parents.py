@@ -26,6 +26,15 @@ class Parents:
         self.checkpoints: Mapping[str, Checkpoint] = self.opened  # with the vocabulary of a recipe
         self.device = torch.device(device)
         self._kept: dict[Ref, Tensor] = {}
+        self._passing: frozenset[str] = frozenset()  # models whose tensors are not kept
+
+    def beside(self, opened: Mapping[str, Checkpoint], passing: Iterable[str]) -> Parents:
+        """Other parents on the same device, sharing what is kept; `passing` ones are not kept."""
+        other = Parents((), str(self.device))
+        other.checkpoints = other.opened = dict(opened)
+        other._kept = self._kept
+        other._passing = frozenset(passing)
+        return other
 
     def check(self, recipe: Recipe) -> None:
         """Bring the parents of a recipe to its vocabulary, and refuse those that do not fit.
@@ -46,6 +55,8 @@ class Parents:
 
     def tensor(self, ref: Ref) -> Tensor:
         """One parent's tensor, in its stored dtype; never to be written to."""
+        if ref.model in self._passing:
+            return self.checkpoints[ref.model].tensor(ref.name).to(self.device)
         if ref not in self._kept:
             stored = self.checkpoints[ref.model].tensor(ref.name)
             self._kept[ref] = stored.to(self.device)
@@ -58,6 +69,8 @@ class Parents:
             UserError: A tensor holds a value that is not finite.
         """
         for model, checkpoint in self.checkpoints.items():
+            if model in self._passing:
+                continue  # made of parents that have been checked
             for name in checkpoint.tensors:
                 tensor = self.tensor(Ref(model, name))
                 if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):

@@ -37,7 +37,7 @@ class Evaluator:
         self.config = config
         torch.set_num_threads(config.workers.threads)
         self.device = device(config.workers.device)
-        self.parents = merge.Parents([config.base_model, *config.models], self.device)
+        self.parents = merge.open_parents([config.base_model, *config.models], self.device)
         self._resident: str | None = None  # the digest of the recipe that the live model holds
         self._scorer: Scorer | None = None
         self._harness: Harness | None = None
@@ -72,7 +72,8 @@ class Evaluator:
             check_compatible(base, checkpoint)
             check_same_tokens(base, checkpoint)
         if "recipe" in request:
-            merge.check_in_place(Recipe.from_dict(request["recipe"]), self.parents.checkpoints)
+            recipe = Recipe.from_dict(request["recipe"])
+            merge.check_in_place(recipe, merge.with_merges(recipe, self.parents).checkpoints)
         self.parents.check_finite()
         evaluation = self.harness.describe()
         evaluation["warnings"] = [*evaluation["warnings"], *self.scorer.check()]
@@ -92,11 +93,12 @@ class Evaluator:
         faults.reach("worker.evaluate")
         recipe = Recipe.from_dict(request["recipe"])
         began = time.perf_counter()
-        plan = merge.plan(recipe, self.parents.checkpoints)
+        parents = merge.with_merges(recipe, self.parents)
+        plan = merge.plan(recipe, parents.checkpoints)
         scorer = self.scorer
         if self._resident != recipe.digest:
             self._resident = None
-            merge.fill(self._model, plan, self.parents)
+            merge.fill(self._model, plan, parents)
             self._resident = recipe.digest
         built = time.perf_counter() - began
         outcomes = scorer.score(request["items"], request["mode"])
@@ -112,14 +114,15 @@ class Evaluator:
     def _export(self, request: Message) -> Message:
         """Write a recipe's model to disk."""
         recipe = Recipe.from_dict(request["recipe"])
-        plan = merge.plan(recipe, self.parents.checkpoints)
-        digest = merge.write(plan, self.parents, Path(request["out"]), replace=True)
+        parents = merge.with_merges(recipe, self.parents)
+        plan = merge.plan(recipe, parents.checkpoints)
+        digest = merge.write(plan, parents, Path(request["out"]), replace=True)
         return {"weights_digest": digest}
 
     def _translate(self, request: Message) -> Message:
         """Say a recipe in mergekit's words, or why that cannot be."""
         recipe = Recipe.from_dict(request["recipe"])
-        names = list(self.parents.checkpoints[recipe.donor].tensors)
+        names = list(merge.with_merges(recipe, self.parents).checkpoints[recipe.donor].tensors)
         try:
             return {
                 "mergekit": mergekit.as_yaml(mergekit.to_mergekit(recipe, names)),

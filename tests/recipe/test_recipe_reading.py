@@ -301,7 +301,7 @@ def test_the_word_base_is_not_taken_for_a_folder_of_that_name(tmp_path):
         ("a: 1\nb: 2\na: 3\n", "line 3: not valid YAML: key 'a' stands twice"),
         ("a: {b: 1, b: 2}\n", "line 1: not valid YAML: key 'b' stands twice"),
         ("a: [1\n", "line 2: not valid YAML"),
-        ("a: 1\n---\nb: 2\n", "not valid YAML: but found another document"),
+        ("a: 1\n---\nb: 2\n", "expected a name in every document but one"),
         ("a: !!python/object/apply:os.getcwd []\n", "line 1: not valid YAML: could not determine"),
         ("a: 2024-99-99\n", "not valid YAML: month must be in"),
         ("a: " + "9" * 5000 + "\n", "not valid YAML: Exceeds the limit"),
@@ -373,7 +373,11 @@ def mutated(document, draw):
     return document
 
 
-@pytest.mark.parametrize("document", [TIES, SLERP, STACK])
+NESTED = {"merges": {"soup": STACK, "inner": TIES}, **TIES, "models": ["soup", {"model": SLERP}]}
+NESTED["models"] += [{"model": "inner", "parameters": {"weight": 1.0}}]
+
+
+@pytest.mark.parametrize("document", [TIES, SLERP, STACK, NESTED])
 def test_a_mutated_recipe_is_read_or_refused(document):
     draw, read = random.Random(11), 0
     for _ in range(1500):
