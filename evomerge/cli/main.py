@@ -111,6 +111,13 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--deadline", help="such as 45m or 8h, race and verdict included")
     search.add_argument("--workers", type=_count, help="instead of the study's workers.count")
     search.add_argument("--ray-address", metavar="ADDRESS", help="join this Ray cluster, or `auto`")
+    search.add_argument(
+        "--log-to",
+        action="append",
+        default=[],
+        metavar="TRACKER",
+        help="tensorboard[:DIR], mlflow[:URI] or wandb[:PROJECT]; may be given more than once",
+    )
     search.set_defaults(run=_search)
 
     check = commands.add_parser("check", help="check a study before anything is spent on it")
@@ -229,6 +236,7 @@ def _search(arguments: argparse.Namespace) -> None:
         deadline=arguments.deadline,
         workers=arguments.workers,
         ray_address=arguments.ray_address,
+        log_to=arguments.log_to,
     )
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from evomerge.cli.progress import Progress
 from evomerge.cli.show import make_report
 from evomerge.errors import UserError
+from evomerge.report.loggers import open_logger
 from evomerge.study.config import StudyConfig, seconds
+from evomerge.study.ledger import Listener
+from evomerge.study.record import Record
 from evomerge.study.study import Study
 
 
@@ -20,6 +26,7 @@ def run_search(
     deadline: str | None = None,
     workers: int | None = None,
     ray_address: str | None = None,
+    log_to: Sequence[str] = (),
 ) -> None:
     """Run a study, or go on with it, and print its verdict.
 
@@ -30,6 +37,7 @@ def run_search(
         deadline: Instead of the file's search.deadline.
         workers: Instead of the file's workers.count.
         ray_address: A Ray cluster to join; makes the backend Ray.
+        log_to: Trackers, such as ``tensorboard`` or ``mlflow:URI``.
     """
     config = StudyConfig.from_yaml(study)
     search = dataclasses.replace(
@@ -43,15 +51,25 @@ def run_search(
         where = dataclasses.replace(where, count=workers)
     if ray_address is not None:
         where = dataclasses.replace(where, backend="ray", ray_address=ray_address)
-    run(dataclasses.replace(config, search=search, workers=where), directory)
+    run(dataclasses.replace(config, search=search, workers=where), directory, log_to)
 
 
-def run(config: StudyConfig, directory: Path) -> None:
+def run(config: StudyConfig, directory: Path, log_to: Sequence[str] = ()) -> None:
     """Run a study with progress, write its report, and print what matters."""
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory}: expected a run folder, but it is a file")
-    with Progress(config) as progress:
-        verdict = Study(config, directory, progress).confirm()
+    with contextlib.ExitStack() as stack:
+        listeners: list[Listener] = [stack.enter_context(Progress(config))]
+        for told in log_to:
+            logger = open_logger(told, directory)
+            stack.callback(logger.close)
+            listeners.append(logger)
+
+        def listen(event: Mapping[str, Any], record: Record) -> None:
+            for listener in listeners:
+                listener(event, record)
+
+        verdict = Study(config, directory, listen).confirm()
     report = make_report(directory, None, quiet=True)
     print(f"\n{verdict['sentence']}\n")
     print(f"  report   {report}")

@@ -1,0 +1,37 @@
+"""A Weights & Biases run. The only door to the `wandb` package.
+
+``WANDB_MODE=offline`` keeps it on this machine; ``wandb sync`` sends it later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import wandb
+
+from evomerge.report.loggers.logger import Logger
+
+
+class WandbLogger(Logger):
+    """Logs to the project that was named, or to ``evomerge``."""
+
+    def _begin(self, identity: str, config: Mapping[str, Any]) -> None:
+        self._run = wandb.init(
+            project=self.place or "evomerge",
+            name=self.directory.resolve().name,
+            id=identity,
+            resume="allow",
+            config=dict(config),
+            dir=str(self.directory),
+            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
+        )
+
+    def _log(self, numbers: Mapping[str, float], step: int) -> None:
+        self._run.log({**numbers, "generation": step})
+
+    def _say(self, sentence: str) -> None:
+        self._run.summary["verdict"] = sentence
+
+    def _end(self) -> None:
+        self._run.finish()
