@@ -14,6 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from evomerge import __version__
+from evomerge.cli.trajectory import add_trajectory
 from evomerge.errors import UserError
 
 _EPILOG = """\
@@ -180,6 +181,8 @@ def _parser() -> argparse.ArgumentParser:
         help="a folder of task YAML for the study of a genome file",
     )
     imported.set_defaults(run=_import)
+
+    add_trajectory(commands)
 
     methods = commands.add_parser("methods", help="merge methods: parameters, ranges, papers")
     methods.add_argument("name", nargs="?", metavar="NAME")

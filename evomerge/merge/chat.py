@@ -27,7 +27,7 @@ def chat_template(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str 
         return wanted
     if wanted != "auto":
         return (_NAMED / f"{wanted}.jinja").read_text(encoding="utf-8")
-    held = [template_of(checkpoints[name].folder) for name in recipe.model_names]
+    held = [template_of(checkpoints[name].folder) for name in recipe.inputs]
     counted = Counter(template for template in held if template)
     return counted.most_common(1)[0][0] if counted else None
 

@@ -105,7 +105,7 @@ def merged_tokenizer(
         added.append({**settings, "id": number, "content": token})
 
     if rule.source == "union":
-        others = [checkpoints[name] for name in recipe.model_names if name != recipe.donor]
+        others = [checkpoints[name] for name in recipe.inputs if name != recipe.donor]
         vocabularies = [vocabulary_of(other) for other in others]
         known = {entry["content"] for entry in _added_tokens(donor)}
         foreign = {e["content"]: e for other in others for e in reversed(_added_tokens(other))}
