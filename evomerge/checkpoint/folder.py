@@ -48,7 +48,7 @@ def resolve(model: str | Path) -> Path:
             snapshot_download(
                 name,
                 revision=revision or None,
-                allow_patterns=["*.safetensors", "*.json", *TOKENIZER_FILES],
+                allow_patterns=["*.safetensors", "*.json", "README.md", *TOKENIZER_FILES],
             )
         )
     except Exception as error:  # the hub's client raises a dozen unrelated kinds

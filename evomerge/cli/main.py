@@ -163,6 +163,12 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--device", default="cpu", help="where the arithmetic runs (default cpu)")
     build.set_defaults(run=_build)
 
+    push = commands.add_parser("push", help="upload a merged model to the Hugging Face Hub")
+    push.add_argument("source", type=Path, metavar="RUN", help="a run folder, or a merged model's")
+    push.add_argument("repository", metavar="REPO", help="such as organisation/name")
+    push.add_argument("--public", action="store_true", help="a new repository is private otherwise")
+    push.set_defaults(run=_push)
+
     export = commands.add_parser("export", help="print a recipe as a mergekit configuration")
     export.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
     export.set_defaults(run=_export)
@@ -286,6 +292,12 @@ def _build(arguments: argparse.Namespace) -> None:
     from evomerge.cli.show import build_recipe
 
     build_recipe(arguments.recipe, arguments.out, arguments.device)
+
+
+def _push(arguments: argparse.Namespace) -> None:
+    from evomerge.cli.push import push
+
+    print(push(arguments.source, arguments.repository, public=arguments.public))
 
 
 def _export(arguments: argparse.Namespace) -> None:

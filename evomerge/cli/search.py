@@ -12,6 +12,7 @@ from evomerge.cli.progress import Progress
 from evomerge.cli.show import make_report
 from evomerge.errors import UserError
 from evomerge.report.loggers import open_logger
+from evomerge.study.card import write_study_card
 from evomerge.study.config import StudyConfig, seconds
 from evomerge.study.ledger import Listener
 from evomerge.study.record import Record
@@ -69,7 +70,9 @@ def run(config: StudyConfig, directory: Path, log_to: Sequence[str] = ()) -> Non
             for listener in listeners:
                 listener(event, record)
 
-        verdict = Study(config, directory, listen).confirm()
+        study = Study(config, directory, listen)
+        verdict = study.confirm()
+    write_study_card(directory, study.record)
     report = make_report(directory, None, quiet=True)
     print(f"\n{verdict['sentence']}\n")
     print(f"  report   {report}")

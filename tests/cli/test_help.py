@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 COMMANDS = [
     *("demo", "search", "check", "status", "report", "build", "export", "methods", "spaces"),
     "completion",
-    *("watch", "dashboard"),
+    *("watch", "dashboard", "push"),
 ]
 
 
