@@ -7,15 +7,14 @@ would ignore in silence is an error.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge import methods, yaml_file
+from evomerge import methods, model_name, nesting, yaml_file
 from evomerge.checkpoint import Checkpoint
 from evomerge.errors import UserError
-from evomerge.nesting import relocate
 from evomerge.recipe import Recipe
 
 _UNUSED = {"task_arithmetic": ("density", "rescale")}  # mergekit's, without effect there
@@ -30,41 +29,45 @@ class Imported:
     notes: tuple[str, ...]
 
 
-def from_mergekit(document: Any, folder: Path, where: str = "mergekit") -> Imported:
-    """Read a mergekit 0.1.5 configuration as a recipe.
+def from_mergekit(documents: Sequence[Any], folder: Path, where: str = "mergekit") -> Imported:
+    """Read a mergekit 0.1.5 configuration as a recipe; several, with names, as for mergekit-multi.
 
     Args:
-        document: The configuration as plain data; left as it was.
+        documents: The configurations as plain data, left as they were: one, or several that name
+            each other, which become the recipe's `merges`.
         folder: What its relative folders are relative to.
         where: What messages call it.
 
     Raises:
         UserError: A key is unknown, has no counterpart here, or is wrong; names it.
     """
-    notes: list[str] = []
+    notes: dict[str, None] = {}
+    ours = [_ours(document, folder, where, notes) for document in documents]
+    recipe = Recipe.from_dict(
+        ours[0] if len(ours) == 1 else nesting.of_documents(ours, where), where
+    )
+    if recipe.base_model is None:
+        notes[
+            "without base_model mergekit takes config and tokenizer of any one model, evomerge of "
+            f"the first, {model_name.public(recipe.donor)}"
+        ] = None
+    return Imported(recipe, tuple(notes))
+
+
+def _ours(document: Any, folder: Path, where: str, notes: dict[str, None]) -> dict[str, Any]:
+    """One configuration in our words; what changes meaning goes to the notes."""
     held = {k: v for k, v in yaml_file.mapping(document, where).items() if v is not None}
-    held, where = _without_modules(held, where)
-    held = relocate(_models(held, where), folder)
+    held = nesting.relocate(_models(_without_modules(held, where), where), folder)
     method = held.get("merge_method")
     if method in methods.names():
-        spec = methods.get(method)
         held = _without_unused(held, method, notes)
-        held = _with_base_among_models(held, spec, notes)
-        if spec.stochastic:
-            notes.append(
+        held = _with_base_among_models(held, methods.get(method), notes)
+        if methods.get(method).stochastic:
+            notes[
                 f"{method} drops at random: mergekit would draw other masks than evomerge, whose "
                 "`seed` decides them"
-            )
-    held = _with_dtypes(held, notes)
-    recipe = Recipe.from_dict(held, where)
-    if "out_dtype" not in held and "dtype" not in held:
-        recipe = _with_stored_dtype(recipe, notes)
-    if recipe.base_model is None:
-        notes.append(
-            f"without base_model mergekit takes config and tokenizer of any one model, evomerge "
-            f"of the first, {Path(recipe.donor).name}"
-        )
-    return Imported(recipe, tuple(notes))
+            ] = None
+    return _with_dtypes(held, notes)
 
 
 def spelled(value: Any, where: str) -> Any:
@@ -87,11 +90,11 @@ def spelled(value: Any, where: str) -> Any:
     return held["path"] + (f"@{held['revision']}" if "revision" in held else "")
 
 
-def _without_modules(document: dict[str, Any], where: str) -> tuple[dict[str, Any], str]:
+def _without_modules(document: dict[str, Any], where: str) -> dict[str, Any]:
     """The one module's content in the configuration's own place."""
     modules = document.pop("modules", None)
     if modules is None:
-        return document, where
+        return document
     modules = yaml_file.mapping(modules, f"{where}: modules")
     if len(modules) != 1 or "models" in document or "slices" in document:
         raise UserError(
@@ -104,8 +107,7 @@ def _without_modules(document: dict[str, Any], where: str) -> tuple[dict[str, An
     inner = yaml_file.mapping(content.pop("parameters", None) or {}, f"{where}: modules.{name}")
     outer = yaml_file.mapping(document.pop("parameters", None) or {}, f"{where}: parameters")
     both = {key: _layered(inner[key], outer.get(key)) for key in inner}
-    merged = {**document, **content, **({"parameters": {**outer, **both}} if inner | outer else {})}
-    return merged, f"{where}: modules.{name}"
+    return {**document, **content, **({"parameters": {**outer, **both}} if inner | outer else {})}
 
 
 def _layered(inner: Any, outer: Any) -> Any:
@@ -181,8 +183,9 @@ def _entry(entry: Any, where: str) -> Any:
     return held
 
 
-def _without_unused(document: Any, method: str, notes: list[str]) -> Any:
+def _without_unused(document: Any, method: str, notes: dict[str, None]) -> Any:
     """The document without parameters that mergekit knows and makes nothing of."""
+    unused = _UNUSED.get(method, ())
 
     def walk(value: Any) -> Any:
         if isinstance(value, list):
@@ -192,21 +195,16 @@ def _without_unused(document: Any, method: str, notes: list[str]) -> Any:
         result = {key: walk(item) for key, item in value.items()}
         parameters = result.get("parameters")
         if isinstance(parameters, Mapping):
-            for name in _UNUSED.get(method, ()):
-                if name in parameters:
-                    notes.append(f"{name} is left out: mergekit's {method} makes no use of it")
-            result["parameters"] = {
-                k: v for k, v in parameters.items() if k not in _UNUSED.get(method, ())
-            }
+            for name in sorted(set(unused) & parameters.keys()):
+                notes[f"{name} is left out: mergekit's {method} makes no use of it"] = None
+            result["parameters"] = {k: v for k, v in parameters.items() if k not in unused}
         return result
 
-    found = walk(document)
-    notes[:] = dict.fromkeys(notes)
-    return found
+    return walk(document)
 
 
 def _with_base_among_models(
-    document: dict[str, Any], spec: methods.MethodSpec, notes: list[str]
+    document: dict[str, Any], spec: methods.MethodSpec, notes: dict[str, None]
 ) -> dict[str, Any]:
     """Under `models` mergekit merges the base too, by methods that take none."""
     base, models = document.get("base_model"), document.get("models")
@@ -215,29 +213,37 @@ def _with_base_among_models(
     names = [entry.get("model") if isinstance(entry, Mapping) else entry for entry in models]
     if base in names:
         return document
-    notes.append(f"{spec.name} takes no base: base_model is merged as one more model, as mergekit")
+    notes[f"{spec.name} takes no base: base_model is one more model, as in mergekit"] = None
     return {**document, "models": [*models, {"model": base}]}
 
 
-def _with_dtypes(document: dict[str, Any], notes: list[str]) -> dict[str, Any]:
-    dtype = str(document.get("dtype", "float32")).removeprefix("torch.")
+def _with_dtypes(document: dict[str, Any], notes: dict[str, None]) -> dict[str, Any]:
+    """Written in what mergekit writes, which without a dtype is what the parents are stored in."""
+    dtype = str(document.get("dtype", "")).removeprefix("torch.")
     if dtype in ("bfloat16", "float16"):
-        notes.append(
+        notes[
             f"dtype {dtype}: parents are rounded to it as by mergekit, but arithmetic runs in "
             "float32, which loses less"
-        )
+        ] = None
+    if dtype or "out_dtype" in document:
+        return document
+    stored = _stored(document)
+    if stored is None:
+        notes["no dtype is given: written in float32, mergekit keeps that of the parents"] = None
+    elif stored != "float32":
+        notes[f"no dtype is given: computed in float32 and written in {stored}, as stored"] = None
+        return {**document, "out_dtype": stored}
     return document
 
 
-def _with_stored_dtype(recipe: Recipe, notes: list[str]) -> Recipe:
-    """Write what mergekit would without a dtype: what the parents are stored in."""
-    folder = Path(recipe.donor).expanduser()
-    if not folder.is_dir():
-        notes.append("no dtype is given: written in float32, mergekit keeps that of the parents")
-        return recipe
-    stored = {info.dtype for info in Checkpoint.open(folder).tensors.values()} & set(_STORED)
-    dtype = _STORED[stored.pop()] if len(stored) == 1 else "float32"
-    if dtype == "float32":
-        return recipe
-    notes.append(f"no dtype is given: computed in float32 and written in {dtype}, as stored")
-    return Recipe.from_dict({**recipe.to_dict(), "out_dtype": dtype})
+def _stored(document: Mapping[str, Any]) -> str | None:
+    """The one dtype that a configuration's first model is stored in, if it is on this machine."""
+    models, slices = document.get("models") or [], document.get("slices") or []
+    sources = slices[0].get("sources") or [] if slices and isinstance(slices[0], Mapping) else []
+    first = document.get("base_model") or next(iter([*models, *sources]), None)
+    name = first.get("model") if isinstance(first, Mapping) else first
+    folder = Path(model_name.host_of(name)).expanduser() if isinstance(name, str) else None
+    if folder is None or not folder.is_dir():
+        return None
+    kinds = {info.dtype for info in Checkpoint.open(folder).tensors.values()} & set(_STORED)
+    return _STORED[kinds.pop()] if len(kinds) == 1 else None

@@ -35,7 +35,7 @@ def read(file: Path, above: Sequence[Path] = ()) -> Any:
         chain = " → ".join(path.name for path in [*above[above.index(whole) :], whole])
         raise UserError(f"{file}: {chain}: a merge cannot be made of itself")
     documents = [model_name.joined(one, str(file)) for one in yaml_file.read_all(file)]
-    document = documents[0] if len(documents) == 1 else _of_documents(documents, str(file))
+    document = documents[0] if len(documents) == 1 else of_documents(documents, str(file))
     return _files_read(relocate(document, file.parent), [*above, whole])
 
 
@@ -63,6 +63,30 @@ def flattened(document: Any, where: str) -> Any:
     if idle:
         raise UserError(f"{where}: merges: {idle[0]} is used by nothing")
     return {"merges": {name: merges[name] for name in order}, **result}
+
+
+def of_documents(documents: Sequence[Any], where: str) -> Any:
+    """Several documents as one: the one without a name, or the last, made of the others.
+
+    Raises:
+        UserError: Names stand twice, or are missing.
+    """
+    plain = [yaml_file.mapping(document, where) for document in documents]
+    nameless = [i for i, document in enumerate(plain) if "name" not in document]
+    if len(nameless) > 1:
+        raise UserError(f"{where}: expected a name in every document but one, and one a result")
+    last = nameless[0] if nameless else len(plain) - 1
+    merges: dict[str, Any] = {}
+    for i, document in enumerate(plain):
+        if i == last:
+            continue
+        name = str(document["name"])
+        if name in merges:
+            raise UserError(f"{where}: two documents have the name {name}")
+        merges[name] = {key: value for key, value in document.items() if key != "name"}
+    final = {key: value for key, value in plain[last].items() if key != "name"}
+    own = yaml_file.mapping(final.get("merges") or {}, f"{where}: merges")
+    return {**final, "merges": {**own, **merges}}
 
 
 def relocate(document: Any, folder: Path) -> Any:
@@ -108,26 +132,6 @@ def _relocated(document: Any, folder: Path, merges: frozenset[str]) -> Any:
         else _relocated(value, folder, merges)
         for key, value in document.items()
     }
-
-
-def _of_documents(documents: Sequence[Any], where: str) -> Any:
-    """Several documents as one: the one without a name, or the last, made of the others."""
-    plain = [yaml_file.mapping(document, where) for document in documents]
-    nameless = [i for i, document in enumerate(plain) if "name" not in document]
-    if len(nameless) > 1:
-        raise UserError(f"{where}: expected a name in every document but one, and one a result")
-    last = nameless[0] if nameless else len(plain) - 1
-    merges: dict[str, Any] = {}
-    for i, document in enumerate(plain):
-        if i == last:
-            continue
-        name = str(document["name"])
-        if name in merges:
-            raise UserError(f"{where}: two documents have the name {name}")
-        merges[name] = {key: value for key, value in document.items() if key != "name"}
-    final = {key: value for key, value in plain[last].items() if key != "name"}
-    own = yaml_file.mapping(final.get("merges") or {}, f"{where}: merges")
-    return {**final, "merges": {**own, **merges}}
 
 
 def _files_read(document: Any, above: Sequence[Path]) -> Any:

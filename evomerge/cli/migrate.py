@@ -25,17 +25,17 @@ def import_file(file: Path, out: Path | None, include_path: Sequence[Path] = ())
     from evomerge.mergekit_import import from_mergekit
 
     folder, where = file.absolute().parent, str(file)
-    document = yaml_file.read(file)
-    if is_genome_file(document):
+    documents = yaml_file.read_all(file)
+    if is_genome_file(documents[0]) and len(documents) == 1:
         from evomerge.study.config import StudyConfig
 
-        study = from_genome(document, folder, include_path, where)
+        study = from_genome(documents[0], folder, include_path, where)
         StudyConfig.from_dict(study.document, folder, where)  # what it would refuse is told now
         kind, text, notes = "study", yaml_file.write(study.document), study.notes
     elif include_path:
         raise UserError("--include-path: only a mergekit-evolve genome file has tasks")
     else:
-        recipe = from_mergekit(document, folder, where)
+        recipe = from_mergekit(documents, folder, where)
         kind, text, notes = "recipe", recipe.recipe.to_yaml(), recipe.notes
     text = "".join(f"# {note}\n" for note in notes) + text
     if out is None:

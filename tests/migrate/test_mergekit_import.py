@@ -6,7 +6,9 @@ import pytest
 
 from evomerge import yaml_file
 from evomerge.errors import UserError
+from evomerge.merge import build
 from evomerge.mergekit_import import from_mergekit
+from evomerge.recipe import Recipe
 from tests.models import make_family
 
 TIES = """
@@ -30,7 +32,7 @@ dtype: float32
 
 
 def imported(text, folder="/nowhere"):
-    return from_mergekit(yaml_file.parse(text, "file"), Path(folder), "file")
+    return from_mergekit(yaml_file.parse_all(text, "file"), Path(folder), "file")
 
 
 def test_a_plain_configuration_keeps_its_words():
@@ -89,10 +91,10 @@ dtype: float32
 """
     found = imported(text)
     assert [entry.model for entry in found.recipe.models] == ["a", "b", "c"]
-    assert any("merged as one more model" in note for note in found.notes)
+    assert any("is one more model" in note for note in found.notes)
     listed = imported(text.replace("[a, b]", "[a, c]"))
     assert [entry.model for entry in listed.recipe.models] == ["a", "c"]
-    assert not any("merged as one more model" in note for note in listed.notes)
+    assert not any("is one more model" in note for note in listed.notes)
 
 
 def test_what_mergekit_makes_nothing_of_is_left_out_with_a_note():
@@ -158,10 +160,62 @@ def test_a_mistake_is_told_by_its_key(change, message):
         ("{}", "modules: expected one module"),
         ("{a: {models: [x]}, b: {models: [x]}}", "modules: .* but got a, b"),
         ("{a: {modls: [x]}}", r"modules\.a: unknown key 'modls': did you mean 'models'"),
-        ("{a: {models: [x], parameters: {wight: 1}}}", r"modules\.a: parameters: unknown param"),
+        (
+            "{a: {models: [x], parameters: {wight: 1}}}",
+            "file: parameters: unknown parameter of linear .wight.",
+        ),
         ("[1]", "modules: expected a mapping"),
     ],
 )
 def test_a_mistake_in_modules_is_told_by_its_key(modules, message):
     with pytest.raises(UserError, match=message):
         imported(f"merge_method: linear\nmodules: {modules}\n")
+
+
+MULTI = """
+name: halfway
+merge_method: slerp
+base_model: zoo/a
+models: [zoo/a, {model: {model: {path: zoo/b}}}]
+parameters: {t: 0.5}
+dtype: float32
+---
+merge_method: ties
+base_model: zoo/base
+models:
+  - {model: halfway, parameters: {weight: 1, density: 0.5}}
+  - {model: zoo/b, parameters: {weight: 0.5}}
+dtype: float32
+"""
+
+
+def test_documents_that_name_each_other_are_merges_of_the_one_without_a_name(tmp_path):
+    paths = make_family(tmp_path / "zoo", layers=1)
+    recipe = imported(MULTI, tmp_path).recipe
+    assert recipe.merge_method == "ties"
+    assert [entry.model for entry in recipe.models] == ["halfway", paths["b"]]
+    (name, inner), *more = recipe.merges.items()
+    assert not more
+    assert name == "halfway"
+    assert [entry.model for entry in inner.models] == [paths["a"], paths["b"]]
+    # the same in two steps, by hand
+    build(inner, tmp_path / "halfway")
+    apart = {**recipe.to_dict(), "merges": None}
+    apart["models"][0] = {**apart["models"][0], "model": str(tmp_path / "halfway")}
+    assert build(recipe, tmp_path / "one") == build(Recipe.from_dict(apart), tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("name: halfway", "nam: halfway"), "expected a name in every document but one"),
+        (("model: halfway", "model: halfways"), "merges: halfway is used by nothing"),
+        (("t: 0.5", "t: 1.5"), "t must be a number in"),
+        (("dtype: float32\n---", "dytpe: float32\n---"), "unknown key 'dytpe'"),
+        (("[zoo/a, {", "[halfway, {"), "a merge cannot be made of itself"),
+    ],
+)
+def test_a_mistake_in_one_of_several_documents_is_told_by_its_key(change, message):
+    assert change[0] in MULTI
+    with pytest.raises(UserError, match=message):
+        imported(MULTI.replace(*change))

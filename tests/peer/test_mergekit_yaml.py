@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from evomerge import methods
+from evomerge.binding import placeholders
 from evomerge.checkpoint import Checkpoint
 from evomerge.merge import build
 from evomerge.mergekit import as_yaml, to_mergekit
@@ -349,8 +350,10 @@ def merges(tmp_path_factory):
         recipes[f"any {method}"] = recipe_of_every_kind(method, families)
     for space in shipped():
         folders = families["llama"]
-        models = [folders["a"], folders["b"]]
-        bound = SearchSpace.from_yaml(space).bind(folders["base"], models, dtype="bfloat16")
+        template = SearchSpace.from_yaml(space)
+        names = "abc" if "*3" in placeholders(template.document) else "ab"
+        models = [folders[name] for name in names]
+        bound = template.bind(folders["base"], models, dtype="bfloat16")
         for n in range(2):
             recipes[f"{space} {n}"] = at_a_random_point(bound, n)
     result, commands = {}, []

@@ -1,0 +1,133 @@
+"""mergekit's own files, run by mergekit 0.1.5, and imported and built by us: the same tensors."""
+
+import os
+
+import pytest
+import torch
+
+from evomerge import yaml_file
+from evomerge.merge import build
+from evomerge.mergekit_import import from_mergekit
+from tests.models import load, make_family
+from tests.peer.test_mergekit_yaml import run_all
+
+pytestmark = [
+    pytest.mark.peer,
+    pytest.mark.skipif(
+        not os.environ.get("MERGEKIT_PYTHON"),
+        reason="MERGEKIT_PYTHON names no interpreter that has mergekit 0.1.5",
+    ),
+]
+# Names in capitals are folders of the family.
+FILES = {
+    "models as mappings": """
+merge_method: ties
+base_model: {model: {path: BASE}}
+models:
+  - {model: {model: {path: A}}, parameters: {weight: 0.5, density: [1, 0.4]}}
+  - {model: B, parameters: {weight: [{filter: mlp, value: 0.2}, {value: 1}]}}
+parameters: {density: 0.6, normalize: 1.0, int8_mask: true}
+dtype: float32
+""",
+    "a module": """
+merge_method: task_arithmetic
+base_model: BASE
+modules:
+  default:
+    slices:
+      - sources:
+          - {model: A, layer_range: [0, 2], parameters: {weight: [0.1, 0.9]}}
+          - {model: BASE, layer_range: [0, 2]}
+      - sources:
+          - {model: B, layer_range: [1, 3]}
+          - {model: BASE, layer_range: [1, 3]}
+        parameters: {lambda: 0.7}
+    parameters: {weight: {filter: attn, value: 0.3}}
+parameters: {weight: 0.6, lambda: 1.1, density: 0.5}
+dtype: float32
+""",
+    "a base that is one more model": """
+merge_method: linear
+base_model: BASE
+models: [{model: A}, {model: B, parameters: {weight: 2}}]
+parameters: {weight: 0.5}
+dtype: float32
+""",
+    "the middle of all, the base too": """
+merge_method: karcher
+base_model: BASE
+models: [{model: A}, {model: B}]
+dtype: float32
+""",
+    "no dtype, of bfloat16": """
+merge_method: linear
+models: [{model: LOW, parameters: {weight: [0.1, 0.8]}}, {model: LOWER, parameters: {weight: 0.4}}]
+base_model: LOW
+""",
+    "an output dtype": """
+merge_method: slerp
+base_model: A
+models: [{model: A}, {model: B}]
+parameters: {t: [{filter: self_attn, value: [0, 0.5, 0.3, 0.7, 1]}, {value: 0.5}]}
+dtype: float32
+out_dtype: bfloat16
+""",
+    "several documents": """
+name: halfway
+merge_method: slerp
+base_model: A
+models: [{model: A}, {model: B}]
+parameters: {t: [0.2, 0.8]}
+dtype: float32
+---
+merge_method: ties
+base_model: BASE
+models:
+  - {model: halfway, parameters: {weight: 1, density: 0.5}}
+  - {model: C, parameters: {weight: [0.5, 0.2]}}
+dtype: float32
+out_dtype: float16
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def merges(tmp_path_factory):
+    """Every file merged by both: {name: (our folder, mergekit's, its problem)}."""
+    torch.set_num_threads(1)  # more would add up a norm in another order
+    top = tmp_path_factory.mktemp("import")
+    folders = make_family(top / "family", names="abc", layers=4)
+    low = make_family(top / "low", names="b", layers=4, dtype="bfloat16")
+    named = {name.upper(): path for name, path in folders.items()}
+    named |= {"LOWER": low["b"], "LOW": low["base"]}
+    result, commands = {}, []
+    for number, (name, text) in enumerate(FILES.items()):
+        for word in sorted(named, key=len, reverse=True):
+            text = text.replace(f": {word}", f": {named[word]}")
+        ours, theirs = top / f"ours-{number}", top / f"theirs-{number}"
+        file = top / f"{number}.yaml"
+        file.write_text(text)
+        build(from_mergekit(yaml_file.read_all(file), top, name).recipe, ours)
+        quiet = ["--quiet", "--no-write-model-card"]
+        if "---" in text:
+            scratch = ["-I", str(top / f"scratch-{number}"), "--out-path", str(theirs)]
+            commands.append(["multi", str(file), *scratch, *quiet])
+        else:
+            commands.append(["yaml", str(file), str(theirs), *quiet])
+        result[name] = (ours, theirs)
+    problems = run_all(commands)
+    return {name: (*merge, problems[i]) for i, (name, merge) in enumerate(result.items())}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_imported_builds_the_tensors_that_mergekit_makes(merges, name):
+    ours, theirs, problem = merges[name]
+    assert problem is None, problem
+    mine, its = load(ours), load(theirs)
+    assert set(mine) == set(its)
+    different = {
+        tensor: (mine[tensor].dtype, its[tensor].dtype)
+        for tensor in mine
+        if not torch.equal(mine[tensor], its[tensor])
+    }
+    assert not different
