@@ -73,7 +73,9 @@ class Evaluator:
             check_same_tokens(base, checkpoint)
         if "recipe" in request:
             recipe = Recipe.from_dict(request["recipe"])
-            merge.check_in_place(recipe, merge.with_merges(recipe, self.parents).checkpoints)
+            checkpoints = merge.with_merges(recipe, self.parents).checkpoints
+            chat = self.config.evaluate.apply_chat_template
+            merge.check_in_place(recipe, checkpoints, chat=chat)
         self.parents.check_finite()
         evaluation = self.harness.describe()
         evaluation["warnings"] = [*evaluation["warnings"], *self.scorer.check()]

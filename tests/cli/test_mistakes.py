@@ -410,3 +410,22 @@ def test_a_package_that_is_not_installed_is_named_without_a_traceback(
     assert told.code == 2
     assert "this command needs the package torch.nn, which is not installed" in told.err
     assert told.err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("real_workers")
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"tokenizer": {"pad_to_multiple_of": 64}}, ["it changes the parents' vocabulary"]),
+        ({"tokenizer_source": "zoo/three"}, ["unknown tokenizer_source 'zoo/three'"]),
+    ],
+)
+def test_a_space_that_changes_the_vocabulary_is_refused_by_check_and_search(
+    evomerge: Run, small_study: StudyFile, tmp_path: Path, more: dict[str, Any], words: list[str]
+) -> None:
+    weights = {"model": "*", "parameters": {"weight": "search"}}
+    space = {"merge_method": "linear", "models": [weights], **more}
+    study = small_study()
+    study.write_text(json.dumps({**json.loads(study.read_text()), "space": space}))
+    assert_told(evomerge("check", study), *words)
+    assert_told(evomerge("search", study, tmp_path / "run"), *words)

@@ -230,6 +230,30 @@ def test_a_chat_template_is_written_to_the_tokenizer(tmp_path, wanted):
     )
 
 
+def test_a_live_model_keeps_its_chat_template_if_prompts_go_through_it(zoo):
+    document = {"merge_method": "passthrough", "models": [zoo["base"]], "chat_template": "chatml"}
+    recipe = Recipe.from_dict(document)
+    opened = Parents(recipe.model_names).opened
+    check_in_place(recipe, opened)
+    with pytest.raises(UserError, match="chat_template: prompts go through the base's own"):
+        check_in_place(recipe, opened, chat=True)
+
+
+def test_a_parent_alone_gets_the_tokenizer_of_another(zoo, tmp_path):
+    models = [
+        {"model": zoo["b"], "parameters": {"weight": 1}},
+        {"model": zoo["base"], "parameters": {"weight": 0}},
+    ]
+    document = {"merge_method": "linear", "models": models, "tokenizer_source": zoo["base"]}
+    build(Recipe.from_dict(document), tmp_path / "out")
+    merged = load(tmp_path / "out")[EMBED]
+    for number, token in enumerate(VOCABULARY):
+        own = row(zoo, "b", EMBED, token)  # of the words that b lacks, the base's rows
+        wanted = row(zoo, "base", EMBED, token) if own is None else own
+        assert torch.equal(merged[number], wanted), token
+    assert ids(tmp_path / "out") == ids(zoo["base"])
+
+
 CHAT = [
     {"role": "system", "content": "S"},
     {"role": "user", "content": " U "},
