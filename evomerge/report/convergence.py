@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from markupsafe import Markup
@@ -13,31 +14,53 @@ from evomerge.report.charts import WIDTH
 from evomerge.report.numbers import number, plural
 from evomerge.report.run import Run
 from evomerge.report.svg import Figure, Scale, scale, ticks
+from evomerge.study.control import KIND as RANDOM
 
 _HALF = 488.0  # px, of a figure that takes half the page
 
 
 @dataclass(frozen=True)
 class Told:
-    """One generation with its fitness; all of it may have failed."""
+    """One generation with its fitness; all of it may have failed.
+
+    `is_random` marks the control arm's trials, which take no part in `known`.
+    """
 
     number: int
     names: Sequence[str]
     fitness: Sequence[float | None]
     reference: float | None
     correlation: float | None
+    is_random: Sequence[bool] = ()
 
     @property
     def known(self) -> list[float]:
-        """Fitness of those that did not fail."""
-        return [value for value in self.fitness if value is not None]
+        """Fitness of the optimizer's trials that did not fail."""
+        return self._known(False)
+
+    @property
+    def drawn(self) -> list[float]:
+        """Fitness of the control arm's trials that did not fail."""
+        return self._known(True)
+
+    def _known(self, random: bool) -> list[float]:
+        arms = self.is_random or [False] * len(self.fitness)
+        both = zip(self.fitness, arms, strict=True)
+        return [value for value, arm in both if value is not None and arm == random]
 
 
 def generations(run: Run) -> list[Told]:
     """The generations that the optimizer was told about, in order."""
     trials = run.record.trials
     return [
-        Told(g, [trials[n].name for n in a.trials], a.fitness, a.reference, a.correlation)
+        Told(
+            g,
+            [trials[n].name for n in a.trials],
+            a.fitness,
+            a.reference,
+            a.correlation,
+            [trials[n].kind == RANDOM for n in a.trials],
+        )
         for g, a in sorted(run.record.generations.items())
         if a.fitness is not None
     ]
@@ -74,17 +97,17 @@ def section(run: Run) -> dict[str, Any]:
 def _fitness(told: Sequence[Told], unit: str, reference: str) -> Markup:
     figure = Figure(WIDTH, 350, "Fitness by generation")
     across = _across(told, 84, WIDTH - 14)
-    values = [v for g in told for v in [*g.known, g.reference] if v is not None]
+    values = [v for g in told for v in [*g.known, *g.drawn, g.reference] if v is not None]
     up = scale(values, 296, 34)
     figure.y_axis(up, 84, WIDTH - 14, ticks(up.low, up.high), unit)
     figure.x_axis(across, 296, 296, _marks(told), "generation")
+    size = 3 if len(told) <= 40 else 2
     for g in told:
-        for name, value in zip(g.names, g.fitness, strict=True):
+        for name, value, random in zip(g.names, g.fitness, g.is_random, strict=True):
             if value is not None:
                 tip = f"{name}, generation {g.number}: {number(value)}"
-                figure.dot(
-                    across(g.number), up(value), "f1 faint", tip, 3 if len(told) <= 40 else 2
-                )
+                kind = "f4" if random else "f1 faint"
+                figure.dot(across(g.number), up(value), kind, tip, size, square=random)
     _series(figure, [(across(g.number), up(max(g.known))) for g in told if g.known], "s1")
     middle = [(across(g.number), up(statistics.median(g.known))) for g in told if g.known]
     _series(figure, middle, "s1 dotted", "f1", small=True)
@@ -92,6 +115,8 @@ def _fitness(told: Sequence[Told], unit: str, reference: str) -> Markup:
     _series(figure, held, "s2 dashed", "f2", square=True)
     entries = [("line", "s1", "best of the generation"), ("line", "s1 dotted", "median")]
     entries.append(("dot", "f1 faint", "each trial"))
+    if any(g.drawn for g in told):
+        entries.append(("square", "f4", "random"))
     if held:
         entries.append(("line", "s2 dashed", f"{reference} on the same items"))
     figure.legend(84, 16, entries)
@@ -104,13 +129,22 @@ def _gain(told: Sequence[Told]) -> Markup:
     across = _across(told, 84, _HALF - 12)
     best = [(g.number, max(g.known) - g.reference) for g in _comparable(told)]
     half = [(g.number, statistics.median(g.known) - g.reference) for g in _comparable(told)]
-    up = scale([0.0, *(v for _, v in [*best, *half])], 226, 34)
+    drawn = [(g.number, v - g.reference) for g in told for v in g.drawn if g.reference is not None]
+    up = scale([0.0, *(v for _, v in [*best, *half, *drawn])], 226, 34)
     figure.y_axis(up, 84, _HALF - 12, ticks(up.low, up.high), "gain over the reference")
     figure.x_axis(across, 226, 226, _marks(told, 6), "generation")
     figure.rule(84, up(0), _HALF - 12, up(0), "zero")
     _series(figure, [(across(g), up(v)) for g, v in best], "s1")
     _series(figure, [(across(g), up(v)) for g, v in half], "s1 dotted", "f1", small=True)
-    figure.legend(84, 16, [("line", "s1", "best"), ("line", "s1 dotted", "median")])
+    entries = [("line", "s1", "best"), ("line", "s1 dotted", "median")]
+    if drawn:
+        for g, value in drawn:
+            figure.dot(across(g), up(value), "f4", f"random: {number(value, sign=True)}", 3, True)
+        record_so_far = list(accumulate((v for _, v in drawn), max))
+        line = [(across(g), up(v)) for (g, _), v in zip(drawn, record_so_far, strict=True)]
+        figure.line([*line, (across(told[-1].number), line[-1][1])], "s4 dashed")
+        entries.append(("line", "s4 dashed", "best random so far"))
+    figure.legend(84, 16, entries)
     return figure.markup()
 
 
