@@ -11,11 +11,13 @@ import datasets
 import lm_eval.utils
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.defaults import DEFAULT_OTHER_SEED
+from lm_eval.filters.selection import TakeFirstFilter
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 
 from evomerge.errors import UserError
+from evomerge.evaluate.choice_table import METRICS as CHOICE_METRICS
 from evomerge.evaluate.function_task import FunctionTask, load_function
 from evomerge.evaluate.metric import choose_metric, value_of
 from evomerge.evaluate.preparation import (
@@ -59,6 +61,7 @@ class Harness:
         warnings: list[str],
     ) -> None:
         self._prepared = dict(prepared)
+        self._choices: dict[tuple[str, int], Choices] = {}
         self.functions = dict(functions)
         self.digest = digest
         self.warnings = warnings
@@ -197,7 +200,23 @@ class Harness:
     def choices(self, task: str, doc_id: int) -> Choices:
         """The right choices of a multiple-choice document, and how its metric normalises them."""
         item = self._prepared[task]
-        return choices_of(item.task, item.documents[doc_id], item.metric.name)
+        if (task, doc_id) not in self._choices:
+            found = choices_of(item.task, item.documents[doc_id], item.metric.name)
+            self._choices[task, doc_id] = found
+        return self._choices[task, doc_id]
+
+    def chooses(self, task: str) -> bool:
+        """Whether a task's metric is just whether the likeliest choice is the right one."""
+        item = self._prepared[task]
+        filters = [f for e in item.task._filters if e.name == item.metric.filter for f in e.filters]
+        return (
+            self.output_type(task) == "multiple_choice"
+            and item.metric.name in CHOICE_METRICS
+            and not callable(item.task.config.process_results)
+            and type(item.task).process_results is ConfigurableTask.process_results
+            and not item.task.multiple_target
+            and [type(make()) for make in filters] == [TakeFirstFilter]
+        )
 
     def grade(self, task: str, answers: Mapping[int, Sequence[Any]]) -> dict[int, Grade]:
         """Let the task grade answers.

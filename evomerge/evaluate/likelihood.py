@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,54 @@ class Likelihood:
 
 
 @dataclass(frozen=True)
+class Likelihoods(Sequence[Likelihood]):
+    """What the model says of many pairs: one column for each predicted token.
+
+    Attributes:
+        table: Log-probability, margin, and whether greedy decoding agrees, (3, positions).
+        starts: First position of each pair, (pairs,).
+        stops: One past its last position, the ending's included.
+        n_tokens: Length of each pair's continuation.
+    """
+
+    table: np.ndarray
+    starts: np.ndarray
+    stops: np.ndarray
+    n_tokens: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, number: Any) -> Any:
+        start, stop, n_tokens = self.starts[number], self.stops[number], self.n_tokens[number]
+        log_probabilities, margins, greedy = self.table[:, start:stop]
+        return Likelihood(log_probabilities, margins, bool(greedy[:n_tokens].all()), int(n_tokens))
+
+    @cached_property
+    def totals(self) -> np.ndarray:
+        """Log-likelihood of each pair's continuation, in nats, (pairs,)."""
+        return self._reduced(np.add, self.table[0], self.starts + self.n_tokens)
+
+    @cached_property
+    def are_greedy(self) -> np.ndarray:
+        """Whether greedy decoding gives each pair's continuation, (pairs,)."""
+        return self._reduced(np.minimum, self.table[2], self.starts + self.n_tokens) > 0
+
+    def reduced(self, reduction: np.ufunc, values: np.ndarray) -> np.ndarray:
+        """Reduce the values of each pair's positions, its ending's included, to one."""
+        return self._reduced(reduction, values, self.stops)
+
+    def _reduced(self, reduction: np.ufunc, values: np.ndarray, stops: np.ndarray) -> np.ndarray:
+        if not len(self):
+            return np.zeros(0)
+        order = np.argsort(self.starts)
+        edges = np.stack((self.starts[order], stops[order]), axis=1).ravel()
+        found = np.empty(len(self))
+        found[order] = reduction.reduceat(np.append(values, 0.0), edges)[::2]
+        return found
+
+
+@dataclass(frozen=True)
 class Batch:
     """Rows that go through the model together; a position is one predicted token of one pair."""
 
@@ -72,7 +121,7 @@ class Batch:
     targets: torch.Tensor  # (positions, alternatives)
     absent: torch.Tensor | None  # (positions, alternatives), where an alternative is padding
     starts: np.ndarray  # (pairs,) first position of each pair
-    pairs: tuple[int, ...]  # their numbers in the list that was batched
+    pairs: np.ndarray  # (pairs,) their numbers in the list that was batched
 
 
 def make_batches(
@@ -124,28 +173,32 @@ class Forward:
         self.model = model
         self.seconds = 0.0
 
-    def __call__(self, batches: Iterable[Batch], pairs: Sequence[Pair]) -> list[Likelihood]:
+    def __call__(self, batches: Sequence[Batch], pairs: Sequence[Pair]) -> Likelihoods:
         """The likelihood of every pair.
 
         Raises:
             NonFiniteError: If a logit that was read is NaN or infinite.
         """
-        found: list[Likelihood | None] = [None] * len(pairs)
         began = time.perf_counter()
+        tables = [np.zeros((3, 0))]
         prefix: tuple[tuple[int, ...], Any] = ((), None)
         with torch.inference_mode():
             for batch in batches:
                 if batch.prefix != prefix[0]:
                     prefix = batch.prefix, _prefix(self.model, batch)
-                for number, likelihood in self._run(batch, pairs, prefix[1]):
-                    found[number] = likelihood
+                tables.append(self._run(batch, pairs, prefix[1]))
+        starts, stops = np.zeros(len(pairs), int), np.zeros(len(pairs), int)
+        offset = 0
+        for batch, table in zip(batches, tables[1:], strict=True):
+            starts[batch.pairs] = batch.starts + offset
+            offset += table.shape[1]
+            stops[batch.pairs] = np.append(starts[batch.pairs][1:], offset)
+        n_tokens = np.array([len(pair.continuation) for pair in pairs], int)
         self.seconds += time.perf_counter() - began
-        assert all(one is not None for one in found)
-        return [one for one in found if one is not None]
+        return Likelihoods(np.concatenate(tables, axis=1), starts, stops, n_tokens)
 
-    def _run(
-        self, batch: Batch, pairs: Sequence[Pair], prefix: Any
-    ) -> Iterable[tuple[int, Likelihood]]:
+    def _run(self, batch: Batch, pairs: Sequence[Pair], prefix: Any) -> np.ndarray:
+        """(3, positions): log-probability, margin, whether the argmax is a target."""
         logits = selected_logits(self.model, batch, prefix)
         step = max(1, MAX_LOGITS // logits.shape[-1])
         parts = [
@@ -156,35 +209,25 @@ class Forward:
             )
             for i in range(0, len(logits), step)
         ]
-        # (3, positions): log-probability, margin, whether the argmax is a target
-        table = torch.cat(parts, dim=1).double().cpu().numpy()
-        if not np.isfinite(table[0]).all() and batch.last is not None:
-            # What is broken in one input breaks the row that it shares: look at each by itself.
-            yield from self._alone(batch, pairs)
-            return
-        stops = np.append(batch.starts[1:], table.shape[1])
+        table: np.ndarray = torch.cat(parts, dim=1).double().cpu().numpy()
         broken = ~np.isfinite(table[0])
-        for number, start, stop in zip(batch.pairs, batch.starts, stops, strict=True):
-            pair = pairs[number]
-            if broken[start:stop].any():
-                raise NonFiniteError(*pair.owner)
-            n_tokens = len(pair.continuation)
-            yield (
-                number,
-                Likelihood(
-                    log_probabilities=table[0, start:stop],
-                    margins=table[1, start:stop],
-                    is_greedy=bool(table[2, start : start + n_tokens].all()),
-                    n_tokens=n_tokens,
-                ),
-            )
+        if not broken.any():
+            return table
+        if batch.last is not None:
+            # What is broken in one input breaks the row that it shares: look at each by itself.
+            return self._alone(batch, pairs)
+        place = int(np.searchsorted(batch.starts, int(broken.argmax()), side="right")) - 1
+        raise NonFiniteError(*pairs[batch.pairs[place]].owner)
 
-    def _alone(self, batch: Batch, pairs: Sequence[Pair]) -> Iterable[tuple[int, Likelihood]]:
-        longest = int(batch.depths.max()) + 1 if batch.depths is not None else 0
+    def _alone(self, batch: Batch, pairs: Sequence[Pair]) -> np.ndarray:
+        """The same from plain rows."""
+        assert batch.depths is not None
         some = [pairs[number] for number in batch.pairs]
-        for plain in make_batches(some, len(batch.inputs), longest, batch.inputs.device):
-            for number, likelihood in self._run(plain, some, None):
-                yield batch.pairs[number], likelihood
+        rows = max(1, len(batch.inputs))
+        plain = make_batches(some, rows, int(batch.depths.max()) + 1, batch.inputs.device)
+        told = Forward(self.model)(plain, some)
+        spans = zip(told.starts, told.stops, strict=True)
+        return np.concatenate([told.table[:, start:stop] for start, stop in spans], axis=1)
 
 
 def selected_logits(model: Any, batch: Batch, prefix: Any = None) -> torch.Tensor:
@@ -272,7 +315,7 @@ def _make_batch(
         targets=torch.tensor(padded).to(device),
         absent=absent,
         starts=np.array(starts),
-        pairs=tuple(numbers),
+        pairs=np.array(numbers),
     )
 
 

@@ -13,15 +13,17 @@ from typing import Any, Literal
 import torch
 
 from evomerge.errors import UserError, unknown
+from evomerge.evaluate.choice_table import ChoiceTable
 from evomerge.evaluate.decode import Answer, Decoder, Prompt, can_decode
 from evomerge.evaluate.encode import Encoder
 from evomerge.evaluate.gold_check import check_golds
 from evomerge.evaluate.harness import Harness, stock_model
-from evomerge.evaluate.likelihood import Batch, Forward, Likelihood, Pair, make_batches
+from evomerge.evaluate.likelihood import Batch, Forward, Likelihoods, Pair, make_batches
 from evomerge.evaluate.outcomes import Outcome
 from evomerge.evaluate.packed import deepest
 from evomerge.evaluate.request import Grade, Request
-from evomerge.evaluate.smooth import smooth_answer, smooth_choice, smooth_metric
+from evomerge.evaluate.smooth import smooth_answers, smooth_metric
+from evomerge.evaluate.target import Choices
 
 Mode = Literal["smooth", "metric"]
 Item = tuple[str, int]
@@ -39,12 +41,14 @@ class _Asked:
 
     Attributes:
         item: The item.
+        kinds: lm-eval's type of each request.
         requests: For each request the range of its pairs, or the number of its prompt.
         golds: The range of the pairs of its gold texts; empty where it has or needs none.
-        graded: Whether its requests are asked, so that its metric can be read.
+        graded: Whether lm-eval reads its metric off the answers.
     """
 
     item: Item
+    kinds: tuple[str, ...]
     requests: tuple[range | int, ...]
     golds: range
     graded: bool
@@ -58,6 +62,7 @@ class _Plan:
     pairs: tuple[Pair, ...]
     batches: tuple[Batch, ...]
     prompts: tuple[tuple[Item, Request], ...]
+    tables: tuple[tuple[tuple[Item, ...], ChoiceTable], ...]
 
 
 class Scorer:
@@ -170,11 +175,15 @@ class Scorer:
         pairs: list[Pair] = []
         prompts: list[tuple[Item, Request]] = []
         asked = []
+        choosing: dict[str, list[tuple[Item, Choices, list[int]]]] = {}
         for item in items:
-            generates = self.harness.output_type(item[0]) == "generate_until"
-            golds = self._encoder.golds(item) if generates and mode == "smooth" else []
+            kind = self.harness.output_type(item[0])
+            golds = (
+                self._encoder.golds(item) if (kind, mode) == ("generate_until", "smooth") else []
+            )
+            requests = [] if golds else self.harness.requests(*item)
             where: list[range | int] = []
-            for request in [] if golds else self.harness.requests(*item):
+            for request in requests:
                 if request.kind == "generate_until":
                     where.append(len(prompts))
                     prompts.append((item, request))
@@ -184,8 +193,21 @@ class Scorer:
                     pairs += found
             span = range(len(pairs), len(pairs) + len(golds))
             pairs += golds
-            asked.append(_Asked(item, tuple(where), span, graded=not golds))
-        return _Plan(tuple(asked), tuple(pairs), tuple(self._batches(pairs)), tuple(prompts))
+            graded = not golds
+            if kind == "multiple_choice":
+                choices = self.harness.choices(*item)
+                if choices.golds:
+                    numbers = [span.start for span in where if isinstance(span, range)]
+                    choosing.setdefault(item[0], []).append((item, choices, numbers))
+                    graded = not self.harness.chooses(item[0])
+            kinds = tuple(request.kind for request in requests)
+            asked.append(_Asked(item, kinds, tuple(where), span, graded))
+        tables = tuple(
+            (tuple(item for item, _, _ in some), ChoiceTable.of([(c, n) for _, c, n in some]))
+            for some in choosing.values()
+        )
+        batches = tuple(self._batches(pairs))
+        return _Plan(tuple(asked), tuple(pairs), batches, tuple(prompts), tables)
 
     def _batches(self, pairs: Sequence[Pair]) -> list[Batch]:
         longest = self._stock.max_length
@@ -226,66 +248,84 @@ class Scorer:
         return answers
 
     def _outcomes(
-        self,
-        plan: _Plan,
-        likelihoods: Sequence[Likelihood],
-        texts: Sequence[Answer],
-        mode: Mode,
+        self, plan: _Plan, likelihoods: Likelihoods, texts: Sequence[Answer], mode: Mode
     ) -> list[Outcome]:
-        replies: dict[str, dict[int, list[Any]]] = {}
-        for asked in plan.asked:
-            if asked.graded:
-                task, doc_id = asked.item
-                kinds = [request.kind for request in self.harness.requests(task, doc_id)]
-                replies.setdefault(task, {})[doc_id] = [
-                    _reply(kind, where, likelihoods, texts)
-                    for kind, where in zip(kinds, asked.requests, strict=True)
-                ]
-        grades = {task: self.harness.grade(task, answers) for task, answers in replies.items()}
+        chosen: dict[Item, tuple[float, float]] = {}  # metric and smooth score
+        for items, table in plan.tables:
+            metric, smooth = table.judge(likelihoods.totals)
+            chosen.update(
+                zip(items, zip(metric.tolist(), smooth.tolist(), strict=True), strict=True)
+            )
+        grades = self._grades(plan, likelihoods, texts)
+        answers = smooth_answers(likelihoods).tolist()
         outcomes = []
         for asked in plan.asked:
             task, doc_id = asked.item
-            grade = grades[task][doc_id] if asked.graded else None
+            grade = grades.get(asked.item)
+            value = chosen[asked.item][0] if asked.item in chosen else None
+            value = value if grade is None else grade.value
             written = [texts[where] for where in asked.requests if isinstance(where, int)]
+            smoothed = None
+            if mode == "smooth":
+                smoothed = self._smooth(asked, answers, chosen, value)
             outcomes.append(
                 Outcome(
                     task=task,
                     doc_id=doc_id,
-                    metric=None if grade is None else grade.value,
-                    smooth=self._smooth(asked, likelihoods, grade) if mode == "smooth" else None,
+                    metric=value,
+                    smooth=smoothed,
                     truncated=any(answer.truncated for answer in written),
                     extracted=grade is None or not written or grade.extracted,
                 )
             )
         return outcomes
 
+    def _grades(
+        self, plan: _Plan, likelihoods: Likelihoods, texts: Sequence[Answer]
+    ) -> dict[Item, Grade]:
+        """What lm-eval says of the items that only it can grade."""
+        totals, are_greedy = likelihoods.totals.tolist(), likelihoods.are_greedy.tolist()
+        replies: dict[str, dict[int, list[Any]]] = {}
+        for asked in plan.asked:
+            if asked.graded:
+                replies.setdefault(asked.item[0], {})[asked.item[1]] = [
+                    _reply(kind, where, totals, are_greedy, texts)
+                    for kind, where in zip(asked.kinds, asked.requests, strict=True)
+                ]
+        grades = {}
+        for task, some in replies.items():
+            for doc_id, grade in self.harness.grade(task, some).items():
+                grades[task, doc_id] = grade
+        return grades
+
     def _smooth(
-        self, asked: _Asked, likelihoods: Sequence[Likelihood], grade: Grade | None
+        self,
+        asked: _Asked,
+        answers: Sequence[float],
+        chosen: Mapping[Item, tuple[float, float]],
+        value: float | None,
     ) -> float | None:
-        task, doc_id = asked.item
+        task = asked.item[0]
         if asked.golds:
-            return smooth_answer([likelihoods[i] for i in asked.golds])
-        found = [
-            likelihoods[i] for where in asked.requests if isinstance(where, range) for i in where
-        ]
-        kind = self.harness.output_type(task)
-        if kind == "multiple_choice":
-            choices = self.harness.choices(task, doc_id)
-            if choices.golds:
-                return smooth_choice(found, choices)
-        elif kind == "loglikelihood" and len(found) == 1:
-            return smooth_answer(found)
-        if grade is None or grade.value is None:
+            return max(answers[asked.golds.start : asked.golds.stop])
+        if asked.item in chosen:
+            return chosen[asked.item][1]
+        if asked.kinds == ("loglikelihood",) and isinstance(asked.requests[0], range):
+            return answers[asked.requests[0].start]
+        if value is None:
             return None
-        return smooth_metric(grade.value, self.harness.metrics[task].higher_is_better)
+        return smooth_metric(value, self.harness.metrics[task].higher_is_better)
 
 
 def _reply(
-    kind: str, where: range | int, likelihoods: Sequence[Likelihood], texts: Sequence[Answer]
+    kind: str,
+    where: range | int,
+    totals: Sequence[float],
+    are_greedy: Sequence[bool],
+    texts: Sequence[Answer],
 ) -> Any:
     if isinstance(where, int):
         return texts[where].text
     if kind == "loglikelihood_rolling":
-        return sum(likelihoods[i].total for i in where)
-    likelihood = likelihoods[where[0]]
-    return likelihood.total, likelihood.is_greedy
+        return sum(totals[where.start : where.stop])
+    return totals[where.start], are_greedy[where.start]

@@ -9,7 +9,7 @@ items (60 merges that vary by layer; 40 with one coefficient per expert, far apa
 
     exact match itself            .64 .83 .90    .75 .90 .94    .61 .80 .89
     exp(mean log-probability)     .59 .65 .65    .44 .45 .45    .24 .24 .23
-    `smooth_answer`               .69 .87 .92    .78 .89 .93    .71 .85 .91
+    `smooth_answers`              .69 .87 .92    .78 .89 .93    .71 .85 .91
 
 A merge that differs from these in kind may still be misjudged: the search watches the rank
 correlation of the smooth score with the metric, and the winner is chosen by the metric.
@@ -17,13 +17,9 @@ correlation of the smooth score with the metric, and the winner is chosen by the
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 import numpy as np
 
-from evomerge.evaluate.likelihood import Likelihood
-from evomerge.evaluate.target import Choices
+from evomerge.evaluate.likelihood import Likelihoods
 
 # How steep: in standard deviations of the logits for tokens, in nats of an answer for choices.
 TOKEN_TEMPERATURE = 0.03
@@ -32,8 +28,8 @@ CHOICE_TEMPERATURE = 0.25
 WORST_TOKEN = 0.9
 
 
-def smooth_answer(golds: Sequence[Likelihood]) -> float:
-    """How nearly greedy decoding gives a right answer; the best of several.
+def smooth_answers(likelihoods: Likelihoods) -> np.ndarray:
+    """How nearly greedy decoding gives each answer, (pairs,).
 
     With m_t the margin of the answer's token t (in standard deviations of the logits there), its
     ending included, and s_t = sigmoid(m_t / 0.03):
@@ -42,28 +38,27 @@ def smooth_answer(golds: Sequence[Likelihood]) -> float:
 
     min_t s_t is above 1/2 exactly where greedy decoding gives the whole answer, and ends it.
     """
-    return max(_answer(gold) for gold in golds)
+    tokens = _sigmoid(likelihoods.table[1] / TOKEN_TEMPERATURE)
+    lengths = likelihoods.stops - likelihoods.starts
+    worst = likelihoods.reduced(np.minimum, tokens)
+    mean = likelihoods.reduced(np.add, tokens) / lengths
+    return WORST_TOKEN * worst + (1.0 - WORST_TOKEN) * mean  # type: ignore[no-any-return]
 
 
-def smooth_choice(likelihoods: Sequence[Likelihood], choices: Choices) -> float:
-    """sigmoid(margin / 0.25) of the right choice over the best wrong one.
+def smooth_choices(scores: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """sigmoid(margin / 0.25) of each item's right choice over its best wrong one, (items,).
 
-    A choice's log-likelihood is divided by its length as the metric divides it, and the margin
-    multiplied by the mean length, so that it is in nats of a whole answer. Above 1/2 exactly where
-    the metric calls the item right.
+    Args:
+        scores: Log-likelihood of each choice in nats of a whole answer (`ChoiceTable.scores`),
+            (items, choices).
+        right: Which choices are right; more than one may be.
+        wrong: Which are not; an item without any is right whatever the model says.
+
+    Above 1/2 exactly where the metric calls the item right.
     """
-    count = len(choices.lengths)
-    totals = np.array([likelihood.total for likelihood in likelihoods])
-    conditional, unconditional = totals[:count], totals[count:]
-    lengths = np.array(choices.lengths)
-    scores = conditional - unconditional if choices.unconditional else conditional
-    scores = scores / lengths * lengths.mean()
-    right = np.zeros(count, dtype=bool)
-    right[list(choices.golds)] = True
-    if right.all():
-        return 1.0
-    margin = float(scores[right].max() - scores[~right].max())
-    return math.exp(float(_log_sigmoid(margin / CHOICE_TEMPERATURE)))
+    best = np.where(right, scores, -np.inf).max(axis=1)
+    rival = np.where(wrong, scores, -np.inf).max(axis=1)
+    return _sigmoid((best - rival) / CHOICE_TEMPERATURE)
 
 
 def smooth_metric(value: float, higher_is_better: bool) -> float:
@@ -71,10 +66,5 @@ def smooth_metric(value: float, higher_is_better: bool) -> float:
     return value if higher_is_better else 1.0 / (1.0 + max(value, 0.0))
 
 
-def _answer(gold: Likelihood) -> float:
-    tokens = np.exp(_log_sigmoid(gold.margins / TOKEN_TEMPERATURE))
-    return WORST_TOKEN * float(tokens.min()) + (1.0 - WORST_TOKEN) * float(tokens.mean())
-
-
-def _log_sigmoid(x: np.ndarray | float) -> np.ndarray:
-    return np.asarray(-np.logaddexp(0.0, -np.asarray(x)))
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return np.exp(-np.logaddexp(0.0, -x))  # type: ignore[no-any-return]

@@ -21,7 +21,7 @@ PAIRS = [
 ]
 
 
-def likelihoods(model: Any, pairs: list[Pair], batch_size: int = 64, deep: int = 0) -> list[Any]:
+def likelihoods(model: Any, pairs: list[Pair], batch_size: int = 64, deep: int = 0) -> Any:
     return Forward(model)(make_batches(pairs, batch_size, MAX_LENGTH, "cpu", deep), pairs)
 
 

@@ -9,7 +9,9 @@ import torch
 from evomerge.errors import UserError
 from evomerge.evaluate import Harness, NonFiniteError, Scorer, TaskRequest
 from evomerge.evaluate.scorer import Mode
+from evomerge.evaluate.smooth import smooth_answers
 from tests.evaluate.evaluation_bench import (
+    CHOICE,
     GENERATE,
     TASKS,
     Bench,
@@ -82,6 +84,36 @@ def test_a_smooth_choice_is_above_a_half_where_the_metric_is_one(
     for outcome in outcomes:
         assert outcome.smooth is not None
         assert (outcome.smooth > 0.5) == (outcome.metric == 1.0)
+
+
+def test_the_best_of_several_right_answers_counts(llama: Bench) -> None:
+    harness = Harness.load(["write_any"], [llama.folder])
+    scorer = Scorer(llama.model, llama.tokenizer, harness)
+    outcomes = scorer.score(harness.items, "smooth")
+    plan = scorer._plan(scorer._checked(harness.items), "smooth")
+    answers = smooth_answers(scorer._forward(plan.batches, plan.pairs))
+    owners = [pair.owner[1] for pair in plan.pairs]
+    assert len(owners) > len(outcomes)
+    for outcome in outcomes:
+        several = [a for a, owner in zip(answers, owners, strict=True) if owner == outcome.doc_id]
+        assert outcome.smooth == max(several)
+
+
+def test_a_task_whose_metric_is_more_than_its_likeliest_choice_is_graded_by_lm_eval(
+    llama: Bench, tmp_path: Path
+) -> None:
+    for name in ("documents.jsonl", "shots.jsonl"):
+        (tmp_path / name).write_text((llama.folder / name).read_text())
+    several = CHOICE.replace("doc_to_target: gold", 'doc_to_target: "{{[gold, 0]}}"')
+    write_task(tmp_path, "several", several + metrics("acc"))
+    write_task(tmp_path, "exact", CHOICE + metrics("exact_match"))
+    write_task(tmp_path, "plain", CHOICE + metrics("acc_norm"))
+    harness = Harness.load(["several", "exact", "plain"], [tmp_path])
+    assert [harness.chooses(name) for name in harness.items] == [False, False, True]
+    outcomes = Scorer(llama.model, llama.tokenizer, harness).score(harness.items, "smooth")
+    right = {o.doc_id: o for o in outcomes if o.task == "several"}
+    assert {o.metric for o in right.values()} == {0.0, 1.0}
+    assert all((o.smooth or 0) > 0.5 or o.metric == 0.0 for o in right.values())
 
 
 def test_an_answer_whose_every_margin_is_positive_is_what_generation_gives(
