@@ -1,0 +1,192 @@
+"""Tables and plots of finished searches: ``python summarise.py RESULTS``.
+
+RESULTS holds a folder per zoo with searches.jsonl, anchors.json and judged.jsonl. Writes
+RESULTS/table.md and one SVG per zoo. "Gap" is the share of the way from the best anchor to the
+best recipe known (by any search, long ones included), in per cent, by held-out exact match.
+"""
+
+import itertools
+import json
+import statistics
+import sys
+from pathlib import Path
+
+SPACES = {"global": "4 dimensions", "depth": "20 dimensions", "parts": "60 dimensions"}
+RIVAL = "mergekit-evolve"
+
+
+class Zoo:
+    """What was measured on one zoo."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name = folder.name
+        self.searches = _lines(folder / "searches.jsonl")
+        self.anchors = json.loads((folder / "anchors.json").read_text())["held_out"]
+        self.judged = {_key(j): j for j in _lines(folder / "judged.jsonl")}
+        self.anchor_name = max(self.anchors, key=self.anchors.get)
+        self.anchor = self.anchors[self.anchor_name]
+        self.known = max(s["held_out"] for s in self.searches)
+        self.budget = statistics.mode(s["budget"] for s in self.searches)
+        self.table: dict[str, dict[str, dict[int, dict]]] = {}
+        for search in self.searches:
+            if search["budget"] == self.budget:
+                arms = self.table.setdefault(search["space"], {})
+                arms.setdefault(search["arm"], {})[search["seed"]] = search
+
+    def gap(self, held_out: float) -> float:
+        """Per cent of the way from the best anchor to the best recipe known."""
+        return 100 * (held_out - self.anchor) / (self.known - self.anchor)
+
+    def lines(self, space: str) -> list[str]:
+        """One table of the report."""
+        arms = self.table[space]
+        rows = [
+            f"| {SPACES[space]} | n | held out: median | lowest to highest | gap closed, median "
+            f"| − {RIVAL}, mean (p) | below the anchor |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for arm in sorted(arms, key=lambda a: -_median(arms[a])):
+            values = [s["held_out"] for s in arms[arm].values()]
+            rows.append(
+                f"| {arm} | {len(values)} | {_median(arms[arm]):.3f} "
+                f"| {min(values):.3f} to {max(values):.3f} | {self.gap(_median(arms[arm])):.0f} % "
+                f"| {self._against(arms, arm)} | {sum(v < self.anchor for v in values)} |"
+            )
+        return rows
+
+    def _against(self, arms: dict, arm: str) -> str:
+        """Mean difference to mergekit-evolve's settings over the same seeds, and its p."""
+        seeds = sorted(arms[arm].keys() & arms.get(RIVAL, {}).keys())
+        if arm == RIVAL or len(seeds) < 4:
+            return ""
+        pairs = [arms[arm][s]["held_out"] - arms[RIVAL][s]["held_out"] for s in seeds]
+        return f"{statistics.mean(pairs):+.3f} ({sign_flip(pairs):.3f})"
+
+
+def sign_flip(differences: list[float]) -> float:
+    """Two-sided exact p: how many sign patterns give a mean at least as far from 0."""
+    seen = abs(sum(differences)) - 1e-12
+    patterns = itertools.product((-1, 1), repeat=len(differences))
+    hits = [abs(sum(s * d for s, d in zip(p, differences, strict=True))) >= seen for p in patterns]
+    return sum(hits) / len(hits)
+
+
+def plot(zoo: Zoo) -> str:
+    """Every search as a dot, by arm and space, from the best anchor to the best recipe known."""
+    rows = [
+        (space, arm, [s["held_out"] for s in arms.values()])
+        for space, named in zoo.table.items()
+        for arm, arms in sorted(named.items(), key=lambda pair: -_median(pair[1]))
+    ]
+    low = min(min(values) for *_, values in rows) - 0.01
+    high, left, width, step = zoo.known + 0.01, 300, 560, 20
+
+    def x(value: float) -> float:
+        return left + width * (value - low) / (high - low)
+
+    height = step * (len(rows) + 3)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 20} {height}" '
+        'font-family="sans-serif" font-size="12">',
+        f"<title>Held-out exact match of every search, zoo {zoo.name}</title>",
+        f'<rect width="100%" height="100%" fill="white"/>',
+    ]
+    marks = {f"best anchor {zoo.anchor:.3f}": zoo.anchor, f"best known {zoo.known:.3f}": zoo.known}
+    for label, value in marks.items():
+        parts.append(
+            f'<line x1="{x(value):.1f}" x2="{x(value):.1f}" y1="22" y2="{height - 8}" '
+            f'stroke="#888" stroke-dasharray="3 3"/><text x="{x(value):.1f}" y="15" '
+            f'text-anchor="middle" fill="#555">{label}</text>'
+        )
+    for i, (space, arm, values) in enumerate(rows):
+        y = step * (i + 2)
+        colour = {"parts": "#1b6ca8", "depth": "#b8532d", "global": "#3d8b40"}[space]
+        parts.append(f'<text x="{left - 10}" y="{y + 4}" text-anchor="end">{arm}, {space}</text>')
+        parts += [
+            f'<circle cx="{x(v):.1f}" cy="{y}" r="3.5" fill="{colour}" fill-opacity="0.5"/>'
+            for v in values
+        ]
+        middle = x(statistics.median(values))
+        parts.append(
+            f'<line x1="{middle:.1f}" x2="{middle:.1f}" y1="{y - 7}" y2="{y + 7}" '
+            f'stroke="{colour}" stroke-width="2.5"/>'
+        )
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def early(zoo: Zoo) -> list[str]:
+    """What an arm answers after a fifth of its budget, next to mergekit-evolve's last answer."""
+    rows = []
+    for space, arms in zoo.table.items():
+        final = [
+            zoo.judged[_key(s)]["watched"]
+            for s in arms.get(RIVAL, {}).values()
+            if _key(s) in zoo.judged
+        ]
+        if not final:
+            continue
+        shown = {
+            arm: statistics.median(s["watched"]["0.2"] for s in some.values())
+            for arm, some in arms.items()
+            if arm != RIVAL and all("0.2" in s["watched"] for s in some.values())
+        }
+        listed = ", ".join(f"{arm} {v:.3f}" for arm, v in sorted(shown.items(), key=lambda p: -p[1]))
+        rows.append(
+            f"- {SPACES[space]}: {RIVAL} at the end {statistics.median(final):.3f}; "
+            f"after a fifth of the item evaluations, without a race: {listed}."
+        )
+    return rows
+
+
+def below(zoo: Zoo) -> list[str]:
+    """Judged searches against the best anchor, with their intervals."""
+    by_arm: dict[str, list[dict]] = {}
+    for judged in zoo.judged.values():
+        by_arm.setdefault(judged["arm"], []).append(judged)
+    return [
+        f"- {arm}: {len(some)} searches; better than the best anchor beyond the interval "
+        f"{sum(j['low'] > 0 for j in some)}, worse beyond it {sum(j['high'] < 0 for j in some)}; "
+        f"mean gain {statistics.mean(j['gain'] for j in some):+.3f}."
+        for arm, some in sorted(by_arm.items())
+    ]
+
+
+def main() -> None:
+    results = Path(sys.argv[1])
+    text = []
+    for folder in sorted(p.parent for p in results.glob("*/anchors.json")):
+        zoo = Zoo(folder)
+        text += [
+            f"## Zoo `{zoo.name}`",
+            "",
+            f"Best anchor: {zoo.anchor_name}, {zoo.anchor:.3f}. Best recipe known: {zoo.known:.3f}. "
+            f"{zoo.budget:,} item evaluations a search.",
+            "",
+        ]
+        for space in SPACES:
+            if space in zoo.table:
+                text += [*zoo.lines(space), ""]
+        for title, lines in (
+            ("On 100 held-out items a task:", early(zoo)),
+            ("Against the best anchor on the same held-out items (95 % intervals):", below(zoo)),
+        ):
+            if lines:
+                text += [title, "", *lines, ""]
+        (results / f"{zoo.name}.svg").write_text(plot(zoo))
+    (results / "table.md").write_text("\n".join(text))
+
+
+def _lines(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def _key(search: dict) -> tuple:
+    return tuple(search[k] for k in ("arm", "space", "seed", "budget"))
+
+
+def _median(searches: dict) -> float:
+    return statistics.median(s["held_out"] for s in searches.values())
+
+
+if __name__ == "__main__":
+    main()
