@@ -9,6 +9,7 @@ from evomerge.report.numbers import duration, number, percent, plural
 from evomerge.study.control import compare_arms
 from evomerge.study.objective import fitness
 from evomerge.study.outcome_table import Written
+from evomerge.study.pareto import front_of
 from evomerge.study.record import AskRecord, Record, TrialRecord
 
 
@@ -23,7 +24,8 @@ def summary(record: Record) -> dict[str, Any]:
         ``last`` {generation, best, median, reference, gain, correlation} of the last generation
         told; ``baseline``, see `baseline`; ``failures``, how many trials failed by kind;
         ``seconds``, ``forward_share``, ``item_evaluations``; ``verdict``, its sentence or None;
-        ``exported``, whether the result is written; ``control``, see `control.compare_arms`.
+        ``exported``, whether the result is written; ``control``, see `control.compare_arms`;
+        ``front``, see `pareto.front_of`.
     """
     status = record.status()
     generations = record.generations
@@ -46,6 +48,7 @@ def summary(record: Record) -> dict[str, Any]:
         "verdict": (record.verdict or {}).get("sentence"),
         "exported": record.exported is not None,
         "control": compare_arms(record),
+        "front": front_of(record),
     }
 
 
@@ -85,6 +88,10 @@ def status_text(record: Record) -> str:
         lines.append(("search", _search(s["last"])))
     if s["control"]:
         lines.append(("random", control_text(s["control"])))
+    if s["front"]:
+        front = plural(len(s["front"]["trials"]), "trial")
+        volume = f"hypervolume above the reference {s['front']['hypervolume']:.2g}"
+        lines.append(("front", f"{front} that no other beats, {volume}"))
     share = "" if s["forward_share"] is None else f", {percent(s['forward_share'])} of it forward"
     spent = f"{duration(s['seconds']['total'])} of workers' time{share}"
     lines.append(("cost", f"{spent}; {plural(s['item_evaluations'], 'item evaluation')}"))

@@ -51,6 +51,8 @@ class Optimizer(ABC):
     compares_generations: bool = False
     #: Whether it wants to be told what a point scored on each item (see `tell`).
     learns_from_items: bool = False
+    #: Whether it can search for several objectives at once.
+    takes_vectors: bool = False
     #: The smallest generation it can work with.
     smallest_population: int = 1
     #: The options that it was made with, so that a study can write them down.
@@ -77,6 +79,7 @@ class Optimizer(ABC):
         seed: int | None = None,
         initial: Point | None = None,
         population: int | None = None,
+        objectives: int = 1,
     ) -> None:
         """Begin a search.
 
@@ -85,7 +88,15 @@ class Optimizer(ABC):
             seed: A non-negative integer; ``None`` means the constructor's, or else 0.
             initial: The point to start from; ``None`` means every dimension's own start.
             population: How many points a generation has; overrides the constructor's.
+            objectives: With more than one, `tell` takes as many numbers per point, each of them
+                larger where it is better.
         """
+        if objectives > 1 and not self.takes_vectors:
+            raise UserError(
+                f"{type(self).__name__} searches for one number: with several objectives use "
+                "nsga2, tpe, gp or another sampler of optuna, or random"
+            )
+        self._objectives = objectives
         _check_dimensions(dimensions)
         self._coordinates = Coordinates(dimensions)
         self._initial = _check_initial(dimensions, initial)
@@ -106,24 +117,29 @@ class Optimizer(ABC):
     def tell(
         self,
         points: Sequence[Point],
-        fitness: Sequence[float | None],
+        fitness: Sequence[float | Sequence[float] | None],
         scores: Sequence[ItemScores | None] | None = None,
     ) -> None:
         """Learn from a generation.
 
         Args:
             points: The points of the last `ask`, in the same order.
-            fitness: For each point a finite number, larger is better, or ``None`` if it failed.
+            fitness: For each point a finite number, larger is better, or ``None`` if it failed;
+                with several objectives a list of as many numbers.
             scores: What each point scored, ``{task: {item: score}}``, higher is better; used by
                 an optimizer that `learns_from_items`, which works without it too.
         """
         self._check_started("tell")
         if self._asked is None:
             raise RuntimeError("tell() was called without ask(): nothing was asked since")
-        _check_told(self._asked, points, fitness)
+        vectors = _vectors(fitness, self._objectives)
+        _check_told(self._asked, points, vectors)
         self._asked = None
         self._scores = list(scores) if scores is not None else [None] * len(points)
-        self._learn([None if value is None else float(value) for value in fitness])
+        if self._objectives == 1:
+            self._learn([None if vector is None else vector[0] for vector in vectors])
+        else:
+            self._learn_vectors(vectors)
 
     @property
     def population(self) -> int:
@@ -152,6 +168,10 @@ class Optimizer(ABC):
     @abstractmethod
     def _learn(self, fitness: list[float | None]) -> None:
         """Update the state with the fitness of the generation last proposed."""
+
+    def _learn_vectors(self, fitness: list[list[float] | None]) -> None:
+        """The same with several objectives, for those that take vectors."""
+        raise NotImplementedError
 
     def _choose_population(self, population: int | None) -> int:
         chosen = self._population_option if population is None else population
@@ -259,8 +279,26 @@ def _check_seed(seed: int | None) -> int:
     return 0 if seed is None else whole_number("search seed", seed, 0)
 
 
+def _vectors(
+    fitness: Sequence[float | Sequence[float] | None], objectives: int
+) -> list[list[float] | None]:
+    vectors: list[list[float] | None] = []
+    for value in fitness:
+        if value is None:
+            vectors.append(None)
+            continue
+        numbers = list(value) if isinstance(value, Sequence) else [value]
+        if len(numbers) != objectives:
+            raise ValueError(
+                f"tell(): expected {objectives} numbers for each point (one per objective), "
+                f"but got {value!r}"
+            )
+        vectors.append([float(number) for number in numbers])
+    return vectors
+
+
 def _check_told(
-    asked: Sequence[Point], points: Sequence[Point], fitness: Sequence[float | None]
+    asked: Sequence[Point], points: Sequence[Point], fitness: Sequence[list[float] | None]
 ) -> None:
     if len(points) != len(asked) or len(fitness) != len(asked):
         raise ValueError(
@@ -270,8 +308,10 @@ def _check_told(
     for i, (expected, point) in enumerate(zip(asked, points, strict=True)):
         if tuple(point) != expected:
             raise ValueError(f"tell(): point {i} was not asked: expected {expected}, got {point}")
-    for i, value in enumerate(fitness):
-        if value is not None and not math.isfinite(value):
-            raise ValueError(
-                f"tell(): fitness {i} is {value}: expected a finite number, or None for a failure"
-            )
+    for i, vector in enumerate(fitness):
+        for value in vector or ():
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"tell(): fitness {i} is {value}: expected a finite number, "
+                    "or None for a failure"
+                )

@@ -61,6 +61,7 @@ class OptunaSampler(Optimizer):
     """
 
     compares_generations = True
+    takes_vectors = True
 
     def __init__(
         self,
@@ -89,13 +90,15 @@ class OptunaSampler(Optimizer):
                 options.setdefault(size, max(self._population, 2))
         with _quiet():
             self._study = optuna.create_study(
-                sampler=self._sampler_class(**options), direction="maximize", study_name="search"
+                sampler=self._sampler_class(**options),
+                directions=["maximize"] * self._objectives,
+                study_name="search",
             )
             dimensions = self._coordinates.dimensions
             self._distributions = {d.name: _distribution(d) for d in dimensions}
             first = zip(dimensions, self._initial, strict=True)
             self._study.enqueue_trial({d.name: _to_optuna(d, value) for d, value in first})
-        self._worst: float | None = None
+        self._worst: list[float] | None = None  # of each objective, so far
 
     def _propose(self) -> list[Point]:
         with _quiet():
@@ -106,11 +109,14 @@ class OptunaSampler(Optimizer):
         return points
 
     def _learn(self, fitness: list[float | None]) -> None:
-        seen = [value for value in (*fitness, self._worst) if value is not None]
-        self._worst = min(seen, default=None)
+        self._learn_vectors([None if value is None else [value] for value in fitness])
+
+    def _learn_vectors(self, fitness: list[list[float] | None]) -> None:
+        seen = [vector for vector in (*fitness, self._worst) if vector is not None]
+        self._worst = [min(column) for column in zip(*seen, strict=True)] or None
         with _quiet():
-            for trial, value in zip(self._trials, fitness, strict=True):
-                told = self._worst if value is None else value
+            for trial, vector in zip(self._trials, fitness, strict=True):
+                told = self._worst if vector is None else vector
                 if told is None:  # nothing has ever worked: there is no worst fitness yet
                     self._study.tell(trial, state=TrialState.FAIL)
                 else:

@@ -17,6 +17,7 @@ class RandomSearch(Optimizer):
     """
 
     adapts = False
+    takes_vectors = True
 
     def _begin(self) -> None:
         self._rng = np.random.default_rng(self._seed)
@@ -32,3 +33,6 @@ class RandomSearch(Optimizer):
 
     def _learn(self, fitness: list[float | None]) -> None:
         """Nothing to learn."""
+
+    def _learn_vectors(self, fitness: list[list[float] | None]) -> None:
+        """Nothing to learn either."""

@@ -8,6 +8,7 @@ from evomerge.dimension import Point
 from evomerge.errors import UserError
 from evomerge.recipe import Recipe
 from evomerge.study.anchors import anchors
+from evomerge.study.objective import Row
 from evomerge.study.open_study import OpenStudy
 from evomerge.study.pools import generation_items
 from evomerge.study.record import TrialRecord
@@ -34,13 +35,15 @@ class Baseline:
         """The anchors as the record has them now."""
         return [self._study.record.trials[number] for number in self._numbers]
 
-    def scores(self, field: str) -> dict[int, float]:
-        """Fitness of the anchors that could be scored, by ``smooth`` or ``metric``."""
+    def rows(self, field: str) -> dict[int, list[Row]]:
+        """Outcomes of the anchors that could be scored, by ``smooth`` or ``metric``."""
         items = self._study.record.asks[0].items or {}
         scored = self._study.outcomes(self._numbers, items, field, "anchors")
-        return {
-            n: self._study.fitness(rows, field) for n, rows in scored.items() if rows is not None
-        }
+        return {number: rows for number, rows in scored.items() if rows is not None}
+
+    def scores(self, field: str) -> dict[int, float]:
+        """Their fitness."""
+        return {n: self._study.fitness(rows, field) for n, rows in self.rows(field).items()}
 
     @property
     def reference(self) -> int:

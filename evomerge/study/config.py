@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from evomerge import model_name, yaml_file
 from evomerge.errors import UserError, unknown
+from evomerge.study.constraints import Constraint
 from evomerge.study.pools import check_shares
 
 
@@ -124,6 +125,12 @@ class SearchConfig:
         deadline: How long a session may take, race and verdict included, e.g. ``8h``.
         random_share: Share of the trials that is drawn at random, as a control arm that the report
             shows next to the optimizer.
+        objective: ``weighted``: the tasks' mean by weight; ``pareto``: every task by itself.
+        constraints: What must not be lost, e.g. ``mmlu >= best parent - 0.01``.
+        simplicity: Price of a recipe's distance from where the search starts, as a mean share of
+            the dimensions' ranges; 0 for none.
+        select: Which of those that the race finds equal is recommended: ``best`` or ``simplest``,
+            the one nearest to the start within one standard error of the best.
         options: Passed to the optimizer, e.g. ``{sigma: 0.1}``.
     """
 
@@ -133,6 +140,10 @@ class SearchConfig:
     population: int | None = None
     deadline: str | None = None
     random_share: float = 0.05
+    objective: Literal["weighted", "pareto"] = "weighted"
+    constraints: tuple[str, ...] = ()
+    simplicity: float = 0.0
+    select: Literal["best", "simplest"] = "best"
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -223,6 +234,11 @@ class StudyConfig:
                 f"{where}: search.random_share: expected a share from 0 to 0.5, "
                 f"but got {config.search.random_share}"
             )
+        if not 0 <= config.search.simplicity < math.inf:
+            raise UserError(
+                f"{where}: search.simplicity: expected a number of at least 0, "
+                f"but got {config.search.simplicity}"
+            )
         if config.workers.count < 1 or config.workers.threads < 1 or config.workers.gpus < 0:
             raise UserError(
                 f"{where}: workers: expected count and threads of at least 1 and gpus of at least 0"
@@ -231,6 +247,8 @@ class StudyConfig:
         names = [task.name for task in config.evaluate.tasks]
         if not names or len(set(names)) != len(names):
             raise UserError(f"{where}: evaluate.tasks: expected one or more different tasks")
+        for text in config.search.constraints:
+            Constraint.parse(text, names, f"{where}: search.constraints")
         _check_evaluate(config.evaluate, where)
         space = config.space
         if isinstance(space, str) and (folder / space).is_file():

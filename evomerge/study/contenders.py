@@ -6,6 +6,7 @@ from evomerge import search
 from evomerge.dimension import Point
 from evomerge.study.baseline import Baseline
 from evomerge.study.open_study import OpenStudy
+from evomerge.study.telling import distance
 
 # An optimizer's mean, and the leaders of the whole search and of its last generations, race.
 LEADERS, RECENT_LEADERS, RECENT_GENERATIONS = 4, 3, 3
@@ -15,7 +16,7 @@ def contenders(study: OpenStudy, baseline: Baseline, optimizer: search.Optimizer
     """The numbers of the trials that race, simplest first.
 
     Leaders are ranked by how far they were ahead of the reference anchor on the same items,
-    since generations see different items.
+    since generations see different items; those that broke a constraint stay out.
     """
     record = study.record
     by_metric = baseline.scores("metric")
@@ -26,13 +27,21 @@ def contenders(study: OpenStudy, baseline: Baseline, optimizer: search.Optimizer
     gains = {}
     for generation in record.generations.values():
         against = generation.reference
-        for number, value in zip(generation.trials, generation.fitness or (), strict=False):
-            if value is not None and against is not None:
+        broken = generation.violations or (0.0,) * len(generation.trials)
+        told = zip(generation.trials, generation.fitness or (), broken, strict=False)
+        for number, value, by in told:
+            if value is not None and against is not None and not by:
                 gains[number] = value - against
     last = max(record.generations, default=0) - RECENT_GENERATIONS
     recent = [n for n in gains if (record.trials[n].generation or 0) > last]
     leaders = sorted(gains, key=lambda n: (-gains[n], n))[:LEADERS]
     leaders += sorted(recent, key=lambda n: (-gains[n], n))[:RECENT_LEADERS]
+    if study.config.search.select == "simplest":
+        found, leaders = found[:2], [*found[2:], *leaders]
+        start = baseline.start() or tuple(d.start for d in study.space.dimensions)
+        leaders.sort(
+            key=lambda n: distance(study.space.dimensions, record.trials[n].point or start, start)
+        )
     unique: dict[str, int] = {}
     for number in [*found, *leaders]:
         unique.setdefault(record.trials[number].digest, number)

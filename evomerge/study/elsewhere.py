@@ -22,6 +22,7 @@ from evomerge.study.generations import start_optimizer
 from evomerge.study.objective import weighted
 from evomerge.study.open_study import OpenStudy
 from evomerge.study.record import AskRecord
+from evomerge.study.telling import objective_names
 
 
 class Elsewhere:
@@ -33,6 +34,11 @@ class Elsewhere:
         self._optimizer: search.Optimizer | None = None
         self._points: list[Point] | None = None  # proposed by the optimizer, not yet told to it
         self._told = 0  # generations that the optimizer was told
+        if study.config.search.constraints or study.config.search.simplicity:
+            raise UserError(
+                "search.constraints and search.simplicity need evaluation by the study itself: "
+                "leave them out, and tell a failure (None) for a trial that breaks a constraint"
+            )
         refuse_another(study, elsewhere=True)
         if study.record.study is None:
             study.ledger.log(_study_event(study))
@@ -96,7 +102,10 @@ class Elsewhere:
             study.check_same(ask.trials, recipes, f"generation {self._told}, trial")
             if not all(map(self._is_settled, ask.trials)):
                 return ask
-            optimizer.tell(self._points, self._close(ask))
+            values: Sequence[float | Sequence[float] | None] = self._close(ask)
+            if study.config.search.objective == "pareto":
+                values = [self._objectives(number) for number in ask.trials]
+            optimizer.tell(self._points, values)
             self._points, self._told = None, self._told + 1
 
     def _begun(self) -> search.Optimizer:
@@ -124,6 +133,11 @@ class Elsewhere:
     def _fitness(self, number: int) -> float | None:
         scores = self._study.record.told_scores.get(number)
         return None if scores is None else weighted(scores, self._study.record.tasks)
+
+    def _objectives(self, number: int) -> list[float] | None:
+        scores = self._study.record.told_scores.get(number)
+        names = objective_names(self._study)
+        return None if scores is None else [scores[task] for task in names]
 
     def _anchor_fitness(self) -> dict[int, float]:
         found = {n: self._fitness(n) for n in self._study.record.asks[0].trials}

@@ -12,12 +12,14 @@ from typing import Any
 from evomerge.partial import write_text
 from evomerge.recipe import Recipe
 from evomerge.study.config import FunctionTaskConfig, StudyConfig, TextTaskConfig
+from evomerge.study.constraints import Constraint, Limits
 from evomerge.study.ledger import Items, Ledger
 from evomerge.study.objective import fitness
 from evomerge.study.race import Race
 from evomerge.study.record import TrialRecord
-from evomerge.study.verdict import Entrant, verdict
+from evomerge.study.verdict import Entrant, compare, verdict, with_constraints
 
+ONE_ERROR = 0.6827  # confidence of an interval of one standard error to either side
 JUDGED_ANCHORS = 3  # so many of the best anchors are compared with the winner, besides all parents
 
 
@@ -35,15 +37,46 @@ class Finish:
         self.directory = directory
         self.ledger = ledger
         self.pools = pools
+        names = [task.name for task in config.evaluate.tasks]
+        self._constraints = [
+            Constraint.parse(text, names, "search.constraints")
+            for text in config.search.constraints
+        ]
         self._race_scores: dict[int, float] = {}
         self._raced_out: set[int] = set()
 
     def run(self, contenders: Sequence[int], baseline: Sequence[TrialRecord]) -> Mapping[str, Any]:
         """Race the contenders, judge the winner against the baseline, and export it."""
-        winner = self._race(contenders)
+        winner = self._within_constraints(contenders, baseline)
         judged = self._verdict(winner, baseline)
         self._export(judged)
         return judged
+
+    def _within_constraints(
+        self, contenders: Sequence[int], baseline: Sequence[TrialRecord]
+    ) -> int:
+        """The winner of the race among those that keep the constraints on the race's items."""
+        first = winner = self._race(contenders)
+        left = list(contenders)
+        while self._constraints and self._breaks(winner, baseline):
+            left.remove(winner)
+            if not left:  # nothing keeps them: the verdict will say so
+                return first
+            winner = self._race(left)
+        return winner
+
+    def _breaks(self, number: int, baseline: Sequence[TrialRecord]) -> bool:
+        tasks = {constraint.task for constraint in self._constraints}
+        items = {task: ids for task, ids in self.pools["race"].items() if task in tasks}
+        rows = self._outcomes([number], items, "race")[number]
+        return rows is None or self._limits(baseline, items, "race").violation(rows) > 0
+
+    def _limits(self, baseline: Sequence[TrialRecord], items: Items, phase: str) -> Limits:
+        """The constraints' limits on these items, by the metric."""
+        kinds = {trial.number: trial.kind for trial in baseline}
+        scored = self._outcomes(list(kinds), items, phase)
+        some = [(kinds[n], rows) for n, rows in scored.items() if rows is not None]
+        return Limits(self._constraints, some, self.ledger.record.tasks, "metric")
 
     def _race(self, contenders: Sequence[int]) -> int:
         record = self.ledger.record
@@ -68,7 +101,23 @@ class Finish:
                 about = {"contenders": list(contenders), "items": seen}
                 self.ledger.log({**rung.event(), **about})
         assert race.winner is not None
+        if self.config.search.select == "simplest":
+            return self._simplest(race.winner, race.alive)
         return race.winner
+
+    def _simplest(self, winner: int, alive: Sequence[int]) -> int:
+        """The first of those in the race to its end that is within one standard error of the best.
+
+        Contenders stand in the order of their simplicity.
+        """
+        scored = self._outcomes(alive, self.pools["race"], "race")
+        best = scored[winner]
+        assert best is not None
+        for number in alive:
+            rows = scored[number]
+            if rows and compare(best, rows, self.ledger.record.tasks, ONE_ERROR).low <= 0:
+                return number
+        return winner
 
     def _verdict(self, number: int, baseline: Sequence[TrialRecord]) -> dict[str, Any]:
         """Compare the winner with every parent and the best anchors on held-out items."""
@@ -99,6 +148,9 @@ class Finish:
             [entrants[n] for n in dict.fromkeys(rivals) if n in entrants],
             record.tasks,
         )
+        if self._constraints:
+            kept = self._limits(baseline, items, "verdict").table(entrants[number].rows)
+            judged = with_constraints(judged, kept)
         judged = _with_recommended_as_winner(judged)
         judged["reproduce"] = self._reproduce()
         if record.verdict is None or _told(record.verdict) != judged:

@@ -18,6 +18,7 @@ from evomerge.study.correlation import LOW, rank_correlation
 from evomerge.study.ledger import Items
 from evomerge.study.open_study import OpenStudy
 from evomerge.study.pools import generation_items
+from evomerge.study.telling import Telling, Told
 
 LEADERS = 24  # leaders of so many last generations say, with the anchors, what correlates
 
@@ -33,7 +34,9 @@ def start_optimizer(
     told = config.search
     optimizer = search.create(told.optimizer, **told.options)
     seed = None if "seed" in told.options else told.seed
-    optimizer.start(space.dimensions, seed, start, told.population)
+    counted = sum(task.weight > 0 for task in config.evaluate.tasks)
+    objectives = counted if told.objective == "pareto" else 1
+    optimizer.start(space.dimensions, seed, start, told.population, objectives)
     return optimizer
 
 
@@ -65,7 +68,9 @@ class Generations:
     def run(self) -> search.Optimizer:
         """Search until trials, time or the optimizer's own ideas are used up."""
         study, told = self._study, self._study.config.search
-        optimizer = start_optimizer(study.config, study.space, self._baseline.start())
+        start = self._baseline.start()
+        optimizer = start_optimizer(study.config, study.space, start)
+        self._telling = Telling(study, self._baseline, self._reference, start)
         share = told.random_share if optimizer.adapts else 0.0
         control = ControlArm(study.space.dimensions, study.seed, share)
         asked, generation, reason = 0, 0, "trials"
@@ -99,12 +104,8 @@ class Generations:
         generation: int,
         points: Sequence[Point],
         extra: Sequence[Point],
-    ) -> tuple[list[float | None], list[search.ItemScores | None]]:
-        """Score one generation and write down its fitness; returns what the optimizer is told.
-
-        One that compares generations is told how far a point is ahead of the reference anchor on
-        the same items: items that are easier for all are then no merit of the points.
-        """
+    ) -> tuple[list[Told], list[search.ItemScores | None]]:
+        """Score one generation and write down its fitness; returns what the optimizer is told."""
         study, reference = self._study, self._reference
         items = generation_items(
             study.pools["search"],
@@ -123,6 +124,7 @@ class Generations:
         correlation = self._correlation(ask.trials, values, items)
         held = rows[reference]
         at_reference = None if held is None else study.fitness(held, field)
+        account = self._telling.account([rows[number] for number in ask.trials], held)
         if ask.fitness is None:
             self._warn_if_low(correlation, generation)
             study.ledger.log(
@@ -136,15 +138,13 @@ class Generations:
                         "fitness": at_reference,
                     },
                     "correlation": correlation,
+                    **{k: v for k, v in vars(account).items() if v is not None},
                 }
             )
-        values = values[: len(points)]
         scores: list[search.ItemScores | None] = [
             study.item_scores(rows[number], field) for number in ask.trials[: len(points)]
         ]
-        if optimizer.compares_generations and at_reference is not None:
-            return [None if v is None else v - at_reference for v in values], scores
-        return values, scores
+        return self._telling.told(optimizer, points, values, at_reference, account), scores
 
     def _correlation(
         self, trials: Sequence[int], values: Sequence[float | None], items: Items

@@ -69,6 +69,8 @@ class AskRecord:
         fitness: As told, in the order of `trials`; None until then.
         correlation: Rank correlation of smooth score and metric, over anchors and leaders so far.
         reference: Fitness of the reference anchor on the same items; None until told.
+        objectives: With several objectives, each trial's gain over the reference on each of them.
+        violations: With constraints, how far each trial breaks them; 0 where it keeps all.
     """
 
     generation: int | None
@@ -77,6 +79,8 @@ class AskRecord:
     fitness: tuple[float | None, ...] | None = None
     correlation: float | None = None
     reference: float | None = None
+    objectives: tuple[tuple[float, ...] | None, ...] | None = None
+    violations: tuple[float | None, ...] | None = None
 
 
 @dataclass
@@ -303,7 +307,17 @@ class Record:
             fitness=tuple(told[number] for number in self.asks[place].trials),
             correlation=event["correlation"],
             reference=(event.get("reference") or {}).get("fitness"),
+            objectives=_by_trial(event, "objectives", self.asks[place].trials),
+            violations=_by_trial(event, "violations", self.asks[place].trials),
         )
         self.asks[place] = ask
         if ask.generation is not None:
             self.generations[ask.generation] = ask
+
+
+def _by_trial(event: Event, key: str, trials: tuple[int, ...]) -> tuple[Any, ...] | None:
+    """What a ``told`` event says of its trials under a key, in the order of an ask."""
+    if event.get(key) is None:
+        return None
+    found = dict(zip(event["trials"], event[key], strict=True))
+    return tuple(tuple(v) if isinstance(v, list) else v for v in map(found.get, trials))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from evomerge.dimension import Value
 from evomerge.recipe import Recipe
-from evomerge.study.record import Failure, Record, State, TrialRecord
+from evomerge.study.record import AskRecord, Failure, Record, State, TrialRecord
 
 
 class Trial:
@@ -112,8 +112,15 @@ def best_numbers(record: Record) -> list[int]:
     those that no other trial beats (the Pareto front).
     """
     told = [t.number for t in record.trials.values() if t.fitness is not None]
+    broken = {n for ask in record.asks for n in _broken(ask)}
+    told = [number for number in told if number not in broken] or told
     vectors = [_values(Trial(record, number)) for number in told]
     return [told[i] for i in pareto_front(vectors)]
+
+
+def _broken(ask: AskRecord) -> list[int]:
+    """Trials that break a constraint."""
+    return [n for n, by in zip(ask.trials, ask.violations or (), strict=False) if by]
 
 
 def pareto_front(vectors: Sequence[Sequence[float]]) -> list[int]:
@@ -138,6 +145,11 @@ def _beats(a: Sequence[float], b: Sequence[float]) -> bool:
 
 
 def _values(trial: Trial) -> tuple[float, ...]:
+    ask = trial._study.ask_of(trial.number)
+    if ask.objectives is not None:
+        vector = ask.objectives[ask.trials.index(trial.number)]
+        assert vector is not None, "only trials that were told are compared"
+        return vector
     value = trial.fitness if trial.gain is None else trial.gain
     assert value is not None, "only trials that were told are compared"
     return (value,)

@@ -119,6 +119,26 @@ def verdict(
     }
 
 
+def with_constraints(
+    judged: Mapping[str, Any], kept: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A verdict with the constraints on held-out items: one that is broken shows no improvement.
+
+    Args:
+        judged: What `verdict` returned.
+        kept: {constraint, score, limit, kept} of the winner.
+    """
+    broken = [c for c in kept if not c["kept"]]
+    told = {**judged, "constraints": [dict(c) for c in kept]}
+    if broken and judged["winner"]["kind"] == "trial":
+        words = ", ".join(
+            f"{c['constraint']} ({c['score']:.4f} to {c['limit']:.4f})" for c in broken
+        )
+        told["improvement_shown"] = False
+        told["sentence"] = f"{judged['sentence']} It breaks on held-out items: {words}."
+    return told
+
+
 def _metric(rows: Sequence[Row]) -> dict[tuple[str, DocId], float]:
     missing = [row[:2] for row in rows if row.metric is None]
     if missing:

@@ -89,7 +89,7 @@ def plot(zoo: Zoo) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 20} {height}" '
         'font-family="sans-serif" font-size="12">',
         f"<title>Held-out exact match of every search, zoo {zoo.name}</title>",
-        f'<rect width="100%" height="100%" fill="white"/>',
+        '<rect width="100%" height="100%" fill="white"/>',
     ]
     marks = {f"best anchor {zoo.anchor:.3f}": zoo.anchor, f"best known {zoo.known:.3f}": zoo.known}
     for label, value in marks.items():
@@ -130,7 +130,9 @@ def early(zoo: Zoo) -> list[str]:
             for arm, some in arms.items()
             if arm != RIVAL and all("0.2" in s["watched"] for s in some.values())
         }
-        listed = ", ".join(f"{arm} {v:.3f}" for arm, v in sorted(shown.items(), key=lambda p: -p[1]))
+        listed = ", ".join(
+            f"{arm} {v:.3f}" for arm, v in sorted(shown.items(), key=lambda p: -p[1])
+        )
         rows.append(
             f"- {SPACES[space]}: {RIVAL} at the end {statistics.median(final):.3f}; "
             f"after a fifth of the item evaluations, without a race: {listed}."
@@ -159,8 +161,8 @@ def main() -> None:
         text += [
             f"## Zoo `{zoo.name}`",
             "",
-            f"Best anchor: {zoo.anchor_name}, {zoo.anchor:.3f}. Best recipe known: {zoo.known:.3f}. "
-            f"{zoo.budget:,} item evaluations a search.",
+            f"Best anchor: {zoo.anchor_name}, {zoo.anchor:.3f}. "
+            f"Best recipe known: {zoo.known:.3f}. {zoo.budget:,} item evaluations a search.",
             "",
         ]
         for space in SPACES:

@@ -64,6 +64,10 @@ def test_the_least_study_has_the_documented_defaults() -> None:
             "population": None,
             "deadline": None,
             "random_share": 0.05,
+            "objective": "weighted",
+            "constraints": [],
+            "simplicity": 0.0,
+            "select": "best",
             "options": {},
         },
         "workers": {
