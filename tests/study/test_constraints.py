@@ -1,4 +1,4 @@
-"""Constraints, several objectives and simplicity: what they mean, and that a study keeps to them."""
+"""Constraints, several objectives, simplicity: what they mean, and that a study keeps to them."""
 
 from __future__ import annotations
 
