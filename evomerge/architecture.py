@@ -13,11 +13,15 @@ COMPONENTS = ("attention", "mlp", "norm", "embedding", "head", "other")
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer)\.(\d+)\.")
 # First match wins: q_norm inside self_attn is a norm, as its shape and role are.
 _PATTERNS = (
-    ("norm", re.compile(r"norm|(?:^|\.)ln_|\.ln\d|layer_norm")),
+    ("norm", re.compile(r"[nN]orm|(?:^|\.)ln_|\.ln\d")),
     ("head", re.compile(r"(?:^|\.)(?:lm_head|embed_out|score|classifier|output_projection)\.")),
     ("embedding", re.compile(r"embed|(?:^|\.)(?:wte|wpe)\.")),
     ("attention", re.compile(r"attn|attention")),
     ("mlp", re.compile(r"mlp|feed_forward|ffn|experts|fc1|fc2")),
+)
+_OF_CLASSES = re.compile(r"(?:^|\.)(?:score|classifier|pre_classifier|classification_head)\.")
+_OF_TOKENS = re.compile(
+    r"(?:^|\.)(?:lm_head|embed_out|output_projection|cls|qa_outputs|vocab_\w+)\."
 )
 # Rows of positions, of segments and of classes, not of tokens.
 _NOT_TOKENS = re.compile(r"wpe|position|token_type|(?:^|\.)(?:score|classifier)\.")
@@ -48,6 +52,17 @@ def place(name: str) -> Place:
     rest = name[found.end() :] if found else name
     component = next((c for c, pattern in _PATTERNS if pattern.search(rest)), "other")
     return Place(int(found.group(1)) if found else None, component)
+
+
+def is_head(name: str, *, of_classes: bool = False) -> bool:
+    """Whether a tensor belongs to what stands on a model's last layer, norms in it included.
+
+    >>> is_head("classifier.dense.weight"), is_head("cls.predictions.transform.LayerNorm.weight")
+    (True, True)
+    >>> is_head("lm_head.weight", of_classes=True)
+    False
+    """
+    return bool(_OF_CLASSES.search(name)) or (not of_classes and bool(_OF_TOKENS.search(name)))
 
 
 def within_layer(name: str) -> str:

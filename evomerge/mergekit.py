@@ -65,6 +65,11 @@ def to_mergekit(recipe: Recipe, tensor_names: Sequence[str]) -> list[Document]:
                 f"{part}: mergekit takes what follows + or @ in a path for an adapter or a "
                 "revision; rename the folder, or link to it"
             )
+    for one in [*recipe.merges.values(), recipe]:
+        if (one.heads, one.unmatched) != ("merge", "error"):
+            raise UserError(
+                "heads, unmatched: mergekit has no such choice; build the recipe instead"
+            )
     inner = [
         document
         for name, merge in recipe.merges.items()

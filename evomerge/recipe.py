@@ -3,7 +3,8 @@
 A recipe is a mergekit configuration (models or slices, parameters with gradients and filters,
 base_model, dtype, out_dtype, tokenizer_source or tokenizer, chat_template). Ours are `blocks` (a
 method for a range of layers and some components), `seed` (it decides what the methods that drop at
-random drop) and `merges` (recipes by name, whose results are models of this one).
+random drop), `heads` and `unmatched` (what becomes of heads, and of tensors that differ between
+models) and `merges` (recipes by name, whose results are models of this one).
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from evomerge.token_rows import Tokenizer
 Setting = Any  # a scalar | a gradient [numbers] | [{value, filter}, ...]
 Parameters = Mapping[str, Setting]
 
+HEADS = ("merge", "base", "drop")  # what becomes of a classifier's or a language model's head
+UNMATCHED = ("error", "base", "drop", "union")  # and of tensors that not every model has alike
 DTYPES = ("float32", "bfloat16", "float16")
 CHAT_TEMPLATES = ("auto", "alpaca", "chatml", "exaone", "llama3", "mistral")
 
@@ -94,6 +97,8 @@ class Recipe:
     tokenizer: Tokenizer | None = None
     chat_template: str | None = None
     seed: int = 0
+    heads: str = "merge"
+    unmatched: str = "error"
     merges: Mapping[str, Recipe] = field(default_factory=dict)  # each after those that it needs
 
     @classmethod
@@ -140,8 +145,9 @@ class Recipe:
             document["tokenizer"] = self.tokenizer.to_dict()
         if self.chat_template is not None:
             document["chat_template"] = self.chat_template
-        if self.seed:
-            document["seed"] = self.seed
+        for key, default in (("seed", 0), ("heads", "merge"), ("unmatched", "error")):
+            if getattr(self, key) != default:
+                document[key] = getattr(self, key)
         return document
 
     def to_yaml(self, file: str | Path | None = None) -> str:

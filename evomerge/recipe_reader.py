@@ -9,7 +9,18 @@ from typing import Any
 from evomerge import methods, model_name, nesting, token_rows, yaml_file
 from evomerge.architecture import COMPONENTS
 from evomerge.errors import UserError, unknown
-from evomerge.recipe import CHAT_TEMPLATES, DTYPES, Block, Entry, Recipe, Setting, Slice, Source
+from evomerge.recipe import (
+    CHAT_TEMPLATES,
+    DTYPES,
+    HEADS,
+    UNMATCHED,
+    Block,
+    Entry,
+    Recipe,
+    Setting,
+    Slice,
+    Source,
+)
 
 _KEYS = (
     "merge_method",
@@ -24,6 +35,8 @@ _KEYS = (
     "tokenizer",
     "chat_template",
     "seed",
+    "heads",
+    "unmatched",
     "merges",
 )
 
@@ -69,6 +82,9 @@ class _Reader:
         )
         if blocks and slices:
             raise UserError(f"{self.where}: blocks go with models, not with slices")
+        for key in ("heads", "unmatched"):
+            if slices and key in document:
+                raise UserError(f"{self.where}: {key} goes with models, not with slices")
         recipe = Recipe(
             merge_method=method,
             models=models,
@@ -83,6 +99,8 @@ class _Reader:
             tokenizer_source=self._tokenizer(document.get("tokenizer_source")),
             chat_template=self._chat_template(document.get("chat_template")),
             seed=self._integer(document.get("seed", 0), "seed"),
+            heads=self._word(document.get("heads", "merge"), HEADS, "heads"),
+            unmatched=self._word(document.get("unmatched", "error"), UNMATCHED, "unmatched"),
             merges={
                 name: _Reader(f"{self.where}: merges.{name}").recipe(inner)
                 for name, inner in (document.get("merges") or {}).items()
@@ -312,6 +330,11 @@ class _Reader:
                 f"Jinja template of 20 characters or more, but got {value!r}"
             )
         return None if value is None else str(value)
+
+    def _word(self, value: Any, known: Sequence[str], at: str) -> str:
+        if value not in known:
+            raise UserError(f"{self.where}: {unknown(at, str(value), known)}")
+        return str(value)
 
     def _integer(self, value: Any, at: str) -> int:
         if type(value) is not int or not 0 <= value < 2**63:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from evomerge.architecture import tied_partner
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.errors import UserError
 
 
-def check_compatible(base: Checkpoint, other: Checkpoint) -> None:
+def check_compatible(
+    base: Checkpoint, other: Checkpoint, ignored: Callable[[str], bool] | None = None
+) -> None:
     """Refuse a pair whose tensors differ, naming the first of them.
+
+    Args:
+        base: The one.
+        other: The other.
+        ignored: Says of a tensor's name that it may differ.
 
     Raises:
         UserError: A tensor is missing or of another shape.
@@ -24,6 +33,8 @@ def check_compatible(base: Checkpoint, other: Checkpoint) -> None:
         own = other.config.get("tie_word_embeddings") is False  # a head that the base cannot hold
         if name not in base.tensors and (own or tied_tensor(name, base) is None):
             wrong.append(f"{name} is not in the base")
+    if ignored is not None:
+        wrong = [text for text in wrong if not ignored(text.partition(" ")[0])]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise UserError(

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from evomerge.architecture import is_head
 from evomerge.checkpoint import Checkpoint, check_compatible, check_same_kind, check_same_tokens
 from evomerge.errors import UserError
+from evomerge.merge.matching import check_labels
 from evomerge.merge.plan import Ref
 from evomerge.merge.vocabulary import aligned
 from evomerge.recipe import Recipe
@@ -50,7 +52,8 @@ class Parents:
         self.checkpoints, self._kept = aligned(recipe, self.opened), {}
         for checkpoint in self.checkpoints.values():
             if not recipe.slices:
-                check_compatible(self.checkpoints[recipe.donor], checkpoint)
+                _check_tensors(recipe, self.checkpoints[recipe.donor], checkpoint)
+        check_labels(recipe, self.checkpoints)
         self.check_finite()
 
     def tensor(self, ref: Ref) -> Tensor:
@@ -79,3 +82,10 @@ class Parents:
                         f"{checkpoint.folder}: tensor {name} holds {bad} values that are NaN or "
                         "infinite; a merge would spread them"
                     )
+
+
+def _check_tensors(recipe: Recipe, donor: Checkpoint, other: Checkpoint) -> None:
+    """Refuse tensors that differ, unless the recipe says what to do with them."""
+    if recipe.unmatched == "error":
+        ignored = is_head if recipe.heads != "merge" else None
+        check_compatible(donor, other, ignored)

@@ -11,6 +11,7 @@ from evomerge.architecture import Place, layer_count, place, renumbered, tied_pa
 from evomerge.checkpoint import Checkpoint, tied_tensor
 from evomerge.errors import UserError
 from evomerge.levels import Level, Levels, levels_of, position, settle
+from evomerge.merge.matching import sorted_out, with_heads
 from evomerge.recipe import Recipe, Slice
 
 
@@ -78,8 +79,13 @@ def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Plan:
                     f"blocks[{i}].layers: it ends at layer {block.layers[1]}, but {donor.folder} "
                     f"has {depth} layers"
                 )
-        jobs = tuple(_job_of_models(recipe, name, depth, checkpoints) for name in names)
-        return Plan(recipe, jobs, dict(donor.config))
+        jobs = tuple(
+            _job_of_models(recipe, name, depth, checkpoints)
+            if model is None
+            else _copied(Ref(model, name), checkpoints)
+            for name, model in sorted_out(recipe, names, checkpoints).items()
+        )
+        return Plan(recipe, jobs, with_heads(recipe, donor.config))
     jobs = tuple(_jobs_of_slices(recipe, names, checkpoints))
     firsts = [part.sources[0] for part in recipe.slices]
     origin = [(checkpoints[s.model].config, i) for s in firsts for i in range(*s.layer_range)]
@@ -92,6 +98,12 @@ def _job_of_models(
     sources = [(entry.model, name) for entry in recipe.models]
     levels = levels_of(recipe, name, depth)
     return _job(name, levels, recipe.base_model, sources, name, checkpoints)
+
+
+def _copied(ref: Ref, checkpoints: Mapping[str, Checkpoint]) -> Job:
+    """One model's tensor as it is."""
+    shape = checkpoints[ref.model].tensors[ref.name].shape
+    return Job(ref.name, shape, None, (ref,), "passthrough", {"scale": [1.0]})
 
 
 def _jobs_of_slices(
