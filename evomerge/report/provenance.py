@@ -23,6 +23,11 @@ def section(run: Run) -> dict[str, Any]:
     space = config["space"] if isinstance(config["space"], str) else "in the study file"
     facts = [
         ("evomerge", study["version"]),
+        *(
+            [("versions", ", ".join(f"{name} {v}" for name, v in study["versions"].items()))]
+            if study.get("versions")
+            else []
+        ),
         ("run folder", str(run.folder)),
         ("began", moment(run.sessions[0][0] if run.sessions else None)),
         ("last event", moment(run.sessions[-1][1] if run.sessions else None)),

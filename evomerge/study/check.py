@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib.metadata import version
 from typing import Any
 
 from evomerge import __version__
@@ -13,6 +15,8 @@ from evomerge.study.pools import split
 
 # What may differ when a study is resumed: how long, where, and what is kept.
 _FREE = {("search", "trials"), ("search", "deadline"), ("workers",), ("output", "save_model")}
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "lm_eval", "cma", "cmaes", "optuna")
 
 
 def finished(study: OpenStudy) -> Mapping[str, Any] | None:
@@ -99,6 +103,7 @@ def _study_event(study: OpenStudy, told: Mapping[str, Any]) -> dict[str, Any]:
         "event": "study",
         "format": 1,
         "version": __version__,
+        "versions": _versions(),
         "config": study.config.to_dict(),
         "space": study.space.document,
         "dimensions": [asdict(d) for d in study.space.dimensions],
@@ -133,3 +138,8 @@ def _first_difference(old: Any, new: Any, path: str) -> str:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _versions() -> dict[str, str]:
+    """Of Python and of what scores, merges and searches, for whoever repeats the study."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
