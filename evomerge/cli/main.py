@@ -14,6 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from evomerge import __version__
+from evomerge.cli.extract import add_extract_lora
 from evomerge.cli.trajectory import add_trajectory
 from evomerge.errors import UserError
 
@@ -189,6 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     imported.set_defaults(run=_import)
 
     add_trajectory(commands)
+    add_extract_lora(commands)
 
     methods = commands.add_parser("methods", help="merge methods: parameters, ranges, papers")
     methods.add_argument("name", nargs="?", metavar="NAME")
