@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from torch import Tensor
 
@@ -50,6 +51,10 @@ class _Adapted:
     def fingerprint(self) -> str:
         both = f"{self.host.fingerprint} {self.adapter.fingerprint}"
         return hashlib.sha256(both.encode()).hexdigest()
+
+    @property
+    def files(self) -> list[Path]:
+        return [*self.host.store.files, *self.adapter.files]
 
     def tensor(self, name: str) -> Tensor:
         change = self.changes.get(name)

@@ -97,6 +97,11 @@ class Adapter:
         """SHA-256 over its configuration and weights."""
         return self._files.fingerprint
 
+    @property
+    def files(self) -> list[Path]:
+        """Its configuration and weights."""
+        return self._files.files
+
     def read(self, key: str) -> Tensor:
         """One of its tensors.
 

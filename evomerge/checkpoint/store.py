@@ -30,6 +30,11 @@ class Store(Protocol):
         """SHA-256 of all that the tensors follow from."""
         ...
 
+    @property
+    def files(self) -> list[Path]:
+        """Every file that the tensors are read from, and what describes them."""
+        ...
+
     def tensor(self, name: str) -> Tensor:
         """One tensor; never to be written to."""
         ...
@@ -65,13 +70,18 @@ class Files:
             ) from None
         return tensor
 
+    @property
+    def files(self) -> list[Path]:
+        """The describing file and every shard, in the order of their names."""
+        shards = sorted({info.file for info in self.tensors.values()})
+        return [self.folder / file for file in [self.described_by, *shards]]
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the describing file and every shard, whatever their folder."""
         digest = hashlib.sha256()
-        shards = sorted({info.file for info in self.tensors.values()})
-        for file in [self.described_by, *shards]:
-            with (self.folder / file).open("rb") as stream:
+        for file in self.files:
+            with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
         return digest.hexdigest()
 

@@ -65,6 +65,21 @@ class Parents:
             self._kept[ref] = stored.to(self.device)
         return self._kept[ref]
 
+    def stamps(self) -> dict[str, tuple[int, int]]:
+        """Size in bytes and time of change of every file, as they are now; (-1, -1) if it is gone.
+
+        The time is in nanoseconds. A file that is written over or replaced has another stamp.
+        """
+        found = {}
+        for checkpoint in self.checkpoints.values():
+            for file in checkpoint.store.files:
+                try:
+                    status = file.stat()
+                    found[str(file)] = (status.st_size, status.st_mtime_ns)
+                except OSError:
+                    found[str(file)] = (-1, -1)
+        return found
+
     def check_finite(self) -> None:
         """Refuse parents that hold NaN or infinity, naming the tensor.
 

@@ -67,6 +67,8 @@ def check(study: OpenStudy) -> None:
     """
     first = study.space.fill([dimension.start for dimension in study.space.dimensions])
     told = study.ledger.request(do="describe", recipe=first.to_dict())
+    if "stamp" in told:
+        study.ledger.expect({"stamp": told["stamp"], "fingerprints": told["fingerprints"]})
     event = _study_event(study, told)
     past = study.record.study
     if past is None:

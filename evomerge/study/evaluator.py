@@ -6,8 +6,8 @@ are served by the same code. A failure is part of the answer: ``{"failed": {kind
 
 from __future__ import annotations
 
+import socket
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,9 @@ from evomerge.evaluate.request import TaskRequest
 from evomerge.evaluate.scorer import Scorer
 from evomerge.recipe import Recipe
 from evomerge.study.config import FunctionTaskConfig, StudyConfig, TaskConfig, TextTaskConfig
+from evomerge.study.failures import StudyStopError, described, failure, kind_of
+from evomerge.study.parent_watch import ParentWatch
+from evomerge.versions import difference, versions
 
 Message = dict[str, Any]
 
@@ -38,7 +41,9 @@ class Evaluator:
         torch.set_num_threads(config.workers.threads)
         self.device = device(config.workers.device)
         self.parents = merge.open_parents([config.base_model, *config.models], self.device)
+        self.watch = ParentWatch(self.parents)
         self._resident: str | None = None  # the digest of the recipe that the live model holds
+        self.halvings = 0  # how often batches were halved, because memory ran out
         self._scorer: Scorer | None = None
         self._harness: Harness | None = None
         self._model: Any = None
@@ -49,18 +54,17 @@ class Evaluator:
         started = time.perf_counter()
         try:
             answer = self._answers[request["do"]](self, request)
+        except StudyStopError as error:
+            return failure("study", str(error))
         except UserError as error:
-            return _failed("user", str(error))
+            return failure("user", str(error))
         except NonFiniteError as error:
-            return _failed("non-finite", str(error))
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            return _failed("oom", str(error) or "out of memory")
+            return failure("non-finite", str(error))
         except Exception as error:  # a task's own code may raise anything
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{Path(place.filename).name}:{place.lineno}"
-            return _failed("task", f"{type(error).__name__}: {error} ({where})")
+            kind = kind_of(error)
+            if kind == "oom" and torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            return failure(kind, str(error) if kind == "oom" and str(error) else described(error))
         answer.setdefault("seconds", {})["total"] = time.perf_counter() - started
         return answer
 
@@ -86,6 +90,7 @@ class Evaluator:
                 for model, checkpoint in self.parents.checkpoints.items()
             },
             "parameters": sum(info.numel for info in base.tensors.values()),
+            "stamp": self.watch.stamp,
             "layers": layer_count(base.config),
             "device": self.device,
         }
@@ -93,10 +98,12 @@ class Evaluator:
     def _evaluate(self, request: Message) -> Message:
         """Build the recipe unless it is resident, and score the items."""
         faults.reach("worker.evaluate")
+        self.watch.check(request.get("parents"))
         recipe = Recipe.from_dict(request["recipe"])
         began = time.perf_counter()
         parents = merge.with_merges(recipe, self.parents)
         plan = merge.plan(recipe, parents.checkpoints)
+        self.halvings = request.get("halvings", 0)
         scorer = self.scorer
         if self._resident != recipe.digest:
             self._resident = None
@@ -115,6 +122,7 @@ class Evaluator:
 
     def _export(self, request: Message) -> Message:
         """Write a recipe's model to disk."""
+        self.watch.check(request.get("parents"))
         recipe = Recipe.from_dict(request["recipe"])
         parents = merge.with_merges(recipe, self.parents)
         plan = merge.plan(recipe, parents.checkpoints)
@@ -158,13 +166,13 @@ class Evaluator:
 
         Until a recipe is built, the live model holds the base's weights.
         """
-        if self._scorer is None:
-            harness = self.harness
+        rows = max(1, self.config.evaluate.rows_per_batch >> self.halvings)
+        harness = self.harness
+        if self._model is None:
             base = self.parents.checkpoints[self.config.base_model]
             self._model, _ = load_model(base.folder, self.config.output.dtype, self.device)
-            self._scorer = Scorer(
-                self._model, self._tokenizer, harness, self.config.evaluate.rows_per_batch
-            )
+        if self._scorer is None or self._scorer.batch_size != rows:
+            self._scorer = Scorer(self._model, self._tokenizer, harness, rows)
         return self._scorer
 
     _answers: ClassVar[dict[str, Callable[[Evaluator, Message], Message]]] = {
@@ -185,11 +193,26 @@ def device(name: str) -> str:
 
 
 def start(config: Message) -> Evaluator | Message:
-    """An evaluator, or the failure to make one as an answer."""
+    """An evaluator, or the failure to make one as an answer.
+
+    Args:
+        config: A study's configuration, with the driver's ``versions``, which must be ours.
+    """
+    told = dict(config)
+    differs = difference(told.pop("versions", versions()), versions())
+    if differs:
+        return failure(
+            "study",
+            f"a worker on {socket.gethostname()} runs other versions than the driver ({differs}): "
+            "install the same ones on both",
+        )
     try:
-        return Evaluator(StudyConfig.from_dict(config, Path("/")))
+        return Evaluator(StudyConfig.from_dict(told, Path("/")))
     except UserError as error:
-        return _failed("user", str(error))
+        return failure("study", str(error))
+    except Exception as error:  # what a library says of a device that it cannot use
+        kind = kind_of(error)
+        return failure("study" if kind == "task" else kind, described(error))
 
 
 def _requested(task: TaskConfig) -> TaskRequest:
@@ -199,7 +222,3 @@ def _requested(task: TaskConfig) -> TaskRequest:
     if isinstance(task, FunctionTaskConfig):
         return replace(request, function=task.function, items=task.items)
     return request
-
-
-def _failed(kind: str, message: str) -> Message:
-    return {"failed": {"kind": kind, "message": " ".join(message.split())[:2000]}}

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import UserError
+from evomerge.redact import redacted
+from evomerge.study.failures import FATAL
 from evomerge.study.journal import Journal
 from evomerge.study.objective import Row
 from evomerge.study.record import Record, TrialRecord
@@ -25,6 +27,7 @@ Listener = Callable[[Mapping[str, Any], Record], None]
 # Items that a worker scores per request. A constant, so that batches, and with them the last bits
 # of a score, do not depend on how many workers there are.
 BATCHES_PER_SHARD = 8
+_PLAIN = {"asked", "outcomes", "told", "raced"}  # events that hold names and numbers alone
 
 
 class Ledger:
@@ -35,6 +38,7 @@ class Ledger:
         self._listener = listener
         self._journal = Journal.open(journal, create=True, replay=self.record.apply)
         self._scheduler: Scheduler | None = None
+        self._parents: dict[str, Any] | None = None
 
     @property
     def torn_bytes(self) -> int:
@@ -44,9 +48,16 @@ class Ledger:
     def employ(self, scheduler: Scheduler) -> None:
         """Let this scheduler's workers do what has to be done."""
         self._scheduler = scheduler
+        scheduler.halvings = max(scheduler.halvings, self.record.halvings)
+
+    def expect(self, parents: Mapping[str, Any]) -> None:
+        """Have every worker find the parents as they are described: ``stamp``, ``fingerprints``."""
+        self._parents = dict(parents)
 
     def log(self, event: dict[str, Any]) -> None:
-        """Write an event down, then take it into account."""
+        """Write an event down, without secrets, then take it into account."""
+        if event["event"] not in _PLAIN:
+            event = redacted(event)
         event = {**event, "time": time.time()}
         self._journal.append(event)
         self.record.apply(event)
@@ -68,7 +79,10 @@ class Ledger:
             UserError: The worker says what the user has to mend, or workers fail.
         """
         answers: list[Message] = []
-        self._run([Unit("", request)], lambda _unit, answer, _worker: answers.append(answer))
+        self._run(
+            [Unit("", self._with_parents(request))],
+            lambda _unit, answer, _worker: answers.append(answer),
+        )
         failed = answers[0].get("failed")
         if failed:
             hint = "; workers.log in the run folder says more"
@@ -105,7 +119,8 @@ class Ledger:
                 missing = record.outcomes.missing(trial.digest, mode, shard)
                 if missing:
                     request = {"do": "evaluate", "recipe": trial.recipe, "items": missing}
-                    units.append(Unit(trial.digest, {**request, "mode": mode}, trial.number))
+                    request = self._with_parents({**request, "mode": mode})
+                    units.append(Unit(trial.digest, request, trial.number))
         if units:
             self._run(units, lambda u, a, w: self._enter(u, a, w, mode, phase))
         return {number: self._rows(number, items, mode) for number in trials}
@@ -118,9 +133,14 @@ class Ledger:
 
     def _enter(self, unit: Unit, answer: Message, worker: int, mode: str, phase: str) -> None:
         trial = self.record.trials[unit.tag]
-        about = {"trial": trial.number, "phase": phase}
+        about: dict[str, Any] = {"trial": trial.number, "phase": phase}
         failed = answer.get("failed")
         if failed is None:
+            if answer.get("rescored"):
+                if self._holds(trial, mode, answer["rows"]):
+                    return
+                about["rescored"] = True
+            about |= {key: answer[key] for key in ("halvings", "errors") if answer.get(key)}
             self.log(
                 {
                     "event": "outcomes",
@@ -132,8 +152,21 @@ class Ledger:
                     "worker": str(worker),
                 }
             )
+        elif failed["kind"] in FATAL:
+            raise UserError(failed["message"])
         elif not _has_failed(trial, phase):
             self.log({"event": "failed", **about, **failed})
+
+    def _with_parents(self, request: Message) -> Message:
+        if self._parents is None or request["do"] not in ("evaluate", "export"):
+            return request
+        return {**request, "parents": self._parents}
+
+    def _holds(self, trial: TrialRecord, mode: str, rows: Sequence[Sequence[Any]]) -> bool:
+        """Whether the journal has just these outcomes."""
+        outcomes = self.record.outcomes
+        held = (outcomes.get((trial.digest, mode, row[0], row[1])) for row in rows)
+        return all(one == tuple(row) for one, row in zip(held, rows, strict=True))
 
     def _run(self, units: Sequence[Unit], done: Callable[[Unit, Message, int], None]) -> None:
         assert self._scheduler is not None, "employ() comes before anything is evaluated"

@@ -53,6 +53,17 @@ class OutcomeTable(Mapping[Key, Row]):
         for task, some in by_task.items():
             self._add(digest, mode, task, some)
 
+    def replace(self, digest: str, mode: str, rows: Sequence[Sequence[object]]) -> None:
+        """Put `rows` in the place of what is there: a device that was found broken scored that."""
+        for row in rows:
+            columns = self._columns.get((digest, mode, str(row[0])))
+            place = _places(columns).get(row[1]) if columns else None  # type: ignore[call-overload]
+            if columns is not None and place is not None:
+                for column in columns:
+                    del column[place]
+                self._length -= 1
+        self.add(digest, mode, rows)
+
     def rows(self, digest: str, mode: str, items: Items) -> list[Row]:
         """The outcomes that are there for these items, in their order."""
         found = []

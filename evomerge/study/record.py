@@ -99,6 +99,7 @@ class Record:
         exported: The last ``exported`` event, or None.
         seconds: Totals over all workers, ``build``, ``forward`` and ``total``.
         item_evaluations: Outcomes journalled, repeated ones included: what was paid for.
+        halvings: How often batches were halved, because a worker ran out of memory.
         phase: Where the study is. ``done`` begins with the verdict, before the export.
         generations: The search's asks by generation.
         told_scores: Scores by task of the trials that were evaluated elsewhere.
@@ -117,6 +118,7 @@ class Record:
         default_factory=lambda: {"build": 0.0, "forward": 0.0, "total": 0.0}
     )
     item_evaluations: int = 0
+    halvings: int = 0
     phase: Phase = "check"
     generations: dict[int, AskRecord] = field(default_factory=dict)
     told_scores: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -267,7 +269,9 @@ class Record:
                 self._settle(number)
 
     def _scored(self, event: Event) -> None:
-        self.outcomes.add(event["digest"], event["mode"], event["rows"])
+        add = self.outcomes.replace if event.get("rescored") else self.outcomes.add
+        add(event["digest"], event["mode"], event["rows"])
+        self.halvings = max(self.halvings, event.get("halvings", 0))
         self.item_evaluations += len(event["rows"])
         for part in self.seconds:
             self.seconds[part] += event["seconds"].get(part, 0.0)

@@ -16,11 +16,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from evomerge import faults
 from evomerge.errors import UserError
+from evomerge.redact import redact
 from evomerge.study.config import StudyConfig
+from evomerge.study.worker_log import WorkerLog, out_of_memory_kills
+from evomerge.versions import versions
 
 Message = dict[str, Any]
 
@@ -35,11 +38,16 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back from a worker: an answer, or word that the worker is gone."""
+    """What came back from a worker: an answer, or word that the worker is gone, and why.
+
+    The `kind` of a loss is ``infrastructure``, or ``oom`` where the system ended the worker because
+    memory ran out.
+    """
 
     worker: int
     answer: Message | None
     lost: str | None = None
+    kind: str = "infrastructure"
 
 
 class Pool(ABC):
@@ -65,6 +73,10 @@ class Pool(ABC):
     def close(self) -> None:
         """End all workers."""
 
+    def device(self, worker: int) -> str:
+        """What a worker computes on, as far as this pool can tell it from other workers'."""
+        return f"worker {worker}"
+
     def __enter__(self) -> Pool:
         return self
 
@@ -78,7 +90,7 @@ class LocalPool(Pool):
     def __init__(self, config: StudyConfig, log: Path):
         super().__init__(config)
         self._replies: queue.Queue[tuple[int, subprocess.Popen[bytes], Reply]] = queue.Queue()
-        self._log = log.open("ab")
+        self._log = WorkerLog(log)
         self._children = [self._spawn(worker) for worker in range(self.size)]
 
     def submit(self, worker: int, request: Message) -> None:
@@ -124,17 +136,18 @@ class LocalPool(Pool):
             [sys.executable, "-m", "evomerge.study.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._log,
+            stderr=subprocess.PIPE,
             env={**os.environ, **_ENVIRONMENT, "OMP_NUM_THREADS": threads, **self._gpu(worker)},
             # The new process must find this very package, installed or not.
             cwd=Path(__file__).parents[2],
         )
-        _send(child, self.config.to_dict())
-        assert child.stdout is not None
-        threading.Thread(
-            target=self._listen, args=(worker, child, child.stdout), daemon=True
-        ).start()
+        _send(child, {**self.config.to_dict(), "versions": versions()})
+        threading.Thread(target=self._listen, args=(worker, child), daemon=True).start()
         return child
+
+    def device(self, worker: int) -> str:
+        """The GPU that the worker was given, or the worker itself."""
+        return self._gpu(worker).get("CUDA_VISIBLE_DEVICES", super().device(worker))
 
     def _gpu(self, worker: int) -> dict[str, str]:
         """One of the visible GPUs for each worker, in turn."""
@@ -144,15 +157,25 @@ class LocalPool(Pool):
         listed = visible.split(",")
         return {"CUDA_VISIBLE_DEVICES": listed[worker % len(listed)]}
 
-    def _listen(self, worker: int, child: subprocess.Popen[bytes], stream: IO[bytes]) -> None:
-        for line in stream:
+    def _listen(self, worker: int, child: subprocess.Popen[bytes]) -> None:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        killed_before = out_of_memory_kills()
+        words = self._log.take(child.stderr)
+        for line in child.stdout:
             if line.endswith(b"\n"):  # else the worker died in the middle of it
                 self._replies.put((worker, child, Reply(worker, json.loads(line))))
         code = child.wait()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        if code > 0:
-            how += _last_line(Path(self._log.name))
-        self._replies.put((worker, child, Reply(worker, None, f"the worker ended with {how}")))
+        last = words.last()
+        kind = "infrastructure"
+        if code == -signal.SIGKILL and out_of_memory_kills() > killed_before:
+            kind, how = "oom", f"{how}: the machine ran out of memory"
+        elif code > 0 and last:
+            how += f": {last}"
+        self._replies.put(
+            (worker, child, Reply(worker, None, f"the worker ended with {how}", kind))
+        )
 
 
 class RayPool(Pool):
@@ -196,8 +219,7 @@ class RayPool(Pool):
             try:
                 replies.append(Reply(worker, json.loads(self._ray.get(reference))))
             except self._ray.exceptions.RayError as error:
-                reason = str(error).strip().splitlines()[0]
-                replies.append(Reply(worker, None, f"{type(error).__name__}: {reason}"))
+                replies.append(Reply(worker, None, *_told_by_ray(error)))
         faults.reach("pool.reply")
         return replies
 
@@ -231,7 +253,7 @@ class RayPool(Pool):
             max_task_retries=0,
             runtime_env={"env_vars": variables},
         )
-        return actor.remote(json.dumps(self.config.to_dict()))
+        return actor.remote(json.dumps({**self.config.to_dict(), "versions": versions()}))
 
 
 class _Actor:
@@ -250,6 +272,13 @@ class _Actor:
 
     def process_id(self) -> int:
         return os.getpid()
+
+
+def _told_by_ray(error: Exception) -> tuple[str, str]:
+    """Why a call was lost, in one line, and of what kind that is."""
+    name = type(error).__name__
+    lines = str(error).strip().splitlines() or ["no reason given"]
+    return redact(f"{name}: {lines[0]}"), "oom" if name == "OutOfMemoryError" else "infrastructure"
 
 
 def open_pool(config: StudyConfig, log: Path) -> Pool:
@@ -315,18 +344,10 @@ def _send(child: subprocess.Popen[bytes], message: Message) -> None:
         return
 
 
-def _last_line(log: Path) -> str:
-    """What a traceback in the log ends with, as the continuation of a sentence."""
-    with contextlib.suppress(OSError):
-        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-        return next((f": {line.strip()[:300]}" for line in reversed(lines) if line.strip()), "")
-    return ""
-
-
 def _end(child: subprocess.Popen[bytes]) -> None:
     child.kill()
     child.wait()
-    for stream in (child.stdin, child.stdout):
+    for stream in (child.stdin, child.stdout):  # the log closes stderr
         if stream is not None:
             for _ in range(50):  # the listening thread may be reading the last of it
                 try:
