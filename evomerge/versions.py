@@ -50,5 +50,5 @@ def _code() -> str:
     root, digest = Path(__file__).parent, hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
         digest.update(f"{file.relative_to(root)}\0".encode())
-        digest.update(hashlib.file_digest(file.open("rb"), "sha256").digest())
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()[:12]

@@ -51,6 +51,7 @@ class Harness:
         functions: The tasks that are a user's Python functions.
         digest: Hash of everything that decides a score besides the weights of the model.
         warnings: What the user should know before spending anything.
+        errors: What the tasks' own code raised on (task, document), until somebody clears it.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Harness:
         self.functions = dict(functions)
         self.digest = digest
         self.warnings = warnings
+        self.errors: dict[tuple[str, int], str] = {}
         self.items = {name: list(task.documents) for name, task in prepared.items()}
         self.item_keys = {
             name: [document_key(document) for document in task.documents.values()]
@@ -221,6 +223,8 @@ class Harness:
     def grade(self, task: str, answers: Mapping[int, Sequence[Any]]) -> dict[int, Grade]:
         """Let the task grade answers.
 
+        A document on which the task's own code raises gets no value, and a line in `errors`.
+
         Args:
             task: The task.
             answers: For each document one answer per request: a text, a log-likelihood, or a
@@ -234,16 +238,25 @@ class Harness:
                 instance.filtered_resps = {}
                 asked.append(instance)
         chosen = item.metric.filter
-        with named(task, item.source):
-            for ensemble in item.task._filters:
-                if ensemble.name == chosen:
-                    ensemble.apply(asked)
-            grades = {}
-            for doc_id in answers:
-                found = [instance.filtered_resps[chosen] for instance in item.instances[doc_id]]
+        ensembles = [ensemble for ensemble in item.task._filters if ensemble.name == chosen]
+        grades = {}
+        filtered = _applied(ensembles, asked)
+        for doc_id in answers:
+            instances = item.instances[doc_id]
+            try:
+                if not filtered:
+                    for ensemble in ensembles:
+                        ensemble.apply(instances)
+                found = [instance.filtered_resps[chosen] for instance in instances]
                 values = item.task.process_results(item.documents[doc_id], found)
                 value = value_of(task, item.metric, values)
-                grades[doc_id] = Grade(value, all(_found(answer) for answer in found))
+            except UserError:
+                raise
+            except Exception as error:  # whatever a filter or a metric makes of this answer
+                self.errors[task, doc_id] = f"{type(error).__name__}: {error}"
+                grades[doc_id] = Grade(None, extracted=False)
+                continue
+            grades[doc_id] = Grade(value, all(_found(answer) for answer in found))
         return grades
 
 
@@ -332,6 +345,16 @@ def _load(name: str, manager: TaskManager) -> dict[str, Any]:
 def _sandbox_templates() -> None:
     if not isinstance(lm_eval.utils.env, SafeTemplates):
         lm_eval.utils.env = SafeTemplates(lm_eval.utils.env)
+
+
+def _applied(ensembles: Sequence[Any], asked: Sequence[Any]) -> bool:
+    """Whether filters went through all answers at once; one bad answer stops them for all."""
+    try:
+        for ensemble in ensembles:
+            ensemble.apply(asked)
+    except Exception:  # found out document by document, then
+        return False
+    return True
 
 
 def _found(answer: Any) -> bool:

@@ -27,6 +27,7 @@ from evomerge.evaluate.scorer import Scorer
 from evomerge.recipe import Recipe
 from evomerge.study.config import FunctionTaskConfig, StudyConfig, TaskConfig, TextTaskConfig
 from evomerge.study.failures import StudyStopError, described, failure, kind_of
+from evomerge.study.item_errors import TooManyItemErrors, settled
 from evomerge.study.parent_watch import ParentWatch
 from evomerge.versions import difference, versions
 
@@ -60,6 +61,8 @@ class Evaluator:
             return failure("user", str(error))
         except NonFiniteError as error:
             return failure("non-finite", str(error))
+        except TooManyItemErrors as error:
+            return failure("task", str(error))
         except Exception as error:  # a task's own code may raise anything
             kind = kind_of(error)
             if kind == "oom" and torch.cuda.is_available():
@@ -110,9 +113,12 @@ class Evaluator:
             merge.fill(self._model, plan, parents)
             self._resident = recipe.digest
         built = time.perf_counter() - began
+        self.harness.errors.clear()
         outcomes = scorer.score(request["items"], request["mode"])
+        outcomes, errors = settled(outcomes, self.harness, request["mode"])
         answer: Message = {
             "rows": [outcome.to_row() for outcome in outcomes],
+            "errors": errors,
             "seconds": {"build": built, "forward": scorer.seconds},
         }
         if request.get("digest"):

@@ -166,9 +166,10 @@ class Scheduler:
             self._restart(worker)  # a process that saw such an error can do nothing more
             return []
         if not any(map(self._is_trusted, range(self.pool.size))):
+            said = answer["failed"]["message"]
             raise UserError(
-                f"every device failed; the last one ({device}) said: {answer['failed']['message']}; "
-                "look at it, then run the same command again to resume"
+                f"every device failed; the last one ({device}) said: {said}; look at it, then run "
+                "the same command again to resume"
             )
         same = [w for w in range(self.pool.size) if self.pool.device(w) == device]
         for other in same:

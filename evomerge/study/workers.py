@@ -22,7 +22,7 @@ from evomerge import faults
 from evomerge.errors import UserError
 from evomerge.redact import redact
 from evomerge.study.config import StudyConfig
-from evomerge.study.worker_log import WorkerLog, out_of_memory_kills
+from evomerge.study.worker_log import Words, WorkerLog, out_of_memory_kills
 from evomerge.versions import versions
 
 Message = dict[str, Any]
@@ -142,7 +142,9 @@ class LocalPool(Pool):
             cwd=Path(__file__).parents[2],
         )
         _send(child, {**self.config.to_dict(), "versions": versions()})
-        threading.Thread(target=self._listen, args=(worker, child), daemon=True).start()
+        assert child.stderr is not None
+        words = self._log.take(child.stderr)
+        threading.Thread(target=self._listen, args=(worker, child, words), daemon=True).start()
         return child
 
     def device(self, worker: int) -> str:
@@ -157,12 +159,9 @@ class LocalPool(Pool):
         listed = visible.split(",")
         return {"CUDA_VISIBLE_DEVICES": listed[worker % len(listed)]}
 
-    def _listen(self, worker: int, child: subprocess.Popen[bytes]) -> None:
-        assert child.stdout is not None
-        assert child.stderr is not None
+    def _listen(self, worker: int, child: subprocess.Popen[bytes], words: Words) -> None:
         killed_before = out_of_memory_kills()
-        words = self._log.take(child.stderr)
-        for line in child.stdout:
+        for line in _lines(child):
             if line.endswith(b"\n"):  # else the worker died in the middle of it
                 self._replies.put((worker, child, Reply(worker, json.loads(line))))
         code = child.wait()
@@ -342,6 +341,13 @@ def _send(child: subprocess.Popen[bytes], message: Message) -> None:
         child.stdin.flush()
     except (BrokenPipeError, OSError):
         return
+
+
+def _lines(child: subprocess.Popen[bytes]) -> Iterator[bytes]:
+    """What a child answers, until it ends or is ended."""
+    assert child.stdout is not None
+    with contextlib.suppress(ValueError):  # closed by `_end`
+        yield from child.stdout
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -138,7 +138,8 @@ def test_a_unit_that_kills_three_workers_fails_as_infrastructure_and_the_rest_go
 def test_running_out_of_memory_is_tried_three_times_without_a_new_worker(kind: str) -> None:
     failed = {"failed": {"kind": kind, "message": "m"}}
     twice = FakePool(1, lambda _n, attempt: failed if attempt < 3 else {"at": attempt})
-    assert run(twice, units(1)) == {0: {"at": 3}}
+    halved = {"halvings": 2} if kind == "oom" else {}
+    assert run(twice, units(1)) == {0: {"at": 3, **halved}}
     always = FakePool(1, lambda _n, _attempt: failed)
     assert run(always, units(1)) == {0: failed}
     assert len(always.sent) == 3
