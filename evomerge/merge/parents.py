@@ -71,7 +71,7 @@ class Parents:
         The time is in nanoseconds. A file that is written over or replaced has another stamp.
         """
         found = {}
-        for checkpoint in self.checkpoints.values():
+        for checkpoint in self.opened.values():
             for file in checkpoint.store.files:
                 try:
                     status = file.stat()

@@ -150,6 +150,10 @@ class _Aligned:
         text = f"{self.parent.fingerprint} {json.dumps(told, sort_keys=True)}"
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def files(self) -> list[Path]:
+        return [file for checkpoint in self.checkpoints.values() for file in checkpoint.store.files]
+
     def factors(self, name: str) -> Factors | None:
         return None if _has_rows(self.parent, name) else self.parent.factors(name)
 

@@ -51,7 +51,7 @@ class ParentWatch:
             self._agreed = expected["stamp"]
 
     def _compare(self, changed: list[str], expected: Mapping[str, Any] | None) -> None:
-        for model, checkpoint in self._parents.checkpoints.items():
+        for model, checkpoint in self._parents.opened.items():
             files = [str(file) for file in checkpoint.store.files]
             mine = [file for file in changed if file in files]
             if changed and not mine:
