@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from torch import Tensor
 
@@ -95,6 +96,10 @@ class _Merge:
         checkpoints, recipe = self._parents.checkpoints, self._built.recipe
         parts = [recipe.digest, *(checkpoints[name].fingerprint for name in recipe.inputs)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    @property
+    def files(self) -> list[Path]:
+        return [file for held in self._parents.checkpoints.values() for file in held.store.files]
 
     def tensor(self, name: str) -> Tensor:
         job = self._built.jobs[self._jobs[name]]

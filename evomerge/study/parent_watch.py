@@ -13,9 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evomerge.checkpoint import Checkpoint
 from evomerge.errors import UserError
-from evomerge.merge import Parents
+from evomerge.merge import Parents, open_parents
 from evomerge.study.failures import StudyStopError
 
 
@@ -59,7 +58,7 @@ class ParentWatch:
             began = expected["fingerprints"][model] if expected else None
             named = mine[0] if mine else str(checkpoint.folder)
             try:
-                same = Checkpoint.open(model).fingerprint == began
+                same = open_parents([model]).opened[model].fingerprint == began
                 why = "its content is another"
             except (UserError, OSError) as error:
                 same, why = False, str(error)
