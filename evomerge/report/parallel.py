@@ -17,7 +17,7 @@ from evomerge.study.correlation import rank_correlation
 
 _MOST_ROWS, _MOST_LINES = 24, 300
 _BEST = 0.1  # share of the trials that is drawn in colour
-_LEFT, _RIGHT, _TOP, _ROW = 260.0, WIDTH - 100, 46.0, 22.0
+_LEFT, _RIGHT, _TOP, _ROW = 336.0, WIDTH - 100, 46.0, 22.0
 Scored = tuple[float, tuple[Any, ...], str]  # gain, point, name
 Row = tuple[int, Mapping[str, Any], float]  # place in the point, dimension, rank correlation
 
@@ -84,7 +84,7 @@ def _figure(rows: Sequence[Row], others: Sequence[Scored], best: Sequence[Scored
     heights = [_TOP + _ROW * (i + 0.5) for i in range(len(rows))]
     for y, (_, dimension, tie) in zip(heights, rows, strict=True):
         figure.rule(_LEFT, y, _RIGHT, y)
-        figure.text(_LEFT - 50, y + 4, _named(dimension["name"]), "", "end", 208)
+        figure.text(_LEFT - 56, y + 4, _named(dimension["name"]), "", "end", 278)
         for x, label, anchor in _ends(dimension):
             figure.text(x, y + 4, label, "tick", anchor, 42)
         figure.text(WIDTH, y + 4, f"{tie:+.2f}".replace("-", "−"), "value", "end")

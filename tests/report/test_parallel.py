@@ -12,7 +12,7 @@ def test_the_best_trials_are_drawn_over_the_others_and_failed_ones_are_not(tmp_p
     # trial 6 leads by 0.875 - 0.6; all trials lie at (0.25, 1.0), whose second is the row's end
     assert "<title>trial 6: +0.275</title>" in figure
     assert "<title>trial 5" not in figure
-    assert 'points="420,57 900,79"' in figure
+    assert 'points="477,57 900,79"' in figure
     assert "left weight[1]" in figure
 
 
