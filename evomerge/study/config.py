@@ -96,6 +96,9 @@ class EvaluateConfig:
             own metric. Race and verdict always use the metric.
         items: How documents are shared out.
         allow_task_code: Whether tasks may run Python of their own. Only for tasks that you trust.
+        engine: What generates answers: ``hf``, the live model, or ``vllm``, an engine beside it
+            whose weights are replaced in place. Likelihoods are the live model's in either case.
+        engine_options: Passed to `vllm.LLM`, e.g. ``{gpu_memory_utilization: 0.5}``.
     """
 
     tasks: tuple[TaskConfig, ...]
@@ -106,6 +109,8 @@ class EvaluateConfig:
     fitness: Literal["smooth", "metric"] = "smooth"
     items: ItemsConfig = field(default_factory=ItemsConfig)
     allow_task_code: bool = False
+    engine: Literal["hf", "vllm"] = "hf"
+    engine_options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def rows_per_batch(self) -> int:
@@ -312,6 +317,8 @@ def _check_evaluate(evaluate: EvaluateConfig, where: str) -> None:
                     f"{key}.function: {task.function} is code; read it, then set "
                     "evaluate.allow_task_code: true"
                 )
+    if evaluate.engine_options and evaluate.engine != "vllm":
+        raise UserError(f"{where}: evaluate.engine_options: only `engine: vllm` takes options")
     sizes = {
         "batch_size": evaluate.rows_per_batch,
         "items.per_generation": evaluate.items.per_generation,
