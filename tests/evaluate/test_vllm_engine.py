@@ -1,6 +1,6 @@
 """vLLM as the engine that generates: run where it is installed.
 
-    bash tests/evaluate/make_vllm_environment.sh DIR && DIR/bin/python -m pytest -m vllm tests/evaluate
+bash tests/evaluate/make_vllm_environment.sh DIR && DIR/bin/python -m pytest -m vllm tests/evaluate
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from evomerge.study.evaluator import Evaluator
 SPACE = {
     "merge_method": None,  # the job's
     "models": [{"model": "*", "parameters": {"weight": {"low": 0, "high": 1, "knots": 6}}}],
-    }
+}
 
 
 def main() -> None:
