@@ -114,7 +114,7 @@ def test_a_real_study_with_vllm_scores_as_without(tmp_path: Path) -> None:
 def test_an_option_that_vllm_does_not_take_is_told(tmp_path: Path) -> None:
     model = make("llama", 1)
     folder = save(model, tmp_path)
-    with pytest.raises(UserError, match="evaluate.engine: vLLM cannot run"):
+    with pytest.raises(UserError, match="vLLM cannot run"):
         VllmDecoder(model, make_tokenizer(bos=False), folder, {"max_model_length": 3})
     with pytest.raises(UserError, match="seed is not an option here"):
         VllmDecoder(model, make_tokenizer(bos=False), folder, {"seed": 3})

@@ -19,7 +19,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 CHOICES = [f"demo_{skill}_mc" for skill in ("reverse", "sort", "max")]
-TEXTS = [f"demo_{s}" for s in "reverse sort max ja ja_reverse ja_sort ja_max".split()]
+SKILLS = ("reverse", "sort", "max", "ja", "ja_reverse", "ja_sort", "ja_max")
+TEXTS = [f"demo_{skill}" for skill in SKILLS]
 WORKLOADS = {
     "300 questions of 4 choices": {"tasks": CHOICES, "metric": "acc", "limit": 100},
     "336 generated answers": {"tasks": TEXTS, "metric": "exact_match", "limit": 48},

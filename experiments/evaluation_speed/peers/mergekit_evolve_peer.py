@@ -38,7 +38,7 @@ from mergekit.graph import Task  # noqa: E402
 from mergekit.io.tasks import ReturnTensor  # noqa: E402
 from mergekit.options import MergeOptions  # noqa: E402
 
-# 4. Its in-memory mode raises a TypeError: a field's declared type is narrower than what it is given.
+# 4. Its in-memory mode raises a TypeError: a field is declared narrower than what it is given.
 ReturnTensor.__annotations__["tensor_task"] = Task
 ReturnTensor.model_fields["tensor_task"].annotation = Task
 ReturnTensor.model_rebuild(force=True)
