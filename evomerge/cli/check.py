@@ -38,10 +38,10 @@ def run_check(study: Path) -> None:
                 config.evaluate.items.shares,
                 config.search.seed,
             )
-            per_generation = config.evaluate.items_per_task
+            per_generation = config.evaluate.items.per_generation
             items = generation_items(pools["search"], per_generation, config.search.seed, 0)
             average = next(a for a in anchors(config) if a.name == "uniform average")
-            request = {"do": "evaluate", "recipe": average.recipe.to_dict(), "items": items}
+            request = {"do": "evaluate", "recipe": average.recipe.to_dict(), "shards": [items]}
             mode = config.evaluate.fitness
             _ask(scheduler, {**request, "mode": mode})  # the first one also loads the model
             smooth = _ask(scheduler, {**request, "mode": mode})["seconds"]

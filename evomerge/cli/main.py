@@ -120,6 +120,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TRACKER",
         help="tensorboard[:DIR], mlflow[:URI] or wandb[:PROJECT]; may be given more than once",
     )
+    search.add_argument(
+        "--reuse",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="RUN",
+        help="another run of the same parents and tasks: what it scored is not scored again",
+    )
     search.set_defaults(run=_search)
 
     check = commands.add_parser("check", help="check a study before anything is spent on it")
@@ -248,6 +256,7 @@ def _search(arguments: argparse.Namespace) -> None:
         workers=arguments.workers,
         ray_address=arguments.ray_address,
         log_to=arguments.log_to,
+        reuse=arguments.reuse,
     )
 
 

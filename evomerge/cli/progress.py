@@ -114,11 +114,7 @@ class Progress:
         best = f"best {max(values):.4f}" if values else "all failed"
         against = (event["reference"] or {}).get("fitness")
         gain = f" ({max(values) - against:+.4f} to the best anchor)" if values and against else ""
-        answers = ""
-        if values:
-            leader = event["trials"][event["fitness"].index(max(values))]
-            answers = answers_text(record.written(leader))
-            answers = f", {answers}" if answers else ""
+        answers = _answers(record, event["generation"])
         correlation = event["correlation"]
         rank = (
             "" if correlation is None else f", rank correlation with the metric {correlation:.2f}"
@@ -142,6 +138,18 @@ class Progress:
     @staticmethod
     def _searched(record: Record) -> int:
         return sum(len(g.trials) for g in record.generations.values() if g.fitness is not None)
+
+
+def _answers(record: Record, generation: int) -> str:
+    """What became of the answers of the last leader that was scored by the metric."""
+    for number in (generation, generation - 1):
+        ask = record.generations.get(number)
+        scored = zip(ask.fitness or (), ask.trials, strict=True) if ask else ()
+        best = max(((f, -n) for f, n in scored if f is not None), default=None)
+        if best is not None and record.written(-best[1]).answers:
+            told = answers_text(record.written(-best[1]))
+            return told and f", {record.trials[-best[1]].name}: {told}"
+    return ""
 
 
 def _items(record: Record, pool: str) -> int:

@@ -28,6 +28,7 @@ def run_search(
     workers: int | None = None,
     ray_address: str | None = None,
     log_to: Sequence[str] = (),
+    reuse: Sequence[Path] = (),
 ) -> None:
     """Run a study, or go on with it, and print its verdict.
 
@@ -39,6 +40,7 @@ def run_search(
         workers: Instead of the file's workers.count.
         ray_address: A Ray cluster to join; makes the backend Ray.
         log_to: Trackers, such as ``tensorboard`` or ``mlflow:URI``.
+        reuse: Other run folders whose outcomes are used again.
     """
     config = StudyConfig.from_yaml(study)
     search = dataclasses.replace(
@@ -52,10 +54,15 @@ def run_search(
         where = dataclasses.replace(where, count=workers)
     if ray_address is not None:
         where = dataclasses.replace(where, backend="ray", ray_address=ray_address)
-    run(dataclasses.replace(config, search=search, workers=where), directory, log_to)
+    run(dataclasses.replace(config, search=search, workers=where), directory, log_to, reuse)
 
 
-def run(config: StudyConfig, directory: Path, log_to: Sequence[str] = ()) -> None:
+def run(
+    config: StudyConfig,
+    directory: Path,
+    log_to: Sequence[str] = (),
+    reuse: Sequence[Path] = (),
+) -> None:
     """Run a study with progress, write its report, and print what matters."""
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory}: expected a run folder, but it is a file")
@@ -70,7 +77,7 @@ def run(config: StudyConfig, directory: Path, log_to: Sequence[str] = ()) -> Non
             for listener in listeners:
                 listener(event, record)
 
-        study = Study(config, directory, listen)
+        study = Study(config, directory, listen, reuse)
         verdict = study.confirm()
     write_study_card(directory, study.record)
     report = make_report(directory, None, quiet=True)

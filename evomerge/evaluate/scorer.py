@@ -24,7 +24,6 @@ from evomerge.evaluate.packed import deepest
 from evomerge.evaluate.request import Grade, Request
 from evomerge.evaluate.smooth import smooth_answers, smooth_metric
 from evomerge.evaluate.target import Choices
-from evomerge.evaluate.vllm_decoder import VllmDecoder
 
 Mode = Literal["smooth", "metric"]
 Item = tuple[str, int]
@@ -33,7 +32,7 @@ _NOT_PACKED = (
     "are computed again for every choice"
 )
 _NOT_DECODED = "this model's generation is not plain greedy decoding: lm-eval's own loop runs it"
-PLANS_KEPT = 8  # a study asks for the same few item sets again and again
+PLANS_KEPT = 64  # a generation asks for the same item sets again and again: a shard each
 
 
 @dataclass(frozen=True)
@@ -76,14 +75,7 @@ class Scorer:
         warnings: What cannot be done in the fast way with this model.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        harness: Harness,
-        batch_size: int = 64,
-        decoder: VllmDecoder | None = None,
-    ) -> None:
+    def __init__(self, model: Any, tokenizer: Any, harness: Harness, batch_size: int = 64) -> None:
         if batch_size < 1:
             raise UserError(f"expected `batch_size` to be at least 1, but it is {batch_size}")
         self.harness = harness
@@ -95,7 +87,7 @@ class Scorer:
         self._encoder = Encoder(self._stock, harness)
         self._forward = Forward(model)
         self._deepest = deepest(model)
-        self._decoder = decoder or Decoder(model, tokenizer, batch_size, self._deepest)
+        self._decoder = Decoder(model, tokenizer, batch_size, self._deepest)
         self._decodable = can_decode(model)
         self.warnings = [
             text
@@ -232,9 +224,6 @@ class Scorer:
                 theirs.append(number)
             else:
                 ours[number] = prompt
-        if ours and isinstance(self._decoder, VllmDecoder):  # which does not tell broken weights
-            probes = [self._encoder.probe(*asked[next(iter(ours))])]
-            self._forward(self._batches(probes), probes)
         answers.update(zip(ours, self._decoder(list(ours.values())), strict=True))
         answers.update(zip(theirs, self._stock_answers([asked[i] for i in theirs]), strict=True))
         return [answers[number] for number in range(len(asked))]

@@ -34,7 +34,11 @@ def section(run: Run) -> dict[str, Any]:
         ("in the forward pass", percent(forward / total) if total else "–", "of worker time"),
         ("workers busy", _busy(run, len(workers), total), "of wall time"),
         ("trials", f"{status['trials']['asked']:,}", _trials(status["trials"])),
-        ("item evaluations", f"{status['item_evaluations']:,}", ""),
+        (
+            "item evaluations",
+            f"{status['item_evaluations']:,}",
+            f"and {run.record.reused:,} taken from other runs" if run.record.reused else "",
+        ),
         (
             "per searched trial",
             duration(in_search / len(searched)) if searched else "–",

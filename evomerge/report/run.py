@@ -153,7 +153,8 @@ class Run:
         spent, end = event["seconds"], event.get("time") or 0.0
         start = end - spent.get("total", 0.0)
         times = (spent.get("build", 0.0), spent.get("forward", 0.0))
-        self.jobs.append(Job(str(event["worker"]), event["phase"], start, end, *times))
+        if not event.get("reused"):
+            self.jobs.append(Job(str(event["worker"]), event["phase"], start, end, *times))
         if event["phase"] in _POOLS:
             self._measured.setdefault(_POOLS[event["phase"]], set()).add(event["digest"])
         if event["phase"] == "race":

@@ -94,7 +94,8 @@ def status_text(record: Record) -> str:
         lines.append(("front", f"{front} that no other beats, {volume}"))
     share = "" if s["forward_share"] is None else f", {percent(s['forward_share'])} of it forward"
     spent = f"{duration(s['seconds']['total'])} of workers' time{share}"
-    lines.append(("cost", f"{spent}; {plural(s['item_evaluations'], 'item evaluation')}"))
+    again = f", {record.reused:,} taken from other runs" if record.reused else ""
+    lines.append(("cost", f"{spent}; {plural(s['item_evaluations'], 'item evaluation')}{again}"))
     if s["failures"]:
         last = [t.failure for t in record.trials.values() if t.failure is not None][-1]
         counts = failures_text(s["failures"])

@@ -10,6 +10,7 @@ from typing import Any
 
 from evomerge import __version__
 from evomerge.errors import UserError
+from evomerge.study.ledger import shard_items
 from evomerge.study.open_study import OpenStudy
 from evomerge.study.pools import split
 
@@ -116,6 +117,7 @@ def _study_event(study: OpenStudy, told: Mapping[str, Any]) -> dict[str, Any]:
         "device": told["device"],
         "tasks": tasks,
         "pools": pools,
+        "shard_items": shard_items(study.config),
         "warnings": evaluation["warnings"],
     }
 

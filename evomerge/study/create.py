@@ -66,6 +66,7 @@ def create_study(
     workers: Mapping[str, Any] | None = None,
     output: Mapping[str, Any] | None = None,
     listener: Listener | None = None,
+    reuse: Sequence[str | Path] = (),
 ) -> Study:
     """Make a study, or find the one that `directory` holds.
 
@@ -91,6 +92,7 @@ def create_study(
         workers: As in a study file, e.g. ``{"backend": "ray", "count": 8, "gpus": 1}``.
         output: As in a study file, e.g. ``{"dtype": "float32"}``.
         listener: Called after every event with the event and the record.
+        reuse: Other run folders, as for `Study`.
 
     Raises:
         UserError: The space is not bound to models, or a value is wrong.
@@ -114,7 +116,7 @@ def create_study(
         "workers": dict(workers or {}),
         "output": dict(output or {}),
     }
-    return Study(StudyConfig.from_dict(document, Path.cwd()), directory, listener)
+    return Study(StudyConfig.from_dict(document, Path.cwd()), directory, listener, reuse)
 
 
 def _listed(recipe: Any) -> list[str]:

@@ -21,10 +21,9 @@ from evomerge.checkpoint import check_compatible, check_same_kind, check_same_to
 from evomerge.errors import UserError
 from evomerge.evaluate.harness import Harness
 from evomerge.evaluate.model import load_model, load_tokenizer
-from evomerge.evaluate.outcomes import NonFiniteError
+from evomerge.evaluate.outcomes import NonFiniteError, Outcome
 from evomerge.evaluate.request import TaskRequest
 from evomerge.evaluate.scorer import Scorer
-from evomerge.evaluate.vllm_decoder import VllmDecoder
 from evomerge.recipe import Recipe
 from evomerge.study.config import FunctionTaskConfig, StudyConfig, TaskConfig, TextTaskConfig
 from evomerge.study.failures import StudyStopError, described, failure, kind_of
@@ -47,7 +46,6 @@ class Evaluator:
         self._resident: str | None = None  # the digest of the recipe that the live model holds
         self.halvings = 0  # how often batches were halved, because memory ran out
         self._scorer: Scorer | None = None
-        self._decoder: VllmDecoder | None = None
         self._harness: Harness | None = None
         self._model: Any = None
         self._tokenizer: Any = None
@@ -116,12 +114,20 @@ class Evaluator:
             self._resident = recipe.digest
         built = time.perf_counter() - began
         self.harness.errors.clear()
-        outcomes = scorer.score(request["items"], request["mode"])
-        outcomes, errors = settled(outcomes, self.harness, request["mode"])
+        outcomes: list[Outcome] = []
+        errors: list[list[Any]] = []
+        forward = 0.0
+        for shard in request["shards"]:  # each in batches of its own, however many are asked for
+            scored, missed = settled(
+                scorer.score(shard, request["mode"]), self.harness, request["mode"]
+            )
+            outcomes += scored
+            errors += missed
+            forward += scorer.seconds
         answer: Message = {
             "rows": [outcome.to_row() for outcome in outcomes],
             "errors": errors,
-            "seconds": {"build": built, "forward": scorer.seconds},
+            "seconds": {"build": built, "forward": forward},
         }
         if request.get("digest"):
             live = merge.live_tensors(self._model, plan)
@@ -179,13 +185,8 @@ class Evaluator:
         if self._model is None:
             base = self.parents.checkpoints[self.config.base_model]
             self._model, _ = load_model(base.folder, self.config.output.dtype, self.device)
-            evaluate = self.config.evaluate
-            if evaluate.engine == "vllm":
-                told = (self._model, self._tokenizer, base.folder, evaluate.engine_options)
-                self._decoder = VllmDecoder(*told)
-                harness.digest += f" {self._decoder.name}"
         if self._scorer is None or self._scorer.batch_size != rows:
-            self._scorer = Scorer(self._model, self._tokenizer, harness, rows, self._decoder)
+            self._scorer = Scorer(self._model, self._tokenizer, harness, rows)
         return self._scorer
 
     _answers: ClassVar[dict[str, Callable[[Evaluator, Message], Message]]] = {

@@ -179,7 +179,7 @@ class Finish:
             scored = self.ledger.request(
                 do="evaluate",
                 recipe=trial.recipe,
-                items={task: ids[:1]},
+                shards=[{task: ids[:1]}],
                 mode="metric",
                 digest=True,
             )
@@ -214,8 +214,7 @@ class Finish:
         return sorted(scored, key=lambda n: -scored[n])[:JUDGED_ANCHORS]
 
     def _outcomes(self, trials: Sequence[int], items: Items, phase: str) -> dict[int, Any]:
-        batch = self.config.evaluate.rows_per_batch
-        return self.ledger.outcomes(trials, items, "metric", phase, batch)
+        return self.ledger.outcomes(trials, items, "metric", phase)
 
     def _reproduce(self) -> str | None:
         """The stock command that prints the winner's held-out scores on lm-eval's tasks."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,16 +10,14 @@ from evomerge import search
 from evomerge.dimension import Point
 from evomerge.errors import UserError
 from evomerge.space import SearchSpace
+from evomerge.study.agreement import Agreement
 from evomerge.study.baseline import Baseline
 from evomerge.study.config import StudyConfig, seconds
 from evomerge.study.control import ControlArm
-from evomerge.study.correlation import LOW, rank_correlation
-from evomerge.study.ledger import Items
+from evomerge.study.ledger import Wanted
 from evomerge.study.open_study import OpenStudy
 from evomerge.study.pools import generation_items
 from evomerge.study.telling import Telling, Told
-
-LEADERS = 24  # leaders of so many last generations say, with the anchors, what correlates
 
 
 def start_optimizer(
@@ -62,8 +59,7 @@ class Generations:
         self._started = started
         self._is_stopped = is_stopped
         self._reference = baseline.reference
-        self._pairs = baseline.pairs()
-        self._leaders: deque[tuple[float, float]] = deque(maxlen=LEADERS)
+        self._agreement = Agreement(study, baseline)
 
     def run(self) -> search.Optimizer:
         """Search until trials, time or the optimizer's own ideas are used up."""
@@ -93,6 +89,7 @@ class Generations:
             optimizer.tell(points, *self._generation(optimizer, generation, points, extra))
             self._check_that_some_live(generation)
             generation += 1
+        self._agreement.correlation()  # the last leader, too, is scored by the metric
         if ended is None or (ended["trials"], ended["wanted"]) != (asked, told.trials):
             end = {"reason": reason, "trials": asked, "wanted": told.trials}
             study.ledger.log({"event": "search_ended", **end})
@@ -109,7 +106,7 @@ class Generations:
         study, reference = self._study, self._reference
         items = generation_items(
             study.pools["search"],
-            study.config.evaluate.items_per_task,
+            study.config.evaluate.items.per_generation,
             study.seed,
             0 if optimizer.same_items else generation,
         )
@@ -119,14 +116,24 @@ class Generations:
         ask = study.record.generations[generation]
         study.check_same(ask.trials, recipes, f"generation {generation}, trial")
         field = study.config.evaluate.fitness
-        rows = study.outcomes([*ask.trials, reference], items, field, "search")
-        values = [None if r is None else study.fitness(r, field) for r in map(rows.get, ask.trials)]
-        correlation = self._correlation(ask.trials, values, items)
+        told = dict(zip(ask.trials, ask.fitness or (), strict=False))
+        # What the optimizer was told stays so, also of a trial that could be scored by now.
+        live = [number for number in ask.trials if told.get(number, 0.0) is not None]
+        wanted = Wanted([*live, reference], items, field, "search")
+        # The last leader is scored by the metric on the way: no worker waits for it alone.
+        study.ledger.score([wanted, *self._agreement.wanted])
+        correlation = self._agreement.correlation()
+        rows = study.outcomes(wanted.trials, items, field, "search")
+        values = [
+            None if (some := rows.get(number)) is None else study.fitness(some, field)
+            for number in ask.trials
+        ]
+        self._agreement.lead(ask.trials, values, items)
         held = rows[reference]
         at_reference = None if held is None else study.fitness(held, field)
-        account = self._telling.account([rows[number] for number in ask.trials], held)
+        account = self._telling.account([rows.get(number) for number in ask.trials], held)
         if ask.fitness is None:
-            self._warn_if_low(correlation, generation)
+            self._agreement.warn_if_low(correlation, generation)
             study.ledger.log(
                 {
                     "event": "told",
@@ -142,39 +149,9 @@ class Generations:
                 }
             )
         scores: list[search.ItemScores | None] = [
-            study.item_scores(rows[number], field) for number in ask.trials[: len(points)]
+            study.item_scores(rows.get(number), field) for number in ask.trials[: len(points)]
         ]
         return self._telling.told(optimizer, points, values, at_reference, account), scores
-
-    def _correlation(
-        self, trials: Sequence[int], values: Sequence[float | None], items: Items
-    ) -> float | None:
-        """Rank correlation of the smooth score with the metric, over anchors and leaders so far."""
-        study = self._study
-        if study.config.evaluate.fitness == "metric":
-            return None
-        scored = [(v, n) for v, n in zip(values, trials, strict=True) if v is not None]
-        if scored:
-            value, leader = max(scored, key=lambda pair: (pair[0], -pair[1]))
-            rows = study.outcomes([leader], items, "metric", "search")[leader]
-            if rows is not None:
-                self._leaders.append((value, study.fitness(rows, "metric")))
-        return rank_correlation([*self._pairs, *self._leaders])
-
-    def _warn_if_low(self, correlation: float | None, generation: int) -> None:
-        """Warn once whenever the smooth score stops ranking as the metric does."""
-        record = self._study.record
-        before = record.generations.get(generation - 1)
-        was_low = before is not None and before.correlation is not None and before.correlation < LOW
-        if correlation is None or correlation >= LOW or was_low:
-            return
-        if not any(warning.get("generation") == generation for warning in record.warnings):
-            self._study.ledger.warn(
-                "correlation",
-                f"generation {generation}: the smooth score ranks recipes unlike the metric (rank "
-                f"correlation {correlation:.2f}): consider fitness: metric in a new study",
-                generation=generation,
-            )
 
     def _ended_early(self, ended: Mapping[str, Any] | None) -> str | None:
         """Why no new generation begins; an earlier run's end holds until more is asked for."""

@@ -10,7 +10,7 @@ from evomerge.evaluate.harness import Harness
 from evomerge.evaluate.outcomes import Outcome
 from evomerge.redact import redact
 
-MOST = 0.1  # of the items of one request that may fail
+MOST = 0.1  # of the items of one shard that may fail
 
 
 class TooManyItemErrors(Exception):

@@ -7,27 +7,42 @@ run again, which finds its past already paid for.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import UserError
 from evomerge.redact import redacted
+from evomerge.study.config import StudyConfig
 from evomerge.study.failures import FATAL
 from evomerge.study.journal import Journal
 from evomerge.study.objective import Row
+from evomerge.study.outcome_table import OutcomeTable
 from evomerge.study.record import Record, TrialRecord
-from evomerge.study.scheduler import Scheduler, Unit
+from evomerge.study.scheduler import ATTEMPTS, Scheduler, Unit
 from evomerge.study.workers import Message
 
 Items = Mapping[str, Sequence[int]]
 Listener = Callable[[Mapping[str, Any], Record], None]
 
-# Items that a worker scores per request. A constant, so that batches, and with them the last bits
-# of a score, do not depend on how many workers there are.
-BATCHES_PER_SHARD = 8
+SHARDS = 16  # at most so many for a candidate: the last ones of a generation are shared out
+ROUNDS = 3  # how often a unit that loses its workers again and again is tried anew
+_LOST = {"infrastructure", "device"}  # failures that say nothing of the recipe
 _PLAIN = {"asked", "outcomes", "told", "raced"}  # events that hold names and numbers alone
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Outcomes of trials on items, by ``smooth`` or ``metric``, filed under a phase."""
+
+    trials: Sequence[int]
+    items: Items
+    mode: str
+    phase: str
 
 
 class Ledger:
@@ -37,6 +52,7 @@ class Ledger:
         self.record = Record()
         self._listener = listener
         self._journal = Journal.open(journal, create=True, replay=self.record.apply)
+        self._lenders: dict[str, OutcomeTable] = {}
         self._scheduler: Scheduler | None = None
         self._parents: dict[str, Any] | None = None
 
@@ -48,7 +64,12 @@ class Ledger:
     def employ(self, scheduler: Scheduler) -> None:
         """Let this scheduler's workers do what has to be done."""
         self._scheduler = scheduler
+        scheduler.disagreed = self._disagreed
         scheduler.halvings = max(scheduler.halvings, self.record.halvings)
+
+    def borrow(self, run: str, outcomes: OutcomeTable) -> None:
+        """Look outcomes up in another run before they are paid for."""
+        self._lenders[run] = outcomes
 
     def expect(self, parents: Mapping[str, Any]) -> None:
         """Have every worker find the parents as they are described: ``stamp``, ``fingerprints``."""
@@ -85,17 +106,12 @@ class Ledger:
         )
         failed = answers[0].get("failed")
         if failed:
-            hint = "; workers.log in the run folder says more"
-            raise UserError(failed["message"] + hint * (failed["kind"] == "infrastructure"))
+            hint = "; workers.log in the run folder says more, and the same command resumes"
+            raise UserError(failed["message"] + hint * (failed["kind"] in _LOST))
         return answers[0]
 
     def outcomes(
-        self,
-        trials: Sequence[int],
-        items: Items,
-        mode: str,
-        phase: str,
-        rows_per_batch: int,
+        self, trials: Sequence[int], items: Items, mode: str, phase: str
     ) -> dict[int, list[Row] | None]:
         """The outcomes of trials on items, in the order of the items; ``None`` for a failed trial.
 
@@ -104,26 +120,77 @@ class Ledger:
             items: Document numbers of each task.
             mode: ``smooth`` or ``metric``.
             phase: What the journal files them under.
-            rows_per_batch: Of the evaluation; decides how items are cut into shards.
         """
-        record, units = self.record, []
-        some = [record.trials[number] for number in trials]
+        self.score([Wanted(trials, items, mode, phase)])
+        return {number: self._rows(number, items, mode) for number in trials}
+
+    def score(self, several: Sequence[Wanted]) -> None:
+        """Pay for what the journal lacks of all these outcomes, all at once.
+
+        A unit that loses its workers again and again is tried in rounds, between which a worker
+        must show that it can do other work. If one can, the recipe is what ends workers, a failure
+        of kind ``crash``; if none can, nothing is said of the recipe, and it is tried again when
+        the study is resumed.
+
+        Raises:
+            UserError: Workers are lost whatever they do, or say what the user has to mend.
+        """
+        for wanted in several:
+            self._copy(wanted)
+        units = [unit for wanted in several for unit in self._units(wanted)]
+        for _ in range(ROUNDS):
+            lost: list[tuple[Unit, Message]] = []
+            if units:
+                self._run(units, partial(self._enter, lost))
+            if not lost:
+                return
+            for unit, failed in lost:
+                name = self.record.trials[unit.tag[0]].name
+                message = f"{name}: {ATTEMPTS} workers were lost on it: {failed['message']}"
+                self.warn("worker lost", message, trial=unit.tag[0])
+            self.request(do="describe")
+            units = [unit for unit, _ in lost]
+        for unit, failed in lost:
+            number, _, phase = unit.tag
+            times = ROUNDS * ATTEMPTS
+            message = f"{times} workers were lost on it and not on other work: {failed['message']}"
+            self._fail(number, phase, {"kind": "crash", "message": message})
+
+    def _copy(self, wanted: Wanted) -> None:
+        """Write down here what other runs have already, so that this run stands alone."""
+        for run, outcomes in self._lenders.items():
+            for trial in (self.record.trials[number] for number in wanted.trials):
+                missing = self.record.outcomes.missing(trial.digest, wanted.mode, wanted.items)
+                rows = outcomes.rows(trial.digest, wanted.mode, missing)
+                if rows:
+                    about = {"trial": trial.number, "phase": wanted.phase, "digest": trial.digest}
+                    event = {"event": "outcomes", **about, "mode": wanted.mode, "rows": rows}
+                    self.log({**event, "seconds": {}, "worker": "", "reused": run})
+
+    def _units(self, wanted: Wanted) -> Iterator[Unit]:
+        """What there is to do, cut into the study's shards."""
+        some = [self.record.trials[number] for number in wanted.trials]
         # Equal recipes are scored once and fail together, also when a study is resumed.
-        settled = {trial.digest for trial in some if _has_failed(trial, phase)}
-        shards = _shards(items, rows_per_batch * BATCHES_PER_SHARD)
+        settled = {trial.digest for trial in some if _has_failed(trial, wanted.phase)}
+        shards = _shards(wanted.items, self._shard_items)
         for trial in some:
             if trial.digest in settled:
                 continue
             settled.add(trial.digest)
             for shard in shards:
-                missing = record.outcomes.missing(trial.digest, mode, shard)
+                missing = self.record.outcomes.missing(trial.digest, wanted.mode, shard)
                 if missing:
-                    request = {"do": "evaluate", "recipe": trial.recipe, "items": missing}
-                    request = self._with_parents({**request, "mode": mode})
-                    units.append(Unit(trial.digest, request, trial.number))
-        if units:
-            self._run(units, lambda u, a, w: self._enter(u, a, w, mode, phase))
-        return {number: self._rows(number, items, mode) for number in trials}
+                    request = {"do": "evaluate", "recipe": trial.recipe, "shards": [missing]}
+                    request = self._with_parents({**request, "mode": wanted.mode})
+                    yield Unit(trial.digest, request, (trial.number, wanted.mode, wanted.phase))
+
+    @property
+    def _shard_items(self) -> int:
+        assert self.record.study is not None
+        told = self.record.study.get("shard_items")
+        if told is None:  # a study that an earlier version began
+            return shard_items(StudyConfig.from_dict(self.record.study["config"], Path("/")))
+        return int(told)
 
     def _rows(self, number: int, items: Items, mode: str) -> list[Row] | None:
         trial = self.record.trials[number]
@@ -131,31 +198,56 @@ class Ledger:
             return None
         return self.record.outcomes.rows(trial.digest, mode, items)
 
-    def _enter(self, unit: Unit, answer: Message, worker: int, mode: str, phase: str) -> None:
-        trial = self.record.trials[unit.tag]
-        about: dict[str, Any] = {"trial": trial.number, "phase": phase}
+    def _enter(
+        self, lost: list[tuple[Unit, Message]], unit: Unit, answer: Message, worker: int
+    ) -> None:
+        """Write down what became of a unit, unless nothing can be said of it yet."""
+        number, mode, phase = unit.tag
+        trial = self.record.trials[number]
         failed = answer.get("failed")
-        if failed is None:
-            if answer.get("rescored"):
-                if self._holds(trial, mode, answer["rows"]):
-                    return
-                about["rescored"] = True
-            about |= {key: answer[key] for key in ("halvings", "errors") if answer.get(key)}
-            self.log(
-                {
-                    "event": "outcomes",
-                    **about,
-                    "digest": trial.digest,
-                    "mode": mode,
-                    "rows": answer["rows"],
-                    "seconds": {k: round(v, 6) for k, v in answer["seconds"].items()},
-                    "worker": str(worker),
-                }
-            )
-        elif failed["kind"] in FATAL:
-            raise UserError(failed["message"])
-        elif not _has_failed(trial, phase):
-            self.log({"event": "failed", **about, **failed})
+        if failed is not None:
+            if failed["kind"] in FATAL:
+                raise UserError(failed["message"])
+            if failed["kind"] in _LOST:
+                lost.append((unit, failed))
+            else:
+                self._fail(number, phase, failed)
+            return
+        about: dict[str, Any] = {"trial": number, "phase": phase}
+        if answer.get("rescored"):
+            if self._holds(trial, mode, answer["rows"]):
+                return
+            about["rescored"] = True
+        about |= {key: answer[key] for key in ("halvings", "errors") if answer.get(key)}
+        self.log(
+            {
+                "event": "outcomes",
+                **about,
+                "digest": trial.digest,
+                "mode": mode,
+                "rows": answer["rows"],
+                "seconds": {k: round(v, 6) for k, v in answer["seconds"].items()},
+                "worker": str(worker),
+            }
+        )
+
+    def _fail(self, number: int, phase: str, failed: Message) -> None:
+        if not _has_failed(self.record.trials[number], phase):
+            self.log({"event": "failed", "trial": number, "phase": phase, **failed})
+
+    def _disagreed(self, unit: Unit, first: Message, second: Message) -> None:
+        """Warn of a unit that two workers answered differently; the first answer counts."""
+        number = unit.tag[0]
+        name = self.record.trials[number].name
+        pairs = zip(first.get("rows") or (), second.get("rows") or (), strict=False)
+        differ = [a[:2] for a, b in pairs if a != b]
+        what = f"{len(differ)} items differ" if differ else "one of them failed"
+        where = f", the first is item {differ[0][1]} of {differ[0][0]}" if differ else ""
+        self.warn(
+            "disagreement",
+            f"{name}: two workers scored the same items and {what}{where}; the first answer counts",
+            trial=number,
+        )
 
     def _with_parents(self, request: Message) -> Message:
         if self._parents is None or request["do"] not in ("evaluate", "export"):
@@ -173,8 +265,20 @@ class Ledger:
         self._scheduler.run(units, done)
 
 
+def shard_items(config: StudyConfig) -> int:
+    """How many items are scored together: one batch, or more if that were over `SHARDS` shards.
+
+    Fixed for a study and independent of its workers, so that batches, and with them the last bits
+    of a score, are the same however many workers there are.
+    """
+    evaluate = config.evaluate
+    items = evaluate.items.per_generation * len(evaluate.tasks)
+    return evaluate.rows_per_batch * max(1, math.ceil(items / evaluate.rows_per_batch / SHARDS))
+
+
 def _has_failed(trial: TrialRecord, phase: str) -> bool:
-    return trial.failure is not None and trial.failure.phase == phase
+    failure = trial.failure
+    return failure is not None and failure.phase == phase and failure.kind not in _LOST
 
 
 def _shards(items: Items, size: int) -> list[dict[str, list[int]]]:

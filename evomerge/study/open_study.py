@@ -73,8 +73,7 @@ class OpenStudy:
         self, trials: Sequence[int], items: Items, mode: str, phase: str
     ) -> dict[int, list[Row] | None]:
         """The outcomes of trials on items, paid for where the journal lacks them."""
-        batch = self.config.evaluate.rows_per_batch
-        return self.ledger.outcomes(trials, items, mode, phase, batch)
+        return self.ledger.outcomes(trials, items, mode, phase)
 
     def ask(self, asked: Sequence[Asked], generation: int | None, items: Items | None) -> None:
         """Write down trials that are asked together."""

@@ -99,6 +99,7 @@ class Record:
         exported: The last ``exported`` event, or None.
         seconds: Totals over all workers, ``build``, ``forward`` and ``total``.
         item_evaluations: Outcomes journalled, repeated ones included: what was paid for.
+        reused: Outcomes taken from other runs.
         halvings: How often batches were halved, because a worker ran out of memory.
         phase: Where the study is. ``done`` begins with the verdict, before the export.
         generations: The search's asks by generation.
@@ -118,6 +119,7 @@ class Record:
         default_factory=lambda: {"build": 0.0, "forward": 0.0, "total": 0.0}
     )
     item_evaluations: int = 0
+    reused: int = 0
     halvings: int = 0
     phase: Phase = "check"
     generations: dict[int, AskRecord] = field(default_factory=dict)
@@ -272,7 +274,10 @@ class Record:
         add = self.outcomes.replace if event.get("rescored") else self.outcomes.add
         add(event["digest"], event["mode"], event["rows"])
         self.halvings = max(self.halvings, event.get("halvings", 0))
-        self.item_evaluations += len(event["rows"])
+        if event.get("reused"):
+            self.reused += len(event["rows"])
+        else:
+            self.item_evaluations += len(event["rows"])
         for part in self.seconds:
             self.seconds[part] += event["seconds"].get(part, 0.0)
         if event["phase"] in {"anchors", "search", "race", "verdict"}:

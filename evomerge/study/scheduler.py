@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from evomerge.errors import UserError
+from evomerge.study.durations import Durations
 from evomerge.study.failures import TRANSIENT, failure
+from evomerge.study.waiting import Unit, Waiting
 from evomerge.study.workers import Message, Pool
+
+Done = Callable[[Unit, Message, int], None]
 
 ATTEMPTS = 3  # how often a unit is tried when its worker is lost or runs out of memory
 LEAST_SECONDS = 120.0  # no unit is given up on earlier
 START_SECONDS = 1800.0  # ... nor is a new worker's first, which loads libraries, model and tasks
 PATIENCE = 10.0  # times the median of what units took so far
+SLOW, SLOW_SECONDS = 2.0, 0.2  # times the median, and at least: then an idle worker does it too
 DEVICE_FAILURES = 2  # of one device, before it is used no more
 MOST_LOSSES = 5  # workers lost in a row, with no answer in between, before the study stops
 
 
-@dataclass(frozen=True)
-class Unit:
-    """A request, and what it is about: units of one subject prefer one worker.
+@dataclass
+class _Task:
+    """A unit under way, perhaps with several workers."""
 
-    `again` marks one that was answered before, by a device that broke since.
-    """
-
-    subject: str
-    request: Message
-    tag: Any = None
-    again: bool = False
+    unit: Unit
+    attempt: int
+    done: Done
+    workers: int = 0
+    answer: Message | None = None  # the first; what comes later only confirms it
 
 
 @dataclass
 class _Running:
-    unit: Unit
-    attempt: int
+    task: _Task
     since: float
     halvings: int
 
@@ -47,21 +47,27 @@ class Scheduler:
 
     Results do not depend on the number of workers or on the order of completion.
 
+    A worker without work of its own does once more what takes another worker unusually long. The
+    first answer counts, and the second must agree with it.
+
     Attributes:
         pool: The workers.
         halvings: How often batches were halved, because memory ran out; holds for all that follows.
+        disagreed: Called with a unit and its two answers if a second answer differs.
     """
 
     def __init__(self, pool: Pool, halvings: int = 0):
         self.pool = pool
         self.halvings = halvings
+        self.disagreed: Callable[[Unit, Message, Message], None] = lambda *_: None
         self._device_failures: Counter[str] = Counter()
-        self._durations: deque[float] = deque(maxlen=200)
+        self._durations = Durations()
         self._last: dict[int, str] = {}
         self._ready: set[int] = set()  # workers that have answered since they were started
         self._losses = 0
+        self._running: dict[int, _Running] = {}  # by worker; copies may outlast a run
 
-    def run(self, units: Sequence[Unit], done: Callable[[Unit, Message, int], None]) -> None:
+    def run(self, units: Sequence[Unit], done: Done) -> None:
         """Do all units; `done(unit, answer, worker)` is called as each is finished.
 
         It is called again, with ``rescored`` in the answer, for what a broken device had scored.
@@ -69,79 +75,116 @@ class Scheduler:
         Raises:
             UserError: Workers are lost again and again, so that nothing gets done.
         """
-        waiting: deque[tuple[Unit, int]] = deque((unit, 1) for unit in units)
-        running: dict[int, _Running] = {}
-        idle = deque(worker for worker in range(self.pool.size) if self._is_trusted(worker))
+        waiting = Waiting(units)
         scored: dict[int, list[Unit]] = {}
         try:
-            while waiting or running:
-                while idle and waiting:
-                    worker = idle.popleft()
-                    unit, attempt = self._pick(worker, waiting)
-                    running[worker] = _Running(unit, attempt, time.monotonic(), self.halvings)
-                    self._last[worker] = unit.subject
-                    self.pool.submit(worker, self._request(unit))
+            while waiting or any(job.task.answer is None for job in self._running.values()):
+                self._employ(waiting, done)
+                settled = []
                 for reply in self.pool.poll(timeout=0.5):
-                    job = running.pop(reply.worker, None)
+                    job = self._running.pop(reply.worker, None)
                     if reply.lost is not None:
                         self._lose(reply.worker, reply.lost)
                     if job is None:
                         continue
                     answer = reply.answer or failure(reply.kind, reply.lost or "no answer")
                     if reply.answer is not None:
-                        self._note(job, reply.worker)
+                        self._note(job, reply.worker, answer)
                     if _kind(answer) == "device":
-                        waiting.extend(self._distrust(reply.worker, answer, scored, idle))
-                    if self._is_trusted(reply.worker):
-                        idle.append(reply.worker)
-                    self._settle(job, answer, reply.worker, waiting, done)
+                        for unit in self._distrust(reply.worker, answer, scored):
+                            waiting.add(unit)
+                    settled.append((job, answer, reply.worker))
+                self._employ(waiting, done)  # before anything is written down: that takes time
+                for job, answer, worker in settled:
+                    self._settle(job, answer, worker, waiting)
                     if "rows" in answer:
-                        scored.setdefault(reply.worker, []).append(job.unit)
-                self._end_the_hung(running, idle, waiting, done)
+                        scored.setdefault(worker, []).append(job.task.unit)
+                self._end_the_hung(waiting)
         except BaseException:
-            for worker in running:  # what they are doing is nobody's business any more
+            for worker in list(self._running):  # their work is nobody's business any more
+                del self._running[worker]
                 self._restart(worker)
             raise
 
-    def _pick(self, worker: int, waiting: deque[tuple[Unit, int]]) -> tuple[Unit, int]:
-        """The next unit; one whose candidate the worker holds already, if there is one near."""
-        for i, (unit, _) in enumerate(waiting):
-            if unit.subject == self._last.get(worker):
-                picked = waiting[i]
-                del waiting[i]
-                return picked
-            if i >= 64:
-                break
-        return waiting.popleft()
+    def _employ(self, waiting: Waiting, done: Done) -> None:
+        """Give every idle worker what it should do next."""
+        for worker in range(self.pool.size):
+            if worker in self._running or not self._is_trusted(worker):
+                continue
+            task = self._take(worker, waiting, done) or self._straggler()
+            if task is None:
+                continue
+            task.workers += 1
+            self._running[worker] = _Running(task, time.monotonic(), self.halvings)
+            self._last[worker] = task.unit.subject
+            self.pool.submit(worker, self._request(task.unit))
 
-    def _note(self, job: _Running, worker: int) -> None:
+    def _take(self, worker: int, waiting: Waiting, done: Done) -> _Task | None:
+        others = {job.task.unit.subject for w, job in self._running.items() if w != worker}
+        # Large requests while there is much to do, and at the end single shards for all.
+        workers = sum(map(self._is_trusted, range(self.pool.size)))
+        most = max(1, len(waiting) // (4 * workers)) if workers > 1 else len(waiting)
+        taken = waiting.take(self._last.get(worker), others, self._worth_sharing, most)
+        return None if taken is None else _Task(*taken, done)
+
+    @property
+    def _worth_sharing(self) -> float:
+        """How many waiting shards take as long as it takes to build their candidate once more."""
+        usual = self._durations.slowest
+        return self._durations.usual_build / usual if usual else 1.0
+
+    def _straggler(self) -> _Task | None:
+        """A unit that takes its only worker unusually long; the oldest of them."""
+        alone = [
+            job
+            for job in self._running.values()
+            if job.task.answer is None
+            and job.task.workers == 1
+            and job.task.attempt < ATTEMPTS
+            and self._is_slow(job)
+        ]
+        oldest = min(alone, key=lambda job: job.since, default=None)
+        return None if oldest is None else oldest.task
+
+    def _is_slow(self, job: _Running) -> bool:
+        usual = self._durations.usual(job.task.unit)
+        if usual is None or not job.task.unit.subject:
+            return False
+        limit = max(SLOW * usual + self._durations.usual_build, SLOW_SECONDS)
+        return time.monotonic() - job.since > limit
+
+    def _note(self, job: _Running, worker: int, answer: Message) -> None:
         """A worker is alive; how long it took tells what is usual, its first recipe aside."""
         self._losses = 0
         if worker in self._ready:
-            self._durations.append(time.monotonic() - job.since)
-        elif job.unit.subject:
+            self._durations.note(job.task.unit, answer, time.monotonic() - job.since)
+        elif job.task.unit.subject:
             self._ready.add(worker)
 
-    def _settle(
-        self,
-        job: _Running,
-        answer: Message,
-        worker: int,
-        waiting: deque[tuple[Unit, int]],
-        done: Callable[[Unit, Message, int], None],
-    ) -> None:
-        kind = _kind(answer)
-        if kind in TRANSIENT and job.attempt < ATTEMPTS:
+    def _settle(self, job: _Running, answer: Message, worker: int, waiting: Waiting) -> None:
+        """Take in the answer to a unit: the first one counts."""
+        task, kind = job.task, _kind(answer)
+        task.workers -= 1
+        if task.answer is not None:
+            if kind not in TRANSIENT and task.answer.get("rows") != answer.get("rows"):
+                self.disagreed(task.unit, task.answer, answer)
+            return
+        if kind in TRANSIENT:
+            task.attempt += 1
             if kind == "oom":
                 self.halvings = max(self.halvings, job.halvings + 1)
-            waiting.appendleft((job.unit, job.attempt + 1))
-            return
+            if task.workers:
+                return  # another worker is still at it
+            if task.attempt <= ATTEMPTS:
+                waiting.add(task.unit, task.attempt)
+                return
+        task.answer = answer
         if job.halvings and kind is None:
             answer = {**answer, "halvings": job.halvings}
-        if job.unit.again and kind is None:
+        if task.unit.again and kind is None:
             answer = {**answer, "rescored": True}
-        if not (job.unit.again and kind is not None):  # what it was before stays
-            done(job.unit, answer, worker)
+        if not (task.unit.again and kind is not None):  # what it was before stays
+            task.done(task.unit, answer, worker)
 
     def _request(self, unit: Unit) -> Message:
         return {**unit.request, "halvings": self.halvings} if self.halvings else unit.request
@@ -149,9 +192,7 @@ class Scheduler:
     def _is_trusted(self, worker: int) -> bool:
         return self._device_failures[self.pool.device(worker)] < DEVICE_FAILURES
 
-    def _distrust(
-        self, worker: int, answer: Message, scored: dict[int, list[Unit]], idle: deque[int]
-    ) -> list[tuple[Unit, int]]:
+    def _distrust(self, worker: int, answer: Message, scored: dict[int, list[Unit]]) -> list[Unit]:
         """Replace a worker whose device failed; the second time, use that device no more.
 
         Returns:
@@ -172,10 +213,7 @@ class Scheduler:
                 "the same command again to resume"
             )
         same = [w for w in range(self.pool.size) if self.pool.device(w) == device]
-        for other in same:
-            if other in idle:
-                idle.remove(other)
-        return [(replace(unit, again=True), 1) for w in same for unit in scored.pop(w, [])]
+        return [replace(unit, again=True) for w in same for unit in scored.pop(w, [])]
 
     def _lose(self, worker: int, reason: str) -> None:
         self._losses += 1
@@ -192,29 +230,29 @@ class Scheduler:
         self._ready.discard(worker)
         self.pool.restart(worker)
 
-    def _end_the_hung(
-        self,
-        running: dict[int, _Running],
-        idle: deque[int],
-        waiting: deque[tuple[Unit, int]],
-        done: Callable[[Unit, Message, int], None],
-    ) -> None:
+    def _usual(self, unit: Unit) -> float | None:
+        usual, slowest = self._durations.usual(unit), self._durations.slowest
+        return usual if usual or not slowest else slowest * unit.size
+
+    def _end_the_hung(self, waiting: Waiting) -> None:
         """Kill workers that take far longer than others did, and count their units as failed."""
-        if len(self._durations) < 5:
-            return
-        usual = PATIENCE * statistics.median(self._durations)
-        for worker, job in list(running.items()):
-            limit = max(LEAST_SECONDS if worker in self._ready else START_SECONDS, usual)
+        for worker, job in list(self._running.items()):
+            usual = self._usual(job.task.unit)
+            if usual is None:
+                continue
+            least = LEAST_SECONDS if worker in self._ready else START_SECONDS
+            limit = max(least, PATIENCE * usual)
             if time.monotonic() - job.since > limit:
-                del running[worker]
+                del self._running[worker]
                 self._restart(worker)
-                if self._is_trusted(worker):
-                    idle.append(worker)
                 answer = failure("timeout", f"no answer after {limit:.0f} s")
-                self._settle(job, answer, worker, waiting, done)
+                self._settle(job, answer, worker, waiting)
 
 
 def _kind(answer: Message) -> str | None:
     """The kind of failure that an answer is; ``None`` for none."""
     kind: str | None = answer.get("failed", {}).get("kind")
     return kind
+
+
+__all__ = ["Scheduler", "Unit"]

@@ -28,6 +28,7 @@ from evomerge.study.journal import JOURNAL, iterate
 from evomerge.study.ledger import Ledger, Listener
 from evomerge.study.open_study import OpenStudy, study_space
 from evomerge.study.record import Record
+from evomerge.study.reuse import lendable
 from evomerge.study.scheduler import Scheduler
 from evomerge.study.trial import Trial, best_numbers
 from evomerge.study.workers import open_pool
@@ -49,15 +50,22 @@ class Study:
         config: What to search, on what, for how long.
         directory: The run folder; the same folder resumes.
         listener: Called after every event with the event and the record.
+        reuse: Other run folders of the same parents and evaluation; what they have scored is
+            copied from there instead of being scored again.
     """
 
     def __init__(
-        self, config: StudyConfig, directory: str | Path, listener: Listener | None = None
+        self,
+        config: StudyConfig,
+        directory: str | Path,
+        listener: Listener | None = None,
+        reuse: Sequence[str | Path] = (),
     ):
         self.config = config
         self.directory = Path(directory)
         self.space: SearchSpace = study_space(config)
         self._listener = listener
+        self._reuse = [Path(run) for run in reuse]
         self._ledger: Ledger | None = None
         self._elsewhere: Elsewhere | None = None
         self._callbacks: Sequence[Callback] = ()
@@ -222,6 +230,8 @@ class Study:
             with open_pool(self.config, self.directory / "workers.log") as pool:
                 study.ledger.employ(Scheduler(pool))
                 check(study)
+                for run in self._reuse:
+                    study.ledger.borrow(run.name, lendable(run, study.record.study or {}))
                 baseline = Baseline(study)
                 search = Generations(study, baseline, started, lambda: self._is_stopped)
                 optimizer = search.run()

@@ -28,8 +28,12 @@ DEFAULTS: dict[str, Any] = {
     "fail": None,  # kind of failure of every recipe from the search (with a list of weights)
     "fail_above": None,  # ... or only of those whose first weight is above this
     "die_on": None,  # file: a worker that finds it removes it and dies in the middle of an answer
+    "lost_after": None,  # [file, n]: after n requests to all workers, each one ends its worker
+    "slow": None,  # [folder, chance, seconds]: some evaluations take so long when first tried
+    "differ": False,  # ... and give other scores than when they are tried again
     "fingerprint": "",  # changes that of every model
     "fingerprint_of": None,  # ... or of this model alone
+    "protocol": "stub",  # of the evaluation
     "broken": False,  # ends at once, as a worker whose imports fail
     "wrong_export": False,  # writes other weights than it scored
 }
@@ -67,6 +71,15 @@ def quality(recipe: dict[str, Any]) -> float:
     return float(alone / (1.0 + 4.0 * distance / len(weights)))
 
 
+def joined(shards: list[dict[str, list[int]]]) -> dict[str, list[int]]:
+    """The items of all shards by task."""
+    items: dict[str, list[int]] = {}
+    for shard in shards:
+        for task, ids in shard.items():
+            items.setdefault(task, []).extend(ids)
+    return items
+
+
 class Stub:
     """Answers requests."""
 
@@ -102,7 +115,7 @@ class Stub:
                 "weights": {name: task["weight"] for name, task in tasks.items()},
                 "items": {name: list(range(count)) for name in tasks},
                 "item_keys": {name: [f"{name}:{i}" for i in range(count)] for name in tasks},
-                "digest": "stub",
+                "digest": self.settings["protocol"],
                 "warnings": [],
             },
             "fingerprints": {
@@ -119,8 +132,9 @@ class Stub:
         recipe, settings = request["recipe"], self.settings
         name = name_of(recipe)
         if settings["log"] is not None and not request.get("digest"):
-            self.note([name, request["mode"], request["items"]])
-        time.sleep(settings["seconds"])
+            self.note([name, request["mode"], joined(request["shards"])])
+        late = self.is_late(request)
+        time.sleep(settings["slow"][2] if late else settings["seconds"])
         searched = any(
             isinstance(entry.get("parameters", {}).get("weight"), list)
             for entry in recipe["models"]
@@ -130,13 +144,27 @@ class Stub:
             return {"failed": {"kind": settings["fail"], "message": "the stub was told to fail"}}
         rows = [
             self.row(recipe, name, task, i, request["mode"])
-            for task, ids in request["items"].items()
+            for task, ids in joined(request["shards"]).items()
             for i in ids
         ]
+        if late and settings["differ"]:
+            rows[0][3] += 0.001
         answer = {"rows": rows, "seconds": {"build": 0.0, "forward": settings["seconds"]}}
         if request.get("digest"):
             answer["weights_digest"] = name
         return answer
+
+    def is_late(self, request: dict[str, Any]) -> bool:
+        """Whether this is the first try of one of the evaluations that then take long."""
+        if self.settings["slow"] is None:
+            return False
+        folder, share, _ = self.settings["slow"]
+        drawn = chance(request["recipe"], joined(request["shards"]), request["mode"])
+        try:
+            Path(folder, f"{drawn:.15f}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return drawn < share
 
     def row(self, recipe: dict[str, Any], name: str, task: str, i: int, mode: str) -> list[Any]:
         signal, salt = self.settings["signal"], self.settings["salt"]
@@ -191,6 +219,12 @@ def main() -> None:
     reach = fault_points()
     reach("worker.start")
     for line in sys.stdin:
+        if settings["lost_after"]:
+            file, most = settings["lost_after"]
+            with open(file, "ab") as counted:
+                counted.write(b".")
+                if counted.tell() > most:
+                    os._exit(9)
         answer = json.dumps(stub.answer(json.loads(line), reach)) + "\n"
         reach("worker.answer")
         if settings["die_on"] and Path(settings["die_on"]).exists():

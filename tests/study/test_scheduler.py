@@ -12,6 +12,7 @@ import pytest
 from evomerge.errors import UserError
 from evomerge.study import scheduler as module
 from evomerge.study.scheduler import Scheduler, Unit
+from evomerge.study.waiting import Waiting
 from evomerge.study.workers import Message, Pool, Reply
 from tests.study.small_study import stub_config
 
@@ -173,15 +174,95 @@ def test_a_unit_that_always_hangs_fails_with_a_timeout(clock: list[FakePool]) ->
 
 
 def test_a_new_worker_may_take_long_to_load_while_others_answer(clock: list[FakePool]) -> None:
+    first: list[int] = []
+
     def behave(n: int, _attempt: int) -> Message | None:
-        loading = pool.busy.get(1, {}).get("n") == n and pool.clock < 1000
-        return None if loading else {"n": n}
+        if pool.busy.get(1, {}).get("n") == n and not first:
+            first.append(n)
+        alone = pool.busy.get(0, {}).get("n") != n
+        return None if n in first and alone and pool.clock < 1000 else {"n": n}
 
     pool = FakePool(2, behave)
     clock.append(pool)
-    assert len(run(pool, units(20))) == 20
-    assert pool.clock >= 1000
+    scheduler, answers, count = Scheduler(pool), {}, itertools.count()
+    while pool.clock < 1100:
+        some = [Unit(f"recipe {n}", {"n": n}) for n in itertools.islice(count, 20)]
+        scheduler.run(some, lambda unit, answer, _: answers.update({unit.request["n"]: answer}))
+    assert answers == {n: {"n": n} for n in range(len(answers))}
     assert not pool.restarted
+
+
+def test_the_last_candidates_units_are_shared_out_and_no_worker_idles() -> None:
+    pool = FakePool(4, answered)
+    run(pool, [Unit("the last", {"n": n}) for n in range(8)])
+    assert Counter(worker for worker, _ in pool.sent) == {0: 2, 1: 2, 2: 2, 3: 2}
+
+
+def test_a_candidate_that_is_dearer_to_build_than_to_score_is_not_shared() -> None:
+    waiting = Waiting(Unit("slow to build", {"n": n}) for n in range(3))
+    assert waiting.take("another", {"slow to build"}, least=3.5) is None
+    assert waiting.take("slow to build", {"slow to build"}, least=3.5) is not None
+    assert waiting.take(None, set(), least=3.5) is not None
+
+
+def test_a_worker_takes_its_own_then_a_free_then_the_longest_subject() -> None:
+    names = ["a", "a", "b", "b", "b", "c"]
+    waiting = Waiting(Unit(name, {"n": n}) for n, name in enumerate(names))
+
+    def take(held: str | None, *others: str) -> int:
+        taken = waiting.take(held, others)
+        assert taken is not None
+        return int(taken[0].request["n"])
+
+    assert take("b", "a", "b", "c") == 2
+    assert take("x", "a", "b") == 5
+    assert take("x", "a") == 3
+    waiting.add(Unit("a", {"n": 9}), attempt=2)
+    assert take("x", "a", "b") == 9  # a has three units left, the one that failed in front
+    assert [take("a"), take("a"), take("a")] == [0, 1, 4]
+    assert not waiting
+    assert waiting.take("a", ()) is None
+
+
+def test_a_straggler_is_done_again_by_an_idle_worker_and_the_first_answer_counts(
+    clock: list[FakePool],
+) -> None:
+    class Slow(FakePool):
+        slow, polled = -1, -1
+
+        def submit(self, worker: int, request: Message) -> None:
+            super().submit(worker, request)
+            if request["n"] == 7 and self.slow < 0:
+                self.slow = worker
+
+        def poll(self, timeout: float) -> list[Reply]:
+            self.clock += timeout
+            late = self.slow in self.busy and self.clock < 50
+            done = [w for w in self.busy if not (w == self.slow and late and self.is_first(w))]
+            return [Reply(w, {"rows": [self.busy.pop(w)["n"], w]}) for w in done]
+
+        def is_first(self, worker: int) -> bool:
+            return self.busy[worker]["n"] == 7
+
+    pool = Slow(2, answered)
+    clock.append(pool)
+    scheduler, answers, differ = Scheduler(pool), {}, []
+    scheduler.disagreed = lambda unit, *both: differ.append((unit.request["n"], *both))
+
+    def done(unit: Unit, _answer: Message, worker: int) -> None:
+        answers[unit.request["n"]] = worker
+
+    scheduler.run(units(8), done)
+    assert len(answers) == 8
+    assert pool.clock < 50  # nobody waited for the slow one
+    assert Counter(n for _, n in pool.sent)[7] == 2
+    assert answers[7] != pool.slow
+    assert not differ
+    more = [Unit("more", {"n": n}) for n in range(100, 300)]
+    scheduler.run(more, done)
+    assert differ == [(7, {"rows": [7, 1 - pool.slow]}, {"rows": [7, pool.slow]})]
+    assert not pool.restarted
+    assert {worker for worker, n in pool.sent if n >= 100} == {0, 1}  # the slow one works again
 
 
 def test_slow_units_are_waited_for_when_all_are_slow(clock: list[FakePool]) -> None:

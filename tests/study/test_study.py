@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from evomerge.report.page import page
 from evomerge.report.run import Run
 from evomerge.report.status import status_text
 from evomerge.search import GeneticAlgorithm, Optimizer
+from evomerge.study import scheduler
 from evomerge.study.config import StudyConfig
 from evomerge.study.correlation import rank_correlation
 from evomerge.study.record import Record
@@ -210,6 +212,9 @@ def test_equal_recipes_that_fail_fail_alike_on_resume(
     stub_workers(fail="infrastructure", fail_above=0.8)
     run = tmp_path / "run"
     go(run, **sections)
+    # other work went well meanwhile, so it is the recipe that ends workers
+    assert {event["kind"] for event in events(run, "failed")} == {"crash"}
+    assert {event["kind"] for event in events(run, "warning")} == {"worker lost"}
     told = events(run, "told")
     assert any(None in event["fitness"] for event in told)
     stub_workers()  # now it would not fail
@@ -217,8 +222,50 @@ def test_equal_recipes_that_fail_fail_alike_on_resume(
     again = events(run, "told")
     assert [event["fitness"] for event in again[: len(told)]] == [e["fitness"] for e in told]
     early = {trial for event in told for trial in event["trials"]}
-    before = [e for e in events(run, "outcomes") if e["trial"] in early and e["phase"] == "search"]
-    assert not [e for e in before if e["time"] > told[-1]["time"]]
+    searched = [e for e in events(run, "outcomes") if e["trial"] in early and e["mode"] == "smooth"]
+    again = [e for e in searched if e["time"] > told[-1]["time"]]
+    assert not [event for event in again if event["phase"] == "search"]
+
+
+def test_workers_lost_whatever_they_do_say_nothing_of_a_trial_which_is_tried_again_on_resume(
+    stub_workers: StubWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    go(whole)
+    monkeypatch.setattr(scheduler.time, "sleep", lambda _seconds: None)
+    stub_workers(lost_after=[tmp_path / "count", 60])  # then every request ends its worker
+    with pytest.raises(UserError, match=r"exit code 9"):
+        go(run)
+    assert events(run, "outcomes")
+    assert not events(run, "failed")
+    stub_workers()
+    go(run)
+    said = substance(run)
+    said.pop("warning", None)
+    assert said == substance(whole)
+
+
+def test_stragglers_are_done_twice_which_changes_nothing(
+    stub_workers: StubWorkers, tmp_path: Path
+) -> None:
+    (tmp_path / "marks").mkdir()
+    Study(stub_config(), tmp_path / "whole").optimize(8)
+    stub_workers(slow=[tmp_path / "marks", 0.05, 0.5])
+    Study(stub_config(workers={"count": 3}), tmp_path / "run").optimize(8)
+    assert substance(tmp_path / "run") == substance(tmp_path / "whole")
+    assert set(paid(tmp_path / "run").values()) == {1}
+
+
+def test_two_answers_that_differ_are_warned_about(
+    stub_workers: StubWorkers, tmp_path: Path
+) -> None:
+    (tmp_path / "marks").mkdir()
+    stub_workers(slow=[tmp_path / "marks", 0.05, 0.5], differ=True)
+    Study(stub_config(workers={"count": 3}), tmp_path / "run").optimize(8)
+    warnings = events(tmp_path / "run", "warning")
+    assert {warning["kind"] for warning in warnings} == {"disagreement"}
+    assert "scored the same items and 1 items differ" in warnings[0]["message"]
+    assert set(paid(tmp_path / "run").values()) == {1}
 
 
 def test_an_export_that_is_not_what_was_scored_is_refused(
@@ -508,9 +555,65 @@ def test_answers_that_were_cut_are_shown_beside_the_score(
     with Progress(config) as progress:
         Study(config, tmp_path / "run", progress).optimize(8)
     told = re.findall(
-        r"best 0\.\d+ \(.*to the best anchor\), ([\d.]+) % of answers cut, \1 % not found",
+        r"to the best anchor\), trial \d+: ([\d.]+) % of answers cut, \1 % not found",
         capsys.readouterr().out,
     )
     assert len(told) == 2
     assert all(0 < float(share) < 80 for share in told)
     assert re.search(r"leader .*% of answers cut", status_text(record(tmp_path / "run")))
+
+
+# -- what other runs have paid for -----------------------------------------------------------------
+
+
+def test_what_another_run_has_scored_is_copied_and_not_scored_again(
+    stub_workers: StubWorkers, tmp_path: Path
+) -> None:
+    first, log = tmp_path / "first", tmp_path / "log"
+    verdict = go(first)
+    stub_workers(log=log)
+    again = Study(stub_config(), tmp_path / "again", reuse=[first])
+    assert {**again.confirm(), "reproduce": ""} == {**verdict, "reproduce": ""}
+    assert not log.exists()  # nothing was evaluated
+    held = again.record
+    assert (held.item_evaluations, held.reused) == (0, record(first).item_evaluations)
+    assert substance(tmp_path / "again")["outcomes"] == substance(first)["outcomes"]
+    # the copy stands alone, and other trials are paid for as ever
+    shutil.rmtree(first)
+    Study(stub_config(search={"trials": 20}), tmp_path / "again").confirm()
+    assert again.record.item_evaluations > 0
+    assert "taken from other runs" in status_text(again.record)
+    assert "taken from other runs" in page(Run.read(tmp_path / "again"))
+
+
+def test_only_items_that_another_run_has_are_taken_from_it(tmp_path: Path) -> None:
+    go(tmp_path / "first", search={"trials": 4})
+    Study(stub_config(), tmp_path / "whole").optimize()
+    Study(stub_config(), tmp_path / "part", reuse=[tmp_path / "first"]).optimize()
+    assert substance(tmp_path / "part") == substance(tmp_path / "whole")
+    held = record(tmp_path / "part")
+    assert held.reused
+    assert held.reused + held.item_evaluations == record(tmp_path / "whole").item_evaluations
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"fingerprint": "x", "fingerprint_of": "two"},
+            "expected the same parents, but two differ",
+        ),
+        ({"protocol": "another"}, "expected the same evaluation"),
+    ],
+)
+def test_another_run_with_other_parents_or_tasks_is_refused(
+    stub_workers: StubWorkers, tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    stub_workers(**settings)
+    Study(stub_config(), tmp_path / "first").optimize(4)
+    stub_workers()
+    with pytest.raises(UserError, match=f"--reuse .*first: {message}"):
+        Study(stub_config(), tmp_path / "again", reuse=[tmp_path / "first"]).optimize(4)
+    assert not events(tmp_path / "again", "outcomes")
+    with pytest.raises(UserError, match="cannot read journal"):
+        Study(stub_config(), tmp_path / "again", reuse=[tmp_path / "nowhere"]).optimize(4)

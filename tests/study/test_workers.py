@@ -189,6 +189,9 @@ def test_ray_actors_on_a_running_cluster_give_what_this_process_gives(
     def strike(event: Mapping[str, Any], record: Record) -> None:
         if event["event"] == "study":
             actors.extend(pools[0].process_ids)
+            pools[0].submit(1, {"do": "describe"})  # else all could be done while it still loads
+            while not pools[0].poll(1.0):
+                pass
         elif event["event"] == "outcomes" and record.item_evaluations > 1500 and actors:
             os.kill(actors.pop(), signal.SIGKILL)
             os_killed.append(record.item_evaluations)

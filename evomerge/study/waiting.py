@@ -1,0 +1,100 @@
+"""Units that wait for a worker, by subject, and which of them a worker should take next."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A request, and what it is about: units of one subject prefer one worker.
+
+    An evaluation's request holds one shard of items, or several; what is scored together is fixed
+    by the shards, and how many of them go into one request is not.
+
+    `again` marks one that was answered before, by a device that broke since.
+    """
+
+    subject: str
+    request: Message
+    tag: Any = None
+    again: bool = False
+
+    @property
+    def size(self) -> int:
+        """How many shards it has; a request of another kind counts as one."""
+        return len(self.request.get("shards", (None,)))
+
+    def joined(self, other: Unit) -> Unit:
+        """One unit with the shards of both."""
+        shards = [*self.request["shards"], *other.request["shards"]]
+        return replace(self, request={**self.request, "shards": shards})
+
+    def joins(self, other: Unit) -> bool:
+        """Whether both could be one request."""
+        alike = (self.subject, self.tag, self.again) == (other.subject, other.tag, other.again)
+        return alike and "shards" in self.request and "shards" in other.request
+
+
+Attempt = tuple[Unit, int]  # counted from 1
+
+
+class Waiting:
+    """A queue for each subject; subjects are in the order of arrival."""
+
+    def __init__(self, units: Iterable[Unit] = ()) -> None:
+        self._queues: dict[str, deque[Attempt]] = {}
+        self._length = 0
+        for unit in units:
+            self.add(unit)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def add(self, unit: Unit, attempt: int = 1) -> None:
+        """Put a unit behind the others of its subject, or in front if it was tried before."""
+        queue = self._queues.setdefault(unit.subject, deque())
+        (queue.appendleft if attempt > 1 else queue.append)((unit, attempt))
+        self._length += 1
+
+    def take(
+        self, held: str | None, others: Collection[str], least: float = 1, most: int = 1
+    ) -> Attempt | None:
+        """The unit that a worker should do next, or ``None``.
+
+        First of what the worker holds already; then a subject that no other worker holds; then one
+        of those that has most left to do, so that the last candidates are shared out.
+
+        Args:
+            held: The subject that the worker holds, so that it need not be built.
+            others: The subjects that other workers hold.
+            least: A subject that another worker holds is shared only if so many units wait: fewer
+                are done sooner by that worker than the candidate is built here.
+            most: How many shards may go into one request.
+        """
+        if held in self._queues:
+            return self._pop(held, most)
+        for subject in self._queues:  # at most one step more than there are workers
+            if subject not in others:
+                return self._pop(subject, most)
+        longest = max(self._queues, key=lambda s: len(self._queues[s]), default=None)
+        if longest is None or len(self._queues[longest]) < least:
+            return None
+        return self._pop(longest, most)
+
+    def _pop(self, subject: str, most: int) -> Attempt:
+        queue = self._queues[subject]
+        unit, attempt = queue.popleft()
+        taken = 1
+        while queue and attempt == 1 and unit.size < most and unit.joins(queue[0][0]):
+            unit = unit.joined(queue.popleft()[0])
+            taken += 1
+        self._length -= taken
+        if not queue:
+            del self._queues[subject]
+        return unit, attempt

@@ -1,0 +1,177 @@
+"""What workers and the loop around them cost: ``python run.py WHAT [DEMO_DIR]``; prints JSON.
+
+WHAT is one of
+
+    busy        8 and 32 sleeping workers: the share of their time that they work
+    growth      1,000 trials without sleep: seconds and memory, last hundred over first hundred
+    loop        10,000 trials without sleep: milliseconds a trial, journal and fdatasync included
+    workers     two real workers against one on the demo zoo (DEMO_DIR), interleaved
+    soak        1,000 trials of real workers on the demo zoo (DEMO_DIR): as growth
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from stand_in import SleepingPool, study
+
+from evomerge.study import study as study_module
+from evomerge.study.config import StudyConfig
+from evomerge.study.study import Study
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Clock:
+    """Listens to a study: when each generation was told, and the memory then."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[float, int, int]] = []  # moment, trials so far, resident bytes
+        self.anchors = self.ended = 0.0
+        self.trials = 0
+
+    def __call__(self, event: dict[str, Any], _record: Any) -> None:
+        if event["event"] == "asked" and event["trials"][0]["generation"] == 0:
+            self.anchors = time.monotonic()
+        elif event["event"] == "told":
+            self.trials += len(event["trials"])
+            self.told.append((time.monotonic(), self.trials, resident()))
+        elif event["event"] == "search_ended":
+            self.ended = time.monotonic()
+
+    def over(self, first: int, last: int) -> dict[str, float]:
+        """Milliseconds a trial, and megabytes at the end, from one number of trials to another."""
+        moments = [(self.anchors, 0, 0), *self.told]
+        start = max((m for m in moments if m[1] <= first), key=lambda m: m[1])
+        end = min((m for m in moments if m[1] >= last), key=lambda m: m[1])
+        return {
+            "ms": 1000 * (end[0] - start[0]) / (end[1] - start[1]),
+            "mb": end[2] / 1e6,
+        }
+
+
+def resident(process: int | str = "self") -> int:
+    """Bytes of memory that a process holds."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * PAGE
+
+
+def searched(config: StudyConfig, clock: Clock) -> None:
+    """Search in a folder that is thrown away."""
+    with tempfile.TemporaryDirectory(dir=os.environ.get("RUNS")) as run:
+        Study(config, run, clock).optimize()
+
+
+def busy() -> None:
+    """Sleeping workers, four candidates of 16 shards for each in a generation; four generations."""
+    study_module.open_pool = SleepingPool
+    for workers, spread in [(8, 0.5), (32, 0.5), (8, 1.0), (32, 1.0)]:
+        SleepingPool.spread = spread
+        population = 4 * workers
+        clock = Clock()
+        searched(study(4 * population, population, workers), clock)
+        span = clock.ended - clock.anchors
+        units = [
+            (min(end, clock.ended) - max(start, clock.anchors), first)
+            for start, end, first in SleepingPool.last.busy
+            if end > clock.anchors
+        ]
+        show(
+            what="busy",
+            workers=workers,
+            sigma=spread,
+            population=population,
+            units=len(units),
+            mean_seconds=SleepingPool.mean_seconds,
+            busy=sum(u for u, _ in units) / (workers * span),
+            busy_without_repeats=sum(u for u, first in units if first) / (workers * span),
+            repeated=sum(not first for _, first in units),
+        )
+
+
+def growth(trials: int = 1000, what: str = "growth") -> None:
+    """No sleep: what the loop itself costs, early and late."""
+    study_module.open_pool = SleepingPool
+    SleepingPool.mean_seconds = 0.0
+    for optimizer in ("cmaes", "random", "catcma"):
+        clock = Clock()
+        searched(study(trials, 20, 1, optimizer), clock)
+        first, last = clock.over(0, 100), clock.over(trials - 100, trials)
+        show(
+            what=what,
+            optimizer=optimizer,
+            trials=trials,
+            first_ms=first["ms"],
+            last_ms=last["ms"],
+            ratio=last["ms"] / first["ms"],
+            first_mb=first["mb"],
+            last_mb=last["mb"],
+            memory_ratio=last["mb"] / first["mb"],
+            fdatasync_ms=fdatasync_ms(),
+        )
+
+
+def workers(demo: Path, rounds: int = 5, trials: int = 42) -> None:
+    """Trials per second of the search, two workers over one; start-up is not counted."""
+    ratios = []
+    for number in range(rounds):
+        speed = {}
+        for count in (1, 2) if number % 2 else (2, 1):
+            clock = Clock()
+            searched(real(demo, trials, count), clock)
+            speed[count] = trials / (clock.ended - clock.anchors)
+        ratios.append(speed[2] / speed[1])
+        show(what="workers", one=speed[1], two=speed[2], ratio=ratios[-1])
+    show(what="workers", median=statistics.median(ratios), low=min(ratios), high=max(ratios))
+
+
+def soak(demo: Path, trials: int = 1008) -> None:
+    """A thousand trials with real workers."""
+    clock = Clock()
+    searched(real(demo, trials, 1), clock)
+    first, last = clock.over(0, 100), clock.over(trials - 100, trials)
+    show(what="soak", trials=trials, first=first, last=last, ratio=last["ms"] / first["ms"])
+
+
+def real(demo: Path, trials: int, count: int) -> StudyConfig:
+    """The demo's study with local workers."""
+    config = StudyConfig.from_yaml(demo / "study.yaml")
+    return dataclasses.replace(
+        config,
+        search=dataclasses.replace(config.search, trials=trials),
+        workers=dataclasses.replace(config.workers, backend="local", count=count),
+    )
+
+
+def fdatasync_ms() -> float:
+    """The median of what one small write and fdatasync takes here."""
+    with tempfile.NamedTemporaryFile(dir=os.environ.get("RUNS")) as file:
+        spent = []
+        for _ in range(50):
+            began = time.perf_counter()
+            os.write(file.fileno(), b"x" * 4000)
+            os.fdatasync(file.fileno())
+            spent.append(1000 * (time.perf_counter() - began))
+    return statistics.median(spent)
+
+
+def show(**row: Any) -> None:
+    rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
+    print(json.dumps(rounded), flush=True)
+
+
+if __name__ == "__main__":
+    chosen, *rest = sys.argv[1:]
+    if chosen == "busy":
+        busy()
+    elif chosen in ("growth", "loop"):
+        growth({"growth": 1000, "loop": 10_000}[chosen], chosen)
+    else:
+        {"workers": workers, "soak": soak}[chosen](Path(rest[0]))
