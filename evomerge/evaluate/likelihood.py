@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,10 +13,12 @@ import torch
 
 from evomerge.evaluate.outcomes import NonFiniteError
 from evomerge.evaluate.packed import model_arguments, prefix_cache
-from evomerge.evaluate.packing import PackedBatch, pack
+from evomerge.evaluate.packing import PackedBatch, Row, pack
 
 # Logits are read in slices of at most this many numbers (a quarter of a GiB in float32).
 MAX_LOGITS = 1 << 26
+# A batch computes at most this many (half a GiB in float32), unless one row alone has more.
+MAX_BATCH_LOGITS = 1 << 27
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ def make_batches(
     max_length: int,
     device: torch.device | str,
     deepest: int = 0,
+    vocabulary: int = 1,
 ) -> list[Batch]:
     """Share, sort and pad.
 
@@ -144,6 +147,7 @@ def make_batches(
         max_length: Longest input that the model takes.
         device: Where the model is.
         deepest: Longest input that the model takes in a packed row (`packed.deepest`).
+        vocabulary: How many logits a position has; bounds how many positions a batch reads.
     """
     sharing: dict[tuple[int, ...], list[int]] = {}
     context: dict[tuple[int, ...], int] = {}
@@ -152,7 +156,11 @@ def make_batches(
         sharing.setdefault(row, []).append(number)
         given = len(row) - (len(pair.continuation) - (not pair.endings))
         context[row] = min(given, context.get(row, given))
-    return [_make_batch(one, sharing, pairs, device) for one in pack(context, batch_size, deepest)]
+    return [
+        _make_batch(part, sharing, pairs, device)
+        for packed in pack(context, batch_size, deepest)
+        for part in _parts(packed, sharing, pairs, MAX_BATCH_LOGITS // vocabulary)
+    ]
 
 
 def model_input(pair: Pair, max_length: int) -> tuple[int, ...]:
@@ -317,6 +325,26 @@ def _make_batch(
         starts=np.array(starts),
         pairs=np.array(numbers),
     )
+
+
+def _parts(
+    packed: PackedBatch,
+    sharing: Mapping[tuple[int, ...], Sequence[int]],
+    pairs: Sequence[Pair],
+    most: int,
+) -> Iterator[PackedBatch]:
+    """Cut a batch so that no part reads more than `most` positions."""
+    rows: list[Row] = []
+    positions = 0
+    for row in packed.rows:
+        sharers = [pairs[number] for tokens in row.paths for number in sharing[tokens]]
+        wanted = sum(len(pair.continuation) + bool(pair.endings) for pair in sharers)
+        if rows and positions + wanted > most:
+            yield replace(packed, rows=tuple(rows))
+            rows, positions = [], 0
+        rows.append(row)
+        positions += wanted
+    yield replace(packed, rows=tuple(rows))
 
 
 def _padded(rows: Sequence[tuple[int, ...]]) -> torch.Tensor:

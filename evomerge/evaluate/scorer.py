@@ -210,8 +210,15 @@ class Scorer:
         return _Plan(tuple(asked), tuple(pairs), batches, tuple(prompts), tables)
 
     def _batches(self, pairs: Sequence[Pair]) -> list[Batch]:
-        longest = self._stock.max_length
-        return make_batches(pairs, self.batch_size, longest, self._model.device, self._deepest)
+        config = self._model.config.get_text_config(decoder=True)
+        return make_batches(
+            pairs,
+            self.batch_size,
+            self._stock.max_length,
+            self._model.device,
+            self._deepest,
+            int(config.vocab_size),
+        )
 
     def _generate(self, asked: Sequence[tuple[Item, Request]]) -> list[Answer]:
         """Answer with our own loop what decodes greedily, the rest with lm-eval's."""

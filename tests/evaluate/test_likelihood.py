@@ -111,6 +111,36 @@ def test_an_input_that_is_too_long_loses_its_left_end() -> None:
     assert batch.columns.tolist() == [4, 5]
 
 
+@pytest.mark.parametrize("deep", [0, 128])
+def test_a_large_vocabulary_makes_smaller_batches_of_the_same_rows(deep: int) -> None:
+    model, pairs = make_model("llama", seed=1), few_shot(12)
+    whole = make_batches(pairs, 64, MAX_LENGTH, "cpu", deep)
+    parts = make_batches(pairs, 64, MAX_LENGTH, "cpu", deep, vocabulary=(1 << 27) // 20)
+    assert len(parts) > len(whole)
+    assert all(len(batch.targets) <= 20 or len(batch.inputs) == 1 for batch in parts)
+    assert sum(len(batch.inputs) for batch in parts) == sum(len(batch.inputs) for batch in whole)
+    np.testing.assert_allclose(
+        Forward(model)(parts, pairs).totals, Forward(model)(whole, pairs).totals, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("deep", [0, 128])
+def test_contexts_longer_than_the_model_are_cut_alike_in_packed_and_plain_rows(deep: int) -> None:
+    model = make_model("llama", seed=1)
+    drawn = np.random.default_rng(1)
+    pairs = []
+    for number, length in enumerate((120, 127, 128, 140, 300)):
+        context = tuple(drawn.integers(3, 48, length).tolist())
+        for size in (1, 1, 4):
+            pairs.append(Pair(("t", number), context, tuple(drawn.integers(3, 48, size).tolist())))
+    for pair, found in zip(pairs, likelihoods(model, pairs, 64, deep), strict=True):
+        kept = (pair.context + pair.continuation)[-(MAX_LENGTH + 1) :]
+        size = len(pair.continuation)
+        log_probabilities, _, greedy = by_hand(model, Pair(pair.owner, kept[:-size], kept[-size:]))
+        np.testing.assert_allclose(found.log_probabilities, log_probabilities, atol=2e-5)
+        assert found.is_greedy == greedy
+
+
 def test_a_model_without_a_reachable_head_gives_the_same_logits() -> None:
     model = make_model("llama", seed=1)
     for deep in (0, 128):

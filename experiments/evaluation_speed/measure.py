@@ -1,0 +1,198 @@
+"""Time candidates, their bare forward passes and lm-eval's own model on the same items.
+
+python experiments/evaluation_speed/measure.py zoo DEMO_DIR OUT.json
+python experiments/evaluation_speed/measure.py large FOLDER OUT.json    (FOLDER is made)
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from large import make
+
+from evomerge.evaluate import packing
+from evomerge.evaluate.likelihood import Batch, model_input
+from evomerge.evaluate.packed import model_arguments, prefix_cache
+from evomerge.evaluate.packing import minimum_tokens
+from evomerge.study.anchors import anchors
+from evomerge.study.config import StudyConfig
+from evomerge.study.evaluator import Evaluator
+
+SKILLS = ("reverse", "sort", "max", "ja", "ja_reverse", "ja_sort", "ja_max")
+PER_TASK = 48  # items, as a generation of the demo has them
+
+
+def zoo(demo: Path) -> dict[str, Any]:
+    """The demo's tasks in their three forms, on its models of 0.3 M parameters."""
+    home = demo / "zoo"
+    models = [home / f"expert-{name}" for name in ("reverse", "sort", "max", "ja")]
+    single = [name for name in SKILLS if (home / "tasks" / f"demo_{name}_mc.yaml").is_file()]
+    sets = {
+        "generation, smooth": ([f"demo_{name}" for name in SKILLS], "smooth"),
+        "likelihood, metric": ([f"demo_{name}_ll" for name in SKILLS], "metric"),
+        "choice, smooth": ([f"demo_{name}_mc" for name in single], "smooth"),
+    }
+    return {
+        name: measured(study(home / "base", models, home / "tasks", tasks), mode, rounds=31)
+        for name, (tasks, mode) in sets.items()
+    }
+
+
+def large(folder: Path) -> dict[str, Any]:
+    """Multiple choice on models of 26 M parameters, without and with five examples."""
+    make(folder)
+    models = [folder / "one", folder / "two"]
+    told = {}
+    for name, task, rounds, hflm in (
+        ("choice, smooth", "large_choice", 5, True),
+        ("choice with 5 examples, smooth", "large_shots", 5, False),
+    ):
+        config = study(folder / "base", models, folder / "tasks", [task])
+        told[name] = measured(config, "smooth", rounds, hflm)
+    return told
+
+
+def study(base: Path, models: Sequence[Path], tasks: Path, names: Sequence[str]) -> StudyConfig:
+    document = {
+        "base_model": str(base),
+        "models": [str(model) for model in models],
+        "space": "task_arithmetic_by_depth",
+        "evaluate": {"tasks": list(names), "include_path": [str(tasks)]},
+        "output": {"dtype": "float32"},
+        "workers": {"device": "cpu"},
+    }
+    return StudyConfig.from_dict(document, Path.cwd())
+
+
+def measured(config: StudyConfig, mode: Any, rounds: int, hflm: bool = True) -> dict[str, Any]:
+    evaluator = Evaluator(config)
+    told = evaluator.handle({"do": "describe"})
+    assert "failed" not in told, told
+    known = told["evaluation"]["items"]
+    items = {task: ids[: PER_TASK if len(known) > 1 else len(ids)] for task, ids in known.items()}
+    recipes = [a.recipe.to_dict() for a in anchors(config) if "task arithmetic" in a.name]
+    scorer = evaluator.scorer
+    plan = scorer._plan(scorer._checked(items), mode)
+    forward = bare_forward(scorer._model, plan.batches)
+    seconds: dict[str, list[float]] = {"build": [], "model": []}
+
+    def candidate(number: int) -> None:
+        request = {"do": "evaluate", "recipe": recipes[number % len(recipes)], "items": items}
+        answer = evaluator.handle({**request, "mode": mode})
+        assert "failed" not in answer, answer
+        seconds["build"].append(answer["seconds"]["build"])
+        seconds["model"].append(answer["seconds"]["forward"])
+
+    calls: dict[str, Callable[[int], Any]] = {
+        "candidate": candidate,
+        "forward": lambda _: forward(),
+        "ours": lambda _: scorer.score(items, mode),
+    }
+    choosing = all(told["evaluation"]["output_types"][t] == "multiple_choice" for t in items)
+    if hflm and choosing:
+        stock = scorer._stock
+        asked = [
+            one for t, ids in items.items() for i in ids for one in scorer.harness.requests(t, i)
+        ]
+        tokens = [(one.args, list(p.context), list(p.continuation)) for one in asked
+                  for p in scorer._encoder.pairs(("", 0), one)]  # fmt: skip
+        calls["hflm"] = lambda _: stock.loglikelihood(asked, disable_tqdm=True)
+        calls["hflm_tokens"] = lambda _: stock._loglikelihood_tokens(tokens, disable_tqdm=True)
+    if any(batch.prefix for batch in plan.batches):
+        whole = packing._prefix_groups
+        packing._prefix_groups = lambda groups, _: [((), list(groups))]
+        unshared = scorer._batches(plan.pairs)
+        packing._prefix_groups = whole
+        calls["unshared"] = lambda _: scorer._forward(unshared, plan.pairs)
+        calls["shared"] = lambda _: scorer._forward(plan.batches, plan.pairs)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(-1, rounds):  # the first round warms up
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call(number)
+            if number >= 0:
+                times[name].append(time.perf_counter() - began)
+    inputs = {model_input(pair, scorer._stock.max_length) for pair in plan.pairs}
+    spent = sum(b.inputs.numel() for b in plan.batches)
+    spent += sum(len(prefix) for prefix in {b.prefix for b in plan.batches})
+    scorer._deepest = 0
+    plain = sum(batch.inputs.numel() for batch in scorer._batches(plan.pairs))
+    found: dict[str, Any] = {
+        "parameters": told["parameters"],
+        "items": sum(map(len, items.values())),
+        "wall_over_forward": ratio(times["candidate"], times["forward"]),
+        "score_over_forward": ratio(times["ours"], times["forward"]),
+        "tokens_over_minimum": round(spent / minimum_tokens(inputs), 3),
+        "plain_tokens_over_minimum": round(plain / minimum_tokens(inputs), 3),
+        "prefixes": sorted({len(batch.prefix) for batch in plan.batches}),
+        "seconds": {
+            "candidate": round(statistics.median(times["candidate"]), 4),
+            "build": round(statistics.median(seconds["build"][1:]), 4),
+            "model": round(statistics.median(seconds["model"][1:]), 4),
+            "forward": round(statistics.median(times["forward"]), 4),
+        },
+    }
+    if "unshared" in times:
+        found["without_prefix_over_with"] = ratio(times["unshared"], times["shared"])
+    if "hflm" in times:
+        found["hflm_over_ours"] = ratio(times["hflm"], times["ours"])
+        found["hflm_tokens_over_ours"] = ratio(times["hflm_tokens"], times["ours"])
+    return found
+
+
+def bare_forward(model: Any, batches: Sequence[Batch]) -> Callable[[], None]:
+    """The model on the batches, logits at the same places, everything else made beforehand."""
+    wanted: list[Any] = [None]
+
+    def keep(_: Any, arguments: tuple[Any, ...]) -> Any:
+        rows, columns = wanted[0]
+        return None if rows is None else (arguments[0][rows, columns].unsqueeze(0),)
+
+    given = []
+    with torch.inference_mode():
+        for batch in batches:
+            prefix = torch.tensor(batch.prefix)
+            cache = prefix_cache(model, prefix) if batch.prefix else None
+            arguments = {}
+            if batch.depths is not None and batch.last is not None:
+                arguments = model_arguments(model, batch.depths, batch.last, cache)
+            given.append((batch, prefix, arguments))
+
+    def forward() -> None:
+        hook = model.get_output_embeddings().register_forward_pre_hook(keep)
+        before: tuple[int, ...] = ()
+        with torch.inference_mode():
+            for batch, prefix, arguments in given:
+                if batch.prefix != before:
+                    wanted[0], before = (None, None), batch.prefix
+                    if before:
+                        prefix_cache(model, prefix)
+                wanted[0] = (batch.rows, batch.columns)
+                model(input_ids=batch.inputs, use_cache=bool(batch.prefix), **arguments)
+        hook.remove()
+
+    return forward
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
+    each = [a / b for a, b in zip(above, below, strict=True)]
+    return {
+        "median": round(statistics.median(each), 3),
+        "min": round(min(each), 3),
+        "max": round(max(each), 3),
+    }
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    part, folder, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    told = {"zoo": zoo, "large": large}[part](folder)
+    out.write_text(json.dumps(told, indent=1) + "\n")
+    print(json.dumps(told, indent=1))
