@@ -45,6 +45,8 @@ def _section(kind: Any, path: str) -> list[str]:
     lines += ["| key | kind | default | what it is |", "|---|---|---|---|"]
     told, hints, inner = attributes(kind), typing.get_type_hints(kind), []
     for entry in dataclasses.fields(kind):
+        if entry.name not in told and dataclasses.is_dataclass(kind.__base__):
+            continue  # said in the section of what this is a kind of
         where = f"{path}.{entry.name}".lstrip(".")
         part = _dataclass_in(hints[entry.name])
         if part is not None:
@@ -55,6 +57,8 @@ def _section(kind: Any, path: str) -> list[str]:
     lines.append("")
     for part, where in inner:
         lines += _section(part, where)
+        for own in part.__subclasses__():
+            lines += _section(own, f"{where} with {next(iter(attributes(own)))}")
     return lines
 
 

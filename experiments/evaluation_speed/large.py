@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>"]
 WORDS = [f"w{i}" for i in range(4096 - len(SPECIAL))]
@@ -17,6 +18,7 @@ N_DOCUMENTS = 64
 
 def make(folder: Path) -> None:
     """Write models into `folder` and tasks into its `tasks`."""
+    logging.disable_progress_bar()
     config = LlamaConfig(
         vocab_size=len(SPECIAL) + len(WORDS),
         hidden_size=512,

@@ -37,7 +37,7 @@ def configs(kind: Any) -> list[Any]:
     for hint in typing.get_type_hints(kind).values():
         for part in (hint, *typing.get_args(hint)):
             if dataclasses.is_dataclass(part):
-                found += configs(part)
+                found += [*configs(part), *part.__subclasses__()]
     return found
 
 
