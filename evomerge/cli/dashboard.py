@@ -51,8 +51,8 @@ def serve(directory: Path, port: int, every: float = 1.0) -> None:
         import optuna_dashboard
     except ModuleNotFoundError:
         raise UserError(
-            "evomerge dashboard needs optuna-dashboard: python -m pip install "
-            "'evomerge[dashboard]'; or --export sqlite:///FILE for a dashboard of yours"
+            "evomerge dashboard needs a package: python -m pip install optuna-dashboard; "
+            "or --export sqlite:///FILE for a dashboard of yours"
         ) from None
     from optuna.storages import InMemoryStorage
 

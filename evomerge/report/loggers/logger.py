@@ -16,9 +16,9 @@ from evomerge.errors import UserError, unknown
 from evomerge.report.status import baseline
 from evomerge.study.record import Record
 
-# name -> (module here, class, the extra that installs what it needs)
+# name -> (module here, class, the package that it needs)
 _LOGGERS = {
-    "mlflow": ("mlflow", "MlflowLogger", "mlflow"),
+    "mlflow": ("mlflow", "MlflowLogger", "mlflow-skinny"),
     "tensorboard": ("tensorboard", "TensorboardLogger", "tensorboard"),
     "wandb": ("wandb", "WandbLogger", "wandb"),
 }
@@ -93,13 +93,12 @@ def open_logger(told: str, directory: Path) -> Logger:
     name, _, place = told.partition(":")
     if name not in _LOGGERS:
         raise UserError(f"--log-to: {unknown('tracker', name, _LOGGERS)}")
-    module, kind, extra = _LOGGERS[name]
+    module, kind, package = _LOGGERS[name]
     try:
         made = getattr(importlib.import_module(f"evomerge.report.loggers.{module}"), kind)
     except ModuleNotFoundError as error:
         raise UserError(
-            f"--log-to {name} needs the package {error.name}: "
-            f"python -m pip install 'evomerge[{extra}]'"
+            f"--log-to {name} needs the package {error.name}: python -m pip install {package}"
         ) from None
     logger: Logger = made(directory, place or None)
     return logger
