@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,6 @@ class Run:
         failures: The ``failed`` events.
         sessions: First and last moment of every time that the journal was open.
         references: The reference anchor's trial number for every generation.
-        objectives: With several objectives, each told trial's gain on every one of them.
         race_items: For each of the record's races, how many items it was decided on.
     """
 
@@ -50,7 +49,6 @@ class Run:
     failures: list[Mapping[str, Any]] = field(default_factory=list)
     sessions: list[tuple[float, float]] = field(default_factory=list)
     references: dict[int, int] = field(default_factory=dict)
-    objectives: dict[int, Sequence[float] | None] = field(default_factory=dict)
     race_items: list[int] = field(default_factory=list)
     _measured: dict[str, set[str]] = field(default_factory=dict)
     _raced: dict[int, set[tuple[str, int]]] = field(default_factory=dict)
@@ -80,12 +78,8 @@ class Run:
                 self._delivered(event)
             case "failed":
                 self.failures.append(event)
-            case "told":
-                if event.get("reference"):
-                    self.references[event["generation"]] = event["reference"]["trial"]
-                self.objectives |= dict(
-                    zip(event["trials"], event.get("objectives") or (), strict=False)
-                )
+            case "told" if event.get("reference"):
+                self.references[event["generation"]] = event["reference"]["trial"]
             case "raced":
                 compared = [self._raced.get(int(n), set()) for n in event["scores"]]
                 # a candidate that was in an earlier race has more than this rung's items
