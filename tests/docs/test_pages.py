@@ -63,8 +63,13 @@ def run(words: list[str]) -> tuple[int, str]:
 
 def run_page(page: Path, slow: bool) -> int:
     count = 0
-    for block in blocks(page, "bash", "python"):
+    for block in blocks(page, "bash", "python", "yaml", "text"):
         note = block.note
+        if block.kind in ("yaml", "text"):  # `# name.yaml` on the first line names a file
+            named = re.match(r"# (\S+\.ya?ml)$", block.text.partition("\n")[0])
+            if named and not Path(named[1]).exists() and Path(named[1]).parent.exists():
+                Path(named[1]).write_text(block.text)
+            continue
         if note.startswith("not run here") or ("slow" in note) != slow:
             continue
         if block.kind == "python":
