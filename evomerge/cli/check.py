@@ -38,7 +38,7 @@ def run_check(study: Path) -> None:
                 config.evaluate.items.shares,
                 config.search.seed,
             )
-            per_generation = config.evaluate.items.per_generation
+            per_generation = config.evaluate.items_per_task
             items = generation_items(pools["search"], per_generation, config.search.seed, 0)
             average = next(a for a in anchors(config) if a.name == "uniform average")
             request = {"do": "evaluate", "recipe": average.recipe.to_dict(), "shards": [items]}

@@ -104,9 +104,7 @@ class Decoder:
         self.batch_size = batch_size
         self.deepest = deepest
         self.seconds = 0.0
-        ends = model.generation_config.eos_token_id
-        listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
-        self._ends = frozenset([*listed, tokenizer.eos_token_id]) - {None}
+        self._ends = end_tokens(model, tokenizer)
         self._special = set(tokenizer.all_special_tokens)
         self._texts: dict[int, str] = {}
         self._cache_argument = cache_argument(model) or ""
@@ -210,13 +208,13 @@ class Decoder:
         last = written[-1]
         text = self._text(last)
         if last in self._ends or (text in self._special and text in prompt.stops):
-            return Answer(_cut(self._decode(written), prompt.stops)[0], truncated=False)
+            return Answer(cut(self._decode(written), prompt.stops)[0], truncated=False)
         if self._may_stop(text, prompt.stops):
-            answer, stopped = _cut(self._decode(written), prompt.stops)
+            answer, stopped = cut(self._decode(written), prompt.stops)
             if stopped:
                 return Answer(answer, truncated=False)
         if len(written) >= prompt.max_tokens:
-            return Answer(_cut(self._decode(written), prompt.stops)[0], truncated=True)
+            return Answer(cut(self._decode(written), prompt.stops)[0], truncated=True)
         return None
 
     def _may_stop(self, text: str, stops: Sequence[str]) -> bool:
@@ -234,7 +232,14 @@ class Decoder:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
 
-def _cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Tokens that end an answer: what the model's generation settings and its tokenizer name."""
+    ends = model.generation_config.eos_token_id
+    listed = ends if isinstance(ends, list) else [ends]
+    return frozenset([*listed, tokenizer.eos_token_id]) - {None}
+
+
+def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
     """The text before the first stop string, and whether there was one."""
     whole = len(text)
     for stop in stops:

@@ -24,6 +24,7 @@ from evomerge.evaluate.packed import deepest
 from evomerge.evaluate.request import Grade, Request
 from evomerge.evaluate.smooth import smooth_answers, smooth_metric
 from evomerge.evaluate.target import Choices
+from evomerge.evaluate.vllm_decoder import VllmDecoder
 
 Mode = Literal["smooth", "metric"]
 Item = tuple[str, int]
@@ -75,7 +76,14 @@ class Scorer:
         warnings: What cannot be done in the fast way with this model.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, harness: Harness, batch_size: int = 64) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        harness: Harness,
+        batch_size: int = 64,
+        decoder: VllmDecoder | None = None,
+    ) -> None:
         if batch_size < 1:
             raise UserError(f"expected `batch_size` to be at least 1, but it is {batch_size}")
         self.harness = harness
@@ -87,7 +95,7 @@ class Scorer:
         self._encoder = Encoder(self._stock, harness)
         self._forward = Forward(model)
         self._deepest = deepest(model)
-        self._decoder = Decoder(model, tokenizer, batch_size, self._deepest)
+        self._decoder = decoder or Decoder(model, tokenizer, batch_size, self._deepest)
         self._decodable = can_decode(model)
         self.warnings = [
             text
@@ -231,6 +239,9 @@ class Scorer:
                 theirs.append(number)
             else:
                 ours[number] = prompt
+        if ours and isinstance(self._decoder, VllmDecoder):  # which does not tell broken weights
+            probes = [self._encoder.probe(*asked[next(iter(ours))])]
+            self._forward(self._batches(probes), probes)
         answers.update(zip(ours, self._decoder(list(ours.values())), strict=True))
         answers.update(zip(theirs, self._stock_answers([asked[i] for i in theirs]), strict=True))
         return [answers[number] for number in range(len(asked))]

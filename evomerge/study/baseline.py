@@ -20,7 +20,7 @@ class Baseline:
     def __init__(self, study: OpenStudy):
         self._study = study
         wanted = anchors(study.config)
-        per_task = 2 * study.config.evaluate.items.per_generation
+        per_task = 2 * study.config.evaluate.items_per_task
         items = generation_items(study.pools["search"], per_task, study.seed, -1)
         if not study.record.asks:
             study.ask([(a.kind, a.name, None, a.recipe) for a in wanted], None, items)

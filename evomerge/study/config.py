@@ -17,6 +17,8 @@ from evomerge.errors import UserError, unknown
 from evomerge.study.constraints import Constraint
 from evomerge.study.pools import check_shares
 
+ITEMS_PER_CANDIDATE, LEAST_PER_TASK = 48, 4  # where a study does not say items.per_generation
+
 
 @dataclass(frozen=True)
 class TaskConfig:
@@ -68,12 +70,14 @@ class ItemsConfig:
         race: Share for the race between the best candidates.
         holdout: Share for the verdict; nobody searches on these.
         per_generation: Documents of each task that a generation is scored on, redrawn for each.
+            By default 48 over all tasks together, but at least 4 of each: more candidates on fewer
+            items find more (experiments/optimizer_benchmark).
     """
 
     search: float = 0.5
     race: float = 0.2
     holdout: float = 0.3
-    per_generation: int = 48
+    per_generation: int | None = None
 
     @property
     def shares(self) -> dict[str, float]:
@@ -96,6 +100,9 @@ class EvaluateConfig:
             own metric. Race and verdict always use the metric.
         items: How documents are shared out.
         allow_task_code: Whether tasks may run Python of their own. Only for tasks that you trust.
+        engine: What generates answers: ``hf``, the live model, or ``vllm``, an engine beside it
+            whose weights are replaced in place. Likelihoods are the live model's in either case.
+        engine_options: Passed to `vllm.LLM`, e.g. ``{gpu_memory_utilization: 0.5}``.
     """
 
     tasks: tuple[TaskConfig, ...]
@@ -106,6 +113,15 @@ class EvaluateConfig:
     fitness: Literal["smooth", "metric"] = "smooth"
     items: ItemsConfig = field(default_factory=ItemsConfig)
     allow_task_code: bool = False
+    engine: Literal["hf", "vllm"] = "hf"
+    engine_options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def items_per_task(self) -> int:
+        """Documents of each task in a generation."""
+        if self.items.per_generation is not None:
+            return self.items.per_generation
+        return max(LEAST_PER_TASK, round(ITEMS_PER_CANDIDATE / len(self.tasks)))
 
     @property
     def rows_per_batch(self) -> int:
@@ -249,6 +265,7 @@ class StudyConfig:
             raise UserError(f"{where}: evaluate.tasks: expected one or more different tasks")
         for text in config.search.constraints:
             Constraint.parse(text, names, f"{where}: search.constraints")
+        config = dataclasses.replace(config, evaluate=_counted(config.evaluate))
         _check_evaluate(config.evaluate, where)
         space = config.space
         if isinstance(space, str) and (folder / space).is_file():
@@ -312,9 +329,11 @@ def _check_evaluate(evaluate: EvaluateConfig, where: str) -> None:
                     f"{key}.function: {task.function} is code; read it, then set "
                     "evaluate.allow_task_code: true"
                 )
+    if evaluate.engine_options and evaluate.engine != "vllm":
+        raise UserError(f"{where}: evaluate.engine_options: only `engine: vllm` takes options")
     sizes = {
         "batch_size": evaluate.rows_per_batch,
-        "items.per_generation": evaluate.items.per_generation,
+        "items.per_generation": evaluate.items_per_task,
     }
     for name, size in sizes.items():
         if size < 1:
@@ -323,6 +342,12 @@ def _check_evaluate(evaluate: EvaluateConfig, where: str) -> None:
         check_shares(evaluate.items.shares)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+def _counted(evaluate: EvaluateConfig) -> EvaluateConfig:
+    """The same with a number of items per generation where none was given."""
+    items = dataclasses.replace(evaluate.items, per_generation=evaluate.items_per_task)
+    return dataclasses.replace(evaluate, items=items)
 
 
 def _renamed(value: Any, names: Mapping[str, str]) -> Any:

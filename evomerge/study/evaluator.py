@@ -24,6 +24,7 @@ from evomerge.evaluate.model import load_model, load_tokenizer
 from evomerge.evaluate.outcomes import NonFiniteError, Outcome
 from evomerge.evaluate.request import TaskRequest
 from evomerge.evaluate.scorer import Scorer
+from evomerge.evaluate.vllm_decoder import VllmDecoder
 from evomerge.recipe import Recipe
 from evomerge.study.config import FunctionTaskConfig, StudyConfig, TaskConfig, TextTaskConfig
 from evomerge.study.failures import StudyStopError, described, failure, kind_of
@@ -46,6 +47,7 @@ class Evaluator:
         self._resident: str | None = None  # the digest of the recipe that the live model holds
         self.halvings = 0  # how often batches were halved, because memory ran out
         self._scorer: Scorer | None = None
+        self._decoder: VllmDecoder | None = None
         self._harness: Harness | None = None
         self._model: Any = None
         self._tokenizer: Any = None
@@ -185,8 +187,13 @@ class Evaluator:
         if self._model is None:
             base = self.parents.checkpoints[self.config.base_model]
             self._model, _ = load_model(base.folder, self.config.output.dtype, self.device)
+            evaluate = self.config.evaluate
+            if evaluate.engine == "vllm":
+                told = (self._model, self._tokenizer, base.folder, evaluate.engine_options)
+                self._decoder = VllmDecoder(*told)
+                harness.digest += f" {self._decoder.name}"
         if self._scorer is None or self._scorer.batch_size != rows:
-            self._scorer = Scorer(self._model, self._tokenizer, harness, rows)
+            self._scorer = Scorer(self._model, self._tokenizer, harness, rows, self._decoder)
         return self._scorer
 
     _answers: ClassVar[dict[str, Callable[[Evaluator, Message], Message]]] = {

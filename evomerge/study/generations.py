@@ -106,7 +106,7 @@ class Generations:
         study, reference = self._study, self._reference
         items = generation_items(
             study.pools["search"],
-            study.config.evaluate.items.per_generation,
+            study.config.evaluate.items_per_task,
             study.seed,
             0 if optimizer.same_items else generation,
         )

@@ -272,7 +272,7 @@ def shard_items(config: StudyConfig) -> int:
     of a score, are the same however many workers there are.
     """
     evaluate = config.evaluate
-    items = evaluate.items.per_generation * len(evaluate.tasks)
+    items = evaluate.items_per_task * len(evaluate.tasks)
     return evaluate.rows_per_batch * max(1, math.ceil(items / evaluate.rows_per_batch / SHARDS))
 
 

@@ -289,3 +289,11 @@ def test_a_function_needs_the_flag_that_allows_code() -> None:
     evaluate = {"tasks": [{"name": "mine", "function": "m:f"}]}
     with pytest.raises(UserError, match=r"tasks\[0\].function: m:f is code; read it, then set"):
         read({**LEAST, "evaluate": evaluate})
+
+
+@pytest.mark.parametrize(("n_tasks", "each"), [(1, 48), (2, 24), (7, 7), (20, 4)])
+def test_items_that_are_not_counted_are_shared_by_the_tasks(n_tasks: int, each: int) -> None:
+    document = {**LEAST, "evaluate": {"tasks": [f"task_{i}" for i in range(n_tasks)]}}
+    config = StudyConfig.from_dict(document, Path("/"))
+    assert config.evaluate.items.per_generation == each
+    assert StudyConfig.from_dict(config.to_dict(), Path("/")) == config

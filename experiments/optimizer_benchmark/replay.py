@@ -1,0 +1,159 @@
+"""A surrogate of the zoo's landscape, replayed in seconds: no models, no torch.
+
+    python replay.py fit OUT SURROGATE.npz      # from the item matrices of recorded searches
+    python replay.py run SURROGATE.npz --arms catcma random --seeds 8
+
+Each task's mean smooth score is a smooth function of the weights: ridge regression on random
+Fourier features and squares, fitted to every recorded candidate, weighted by nothing. What is left
+of an item (its own difficulty, and chance) is drawn from the recorded spread. So a replayed
+candidate is scored on n items with noise as it was in the models; `fit` prints how well candidates
+that were held back are told apart, and `run` compares optimizers at equal item evaluations, by the
+surrogate without noise.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from evomerge.dimension import Dimension
+from evomerge.search import create
+
+FEATURES, RIDGE = 400, 3.0
+LOW, HIGH = -0.25, 1.5
+
+
+class Surrogate:
+    """score_t(x) = features(x) @ coefficients_t, plus the noise of a mean over items."""
+
+    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
+        self.arrays = arrays
+
+    @classmethod
+    def fit(cls, points: np.ndarray, scores: np.ndarray, noise: np.ndarray) -> "Surrogate":
+        """From points (n, d), mean scores (n, tasks) and each task's spread over items."""
+        draws = np.random.default_rng(0)
+        middle = np.median(points, axis=0)
+        scale = np.sqrt(((points - middle) ** 2).sum(axis=1).mean())
+        arrays = {
+            "middle": middle,
+            "frequencies": draws.standard_normal((points.shape[1], FEATURES)) / scale,
+            "phases": draws.uniform(0, 2 * np.pi, FEATURES),
+            "noise": noise,
+        }
+        model = cls(arrays)
+        x = model.features(points)
+        average = scores.mean(axis=0)
+        gram = x.T @ x + RIDGE * np.eye(x.shape[1])
+        arrays["coefficients"] = np.linalg.solve(gram, x.T @ (scores - average))
+        arrays["average"] = average
+        return model
+
+    def features(self, points: np.ndarray) -> np.ndarray:
+        away = points - self.arrays["middle"]
+        waves = np.cos(away @ self.arrays["frequencies"] + self.arrays["phases"])
+        return np.hstack([waves * np.sqrt(2 / FEATURES) * 4, away, away**2])
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """Mean scores without noise, (n, tasks), in [0, 1]."""
+        raw = self.features(points) @ self.arrays["coefficients"] + self.arrays["average"]
+        return np.clip(raw, 0, 1)
+
+
+def recorded(out: Path, space: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points, mean smooth score by task, and each task's spread over items within a candidate."""
+    points, means, spreads = [], [], []
+    for file in sorted((out / "matrices").glob(f"*-{space}-*.npz")):
+        if file.name.startswith(("mergekit", "mergenetic")) or "metric" in file.name:
+            continue  # these recorded exact match
+        with np.load(file) as held:
+            score, task = held["score"] / 100.0, held["task"]
+            n_tasks = int(task.max()) + 1
+            by_task = np.stack(
+                [score[:, task[0] == t].mean(axis=1) for t in range(n_tasks)], axis=1
+            )
+            spread = [score[:, task[0] == t].std(axis=1).mean() for t in range(n_tasks)]
+            points.append(held["points"])
+            means.append(by_task)
+            spreads.append(spread)
+    return np.concatenate(points), np.concatenate(means), np.mean(spreads, axis=0)
+
+
+def fit(out: Path, file: Path, space: str) -> None:
+    points, scores, noise = recorded(out, space)
+    order = np.random.default_rng(1).permutation(len(points))
+    kept, back = order[: len(order) * 9 // 10], order[len(order) * 9 // 10 :]
+    model = Surrogate.fit(points[kept], scores[kept], noise)
+    told, seen = model(points[back]).mean(axis=1), scores[back].mean(axis=1)
+    ranks = [np.argsort(np.argsort(v)) for v in (told, seen)]
+    print(
+        json.dumps(
+            {
+                "candidates": len(points),
+                "held_back": len(back),
+                "rank_correlation": round(float(np.corrcoef(*ranks)[0, 1]), 3),
+                "root_mean_square": round(float(np.sqrt(((told - seen) ** 2).mean())), 4),
+            }
+        )
+    )
+    whole = Surrogate.fit(points, scores, noise)
+    np.savez_compressed(file, **{k: v.astype(np.float32) for k, v in whole.arrays.items()})
+
+
+def run(file: Path, arms: list[str], seeds: int, budget: int, per_task: int) -> None:
+    with np.load(file) as held:
+        model = Surrogate(dict(held))
+    d, tasks = len(model.arrays["middle"]), len(model.arrays["noise"])
+    dimensions = [Dimension(f"w{i}", low=LOW, high=HIGH) for i in range(d)]
+    start = float(model(np.full((1, d), 0.5)).mean())
+    for arm in arms:
+        began, ends, asked = time.perf_counter(), [], 0
+        for seed in range(seeds):
+            optimizer = create(arm)
+            optimizer.start(dimensions, seed, (0.5,) * d)
+            draws, spent, best = np.random.default_rng(seed), 0, (-np.inf, np.full(d, 0.5))
+            while spent < budget:
+                points = optimizer.ask()
+                true = model(np.array(points, float))
+                noise = draws.standard_normal(true.shape) * model.arrays["noise"]
+                values = (true + noise / np.sqrt(per_task)).mean(axis=1)
+                optimizer.tell(points, values.tolist())
+                spent += len(points) * per_task * tasks
+                asked += len(points)
+                best = max([best, *zip(values, points, strict=True)], key=lambda pair: pair[0])
+            answer = best[1] if optimizer.mean is None else optimizer.mean
+            ends.append(float(model(np.array([answer], float)).mean()) - start)
+        row = {
+            "arm": arm,
+            "gain": round(float(np.median(ends)), 4),
+            "lowest": round(min(ends), 4),
+            "highest": round(max(ends), 4),
+            "seconds_per_search": round((time.perf_counter() - began) / seeds, 2),
+        }
+        print(json.dumps(row), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    fitting = commands.add_parser("fit")
+    fitting.add_argument("out", type=Path)
+    fitting.add_argument("file", type=Path)
+    fitting.add_argument("--space", default="parts")
+    running = commands.add_parser("run")
+    running.add_argument("file", type=Path)
+    running.add_argument("--arms", nargs="+", default=["catcma", "cmaes", "sepcma", "random"])
+    running.add_argument("--seeds", type=int, default=8)
+    running.add_argument("--budget", type=int, default=11_200)
+    running.add_argument("--per-task", type=int, default=4)
+    told = parser.parse_args()
+    if told.command == "fit":
+        fit(told.out, told.file, told.space)
+    else:
+        run(told.file, told.arms, told.seeds, told.budget, told.per_task)
+
+
+if __name__ == "__main__":
+    main()
