@@ -12,7 +12,10 @@ from evomerge import yaml_file
 from evomerge.errors import UserError
 from evomerge.study.anchors import anchors
 from evomerge.study.config import StudyConfig
+from evomerge.study.generations import start_optimizer
+from evomerge.study.ledger import SHARDS
 from evomerge.study.pools import generation_items, split
+from evomerge.study.scaling import useful
 from evomerge.study.scheduler import Scheduler, Unit
 from evomerge.study.study import Study
 from evomerge.study.workers import open_pool
@@ -57,6 +60,8 @@ def run_check(study: Path) -> None:
     shown = sum(map(len, items.values()))
     final = metric["total"] / shown * (8 * count["race"] + 9 * count["holdout"])
     whole = (config.search.trials * smooth["total"] + final) / config.workers.count
+    candidates = start_optimizer(config, space, None).population + 1  # and the reference anchor
+    shards = min(SHARDS, math.ceil(shown / config.evaluate.rows_per_batch))
     gain = _Z * math.sqrt(_DISCORDANT / count["holdout"])
     rows = [
         (
@@ -73,6 +78,7 @@ def run_check(study: Path) -> None:
         ("trial", f"{smooth['total']:.2g} s for {shown} items, {_share(smooth)} in the model"),
         ("metric", f"{metric['total']:.2g} s for the same items by the tasks' own metric"),
         ("forecast", f"{_span(whole)} for {config.search.trials} trials, race and verdict"),
+        ("workers", _scaling(candidates, shards, smooth)),
         ("resolves", f"a gain of about {gain:.3f} or more on the held-out items"),
     ]
     print()
@@ -86,6 +92,14 @@ def _ask(scheduler: Scheduler, request: dict[str, Any]) -> dict[str, Any]:
     if "failed" in answers[0]:
         raise UserError(answers[0]["failed"]["message"])
     return answers[0]
+
+
+def _scaling(candidates: int, shards: int, spent: dict[str, float]) -> str:
+    """How long a generation takes with more workers, as far as more of them help."""
+    rest = spent["total"] - spent["build"]
+    found = useful(candidates, shards, spent["build"], rest)
+    told = ", ".join(f"{_span(seconds)} with {count}" for count, seconds in found.items())
+    return f"a generation takes {told}; half of {2 * max(found)} would wait"
 
 
 def _few(names: list[str]) -> str:

@@ -1,42 +1,46 @@
-"""How many workers help: a generation is a barrier, and its work comes in whole batches."""
+"""How many workers help: a generation is a barrier, and its work comes in whole shards."""
 
 from __future__ import annotations
 
 import math
 
 
-def generation_seconds(candidates: int, batches: int, seconds: float, workers: int) -> float:
-    """Wall time of one generation.
+def generation_seconds(
+    candidates: int, shards: int, build: float, rest: float, workers: int
+) -> float:
+    """Wall time of one generation, about.
 
     Args:
         candidates: Asked together, the reference anchor included.
-        batches: Whole batches that one candidate's items are; a worker takes one or more of them.
-        seconds: Of one worker for one candidate.
+        shards: What one candidate's items are cut into; each goes to one worker as a whole.
+        build: Seconds to build one candidate, which every worker of it has to do.
+        rest: Seconds of one worker for all of a candidate's items.
         workers: How many work.
 
-    >>> generation_seconds(candidates=15, batches=6, seconds=12.0, workers=1)
-    180.0
-    >>> generation_seconds(candidates=15, batches=6, seconds=12.0, workers=8)
-    24.0
+    >>> generation_seconds(candidates=15, shards=6, build=1.0, rest=12.0, workers=1)
+    195.0
+    >>> generation_seconds(candidates=15, shards=6, build=1.0, rest=12.0, workers=30)
+    7.0
     """
-    return math.ceil(candidates * batches / workers) * seconds / batches
+    builds = math.ceil(candidates / workers)
+    return build * builds + math.ceil(candidates * shards / workers) * rest / shards
 
 
-def busy(candidates: int, batches: int, workers: int) -> float:
-    """Share of a generation's wall time during which the workers work, in (0, 1].
+def useful(
+    candidates: int, shards: int, build: float, rest: float, least: float = 0.5
+) -> dict[int, float]:
+    """Seconds of a generation by number of workers, as far as they are worth having.
 
-    >>> busy(candidates=15, batches=1, workers=16)
-    0.9375
+    Doubled as long as at least such a share of what is paid for is of use, against one worker.
+
+    >>> useful(candidates=15, shards=1, build=1.0, rest=12.0)
+    {1: 195.0, 2: 104.0, 4: 52.0, 8: 26.0, 16: 13.0}
     """
-    units = candidates * batches
-    return units / (workers * math.ceil(units / workers))
-
-
-def most_useful(candidates: int, batches: int, least: float = 0.75) -> int:
-    """The largest number of workers that are busy for at least such a share of the time.
-
-    >>> most_useful(candidates=15, batches=1), most_useful(candidates=15, batches=6)
-    (20, 120)
-    """
-    units = candidates * batches
-    return max(n for n in range(1, 2 * units + 1) if busy(candidates, batches, n) >= least)
+    found: dict[int, float] = {}
+    count, one = 1, generation_seconds(candidates, shards, build, rest, 1)
+    while True:
+        seconds = generation_seconds(candidates, shards, build, rest, count)
+        if count > 1 and one / (count * seconds) < least:
+            return found
+        found[count] = seconds
+        count *= 2
