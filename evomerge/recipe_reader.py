@@ -138,6 +138,8 @@ class _Reader:
                 spec = methods.get(name)
                 if spec.takes_base and not spec.base_optional and base is None:
                     raise UserError(f"{self.where}: {name} needs a base_model")
+                if spec.takes_factors:
+                    self._check_hosts(name, models, base, place)
                 count = len([m for m in models if m != base]) if spec.takes_base else len(models)
                 try:
                     spec.check_models(count)
@@ -150,6 +152,18 @@ class _Reader:
                     raise UserError(
                         f"{self.where}: blocks[{i}].models: {unknown('model', entry.model, listed)}"
                     )
+
+    def _check_hosts(
+        self, method: str, models: Sequence[str], base: str | None, place: str
+    ) -> None:
+        """A method that sees factors needs its adapters on the base itself."""
+        for model in models:
+            host, adapter = model_name.split(model)
+            if adapter is not None and host != base:
+                raise UserError(
+                    f"{self.where}: {place}: {method} needs adapters on its base_model {base}, but "
+                    f"got one on {host}"
+                )
 
     def _block(self, item: Any, method: str, at: str) -> Block:
         document = yaml_file.mapping(item, f"{self.where}: {at}")

@@ -46,6 +46,7 @@ def merged(job: Job, parents: Parents, recipe: Recipe) -> Tensor:
             [model.to(working).float() for model in models],
             job.parameters,
             random,
+            [parents.factors(ref) for ref in job.models] if spec.takes_factors else None,
         )
     except UserError as error:
         raise UserError(f"{job.name}: {error}") from None

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from evomerge.architecture import is_head
-from evomerge.checkpoint import Checkpoint, check_compatible, check_same_kind, check_same_tokens
+from evomerge.checkpoint import (
+    Checkpoint,
+    Factors,
+    check_compatible,
+    check_same_kind,
+    check_same_tokens,
+)
 from evomerge.errors import UserError
 from evomerge.merge.matching import check_labels
 from evomerge.merge.plan import Ref
@@ -79,6 +85,11 @@ class Parents:
                 except OSError:
                     found[str(file)] = (-1, -1)
         return found
+
+    def factors(self, ref: Ref) -> Factors | None:
+        """What an adapter adds to one parent's tensor; ``None`` where none does."""
+        held = self.checkpoints[ref.model].factors(ref.name)
+        return held and Factors(*(factor.to(self.device) for factor in held))
 
     def check_finite(self) -> None:
         """Refuse parents that hold NaN or infinity, naming the tensor.

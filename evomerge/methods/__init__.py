@@ -11,6 +11,8 @@ from evomerge.methods.della import della
 from evomerge.methods.della_linear import della_linear
 from evomerge.methods.karcher import karcher
 from evomerge.methods.linear import linear
+from evomerge.methods.lora_lego import lora_lego
+from evomerge.methods.lorahub import lorahub
 from evomerge.methods.magnitude_prune import magnitude_prune
 from evomerge.methods.mask_merge import mask_merge
 from evomerge.methods.model_stock import model_stock
@@ -49,6 +51,8 @@ __all__ = [
     "get",
     "karcher",
     "linear",
+    "lora_lego",
+    "lorahub",
     "magnitude_prune",
     "mask_merge",
     "merge_method",

@@ -24,7 +24,8 @@ from evomerge.methods.random import CounterRandom
 
 MethodFunction = TypeVar("MethodFunction", bound=Callable[..., Tensor])
 _METHODS: dict[str, MethodSpec] = {}
-_NOT_PARAMETERS = ("base", "models", "random")
+_NOT_PARAMETERS = ("base", "models", "random", "factors")
+FactorPair = tuple[Tensor, Tensor]  # an adapter's delta: left @ right
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class MethodSpec:
         base_optional: Whether it does without, where there is none.
         min_models: Fewest models it merges, the base not counted.
         max_models: Most models; ``None``: any number.
+        takes_factors: Whether it sees the factors of LoRA adapters, besides the models' tensors.
         stochastic: Whether it draws random numbers, and so needs a `CounterRandom`.
         reference: The source: author, year, address.
         summary: The first line of the function's docstring.
@@ -52,6 +54,7 @@ class MethodSpec:
     base_optional: bool
     min_models: int
     max_models: int | None
+    takes_factors: bool
     stochastic: bool
     reference: str
     summary: str
@@ -92,6 +95,7 @@ class MethodSpec:
         models: Sequence[Tensor],
         parameters: Mapping[str, object],
         random: CounterRandom | None = None,
+        factors: Sequence[FactorPair | None] | None = None,
     ) -> Tensor:
         """Check everything, then merge one tensor.
 
@@ -102,6 +106,7 @@ class MethodSpec:
             parameters: By name; for a per-model parameter a sequence with one value per model, or
                 one value for all. A tensor is taken as it is, unchecked.
             random: Where the random numbers come from; needed if the method is stochastic.
+            factors: Of each model, what an adapter adds as two factors; for methods that take them.
 
         Returns:
             A new tensor of the inputs' shape and dtype; the inputs are left as they were.
@@ -119,6 +124,8 @@ class MethodSpec:
             if random is None:
                 raise TypeError(f"{self.name} draws random numbers and needs `random`")
             arguments["random"] = random
+        if self.takes_factors:
+            arguments["factors"] = factors
         self._check_shapes([base, *models] if self.takes_base and base is not None else models)
         argument_of = _argument_names(self.function)
         for name, value in parameters.items():
@@ -158,11 +165,11 @@ def merge_method(
 ) -> Callable[[MethodFunction], MethodFunction]:
     """Register a function of tensors as a merge method, and return the function itself.
 
-    Everything follows from its signature and docstring. Arguments named `models`, `base` and
-    `random` are the tensors and the source of chance; `models` may carry a `Count`, and a `base`
-    annotated as ``Tensor | None`` is optional. Every other argument is a parameter, annotated as
-    in `evomerge.methods.parameters` and described under ``Args:``; a trailing underscore is no
-    part of a name (``lambda_`` is `lambda`).
+    Everything follows from its signature and docstring. Arguments named `models`, `base`, `random`
+    and `factors` are the tensors, the source of chance, and what LoRA adapters are made of;
+    `models` may carry a `Count`, and a `base` annotated as ``Tensor | None`` is optional. Every
+    other argument is a parameter, annotated as in `evomerge.methods.parameters` and described
+    under ``Args:``; a trailing underscore is no part of a name (``lambda_`` is `lambda`).
 
     Args:
         reference: The source, as ``Author year, https://...``.
@@ -242,6 +249,7 @@ def _read_function(
         base_optional=NoneType in get_args(hints.get("base")),
         min_models=count.low,
         max_models=count.high,
+        takes_factors="factors" in arguments,
         stochastic="random" in arguments,
         reference=reference,
         summary=docstring.splitlines()[0],
