@@ -99,11 +99,13 @@ class SleepingPool(Pool):
         return {"rows": rows, "seconds": {"build": 0.0, "forward": seconds, "total": seconds}}
 
 
-PER_GENERATION, BATCH = 32, 4  # two tasks, so 64 items a candidate, in 16 shards
+PER_GENERATION = 32  # of each of two tasks, so 64 items a candidate
 
 
-def study(trials: int, population: int, workers: int, optimizer: str = "cmaes") -> StudyConfig:
-    """A study for these workers: 64 items a candidate."""
+def study(
+    trials: int, population: int, workers: int, optimizer: str = "cmaes", shards: int = 16
+) -> StudyConfig:
+    """A study for these workers: 64 items a candidate, in so many shards."""
     weight = {"low": 0.0, "high": 1.5, "knots": 5}
     document = {
         "base_model": "base",
@@ -114,10 +116,15 @@ def study(trials: int, population: int, workers: int, optimizer: str = "cmaes") 
         },
         "evaluate": {
             "tasks": list(TASKS),
-            "batch_size": BATCH,
+            "batch_size": 2 * PER_GENERATION // shards,
             "items": {"per_generation": PER_GENERATION},
         },
-        "search": {"optimizer": optimizer, "trials": trials, "population": population},
+        "search": {
+            "optimizer": optimizer,
+            "trials": trials,
+            "population": population,
+            "random_share": 0.0,  # the optimizer alone
+        },
         "workers": {"count": workers},
     }
     return StudyConfig.from_dict(document, Path("/"))
