@@ -47,6 +47,7 @@ class Progress:
                 console=self._console, refresh_per_second=1 / REFRESH_SECONDS, transient=True
             )
             self._live.start()
+            self._live.update("starting: workers load models and tasks")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -120,12 +121,15 @@ class Progress:
             "" if correlation is None else f", rank correlation with the metric {correlation:.2f}"
         )
         done, wanted = self._searched(record), self._search(record).get("trials")
+        text = (
+            f"search: generation {event['generation']}, {done}/{wanted} trials, {best}{gain}"
+            f"{answers}{rank}"
+        )
+        if self._live is not None:  # whose panel says the rest
+            return text
         left = self._pace.seconds_left(wanted)
         behind = f", {duration(left)} left" if left else ""
-        return (
-            f"search: generation {event['generation']}, {done}/{wanted} trials, {best}{gain}"
-            f"{answers}{rank}, {speed(record, self._pace)}{behind}"
-        )
+        return f"{text}, {speed(record, self._pace)}{behind}"
 
     def _race(self, event: Mapping[str, Any], record: Record) -> str:
         leader = max(event["scores"], key=lambda n: event["scores"][n])
