@@ -27,7 +27,6 @@ from evomerge.architecture import (
 from evomerge.checkpoint import Checkpoint, Factors, TensorInfo, tied_tensor
 from evomerge.checkpoint.header import DTYPES
 from evomerge.errors import UserError
-from evomerge.merge.chat import chat_template, template_of
 from evomerge.merge.tokenizer import MergedTokenizer, merged_tokenizer, vocabulary_of
 from evomerge.recipe import Recipe
 from evomerge.token_rows import TokenRow
@@ -83,35 +82,6 @@ def aligned(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dict[str, 
         for name, checkpoint in checkpoints.items()
     }
     return {name: store.checkpoint() for name, store in stores.items()}
-
-
-def check_in_place(
-    recipe: Recipe, checkpoints: Mapping[str, Checkpoint], *, chat: bool = False
-) -> None:
-    """Refuse a recipe that changes the vocabulary of a model that lives on.
-
-    Args:
-        recipe: The recipe.
-        checkpoints: Every model that it names, opened.
-        chat: Whether prompts go through the donor's chat template, so that this must stay too.
-
-    Raises:
-        UserError: Its tokenizer is not the parents' own, or has not as many tokens as rows.
-    """
-    template = chat_template(recipe, checkpoints) if chat else None
-    if template is not None and template != template_of(checkpoints[recipe.donor].folder):
-        raise UserError(
-            "chat_template: prompts go through the base's own template while the study runs, and "
-            "scores would be of another one than the result has; leave chat_template out, or set "
-            "apply_chat_template: false"
-        )
-    new = aligned(recipe, checkpoints)
-    if any(new[name] is not held for name, held in checkpoints.items()):
-        raise UserError(
-            f"tokenizer (source {recipe.vocabulary.source if recipe.vocabulary else None}): it "
-            "changes the parents' vocabulary, and a study merges into a live model whose "
-            "vocabulary stays; build every parent with one tokenizer first, and search over those"
-        )
 
 
 class _Aligned:
