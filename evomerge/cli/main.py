@@ -17,6 +17,7 @@ from evomerge import __version__
 from evomerge.cli.extract import add_extract_lora
 from evomerge.cli.trajectory import add_trajectory
 from evomerge.errors import UserError
+from evomerge.redact import redact
 
 _EPILOG = """\
 Start with `evomerge demo`. The same search command again resumes a search.
@@ -38,12 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     parsed = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
+    held = signal.getsignal(signal.SIGINT)
+    if held is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         code: int = parsed.run(parsed) or 0
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"evomerge: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"evomerge: error: {redact(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return _interrupted(sys.argv[1:] if arguments is None else arguments)
@@ -60,9 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 file=sys.stderr,
             )
             return 2
-        traceback.print_exc()
+        print(redact(traceback.format_exc()), end="", file=sys.stderr)
         print("evomerge: this is a fault of evomerge, not yours; please report it", file=sys.stderr)
         return 1
+    finally:
+        signal.signal(signal.SIGINT, held)
 
 
 def _is_foreign(module: str | None) -> bool:
@@ -70,14 +76,21 @@ def _is_foreign(module: str | None) -> bool:
 
 
 def _interrupted(arguments: Sequence[str]) -> int:
-    again = shlex.join(["evomerge", *arguments])
+    again = redact(shlex.join(["evomerge", *arguments]))
     print(f"\nevomerge: interrupted; what was finished is kept. To go on: {again}", file=sys.stderr)
     return 130
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
     """End as Ctrl-C does; a scheduler's SIGTERM leaves a run that resumes."""
+    signal.signal(number, _leave)
     raise KeyboardInterrupt
+
+
+def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
+    """The second time: at once. What is journalled is on the disk, and workers die with us."""
+    os.write(2, b"\nevomerge: left at once; the same command resumes\n")
+    os._exit(130)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -127,6 +140,14 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="RUN",
         help="another run of the same parents and tasks: what it scored is not scored again",
+    )
+    search.add_argument(
+        "--allow-task-code", type=Path, metavar="DIR", help="tasks in this folder may run Python"
+    )
+    search.add_argument(
+        "--allow-changed",
+        action="store_true",
+        help="resume although the study or the code changed; the journal records what",
     )
     search.set_defaults(run=_search)
 
@@ -257,6 +278,8 @@ def _search(arguments: argparse.Namespace) -> None:
         ray_address=arguments.ray_address,
         log_to=arguments.log_to,
         reuse=arguments.reuse,
+        allow_changed=arguments.allow_changed,
+        allow_task_code=arguments.allow_task_code,
     )
 
 

@@ -29,6 +29,8 @@ def run_search(
     ray_address: str | None = None,
     log_to: Sequence[str] = (),
     reuse: Sequence[Path] = (),
+    allow_changed: bool = False,
+    allow_task_code: Path | None = None,
 ) -> None:
     """Run a study, or go on with it, and print its verdict.
 
@@ -41,8 +43,12 @@ def run_search(
         ray_address: A Ray cluster to join; makes the backend Ray.
         log_to: Trackers, such as ``tensorboard`` or ``mlflow:URI``.
         reuse: Other run folders whose outcomes are used again.
+        allow_changed: Go on although the study or the code changed; the journal records it.
+        allow_task_code: A folder whose tasks may run Python of their own.
     """
     config = StudyConfig.from_yaml(study)
+    if allow_task_code is not None:
+        config = _with_task_code(config, allow_task_code)
     search = dataclasses.replace(
         config.search,
         trials=trials or config.search.trials,
@@ -54,7 +60,23 @@ def run_search(
         where = dataclasses.replace(where, count=workers)
     if ray_address is not None:
         where = dataclasses.replace(where, backend="ray", ray_address=ray_address)
-    run(dataclasses.replace(config, search=search, workers=where), directory, log_to, reuse)
+    told = dataclasses.replace(config, search=search, workers=where)
+    run(told, directory, log_to, reuse, allow_changed)
+
+
+def _with_task_code(config: StudyConfig, folder: Path) -> StudyConfig:
+    """The study with its tasks' code allowed, if all of its task folders are in that one."""
+    if not folder.is_dir():
+        raise UserError(f"--allow-task-code: expected a folder of task files, got {folder}")
+    allowed = folder.resolve()
+    for told in config.evaluate.include_path:
+        if allowed not in (Path(told).resolve(), *Path(told).resolve().parents):
+            raise UserError(
+                f"--allow-task-code {folder}: the study also reads tasks from {told}; allow a "
+                "folder that holds all of them, or set evaluate.allow_task_code in the study file"
+            )
+    evaluate = dataclasses.replace(config.evaluate, allow_task_code=True)
+    return dataclasses.replace(config, evaluate=evaluate)
 
 
 def run(
@@ -62,6 +84,7 @@ def run(
     directory: Path,
     log_to: Sequence[str] = (),
     reuse: Sequence[Path] = (),
+    allow_changed: bool = False,
 ) -> None:
     """Run a study with progress, write its report, and print what matters."""
     if directory.exists() and not directory.is_dir():
@@ -77,7 +100,7 @@ def run(
             for listener in listeners:
                 listener(event, record)
 
-        study = Study(config, directory, listen, reuse)
+        study = Study(config, directory, listen, reuse, allow_changed=allow_changed)
         verdict = study.confirm()
     write_study_card(directory, study.record)
     report = make_report(directory, None, quiet=True)

@@ -31,7 +31,7 @@ from evomerge.evaluate.preparation import (
 from evomerge.evaluate.protocol import document_key, protocol_digest, task_warnings
 from evomerge.evaluate.request import Grade, Request, TaskRequest
 from evomerge.evaluate.target import Choices, choices_of, golds_of
-from evomerge.evaluate.task_files import check_folders
+from evomerge.evaluate.task_files import check_folders, code_files
 from evomerge.evaluate.task_index import refuse_code, resolves, unknown_task
 from evomerge.evaluate.templates import SafeTemplates
 from evomerge.evaluate.text_task import read_chunks, text_task
@@ -49,6 +49,7 @@ class Harness:
         metrics: The metric of each task.
         weights: The weight of each task in the objective.
         functions: The tasks that are a user's Python functions.
+        code: SHA-256 of the Python files that tasks were allowed to run.
         digest: Hash of everything that decides a score besides the weights of the model.
         warnings: What the user should know before spending anything.
         errors: What the tasks' own code raised on (task, document), until somebody clears it.
@@ -66,6 +67,7 @@ class Harness:
         self.functions = dict(functions)
         self.digest = digest
         self.warnings = warnings
+        self.code: dict[str, str] = {}
         self.errors: dict[tuple[str, int], str] = {}
         self.items = {name: list(task.documents) for name, task in prepared.items()}
         self.item_keys = {
@@ -143,7 +145,12 @@ class Harness:
                     )
                     if request.text is None:
                         warnings += task_warnings(name, task, source, BUILT_IN)
+        code = code_files(folders) if allow_task_code else {}
+        warnings += [
+            f"allowed task code: {file}, SHA-256 {told[:16]}" for file, told in code.items()
+        ]
         harness = cls(prepared, functions, "", warnings)
+        harness.code = code
         harness.digest = protocol_digest(
             {name: (item.task, item.metric, item.instances) for name, item in prepared.items()},
             harness.item_keys,
@@ -180,6 +187,7 @@ class Harness:
             "item_keys": self.item_keys,
             "digest": self.digest,
             "warnings": self.warnings,
+            "code": self.code,
         }
 
     def output_type(self, task: str) -> str:

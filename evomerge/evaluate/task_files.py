@@ -6,6 +6,7 @@ loaded. Such files are found here, by looking at the YAML nodes only.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -61,6 +62,16 @@ def code_in(path: Path, seen: frozenset[Path] = frozenset()) -> str | None:
         if found is not None:
             return found
     return None
+
+
+def code_files(folders: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 of every Python file in these folders: what runs when task code is allowed."""
+    return {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+        for folder in folders
+        for path in sorted(folder.rglob("*.py"))
+        if path.is_file()
+    }
 
 
 def _compose(path: Path) -> yaml.Node | None:

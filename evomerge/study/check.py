@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any
 
 from evomerge import __version__
 from evomerge.errors import UserError
+from evomerge.redact import redacted
 from evomerge.study.ledger import shard_items
 from evomerge.study.open_study import OpenStudy
 from evomerge.study.pools import split
+from evomerge.study.versions import difference, versions
 
 # What may differ when a study is resumed: how long, where, and what is kept.
 _FREE = {("search", "trials"), ("search", "deadline"), ("workers",), ("output", "save_model")}
-
-_PACKAGES = ("torch", "transformers", "tokenizers", "lm_eval", "cma", "cmaes", "optuna")
 
 
 def finished(study: OpenStudy) -> Mapping[str, Any] | None:
@@ -34,15 +32,17 @@ def finished(study: OpenStudy) -> Mapping[str, Any] | None:
     return None
 
 
-def refuse_another(study: OpenStudy, elsewhere: bool = False) -> None:
+def refuse_another(study: OpenStudy, elsewhere: bool = False, allow_changed: bool = False) -> None:
     """Refuse to resume with a study that asks for something else.
 
     Args:
         study: What is asked for now, with the journal of the run folder.
         elsewhere: Whether its trials are evaluated elsewhere.
+        allow_changed: Write the differences down and go on. What would have asked for other
+            recipes is still refused, when the recipes are compared.
 
     Raises:
-        UserError: Names the first key that differs.
+        UserError: Names every key that differs.
     """
     past = study.record.study
     if past is None:
@@ -52,16 +52,24 @@ def refuse_another(study: OpenStudy, elsewhere: bool = False) -> None:
         if past.get("elsewhere"):
             is_told = "is told its scores from elsewhere: go on with ask() and tell()"
         raise UserError(f"{study.directory}: this study {is_told}, or start another run folder")
-    old, new = _fixed(past["config"]), _fixed(study.config.to_dict())
+    now = redacted(study.config.to_dict())
+    old, new = _fixed(past["config"]), _fixed(now)
     if old != new:
-        raise UserError(
-            f"{study.directory}: this run began with another study: "
-            f"{_first_difference(old, new, 'study')}; start another run folder"
-        )
+        told = _differences(old, new, "study")
+        if not allow_changed:
+            raise UserError(
+                f"{study.directory}: this run began with another study: {'; '.join(told)}; start "
+                "another run folder, or go on with --allow-changed, which the journal records"
+            )
+        study.ledger.log({"event": "changed", "differences": told, "now": {"config": now}})
 
 
-def check(study: OpenStudy) -> None:
+def check(study: OpenStudy, allow_changed: bool = False) -> None:
     """Have a worker check parents and tasks; begin the journal, or compare with it.
+
+    Args:
+        study: The study.
+        allow_changed: Go on with another version of evomerge or of a library, and write that down.
 
     Raises:
         UserError: They do not work together, or are not those that the study began with.
@@ -75,13 +83,27 @@ def check(study: OpenStudy) -> None:
     if past is None:
         study.ledger.log(event)
         return
-    for key, what in (("fingerprints", "a parent's weights"), ("protocol", "the tasks")):
-        if past[key] != event[key]:
-            named = _first_difference(past[key], event[key], key)
+    for key, what in (
+        ("fingerprints", "a parent's weights"),
+        ("protocol", "the tasks"),
+        ("task_code", "the tasks' code"),
+    ):
+        if past.get(key, {}) != event[key]:
+            named = _differences(past.get(key, {}), event[key], key)[0]
             raise UserError(
                 f"{study.directory}: {what} changed since this study began ({named}); "
                 "put back what it began with, or start another run folder"
             )
+    held = past.get("versions", {})
+    differs = difference(held, {name: v for name, v in versions().items() if name in held})
+    if differs:
+        if not allow_changed:
+            raise UserError(
+                f"{study.directory}: this run began with other versions: {differs}; install those, "
+                "or go on with --allow-changed, which the journal records"
+            )
+        now = {"versions": versions()}
+        study.ledger.log({"event": "changed", "differences": [differs], "now": now})
 
 
 def _study_event(study: OpenStudy, told: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +128,7 @@ def _study_event(study: OpenStudy, told: Mapping[str, Any]) -> dict[str, Any]:
         "event": "study",
         "format": 1,
         "version": __version__,
-        "versions": _versions(),
+        "versions": versions(),
         "config": study.config.to_dict(),
         "space": study.space.document,
         "dimensions": [asdict(d) for d in study.space.dimensions],
@@ -119,6 +141,7 @@ def _study_event(study: OpenStudy, told: Mapping[str, Any]) -> dict[str, Any]:
         "pools": pools,
         "shard_items": shard_items(study.config),
         "warnings": evaluation["warnings"],
+        "task_code": evaluation.get("code", {}),
     }
 
 
@@ -131,19 +154,18 @@ def _fixed(config: Mapping[str, Any], path: tuple[str, ...] = ()) -> Any:
     }
 
 
-def _first_difference(old: Any, new: Any, path: str) -> str:
+def _differences(old: Any, new: Any, path: str) -> list[str]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in [*old, *(k for k in new if k not in old)]:
-            if old.get(key) != new.get(key):
-                return _first_difference(old.get(key), new.get(key), f"{path}.{key}")
-    return f"{path} was {_short(old)}, now {_short(new)}"
+        keys = [*old, *(key for key in new if key not in old)]
+        return [
+            told
+            for key in keys
+            if old.get(key) != new.get(key)
+            for told in _differences(old.get(key), new.get(key), f"{path}.{key}")
+        ]
+    return [f"{path} was {_short(old)}, now {_short(new)}"]
 
 
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _versions() -> dict[str, str]:
-    """Of Python and of what scores, merges and searches, for whoever repeats the study."""
-    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}

@@ -30,7 +30,7 @@ from evomerge.study.config import FunctionTaskConfig, StudyConfig, TaskConfig, T
 from evomerge.study.failures import StudyStopError, described, failure, kind_of
 from evomerge.study.item_errors import TooManyItemErrors, settled
 from evomerge.study.parent_watch import ParentWatch
-from evomerge.versions import difference, versions
+from evomerge.study.versions import difference, versions
 
 Message = dict[str, Any]
 

@@ -93,6 +93,7 @@ class Record:
         asks: In the order of asking, anchors included.
         outcomes: By (digest, mode, task, doc id); the first delivery counts, later ones do not.
         races: The ``raced`` events.
+        changes: The ``changed`` events: what differed when the study was resumed all the same.
         warnings: The ``warning`` events.
         search_ended: The last ``search_ended`` event, or None.
         verdict: The last ``verdict`` event, or None.
@@ -111,6 +112,7 @@ class Record:
     asks: list[AskRecord] = field(default_factory=list)
     outcomes: OutcomeTable = field(default_factory=OutcomeTable)
     races: list[Event] = field(default_factory=list)
+    changes: list[Event] = field(default_factory=list)
     warnings: list[Event] = field(default_factory=list)
     search_ended: Event | None = None
     verdict: Event | None = None
@@ -141,6 +143,9 @@ class Record:
             case "study":
                 self.study = event
                 self.phase = "anchors"
+            case "changed":
+                self.changes.append(event)
+                self.study = {**(self.study or {}), **event["now"]}
             case "asked":
                 self._asked(event)
             case "outcomes":

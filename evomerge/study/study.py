@@ -52,6 +52,8 @@ class Study:
         listener: Called after every event with the event and the record.
         reuse: Other run folders of the same parents and evaluation; what they have scored is
             copied from there instead of being scored again.
+        allow_changed: Whether a study may go on with another configuration or other versions than
+            it began with; the journal records what changed.
     """
 
     def __init__(
@@ -60,12 +62,15 @@ class Study:
         directory: str | Path,
         listener: Listener | None = None,
         reuse: Sequence[str | Path] = (),
+        *,
+        allow_changed: bool = False,
     ):
         self.config = config
         self.directory = Path(directory)
         self.space: SearchSpace = study_space(config)
         self._listener = listener
         self._reuse = [Path(run) for run in reuse]
+        self._allow_changed = allow_changed
         self._ledger: Ledger | None = None
         self._elsewhere: Elsewhere | None = None
         self._callbacks: Sequence[Callback] = ()
@@ -223,13 +228,13 @@ class Study:
         self._is_stopped = False
         study = self._open()
         try:
-            refuse_another(study)
+            refuse_another(study, allow_changed=self._allow_changed)
             done = finished(study)
             if done is not None:
                 return done
             with open_pool(self.config, self.directory / "workers.log") as pool:
                 study.ledger.employ(Scheduler(pool))
-                check(study)
+                check(study, self._allow_changed)
                 for run in self._reuse:
                     study.ledger.borrow(run.name, lendable(run, study.record.study or {}))
                 baseline = Baseline(study)

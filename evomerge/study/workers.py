@@ -22,8 +22,8 @@ from evomerge import faults
 from evomerge.errors import UserError
 from evomerge.redact import redact
 from evomerge.study.config import StudyConfig
+from evomerge.study.versions import versions
 from evomerge.study.worker_log import Words, WorkerLog, out_of_memory_kills
-from evomerge.versions import versions
 
 Message = dict[str, Any]
 

@@ -35,6 +35,8 @@ DEFAULTS: dict[str, Any] = {
     "fingerprint_of": None,  # ... or of this model alone
     "protocol": "stub",  # of the evaluation
     "broken": False,  # ends at once, as a worker whose imports fail
+    "broken_device": None,  # on this GPU: wrong numbers, an error, wrong numbers, an error, ...
+    "prints": None,  # goes to stderr before each answer
     "wrong_export": False,  # writes other weights than it scored
 }
 TASKS = {"stub_choice": "multiple_choice", "stub_write": "generate_until"}
@@ -86,6 +88,7 @@ class Stub:
     def __init__(self, config: dict[str, Any], settings: dict[str, Any]):
         self.config = config
         self.settings = settings
+        self.evaluations = 0
 
     def answer(self, request: dict[str, Any], reach: Callable[[str], None]) -> dict[str, Any]:
         """As the real evaluator does, errors that were injected are failures."""
@@ -142,6 +145,13 @@ class Stub:
         above = settings["fail_above"]
         if searched and settings["fail"] and (above is None or weights_of(recipe)[0] > above):
             return {"failed": {"kind": settings["fail"], "message": "the stub was told to fail"}}
+        if settings["prints"]:
+            print(settings["prints"], file=sys.stderr, flush=True)
+        broken = settings["broken_device"] is not None
+        broken = broken and settings["broken_device"] == os.environ.get("CUDA_VISIBLE_DEVICES")
+        self.evaluations += 1
+        if broken and self.evaluations % 2 == 0:
+            return {"failed": {"kind": "device", "message": "CUDA error: ECC, uncorrectable"}}
         rows = [
             self.row(recipe, name, task, i, request["mode"])
             for task, ids in joined(request["shards"]).items()
@@ -149,6 +159,8 @@ class Stub:
         ]
         if late and settings["differ"]:
             rows[0][3] += 0.001
+        if broken:
+            rows = [[*row[:3], row[3] + 0.125, *row[4:]] for row in rows]
         answer = {"rows": rows, "seconds": {"build": 0.0, "forward": settings["seconds"]}}
         if request.get("digest"):
             answer["weights_digest"] = name

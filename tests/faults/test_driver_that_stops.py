@@ -1,0 +1,284 @@
+"""The driver is stopped, killed or fails at any point: the same command resumes to the same end."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge.errors import UserError
+from evomerge.study.record import Record
+from evomerge.study.study import JOURNAL, Study
+from tests.study.small_study import (
+    StubWorkers,
+    events,
+    paid,
+    stub_config,
+    stub_document,
+    stub_executable,
+    substance,
+)
+from tests.study.study_driver import Drivers, children, is_running
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+SMALL: dict[str, Any] = {"models": ["one"], "search": {"trials": 8}}
+POINTS = ["journal.write", "journal.sync", "file.write", "file.sync", "file.rename"]
+POINTS += ["pool.spawn", "pool.submit", "pool.reply"]
+
+
+class Command:
+    """`evomerge search` in a process of its own, with stub workers."""
+
+    def __init__(self, drivers: Drivers, folder: Path, **settings: Any):
+        self.drivers, self.folder, self.settings = drivers, folder, settings
+        self.run = folder / "run"
+        folder.mkdir(exist_ok=True)
+        (folder / "study.yaml").write_text(json.dumps(stub_document(**SMALL)))
+
+    def start(self, fault: str = "", *more: str) -> int:
+        return self.drivers.start(
+            arguments=["search", str(self.folder / "study.yaml"), str(self.run), *more],
+            executable=stub_executable(self.folder),
+            environment={
+                "STUB_WORKER": json.dumps({"seconds": 0.002, **self.settings}),
+                "EVOMERGE_FAULT": fault,
+            },
+            log=self.folder / "output",
+        )
+
+    def finish(self, fault: str = "", *more: str) -> int:
+        self.start(fault, *more)
+        return self.drivers.wait()
+
+    @property
+    def output(self) -> str:
+        return (self.folder / "output").read_text()
+
+    def wait_for_events(self, count: int) -> None:
+        deadline = time.monotonic() + 60
+        journal = self.run / JOURNAL
+        while not journal.exists() or journal.read_bytes().count(b"\n") < count:
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.002)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the run says that nothing happened to."""
+    run = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        StubWorkers(patch, tmp_path_factory.mktemp("stub"))
+        Study(stub_config(**SMALL), run).confirm()
+    return substance(run)
+
+
+def every_call(
+    drivers: Drivers, folder: Path, whole: dict[str, Any], point: str, action: str, step: int
+) -> int:
+    """Let every `step`-th arrival at a point fail, each in a study of its own; how many struck."""
+    count, struck = 1, 0
+    while True:
+        command = Command(drivers, folder / f"{count}")
+        code = command.finish(f"{point}:{count}:{action}")
+        if code == 0:
+            break
+        struck += 1
+        assert code == (-9 if action == "kill" else 2), command.output
+        assert "Traceback" not in command.output
+        assert command.finish() == 0, command.output
+        assert substance(command.run) == whole
+        assert set(paid(command.run).values()) == {1}
+        assert not list(command.run.rglob("*.partial-*"))
+        count += step
+    return struck
+
+
+@pytest.mark.parametrize(
+    ("point", "action", "step"),
+    [("journal.write", "kill", 29), ("journal.sync", "eio", 31), ("file.rename", "kill", 2)],
+)
+def test_a_driver_that_fails_at_some_calls_of_a_point_resumes_to_the_same_end(
+    drivers: Drivers, tmp_path: Path, whole: dict[str, Any], point: str, action: str, step: int
+) -> None:
+    assert every_call(drivers, tmp_path, whole, point, action, step) >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", POINTS)
+def test_a_driver_killed_at_every_call_of_a_point_resumes_to_the_same_end(
+    drivers: Drivers, tmp_path: Path, whole: dict[str, Any], point: str
+) -> None:
+    struck = every_call(drivers, tmp_path, whole, point, "kill", 1)
+    print(f"{point}: {struck} kills survived")
+    assert struck >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("action", ["eio", "enospc"])
+@pytest.mark.parametrize("point", ["journal.write", "journal.sync"])
+def test_an_error_at_every_call_of_the_journal_stops_with_one_line_and_resumes(
+    drivers: Drivers, tmp_path: Path, whole: dict[str, Any], point: str, action: str
+) -> None:
+    struck = every_call(drivers, tmp_path, whole, point, action, 1)
+    print(f"{point} {action}: {struck} errors survived")
+    assert struck >= 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_stops_within_five_seconds_and_tells_how_to_go_on(
+    drivers: Drivers, tmp_path: Path, whole: dict[str, Any], number: signal.Signals
+) -> None:
+    command = Command(drivers, tmp_path / "study", seconds=0.2)
+    driver = command.start()
+    command.wait_for_events(6)
+    workers, began = children(driver), time.monotonic()
+    os.kill(driver, number)
+    assert drivers.wait() == 130
+    assert time.monotonic() - began < 5
+    assert f"To go on: evomerge search {command.folder / 'study.yaml'}" in command.output
+    assert not any(map(is_running, workers))
+    command.settings["seconds"] = 0.0
+    assert command.finish() == 0
+    assert substance(command.run) == whole
+
+
+def test_a_second_signal_ends_at_once_and_the_run_still_resumes(
+    drivers: Drivers, tmp_path: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = Command(drivers, tmp_path / "study", seconds=0.05)
+    # The first signal is answered by a pool that takes for ever to close.
+    driver = command.start("pool.spawn:3:hang")
+    command.wait_for_events(6)
+    workers = children(driver)
+    os.kill(driver, signal.SIGINT)
+    time.sleep(0.5)
+    assert is_running(driver)
+    began = time.monotonic()
+    os.kill(driver, signal.SIGINT)
+    assert drivers.wait() == 130
+    assert time.monotonic() - began < 1
+    assert "left at once; the same command resumes" in command.output
+    deadline = time.monotonic() + 5
+    while any(map(is_running, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert command.finish() == 0
+    assert substance(command.run) == whole
+    del monkeypatch
+
+
+def test_a_full_disk_stops_with_one_line_and_the_run_resumes_when_there_is_space(
+    drivers: Drivers, tmp_path: Path, whole: dict[str, Any]
+) -> None:
+    command = Command(drivers, tmp_path / "study", seconds=0.02)
+    driver = command.start()
+    command.wait_for_events(3)
+    size = (command.run / JOURNAL).stat().st_size
+    resource.prlimit(driver, resource.RLIMIT_FSIZE, (size + 3000, size + 3000))
+    assert drivers.wait() == 2
+    assert "disk full while writing" in command.output
+    assert "run the same command again to resume" in command.output
+    assert "Traceback" not in command.output
+    assert (command.run / JOURNAL).read_bytes().endswith(b"\n")
+    assert command.finish() == 0
+    assert substance(command.run) == whole
+
+
+def test_a_stopped_driver_keeps_its_run_and_a_second_one_is_told_who_it_is(
+    drivers: Drivers, tmp_path: Path, whole: dict[str, Any]
+) -> None:
+    command = Command(drivers, tmp_path / "study", seconds=0.05)
+    driver = command.start()
+    command.wait_for_events(5)
+    os.kill(driver, signal.SIGSTOP)
+    held = (command.run / JOURNAL).read_bytes()
+    with pytest.raises(UserError, match=rf"in use by process {driver} on .* since 20"):
+        Study(stub_config(**SMALL), command.run).confirm()
+    assert (command.run / JOURNAL).read_bytes() == held
+    os.kill(driver, signal.SIGCONT)
+    assert drivers.wait() == 0
+    assert substance(command.run) == whole
+
+
+def test_clocks_that_jump_by_a_day_change_nothing(
+    stub_workers: StubWorkers,
+    tmp_path: Path,
+    whole: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    del stub_workers
+    real, calls = time.time, [0]
+
+    def jumping() -> float:
+        calls[0] += 1
+        return real() + 86400.0 * (-1) ** calls[0] + 3600.0 * (calls[0] % 3)
+
+    monkeypatch.setattr(time, "time", jumping)
+    Study(stub_config(**SMALL), tmp_path / "run").confirm()
+    assert calls[0] > 20
+    assert substance(tmp_path / "run") == whole
+
+
+def test_a_changed_study_is_refused_with_every_difference_or_goes_on_and_is_recorded(
+    stub_workers: StubWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del stub_workers
+    run = tmp_path / "run"
+    Study(stub_config(**SMALL), run).optimize(4)
+    other = stub_config(**SMALL, output={"dtype": "float32"}, evaluate={"num_fewshot": 2})
+    with pytest.raises(UserError, match=r"output\.dtype was .*--allow-changed") as refused:
+        Study(other, run).optimize(4)
+    assert "study.evaluate.num_fewshot was None, now 2" in str(refused.value)
+    shots = stub_config(**SMALL, evaluate={"num_fewshot": 2})
+    Study(shots, run, allow_changed=True).optimize(4)
+    (changed,) = events(run, "changed")
+    assert changed["differences"] == ["study.evaluate.num_fewshot was None, now 2"]
+    Study(shots, run).optimize(4)  # the run is one of the changed study from now on
+    with pytest.raises(UserError, match=r"search\.seed"):
+        Study(stub_config(**SMALL, evaluate={"num_fewshot": 2}) and _seeded(), run).optimize(4)
+    with pytest.raises(UserError, match="is not the recipe in the journal"):
+        Study(_seeded(), run, allow_changed=True).optimize(8)
+    monkeypatch.setattr("evomerge.study.check.versions", lambda: {"code": "other"})
+    with pytest.raises(UserError, match=r"began with other versions: .*code \w+ -> other.*--allow"):
+        Study(_allowed(run), run).optimize(8)
+
+
+def _seeded() -> Any:
+    return stub_config(models=["one"], search={"trials": 8, "seed": 9}, evaluate={"num_fewshot": 2})
+
+
+def _allowed(run: Path) -> Any:
+    from evomerge.study.config import StudyConfig
+
+    study = Record.from_events(events(run)).study
+    assert study is not None
+    return StudyConfig.from_dict(study["config"], Path("/"))
+
+
+def test_a_space_of_a_few_points_ends_and_equal_recipes_are_paid_for_once(
+    stub_workers: StubWorkers, tmp_path: Path
+) -> None:
+    stub_workers(signal=0.0, salt="constant")
+    space: Mapping[str, Any] = {
+        "merge_method": "linear",
+        "models": [{"model": "*", "parameters": {"weight": {"choice": [0.5, 1.0]}}}],
+    }
+    config = stub_config(space=space, search={"trials": 40})
+    Study(config, tmp_path / "run").confirm()
+    digests = [
+        t["digest"]
+        for e in events(tmp_path / "run", "asked")
+        for t in e["trials"]
+        if t["kind"] == "trial"
+    ]
+    assert len(set(digests)) <= 4
+    assert set(paid(tmp_path / "run").values()) == {1}
+    assert events(tmp_path / "run", "search_ended")

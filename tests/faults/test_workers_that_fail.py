@@ -1,0 +1,150 @@
+"""Workers die, hang, run out of memory or lose their device: the study's results are the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evomerge.errors import UserError
+from evomerge.study import scheduler
+from evomerge.study.study import Study
+from tests.study.small_study import StubWorkers, events, paid, stub_config, substance
+
+SMALL = {"models": ["one"], "search": {"trials": 8}}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing happened to."""
+    run = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        StubWorkers(patch, tmp_path_factory.mktemp("stub"))
+        Study(stub_config(**SMALL), run).confirm()
+    return run
+
+
+def arm(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Faults of workers alone: this process read the variable long ago."""
+    monkeypatch.setenv("EVOMERGE_FAULT", text)
+
+
+@pytest.mark.parametrize("action", ["kill", "segv", "bus", "exit", "oom"])
+@pytest.mark.parametrize("point", ["worker.start", "worker.evaluate", "worker.answer"])
+def test_a_worker_that_dies_or_runs_out_of_memory_anywhere_changes_nothing(
+    stub_workers: StubWorkers,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    point: str,
+    action: str,
+) -> None:
+    del stub_workers
+    mark, count = tmp_path / "struck", 1 if point == "worker.start" else 3
+    arm(monkeypatch, f"{point}:{count}:{action}:{mark}")
+    Study(stub_config(**SMALL), tmp_path / "run").confirm()
+    assert mark.exists()
+    assert substance(tmp_path / "run") == substance(whole)
+    assert set(paid(tmp_path / "run").values()) == {1}
+
+
+def test_after_running_out_of_memory_batches_are_halved_and_stay_so_when_resumed(
+    stub_workers: StubWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arm(monkeypatch, f"worker.evaluate:3:oom:{tmp_path / 'struck'}")
+    stub_workers()
+    study = Study(stub_config(**SMALL), tmp_path / "run")
+    study.optimize(4)
+    halved = [e for e in events(tmp_path / "run", "outcomes") if e.get("halvings") == 1]
+    assert halved
+    assert study.record.halvings == 1
+    monkeypatch.delenv("EVOMERGE_FAULT")
+    before = len(events(tmp_path / "run", "outcomes"))
+    Study(stub_config(**SMALL), tmp_path / "run").optimize()
+    later = events(tmp_path / "run", "outcomes")[before:]
+    assert later
+    assert all(event["halvings"] == 1 for event in later)
+
+
+def test_a_recipe_that_never_fits_fails_as_out_of_memory_after_three_attempts(
+    stub_workers: StubWorkers, tmp_path: Path
+) -> None:
+    stub_workers(fail="oom", fail_above=0.3)
+    Study(stub_config(**SMALL), tmp_path / "run").confirm()
+    failed = events(tmp_path / "run", "failed")
+    assert failed
+    assert {event["kind"] for event in failed} == {"oom"}
+
+
+def test_a_broken_device_is_used_no_more_and_what_it_scored_is_scored_again(
+    stub_workers: StubWorkers, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    stub_workers(broken_device="0", seconds=0.002)
+    Study(stub_config(**SMALL), tmp_path / "run").confirm()
+    held = events(tmp_path / "run", "outcomes")
+    again = [event for event in held if event.get("rescored")]
+    assert again
+    assert {event["worker"] for event in again} == {"1"}
+    last = max(i for i, event in enumerate(held) if event["worker"] == "0")
+    assert {event["worker"] for event in held[last + 1 :]} == {"1"}
+    expected, got = substance(whole), substance(tmp_path / "run")
+    for run in (expected, got):
+        run["study"][0].pop("device")
+    assert got == expected
+
+
+def test_a_study_whose_every_device_is_broken_stops_and_says_what_it_said(
+    stub_workers: StubWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    stub_workers(broken_device="3")
+    config = stub_config(**SMALL, workers={"count": 1})
+    with pytest.raises(UserError, match=r"every device failed.*CUDA error: ECC.*to resume"):
+        Study(config, tmp_path / "run").confirm()
+
+
+def test_a_worker_that_hangs_is_killed_and_its_work_is_done_by_another(
+    stub_workers: StubWorkers, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del stub_workers
+    monkeypatch.setattr(scheduler, "LEAST_SECONDS", 0.5)
+    mark = tmp_path / "struck"
+    arm(monkeypatch, f"worker.evaluate:6:hang:{mark}")
+    Study(stub_config(**SMALL), tmp_path / "run").confirm()
+    assert mark.exists()
+    assert substance(tmp_path / "run") == substance(whole)
+
+
+def test_a_study_whose_every_trial_fails_stops_with_the_cause(
+    stub_workers: StubWorkers, tmp_path: Path
+) -> None:
+    stub_workers(fail="task")
+    with pytest.raises(UserError, match=r"three generations failed; .*the stub was told to fail"):
+        Study(stub_config(search={"trials": 40}), tmp_path / "run").confirm()
+
+
+def test_a_task_that_raises_fails_its_trials_alone(
+    stub_workers: StubWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del stub_workers
+    arm(monkeypatch, f"worker.evaluate:30:error:{tmp_path / 'struck'}")
+    Study(stub_config(), tmp_path / "run").confirm()
+    failed = events(tmp_path / "run", "failed")
+    assert [event["kind"] for event in failed] == ["task"]
+    assert "a fault was injected here" in failed[0]["message"]
+
+
+def test_a_worker_of_other_versions_is_refused(tmp_path: Path) -> None:
+    from evomerge.study.evaluator import start
+    from evomerge.study.versions import versions
+
+    config = json.loads(json.dumps(stub_config().to_dict()))
+    other = {**versions(), "torch": "1.0", "code": "0"}
+    answer = start({**config, "versions": other})
+    assert isinstance(answer, dict)
+    assert answer["failed"]["kind"] == "study"
+    assert "runs other versions than the driver" in answer["failed"]["message"]
+    assert "torch 1.0 -> " in answer["failed"]["message"]
+    del tmp_path
