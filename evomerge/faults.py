@@ -29,6 +29,7 @@ POINTS = {
     "pool.spawn": "a worker is about to be started",
     "pool.submit": "a request is about to be sent to a worker",
     "pool.reply": "replies of workers were taken in, and nothing was done with them yet",
+    "pool.close": "all workers are about to be ended",
     "worker.start": "a worker has read its configuration",
     "worker.evaluate": "a worker is about to build and score a candidate",
     "worker.answer": "its answer is about to be sent",
@@ -98,7 +99,14 @@ class _Armed:
         return True
 
 
-_armed = _Armed(os.environ["EVOMERGE_FAULT"]) if os.environ.get("EVOMERGE_FAULT") else None
+def arm(text: str | None) -> None:
+    """Let this fault strike, instead of the one that the environment named; none disarms."""
+    global _armed
+    _armed = _Armed(text) if text else None
+
+
+_armed: _Armed | None = None
+arm(os.environ.get("EVOMERGE_FAULT"))
 
 
 def reach(point: str) -> None:

@@ -54,9 +54,20 @@ def merged(job: Job, parents: Parents, recipe: Recipe) -> Tensor:
 
 
 def tensors(built: Plan, parents: Parents) -> Iterator[tuple[str, Tensor]]:
-    """Every output tensor of a plan, one at a time."""
+    """Every output tensor of a plan, one at a time.
+
+    Raises:
+        UserError: Values are beyond what float16 can hold; names the tensor.
+    """
     for job in built.jobs:
-        yield job.name, merged(job, parents, built.recipe)
+        tensor = merged(job, parents, built.recipe)
+        if tensor.dtype == torch.float16 and not bool(torch.isfinite(tensor).all()):
+            count = int((~torch.isfinite(tensor)).sum())
+            raise UserError(
+                f"{job.name}: {count} merged values are not finite in float16, which ends at "
+                "65,504; choose bfloat16 or float32"
+            )
+        yield job.name, tensor
 
 
 def fill(model: torch.nn.Module, built: Plan, parents: Parents) -> None:

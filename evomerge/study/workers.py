@@ -120,6 +120,7 @@ class LocalPool(Pool):
 
     def close(self) -> None:
         """Kill the children."""
+        faults.reach("pool.close")
         for child in self._children:
             _end(child)
         self._log.close()
@@ -230,6 +231,7 @@ class RayPool(Pool):
 
     def close(self) -> None:
         """Kill the actors, and Ray itself if it was started from here."""
+        faults.reach("pool.close")
         for actor in self._actors:
             self._ray.kill(actor)
         if self._mine:

@@ -137,6 +137,7 @@ def run(request: dict[str, Any]) -> int:
             goes; and ``torn``: ``[n, share]`` kills this process when it has written that share of
             the bytes of its n-th event.
     """
+    from evomerge import faults
     from evomerge.cli import main
     from evomerge.study.config import StudyConfig
     from evomerge.study.study import Study
@@ -145,6 +146,7 @@ def run(request: dict[str, Any]) -> int:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.environ.update(request.get("environment", {}))
+    faults.arm(os.environ.get("EVOMERGE_FAULT"))
     sys.executable = request.get("executable") or sys.executable
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell had it ignored
     if request.get("torn"):
