@@ -52,6 +52,7 @@ def test_a_study_stops_naming_the_file_and_goes_on_when_it_is_put_back(
     small_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any
 ) -> None:
     monkeypatch.setattr(study_module, "open_pool", InProcessPool)
+    monkeypatch.setattr(InProcessPool, "restart", lambda *_: None)
     config = copy_of(small_study, tmp_path)
     file = tmp_path / "zoo" / "two" / "model.safetensors"
     whole = file.read_bytes()
@@ -120,7 +121,7 @@ def test_merged_values_beyond_float16_fail_the_trial_and_name_the_tensor(
     }
     items = {"small_choice": [0]}
     answer = evaluator.handle(
-        {"do": "evaluate", "recipe": recipe, "items": items, "mode": "metric"}
+        {"do": "evaluate", "recipe": recipe, "shards": [items], "mode": "metric"}
     )
     assert answer["failed"]["kind"] == "user"
     assert "model.norm.weight: 32 merged values are not finite in float16" in str(answer)
@@ -146,7 +147,7 @@ def test_an_item_that_its_task_cannot_grade_counts_as_wrong_and_many_fail_the_tr
     monkeypatch.setattr(task, "process_results", raising)
     documents = evaluator.harness._prepared["small_write"].documents
     items = {"small_write": list(range(20))}
-    request = {"do": "evaluate", "recipe": recipe, "items": items, "mode": "metric"}
+    request = {"do": "evaluate", "recipe": recipe, "shards": [items], "mode": "metric"}
     broken = [documents[7]["prompt"]]
     answer = evaluator.handle(request)
     assert answer["errors"] == [

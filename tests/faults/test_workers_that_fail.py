@@ -12,6 +12,7 @@ from evomerge.study import scheduler
 from evomerge.study.study import Study
 from tests.study.small_study import StubWorkers, events, paid, stub_config, substance
 
+SLOW = [pytest.mark.slow]
 SMALL = {"models": ["one"], "search": {"trials": 8}}
 
 
@@ -30,8 +31,16 @@ def arm(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("EVOMERGE_FAULT", text)
 
 
-@pytest.mark.parametrize("action", ["kill", "segv", "bus", "exit", "oom"])
-@pytest.mark.parametrize("point", ["worker.start", "worker.evaluate", "worker.answer"])
+@pytest.mark.parametrize(
+    ("point", "action"),
+    [
+        pytest.param(
+            point, action, marks=[] if point == "worker.evaluate" and action != "exit" else SLOW
+        )
+        for point in ("worker.start", "worker.evaluate", "worker.answer")
+        for action in ("kill", "segv", "bus", "exit", "oom")
+    ],
+)
 def test_a_worker_that_dies_or_runs_out_of_memory_anywhere_changes_nothing(
     stub_workers: StubWorkers,
     whole: Path,
