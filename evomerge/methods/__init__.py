@@ -27,6 +27,7 @@ from evomerge.methods.random import CounterRandom
 from evomerge.methods.registry import MethodSpec, get, merge_method, names, registered
 from evomerge.methods.sce import sce
 from evomerge.methods.slerp import slerp
+from evomerge.methods.tall_mask import tall_mask
 from evomerge.methods.task_arithmetic import task_arithmetic
 from evomerge.methods.ties import ties
 from evomerge.methods.varm import varm
@@ -67,6 +68,7 @@ __all__ = [
     "registered",
     "sce",
     "slerp",
+    "tall_mask",
     "task_arithmetic",
     "ties",
     "varm",
