@@ -25,6 +25,7 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+FLOATS = ("F64", "F32", "F16", "BF16")
 _MAX_TENSORS = 100_000
 _MAX_NAME_BYTES = 512
 _MAX_AXES = 16

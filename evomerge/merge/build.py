@@ -47,6 +47,7 @@ def merged(job: Job, parents: Parents, recipe: Recipe) -> Tensor:
             job.parameters,
             random,
             [parents.factors(ref) for ref in job.models] if spec.takes_factors else None,
+            parents.thresholds(job, working) if spec.takes_thresholds else None,
         )
     except UserError as error:
         raise UserError(f"{job.name}: {error}") from None

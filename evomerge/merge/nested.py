@@ -10,6 +10,7 @@ from torch import Tensor
 
 from evomerge import nesting
 from evomerge.checkpoint import Checkpoint, TensorInfo
+from evomerge.checkpoint.header import FLOATS
 from evomerge.errors import UserError
 from evomerge.merge.build import merged
 from evomerge.merge.parents import Parents
@@ -18,7 +19,6 @@ from evomerge.merge.vocabulary import aligned
 from evomerge.recipe import Recipe
 
 _CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def open_parents(models: Iterable[str], device: str = "cpu") -> Parents:
@@ -75,7 +75,7 @@ def _checkpoint(recipe: Recipe, parents: Parents, where: str) -> Checkpoint:
         ref = job.base or job.models[0]
         stored = parents.checkpoints[ref.model].tensors[ref.name]
         tensors[job.name] = TensorInfo(
-            code if stored.dtype in _FLOATS else stored.dtype, job.shape, file=""
+            code if stored.dtype in FLOATS else stored.dtype, job.shape, file=""
         )
     donor = parents.checkpoints[built.recipe.donor]
     config = {**built.config, "dtype": built.recipe.output_dtype}

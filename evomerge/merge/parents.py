@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -15,10 +15,12 @@ from evomerge.checkpoint import (
     check_same_kind,
     check_same_tokens,
 )
+from evomerge.checkpoint.header import FLOATS
 from evomerge.errors import UserError
 from evomerge.merge.matching import check_labels
-from evomerge.merge.plan import Ref
+from evomerge.merge.plan import Job, Ref
 from evomerge.merge.vocabulary import aligned
+from evomerge.merge.whole_model import Magnitudes
 from evomerge.recipe import Recipe
 
 
@@ -34,6 +36,7 @@ class Parents:
         self.checkpoints: Mapping[str, Checkpoint] = self.opened  # with the vocabulary of a recipe
         self.device = torch.device(device)
         self._kept: dict[Ref, Tensor] = {}
+        self._magnitudes: dict[tuple[str, str, torch.dtype], Magnitudes] = {}
         self._passing: frozenset[str] = frozenset()  # models whose tensors are not kept
 
     def beside(self, opened: Mapping[str, Checkpoint], passing: Iterable[str]) -> Parents:
@@ -90,6 +93,24 @@ class Parents:
         """What an adapter adds to one parent's tensor; ``None`` where none does."""
         held = self.checkpoints[ref.model].factors(ref.name)
         return held and Factors(*(factor.to(self.device) for factor in held))
+
+    def thresholds(self, job: Job, working: torch.dtype) -> list[float]:
+        """The least magnitude of each model's changes that its density keeps, over all tensors."""
+        assert job.base is not None, f"{job.method} trims changes, and takes a base"
+        found = []
+        for ref, density in zip(job.models, job.parameters["density"], strict=True):
+            key = (job.base.model, ref.model, working)
+            if key not in self._magnitudes:
+                self._magnitudes[key] = Magnitudes().count(self._changes(*key))
+            found.append(self._magnitudes[key].threshold(density, self._changes(*key)))
+        return found
+
+    def _changes(self, base: str, model: str, working: torch.dtype) -> Iterator[Tensor]:
+        """Every change of a model, tensor by tensor, in float32."""
+        for name, info in self.checkpoints[base].tensors.items():
+            if info.dtype in FLOATS and name in self.checkpoints[model].tensors:
+                before, after = (self.tensor(Ref(m, name)).to(working) for m in (base, model))
+                yield after.float() - before.float()
 
     def check_finite(self) -> None:
         """Refuse parents that hold NaN or infinity, naming the tensor.

@@ -30,6 +30,7 @@ from evomerge.methods.slerp import slerp
 from evomerge.methods.tall_mask import tall_mask
 from evomerge.methods.task_arithmetic import task_arithmetic
 from evomerge.methods.ties import ties
+from evomerge.methods.ties_global import ties_global
 from evomerge.methods.varm import varm
 from evomerge.methods.wise_ft import wise_ft
 
@@ -71,6 +72,7 @@ __all__ = [
     "tall_mask",
     "task_arithmetic",
     "ties",
+    "ties_global",
     "varm",
     "wise_ft",
 ]

@@ -24,7 +24,7 @@ from evomerge.methods.random import CounterRandom
 
 MethodFunction = TypeVar("MethodFunction", bound=Callable[..., Tensor])
 _METHODS: dict[str, MethodSpec] = {}
-_NOT_PARAMETERS = ("base", "models", "random", "factors")
+_NOT_PARAMETERS = ("base", "models", "random", "factors", "thresholds")
 FactorPair = tuple[Tensor, Tensor]  # an adapter's delta: left @ right
 
 
@@ -41,6 +41,7 @@ class MethodSpec:
         min_models: Fewest models it merges, the base not counted.
         max_models: Most models; ``None``: any number.
         takes_factors: Whether it sees the factors of LoRA adapters, besides the models' tensors.
+        takes_thresholds: Whether it trims over the whole model, by `density`.
         stochastic: Whether it draws random numbers, and so needs a `CounterRandom`.
         reference: The source: author, year, address.
         summary: The first line of the function's docstring.
@@ -55,6 +56,7 @@ class MethodSpec:
     min_models: int
     max_models: int | None
     takes_factors: bool
+    takes_thresholds: bool
     stochastic: bool
     reference: str
     summary: str
@@ -96,6 +98,7 @@ class MethodSpec:
         parameters: Mapping[str, object],
         random: CounterRandom | None = None,
         factors: Sequence[FactorPair | None] | None = None,
+        thresholds: Sequence[float] | None = None,
     ) -> Tensor:
         """Check everything, then merge one tensor.
 
@@ -107,6 +110,7 @@ class MethodSpec:
                 one value for all. A tensor is taken as it is, unchecked.
             random: Where the random numbers come from; needed if the method is stochastic.
             factors: Of each model, what an adapter adds as two factors; for methods that take them.
+            thresholds: Of each model, the least magnitude kept; for methods that take them.
 
         Returns:
             A new tensor of the inputs' shape and dtype; the inputs are left as they were.
@@ -126,6 +130,8 @@ class MethodSpec:
             arguments["random"] = random
         if self.takes_factors:
             arguments["factors"] = factors
+        if self.takes_thresholds:
+            arguments["thresholds"] = thresholds
         self._check_shapes([base, *models] if self.takes_base and base is not None else models)
         argument_of = _argument_names(self.function)
         for name, value in parameters.items():
@@ -165,8 +171,8 @@ def merge_method(
 ) -> Callable[[MethodFunction], MethodFunction]:
     """Register a function of tensors as a merge method, and return the function itself.
 
-    Everything follows from its signature and docstring. Arguments named `models`, `base`, `random`
-    and `factors` are the tensors, the source of chance, and what LoRA adapters are made of;
+    Everything follows from its signature and docstring. Arguments named `models`, `base`, `random`,
+    `factors` and `thresholds` are the tensors, the source of chance, and what is known of models;
     `models` may carry a `Count`, and a `base` annotated as ``Tensor | None`` is optional. Every
     other argument is a parameter, annotated as in `evomerge.methods.parameters` and described
     under ``Args:``; a trailing underscore is no part of a name (``lambda_`` is `lambda`).
@@ -250,6 +256,7 @@ def _read_function(
         min_models=count.low,
         max_models=count.high,
         takes_factors="factors" in arguments,
+        takes_thresholds="thresholds" in arguments,
         stochastic="random" in arguments,
         reference=reference,
         summary=docstring.splitlines()[0],

@@ -31,6 +31,16 @@ def recipe(method, family, base=True, **parameters):
     )
 
 
+def whole_thresholds(spec, base, models):
+    """The least magnitude that the default density keeps of each model's changes, by sorting."""
+    found = []
+    for model in models:
+        flat = torch.cat([(model[name] - base[name]).abs().reshape(-1) for name in base])
+        keep = int(spec.parameter("density").default * flat.numel())
+        found.append(float(flat.sort(descending=True).values[keep - 1]))
+    return found
+
+
 @pytest.mark.parametrize("spec", registered(), ids=lambda spec: spec.name)
 @pytest.mark.parametrize("with_base", [True, False])
 def test_a_recipe_has_a_base_where_its_method_needs_one(spec, with_base, family, tmp_path):
@@ -49,6 +59,7 @@ def test_a_recipe_has_a_base_where_its_method_needs_one(spec, with_base, family,
             base[name] if with_base else None,
             [model[name] for model in models],
             dict(made.parameters),
+            thresholds=whole_thresholds(spec, base, models) if spec.takes_thresholds else None,
         )
         torch.testing.assert_close(tensor, expected)
 
