@@ -182,6 +182,11 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, metavar="FILE", help="default RUN/report.html")
     report.set_defaults(run=_report)
 
+    explain = commands.add_parser("explain", help="do the parents complement, what mattered")
+    explain.add_argument("directory", type=Path, metavar="RUN")
+    explain.add_argument("--json", action="store_true", help="for scripts")
+    explain.set_defaults(run=_explain)
+
     repair = commands.add_parser("repair", help="check a journal, or cut it off before damage")
     repair.add_argument("directory", type=Path, metavar="RUN")
     repair.add_argument("--to", type=int, metavar="OFFSET", help="keep the events before this byte")
@@ -293,6 +298,12 @@ def _status(arguments: argparse.Namespace) -> None:
     from evomerge.cli.show import show_status
 
     show_status(arguments.directory, arguments.json)
+
+
+def _explain(arguments: argparse.Namespace) -> None:
+    from evomerge.cli.show import show_explanation
+
+    show_explanation(arguments.directory, arguments.json)
 
 
 def _watch(arguments: argparse.Namespace) -> None:

@@ -38,6 +38,15 @@ def show_status(directory: Path, as_json: bool) -> None:
     print(json.dumps(record.status(), ensure_ascii=False) if as_json else status_text(record))
 
 
+def show_explanation(directory: Path, as_json: bool) -> None:
+    """Print what a run says about its parents and its space."""
+    from evomerge.report.explain import explanation, explanation_text
+
+    record = record_of(directory)
+    told = json.dumps(explanation(record), ensure_ascii=False) if as_json else None
+    print(told or explanation_text(record))
+
+
 def make_report(directory: Path, out: Path | None, quiet: bool = False) -> Path:
     """Write a run's report and say where it is."""
     from evomerge.report import write_report

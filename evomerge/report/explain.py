@@ -1,0 +1,59 @@
+"""What a run says about its parents and its space, in a few lines of text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evomerge.report.complement import complement
+from evomerge.report.importance import importance
+from evomerge.report.numbers import number, percent, plural
+from evomerge.study.record import Record
+
+_SHOWN = 8
+
+
+def explanation(record: Record) -> dict[str, Any]:
+    """The parents' complementarity and the dimensions' importance, as data; None where unknown."""
+    return {"complement": complement(record), "importance": importance(record)}
+
+
+def explanation_text(record: Record) -> str:
+    """The same for a terminal; ends without a newline."""
+    told = explanation(record)
+    return "\n".join([*_parents(told["complement"]), "", *_dimensions(told["importance"])])
+
+
+def _parents(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return ["parents: not scored item by item yet"]
+    best, room = found["best"], found["oracle"] - found["best"]["score"]
+    lines = [
+        f"parents, on {plural(found['items'], 'item')}: the best, {best['name']}, scores "
+        f"{number(best['score'])}; the best parent of each item {number(found['oracle'])}, so a "
+        f"choice among them could gain {number(room, sign=True)} (a merge may do more, or less)"
+    ]
+    lines += [
+        f"  {pair['a']} + {pair['b']}: {number(pair['oracle'])}, "
+        f"they differ on {percent(pair['discordance'])}"
+        for pair in found["pairs"][:_SHOWN]
+    ]
+    return lines
+
+
+def _dimensions(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return ["dimensions: too few trials to tell which matter"]
+    share = found["predicted"]
+    if share <= 0:
+        return [
+            f"dimensions: over {plural(found['trials'], 'trial')} no dimension predicts the gain "
+            "of trials held back, so none is said to matter"
+        ]
+    lines = [
+        f"dimensions: over {plural(found['trials'], 'trial')} they predict {percent(share)} of the "
+        "differences in gain; shares of that:"
+    ]
+    lines += [f"  {percent(v):>5} {k}" for k, v in list(found["groups"].items())[:_SHOWN]]
+    lines += ["the largest single ones:"]
+    lines += [f"  {percent(v):>5} {k}" for k, v in list(found["dimensions"].items())[:_SHOWN]]
+    return lines

@@ -1,0 +1,94 @@
+"""Complementarity by hand, and an importance that finds what was planted, or says nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evomerge.report.complement import complement
+from evomerge.report.explain import explanation_text
+from evomerge.report.importance import importance
+from evomerge.study.record import Record
+
+NAMES = ["models[a].weight[0]", "models[a].weight[1]", "models[b].weight[0]", "models[b].weight[1]"]
+
+
+def parents(*answers: list[int], kind: str = "parent") -> Record:
+    """A record whose anchors are parents with these right and wrong answers."""
+    record = Record()
+    tasks = {"t": {"metric": "acc", "higher_is_better": True, "weight": 1.0}}
+    dimensions = [
+        {"name": n, "kind": "float", "low": 0.0, "high": 2.0, "log": False, "choices": ()}
+        for n in NAMES
+    ]
+    record.apply({"event": "study", "config": {}, "tasks": tasks, "dimensions": dimensions})
+    about = {"generation": None, "point": None, "recipe": {}, "kind": kind}
+    asked = [
+        {**about, "trial": i, "index": i, "name": f"p{i}", "digest": f"d{i}"}
+        for i in range(len(answers))
+    ]
+    record.apply({"event": "asked", "trials": asked, "items": {"t": [*range(len(answers[0]))]}})
+    for i, values in enumerate(answers):
+        rows = [["t", j, float(v), None, 0, 1] for j, v in enumerate(values)]
+        event = {"event": "outcomes", "trial": i, "phase": "anchors", "digest": f"d{i}"}
+        record.apply({**event, "mode": "metric", "rows": rows, "seconds": {}, "worker": "0"})
+    return record
+
+
+def test_oracle_and_discordance_by_hand() -> None:
+    found = complement(parents([1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 0]))
+    assert found is not None
+    assert found["best"] == {"name": "p0", "score": 0.5}
+    assert found["oracle"] == 0.75
+    assert found["pairs"][0] == {"a": "p0", "b": "p1", "oracle": 0.75, "discordance": 0.5}
+    assert found["pairs"][1]["discordance"] == 0.25
+    assert "could gain +0.250" in explanation_text(parents([1, 1, 0, 0], [1, 0, 1, 0]))
+
+
+def test_parents_that_fail_alike_have_nothing_to_gain() -> None:
+    found = complement(parents([1, 0, 1, 0], [1, 0, 1, 0]))
+    assert found is not None
+    assert found["oracle"] == found["best"]["score"]
+    assert found["pairs"][0]["discordance"] == 0
+    assert complement(parents([1, 0], [0, 1], kind="anchor")) is None
+    assert complement(Record()) is None
+
+
+def searched(gain: Any, trials: int = 120) -> Record:
+    record = parents([1, 0], [0, 1])
+    draws = np.random.default_rng(0)
+    about = {"generation": 0, "recipe": {}, "kind": "trial"}
+    points = draws.uniform(0, 2, (trials, 4)).tolist()
+    numbers = list(range(10, 10 + trials))
+    asked = [
+        {**about, "trial": n, "index": i, "name": "", "digest": f"t{n}", "point": p}
+        for i, (n, p) in enumerate(zip(numbers, points, strict=True))
+    ]
+    record.apply({"event": "asked", "trials": asked, "items": {"t": [0]}})
+    fitness = [float(gain(p, draws)) for p in points]
+    told = {"event": "told", "generation": 0, "trials": numbers, "fitness": fitness}
+    record.apply({**told, "reference": {"trial": 0, "fitness": 0.5}, "correlation": None})
+    return record
+
+
+def test_planted_importances_are_found() -> None:
+    # On [0, 2] evenly, (x - 1)^2 has the variance 4/45 and x that of 1/3: with 3 before the square
+    # and 1 before x the shares are .8 : .333, so .706 and .294.
+    found = importance(searched(lambda p, _: -3 * (p[1] - 1) ** 2 + p[2], trials=600))
+    assert found is not None
+    assert found["predicted"] > 0.9
+    assert list(found["dimensions"])[:2] == ["models[a].weight[1]", "models[b].weight[0]"]
+    assert found["dimensions"]["models[a].weight[1]"] == pytest.approx(0.706, abs=0.05)
+    assert found["groups"]["models[b].weight"] == pytest.approx(0.294, abs=0.05)
+    assert sum(found["dimensions"].values()) == pytest.approx(1)
+
+
+def test_where_gains_are_chance_nothing_is_said_to_matter() -> None:
+    record = searched(lambda _, draws: draws.standard_normal())
+    found = importance(record)
+    assert found is not None
+    assert found["predicted"] < 0.05
+    assert "none is said to matter" in explanation_text(record)
+    assert importance(searched(lambda p, _: p[0], trials=19)) is None
