@@ -40,6 +40,7 @@ def run_check(study: Path) -> None:
                 told["evaluation"]["item_keys"],
                 config.evaluate.items.shares,
                 config.search.seed,
+                config.evaluate.items.pool_of,
             )
             per_generation = config.evaluate.items_per_task
             items = generation_items(pools["search"], per_generation, config.search.seed, 0)

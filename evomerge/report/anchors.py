@@ -26,10 +26,12 @@ def section(run: Run) -> dict[str, Any]:
         if items and trial.kind in ("parent", "base", "anchor"):
             rows = record.outcomes.rows(trial.digest, "metric", items)
             if rows and not record.outcomes.missing(trial.digest, "metric", items):
-                some.append(_bar(rows, run.tasks, "f5", "items of the search pool"))
+                some.append(
+                    _bar(rows, run.record.tasks_of("search"), "f5", "items of the search pool")
+                )
         if trial.digest in held and trial.digest not in shown:
             kind = "f1" if trial.number == run.ours else "f2"
-            some.append(_bar(held[trial.digest].rows, run.tasks, kind, "held-out items"))
+            some.append(_bar(held[trial.digest].rows, run.held_out_tasks, kind, "held-out items"))
         if some and trial.digest not in shown:
             shown[trial.digest] = (trial, some)
     if not shown:

@@ -32,8 +32,8 @@ def entrants(run: Run) -> list[Entrant]:
     for trial in sorted(run.record.trials.values(), key=lambda t: t.number != ours):
         rows = run.rows(trial, "holdout") if trial.digest not in found else None
         if rows:
-            mean = fitness(rows, run.tasks, "metric")
-            found[trial.digest] = Entrant(trial, rows, scores(rows, run.tasks), mean)
+            mean = fitness(rows, run.held_out_tasks, "metric")
+            found[trial.digest] = Entrant(trial, rows, scores(rows, run.held_out_tasks), mean)
     return sorted(found.values(), key=lambda e: (-e.mean, e.trial.number))
 
 
@@ -43,7 +43,10 @@ def section(run: Run) -> dict[str, Any]:
     if not found:
         return {"missing": "Nothing has been measured on the held-out items yet."}
     ours = next((e for e in found if e.trial.number == run.ours), None)
-    best = {task: max(sign(run.tasks[task]) * e.scores[task] for e in found) for task in run.tasks}
+    best = {
+        task: max(sign(run.held_out_tasks[task]) * e.scores[task] for e in found)
+        for task in run.held_out_tasks
+    }
     table = [
         {
             "name": e.trial.name,
@@ -51,8 +54,8 @@ def section(run: Run) -> dict[str, Any]:
             "ours": e is ours,
             "tag": _tag(run, e),
             "cells": [
-                (number(e.scores[t]), sign(run.tasks[t]) * e.scores[t] >= best[t] - 1e-12)
-                for t in run.tasks
+                (number(e.scores[t]), sign(run.held_out_tasks[t]) * e.scores[t] >= best[t] - 1e-12)
+                for t in run.held_out_tasks
             ],
             "mean": number(e.mean),
         }
@@ -67,9 +70,9 @@ def section(run: Run) -> dict[str, Any]:
                 "weight": spec["weight"],
                 "items": len(run.pools["holdout"][task]),
             }
-            for task, spec in run.tasks.items()
+            for task, spec in run.held_out_tasks.items()
         ],
-        "weighted": len({spec["weight"] for spec in run.tasks.values()}) > 1,
+        "weighted": len({spec["weight"] for spec in run.held_out_tasks.values()}) > 1,
         "table": table,
         **(_figures(run, ours, [e for e in found if e is not ours]) if ours else {}),
         "note": (run.record.verdict or {}).get("note"),
@@ -82,7 +85,7 @@ def _figures(run: Run, ours: Entrant, rivals: Sequence[Entrant]) -> dict[str, An
     for rival in rivals:
         c = told.get(rival.trial.number)
         if c is None:
-            own = compare(ours.rows, rival.rows, run.tasks)
+            own = compare(ours.rows, rival.rows, run.held_out_tasks)
             c = {
                 k: getattr(own, k) for k in ("difference", "low", "high", "wins", "losses", "ties")
             }
@@ -94,7 +97,9 @@ def _figures(run: Run, ours: Entrant, rivals: Sequence[Entrant]) -> dict[str, An
     closest = _closest(rivals)
     return {
         "forest": differences(gaps, axis, aria) if gaps else None,
-        "by_task": _by_task(run.tasks, ours, closest) if closest and len(run.tasks) > 1 else None,
+        "by_task": _by_task(run.held_out_tasks, ours, closest)
+        if closest and len(run.held_out_tasks) > 1
+        else None,
         "rival": closest.trial.name if closest else None,
         "ours": ours.trial.name,
         "judged": len(told),

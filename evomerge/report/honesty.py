@@ -187,10 +187,11 @@ def _compared(run: Run, ours: TrialRecord, rival: TrialRecord, pool: str) -> dic
     a, b = run.rows(ours, pool), run.rows(rival, pool)
     if a is None or b is None:
         return None
-    c = compare(a, b, run.tasks)
+    tasks = run.record.tasks_of(pool)
+    c = compare(a, b, tasks)
     label = {"race": "race, all items", "holdout": "held-out items"}[pool]
     gap = Gap(label, c.difference, c.low, c.high, plural(c.items, "item"), pool == "holdout")
-    values = [fitness(rows, run.tasks, "metric") for rows in (a, b)]
+    values = [fitness(rows, tasks, "metric") for rows in (a, b)]
     return _stage(label, c.items, values[0], values[1], gap)
 
 

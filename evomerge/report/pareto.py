@@ -25,7 +25,7 @@ def section(run: Run) -> dict[str, Any]:
     found = front_of(run.record)
     if found is None:
         return {}
-    names = [task for task, spec in run.tasks.items() if spec["weight"] > 0]
+    names = [task for task, spec in run.record.tasks_of("search").items() if spec["weight"] > 0]
     gains = {
         n: tuple(vector)
         for ask in run.record.generations.values()

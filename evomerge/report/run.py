@@ -92,6 +92,11 @@ class Run:
         return self.record.tasks
 
     @property
+    def held_out_tasks(self) -> Tasks:
+        """Those of the study's tasks that have held-out items."""
+        return self.record.tasks_of("holdout")
+
+    @property
     def config(self) -> Mapping[str, Any]:
         """The study's configuration; empty before the ``study`` event."""
         found: Mapping[str, Any] = (self.record.study or {}).get("config", {})

@@ -73,7 +73,8 @@ def _metric(record: Record, trial: TrialRecord) -> float | None:
     items = record.asks[0].items or {}
     if record.outcomes.missing(trial.digest, "metric", items):
         return None
-    return fitness(record.outcomes.rows(trial.digest, "metric", items), record.tasks, "metric")
+    tasks = record.tasks_of("search")
+    return fitness(record.outcomes.rows(trial.digest, "metric", items), tasks, "metric")
 
 
 def status_text(record: Record) -> str:

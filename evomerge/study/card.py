@@ -53,7 +53,7 @@ def _results(verdict: Mapping[str, Any], record: Record) -> str:
         f"| task | metric | items | {' | '.join(heads)} |",
         f"|---|---|---|{'---|' * len(heads)}",
     ]
-    for task, spec in record.tasks.items():
+    for task, spec in record.tasks_of("holdout").items():
         cells = [f"{scores[name][task]:.4f}" for name in names]
         lines.append(f"| {task} | {spec['metric']} | {len(pools[task])} | {' | '.join(cells)} |")
     if verdict["comparisons"]:

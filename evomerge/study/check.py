@@ -111,9 +111,10 @@ def _study_event(study: OpenStudy, told: Mapping[str, Any]) -> dict[str, Any]:
     keys = evaluation["item_keys"]
     ids = evaluation["items"]
     shares = study.config.evaluate.items.shares
+    whole = study.config.evaluate.items.pool_of
     pools = {
         pool: {task: [ids[task][i] for i in chosen] for task, chosen in items.items()}
-        for pool, items in split(keys, shares, study.seed).items()
+        for pool, items in split(keys, shares, study.seed, whole).items()
     }
     tasks = {
         task: {
@@ -124,6 +125,9 @@ def _study_event(study: OpenStudy, told: Mapping[str, Any]) -> dict[str, Any]:
         }
         for task, metric in evaluation["metrics"].items()
     }
+    for pool, items in pools.items():
+        if not any(tasks[task]["weight"] for task in items):
+            raise UserError(f"evaluate.tasks: all tasks of the pool '{pool}' have weight 0")
     return {
         "event": "study",
         "format": 1,

@@ -69,6 +69,10 @@ class ItemsConfig:
         search: Share of each task's documents that candidates are searched on.
         race: Share for the race between the best candidates.
         holdout: Share for the verdict; nobody searches on these.
+        search_tasks: Tasks all of whose documents are searched on; they share none with the other
+            pools. The tasks that no list names are split by the shares.
+        race_tasks: Tasks for the race alone.
+        holdout_tasks: Tasks for the verdict alone.
         per_generation: Documents of each task that a generation is scored on, redrawn for each.
             By default 48 over all tasks together, but at least 4 of each: more candidates on fewer
             items find more (experiments/optimizer_benchmark).
@@ -78,6 +82,16 @@ class ItemsConfig:
     race: float = 0.2
     holdout: float = 0.3
     per_generation: int | None = None
+    search_tasks: tuple[str, ...] = ()
+    race_tasks: tuple[str, ...] = ()
+    holdout_tasks: tuple[str, ...] = ()
+
+    @property
+    def pool_of(self) -> dict[str, str]:
+        """The pool of each task that belongs to one alone."""
+        lists = {"search": self.search_tasks, "race": self.race_tasks}
+        lists["holdout"] = self.holdout_tasks
+        return {task: pool for pool, tasks in lists.items() for task in tasks}
 
     @property
     def shares(self) -> dict[str, float]:
@@ -121,7 +135,9 @@ class EvaluateConfig:
         """Documents of each task in a generation."""
         if self.items.per_generation is not None:
             return self.items.per_generation
-        return max(LEAST_PER_TASK, round(ITEMS_PER_CANDIDATE / len(self.tasks)))
+        apart = len(self.items.race_tasks) + len(self.items.holdout_tasks)
+        searched = max(1, len(self.tasks) - apart)
+        return max(LEAST_PER_TASK, round(ITEMS_PER_CANDIDATE / searched))
 
     @property
     def rows_per_batch(self) -> int:
@@ -266,6 +282,11 @@ class StudyConfig:
         for text in config.search.constraints:
             Constraint.parse(text, names, f"{where}: search.constraints")
         config = dataclasses.replace(config, evaluate=_counted(config.evaluate))
+        if config.search.constraints and config.evaluate.items.pool_of:
+            raise UserError(
+                f"{where}: search.constraints: they hold on search, race and held-out items of "
+                "their task, so no task may belong to one pool alone"
+            )
         _check_evaluate(config.evaluate, where)
         space = config.space
         if isinstance(space, str) and (folder / space).is_file():
@@ -338,8 +359,13 @@ def _check_evaluate(evaluate: EvaluateConfig, where: str) -> None:
     for name, size in sizes.items():
         if size < 1:
             raise UserError(f"{where}: evaluate.{name}: expected at least 1, but got {size}")
+    items = evaluate.items
+    listed = [*items.search_tasks, *items.race_tasks, *items.holdout_tasks]
+    twice = sorted({task for task in listed if listed.count(task) > 1})
+    if twice:
+        raise UserError(f"{where}: evaluate.items: task {twice[0]} is listed twice")
     try:
-        check_shares(evaluate.items.shares)
+        check_shares(items.shares)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 

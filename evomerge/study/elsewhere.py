@@ -170,6 +170,7 @@ def _study_event(study: OpenStudy) -> dict[str, Any]:
     tasks = {
         task.name: {"metric": "score", "higher_is_better": True, "weight": task.weight}
         for task in study.config.evaluate.tasks
+        if study.config.evaluate.items.pool_of.get(task.name, "search") == "search"
     }
     return {
         "event": "study",

@@ -80,7 +80,7 @@ class Finish:
 
     def _race(self, contenders: Sequence[int]) -> int:
         record = self.ledger.record
-        race = Race(contenders, self.pools["race"], record.tasks)
+        race = Race(contenders, self.pools["race"], record.tasks_of("race"))
         held = [event for event in record.races if event.get("contenders") == list(contenders)]
         seen = 0
         while (items := race.next_items()) is not None:
@@ -115,7 +115,10 @@ class Finish:
         assert best is not None
         for number in alive:
             rows = scored[number]
-            if rows and compare(best, rows, self.ledger.record.tasks, ONE_ERROR).low <= 0:
+            if (
+                rows
+                and compare(best, rows, self.ledger.record.tasks_of("race"), ONE_ERROR).low <= 0
+            ):
                 return number
         return winner
 
@@ -146,7 +149,7 @@ class Finish:
         judged = verdict(
             entrants[number],
             [entrants[n] for n in dict.fromkeys(rivals) if n in entrants],
-            record.tasks,
+            record.tasks_of("holdout"),
         )
         if self._constraints:
             kept = self._limits(baseline, items, "verdict").table(entrants[number].rows)
@@ -207,7 +210,7 @@ class Finish:
         items = record.asks[0].items or {}
         numbers = [trial.number for trial in baseline if trial.kind == "anchor"]
         scored = {
-            n: fitness(rows, record.tasks, "metric")
+            n: fitness(rows, record.tasks_of("search"), "metric")
             for n, rows in self._outcomes(numbers, items, "anchors").items()
             if rows is not None
         }

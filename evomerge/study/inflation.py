@@ -88,12 +88,12 @@ def _variances(record: Record, ask: AskRecord, field: Any) -> tuple[float, float
     digests = [record.trials[n].digest for n, _ in alive]
     if any(record.outcomes.missing(digest, field, items) for digest in digests):
         return None
+    tasks = record.tasks_of("search")
     scored = [
-        item_scores(record.outcomes.rows(digest, field, items), record.tasks, field)
-        for digest in digests
+        item_scores(record.outcomes.rows(digest, field, items), tasks, field) for digest in digests
     ]
     noise = math.fsum(
         weight**2 * noise_of_means(np.array([list(some[task].values()) for some in scored]))
-        for task, weight in weights(record.tasks).items()
+        for task, weight in weights(tasks).items()
     )
     return noise, float(np.var([value for _, value in alive], ddof=1))

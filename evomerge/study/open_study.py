@@ -59,7 +59,9 @@ class OpenStudy:
 
     def fitness(self, rows: Sequence[Row], field: str) -> float:
         """The objective over these outcomes, by ``smooth`` or ``metric``."""
-        return fitness(rows, self.record.tasks, "smooth" if field == "smooth" else "metric")
+        return fitness(
+            rows, self.record.tasks_of("search"), "smooth" if field == "smooth" else "metric"
+        )
 
     def item_scores(
         self, rows: Sequence[Row] | None, field: str
@@ -67,7 +69,9 @@ class OpenStudy:
         """What an optimizer that learns from items is told of a trial; ``None`` if it failed."""
         if rows is None:
             return None
-        return item_scores(rows, self.record.tasks, "smooth" if field == "smooth" else "metric")
+        return item_scores(
+            rows, self.record.tasks_of("search"), "smooth" if field == "smooth" else "metric"
+        )
 
     def outcomes(
         self, trials: Sequence[int], items: Items, mode: str, phase: str

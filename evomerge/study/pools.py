@@ -10,14 +10,17 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from evomerge.errors import UserError
+from evomerge.errors import UserError, unknown
 
 POOLS = ("search", "race", "holdout")
 Items = dict[str, list[int]]  # task -> doc ids
 
 
 def split(
-    item_keys: Mapping[str, Sequence[str]], fractions: Mapping[str, float], seed: int
+    item_keys: Mapping[str, Sequence[str]],
+    fractions: Mapping[str, float],
+    seed: int,
+    whole: Mapping[str, str] | None = None,
 ) -> dict[str, Items]:
     """Split each task's items into disjoint pools of exactly the rounded sizes.
 
@@ -30,17 +33,18 @@ def split(
         item_keys: For each task the content key of every document, by doc id 0, 1, 2, …
         fractions: The share of ``search``, ``race`` and ``holdout``; what they leave is unused.
         seed: The study's seed.
+        whole: Tasks that belong to one pool with all their items, and which.
 
     Returns:
         ``{pool: {task: doc ids}}``.
 
     Raises:
-        UserError: A share is not in (0, 1], they add up to more than 1, or a pool would be empty.
+        UserError: A share is not in (0, 1], they add up to more than 1, a pool would be empty, or
+            tasks of different pools have documents in common.
     """
     check_shares(fractions)
-    pools: dict[str, Items] = {pool: {} for pool in POOLS}
-    pool_of: dict[str, str | None] = {}  # by key, None for unused
-    for task in sorted(item_keys):
+    pools, pool_of = _whole(item_keys, seed, whole or {})
+    for task in sorted(item_keys.keys() - (whole or {}).keys()):
         keys = item_keys[task]
         room = _sizes(len(keys), fractions)
         hashes = [_hash(seed, key) for key in keys]
@@ -64,7 +68,34 @@ def split(
                     "or give the task more documents"
                 )
             pools[pool][task] = chosen
+    for pool, tasks in pools.items():
+        if not tasks:
+            raise UserError(f"evaluate.items: no task is left for the pool '{pool}'")
     return pools
+
+
+def _whole(
+    item_keys: Mapping[str, Sequence[str]], seed: int, whole: Mapping[str, str]
+) -> tuple[dict[str, Items], dict[str, str | None]]:
+    """Pools with the tasks that belong to one alone, and the pool of each of their keys."""
+    pools: dict[str, Items] = {pool: {} for pool in POOLS}
+    pool_of: dict[str, str | None] = {}  # by key, None for unused
+    first: dict[str, str] = {}  # the task that a key was found in
+    for task, pool in whole.items():
+        if task not in item_keys:
+            raise UserError(f"evaluate.items.{pool}_tasks: {unknown('task', task, item_keys)}")
+        keys = item_keys[task]
+        for key in keys:
+            other = first.setdefault(key, task)
+            if pool_of.setdefault(key, pool) != pool:
+                same = len(set(keys) & set(item_keys[other]))
+                raise UserError(
+                    f"evaluate.items: task {task} is for the pool '{pool}' and {other} for "
+                    f"'{pool_of[key]}', but they have {same} documents in common"
+                )
+        hashes = [_hash(seed, key) for key in keys]
+        pools[pool][task] = sorted(range(len(keys)), key=hashes.__getitem__)
+    return pools, pool_of
 
 
 def generation_items(

@@ -178,6 +178,11 @@ class Record:
         tasks: Tasks = self.study["tasks"] if self.study else {}
         return tasks
 
+    def tasks_of(self, pool: str) -> Tasks:
+        """The tasks whose items are in a pool, all of them unless some belong to one pool alone."""
+        items = (self.study or {}).get("pools", {}).get(pool)
+        return self.tasks if items is None else {t: s for t, s in self.tasks.items() if t in items}
+
     @property
     def best(self) -> TrialRecord | None:
         """The trial told with the highest fitness, the earliest of equals; None before any.

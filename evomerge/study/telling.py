@@ -46,7 +46,7 @@ class Telling:
         self, study: OpenStudy, baseline: Baseline, reference: int, start: Point | None
     ) -> None:
         self._study = study
-        self._tasks = study.record.tasks
+        self._tasks = study.record.tasks_of("search")
         self._field: Field = "smooth" if study.modes[0] == "smooth" else "metric"
         told = study.config.search
         self._is_pareto = told.objective == "pareto"
@@ -125,6 +125,8 @@ class Telling:
 def objective_names(study: OpenStudy) -> list[str]:
     """The tasks that count, in the study's order: the objectives of a Pareto search."""
     tasks: Mapping[str, float] = {t.name: t.weight for t in study.config.evaluate.tasks}
+    apart = {t for t, pool in study.config.evaluate.items.pool_of.items() if pool != "search"}
+    tasks = {task: weight for task, weight in tasks.items() if task not in apart}
     return [task for task, weight in tasks.items() if weight > 0]
 
 

@@ -33,13 +33,18 @@ DEFAULTS: dict[str, Any] = {
     "differ": False,  # ... and give other scores than when they are tried again
     "fingerprint": "",  # changes that of every model
     "fingerprint_of": None,  # ... or of this model alone
+    "shared": 0,  # first documents of each task that all tasks have in common
     "protocol": "stub",  # of the evaluation
     "broken": False,  # ends at once, as a worker whose imports fail
     "broken_device": None,  # on this GPU: wrong numbers, an error, wrong numbers, an error, ...
     "prints": None,  # goes to stderr before each answer
     "wrong_export": False,  # writes other weights than it scored
 }
-TASKS = {"stub_choice": "multiple_choice", "stub_write": "generate_until"}
+TASKS = {
+    "stub_choice": "multiple_choice",
+    "stub_write": "generate_until",
+    "stub_exam": "multiple_choice",
+}
 
 
 def chance(*parts: object) -> float:
@@ -117,7 +122,10 @@ class Stub:
                 "metrics": {n: {"name": "acc", "higher_is_better": True} for n in tasks},
                 "weights": {name: task["weight"] for name, task in tasks.items()},
                 "items": {name: list(range(count)) for name in tasks},
-                "item_keys": {name: [f"{name}:{i}" for i in range(count)] for name in tasks},
+                "item_keys": {
+                    name: [f"{name if i >= settings['shared'] else ''}:{i}" for i in range(count)]
+                    for name in tasks
+                },
                 "digest": self.settings["protocol"],
                 "warnings": [],
             },

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import evomerge as em
 from evomerge.cli.progress import Progress
 from evomerge.errors import UserError
 from evomerge.recipe import Recipe
@@ -617,3 +618,85 @@ def test_another_run_with_other_parents_or_tasks_is_refused(
     assert not events(tmp_path / "again", "outcomes")
     with pytest.raises(UserError, match="cannot read journal"):
         Study(stub_config(), tmp_path / "again", reuse=[tmp_path / "nowhere"]).optimize(4)
+
+
+# -- pools given as tasks --------------------------------------------------------------------------
+
+APART: dict[str, Any] = {
+    "tasks": ["stub_choice", "stub_write", "stub_exam"],
+    "items": {
+        "search_tasks": ["stub_choice"],
+        "race_tasks": ["stub_write"],
+        "holdout_tasks": ["stub_exam"],
+    },
+}
+
+
+def test_pools_may_be_tasks_of_their_own(stub_workers: StubWorkers, tmp_path: Path) -> None:
+    stub_workers(documents=200)
+    run = tmp_path / "run"
+    verdict = go(run, evaluate=APART, search={"trials": 24})
+    seen: dict[str, set[str]] = {}
+    for event in events(run, "outcomes"):
+        seen.setdefault(event["phase"], set()).update(row[0] for row in event["rows"])
+    assert seen == {
+        "anchors": {"stub_choice"},
+        "search": {"stub_choice"},
+        "race": {"stub_write"},
+        "verdict": {"stub_exam"},
+    }
+    assert all(scores.keys() == {"stub_exam"} for scores in verdict["scores"].values())
+    assert all(comparison["items"] == 200 for comparison in verdict["comparisons"])
+    text = page(Run.read(run))
+    assert "stub_exam" in text
+    assert "best anchor" in status_text(record(run))
+    assert len(em.load_study(run).trials_dataframe()) == record(run).next_number
+
+
+def test_tasks_that_are_in_no_list_are_split_by_the_shares(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    go(run, evaluate={**APART, "items": {"holdout_tasks": ["stub_exam"]}}, search={"trials": 4})
+    pools = events(run, "study")[0]["pools"]
+    assert {pool: set(items) for pool, items in pools.items()} == {
+        "search": {"stub_choice", "stub_write"},
+        "race": {"stub_choice", "stub_write"},
+        "holdout": {"stub_choice", "stub_write", "stub_exam"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("items", "settings", "message"),
+    [
+        (
+            {},
+            {"shared": 7},
+            r"stub_write is for the pool 'race' and stub_choice for 'search', but"
+            r" they have 7 documents in common",
+        ),
+        (
+            {"race_tasks": ["stub_wirte"]},
+            {},
+            r"race_tasks: unknown task 'stub_wirte': did you mean",
+        ),
+    ],
+)
+def test_pools_that_overlap_or_are_misspelt_are_refused_before_anything_is_spent(
+    stub_workers: StubWorkers,
+    tmp_path: Path,
+    items: dict[str, Any],
+    settings: dict[str, Any],
+    message: str,
+) -> None:
+    stub_workers(**settings)
+    evaluate = {**APART, "items": {**APART["items"], **items}}
+    with pytest.raises(UserError, match=message):
+        go(tmp_path / "run", evaluate=evaluate)
+    assert not events(tmp_path / "run", "study")
+
+
+def test_a_task_in_two_lists_and_constraints_over_such_pools_are_refused() -> None:
+    twice = {**APART, "items": {"race_tasks": ["stub_exam"], "holdout_tasks": ["stub_exam"]}}
+    with pytest.raises(UserError, match="task stub_exam is listed twice"):
+        stub_config(evaluate=twice)
+    with pytest.raises(UserError, match="no task may belong to one pool alone"):
+        stub_config(evaluate=APART, search={"constraints": ["stub_choice >= base"]})
