@@ -8,16 +8,13 @@ from evomerge.methods import CounterRandom, registered
 from evomerge.recipe import Recipe
 from tests.models import load, make_family
 
-DTYPES = ("float32", "bfloat16", "float16")
 
-
-@pytest.fixture(scope="module", params=[*DTYPES, "tied"])
+@pytest.fixture(scope="module", params=["float32 tied", "bfloat16", "float16"])
 def family(request, tmp_path_factory):
-    """A base and three models near it, stored in each dtype, and with tied embeddings."""
-    tied = request.param == "tied"
-    dtype = "float32" if tied else request.param
-    folder = tmp_path_factory.mktemp(request.param)
-    return make_family(folder, names="abc", layers=2, dtype=dtype, tied=tied)
+    """A base and three models near it, stored in each dtype, one with tied embeddings."""
+    dtype, _, tied = request.param.partition(" ")
+    folder = tmp_path_factory.mktemp(dtype)
+    return make_family(folder, names="abc", layers=2, dtype=dtype, tied=bool(tied))
 
 
 def recipe_of(method, family):

@@ -120,7 +120,7 @@ def test_models_equal_to_the_base_merge_to_it_under_the_defaults(method, seed, s
 
 
 @methods
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", [(), (7,), (4, 9)], ids=str)
 def test_zeros_merge_to_zeros_to_the_bit(method, shape):
     n_models = model_count(method)
     zeros = torch.zeros(shape)
