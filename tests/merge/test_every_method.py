@@ -48,7 +48,9 @@ def test_a_merge_is_the_method_on_float32_cast_once(method, family):
     recipe = recipe_of(method, family)
     parents = Parents(recipe.model_names)
     parents.check(recipe)
-    merged = dict(tensors(plan(recipe, parents.checkpoints), parents))
+    planned = plan(recipe, parents.checkpoints)
+    merged = dict(tensors(planned, parents))
+    jobs = {job.name: job for job in planned.jobs}
     base, *models = [load(family["base"]), *(load(entry.model) for entry in recipe.models)]
     assert set(merged) == set(base)  # of tied embeddings one tensor
     settable = recipe.models[0].parameters.keys() | recipe.parameters.keys()
@@ -60,6 +62,9 @@ def test_a_merge_is_the_method_on_float32_cast_once(method, family):
                 parameters[parameter.name] = [one] * len(models) if parameter.per_model else one
         random = CounterRandom(3, name) if method.stochastic else None
         inputs = [model[name].float() for model in models]
-        expected = method.apply(base[name].float(), inputs, parameters, random)
+        more = {}
+        if method.takes_thresholds:  # of whole models: what they are is tested beside the method
+            more["thresholds"] = parents.thresholds(jobs[name], torch.float32)
+        expected = method.apply(base[name].float(), inputs, parameters, random, **more)
         assert tensor.dtype == torch.float32, name  # what a recipe without dtypes writes
         assert torch.equal(tensor, expected), name
