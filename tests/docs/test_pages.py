@@ -90,8 +90,6 @@ def run_page(page: Path, slow: bool) -> int:
 QUICK = [
     "index",
     "quick-start",
-    "resume",
-    "watch-and-log",
     "mergekit",
 ]  # the other pages' are run at night
 

@@ -70,6 +70,7 @@ def test_writing_an_objective(execute, zoo, tmp_path):
     assert "Trial(" in printed
 
 
+@pytest.mark.slow
 def test_reading_a_run(execute, zoo):
     run = finished_study(zoo.parent)
     printed = execute("04", run=str(run))
