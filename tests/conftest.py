@@ -1,6 +1,8 @@
 """Settings that must stand before any library is imported: offline, one thread, quiet."""
 
 import os
+import tempfile
+from pathlib import Path
 
 os.environ.update(
     HF_HUB_OFFLINE="1",
@@ -10,4 +12,5 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     OMP_NUM_THREADS="1",
     OPENBLAS_NUM_THREADS="1",
+    EVOMERGE_CACHE=str(Path(tempfile.gettempdir()) / f"evomerge-tests-{os.getuid()}"),
 )

@@ -14,6 +14,7 @@ from evomerge import methods
 from evomerge.checkpoint import atomic_folder, write_shards
 from evomerge.errors import UserError
 from evomerge.merge.card import model_card
+from evomerge.merge.operations import Inputs, operation_of
 from evomerge.merge.parents import Parents
 from evomerge.merge.plan import Job, Plan
 from evomerge.merge.tokenizer import write_tokenizer
@@ -30,17 +31,54 @@ def merged(job: Job, parents: Parents, recipe: Recipe) -> Tensor:
     Raises:
         UserError: Such a tensor differs, or a method refuses its inputs; names the tensor.
     """
+    first = parents.tensor(job.base or job.models[0])
+    dtype = TORCH_DTYPES[recipe.output_dtype] if first.is_floating_point() else first.dtype
+    out = torch.empty(first.shape, dtype=dtype, device=first.device)  # a stack may take one twice
+    merge_into(out, job, parents, recipe)
+    return out
+
+
+def merge_into(out: Tensor, job: Job, parents: Parents, recipe: Recipe) -> None:
+    """Like `merged`, written into a tensor of the result's shape and any floating dtype.
+
+    A method that has an operation runs as one, in a single pass where `out` is contiguous; the
+    others run as the plain function. The bits are the same.
+    """
+    refs = [*job.models, *([job.base] if job.base is not None else [])]
     models = [parents.tensor(ref) for ref in job.models]
     base = parents.tensor(job.base) if job.base is not None else None
-    first = base if base is not None else models[0]
+    first = models[0] if base is None else base
     if not first.is_floating_point():
         if any(not torch.equal(first, other) for other in models):
             raise UserError(f"{job.name}: whole numbers cannot be merged, and they differ")
-        return first.clone()  # its own memory: a stack may take it twice
+        out.copy_(first)
+        return
     spec = methods.get(job.method)
+    spec.check_models(len(models))
     random = methods.CounterRandom(recipe.seed, job.name) if spec.stochastic else None
-    working = TORCH_DTYPES[recipe.dtype]
+    working, dtype = TORCH_DTYPES[recipe.dtype], TORCH_DTYPES[recipe.output_dtype]
     try:
+        inputs = Inputs(
+            None if base is None else base.reshape(-1),
+            [model.reshape(-1) for model in models],
+            (job.base, *job.models),
+            working,
+            random,
+            parents.statistics_of(refs),
+            parents.kernels,
+        )
+        operation = operation_of(job.method, inputs, job.parameters)
+        if operation is not None:
+            direct = out.is_contiguous() and out.dtype == dtype and out.device == first.device
+            flat = (
+                out.view(-1)
+                if direct
+                else torch.empty(out.numel(), dtype=dtype, device=first.device)
+            )
+            parents.kernels.run(operation, flat)
+            if not direct:
+                out.copy_(flat.view(out.shape))
+            return
         result = spec.apply(
             None if base is None else base.to(working).float(),
             [model.to(working).float() for model in models],
@@ -51,7 +89,7 @@ def merged(job: Job, parents: Parents, recipe: Recipe) -> Tensor:
         )
     except UserError as error:
         raise UserError(f"{job.name}: {error}") from None
-    return result.to(TORCH_DTYPES[recipe.output_dtype])
+    out.copy_(result.to(dtype))
 
 
 def tensors(built: Plan, parents: Parents) -> Iterator[tuple[str, Tensor]]:
@@ -79,8 +117,8 @@ def fill(model: torch.nn.Module, built: Plan, parents: Parents) -> None:
     """
     live = live_tensors(model, built)
     with torch.no_grad():
-        for name, tensor in tensors(built, parents):
-            live[name].copy_(tensor)
+        for job in built.jobs:
+            merge_into(live[job.name], job, parents, built.recipe)
 
 
 def live_tensors(model: torch.nn.Module, built: Plan) -> dict[str, Tensor]:

@@ -18,7 +18,9 @@ from evomerge.checkpoint import (
 from evomerge.checkpoint.header import FLOATS
 from evomerge.errors import UserError
 from evomerge.merge.matching import check_labels
+from evomerge.merge.native import kernels_for
 from evomerge.merge.plan import Job, Ref
+from evomerge.merge.statistics import Statistics
 from evomerge.merge.vocabulary import aligned
 from evomerge.merge.whole_model import Magnitudes
 from evomerge.recipe import Recipe
@@ -35,6 +37,8 @@ class Parents:
         self.opened = {model: Checkpoint.open(model) for model in models}
         self.checkpoints: Mapping[str, Checkpoint] = self.opened  # with the vocabulary of a recipe
         self.device = torch.device(device)
+        self.kernels = kernels_for(self.device)
+        self.statistics = Statistics()
         self._kept: dict[Ref, Tensor] = {}
         self._magnitudes: dict[tuple[str, str, torch.dtype], Magnitudes] = {}
         self._passing: frozenset[str] = frozenset()  # models whose tensors are not kept
@@ -43,7 +47,7 @@ class Parents:
         """Other parents on the same device, sharing what is kept; `passing` ones are not kept."""
         other = Parents((), str(self.device))
         other.checkpoints = other.opened = dict(opened)
-        other._kept = self._kept
+        other._kept, other.statistics = self._kept, self.statistics
         other._passing = frozenset(passing)
         return other
 
@@ -59,6 +63,7 @@ class Parents:
             if recipe.vocabulary is None:
                 check_same_tokens(donor, checkpoint)
         self.checkpoints, self._kept = aligned(recipe, self.opened), {}
+        self.statistics = Statistics()
         for checkpoint in self.checkpoints.values():
             if not recipe.slices:
                 _check_tensors(recipe, self.checkpoints[recipe.donor], checkpoint)
@@ -111,6 +116,11 @@ class Parents:
             if info.dtype in FLOATS and name in self.checkpoints[model].tensors:
                 before, after = (self.tensor(Ref(m, name)).to(working) for m in (base, model))
                 yield after.float() - before.float()
+
+    def statistics_of(self, refs: Iterable[Ref]) -> Statistics:
+        """What is known of these tensors; nothing is remembered of those that are not kept."""
+        passing = any(ref.model in self._passing for ref in refs)
+        return Statistics(on_disk=False) if passing else self.statistics
 
     def check_finite(self) -> None:
         """Refuse parents that hold NaN or infinity, naming the tensor.

@@ -53,9 +53,7 @@ def nuslerp(
     shape = models[0].shape
     if models[0].numel() == 0:
         return models[0].clone()
-    of_first, of_second = one_per_model("weight", weight, len(models))
-    total = of_first + of_second
-    t = 0.5 if abs(total) < _SMALL_TOTAL else of_second / total
+    t = share_of_second(*one_per_model("weight", weight, len(models)))
     a, b = models if base is None else [model - base for model in models]
     if nuslerp_flatten:
         merged = _arc(a.reshape(-1), b.reshape(-1), t).reshape(shape)
@@ -66,13 +64,32 @@ def nuslerp(
     return merged.contiguous() if base is None else base + merged
 
 
+def share_of_second(of_first: float, of_second: float) -> float:
+    """Where on the arc, from 0, the first, to 1, the second; the middle if the weights cancel."""
+    total = of_first + of_second
+    return 0.5 if abs(total) < _SMALL_TOTAL else of_second / total
+
+
 def _arc(a: Tensor, b: Tensor, t: float) -> Tensor:
     """Spherical interpolation of vectors along the last dimension."""
-    cosine = (_unit(a) * _unit(b)).sum(dim=-1, keepdim=True).clamp(-1, 1)
+    of_a, of_b, divisor = arc_weights(cosine(a, b), t)
+    return (of_a * a + of_b * b) / divisor
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """The cosine of the angle between vectors along the last dimension, which is kept as 1."""
+    return (_unit(a) * _unit(b)).sum(dim=-1, keepdim=True).clamp(-1, 1)
+
+
+def arc_weights(cosine: Tensor, t: float) -> tuple[Tensor, Tensor, Tensor]:
+    """What the first and the second vector are multiplied by, and their sum is divided by."""
     straight = 1 - cosine.square() <= _SMALL_SINE**2
     angle = torch.acos(torch.where(straight, 0.0, cosine))
-    curved = (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
-    return torch.where(straight, (1 - t) * a + t * b, curved)
+    return (
+        torch.where(straight, 1 - t, torch.sin((1 - t) * angle)),
+        torch.where(straight, t, torch.sin(t * angle)),
+        torch.where(straight, 1.0, torch.sin(angle)),
+    )
 
 
 def _unit(vectors: Tensor) -> Tensor:

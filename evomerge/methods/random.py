@@ -59,12 +59,12 @@ class CounterRandom:
             page, first = divmod(start + done, _PAGE)
             count = min(block, flat.numel() - done, _PAGE - first)
             index = torch.arange(first, first + count, dtype=torch.int64, device=flat.device)
-            flat[done : done + count] = _hash(index, *self._keys(model_index, page)) >> 8
+            flat[done : done + count] = _hash(index, *self.keys(model_index, page)) >> 8
             done += count
         return result.mul_(2.0**-24)
 
-    def _keys(self, model_index: int, page: int) -> tuple[int, int]:
-        """Two 32-bit keys from a hash that is the same in every process."""
+    def keys(self, model_index: int, page: int = 0) -> tuple[int, int]:
+        """The hash's two 32-bit keys for one model and 2**32 indices; the same in every process."""
         text = f"{self.seed}/{model_index}/{page}/{self.name}".encode()
         digest = blake2b(text, digest_size=8).digest()
         return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")

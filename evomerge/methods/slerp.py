@@ -42,19 +42,28 @@ def slerp(base: Tensor, models: Annotated[Sequence[Tensor], Count(1, 1)], t: Fra
         return base.clone()
     if t == 1:
         return model.clone()
-    # In half precision .9995 would be 1, which no cosine exceeds.
     precise = torch.promote_types(base.dtype, torch.float32)
-    cosine = _cosine(base.reshape(-1), model.reshape(-1)).to(precise)  # ()
-    fraction = torch.tensor(t, dtype=precise, device=base.device)
-    straight = cosine.abs() > _PARALLEL
-    angle = torch.acos(cosine)
-    sine = torch.sin(angle)
-    of_base = torch.where(straight, 1 - fraction, torch.sin((1 - fraction) * angle) / sine)
-    of_model = torch.where(straight, fraction, torch.sin(fraction * angle) / sine)
+    between = cosine(base.reshape(-1), model.reshape(-1)).to(precise)  # ()
+    of_base, of_model = arc_weights(between, t)
     return of_base * base + of_model * model
 
 
-def _cosine(a: Tensor, b: Tensor) -> Tensor:
+def arc_weights(cosine: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    """What base and model are multiplied by, both of shape (); at least in float32.
+
+    In half precision .9995 would be 1, which no cosine exceeds.
+    """
+    fraction = torch.tensor(t, dtype=cosine.dtype, device=cosine.device)
+    straight = cosine.abs() > _PARALLEL
+    angle = torch.acos(cosine)
+    sine = torch.sin(angle)
+    return (
+        torch.where(straight, 1 - fraction, torch.sin((1 - fraction) * angle) / sine),
+        torch.where(straight, fraction, torch.sin(fraction * angle) / sine),
+    )
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
     """The cosine of the angle between two vectors, summed block by block; 0 if one is ~ 0."""
     unit_a, unit_b = _usable_norm(a), _usable_norm(b)
     # divided before the product, which could overflow or vanish otherwise

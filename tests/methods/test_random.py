@@ -40,7 +40,7 @@ def test_the_vectorised_hash_is_the_hash_in_plain_integers():
     random = CounterRandom(seed=3, name="a")
     start = 2**32 - 3  # crosses into the second key
     drawn = random.uniform(2, (5,), start=start)
-    expected = words(*random._keys(2, 0), range(start, 2**32)) + words(*random._keys(2, 1), (0, 1))
+    expected = words(*random.keys(2, 0), range(start, 2**32)) + words(*random.keys(2, 1), (0, 1))
     assert drawn.tolist() == [(word >> 8) / 2**24 for word in expected]
 
 

@@ -1,0 +1,323 @@
+// One pass over a tensor: read the parents once, compute in float32, write the result once.
+//
+// Every operation rounds where the plain functions in evomerge/methods round, in their order, so
+// the bits are theirs; kernels.py holds the same passes in PyTorch. A block of BLOCK elements stays
+// in the first-level cache, and each short loop over it is vectorised. `native.py` mirrors the
+// structs. Elements are ranked by magnitude, largest first, of equal ones the lower index first;
+// an Edge names the last element of such a ranking that is meant.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+constexpr int BLOCK = 128;
+constexpr int MOST_MODELS = 32;
+
+struct Edge {
+  int64_t index;
+  uint32_t bits;  // of the magnitude, as float32
+  uint32_t unused;
+};
+
+struct Source {
+  const void* data;
+  int64_t bfloat16;  // whether it is stored so; else float32
+};
+
+enum Mask { ALL, TOP, BAND, RANDOM };
+enum Scaling { NONE, MULTIPLY, DIVIDE };
+
+struct Model {
+  Source source;
+  Edge kept;     // TOP, BAND: the last element that is surely kept
+  Edge maybe;    // TOP: the last element that is possibly kept
+  Edge outlier;  // BAND: the last element that is too large
+  int32_t mask;
+  int32_t scaling;
+  uint32_t key;  // RANDOM: of the hash
+  uint32_t second_key;
+  float density;
+  float scale;
+  float weight;
+  uint32_t unused;
+};
+
+enum Result { WEIGHTED, DISJOINT, LINEAR, PAIR, SCALED, PRUNED };
+enum Aggregate { MEAN, SUM, MAX };
+
+struct Task {
+  void* out;
+  int64_t out_bfloat16;
+  int64_t count;
+  Source base;  // data is null if there is none
+  int64_t models;
+  int32_t round_inputs;  // whether the recipe works in bfloat16
+  int32_t result;
+  int32_t normalize;
+  int32_t by_count;
+  int32_t aggregate;
+  float divisor;
+  float lambda;
+  uint32_t unused;
+};
+
+inline uint32_t bits_of(float x) {
+  uint32_t u;
+  std::memcpy(&u, &x, 4);
+  return u;
+}
+
+inline float float_of(uint32_t u) {
+  float x;
+  std::memcpy(&x, &u, 4);
+  return x;
+}
+
+// To the nearest bfloat16, ties to even, as PyTorch rounds.
+inline uint16_t rounded(float x) {
+  const uint32_t u = bits_of(x);
+  const uint32_t nearest = (u + 0x7FFFu + ((u >> 16) & 1u)) >> 16;
+  return (u & 0x7FFFFFFFu) > 0x7F800000u ? 0x7FC0u : nearest;
+}
+
+void load(float* __restrict x, const Source& source, int64_t start, int n, bool round) {
+  if (source.bfloat16) {
+    const uint16_t* from = static_cast<const uint16_t*>(source.data) + start;
+    for (int i = 0; i < n; i++) x[i] = float_of(static_cast<uint32_t>(from[i]) << 16);
+  } else {
+    const float* from = static_cast<const float*>(source.data) + start;
+    for (int i = 0; i < n; i++) x[i] = from[i];
+    if (round)
+      for (int i = 0; i < n; i++) x[i] = float_of(static_cast<uint32_t>(rounded(x[i])) << 16);
+  }
+}
+
+void store(const Task& task, int64_t start, int n, const float* __restrict x) {
+  if (task.out_bfloat16) {
+    uint16_t* to = static_cast<uint16_t*>(task.out) + start;
+    for (int i = 0; i < n; i++) to[i] = rounded(x[i]);
+  } else {
+    std::memcpy(static_cast<float*>(task.out) + start, x, n * sizeof(float));
+  }
+}
+
+// The smallest magnitude that lies within an edge for all of a block. An edge that ends inside the
+// block splits it: there the index decides too.
+inline uint32_t least(const Edge& edge, int64_t start, int n, bool* split) {
+  if (start + n - 1 <= edge.index) return edge.bits;
+  if (start <= edge.index) *split = true;
+  return edge.bits + 1;
+}
+
+inline bool within(const Edge& edge, uint32_t magnitude, int64_t index) {
+  return magnitude > edge.bits || (magnitude == edge.bits && index <= edge.index);
+}
+
+// random.py: lowbias32 twice (Wellons 2018, https://nullprogram.com/blog/2018/07/31/).
+inline uint32_t mixed(uint32_t x) {
+  x ^= x >> 16;
+  x *= 0x7FEB352Du;
+  x ^= x >> 15;
+  x *= 0x846CA68Bu;
+  return x ^ (x >> 16);
+}
+
+void delta(float* __restrict x, const Task& task, const Model& model, int64_t start, int n,
+           const float* __restrict base) {
+  load(x, model.source, start, n, task.round_inputs);
+  if (task.base.data)
+    for (int i = 0; i < n; i++) x[i] = x[i] - base[i];
+}
+
+// Zero what the mask drops, then scale.
+void reduce(float* __restrict x, const Model& model, int64_t start, int n) {
+  if (model.mask == TOP) {
+    bool split = false;
+    const uint32_t threshold = least(model.kept, start, n, &split);
+    if (split) {
+      for (int i = 0; i < n; i++)
+        x[i] = within(model.kept, bits_of(x[i]) & 0x7FFFFFFFu, start + i) ? x[i] : x[i] * 0.0f;
+    } else {
+      for (int i = 0; i < n; i++)
+        x[i] = (bits_of(x[i]) & 0x7FFFFFFFu) >= threshold ? x[i] : x[i] * 0.0f;
+    }
+  } else if (model.mask == BAND) {
+    for (int i = 0; i < n; i++) {
+      const uint32_t magnitude = bits_of(x[i]) & 0x7FFFFFFFu;
+      const bool keep = within(model.kept, magnitude, start + i) &&
+                        !within(model.outlier, magnitude, start + i);
+      x[i] = keep ? x[i] : x[i] * 0.0f;
+    }
+  } else if (model.mask == RANDOM) {
+    const uint32_t first = static_cast<uint32_t>(start);
+    for (int i = 0; i < n; i++) {
+      const uint32_t word = mixed(mixed((first + i) ^ model.key) ^ model.second_key);
+      const float uniform = static_cast<float>(static_cast<int32_t>(word >> 8)) * 0x1p-24f;
+      x[i] = uniform < model.density ? x[i] : x[i] * 0.0f;
+    }
+  }
+  if (model.scaling == MULTIPLY)
+    for (int i = 0; i < n; i++) x[i] = x[i] * model.scale;
+  else if (model.scaling == DIVIDE)
+    for (int i = 0; i < n; i++) x[i] = x[i] / model.scale;
+}
+
+// Whether a block holds an element of which `kept` and `maybe` do not say if it is kept.
+bool undecided(const float* __restrict x, const Model& model, int64_t start, int n) {
+  bool split = false;
+  const uint32_t sure = least(model.kept, start, n, &split);
+  const uint32_t possible = least(model.maybe, start, n, &split);
+  if (split) return true;
+  uint32_t found = 0;
+  for (int i = 0; i < n; i++) {
+    const uint32_t magnitude = bits_of(x[i]) & 0x7FFFFFFFu;
+    found |= static_cast<uint32_t>(magnitude >= possible) & static_cast<uint32_t>(magnitude < sure);
+  }
+  return found;
+}
+
+// deltas.py: weighted_deltas, or elect_sign and disjoint_deltas; the result in `total`.
+void combine(float* __restrict total, float (*__restrict parts)[BLOCK], const Task& task,
+             const Model* models, int n) {
+  const int count = static_cast<int>(task.models);
+  for (int i = 0; i < n; i++) total[i] = 0.0f;
+  if (task.result == WEIGHTED) {
+    for (int k = 0; k < count; k++)
+      for (int i = 0; i < n; i++) total[i] = total[i] + parts[k][i];
+    if (task.normalize)
+      for (int i = 0; i < n; i++) total[i] = total[i] / task.divisor;
+    return;
+  }
+  float sign[BLOCK], divisor[BLOCK];
+  if (task.by_count) {
+    for (int k = 0; k < count; k++)
+      for (int i = 0; i < n; i++)
+        total[i] = total[i] + (parts[k][i] > 0.0f ? 1.0f : parts[k][i] < 0.0f ? -1.0f : 0.0f);
+  } else {
+    for (int k = 0; k < count; k++)
+      for (int i = 0; i < n; i++) total[i] = total[i] + parts[k][i];
+  }
+  for (int i = 0; i < n; i++) {
+    sign[i] = total[i] >= 0.0f ? 1.0f : -1.0f;
+    total[i] = 0.0f;
+    divisor[i] = 0.0f;
+  }
+  for (int k = 0; k < count; k++) {
+    const float weight = models[k].weight;
+    for (int i = 0; i < n; i++) {
+      const float vote = parts[k][i] * sign[i];
+      const float agreeing = vote < 0.0f ? 0.0f : vote;  // not-a-number stays
+      total[i] = task.aggregate == MAX ? (agreeing > total[i] ? agreeing : total[i])
+                                       : total[i] + agreeing;
+      divisor[i] = divisor[i] + (vote > 0.0f ? weight : 0.0f);
+    }
+  }
+  if (task.normalize && task.aggregate == MEAN)
+    for (int i = 0; i < n; i++) total[i] = total[i] / (divisor[i] == 0.0f ? 1.0f : divisor[i]);
+  for (int i = 0; i < n; i++) total[i] = total[i] * sign[i];
+}
+
+// One block; returns whether it has to be done again with exact edges.
+bool merge_block(const Task& task, const Model* models, int64_t start, int n, bool guess) {
+  float base[BLOCK], total[BLOCK], parts[MOST_MODELS][BLOCK];
+  const int count = static_cast<int>(task.models);
+  bool again = false;
+  if (task.base.data) load(base, task.base, start, n, task.round_inputs);
+  for (int k = 0; k < count; k++) {
+    delta(parts[k], task, models[k], start, n, base);
+    if (task.result == LINEAR || task.result == PAIR) continue;
+    if (guess && models[k].mask == TOP) again |= undecided(parts[k], models[k], start, n);
+    reduce(parts[k], models[k], start, n);
+    if (task.result != PRUNED)
+      for (int i = 0; i < n; i++) parts[k][i] = parts[k][i] * models[k].weight;
+  }
+  if (again) return true;
+  if (task.result == SCALED || task.result == PRUNED) {
+    store(task, start, n, parts[0]);
+    return false;
+  }
+  if (task.result == LINEAR) {
+    for (int i = 0; i < n; i++) total[i] = 0.0f;
+    for (int k = 0; k < count; k++)
+      for (int i = 0; i < n; i++) total[i] = std::fma(parts[k][i], models[k].weight, total[i]);
+    if (task.normalize)
+      for (int i = 0; i < n; i++) total[i] = total[i] / task.divisor;
+  } else if (task.result == PAIR) {
+    for (int i = 0; i < n; i++)
+      total[i] = models[0].weight * parts[0][i] + models[1].weight * parts[1][i];
+    if (task.normalize)
+      for (int i = 0; i < n; i++) total[i] = total[i] / task.divisor;
+    if (task.base.data)
+      for (int i = 0; i < n; i++) total[i] = base[i] + total[i];
+  } else {
+    combine(total, parts, task, models, n);
+    if (task.lambda != 1.0f)
+      for (int i = 0; i < n; i++) total[i] = total[i] * task.lambda;
+    for (int i = 0; i < n; i++) total[i] = base[i] + total[i];
+  }
+  store(task, start, n, total);
+  return false;
+}
+
+inline int length(const Task& task, int64_t start) {
+  return static_cast<int>(task.count - start < BLOCK ? task.count - start : BLOCK);
+}
+
+}  // namespace
+
+extern "C" {
+
+// Merge all blocks, or those listed; writes the numbers of those to do again, returns how many.
+int64_t evomerge_merge(const Task* task, const Model* models, const int64_t* listed,
+                       int64_t n_listed, int64_t* again) {
+  const int64_t blocks = listed ? n_listed : (task->count + BLOCK - 1) / BLOCK;
+  int64_t found = 0;
+  for (int64_t b = 0; b < blocks; b++) {
+    const int64_t number = listed ? listed[b] : b;
+    const int64_t start = number * BLOCK;
+    if (merge_block(*task, models, start, length(*task, start), again != nullptr))
+      again[found++] = number;
+  }
+  return found;
+}
+
+// The keys (statistics.py) of one model's undecided elements, in all blocks or those listed.
+int64_t evomerge_undecided(const Task* task, const Model* model, const int64_t* listed,
+                           int64_t n_listed, int64_t* keys, int64_t capacity) {
+  const int64_t blocks = listed ? n_listed : (task->count + BLOCK - 1) / BLOCK;
+  float base[BLOCK], x[BLOCK];
+  int64_t found = 0;
+  for (int64_t b = 0; b < blocks; b++) {
+    const int64_t start = (listed ? listed[b] : b) * BLOCK;
+    const int n = length(*task, start);
+    if (task->base.data) load(base, task->base, start, n, task->round_inputs);
+    delta(x, *task, *model, start, n, base);
+    if (!undecided(x, *model, start, n)) continue;
+    for (int i = 0; i < n; i++) {
+      const uint32_t magnitude = bits_of(x[i]) & 0x7FFFFFFFu;
+      if (within(model->maybe, magnitude, start + i) && !within(model->kept, magnitude, start + i)) {
+        if (found == capacity) return -1;
+        keys[found++] = (static_cast<int64_t>(0x7FFFFFFFu - magnitude) << 32) | (start + i);
+      }
+    }
+  }
+  return found;
+}
+
+// What a mask leaves of one model's delta, from `start` on, `n` elements, unscaled, in float32.
+void evomerge_kept(const Task* task, const Model* model, int64_t start, int64_t n, float* out) {
+  float base[BLOCK], x[BLOCK];
+  Model plain = *model;
+  plain.scaling = NONE;
+  for (int64_t done = 0; done < n; done += BLOCK) {
+    const int part = static_cast<int>(n - done < BLOCK ? n - done : BLOCK);
+    if (task->base.data) load(base, task->base, start + done, part, task->round_inputs);
+    delta(x, *task, plain, start + done, part, base);
+    reduce(x, plain, start + done, part);
+    std::memcpy(out + done, x, part * sizeof(float));
+  }
+}
+
+}  // extern "C"

@@ -1,0 +1,322 @@
+"""Operations in C++: kernels.cpp, compiled on this machine when first needed, in about a second.
+
+The library is kept in the cache folder under a digest of its source, the compiler and the
+processor. It is used only if it gives the bits of `BlockedKernels` on a sample of every operation,
+so that a result never depends on whether a worker has a compiler.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import math
+import os
+import platform
+import shutil
+import struct
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from evomerge.merge.delta import Delta
+from evomerge.merge.kernels import BlockedKernels
+from evomerge.merge.operation import Dropping, Kernels, Kind, Operation, Part
+from evomerge.merge.ranking import EVERYTHING, MOST, STRIDE, Bracket, Edge
+from evomerge.merge.statistics import cache_folder
+from evomerge.methods.deltas import Aggregate
+from evomerge.methods.random import CounterRandom
+from evomerge.partial import beside, write_text
+
+_LOG = logging.getLogger("evomerge")
+_SOURCE = Path(__file__).with_name("kernels.cpp")
+_FLAGS = [
+    *("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC"),
+    "-ffp-contract=off",  # a product and a sum are rounded one by one, as PyTorch rounds them
+    *("-fno-math-errno", "-fno-trapping-math"),  # else some loops stay scalar
+]
+_BLOCK = 128  # kernels.cpp: BLOCK
+_MOST_MODELS = 32  # kernels.cpp: MOST_MODELS
+_STORED = {torch.float32: 0, torch.bfloat16: 1}
+# The structs of kernels.cpp: an Edge is qII, a Source is Qq.
+_TASK = struct.Struct("=QqqQqqiiiiiffI")
+_MODEL = struct.Struct("=QqqIIqIIqIIiiIIfffI")
+_ALL, _TOP, _BAND, _RANDOM = range(4)
+_NONE, _MULTIPLY, _DIVIDE = range(3)
+_RESULTS: dict[Kind, int] = {
+    "weighted": 0,
+    "disjoint": 1,
+    "linear": 2,
+    "pair": 3,
+    "scaled": 4,
+    "pruned": 5,
+}
+_AGGREGATES: dict[Aggregate, int] = {"mean": 0, "sum": 1, "max": 2}
+_OPEN = Bracket(EVERYTHING, EVERYTHING)
+
+
+class NativeKernels:
+    """Kernels of a compiled library, for float32 and bfloat16 on the CPU."""
+
+    def __init__(self, library: ctypes.CDLL):
+        self._merge = library.evomerge_merge
+        self._undecided = library.evomerge_undecided
+        self._kept = library.evomerge_kept
+        self._merge.restype = self._undecided.restype = ctypes.c_int64
+        self._kept.restype = None
+
+    def run(self, operation: Operation, out: Tensor) -> bool:
+        """Write the result into `out`, flat; false if these kernels cannot."""
+        if out.dtype not in _STORED:
+            return False
+        try:
+            task, models = _packed(operation, out)
+        except (struct.error, OverflowError, KeyError):  # a number beyond float32, another dtype
+            return False
+        if all(part.kept is None or part.kept.missing == 0 for part in operation.parts):
+            self._merge(task, models, None, ctypes.c_int64(0), None)
+            return True
+        # One pass under open brackets tells in which blocks they matter; those are done again.
+        again = torch.empty(-(-out.numel() // _BLOCK), dtype=torch.int64)
+        found = self._merge(task, models, None, ctypes.c_int64(0), _address(again))
+        listed = again[:found]
+        parts = [
+            part if part.kept is None else replace(part, kept=self._closed(operation, part, listed))
+            for part in operation.parts
+        ]
+        task, models = _packed(replace(operation, parts=parts), out)
+        self._merge(task, models, _address(listed), ctypes.c_int64(found), None)
+        return True
+
+    def between(self, delta: Delta, bracket: Bracket) -> Tensor | None:
+        """The keys of the elements that a bracket leaves open, in any order; ``None``: cannot."""
+        return self._collect(delta, bracket, None)
+
+    def masked(self, delta: Delta, part: Part, start: int, stop: int) -> Tensor | None:
+        """What a settled mask leaves of a part of a delta, unscaled; ``None``: cannot."""
+        out = torch.empty(stop - start)
+        try:
+            task, model = _packed(_of_delta(delta, part), out)
+        except KeyError:
+            return None
+        self._kept(task, model, ctypes.c_int64(start), ctypes.c_int64(stop - start), _address(out))
+        return out
+
+    def _closed(self, operation: Operation, part: Part, listed: Tensor) -> Bracket:
+        assert part.kept is not None
+        if part.kept.missing == 0:
+            return part.kept
+        delta = Delta(operation.base, part.model, operation.working)
+        keys = self._collect(delta, part.kept, listed)
+        assert keys is not None
+        return part.kept.settled(keys)
+
+    def _collect(self, delta: Delta, bracket: Bracket, listed: Tensor | None) -> Tensor | None:
+        keys = torch.empty(STRIDE, dtype=torch.int64)
+        try:
+            task, model = _packed(_of_delta(delta, Part(delta.model, kept=bracket)), keys)
+        except KeyError:
+            return None
+        found = self._undecided(
+            task,
+            model,
+            None if listed is None else _address(listed),
+            ctypes.c_int64(0 if listed is None else len(listed)),
+            _address(keys),
+            ctypes.c_int64(len(keys)),
+        )
+        assert 0 <= found < STRIDE, f"{found} elements between two keys of a ranking"
+        return keys[:found]
+
+
+def _of_delta(delta: Delta, part: Part) -> Operation:
+    return Operation("pruned", delta.base, [part], delta.working)
+
+
+def _packed(operation: Operation, out: Tensor) -> tuple[bytes, bytes]:
+    """An operation as the structs of kernels.cpp; KeyError for what they do not hold."""
+    if operation.working == torch.float16 or len(operation.parts) > _MOST_MODELS:
+        raise KeyError(operation.working)
+    base, count = operation.base, operation.parts[0].model.numel()
+    if count >= MOST or not all(math.isfinite(part.scale) for part in operation.parts):
+        raise KeyError(count)
+    task = _TASK.pack(
+        out.data_ptr(),
+        _STORED.get(out.dtype, 0),
+        count,
+        0 if base is None else base.data_ptr(),
+        0 if base is None else _STORED[base.dtype],
+        len(operation.parts),
+        operation.working == torch.bfloat16,
+        _RESULTS[operation.kind],
+        operation.divisor is not None or operation.normalize,
+        operation.consensus == "count",
+        _AGGREGATES[operation.aggregate],
+        1.0 if operation.divisor is None else operation.divisor,
+        operation.lambda_,
+        0,
+    )
+    return task, b"".join(map(_packed_part, operation.parts))
+
+
+def _packed_part(part: Part) -> bytes:
+    mask, keys, density, kept = _ALL, (0, 0), 0.0, _OPEN
+    if part.dropping is not None:
+        mask, density = _RANDOM, part.dropping.density
+        keys = part.dropping.random.keys(part.dropping.model_index)
+    elif part.kept is not None:
+        mask, kept = _TOP if part.outlier is None else _BAND, part.kept
+    outlier = part.outlier or kept.kept
+    scaling = _NONE if part.scale == 1 else _DIVIDE if part.divides else _MULTIPLY
+    return _MODEL.pack(
+        part.model.data_ptr(),
+        _STORED[part.model.dtype],
+        *(kept.kept.index, kept.kept.bits, 0),
+        *(kept.maybe.index, kept.maybe.bits, 0),
+        *(outlier.index, outlier.bits, 0),
+        mask,
+        scaling,
+        *keys,
+        density,
+        part.scale,
+        part.weight,
+        0,
+    )
+
+
+def _address(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+class FastestKernels:
+    """Compiled kernels for what they know, and PyTorch's for the rest."""
+
+    def __init__(self, kernels: Sequence[Kernels]):
+        self._kernels = kernels
+
+    def run(self, operation: Operation, out: Tensor) -> bool:
+        """Write the result into `out`, flat."""
+        return any(kernels.run(operation, out) for kernels in self._kernels)
+
+    def between(self, delta: Delta, bracket: Bracket) -> Tensor | None:
+        """The keys of the elements that a bracket leaves open, in any order."""
+        found = (kernels.between(delta, bracket) for kernels in self._kernels)
+        return next((keys for keys in found if keys is not None), None)
+
+    def masked(self, delta: Delta, part: Part, start: int, stop: int) -> Tensor | None:
+        """What a settled mask leaves of a part of a delta, unscaled."""
+        found = (kernels.masked(delta, part, start, stop) for kernels in self._kernels)
+        return next((masked for masked in found if masked is not None), None)
+
+
+def kernels_for(device: torch.device) -> Kernels:
+    """The fastest kernels there are for tensors on a device."""
+    native = native_kernels() if device.type == "cpu" else None
+    return FastestKernels([native, BlockedKernels()]) if native else BlockedKernels()
+
+
+@cache
+def native_kernels() -> NativeKernels | None:
+    """The compiled kernels, or ``None`` where they cannot be had; the reason is logged once."""
+    if os.environ.get("EVOMERGE_KERNELS") == "torch":
+        return None
+    try:
+        kernels = NativeKernels(ctypes.CDLL(str(library(compiler()))))
+        if not _agrees(kernels):
+            raise OSError("they round otherwise than PyTorch does here")
+    except (OSError, subprocess.SubprocessError, AttributeError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        _LOG.warning(
+            "merging runs in PyTorch, some ten times slower: the C++ kernels cannot be used: %s",
+            " ".join(str(said).split())[:300],
+        )
+        return None
+    return kernels
+
+
+def compiler() -> str:
+    """The path of a C++ compiler: ``$CXX``, g++ or c++; OSError if there is none."""
+    wanted = [os.environ.get("CXX", "g++"), "c++"]
+    found = next(filter(None, map(shutil.which, wanted)), None)
+    if found is None:
+        raise OSError("there is no C++ compiler")
+    return found
+
+
+def library(compiler: str) -> Path:
+    """The compiled library, from the cache folder if it is there and whole."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=30)
+    known = [_SOURCE.read_bytes(), " ".join(_FLAGS).encode(), version.stdout, _processor()]
+    name = hashlib.sha256(b"\0".join(known)).hexdigest()
+    file = cache_folder() / "kernels" / f"{name}.so"
+    written = file.with_suffix(".sha256")
+    if file.is_file() and written.is_file() and written.read_text() == _sha256(file):
+        return file
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        partial = beside(file)
+    except OSError:  # no place to keep it
+        partial = file = Path(tempfile.mkdtemp()) / "kernels.so"
+    try:
+        command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(partial)]
+        subprocess.run(command, capture_output=True, check=True, timeout=300, text=True)
+        if partial != file:
+            write_text(written, _sha256(partial))
+            partial.replace(file)
+    finally:
+        if partial != file:
+            partial.unlink(missing_ok=True)
+    return file
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _processor() -> bytes:
+    """What ``-march=native`` depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        kinds = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+        return "\n".join(sorted(kinds)).encode()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}".encode()
+
+
+def _agrees(kernels: NativeKernels) -> bool:
+    """Whether every kind of operation gives the bits of `BlockedKernels` on a sample."""
+    draw = CounterRandom(0, "sample")
+    base, *models = (draw.uniform(i, (777,)) - 0.5 for i in range(4))
+    models = [base + 0.1 * model for model in models]
+    kept = Bracket(Edge(0x3C800000, 300), Edge(0x3C800000, 300))  # 1/64
+    parts = [
+        Part(models[0], 0.7, kept, scale=1.3),
+        Part(models[1], -0.4, dropping=Dropping(draw, 1, 0.6), scale=0.6, divides=True),
+        Part(models[2], 0.9, kept, outlier=Edge(0x3D200000, 20)),
+    ]
+    plain = [Part(part.model, part.weight) for part in parts]
+    for stored in _STORED:
+        for kind in _RESULTS:
+            chosen = plain if kind in ("linear", "pair", "scaled") else parts
+            few = {"pair": 2, "scaled": 1, "pruned": 1}.get(kind, 3)
+            operation = Operation(
+                kind,
+                base.to(stored) if kind in ("weighted", "disjoint") else None,
+                [replace(part, model=part.model.to(stored)) for part in chosen[:few]],
+                torch.float32,
+                divisor=None if kind == "disjoint" else 1.7,
+                normalize=kind == "disjoint",
+                lambda_=1.1,
+            )
+            ours, theirs = torch.empty(777, dtype=stored), torch.empty(777, dtype=stored)
+            if not (kernels.run(operation, ours) and BlockedKernels().run(operation, theirs)):
+                return False
+            if ours.view(torch.uint8).tolist() != theirs.view(torch.uint8).tolist():
+                return False
+    return True

@@ -1,0 +1,331 @@
+"""From a method and its parameters to an `Operation`, for the methods that one pass can do.
+
+What an operation does is the plain function's own arithmetic: the conformance test holds the two
+equal to the bit. A method, or a rare option, without an operation runs as the plain function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from evomerge.errors import UserError
+from evomerge.merge.delta import Delta
+from evomerge.merge.operation import Dropping, Kernels, Kind, Operation, Part, settled_part
+from evomerge.merge.ranking import EVERYTHING, NOTHING, Bracket
+from evomerge.merge.statistics import Statistics, l1_norm
+from evomerge.methods import CounterRandom
+from evomerge.methods.deltas import (
+    Aggregate,
+    Consensus,
+    ZeroSign,
+    adds_nothing,
+    kept_count,
+    l1_ratio,
+    usable_sum,
+)
+from evomerge.methods.nuslerp import arc_weights as nuslerp_weights
+from evomerge.methods.nuslerp import cosine as nuslerp_cosine
+from evomerge.methods.nuslerp import share_of_second
+from evomerge.methods.parameters import DropRescale
+from evomerge.methods.slerp import arc_weights as slerp_weights
+from evomerge.methods.slerp import cosine as slerp_cosine
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What one tensor is merged from.
+
+    Attributes:
+        base: Flat, as stored, or ``None``.
+        models: Flat, as stored.
+        keys: What tells base and models apart from other tensors of the process.
+        working: The dtype that they are rounded to.
+        random: Source of chance, for methods that need it.
+        statistics: What is known of them.
+        kernels: What looks at them where more must be known.
+    """
+
+    base: Tensor | None
+    models: Sequence[Tensor]
+    keys: tuple[object, ...]
+    working: torch.dtype
+    random: CounterRandom | None
+    statistics: Statistics
+    kernels: Kernels
+
+    @property
+    def count(self) -> int:
+        """Elements of the tensor."""
+        return self.models[0].numel()
+
+    def delta(self, index: int) -> Delta:
+        """One model's delta."""
+        return Delta(self.base, self.models[index], self.working)
+
+    def top(self, index: int, kept: int) -> Bracket | None:
+        """Where the `kept` largest elements of a model's delta end; ``None``: all are kept."""
+        if kept <= 0:
+            return Bracket(NOTHING, NOTHING)
+        if kept >= self.count:
+            return None
+        key = (self.keys[0], self.keys[1 + index], self.working)
+        return self.statistics.ranking(key, self.delta(index)).largest(kept)
+
+    def band(self, index: int, density: float, gamma: float) -> Part:
+        """A model without its outliers and without its smallest elements (trim_outliers)."""
+        model, keep = self.models[index], int(density * self.count)
+        reach = min(self.count, keep + int(gamma * self.count))
+        part = self.settled(Part(model, kept=self.top(index, reach)))
+        if reach == keep:
+            return part
+        outliers = self.settled(Part(model, kept=self.top(index, reach - keep))).kept
+        everything = Bracket(EVERYTHING, EVERYTHING)
+        return replace(part, kept=part.kept or everything, outlier=(outliers or everything).kept)
+
+    def operation(self, kind: Kind, parts: Sequence[Part], **more: Any) -> Operation:
+        """An operation on the base."""
+        return Operation(kind, self.base, parts, self.working, **more)
+
+    def settled(self, part: Part) -> Part:
+        """A part whose bracket is closed."""
+        return settled_part(part, self.operation("pruned", [part]), self.kernels)
+
+    def rescaled(self, index: int, part: Part) -> Part:
+        """A part scaled such that its delta keeps the L1 norm that it has before the mask."""
+        part, delta = self.settled(part), self.delta(index)
+        key = ("l1", self.keys[0], self.keys[1 + index], self.working)
+        before = self.statistics.scalar(key, lambda: l1_norm(delta.part, self.count))
+        after = l1_norm(lambda start, stop: self._masked(delta, part, start, stop), self.count)
+        return replace(part, scale=float(l1_ratio(before, after)))
+
+    def _masked(self, delta: Delta, part: Part, start: int, stop: int) -> Tensor:
+        masked = self.kernels.masked(delta, part, start, stop)
+        assert masked is not None
+        return masked
+
+
+class Sum(Protocol):
+    """Sums up masked deltas: `_weighted` or `_disjoint`."""
+
+    def __call__(
+        self,
+        inputs: Inputs,
+        part_of: Callable[[int], Part],
+        weight: Sequence[float],
+        density: Sequence[float],
+        normalize: bool,
+        lambda_: float,
+    ) -> Operation:
+        """The operation that adds up the parts."""
+        ...
+
+
+def operation_of(method: str, inputs: Inputs, parameters: Mapping[str, Any]) -> Operation | None:
+    """The operation that a method comes to; ``None`` if it has none.
+
+    Raises:
+        UserError: The method refuses its parameters; the message starts with the method's name.
+    """
+    make = _OPERATIONS.get(method)
+    if make is None or inputs.count == 0:
+        return None
+    return make(inputs, **{name.replace("lambda", "lambda_"): v for name, v in parameters.items()})
+
+
+def _copied(inputs: Inputs, model: Tensor | None = None) -> Operation:
+    """The base's own values, or a model's."""
+    if model is None:
+        return inputs.operation("copied", [Part(inputs.models[0])])
+    return Operation("copied", None, [Part(model)], inputs.working)
+
+
+def _linear(inputs: Inputs, weight: Sequence[float], normalize: bool) -> Operation:
+    total = float(torch.tensor(weight).sum())
+    if normalize and total == 0:
+        raise UserError(
+            f"linear: expected weights whose sum is not 0, but got {list(weight)}: "
+            "change a weight, or set normalize to false"
+        )
+    parts = [Part(m, w) for m, w in zip(inputs.models, weight, strict=True)]
+    return Operation("linear", None, parts, inputs.working, total if normalize else None)
+
+
+def _passthrough(inputs: Inputs, scale: Sequence[float]) -> Operation:
+    (model,), (factor,) = inputs.models, scale
+    if factor == 1:
+        return _copied(inputs, model)
+    return Operation("scaled", None, [Part(model, factor)], inputs.working)
+
+
+def _magnitude_prune(inputs: Inputs, density: Sequence[float]) -> Operation | None:
+    (model,), (part,) = inputs.models, density
+    kept = kept_count(part, inputs.count)
+    if kept == 0:
+        return None
+    return Operation("pruned", None, [Part(model, kept=inputs.top(0, kept))], inputs.working)
+
+
+def _wise_ft(inputs: Inputs, alpha: float) -> Operation:
+    assert inputs.base is not None
+    if alpha in (0, 1):
+        return _copied(inputs, inputs.models[0] if alpha else None)
+    parts = [Part(inputs.base, 1 - alpha), Part(inputs.models[0], alpha)]
+    return Operation("pair", None, parts, inputs.working)
+
+
+def _slerp(inputs: Inputs, t: float) -> Operation:
+    assert inputs.base is not None
+    if t in (0, 1):
+        return _copied(inputs, inputs.models[0] if t else None)
+    pair = (inputs.base, inputs.models[0])
+    angle = inputs.statistics.scalar(
+        ("slerp", *inputs.keys, inputs.working),
+        lambda: slerp_cosine(*(Delta(None, m, inputs.working).part(0, inputs.count) for m in pair)),
+    )
+    weights = slerp_weights(angle, t)
+    parts = [Part(m, float(w)) for m, w in zip(pair, weights, strict=True)]
+    return Operation("pair", None, parts, inputs.working)
+
+
+def _nuslerp(
+    inputs: Inputs, weight: Sequence[float], nuslerp_row_wise: bool, nuslerp_flatten: bool
+) -> Operation | None:
+    del nuslerp_row_wise  # says nothing of flattened tensors
+    if not nuslerp_flatten:
+        return None
+    angle = inputs.statistics.scalar(
+        ("nuslerp", *inputs.keys, inputs.working),
+        lambda: nuslerp_cosine(*(inputs.delta(i).part(0, inputs.count) for i in (0, 1))),
+    )
+    *weights, divisor = nuslerp_weights(angle, share_of_second(*weight))
+    parts = [Part(m, float(w)) for m, w in zip(inputs.models, weights, strict=True)]
+    return inputs.operation("pair", parts, divisor=float(divisor))
+
+
+def _task_arithmetic(
+    inputs: Inputs, weight: Sequence[float], normalize: bool, lambda_: float
+) -> Operation:
+    whole = [1.0] * len(weight)
+    return _weighted(inputs, lambda i: Part(inputs.models[i]), weight, whole, normalize, lambda_)
+
+
+def _ties(
+    inputs: Inputs,
+    weight: Sequence[float],
+    density: Sequence[float],
+    normalize: bool,
+    rescale: bool,
+    lambda_: float,
+    consensus: Consensus,
+    aggregate: Aggregate,
+    zero_sign: ZeroSign,
+) -> Operation | None:
+    if zero_sign == "majority":  # needs the votes of the whole tensor
+        return None
+
+    def trimmed(index: int) -> Part:
+        kept = inputs.top(index, kept_count(density[index], inputs.count))
+        part = Part(inputs.models[index], kept=kept)
+        return inputs.rescaled(index, part) if rescale and 0 < density[index] < 1 else part
+
+    merged = _disjoint(inputs, trimmed, weight, density, normalize, lambda_)
+    return replace(merged, consensus=consensus, aggregate=aggregate)
+
+
+def _dare(sum_up: Sum) -> Callable[..., Operation]:
+    def operation(
+        inputs: Inputs,
+        weight: Sequence[float],
+        density: Sequence[float],
+        normalize: bool,
+        rescale: DropRescale,
+        lambda_: float,
+    ) -> Operation:
+        assert inputs.random is not None
+        random = inputs.random
+
+        def dropped(index: int) -> Part:
+            model, kept = inputs.models[index], density[index]
+            if kept >= 1:
+                return Part(model)
+            part = Part(model, dropping=Dropping(random, index, kept))
+            if not rescale or kept <= 0:
+                return part
+            if rescale == "inverse":
+                return replace(part, scale=kept, divides=True)
+            return inputs.rescaled(index, part)
+
+        return sum_up(inputs, dropped, weight, density, normalize, lambda_)
+
+    return operation
+
+
+def _breadcrumbs(sum_up: Sum) -> Callable[..., Operation]:
+    def operation(
+        inputs: Inputs,
+        weight: Sequence[float],
+        density: Sequence[float],
+        gamma: Sequence[float],
+        normalize: bool,
+        rescale: bool,
+        lambda_: float,
+    ) -> Operation:
+        def middling(index: int) -> Part:
+            if density[index] >= 1:
+                return Part(inputs.models[index])
+            part = inputs.band(index, density[index], gamma[index])
+            return inputs.rescaled(index, part) if rescale else part
+
+        return sum_up(inputs, middling, weight, density, normalize, lambda_)
+
+    return operation
+
+
+def _weighted(
+    inputs: Inputs,
+    part_of: Callable[[int], Part],
+    weight: Sequence[float],
+    density: Sequence[float],
+    normalize: bool,
+    lambda_: float,
+) -> Operation:
+    if adds_nothing(lambda_, weight, density):
+        return _copied(inputs)
+    parts = [replace(part_of(i), weight=w) for i, w in enumerate(weight)]
+    divisor = float(usable_sum(weight, torch.empty(0))) if normalize else None
+    return inputs.operation("weighted", parts, divisor=divisor, lambda_=lambda_)
+
+
+def _disjoint(
+    inputs: Inputs,
+    part_of: Callable[[int], Part],
+    weight: Sequence[float],
+    density: Sequence[float],
+    normalize: bool,
+    lambda_: float,
+) -> Operation:
+    if adds_nothing(lambda_, weight, density):
+        return _copied(inputs)
+    parts = [replace(part_of(i), weight=w) for i, w in enumerate(weight)]
+    return inputs.operation("disjoint", parts, normalize=normalize, lambda_=lambda_)
+
+
+_OPERATIONS: Mapping[str, Callable[..., Operation | None]] = {
+    "breadcrumbs": _breadcrumbs(_weighted),
+    "breadcrumbs_ties": _breadcrumbs(_disjoint),
+    "dare_linear": _dare(_weighted),
+    "dare_ties": _dare(_disjoint),
+    "linear": _linear,
+    "magnitude_prune": _magnitude_prune,
+    "nuslerp": _nuslerp,
+    "passthrough": _passthrough,
+    "slerp": _slerp,
+    "task_arithmetic": _task_arithmetic,
+    "ties": _ties,
+    "wise_ft": _wise_ft,
+}

@@ -1,0 +1,127 @@
+"""What merging needs to know of whole tensors, worked out once: rankings, L1 norms, cosines.
+
+They depend on the parents alone, not on a candidate's coefficients. Rankings of tensors above
+65,536 elements are also kept on disk, in ``~/.cache/evomerge`` or where the environment variable
+``EVOMERGE_CACHE`` says, under a digest of the tensors' bytes; a file that is damaged is made anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from evomerge.merge.delta import Delta
+from evomerge.merge.ranking import EXACT, Ranking, rank
+from evomerge.methods.deltas import BLOCK
+from evomerge.partial import beside
+
+_FORMAT = "1"  # changes whenever files of an older version must not be read
+
+
+class Statistics:
+    """Statistics of the tensors of one process, by whatever key tells its tensors apart.
+
+    Args:
+        folder: Where rankings are kept on disk; ``None`` is `cache_folder`.
+        on_disk: Whether they are kept there at all.
+    """
+
+    def __init__(self, folder: Path | None = None, *, on_disk: bool = True):
+        self._on_disk = on_disk
+        self._folder = (cache_folder() if folder is None else folder) / "rankings"
+        self._rankings: dict[object, Ranking] = {}
+        self._scalars: dict[object, Tensor] = {}
+        self._digests: dict[object, tuple[Tensor, str]] = {}
+
+    def ranking(self, key: object, delta: Delta) -> Ranking:
+        """The ranking of a delta's elements by magnitude."""
+        held = self._rankings.get(key)
+        if held is None:
+            kept = self._on_disk and delta.count > EXACT
+            held = self._kept_on_disk(delta) if kept else rank(delta)
+            self._rankings[key] = held
+        return held
+
+    def scalar(self, key: object, compute: Callable[[], Tensor]) -> Tensor:
+        """A number that `compute` gives, shape ()."""
+        if key not in self._scalars:
+            self._scalars[key] = compute()
+        return self._scalars[key]
+
+    def _kept_on_disk(self, delta: Delta) -> Ranking:
+        name = self._digest(delta)
+        file = self._folder / f"{name}.safetensors"
+        held = _read(file, name, delta.count)
+        if held is None:
+            held = rank(delta)
+            _write(file, name, held)
+        return held
+
+    def _digest(self, delta: Delta) -> str:
+        parts = [_FORMAT, str(delta.working)]
+        for tensor in (delta.base, delta.model):
+            if tensor is None:
+                parts.append("none")
+                continue
+            place = (tensor.data_ptr(), tensor.numel(), tensor.dtype, tensor.device)
+            if place not in self._digests:
+                data = tensor.cpu().view(torch.uint8).numpy()
+                # the tensor is held too, lest another take its address
+                self._digests[place] = tensor, hashlib.sha256(data.data).hexdigest()
+            parts.append(f"{tensor.dtype} {self._digests[place][1]}")
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def l1_norm(part: Callable[[int, int], Tensor], count: int) -> Tensor:
+    """`methods.deltas.l1_norm` of a tensor that is made part by part, to the bit."""
+    stops = range(0, max(count, 1), BLOCK)
+    return torch.stack([part(s, min(s + BLOCK, count)).abs().sum() for s in stops]).sum()
+
+
+def cache_folder() -> Path:
+    """Where this user's caches lie: ``EVOMERGE_CACHE``, else below the user's cache folder."""
+    named = os.environ.get("EVOMERGE_CACHE")
+    if named:
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "evomerge"
+
+
+def _read(file: Path, name: str, count: int) -> Ranking | None:
+    """A ranking from disk; ``None`` if there is none, or the file is not what was written."""
+    try:
+        with safe_open(file, framework="pt") as stream:
+            metadata = stream.metadata() or {}
+            keys = stream.get_tensor("keys")
+            stride = int(metadata["stride"])
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
+    whole = keys.dtype == torch.int64 and keys.dim() == 1 and stride > 0
+    if not whole or len(keys) != -(-count // stride) or metadata.get("name") != name:
+        return None
+    return Ranking(keys, count, stride) if metadata.get("sha256") == _sha256(keys) else None
+
+
+def _write(file: Path, name: str, ranking: Ranking) -> None:
+    """Put a ranking on disk, whole or not at all; a disk that is full or read-only is no error."""
+    metadata = {"name": name, "stride": str(ranking.stride), "sha256": _sha256(ranking.keys)}
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        partial = beside(file)
+        try:
+            partial.write_bytes(save({"keys": ranking.keys}, metadata))
+            partial.replace(file)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError:
+        return
+
+
+def _sha256(keys: Tensor) -> str:
+    return hashlib.sha256(keys.contiguous().numpy().data).hexdigest()

@@ -1,0 +1,108 @@
+"""Rankings by magnitude: against a stable sort, and on disk, where damage is found."""
+
+import numpy as np
+import pytest
+import torch
+
+from evomerge.merge import ranking as ranking_module
+from evomerge.merge.delta import Delta
+from evomerge.merge.ranking import STRIDE, keys_of, rank
+from evomerge.merge.statistics import Statistics, l1_norm
+from evomerge.methods import deltas
+
+
+def delta(count, seed=0, scale=1.0, stored=torch.float32):
+    values = torch.randn(count, generator=torch.Generator().manual_seed(seed)) * scale
+    return Delta(None, values.to(stored), torch.float32)
+
+
+def ordered(a_delta):
+    """Flat indices from the largest magnitude to the smallest, lower index first."""
+    return np.argsort(-a_delta.part(0, a_delta.count).abs().numpy(), kind="stable")
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("group", [None, 1000])
+@pytest.mark.parametrize("count", [1, 64, 65_536, 65_537, 90_001])
+def test_every_kept_key_is_the_key_of_its_rank(count, stored, group, monkeypatch):
+    if group:
+        monkeypatch.setattr(ranking_module, "_GROUP", group)
+        monkeypatch.setattr(ranking_module, "_BLOCK", 5000)
+    held = delta(count, stored=stored)
+    ranking = rank(held)
+    assert ranking.stride == (1 if count <= 65_536 else STRIDE)
+    indices = ordered(held)[:: ranking.stride].copy()
+    assert (ranking.keys & 0xFFFFFFFF).tolist() == indices.tolist()
+    magnitude = held.model.float().abs()[torch.from_numpy(indices)]
+    assert torch.equal(ranking.keys, keys_of(magnitude, torch.from_numpy(indices)))
+
+
+@pytest.mark.parametrize("kept", [0, 1, 63, 64, 65, 4096, 89_984, 89_985, 90_000, 90_001])
+def test_a_bracket_holds_the_last_element_kept(kept):
+    held = delta(90_001, stored=torch.bfloat16)
+    bracket = rank(held).largest(kept)
+    keys = keys_of(held.model.float().abs(), torch.arange(held.count)).sort().values
+    sure = keys <= bracket.kept.key
+    between = keys[~sure & (keys <= bracket.maybe.key)]
+    assert len(between) < STRIDE
+    assert int(sure.sum()) + bracket.missing == kept
+    closed = bracket.settled(between.flip(0))
+    assert closed.missing == 0
+    assert int((keys <= closed.kept.key).sum()) == kept
+
+
+def test_rankings_are_read_from_disk_by_what_the_tensors_hold(tmp_path, monkeypatch):
+    first = Statistics(tmp_path).ranking("a", delta(70_000))
+    (file,) = (tmp_path / "rankings").iterdir()
+    assert file.stat().st_size < 70_000 / 8 + 1000
+
+    def no_rank(_):
+        raise AssertionError("it is on disk")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("evomerge.merge.statistics.rank", no_rank)
+        again = Statistics(tmp_path).ranking("b", delta(70_000))
+        assert torch.equal(first.keys, again.keys)
+        with pytest.raises(AssertionError, match="on disk"):
+            Statistics(tmp_path).ranking("a", delta(70_000, seed=1))
+        with pytest.raises(AssertionError, match="on disk"):
+            Statistics(tmp_path).ranking("a", delta(70_000, stored=torch.bfloat16))
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "other"])
+def test_a_damaged_file_is_made_anew(damage, tmp_path):
+    whole = Statistics(tmp_path).ranking("a", delta(70_000))
+    (file,) = (tmp_path / "rankings").iterdir()
+    content = file.read_bytes()
+    if damage == "flip":
+        file.write_bytes(content[:-100] + bytes([content[-100] ^ 1]) + content[-99:])
+    elif damage == "cut":
+        file.write_bytes(content[:-100])
+    elif damage == "empty":
+        file.write_bytes(b"")
+    else:
+        Statistics(tmp_path / "other").ranking("a", delta(70_000, seed=1))
+        (other,) = (tmp_path / "other" / "rankings").iterdir()
+        file.write_bytes(other.read_bytes())
+    again = Statistics(tmp_path).ranking("a", delta(70_000))
+    assert torch.equal(whole.keys, again.keys)
+    assert file.stat().st_size == len(content)
+    assert [f.name for f in file.parent.iterdir()] == [file.name]
+
+
+def test_a_folder_that_cannot_be_written_to_is_done_without(tmp_path):
+    (tmp_path / "rankings").write_text("a file where the folder would be")
+    assert len(Statistics(tmp_path).ranking("a", delta(70_000)).keys) == -(-70_000 // STRIDE)
+
+
+def test_small_tensors_leave_nothing_on_disk(tmp_path):
+    Statistics(tmp_path).ranking("a", delta(65_536))
+    assert not (tmp_path / "rankings").exists()
+
+
+def test_a_norm_made_part_by_part_is_the_plain_functions(monkeypatch):
+    monkeypatch.setattr(deltas, "BLOCK", 1000)
+    monkeypatch.setattr("evomerge.merge.statistics.BLOCK", 1000)
+    for count in (0, 1, 999, 1000, 12_345):
+        held = delta(count)
+        assert float(l1_norm(held.part, count)) == float(deltas.l1_norm(held.model))
