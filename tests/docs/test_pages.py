@@ -16,6 +16,7 @@ import pytest
 
 from evomerge import yaml_file
 from evomerge.cli import main
+from evomerge.cli.main import _parser
 from evomerge.study.config import StudyConfig
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -133,6 +134,15 @@ def test_every_yaml_block_is_read_strictly(page: Path, reader: Path) -> None:
         if "merge_method" in document:
             document = {"space": document}
         StudyConfig.from_dict({**base, **document}, reader, str(page))
+
+
+def test_every_command_in_the_readme_is_one_with_such_arguments() -> None:
+    readme = DOCS.parent / "README.md"
+    shown = [b for b in blocks(readme, "bash") if b.text.startswith("evomerge")]
+    told = [words for block in shown for words in commands(block)]
+    assert len(told) >= 4
+    for words in told:
+        assert callable(_parser().parse_args(words).run)
 
 
 def test_every_comment_before_a_block_is_one_that_is_understood() -> None:
