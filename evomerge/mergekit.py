@@ -16,7 +16,7 @@ from evomerge import methods, model_name, nesting, yaml_file
 from evomerge.errors import UserError
 from evomerge.levels import levels_of, settle
 from evomerge.mergekit_slices import Stack, setting_of, source_of
-from evomerge.recipe import Recipe, scalars
+from evomerge.recipe import DTYPES, Recipe, scalars
 
 _OURS = {  # (parameter, our value that mergekit does not have): what it does instead
     ("rescale", "inverse"): "gives back the L1 norm (rescale: true)",
@@ -69,6 +69,12 @@ def to_mergekit(recipe: Recipe, tensor_names: Sequence[str]) -> list[Document]:
         if (one.heads, one.unmatched) != ("merge", "error"):
             raise UserError(
                 "heads, unmatched: mergekit has no such choice; build the recipe instead"
+            )
+    for name in recipe.merges:
+        if name in (*methods.names(), "base", "union", *DTYPES):
+            raise UserError(
+                f"merges.{name}: mergekit-multi takes every {name} in its file for this merge; "
+                "give it another name"
             )
     inner = [
         document

@@ -1,6 +1,5 @@
 """Recipes in recipes: made in memory, equal to what building them one after the other gives."""
 
-import itertools
 import json
 import shutil
 
@@ -271,5 +270,7 @@ def test_mergekit_gets_a_document_for_each_merge(llama):
     assert first["name"] == "stage"
     assert "name" not in last
     assert [m["model"] for m in last["models"]] == ["stage", llama["c"], llama["base"]]
-    pairs = itertools.product([first["out_dtype"]], [last["out_dtype"]])
-    assert list(pairs) == [("bfloat16", "float32")]
+    assert (first["out_dtype"], last["out_dtype"]) == ("bfloat16", "float32")
+    clash = Recipe.from_dict({"merges": {"ties": soup(llama, "a", "b")}, **outer(llama, "ties")})
+    with pytest.raises(UserError, match=r"merges\.ties: mergekit-multi takes every ties in its"):
+        to_mergekit(clash, names)

@@ -12,7 +12,7 @@ import torch
 from evomerge import methods
 from evomerge.binding import placeholders
 from evomerge.checkpoint import Checkpoint
-from evomerge.merge import build
+from evomerge.merge import build, open_parents, with_merges
 from evomerge.mergekit import as_yaml, to_mergekit
 from evomerge.recipe import Recipe
 from evomerge.space import SearchSpace, shipped
@@ -270,6 +270,39 @@ RECIPES = {
             ],
         },
     ),
+    "merges inside a merge": (
+        "llama",
+        {
+            "merges": {
+                "soup": {
+                    "merge_method": "linear",
+                    "models": entries({"a": 1.0, "b": 0.5}),
+                    "base_model": "base",
+                    "out_dtype": "bfloat16",
+                },
+                "halves": {
+                    "merge_method": "task_arithmetic",
+                    "base_model": "base",
+                    "models": entries({"soup": 0.5, "c": 0.4}),
+                    "blocks": [{"layers": [0, 2], "merge_method": "linear"}],
+                },
+            },
+            "merge_method": "ties",
+            "base_model": "base",
+            "models": entries({"halves": 0.8, "soup": 0.3}, density=0.6),
+        },
+    ),
+    "a merge as the base": (
+        "qwen3",
+        {
+            "merges": {
+                "fused": {"merge_method": "linear", "models": entries({"a": 1.0, "b": 1.0})}
+            },
+            "merge_method": "task_arithmetic",
+            "base_model": "fused",
+            "models": entries({"c": 0.5, "b": -0.2}),
+        },
+    ),
     "methods mixed inside layers": (
         "qwen3-tied",
         {
@@ -360,7 +393,8 @@ def merges(tmp_path_factory):
     for number, (name, recipe) in enumerate(recipes.items()):
         ours, theirs = top / f"ours-{number}", top / f"theirs-{number}"
         build(recipe, ours)
-        documents = to_mergekit(recipe, list(Checkpoint.open(recipe.donor).tensors))
+        parents = with_merges(recipe, open_parents(recipe.model_names))
+        documents = to_mergekit(recipe, list(parents.checkpoints[recipe.donor].tensors))
         config = top / f"{number}.yaml"
         config.write_text(as_yaml(documents))
         quiet = ["--quiet", "--no-write-model-card"]
