@@ -66,3 +66,6 @@ ARMS = {
     "genetic, not paired": Arm("genetic"),
     "tpe, fixed items": Arm("tpe", redraw=False),
 }
+
+# Compared in every space; the rest says what makes the difference, in one.
+HEADLINE = ("catcma, 4 items", "mergekit-evolve", "mergenetic", "random", "tpe", "cmaes")

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from arms import ARMS, Arm
+from arms import ARMS, HEADLINE, Arm
 from peers import MergekitEvolve, Mergenetic
 from spaces import spaces
 
@@ -30,7 +30,7 @@ from evomerge.study.race import Race
 BUDGET = 11_200  # item evaluations: 100 candidates on 16 items of each of seven tasks
 SHARES = {"search": 0.5, "race": 0.1, "holdout": 0.4}  # of 512 documents a task
 RACERS, RACED_PER_TASK = 6, 40
-WATCHED = (0.2, 0.5)  # shares of the budget after which the answer so far is judged too
+WATCHED = (0.2,)  # shares of the budget after which the answer so far is judged too
 WATCHED_PER_TASK = 100
 
 
@@ -225,7 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("zoo", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--arms", nargs="+", default=[a for a in ARMS if "," not in a])
+    parser.add_argument("--arms", nargs="+", default=list(HEADLINE))
     parser.add_argument("--spaces", nargs="+", default=["parts", "depth", "global"])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(8)))
     parser.add_argument("--budget", type=int, default=BUDGET)

@@ -1,14 +1,14 @@
 """A surrogate of the zoo's landscape, replayed in seconds: no models, no torch.
 
-    python replay.py fit OUT SURROGATE.npz      # from the item matrices of recorded searches
+    python replay.py pack OUT MATRICES.npz      # the item matrices of recorded searches in one file
+    python replay.py fit MATRICES.npz SURROGATE.npz
     python replay.py run SURROGATE.npz --arms catcma random --seeds 8
 
 Each task's mean smooth score is a smooth function of the weights: ridge regression on random
-Fourier features and squares, fitted to every recorded candidate, weighted by nothing. What is left
-of an item (its own difficulty, and chance) is drawn from the recorded spread. So a replayed
-candidate is scored on n items with noise as it was in the models; `fit` prints how well candidates
-that were held back are told apart, and `run` compares optimizers at equal item evaluations, by the
-surrogate without noise.
+Fourier features and squares, fitted to every recorded candidate. What is left of an item (its own
+difficulty, and chance) is drawn from the recorded spread, so a replayed candidate on n items is as
+noisy as in the models. `fit` prints how well candidates that were held back are told apart; `run`
+compares optimizers at equal item evaluations, by the surrogate without noise.
 """
 
 import argparse
@@ -62,27 +62,34 @@ class Surrogate:
         return np.clip(raw, 0, 1)
 
 
-def recorded(out: Path, space: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points, mean smooth score by task, and each task's spread over items within a candidate."""
-    points, means, spreads = [], [], []
-    for file in sorted((out / "matrices").glob(f"*-{space}-*.npz")):
-        if file.name.startswith(("mergekit", "mergenetic")) or "metric" in file.name:
+def pack(out: Path, file: Path, space: str) -> None:
+    """Every search that scored smoothly: all points (n, d), and per search (candidates, items)."""
+    points, scores, n_tasks = [], {}, 1
+    for held in sorted((out / "matrices").glob(f"*-{space}-*.npz")):
+        if held.name.startswith(("mergekit", "mergenetic")) or "metric" in held.name:
             continue  # these recorded exact match
-        with np.load(file) as held:
-            score, task = held["score"] / 100.0, held["task"]
-            n_tasks = int(task.max()) + 1
-            by_task = np.stack(
-                [score[:, task[0] == t].mean(axis=1) for t in range(n_tasks)], axis=1
-            )
-            spread = [score[:, task[0] == t].std(axis=1).mean() for t in range(n_tasks)]
-            points.append(held["points"])
-            means.append(by_task)
-            spreads.append(spread)
-    return np.concatenate(points), np.concatenate(means), np.mean(spreads, axis=0)
+        with np.load(held) as one:
+            points.append(np.round(one["points"], 3).astype(np.float16))
+            scores[f"search-{len(scores):03d}"] = one["score"]  # hundredths; items task by task
+            n_tasks = int(one["task"].max()) + 1
+    np.savez_compressed(file, points=np.concatenate(points), n_tasks=n_tasks, **scores)
 
 
-def fit(out: Path, file: Path, space: str) -> None:
-    points, scores, noise = recorded(out, space)
+def recorded(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points, mean smooth score by task, and each task's spread over items within a candidate."""
+    with np.load(file) as held:
+        names = sorted(name for name in held.files if name.startswith("search-"))
+        n_tasks, tables = int(held["n_tasks"]), []
+        for name in names:
+            score = held[name] / 100.0
+            tables.append(score.reshape(len(score), n_tasks, -1))  # (candidates, tasks, items)
+        means = np.concatenate([table.mean(axis=2) for table in tables])
+        spreads = np.stack([table.std(axis=2).mean(axis=0) for table in tables])
+        return held["points"].astype(float), means, spreads.mean(axis=0)
+
+
+def fit(matrices: Path, file: Path) -> None:
+    points, scores, noise = recorded(matrices)
     order = np.random.default_rng(1).permutation(len(points))
     kept, back = order[: len(order) * 9 // 10], order[len(order) * 9 // 10 :]
     model = Surrogate.fit(points[kept], scores[kept], noise)
@@ -138,10 +145,13 @@ def run(file: Path, arms: list[str], seeds: int, budget: int, per_task: int) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    packing = commands.add_parser("pack")
+    packing.add_argument("out", type=Path)
+    packing.add_argument("file", type=Path)
+    packing.add_argument("--space", default="parts")
     fitting = commands.add_parser("fit")
-    fitting.add_argument("out", type=Path)
+    fitting.add_argument("matrices", type=Path)
     fitting.add_argument("file", type=Path)
-    fitting.add_argument("--space", default="parts")
     running = commands.add_parser("run")
     running.add_argument("file", type=Path)
     running.add_argument("--arms", nargs="+", default=["catcma", "cmaes", "sepcma", "random"])
@@ -149,8 +159,10 @@ def main() -> None:
     running.add_argument("--budget", type=int, default=11_200)
     running.add_argument("--per-task", type=int, default=4)
     told = parser.parse_args()
-    if told.command == "fit":
-        fit(told.out, told.file, told.space)
+    if told.command == "pack":
+        pack(told.out, told.file, told.space)
+    elif told.command == "fit":
+        fit(told.matrices, told.file)
     else:
         run(told.file, told.arms, told.seeds, told.budget, told.per_task)
 

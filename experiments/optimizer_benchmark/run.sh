@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# The whole benchmark: bash experiments/optimizer_benchmark/run.sh WORK     (some hours of one core)
+# Interrupt it and call it again: finished searches are kept in WORK/demo and WORK/qwen3.
+# The arm `mergenetic` needs the package pymoo (0.6.2 was used); nothing else does.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+work=$1
+mkdir -p "$work"
+export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
+declare -A architecture=([demo]=llama [qwen3]=qwen3)
+for zoo in demo qwen3; do
+  python -c "from evomerge.demo.zoo import make_zoo
+make_zoo('$work/zoo-$zoo', architecture='${architecture[$zoo]}')"
+  for process in 1 2; do
+    python "$here/bench.py" "$work/zoo-$zoo" "$work/$zoo" &
+  done
+  wait
+  python "$here/bench.py" "$work/zoo-$zoo" "$work/$zoo" --spaces parts --budget 56000 --seeds 100 \
+    --arms "catcma, 4 items"
+  mkdir -p "$here/results/$zoo"
+  python "$here/shorten.py" "$work/$zoo" "$here/results/$zoo"
+done
+python "$here/replay.py" pack "$work/demo" "$here/results/demo/matrices_parts.npz"
+python "$here/replay.py" fit "$here/results/demo/matrices_parts.npz" \
+  "$here/results/demo/surrogate_parts.npz"
+python "$here/summarise.py" "$here/results"
