@@ -4,6 +4,8 @@ import json
 import sys
 import time
 
+import numpy as np
+
 from evomerge.dimension import Dimension
 from evomerge.search import create
 
@@ -14,7 +16,7 @@ TRIALS, WINDOW = 10_000, 500
 def main() -> None:
     for arm in sys.argv[1:] or ARMS:
         for d in (20, 60):
-            optimizer = create(arm)
+            optimizer, draws = create(arm), np.random.default_rng(0)
             optimizer.start([Dimension(f"x{i}") for i in range(d)], 0)
             cost: list[tuple[int, float]] = []
             asked = 0
@@ -22,7 +24,11 @@ def main() -> None:
                 began = time.process_time()
                 points = optimizer.ask()
                 seconds = time.process_time() - began
-                values = [-sum((x - 0.3) ** 2 for x in point) for point in points]
+                noise = draws.standard_normal(len(points)).tolist()  # or it would converge
+                values = [
+                    z - sum((x - 0.3) ** 2 for x in point)
+                    for z, point in zip(noise, points, strict=True)
+                ]
                 task = {
                     str(t): dict.fromkeys(range(4), v / (t + 1)) for t, v in enumerate(values[:7])
                 }
