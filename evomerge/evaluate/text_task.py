@@ -50,6 +50,7 @@ def text_task(name: str, chunks: list[str]) -> dict[str, Any]:
     return {
         "task": name,
         "output_type": "loglikelihood_rolling",
+        "num_fewshot": 0,  # a study's examples are for its other tasks
         "test_split": "test",
         "doc_to_text": "",
         "doc_to_target": "text",

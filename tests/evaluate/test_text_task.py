@@ -54,9 +54,8 @@ def test_bits_per_byte_of_each_chunk_are_those_of_a_float64_softmax(
 ) -> None:
     file = tmp_path / "t.txt"
     file.write_text("item 4: abc=\nitem 77: z=\n" * 3 + "one two three four five six\n")
-    harness = Harness.load(
-        [TaskRequest("prose", text=file, chunk_bytes=25)], tokenizer=llama.tokenizer
-    )
+    request = TaskRequest("prose", text=file, chunk_bytes=25)
+    harness = Harness.load([request], num_fewshot=3, tokenizer=llama.tokenizer)
     assert harness.items == {"prose": [0, 1, 2, 3, 4]}
     assert len(set(harness.item_keys["prose"])) == 3  # equal chunks are one document to the pools
     assert not harness.metrics["prose"].higher_is_better
