@@ -9,6 +9,7 @@ computed once, as a prefix whose keys and values the rows look at.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -67,16 +68,19 @@ def pack(inputs: Mapping[Tokens, int], batch_size: int, deepest: int) -> list[Pa
     Args:
         inputs: For each input how many of its first tokens are context: only what follows the
             last of them is predicted, so only these may become a prefix.
-        batch_size: Most rows in a batch.
+        batch_size: A batch has at most as many rows, and no more tokens than so many rows of the
+            longest input alone would have.
         deepest: Longest input that may share a row; longer ones, or all with 0, get their own.
     """
     ordered = sorted(inputs)
     short = [tokens for tokens in ordered if len(tokens) <= deepest]
     batches = []
     for prefix, groups in _prefix_groups(_groups(short, inputs), inputs):
-        batches += _batches(prefix, _fewest_tokens(groups, len(prefix), batch_size), batch_size)
+        longest = max(len(tokens) for group in groups for tokens in group) - len(prefix)
+        limits = _Limits(batch_size, batch_size * longest)
+        batches += _batches(prefix, _fewest_tokens(groups, len(prefix), limits), limits)
     long = [_row([tokens], 0) for tokens in ordered if len(tokens) > deepest]
-    return batches + _batches((), long, batch_size)
+    return batches + _batches((), long, _Limits(batch_size, math.inf))
 
 
 def shared_prefixes(prompts: Iterable[Tokens]) -> dict[Tokens, Tokens]:
@@ -180,11 +184,19 @@ def _prefix_groups(
     return list(found.items())
 
 
-def _fewest_tokens(groups: Sequence[list[Tokens]], skip: int, batch_size: int) -> list[Row]:
+@dataclass(frozen=True)
+class _Limits:
+    """How large a batch may be."""
+
+    rows: int
+    tokens: float
+
+
+def _fewest_tokens(groups: Sequence[list[Tokens]], skip: int, limits: _Limits) -> list[Row]:
     """Fill rows in two orders, and keep what costs less: neighbours share, large first fit."""
     by_size = sorted(groups, key=lambda group: (-_size(group), group))
     layouts = [_fill(order, skip) for order in (groups, by_size)]
-    return min(layouts, key=lambda rows: sum(b.n_tokens for b in _batches((), rows, batch_size)))
+    return min(layouts, key=lambda rows: sum(b.n_tokens for b in _batches((), rows, limits)))
 
 
 def _fill(groups: Sequence[list[Tokens]], skip: int) -> list[Row]:
@@ -233,17 +245,20 @@ def _row(inputs: Sequence[Tokens], skip: int) -> Row:
     return Row(tuple(tokens), tuple(depths), tuple(last), paths)
 
 
-def _batches(prefix: Tokens, rows: Sequence[Row], batch_size: int) -> list[PackedBatch]:
+def _batches(prefix: Tokens, rows: Sequence[Row], limits: _Limits) -> list[PackedBatch]:
     """Rows sorted by length; a new batch begins where padding would cost more than a call."""
     ordered = sorted(rows, key=lambda row: (-len(row.tokens), row.tokens, row.depths))
     batches: list[PackedBatch] = []
     current: list[Row] = []
     padding = 0
     for row in ordered:
-        padding += len(current[0].tokens) - len(row.tokens) if current else 0
-        if len(current) == batch_size or padding > CALL_TOKENS:
-            batches.append(PackedBatch(prefix, tuple(current)))
-            current, padding = [], 0
+        if current:
+            length = len(current[0].tokens)
+            padding += length - len(row.tokens)
+            full = len(current) == limits.rows or (len(current) + 1) * length > limits.tokens
+            if full or padding > CALL_TOKENS:
+                batches.append(PackedBatch(prefix, tuple(current)))
+                current, padding = [], 0
         current.append(row)
     return [*batches, PackedBatch(prefix, tuple(current))] if current else batches
 
