@@ -47,6 +47,8 @@ def model_card(
     named = {model: model_name.public(model) for model in recipe.model_names}
     licences = {model: licence_of(model) for model in named}
     known = set(licences.values())
+    inner = [name for merge in recipe.merges.values() for name in merge.method_names]
+    used = list(dict.fromkeys([*recipe.method_names, *inner]))
     head: dict[str, Any] = {"library_name": "transformers", "tags": ["merge", "evomerge"]}
     head["base_model"] = list(named.values())
     head["base_model_relation"] = "merge"
@@ -56,7 +58,7 @@ def model_card(
         metadata=yaml_file.write({**head, **(metadata or {})}),
         title=title,
         count=len(named),
-        methods="`, `".join(recipe.method_names),
+        methods="`, `".join(used),
         results=f"\n{results}" if results else "",
         parents="\n".join(
             f"- {name}{' (base)' if model == recipe.base_model else ''}"
@@ -65,9 +67,7 @@ def model_card(
         ),
         licence=_licence_note(licences),
         recipe=public_recipe(recipe),
-        references="\n".join(
-            f"- `{name}`: {methods.get(name).reference}" for name in recipe.method_names
-        ),
+        references="\n".join(f"- `{name}`: {methods.get(name).reference}" for name in used),
     )
 
 

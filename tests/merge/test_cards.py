@@ -65,3 +65,14 @@ def test_a_card_that_says_none_is_an_unknown_licence(models, text):
     licensed(folders["a"], "license: mit")
     licensed(folders["b"], text)
     assert "No licence is stated by b; a merge is bound by its parents'." in model_card(recipe)
+
+
+def test_methods_of_merges_inside_the_merge_are_cited_too(models):
+    folders, recipe = models
+    inner = {"merge_method": "slerp", "base_model": str(folders["a"]), "parameters": {"t": 0.5}}
+    inner |= {"models": [{"model": str(folders["a"])}, {"model": str(folders["b"])}]}
+    document = {**recipe.to_dict(), "merges": {"both": inner}}
+    document["models"] = [{"model": "both", "parameters": {"weight": 0.5}}]
+    card = model_card(Recipe.from_dict(document))
+    assert "- `slerp`: Shoemake 1985" in card
+    assert "- `task_arithmetic`: Ilharco 2022" in card
