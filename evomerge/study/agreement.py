@@ -49,6 +49,11 @@ class Agreement:
 
     def correlation(self) -> float | None:
         """The rank correlation with the last leader; ``None`` where the metric is the fitness."""
+        self.follow()
+        return None if self._by_metric else rank_correlation([*self._pairs, *self._leaders])
+
+    def follow(self) -> None:
+        """Take the last leader's metric in."""
         if self._leader is not None:
             wanted = self._leader.wanted
             rows = self._study.outcomes(wanted.trials, wanted.items, "metric", "search")
@@ -56,7 +61,7 @@ class Agreement:
                 if some is not None:
                     metric = self._study.fitness(some, "metric")
                     self._leaders.append((self._leader.fitness, metric))
-        return None if self._by_metric else rank_correlation([*self._pairs, *self._leaders])
+        self._leader = None
 
     def warn_if_low(self, correlation: float | None, generation: int) -> None:
         """Warn once whenever the smooth score stops ranking as the metric does."""

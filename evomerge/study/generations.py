@@ -14,10 +14,11 @@ from evomerge.study.agreement import Agreement
 from evomerge.study.baseline import Baseline
 from evomerge.study.config import StudyConfig, seconds
 from evomerge.study.control import ControlArm
-from evomerge.study.ledger import Wanted
+from evomerge.study.ledger import Items, Wanted
 from evomerge.study.open_study import OpenStudy
 from evomerge.study.pools import generation_items
-from evomerge.study.telling import Telling, Told
+from evomerge.study.record import AskRecord
+from evomerge.study.telling import Account, Telling, Told
 
 
 def start_optimizer(
@@ -104,6 +105,9 @@ class Generations:
     ) -> tuple[list[Told], list[search.ItemScores | None]]:
         """Score one generation and write down its fitness; returns what the optimizer is told."""
         study, reference = self._study, self._reference
+        past = study.record.generations.get(generation)
+        if past is not None and past.fitness is not None:
+            return self._again(optimizer, past, points, extra)
         items = generation_items(
             study.pools["search"],
             study.config.evaluate.items_per_task,
@@ -116,10 +120,7 @@ class Generations:
         ask = study.record.generations[generation]
         study.check_same(ask.trials, recipes, f"generation {generation}, trial")
         field = study.config.evaluate.fitness
-        told = dict(zip(ask.trials, ask.fitness or (), strict=False))
-        # What the optimizer was told stays so, also of a trial that could be scored by now.
-        live = [number for number in ask.trials if told.get(number, 0.0) is not None]
-        wanted = Wanted([*live, reference], items, field, "search")
+        wanted = Wanted([*ask.trials, reference], items, field, "search")
         # The last leader is scored by the metric on the way: no worker waits for it alone.
         study.ledger.score([wanted, *self._agreement.wanted])
         correlation = self._agreement.correlation()
@@ -132,26 +133,58 @@ class Generations:
         held = rows[reference]
         at_reference = None if held is None else study.fitness(held, field)
         account = self._telling.account([rows.get(number) for number in ask.trials], held)
-        if ask.fitness is None:
-            self._agreement.warn_if_low(correlation, generation)
-            study.ledger.log(
-                {
-                    "event": "told",
-                    "generation": generation,
-                    "trials": list(ask.trials),
-                    "fitness": values,
-                    "reference": {
-                        "trial": reference,
-                        "fitness": at_reference,
-                    },
-                    "correlation": correlation,
-                    **{k: v for k, v in vars(account).items() if v is not None},
-                }
-            )
-        scores: list[search.ItemScores | None] = [
-            study.item_scores(rows.get(number), field) for number in ask.trials[: len(points)]
-        ]
-        return self._telling.told(optimizer, points, values, at_reference, account), scores
+        self._agreement.warn_if_low(correlation, generation)
+        study.ledger.log(
+            {
+                "event": "told",
+                "generation": generation,
+                "trials": list(ask.trials),
+                "fitness": values,
+                "reference": {"trial": reference, "fitness": at_reference},
+                "correlation": correlation,
+                **{k: v for k, v in vars(account).items() if v is not None},
+            }
+        )
+        told = self._telling.told(optimizer, points, values, at_reference, account)
+        return told, self._item_scores(optimizer, ask.trials[: len(points)], items)
+
+    def _again(
+        self,
+        optimizer: search.Optimizer,
+        past: AskRecord,
+        points: Sequence[Point],
+        extra: Sequence[Point],
+    ) -> tuple[list[Told], list[search.ItemScores | None]]:
+        """What the optimizer was told of a generation, as the journal has it.
+
+        It stays so, also for a trial that could be scored by now.
+        """
+        study, items = self._study, past.items or {}
+        if [study.record.trials[n].point for n in past.trials] != [*points, *extra]:
+            recipes = [study.space.fill(point) for point in (*points, *extra)]
+            study.check_same(past.trials, recipes, f"generation {past.generation}, trial")
+        values = list(past.fitness or ())
+        self._agreement.follow()
+        self._agreement.lead(past.trials, values, items)
+        objectives, violations = past.objectives, past.violations
+        account = Account(
+            None if objectives is None else [None if v is None else list(v) for v in objectives],
+            None if violations is None else list(violations),
+        )
+        told = self._telling.told(optimizer, points, values, past.reference, account)
+        return told, self._item_scores(optimizer, past.trials[: len(points)], items)
+
+    def _item_scores(
+        self, optimizer: search.Optimizer, trials: Sequence[int], items: Items
+    ) -> list[search.ItemScores | None]:
+        """Each trial's score of every item, for an optimizer that learns from these."""
+        if not optimizer.learns_from_items:
+            return [None] * len(trials)
+        study, field = self._study, self._study.config.evaluate.fitness
+        told = {number: study.record.trials[number].fitness for number in trials}
+        live = [number for number, fitness in told.items() if fitness is not None]
+        rows = study.outcomes(live, items, field, "search")
+        return [study.item_scores(rows.get(number), field) for number in trials]
 
     def _ended_early(self, ended: Mapping[str, Any] | None) -> str | None:
         """Why no new generation begins; an earlier run's end holds until more is asked for."""
