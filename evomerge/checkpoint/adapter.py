@@ -26,6 +26,7 @@ from evomerge.errors import UserError
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+_LARGEST_ALPHA = 1e30  # what a float32 still holds after a product
 _FACTOR = re.compile(r"(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B)(?:\.default)?")
 # What makes an adapter more than a low-rank delta of a linear layer, and why it is not read.
 _REFUSED = {
@@ -163,7 +164,7 @@ class Adapter:
     def _scale(self, module: str, pair: dict[str, str]) -> float:
         """alpha / rank of one module, its patterns and rank stabilisation seen to."""
         a, b = self.tensors[pair["lora_A"]].shape, self.tensors[pair["lora_B"]].shape
-        if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
+        if len(a) != 2 or len(b) != 2 or a[0] != b[1] or a[0] < 1:
             raise UserError(
                 f"{self.folder}: {module}: expected factors (rank, in) and (out, rank), but got "
                 f"{list(a)} and {list(b)}"
@@ -174,7 +175,7 @@ class Adapter:
             raise UserError(
                 f"{self.folder}: {module}: {CONFIG} says rank {rank}, but its factors have {a[0]}"
             )
-        if not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        if type(alpha) not in (int, float) or not abs(alpha) < _LARGEST_ALPHA:
             raise UserError(f"{self.folder / CONFIG}: expected lora_alpha as a number: {alpha!r}")
         return float(alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank))
 

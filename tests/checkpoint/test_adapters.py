@@ -1,6 +1,7 @@
 """LoRA adapters against PEFT's own merge_and_unload."""
 
 import json
+import random
 import shutil
 
 import pytest
@@ -161,6 +162,25 @@ def test_what_is_more_than_a_delta_is_refused_with_the_reason(bases, spoiled, ch
     with pytest.raises(UserError, match=message) as caught:
         Checkpoint.open(f"{bases['llama']}+{spoiled}")
     assert "\n" not in str(caught.value)
+
+
+def test_a_mutated_configuration_is_read_or_refused(bases, spoiled):
+    file = spoiled / "adapter_config.json"
+    config, draw, read = json.loads(file.read_text()), random.Random(4), 0
+    junk = [None, True, -1, 0, 0.5, 10**400, "", "x", [], [1], {}, {"q_proj": "x"}, {"[": 2}]
+    junk += [{"q_proj": 0}, {"v_proj": 10**400}, {"(a*)*": 4}, {"q_proj": None}, {"": 4}]
+    for _ in range(300):
+        wrong = {**config, draw.choice([*config, "lora_bias"]): draw.choice(junk)}
+        wrong[draw.choice(["r", "lora_alpha", "rank_pattern", "alpha_pattern"])] = draw.choice(junk)
+        file.write_text(json.dumps(wrong))
+        try:
+            checkpoint = Checkpoint.open(f"{bases['llama']}+{spoiled}")
+            for name in checkpoint.tensors:
+                checkpoint.tensor(name)
+        except UserError:
+            continue
+        read += 1
+    assert read > 5
 
 
 def test_dora_is_known_by_its_tensors_too(bases, tmp_path):
