@@ -66,8 +66,9 @@ def test_a_study_stops_naming_the_file_and_goes_on_when_it_is_put_back(
     with pytest.raises(UserError, match=r"two/model\.safetensors: changed while the study was run"):
         Study(config, tmp_path / "run", strike).confirm()
     assert struck
-    paid = sum(len(event["rows"]) for event in events(tmp_path / "run", "outcomes"))
-    assert paid == struck[0]  # not one score was made of it
+    sizes = [len(event["rows"]) for event in events(tmp_path / "run", "outcomes")]
+    # Only what was under way when it changed is written down, and no score was made of the change.
+    assert sum(sizes) - struck[0] <= max(sizes)
     replace(file, whole)
     Study(config, tmp_path / "run").confirm()
     Study(config, tmp_path / "undisturbed").confirm()

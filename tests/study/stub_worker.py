@@ -37,6 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "protocol": "stub",  # of the evaluation
     "broken": False,  # ends at once, as a worker whose imports fail
     "broken_device": None,  # on this GPU: wrong numbers, an error, wrong numbers, an error, ...
+    "words": "the stub was told to fail",  # of a failure, as a real worker would redact them
     "prints": None,  # goes to stderr before each answer
     "wrong_export": False,  # writes other weights than it scored
 }
@@ -152,7 +153,7 @@ class Stub:
         )
         above = settings["fail_above"]
         if searched and settings["fail"] and (above is None or weights_of(recipe)[0] > above):
-            return {"failed": {"kind": settings["fail"], "message": "the stub was told to fail"}}
+            return {"failed": {"kind": settings["fail"], "message": settings["words"]}}
         if settings["prints"]:
             print(settings["prints"], file=sys.stderr, flush=True)
         broken = settings["broken_device"] is not None

@@ -1,0 +1,256 @@
+"""Bad and hostile inputs: code 2, one line, no traceback, quickly, and nothing else is touched."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from evomerge import search
+from evomerge.cli import main
+from evomerge.errors import UserError
+from evomerge.recipe import Recipe
+from evomerge.study.config import StudyConfig
+from tests.checkpoint.test_damaged_weights import mutated
+from tests.faults.bad_inputs import BadInput, corpus
+from tests.models import make_family
+
+SAMPLE = 29  # every so many of the corpus in the default suite
+REAL = 40  # ... and as processes of their own, in the whole
+SECONDS = 1.0
+MEGABYTES = 200
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base, two models, and a folder outside of them that nobody may read."""
+    home = tmp_path_factory.mktemp("family")
+    make_family(home / "zoo")
+    outside = home / "outside"
+    outside.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        file = home / "zoo" / "b" / name
+        (outside / name).write_bytes(file.read_bytes() if file.exists() else b"{}")
+    shutil.copyfile(home / "zoo" / "b" / "model.safetensors", outside / "secret.safetensors")
+    return home
+
+
+class Watch:
+    """Notes which files of folders called ``outside`` are opened; an audit hook stays for ever."""
+
+    on = False
+    seen: list[str] = []  # noqa: RUF012 - one for all
+
+    @classmethod
+    def hook(cls, event: str, arguments: tuple[Any, ...]) -> None:
+        if cls.on and event == "open" and "/outside/" in str(arguments[0]):
+            cls.seen.append(str(arguments[0]))
+
+
+@pytest.fixture(scope="session")
+def watch() -> type[Watch]:
+    sys.addaudithook(Watch.hook)
+    return Watch
+
+
+def memory() -> float:
+    """Most memory that this process ever held, in megabytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def home_of(family: Path, folder: Path) -> Path:
+    shutil.copytree(family, folder, symlinks=True)
+    return folder
+
+
+def problem(
+    bad: BadInput, home: Path, capsys: pytest.CaptureFixture[str], watch: type[Watch]
+) -> str | None:
+    """What is wrong with how a bad input is met; ``None`` if nothing is."""
+    words = bad.spoil(home)
+    before = sorted(os.listdir(home))
+    capsys.readouterr()
+    watch.seen.clear()
+    held, began, watch.on = memory(), time.perf_counter(), True
+    try:
+        code = main(words)
+    except SystemExit as error:
+        code = int(error.code or 0)
+    finally:
+        watch.on = False
+    took, told = time.perf_counter() - began, capsys.readouterr().err
+    found = []
+    if code != 2:
+        found.append(f"code {code}")
+    if not told.startswith("evomerge: error: ") or told.count("\n") != 1:
+        found.append(f"told: {told[-300:]!r}")
+    if took > SECONDS:
+        found.append(f"took {took:.1f} s")
+    if memory() - held > MEGABYTES:
+        found.append(f"took {memory() - held:.0f} MB")
+    if watch.seen:
+        found.append(f"read {watch.seen[0]}")
+    if sorted(os.listdir(home)) not in (before, sorted([*before, "run"])):
+        found.append(f"left {sorted(os.listdir(home))}")
+    if (home / "CANARY").exists():
+        found.append("ran code")
+    return f"{bad.name}: {'; '.join(found)}" if found else None
+
+
+def meet(
+    some: list[BadInput],
+    family: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    watch: type[Watch],
+) -> list[str]:
+    problems = []
+    for optimizer in ("catcma", "cmaes"):  # what is imported once is not the input's doing
+        search.create(optimizer)
+    whole = home_of(family, tmp_path / "whole")
+    assert main(_whole_build(whole)) == 0
+    for number, bad in enumerate(some):
+        home = home_of(family, tmp_path / str(number))
+        told = problem(bad, home, capsys, watch)
+        shutil.rmtree(home)
+        if told:
+            problems.append(told)
+    return problems
+
+
+def _whole_build(home: Path) -> list[str]:
+    document = {
+        "merge_method": "linear",
+        "models": [{"model": str(home / "zoo" / m), "parameters": {"weight": 1}} for m in "ab"],
+    }
+    (home / "recipe.yaml").write_text(json.dumps(document))
+    return ["build", str(home / "recipe.yaml"), str(home / "out")]
+
+
+def test_a_sample_of_the_bad_inputs_is_told_in_one_line(
+    family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], watch: type[Watch]
+) -> None:
+    assert not meet(corpus()[::SAMPLE], family, tmp_path, capsys, watch)
+
+
+@pytest.mark.slow
+def test_every_bad_input_is_told_in_one_line(
+    family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], watch: type[Watch]
+) -> None:
+    inputs = corpus()
+    assert len(inputs) >= 300
+    problems = meet(inputs, family, tmp_path, capsys, watch)
+    with capsys.disabled():
+        print(f"\nbad inputs: {len(inputs) - len(problems)}/{len(inputs)} told in one line")
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.slow
+def test_bad_inputs_are_told_in_one_line_by_a_process_of_its_own(
+    family: Path, tmp_path: Path
+) -> None:
+    for number, bad in enumerate(corpus()[::REAL]):
+        home = home_of(family, tmp_path / str(number))
+        command = [sys.executable, "-m", "evomerge", *bad.spoil(home)]
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert told.returncode == 2, (bad.name, told.stderr)
+        assert told.stderr.startswith("evomerge: error: "), (bad.name, told.stderr)
+        assert told.stderr.count("\n") == 1, (bad.name, told.stderr)
+
+
+@pytest.mark.slow
+def test_three_thousand_mutated_weight_files_load_or_are_told_in_one_line(
+    family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = home_of(family, tmp_path / "home")
+    words = _whole_build(home)
+    file = home / "zoo" / "b" / "model.safetensors"
+    whole, draw = file.read_bytes(), random.Random(2026)
+    codes = {0: 0, 2: 0}
+    began = memory()
+    for _ in range(3000):
+        file.write_bytes(mutated(whole, draw))
+        shutil.rmtree(home / "out", ignore_errors=True)
+        capsys.readouterr()
+        started = time.perf_counter()
+        code = main(words)
+        took, told = time.perf_counter() - started, capsys.readouterr().err
+        assert code in codes, told
+        codes[code] += 1
+        assert took < SECONDS
+        if code:
+            assert told.startswith("evomerge: error: ")
+            assert told.count("\n") == 1
+    assert memory() - began < MEGABYTES
+    with capsys.disabled():
+        print(f"\nmutated weights: {codes[2]} refused, {codes[0]} loaded, 0 crashed")
+
+
+# -- what nobody thought of ------------------------------------------------------------------------
+
+_WORDS = """
+base_model models space evaluate search workers output tasks name metric weight items trials filter
+merge_method parameters density lambda dtype slices sources layer_range blocks layers components
+seed include_path optimizer options choice low high knots model value
+"""
+_KEYS = st.sampled_from(_WORDS.split())
+_LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(["ties", "linear", "search", "*", "*1", "base", "float32", "8h", "auto"]),
+)
+_DOCUMENTS = st.dictionaries(
+    _KEYS,
+    st.recursive(
+        _LEAVES,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=4),
+        max_leaves=12,
+    ),
+    max_size=8,
+)
+
+
+@pytest.fixture(scope="module")
+def nowhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("nowhere")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(_DOCUMENTS)
+def test_any_document_is_a_recipe_or_the_users_mistake(document: dict[str, Any]) -> None:
+    whole = {"merge_method": "ties", "base_model": "b", "models": [{"model": "m"}], **document}
+    for told in (document, whole):
+        with contextlib.suppress(UserError):
+            Recipe.from_dict(told)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(_DOCUMENTS)
+def test_any_document_is_a_study_or_the_users_mistake(
+    nowhere: Path, document: dict[str, Any]
+) -> None:
+    whole = {
+        "base_model": "b",
+        "models": ["m"],
+        "space": "ties_by_depth",
+        "evaluate": {"tasks": ["t"]},
+        **document,
+    }
+    for told in (document, whole):
+        with contextlib.suppress(UserError):
+            StudyConfig.from_dict(told, nowhere)
