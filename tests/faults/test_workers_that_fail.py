@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from evomerge.errors import UserError
 from evomerge.study import scheduler
+from evomerge.study.failures import kind_of
 from evomerge.study.study import Study
 from tests.study.small_study import StubWorkers, events, paid, stub_config, substance
 
@@ -143,6 +146,43 @@ def test_a_task_that_raises_fails_its_trials_alone(
     failed = events(tmp_path / "run", "failed")
     assert [event["kind"] for event in failed] == ["task"]
     assert "a fault was injected here" in failed[0]["message"]
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", "oom"),
+        ("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried", "oom"),
+        ("std::bad_alloc", "oom"),
+        ("CUDA error: device-side assert triggered", "device"),
+        ("CUDA error: an illegal memory access was encountered", "device"),
+        ("CUDA error: uncorrectable ECC error encountered", "device"),
+        ("GPU has fallen off the bus", "device"),
+        ("cuBLAS: CUBLAS_STATUS_EXECUTION_FAILED", "device"),
+        ("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate", "oom"),
+        ("list index out of range", "task"),
+    ],
+)
+def test_what_libraries_say_is_told_apart(said: str, kind: str) -> None:
+    assert kind_of(RuntimeError(said)) == kind
+    assert kind_of(MemoryError()) == "oom"
+
+
+@pytest.mark.slow
+def test_a_real_worker_under_a_memory_limit_is_out_of_memory_and_not_a_fault() -> None:
+    code = (
+        "import resource, torch\n"
+        "from pathlib import Path\n"
+        "from evomerge.study.failures import kind_of\n"
+        "used = int(Path('/proc/self/statm').read_text().split()[0]) * 4096\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))\n"
+        "try:\n    torch.empty(2**32)\n"
+        "except BaseException as error:\n    print(kind_of(error))\n"
+        "try:\n    bytearray(2**34)\n"
+        "except BaseException as error:\n    print(kind_of(error))\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert told.stdout.split() == ["oom", "oom"], told.stderr
 
 
 def test_a_worker_of_other_versions_is_refused(tmp_path: Path) -> None:
