@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import yaml
 from evomerge.errors import UserError, unknown
 
 _MAX_BYTES = 2**20
+_MAX_PARTS = 40_000  # keys, items, lines: PyYAML takes some 50 microseconds for each
+_MAX_DEPTH = 100
 
 
 def read(file: Path) -> Any:
@@ -73,6 +76,7 @@ def parse_all(text: str, where: str) -> list[Any]:
 
 
 def _loaded(text: str, where: str, take: Callable[[_Strict], Any]) -> Any:
+    _check_size(text, where)
     try:
         loader = _Strict(text)
         try:
@@ -88,6 +92,17 @@ def _loaded(text: str, where: str, take: Callable[[_Strict], Any]) -> Any:
         raise UserError(f"{where}: not valid YAML: nested too deeply") from None
     except ValueError as error:  # 2024-99-99, or a number of 5000 digits
         raise UserError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from None
+
+
+def _check_size(text: str, where: str) -> None:
+    """Refuse what PyYAML would take long to refuse."""
+    if sum(map(text.count, ":,[{\n")) > _MAX_PARTS:
+        raise UserError(f"{where}: expected at most {_MAX_PARTS:,} keys, items and lines")
+    depth = 0
+    for character in re.findall(r"[\[\]{}]", text):
+        depth += 1 if character in "[{" else -1
+        if depth > _MAX_DEPTH:
+            raise UserError(f"{where}: not valid YAML: nested too deeply")
 
 
 def write(document: Any) -> str:

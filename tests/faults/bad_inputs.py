@@ -123,7 +123,7 @@ WRONG: dict[tuple[str, ...], list[Any]] = {
     ("evaluate", "fitness"): ["x", 3, None, []],
     ("evaluate", "allow_task_code"): ["yes please", 1, None],
     ("evaluate", "items"): [3, None, [], "x", {"search": 2.0}, {"race": -1.0}, {"holdout": "x"}],
-    ("evaluate", "items", "per_generation"): [0, -1, "x", 1.5, None, True],
+    ("evaluate", "items", "per_generation"): [0, -1, "x", 1.5, True],
     ("evaluate", "items", "search"): [float("nan"), float("inf"), -0.5, 7, "x"],
     ("search",): [3, None, [], "x"],
     ("search", "optimizer"): ["cmaess", "", 3, None, []],
@@ -217,7 +217,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "block beyond": _recipe(blocks=[{"layers": [0, 999]}]),
     "block backwards": _recipe(blocks=[{"layers": [2, 1]}]),
     "unknown component": _recipe(blocks=[{"components": ["brain"]}]),
-    "both kinds": _recipe(slices=[]),
+    "both kinds": _recipe(slices=[{"sources": [{"model": "a", "layer_range": [0, 1]}]}]),
     "slice beyond": {
         "merge_method": "passthrough",
         "slices": [{"sources": [{"model": "a", "layer_range": [0, 99]}]}],
