@@ -187,7 +187,6 @@ _FLOAT = r"""^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?
 
 
 def _teach_floats() -> None:
-    import re
 
     for side in (_Strict, _Plain):  # the writer too: it must quote a text that reads as a number
         side.add_implicit_resolver(
