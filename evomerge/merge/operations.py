@@ -211,7 +211,9 @@ def _task_arithmetic(
     inputs: Inputs, weight: Sequence[float], normalize: bool, lambda_: float
 ) -> Operation:
     whole = [1.0] * len(weight)
-    return _weighted(inputs, lambda i: Part(inputs.models[i]), weight, whole, normalize, lambda_)
+    return _weighted(
+        inputs, lambda i: Part(inputs.models[i], weight[i]), weight, whole, normalize, lambda_
+    )
 
 
 def _ties(
@@ -230,10 +232,12 @@ def _ties(
 
     def trimmed(index: int) -> Part:
         kept = inputs.top(index, kept_count(density[index], inputs.count))
-        part = Part(inputs.models[index], kept=kept)
+        part = Part(inputs.models[index], weight[index], kept)
         return inputs.rescaled(index, part) if rescale and 0 < density[index] < 1 else part
 
     merged = _disjoint(inputs, trimmed, weight, density, normalize, lambda_)
+    if (consensus, aggregate) == ("sum", "mean"):
+        return merged
     return replace(merged, consensus=consensus, aggregate=aggregate)
 
 
@@ -252,8 +256,8 @@ def _dare(sum_up: Sum) -> Callable[..., Operation]:
         def dropped(index: int) -> Part:
             model, kept = inputs.models[index], density[index]
             if kept >= 1:
-                return Part(model)
-            part = Part(model, dropping=Dropping(random, index, kept))
+                return Part(model, weight[index])
+            part = Part(model, weight[index], dropping=Dropping(random, index, kept))
             if not rescale or kept <= 0:
                 return part
             if rescale == "inverse":
@@ -277,8 +281,9 @@ def _breadcrumbs(sum_up: Sum) -> Callable[..., Operation]:
     ) -> Operation:
         def middling(index: int) -> Part:
             if density[index] >= 1:
-                return Part(inputs.models[index])
+                return Part(inputs.models[index], weight[index])
             part = inputs.band(index, density[index], gamma[index])
+            part = replace(part, weight=weight[index])
             return inputs.rescaled(index, part) if rescale else part
 
         return sum_up(inputs, middling, weight, density, normalize, lambda_)
@@ -296,7 +301,7 @@ def _weighted(
 ) -> Operation:
     if adds_nothing(lambda_, weight, density):
         return _copied(inputs)
-    parts = [replace(part_of(i), weight=w) for i, w in enumerate(weight)]
+    parts = [part_of(i) for i in range(len(weight))]
     divisor = float(usable_sum(weight, torch.empty(0))) if normalize else None
     return inputs.operation("weighted", parts, divisor=divisor, lambda_=lambda_)
 
@@ -311,7 +316,7 @@ def _disjoint(
 ) -> Operation:
     if adds_nothing(lambda_, weight, density):
         return _copied(inputs)
-    parts = [replace(part_of(i), weight=w) for i, w in enumerate(weight)]
+    parts = [part_of(i) for i in range(len(weight))]
     return inputs.operation("disjoint", parts, normalize=normalize, lambda_=lambda_)
 
 

@@ -74,10 +74,10 @@ class Parents:
         """One parent's tensor, in its stored dtype; never to be written to."""
         if ref.model in self._passing:
             return self.checkpoints[ref.model].tensor(ref.name).to(self.device)
-        if ref not in self._kept:
-            stored = self.checkpoints[ref.model].tensor(ref.name)
-            self._kept[ref] = stored.to(self.device)
-        return self._kept[ref]
+        kept = self._kept.get(ref)
+        if kept is None:
+            kept = self._kept[ref] = self.checkpoints[ref.model].tensor(ref.name).to(self.device)
+        return kept
 
     def stamps(self) -> dict[str, tuple[int, int]]:
         """Size in bytes and time of change of every file, as they are now; (-1, -1) if it is gone.
@@ -119,7 +119,7 @@ class Parents:
 
     def statistics_of(self, refs: Iterable[Ref]) -> Statistics:
         """What is known of these tensors; nothing is remembered of those that are not kept."""
-        passing = any(ref.model in self._passing for ref in refs)
+        passing = self._passing and any(ref.model in self._passing for ref in refs)
         return Statistics(on_disk=False) if passing else self.statistics
 
     def check_finite(self) -> None:

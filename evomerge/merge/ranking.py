@@ -66,7 +66,7 @@ class Bracket:
 class Ranking:
     """Every `stride`-th key of a ranking, ascending, from the first on; int64."""
 
-    keys: Tensor
+    keys: np.ndarray
     count: int
     stride: int
 
@@ -91,7 +91,7 @@ def rank(delta: Delta) -> Ranking:
     stride = 1 if delta.count <= EXACT else STRIDE
     if delta.count <= _GROUP:
         whole = np.sort(_keys(delta, 0, delta.count))
-        return Ranking(torch.from_numpy(whole[::stride].copy()), delta.count, stride)
+        return Ranking(whole[::stride].copy(), delta.count, stride)
     counts = np.zeros(2**16, dtype=np.int64)  # of keys by their upper 16 bits
     for start in range(0, delta.count, _BLOCK):
         keys = _keys(delta, start, start + _BLOCK)
@@ -107,7 +107,7 @@ def rank(delta: Delta) -> Ranking:
         group.sort()
         sample.append(group[-ranked % stride :: stride].copy())
         ranked += len(group)
-    return Ranking(torch.from_numpy(np.concatenate(sample)), delta.count, stride)
+    return Ranking(np.concatenate(sample), delta.count, stride)
 
 
 def keys_of(magnitude: Tensor, index: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -81,8 +82,10 @@ class Statistics:
 
 def l1_norm(part: Callable[[int, int], Tensor], count: int) -> Tensor:
     """`methods.deltas.l1_norm` of a tensor that is made part by part, to the bit."""
-    stops = range(0, max(count, 1), BLOCK)
-    return torch.stack([part(s, min(s + BLOCK, count)).abs().sum() for s in stops]).sum()
+    if count <= BLOCK:
+        return part(0, count).abs_().sum()
+    stops = range(0, count, BLOCK)
+    return torch.stack([part(s, min(s + BLOCK, count)).abs_().sum() for s in stops]).sum()
 
 
 def cache_folder() -> Path:
@@ -105,7 +108,9 @@ def _read(file: Path, name: str, count: int) -> Ranking | None:
     whole = keys.dtype == torch.int64 and keys.dim() == 1 and stride > 0
     if not whole or len(keys) != -(-count // stride) or metadata.get("name") != name:
         return None
-    return Ranking(keys, count, stride) if metadata.get("sha256") == _sha256(keys) else None
+    if metadata.get("sha256") != _sha256(keys.numpy()):
+        return None
+    return Ranking(keys.numpy(), count, stride)
 
 
 def _write(file: Path, name: str, ranking: Ranking) -> None:
@@ -115,7 +120,7 @@ def _write(file: Path, name: str, ranking: Ranking) -> None:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         partial = beside(file)
         try:
-            partial.write_bytes(save({"keys": ranking.keys}, metadata))
+            partial.write_bytes(save({"keys": torch.from_numpy(ranking.keys)}, metadata))
             partial.replace(file)
         finally:
             partial.unlink(missing_ok=True)
@@ -123,5 +128,5 @@ def _write(file: Path, name: str, ranking: Ranking) -> None:
         return
 
 
-def _sha256(keys: Tensor) -> str:
-    return hashlib.sha256(keys.contiguous().numpy().data).hexdigest()
+def _sha256(keys: np.ndarray) -> str:
+    return hashlib.sha256(keys.data).hexdigest()
