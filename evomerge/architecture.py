@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 COMPONENTS = ("attention", "mlp", "norm", "embedding", "head", "other")
@@ -40,6 +41,7 @@ class Place:
     component: str
 
 
+@lru_cache(maxsize=100_000)
 def place(name: str) -> Place:
     """Read layer and component off a tensor's name.
 
