@@ -2,7 +2,8 @@
 
 The library is kept in the cache folder under a digest of its source, the compiler and the
 processor. It is used only if it gives the bits of `BlockedKernels` on a sample of every operation,
-so that a result never depends on whether a worker has a compiler.
+so that a result never depends on whether a worker has a compiler. The environment variable
+``EVOMERGE_KERNELS=torch`` does without it.
 """
 
 from __future__ import annotations
