@@ -12,7 +12,7 @@ import yaml
 from evomerge.errors import UserError, unknown
 
 _MAX_BYTES = 2**20
-_MAX_PARTS = 40_000  # keys, items, lines: PyYAML takes some 50 microseconds for each
+_MAX_PARTS = 20_000  # keys, items, lines: PyYAML takes some 50 microseconds for each
 _MAX_DEPTH = 100
 
 
@@ -187,7 +187,6 @@ _FLOAT = r"""^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?
 
 
 def _teach_floats() -> None:
-
     for side in (_Strict, _Plain):  # the writer too: it must quote a text that reads as a number
         side.add_implicit_resolver(
             "tag:yaml.org,2002:float", re.compile(_FLOAT, re.X), list("-+0123456789.")

@@ -103,7 +103,11 @@ def every_call(
 
 @pytest.mark.parametrize(
     ("point", "action", "step"),
-    [("journal.write", "kill", 40), ("journal.sync", "eio", 45), ("file.rename", "kill", 3)],
+    [
+        pytest.param("journal.write", "kill", 40, marks=pytest.mark.slow),
+        pytest.param("journal.sync", "eio", 45, marks=pytest.mark.slow),
+        ("file.rename", "kill", 3),
+    ],
 )
 def test_a_driver_that_fails_at_some_calls_of_a_point_resumes_to_the_same_end(
     drivers: Drivers, tmp_path: Path, whole: dict[str, Any], point: str, action: str, step: int

@@ -21,6 +21,8 @@ from evomerge.study.record import Record
 from evomerge.study.study import Study
 from tests.study.small_study import InProcessPool, events, substance
 
+SLOW = pytest.mark.slow
+
 
 def copy_of(study: Path, folder: Path) -> StudyConfig:
     shutil.copytree(study.parent / "zoo", folder / "zoo")
@@ -47,7 +49,9 @@ def replace(file: Path, data: bytes) -> None:
     os.replace(other, file)
 
 
-@pytest.mark.parametrize("change", [flip, cut, Path.unlink])
+@pytest.mark.parametrize(
+    "change", [flip, *(pytest.param(c, marks=SLOW) for c in (cut, Path.unlink))]
+)
 def test_a_study_stops_naming_the_file_and_goes_on_when_it_is_put_back(
     small_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any
 ) -> None:

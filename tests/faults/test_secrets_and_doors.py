@@ -125,6 +125,7 @@ sys.addaudithook(watch)
 """
 
 
+@pytest.mark.slow
 def test_a_whole_study_with_real_workers_connects_to_nothing(
     small_study: Path, tmp_path: Path
 ) -> None:

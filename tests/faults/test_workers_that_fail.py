@@ -38,7 +38,9 @@ def arm(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     ("point", "action"),
     [
         pytest.param(
-            point, action, marks=[] if point == "worker.evaluate" and action != "exit" else SLOW
+            point,
+            action,
+            marks=[] if point == "worker.evaluate" and action in ("bus", "oom") else SLOW,
         )
         for point in ("worker.start", "worker.evaluate", "worker.answer")
         for action in ("kill", "segv", "bus", "exit", "oom")
