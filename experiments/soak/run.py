@@ -142,27 +142,33 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--kills", type=int, default=200, help="of drivers")
     parser.add_argument("--worker-kills", type=int, default=50, help="of real workers, at most")
+    parser.add_argument("--only", nargs="+", choices=("workers", "drivers", "real"))
     parser.add_argument("--seed", type=int, default=0)
     told = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        real = sys.executable
-        sys.executable = stub_executable(folder)
-        document = stub_document(search={"trials": told.trials, "population": 20})
-        config = StudyConfig.from_dict(document, Path("/"))
-        found = kill_workers(config, folder / "stub", 0.5, 10_000, told.seed)
-        print(json.dumps({"stand-in workers": found}), flush=True)
-        sys.executable = real
-        print(json.dumps({"drivers": kill_drivers(folder, told.kills, told.seed)}), flush=True)
-        if told.study:
-            config = StudyConfig.from_yaml(told.study)
-            document = config.to_dict()
-            document["search"]["trials"] = told.trials
-            document["workers"] = {"backend": "local", "count": 2, "device": "cpu"}
-            document["output"]["save_model"] = False
-            config = StudyConfig.from_dict(document, told.study.parent)
-            found = kill_workers(config, folder / "real", 10, told.worker_kills, told.seed)
-            print(json.dumps({"real workers": found}), flush=True)
+        parts = told.only or ["workers", "drivers", *(["real"] if told.study else [])]
+        for part in parts:
+            print(json.dumps({part: run_part(part, folder, told)}), flush=True)
+
+
+def run_part(part: str, folder: Path, told: argparse.Namespace) -> Any:
+    if part == "drivers":
+        return kill_drivers(folder, told.kills, told.seed)
+    if part == "workers":
+        python, sys.executable = sys.executable, stub_executable(folder)
+        try:
+            document = stub_document(search={"trials": told.trials, "population": 20})
+            config = StudyConfig.from_dict(document, Path("/"))
+            return kill_workers(config, folder / "stub", 0.5, 10_000, told.seed)
+        finally:
+            sys.executable = python
+    document = StudyConfig.from_yaml(told.study).to_dict()
+    document["search"]["trials"] = told.trials
+    document["workers"] = {"backend": "local", "count": 2, "device": "cpu"}
+    document["output"]["save_model"] = False
+    config = StudyConfig.from_dict(document, told.study.parent)
+    return kill_workers(config, folder / "real", 10, told.worker_kills, told.seed)
 
 
 if __name__ == "__main__":
