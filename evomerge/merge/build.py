@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from evomerge import methods
 from evomerge.checkpoint import atomic_folder, write_shards
+from evomerge.checkpoint.header import DTYPES
 from evomerge.errors import UserError
 from evomerge.merge.card import model_card
 from evomerge.merge.operations import Inputs, operation_of
@@ -172,9 +174,10 @@ def write(built: Plan, parents: Parents, out: Path, *, replace: bool = False) ->
     dtype = TORCH_DTYPES[recipe.output_dtype]
     sizes = {}
     for job in built.jobs:
-        source = parents.tensor(job.base or job.models[0])
-        itemsize = dtype.itemsize if source.is_floating_point() else source.dtype.itemsize
-        sizes[job.name] = source.numel() * itemsize
+        ref = job.base or job.models[0]
+        stored = DTYPES[parents.checkpoints[ref.model].tensors[ref.name].dtype]
+        itemsize = dtype.itemsize if stored.is_floating_point else stored.itemsize
+        sizes[job.name] = math.prod(job.shape) * itemsize
     parts: list[str] = []
 
     def recorded() -> Iterator[tuple[str, Tensor]]:

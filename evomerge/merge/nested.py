@@ -84,12 +84,16 @@ def _checkpoint(recipe: Recipe, parents: Parents, where: str) -> Checkpoint:
 
 
 class _Merge:
-    """The tensors of a merge, each made when it is asked for."""
+    """The tensors of a merge, each made when it is asked for; the last one is remembered.
+
+    A merge asks for all inputs of one tensor before it goes on to the next, some more than once.
+    """
 
     def __init__(self, built: Plan, parents: Parents):
         self._built = built
         self._parents = parents
         self._jobs: Mapping[str, int] = {job.name: i for i, job in enumerate(built.jobs)}
+        self._last: tuple[str, Tensor] | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -102,8 +106,11 @@ class _Merge:
         return [file for held in self._parents.checkpoints.values() for file in held.store.files]
 
     def tensor(self, name: str) -> Tensor:
-        job = self._built.jobs[self._jobs[name]]
-        return merged(job, self._parents, self._built.recipe)
+        if self._last is None or self._last[0] != name:
+            self._last = None  # let go of it before the next one is made
+            job = self._built.jobs[self._jobs[name]]
+            self._last = (name, merged(job, self._parents, self._built.recipe))
+        return self._last[1]
 
     def factors(self, name: str) -> None:
         del name

@@ -1,5 +1,6 @@
 """Recipes in recipes: made in memory, equal to what building them one after the other gives."""
 
+import importlib
 import json
 import shutil
 
@@ -16,6 +17,7 @@ from evomerge.space import SearchSpace
 from tests.merge.merging import load_live
 from tests.models import load
 
+nested_module = importlib.import_module("evomerge.merge.nested")
 SOUP = {"merge_method": "linear", "parameters": {"weight": 1.0}, "out_dtype": "bfloat16"}
 
 
@@ -44,6 +46,30 @@ def test_a_nested_merge_is_what_two_builds_give(llama, tmp_path):
     fill(live, built, parents)
     assert digest(live_tensors(live, built).items()) == by_hand
     assert set(nested.model_names) == {llama[name] for name in ("a", "b", "c", "base")}
+
+
+def test_each_tensor_of_each_merge_is_made_once_however_often_it_is_used(
+    llama, tmp_path, monkeypatch
+):
+    made = []
+    held = nested_module.merged
+
+    def counted(job, parents, recipe):
+        made.append((recipe.digest, job.name))
+        return held(job, parents, recipe)
+
+    monkeypatch.setattr(nested_module, "merged", counted)
+    average = {"merge_method": "linear", "parameters": {"weight": 1.0}}
+    document = {
+        **average,
+        "merges": {
+            "one": {**average, "models": [llama["a"], llama["b"]]},
+            "two": {**average, "models": ["one", llama["c"]]},
+        },
+        "models": ["one", "two"],
+    }
+    build(Recipe.from_dict(document), tmp_path / "out")
+    assert len(made) == len(set(made)) == 2 * len(load(llama["a"]))
 
 
 def test_a_merge_becomes_a_new_base(llama, tmp_path):
