@@ -13,6 +13,7 @@ from evomerge.search.registry import create, name_of, names, optimizer_class
 if TYPE_CHECKING:
     from evomerge.search.catcma import CatCma
     from evomerge.search.cma import CmaEs
+    from evomerge.search.coarse_to_fine import CoarseToFine
     from evomerge.search.coordinate_grid import CoordinateGrid
     from evomerge.search.differential import DifferentialEvolution
     from evomerge.search.genetic import GeneticAlgorithm
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CatCma",
     "CmaEs",
+    "CoarseToFine",
     "CoordinateGrid",
     "DifferentialEvolution",
     "GeneticAlgorithm",

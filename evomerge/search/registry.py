@@ -13,6 +13,7 @@ from evomerge.search.optimizer import Optimizer
 _OPTIMIZERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "catcma": ("catcma", "CatCma", {}),
     "cmaes": ("cma", "CmaEs", {}),
+    "coarse_to_fine": ("coarse_to_fine", "CoarseToFine", {}),
     "coordinate_grid": ("coordinate_grid", "CoordinateGrid", {}),
     "de": ("differential", "DifferentialEvolution", {}),
     "genetic": ("genetic", "GeneticAlgorithm", {}),

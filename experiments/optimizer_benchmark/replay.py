@@ -113,7 +113,7 @@ def run(file: Path, arms: list[str], seeds: int, budget: int, per_task: int) -> 
     with np.load(file) as held:
         model = Surrogate(dict(held))
     d, tasks = len(model.arrays["middle"]), len(model.arrays["noise"])
-    dimensions = [Dimension(f"w{i}", low=LOW, high=HIGH) for i in range(d)]
+    dimensions = [Dimension(name, low=LOW, high=HIGH) for name in names(d)]
     start = float(model(np.full((1, d), 0.5)).mean())
     for arm in arms:
         began, ends, asked = time.perf_counter(), [], 0
@@ -140,6 +140,13 @@ def run(file: Path, arms: list[str], seeds: int, budget: int, per_task: int) -> 
             "seconds_per_search": round((time.perf_counter() - began) / seeds, 2),
         }
         print(json.dumps(row), flush=True)
+
+
+def names(d: int) -> list[str]:
+    """Of the space `parts` with four models: gradients of three knots, then of six."""
+    knots = [3] * 4 + [6] * 8
+    found = [f"gradient{g}[{k}]" for g, n in enumerate(knots) for k in range(n)]
+    return found if len(found) == d else [f"w{i}" for i in range(d)]
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ def test_every_name_makes_an_optimizer():
     assert made == {
         "catcma": CatCma,
         "cmaes": CmaEs,
+        "coarse_to_fine": search.CoarseToFine,
         "coordinate_grid": search.CoordinateGrid,
         "de": search.DifferentialEvolution,
         "genetic": search.GeneticAlgorithm,
