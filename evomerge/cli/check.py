@@ -13,10 +13,10 @@ from evomerge.errors import UserError
 from evomerge.study.anchors import anchors
 from evomerge.study.config import StudyConfig
 from evomerge.study.generations import start_optimizer
-from evomerge.study.ledger import SHARDS
 from evomerge.study.pools import generation_items, split
 from evomerge.study.scaling import useful
 from evomerge.study.scheduler import Scheduler, Unit
+from evomerge.study.shards import SHARDS
 from evomerge.study.study import Study
 from evomerge.study.workers import open_pool
 

@@ -9,9 +9,9 @@ from typing import Any
 from evomerge import __version__
 from evomerge.errors import UserError
 from evomerge.redact import redacted
-from evomerge.study.ledger import shard_items
 from evomerge.study.open_study import OpenStudy
 from evomerge.study.pools import split
+from evomerge.study.shards import shard_items
 from evomerge.study.versions import difference, versions
 
 # What may differ when a study is resumed: how long, where, and what is kept.

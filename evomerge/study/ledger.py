@@ -7,7 +7,6 @@ run again, which finds its past already paid for.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,12 +23,12 @@ from evomerge.study.objective import Row
 from evomerge.study.outcome_table import OutcomeTable
 from evomerge.study.record import Record, TrialRecord
 from evomerge.study.scheduler import ATTEMPTS, Scheduler, Unit
+from evomerge.study.shards import shard_items, shards
 from evomerge.study.workers import Message
 
 Items = Mapping[str, Sequence[int]]
 Listener = Callable[[Mapping[str, Any], Record], None]
 
-SHARDS = 16  # at most so many for a candidate: the last ones of a generation are shared out
 ROUNDS = 3  # how often a unit that loses its workers again and again is tried anew
 _LOST = {"infrastructure", "device"}  # failures that say nothing of the recipe
 _PLAIN = {"asked", "outcomes", "told", "raced"}  # events that hold names and numbers alone
@@ -172,12 +171,12 @@ class Ledger:
         some = [self.record.trials[number] for number in wanted.trials]
         # Equal recipes are scored once and fail together, also when a study is resumed.
         settled = {trial.digest for trial in some if _has_failed(trial, wanted.phase)}
-        shards = _shards(wanted.items, self._shard_items)
+        some_shards = shards(wanted.items, self._shard_items)
         for trial in some:
             if trial.digest in settled:
                 continue
             settled.add(trial.digest)
-            for shard in shards:
+            for shard in some_shards:
                 missing = self.record.outcomes.missing(trial.digest, wanted.mode, shard)
                 if missing:
                     request = {"do": "evaluate", "recipe": trial.recipe, "shards": [missing]}
@@ -265,29 +264,6 @@ class Ledger:
         self._scheduler.run(units, done)
 
 
-def shard_items(config: StudyConfig) -> int:
-    """How many items are scored together: one batch, or more if that were over `SHARDS` shards.
-
-    Fixed for a study and independent of its workers, so that batches, and with them the last bits
-    of a score, are the same however many workers there are.
-    """
-    evaluate = config.evaluate
-    items = evaluate.items_per_task * len(evaluate.tasks)
-    return evaluate.rows_per_batch * max(1, math.ceil(items / evaluate.rows_per_batch / SHARDS))
-
-
 def _has_failed(trial: TrialRecord, phase: str) -> bool:
     failure = trial.failure
     return failure is not None and failure.phase == phase and failure.kind not in _LOST
-
-
-def _shards(items: Items, size: int) -> list[dict[str, list[int]]]:
-    """Cut items, in their order, into parts of at most `size`."""
-    flat = [(task, i) for task, ids in items.items() for i in ids]
-    shards = []
-    for start in range(0, len(flat), size):
-        shard: dict[str, list[int]] = {}
-        for task, i in flat[start : start + size]:
-            shard.setdefault(task, []).append(i)
-        shards.append(shard)
-    return shards

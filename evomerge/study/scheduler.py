@@ -33,6 +33,7 @@ class _Task:
     done: Done
     workers: int = 0
     answer: Message | None = None  # the first; what comes later only confirms it
+    halvings: int = 0  # of the batches that it was scored in
 
 
 @dataclass
@@ -166,7 +167,8 @@ class Scheduler:
         task, kind = job.task, _kind(answer)
         task.workers -= 1
         if task.answer is not None:
-            if kind not in TRANSIENT and task.answer.get("rows") != answer.get("rows"):
+            comparable = kind not in TRANSIENT and job.halvings == task.halvings
+            if comparable and task.answer.get("rows") != answer.get("rows"):
                 self.disagreed(task.unit, task.answer, answer)
             return
         if kind in TRANSIENT:
@@ -178,7 +180,7 @@ class Scheduler:
             if task.attempt <= ATTEMPTS:
                 waiting.add(task.unit, task.attempt)
                 return
-        task.answer = answer
+        task.answer, task.halvings = answer, job.halvings
         if job.halvings and kind is None:
             answer = {**answer, "halvings": job.halvings}
         if task.unit.again and kind is None:

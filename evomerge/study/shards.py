@@ -1,0 +1,33 @@
+"""Shards: which items are scored together, in batches of their own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from evomerge.study.config import StudyConfig
+
+SHARDS = 16  # at most so many for a candidate: the last ones of a generation are shared out
+
+
+def shard_items(config: StudyConfig) -> int:
+    """How many items are scored together: one batch, or more if that were over `SHARDS` shards.
+
+    Fixed for a study and independent of its workers, so that batches, and with them the last bits
+    of a score, are the same however many workers there are.
+    """
+    evaluate = config.evaluate
+    items = evaluate.items_per_task * len(evaluate.tasks)
+    return evaluate.rows_per_batch * max(1, math.ceil(items / evaluate.rows_per_batch / SHARDS))
+
+
+def shards(items: Mapping[str, Sequence[int]], size: int) -> list[dict[str, list[int]]]:
+    """Cut items, in their order, into parts of at most `size`."""
+    flat = [(task, i) for task, ids in items.items() for i in ids]
+    found = []
+    for start in range(0, len(flat), size):
+        shard: dict[str, list[int]] = {}
+        for task, i in flat[start : start + size]:
+            shard.setdefault(task, []).append(i)
+        found.append(shard)
+    return found
