@@ -123,6 +123,7 @@ def kill_drivers(folder: Path, kills_wanted: int, seed: int) -> Any:
             lost += len(before - set(paid(run))) if before else 0
         assert code == 0, (folder / "output").read_text()
         studies += 1
+        print(f"{kills} kills, {studies} studies, {lost} lost", file=sys.stderr, flush=True)
         twice += sum(n > 1 for n in paid(run).values())
         different += substance(run) != expected
     drivers.close()
