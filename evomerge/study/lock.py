@@ -19,6 +19,7 @@ from pathlib import Path
 
 from evomerge.errors import UserError
 
+_PATIENCE = 10.0  # seconds that the lock of a dead holder is waited for
 _NO_FLOCK = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
@@ -45,10 +46,19 @@ def take_lock(fd: int, path: Path, note: Path) -> Holder:
     import fcntl  # POSIX only; reading a journal elsewhere must not need it
 
     me = Holder(os.getpid(), socket.gethostname(), time.time())
+    deadline = time.monotonic() + _PATIENCE
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"{_in_use(path, note)}: wait for it or stop it") from None
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                # A process that was killed while it started a child leaves its lock to that child,
+                # until that runs its program or ends.
+                other = _read(note)
+                if other is None or not _is_dead(other) or time.monotonic() > deadline:
+                    raise UserError(f"{_in_use(path, note)}: wait for it or stop it") from None
+                time.sleep(0.02)
     except OSError as error:
         if error.errno not in _NO_FLOCK:
             raise
@@ -108,4 +118,12 @@ def _is_dead(holder: Holder) -> bool:
         return True
     except PermissionError:  # it lives, as another user
         return False
+    return _is_zombie(holder.pid)
+
+
+def _is_zombie(process: int) -> bool:
+    """Whether a process has ended and waits for its parent to notice (Linux)."""
+    with contextlib.suppress(OSError, IndexError):
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        return state == "Z"
     return False

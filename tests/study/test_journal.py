@@ -204,6 +204,32 @@ def test_a_second_writer_is_told_who_holds_the_journal_and_readers_are_not_stopp
         journal.append({"event": "z"})
 
 
+def test_the_lock_that_a_killed_writer_left_to_its_child_is_waited_for(tmp_path):
+    path = tmp_path / "journal.log"
+    child = run_child(
+        """
+        import time
+        journal = Journal.open(sys.argv[1], create=True)
+        if os.fork() == 0:  # as a process that was to become a worker, and has not yet
+            os.setsid()
+            time.sleep(1)
+            os._exit(0)
+        print("ready", flush=True)
+        time.sleep(60)
+        """,
+        path,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    child.kill()
+    child.wait()
+    began = time.monotonic()
+    Journal.open(path, create=False).close()
+    assert 0.2 < time.monotonic() - began < 9
+    child.stdout.close()
+    child.stderr.close()
+
+
 def test_a_writer_that_someone_wrote_past_stops_instead_of_mixing_events(tmp_path):
     path = tmp_path / "journal.log"
     with Journal.open(path, create=True) as journal:
