@@ -28,7 +28,7 @@ OPTIMIZERS = {
     "optuna-qmc": ("optuna", {"sampler": "QMCSampler"}),
 }
 # The whole suite takes seconds for each; by default Optuna is represented by two samplers.
-BY_HAND = ("gp", "nsga2", "optuna-cmaes", "optuna-qmc")
+BY_HAND = ("coarse_to_fine", "gp", "nsga2", "optuna-cmaes", "optuna-qmc", "sepcma")
 
 SPACES = {
     "floats": [Dimension("a"), Dimension("b", low=-3.0, high=5.0), Dimension("c", initial=0.0)],
