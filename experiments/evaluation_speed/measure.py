@@ -1,5 +1,7 @@
 """Time candidates, their bare forward passes and lm-eval's own model on the same items.
 
+Time is CPU time of the one thread, so that other programs on the machine count little.
+
 python experiments/evaluation_speed/measure.py zoo DEMO_DIR OUT.json
 python experiments/evaluation_speed/measure.py large FOLDER OUT.json    (FOLDER is made)
 """
@@ -40,7 +42,7 @@ def zoo(demo: Path) -> dict[str, Any]:
         "choice, smooth": ([f"demo_{name}_mc" for name in single], "smooth"),
     }
     return {
-        name: measured(study(home / "base", models, home / "tasks", tasks), mode, rounds=31)
+        name: measured(study(home / "base", models, home / "tasks", tasks), mode, rounds=9)
         for name, (tasks, mode) in sets.items()
     }
 
@@ -56,6 +58,7 @@ def large(folder: Path) -> dict[str, Any]:
     ):
         config = study(folder / "base", models, folder / "tasks", [task])
         told[name] = measured(config, "smooth", 3, hflm)
+        print(json.dumps(told), flush=True)
     return told
 
 
@@ -81,14 +84,11 @@ def measured(config: StudyConfig, mode: Any, rounds: int, hflm: bool = True) -> 
     scorer = evaluator.scorer
     plan = scorer._plan(scorer._checked(items), mode)
     forward = bare_forward(scorer._model, plan.batches)
-    seconds: dict[str, list[float]] = {"build": [], "model": []}
 
     def candidate(number: int) -> None:
-        request = {"do": "evaluate", "recipe": recipes[number % len(recipes)], "items": items}
+        request = {"do": "evaluate", "recipe": recipes[number % len(recipes)], "shards": [items]}
         answer = evaluator.handle({**request, "mode": mode})
         assert "failed" not in answer, answer
-        seconds["build"].append(answer["seconds"]["build"])
-        seconds["model"].append(answer["seconds"]["forward"])
 
     calls: dict[str, Callable[[int], Any]] = {
         "candidate": candidate,
@@ -111,16 +111,15 @@ def measured(config: StudyConfig, mode: Any, rounds: int, hflm: bool = True) -> 
         unshared = scorer._batches(plan.pairs)
         packing._prefix_groups = whole
         calls["unshared"] = lambda _: scorer._forward(unshared, plan.pairs)
-        calls["shared"] = lambda _: scorer._forward(plan.batches, plan.pairs)
     times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(-1, rounds):  # the first round warms up
         for name, call in calls.items():
             if number < 0 and name in ("hflm", "unshared"):
                 continue
-            began = time.perf_counter()
+            began = time.process_time()
             call(number)
             if number >= 0:
-                times[name].append(time.perf_counter() - began)
+                times[name].append(time.process_time() - began)
     inputs = {model_input(pair, scorer._stock.max_length) for pair in plan.pairs}
     spent = sum(b.inputs.numel() for b in plan.batches)
     spent += sum(len(prefix) for prefix in {b.prefix for b in plan.batches})
@@ -129,20 +128,18 @@ def measured(config: StudyConfig, mode: Any, rounds: int, hflm: bool = True) -> 
     found: dict[str, Any] = {
         "parameters": told["parameters"],
         "items": sum(map(len, items.values())),
-        "wall_over_forward": ratio(times["candidate"], times["forward"]),
+        "candidate_over_forward": ratio(times["candidate"], times["forward"]),
         "score_over_forward": ratio(times["ours"], times["forward"]),
         "tokens_over_minimum": round(spent / minimum_tokens(inputs), 3),
         "plain_tokens_over_minimum": round(plain / minimum_tokens(inputs), 3),
         "prefixes": sorted({len(batch.prefix) for batch in plan.batches}),
         "seconds": {
-            "candidate": round(statistics.median(times["candidate"]), 4),
-            "build": round(statistics.median(seconds["build"][1:]), 4),
-            "model": round(statistics.median(seconds["model"][1:]), 4),
-            "forward": round(statistics.median(times["forward"]), 4),
+            name: round(statistics.median(times[name]), 4)
+            for name in ("candidate", "ours", "forward")
         },
     }
     if "unshared" in times:
-        found["without_prefix_over_with"] = ratio(times["unshared"], times["shared"])
+        found["without_prefix_over_with"] = ratio(times["unshared"], times["ours"])
     if "hflm" in times:
         found["hflm_over_ours"] = ratio(times["hflm"], times["ours"])
         found["hflm_tokens_over_ours"] = ratio(times["hflm_tokens"], times["ours"])
