@@ -115,7 +115,7 @@ def kill_drivers(folder: Path, kills_wanted: int, seed: int) -> Any:
             before = set(paid(run)) if (run / JOURNAL).exists() else set()
             process = start(run)
             if kills < kills_wanted:
-                time.sleep(draw.uniform(0.02, 0.5))
+                time.sleep(draw.uniform(0.05, 2.0))
                 with contextlib.suppress(ProcessLookupError):
                     (os.killpg if kills % 2 else os.kill)(process, signal.SIGKILL)
             code = drivers.wait()
