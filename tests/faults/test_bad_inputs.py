@@ -29,7 +29,7 @@ from tests.models import make_family
 
 SAMPLE = 29  # every so many of the corpus in the default suite
 REAL = 40  # ... and as processes of their own, in the whole
-SECONDS = 1.0
+SECONDS = 1.0  # of the processor: a busy machine is not the input's doing
 MEGABYTES = 200
 
 
@@ -83,14 +83,14 @@ def problem(
     before = sorted(os.listdir(home))
     capsys.readouterr()
     watch.seen.clear()
-    held, began, watch.on = memory(), time.perf_counter(), True
+    held, began, watch.on = memory(), time.process_time(), True
     try:
         code = main(words)
     except SystemExit as error:
         code = int(error.code or 0)
     finally:
         watch.on = False
-    took, told = time.perf_counter() - began, capsys.readouterr().err
+    took, told = time.process_time() - began, capsys.readouterr().err
     found = []
     if code != 2:
         found.append(f"code {code}")
@@ -184,9 +184,9 @@ def test_three_thousand_mutated_weight_files_load_or_are_told_in_one_line(
         file.write_bytes(mutated(whole, draw))
         shutil.rmtree(home / "out", ignore_errors=True)
         capsys.readouterr()
-        started = time.perf_counter()
+        started = time.process_time()
         code = main(words)
-        took, told = time.perf_counter() - started, capsys.readouterr().err
+        took, told = time.process_time() - started, capsys.readouterr().err
         assert code in codes, told
         codes[code] += 1
         assert took < SECONDS
