@@ -161,7 +161,7 @@ def run_part(part: str, folder: Path, told: argparse.Namespace) -> Any:
         try:
             document = stub_document(search={"trials": told.trials, "population": 20})
             config = StudyConfig.from_dict(document, Path("/"))
-            return kill_workers(config, folder / "stub", 0.5, 10_000, told.seed)
+            return kill_workers(config, folder / "stub", 2.0, 10_000, told.seed)
         finally:
             sys.executable = python
     document = StudyConfig.from_yaml(told.study).to_dict()
