@@ -102,25 +102,31 @@ def tensors(built: Plan, parents: Parents) -> Iterator[tuple[str, Tensor]]:
     """
     for job in built.jobs:
         tensor = merged(job, parents, built.recipe)
-        if tensor.dtype == torch.float16 and not bool(torch.isfinite(tensor).all()):
-            count = int((~torch.isfinite(tensor)).sum())
-            raise UserError(
-                f"{job.name}: {count} merged values are not finite in float16, which ends at "
-                "65,504; choose bfloat16 or float32"
-            )
+        _check_range(job.name, tensor)
         yield job.name, tensor
+
+
+def _check_range(name: str, tensor: Tensor) -> None:
+    if tensor.dtype == torch.float16 and not bool(torch.isfinite(tensor).all()):
+        count = int((~torch.isfinite(tensor)).sum())
+        raise UserError(
+            f"{name}: {count} merged values are not finite in float16, which ends at 65,504; "
+            "choose bfloat16 or float32"
+        )
 
 
 def fill(model: torch.nn.Module, built: Plan, parents: Parents) -> None:
     """Write a candidate into a live model of the plan's architecture, in place.
 
     Raises:
-        UserError: The live model keeps a tensor under another name, or of another shape.
+        UserError: The live model keeps a tensor under another name, or of another shape; or values
+            are beyond what float16 can hold.
     """
     live = live_tensors(model, built)
     with torch.no_grad():
         for job in built.jobs:
             merge_into(live[job.name], job, parents, built.recipe)
+            _check_range(job.name, live[job.name])
 
 
 def live_tensors(model: torch.nn.Module, built: Plan) -> dict[str, Tensor]:
