@@ -7,9 +7,9 @@ and a linear merge that takes every tensor, with weight 1, from the merge that i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from evomerge import methods, model_name, nesting, yaml_file
@@ -59,7 +59,7 @@ def to_mergekit(recipe: Recipe, tensor_names: Sequence[str]) -> list[Document]:
         for part in model_name.parts_of(model):
             if nesting.is_file(part):
                 raise UserError(f"{part}: mergekit takes no recipe for a model; build it first")
-            if "+" not in part and ("@" not in part or not Path(part).expanduser().is_dir()):
+            if "+" not in part and ("@" not in part or not os.path.isdir(os.path.expanduser(part))):
                 continue
             raise UserError(
                 f"{part}: mergekit takes what follows + or @ in a path for an adapter or a "

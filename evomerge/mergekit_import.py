@@ -7,6 +7,7 @@ would ignore in silence is an error.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,7 +243,7 @@ def _stored(document: Mapping[str, Any]) -> str | None:
     sources = slices[0].get("sources") or [] if slices and isinstance(slices[0], Mapping) else []
     first = document.get("base_model") or next(iter([*models, *sources]), None)
     name = first.get("model") if isinstance(first, Mapping) else first
-    folder = Path(model_name.host_of(name)).expanduser() if isinstance(name, str) else None
+    folder = Path(os.path.expanduser(model_name.host_of(name))) if isinstance(name, str) else None
     if folder is None or not folder.is_dir():
         return None
     kinds = {info.dtype for info in Checkpoint.open(folder).tensors.values()} & set(_STORED)

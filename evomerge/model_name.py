@@ -6,6 +6,7 @@ is turned into it before anything else reads a document, so that a model's name 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -101,4 +102,4 @@ def public(name: str) -> str:
 
 
 def _is_there(name: str, folder: Path) -> bool:
-    return bool(name) and (folder / Path(name).expanduser()).exists()
+    return bool(name) and (folder / os.path.expanduser(name)).exists()

@@ -32,7 +32,7 @@ def resolve(model: str | Path) -> Path:
     Raises:
         UserError: There is none, or a link in it leads out of it.
     """
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))  # which leaves an unknown user's ~name as it is
     if path.is_dir():
         _check_links(path)
         return path

@@ -7,6 +7,7 @@ loaded. Such files are found here, by looking at the YAML nodes only.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def check_folders(include_path: Sequence[Path | str]) -> list[Path]:
     """The folders as absolute paths; one that is missing or not a folder is the user's mistake."""
     folders = []
     for entry in include_path:
-        folder = Path(entry).expanduser()
+        folder = Path(os.path.expanduser(entry))
         if not folder.is_dir():
             kind = "a file" if folder.exists() else "nothing there"
             raise UserError(

@@ -320,3 +320,8 @@ def test_a_file_is_never_replaced_by_a_folder(tmp_path):
         raise AssertionError
     assert target.read_text() == "words"
     assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_name_like_an_unknown_users_home_is_a_model_that_is_not_there() -> None:
+    with pytest.raises(UserError, match="~nobody-of-this-name"):
+        Checkpoint.open("~nobody-of-this-name/model")

@@ -16,6 +16,7 @@ import numpy as np
 from evomerge.space import SearchSpace
 from evomerge.study.config import StudyConfig
 from evomerge.study.evaluator import Evaluator
+from evomerge.study.shards import shard_items, shards
 
 SPACE = {
     "merge_method": None,  # the job's
@@ -37,6 +38,7 @@ def main() -> None:
     space = SearchSpace.from_dict(document["space"]).bind(job["base"], job["models"], "bfloat16")
     evaluator = Evaluator(config)
     items = {name: list(range(job["limit"])) for name in job["tasks"]}
+    parts = shards(items, shard_items(config))
     generator = np.random.default_rng(0)
     print("ready", flush=True)
     for line in sys.stdin:
@@ -44,7 +46,7 @@ def main() -> None:
         recipe = space.fill(point).to_dict()
         began = time.perf_counter()
         answer = evaluator.handle(
-            {"do": "evaluate", "recipe": recipe, "items": items, "mode": line.strip()}
+            {"do": "evaluate", "recipe": recipe, "shards": parts, "mode": line.strip()}
         )
         seconds = time.perf_counter() - began
         if "rows" not in answer:
