@@ -184,6 +184,12 @@ def _parser() -> argparse.ArgumentParser:
 
     explain = commands.add_parser("explain", help="do the parents complement, what mattered")
     explain.add_argument("directory", type=Path, metavar="RUN")
+    explain.add_argument(
+        "--around",
+        type=_count,
+        metavar="N",
+        help="score N points on a line through the winner and N x N on a slice (N >= 3)",
+    )
     explain.add_argument("--json", action="store_true", help="for scripts")
     explain.set_defaults(run=_explain)
 
@@ -303,7 +309,7 @@ def _status(arguments: argparse.Namespace) -> None:
 def _explain(arguments: argparse.Namespace) -> None:
     from evomerge.cli.show import show_explanation
 
-    show_explanation(arguments.directory, arguments.json)
+    show_explanation(arguments.directory, arguments.json, arguments.around)
 
 
 def _watch(arguments: argparse.Namespace) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from evomerge.errors import UserError
+from evomerge.partial import write_text
 from evomerge.study.journal import JOURNAL, iterate
 from evomerge.study.record import Record
 
@@ -38,13 +41,36 @@ def show_status(directory: Path, as_json: bool) -> None:
     print(json.dumps(record.status(), ensure_ascii=False) if as_json else status_text(record))
 
 
-def show_explanation(directory: Path, as_json: bool) -> None:
-    """Print what a run says about its parents and its space."""
+def show_explanation(directory: Path, as_json: bool, around: int | None = None) -> None:
+    """Print what a run says about its parents and its space.
+
+    Args:
+        directory: The run folder.
+        as_json: Print data instead of text.
+        around: How many points to score on each line around the winner; the outcome is also
+            written to explain.json. ``None`` scores nothing.
+
+    Raises:
+        UserError: Nothing can be scored around the winner.
+    """
     from evomerge.report.explain import explanation, explanation_text
 
-    record = record_of(directory)
-    told = json.dumps(explanation(record), ensure_ascii=False) if as_json else None
-    print(told or explanation_text(record))
+    told = explanation(record_of(directory))
+    if around is not None:
+        told["landscape"] = _around(directory, around, told["importance"])
+        text = json.dumps(told, indent=1, ensure_ascii=False) + "\n"
+        write_text(directory / "explain.json", text)
+    print(json.dumps(told, ensure_ascii=False) if as_json else explanation_text(told))
+
+
+def _around(directory: Path, n: int, importance: Mapping[str, Any] | None) -> dict[str, Any]:
+    from evomerge.study.landscape import landscape
+
+    if n < 3:
+        raise UserError(f"--around: expected at least 3 points, but got {n}")
+    if importance is None or importance["predicted"] <= 0:
+        return landscape(directory, n)
+    return landscape(directory, n, [*importance["dimensions"]])
 
 
 def make_report(directory: Path, out: Path | None, quiet: bool = False) -> Path:

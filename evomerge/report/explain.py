@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from evomerge.report.complement import complement
 from evomerge.report.importance import importance
+from evomerge.report.landscape import landscape_lines
 from evomerge.report.numbers import number, percent, plural
 from evomerge.study.record import Record
 
@@ -17,10 +19,12 @@ def explanation(record: Record) -> dict[str, Any]:
     return {"complement": complement(record), "importance": importance(record)}
 
 
-def explanation_text(record: Record) -> str:
-    """The same for a terminal; ends without a newline."""
-    told = explanation(record)
-    return "\n".join([*_parents(told["complement"]), "", *_dimensions(told["importance"])])
+def explanation_text(told: Mapping[str, Any]) -> str:
+    """The same for a terminal, and the landscape if there is one; ends without a newline."""
+    lines = [*_parents(told["complement"]), "", *_dimensions(told["importance"])]
+    if "landscape" in told:
+        lines += ["", *landscape_lines(told["landscape"])]
+    return "\n".join(lines)
 
 
 def _parents(found: dict[str, Any] | None) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.cli import check, main
+from evomerge.study import landscape
 from evomerge.study import study as study_module
 from tests.study.small_study import InProcessPool, real_study
 
@@ -45,4 +46,5 @@ def at_home(reader: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(reader)
     monkeypatch.setattr(study_module, "open_pool", InProcessPool)
     monkeypatch.setattr(check, "open_pool", InProcessPool)
+    monkeypatch.setattr(landscape, "open_pool", InProcessPool)
     return reader

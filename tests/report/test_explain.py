@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evomerge.report.complement import complement
-from evomerge.report.explain import explanation_text
+from evomerge.report.explain import explanation, explanation_text
 from evomerge.report.importance import importance
 from evomerge.study.record import Record
 
@@ -44,7 +44,7 @@ def test_oracle_and_discordance_by_hand() -> None:
     assert found["oracle"] == 0.75
     assert found["pairs"][0] == {"a": "p0", "b": "p1", "oracle": 0.75, "discordance": 0.5}
     assert found["pairs"][1]["discordance"] == 0.25
-    assert "could gain +0.250" in explanation_text(parents([1, 1, 0, 0], [1, 0, 1, 0]))
+    assert "could gain +0.250" in explanation_text(explanation(parents([1, 1, 0, 0], [1, 0, 1, 0])))
 
 
 def test_parents_that_fail_alike_have_nothing_to_gain() -> None:
@@ -90,5 +90,5 @@ def test_where_gains_are_chance_nothing_is_said_to_matter() -> None:
     found = importance(record)
     assert found is not None
     assert found["predicted"] < 0.05
-    assert "none is said to matter" in explanation_text(record)
+    assert "none is said to matter" in explanation_text(explanation(record))
     assert importance(searched(lambda p, _: p[0], trials=19)) is None
