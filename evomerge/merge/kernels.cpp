@@ -2,11 +2,13 @@
 //
 // Every operation rounds where the plain functions in evomerge/methods round, in their order, so
 // the bits are theirs; kernels.py holds the same passes in PyTorch. A block of BLOCK elements stays
-// in the first-level cache, and each short loop over it is vectorised. `native.py` mirrors the
-// structs. Elements are ranked by magnitude, largest first, of equal ones the lower index first;
-// an Edge names the last element of such a ranking that is meant.
+// in the first-level cache, and each short loop over it is vectorised; TIES, the most common sum, is
+// one loop (`merge_disjoint`). `native.py` mirrors the structs. Elements are ranked by magnitude,
+// largest first, of equal ones the lower index first; an Edge names the last element of such a
+// ranking that is meant.
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -261,6 +263,73 @@ bool merge_block(const Task& task, const Model* models, int64_t start, int n, bo
   return false;
 }
 
+inline float value(float x) { return x; }
+inline float value(uint16_t x) { return float_of(static_cast<uint32_t>(x) << 16); }
+
+// TIES as one loop whose values stay in registers, for a number of models known to the compiler;
+// as `merge_block` otherwise. A block that an edge splits is left to it, where nothing is guessed.
+// Factors of 1 stand for what a task does not ask for.
+template <typename Stored, std::size_t... K>
+bool merge_disjoint(const Task& task, const Model* models, int64_t start, int n, bool guess) {
+  constexpr int COUNT = sizeof...(K);
+  bool split = false;
+  const uint32_t sure[COUNT] = {
+      (models[K].mask == TOP ? least(models[K].kept, start, n, &split) : 0)...};
+  const uint32_t possible[COUNT] = {
+      (models[K].mask == TOP && guess ? least(models[K].maybe, start, n, &split) : sure[K])...};
+  if (split) return guess || merge_block(task, models, start, n, false);
+  const Stored* const base = static_cast<const Stored*>(task.base.data) + start;
+  const Stored* const from[COUNT] = {static_cast<const Stored*>(models[K].source.data) + start...};
+  const float weight[COUNT] = {models[K].weight...};
+  const float scale[COUNT] = {(models[K].scaling == MULTIPLY ? models[K].scale : 1.0f)...};
+  const bool mean = task.normalize && task.aggregate == MEAN;
+  const float lambda = task.lambda;
+  float merged[BLOCK];
+  uint32_t open = 0;
+  for (int i = 0; i < n; i++) {
+    const float origin = value(base[i]);
+    const float delta[COUNT] = {value(from[K][i]) - origin...};
+    const uint32_t magnitude[COUNT] = {(bits_of(delta[K]) & 0x7FFFFFFFu)...};
+    open |= (static_cast<uint32_t>(magnitude[K] - possible[K] < sure[K] - possible[K]) | ...);
+    const float part[COUNT] = {
+        delta[K] * (magnitude[K] >= sure[K] ? scale[K] : 0.0f) * weight[K]...};
+    const float sign = (0.0f + ... + part[K]) >= 0.0f ? 1.0f : -1.0f;
+    const float vote[COUNT] = {part[K] * sign...};
+    const float total = (0.0f + ... + (vote[K] < 0.0f ? 0.0f : vote[K]));  // not-a-number stays
+    const float agreed = (0.0f + ... + (vote[K] > 0.0f ? weight[K] : 0.0f));
+    const float divisor = mean && agreed != 0.0f ? agreed : 1.0f;
+    merged[i] = origin + total / divisor * sign * lambda;
+  }
+  if (open) return true;
+  store(task, start, n, merged);
+  return false;
+}
+
+using Pass = bool (*)(const Task&, const Model*, int64_t, int, bool);
+
+template <typename Stored>
+Pass disjoint_of(int64_t count) {
+  switch (count) {
+    case 1: return merge_disjoint<Stored, 0>;
+    case 2: return merge_disjoint<Stored, 0, 1>;
+    case 3: return merge_disjoint<Stored, 0, 1, 2>;
+    case 4: return merge_disjoint<Stored, 0, 1, 2, 3>;
+    default: return merge_block;
+  }
+}
+
+// The loop that does a task's blocks.
+Pass pass_of(const Task& task, const Model* models) {
+  if (task.result != DISJOINT || task.by_count || task.aggregate == MAX) return merge_block;
+  for (int64_t k = 0; k < task.models; k++) {
+    if (models[k].source.bfloat16 != task.base.bfloat16) return merge_block;
+    if (models[k].mask != ALL && models[k].mask != TOP) return merge_block;
+    if (models[k].scaling == DIVIDE) return merge_block;
+  }
+  if (task.base.bfloat16) return disjoint_of<uint16_t>(task.models);
+  return task.round_inputs ? merge_block : disjoint_of<float>(task.models);
+}
+
 inline int length(const Task& task, int64_t start) {
   return static_cast<int>(task.count - start < BLOCK ? task.count - start : BLOCK);
 }
@@ -273,11 +342,12 @@ extern "C" {
 int64_t evomerge_merge(const Task* task, const Model* models, const int64_t* listed,
                        int64_t n_listed, int64_t* again) {
   const int64_t blocks = listed ? n_listed : (task->count + BLOCK - 1) / BLOCK;
+  const Pass merge_one = pass_of(*task, models);
   int64_t found = 0;
   for (int64_t b = 0; b < blocks; b++) {
     const int64_t number = listed ? listed[b] : b;
     const int64_t start = number * BLOCK;
-    if (merge_block(*task, models, start, length(*task, start), again != nullptr))
+    if (merge_one(*task, models, start, length(*task, start), again != nullptr))
       again[found++] = number;
   }
   return found;

@@ -1,4 +1,4 @@
-"""Operations in C++: kernels.cpp, compiled on this machine when first needed, in about a second.
+"""Operations in C++: kernels.cpp, compiled on this machine when first needed, in about two seconds.
 
 The library is kept in the cache folder under a digest of its source, the compiler and the
 processor. It is used only if it gives the bits of `BlockedKernels` on a sample of every operation,
@@ -302,9 +302,12 @@ def _agrees(kernels: NativeKernels) -> bool:
         Part(models[2], 0.9, kept, outlier=Edge(0x3D200000, 20)),
     ]
     plain = [Part(part.model, part.weight) for part in parts]
+    trimmed = [replace(part, kept=kept) for part in plain]  # a loop of its own
+    kinds: list[tuple[Kind, list[Part]]] = [
+        (kind, plain if kind in ("linear", "pair", "scaled") else parts) for kind in _RESULTS
+    ]
     for stored in _STORED:
-        for kind in _RESULTS:
-            chosen = plain if kind in ("linear", "pair", "scaled") else parts
+        for kind, chosen in [*kinds, ("disjoint", trimmed)]:
             few = {"pair": 2, "scaled": 1, "pruned": 1}.get(kind, 3)
             operation = Operation(
                 kind,
