@@ -12,8 +12,8 @@ def landscape_lines(found: Mapping[str, Any]) -> list[str]:
     """Tables of the line, the slice and the parts; see `evomerge.study.landscape.landscape`."""
     lines = [
         f"around {found['winner']}, by the {found['fitness']} score on "
-        f"{plural(found['items'], 'item')} that the search has not seen; gains are over the "
-        "winner, paired, with a 95 % interval"
+        f"{plural(found['items'], 'item')} of the race's pool, which the search has "
+        "not seen; gains are over the winner, paired, with a 95 % interval"
     ]
     if found["line"]:
         lines += ["", f"line from {found['start']} (0) through the winner (1) and beyond:"]
@@ -45,7 +45,9 @@ def _slice(found: Mapping[str, Any]) -> list[str]:
 
 def _row(label: str, at: Mapping[str, Any]) -> str:
     if at["score"] is None:
-        return f"  {label}  failed"
+        return f"  {label} {'failed':>9}"
+    if at.get("place") == 1:
+        return f"  {label} {_score(at['score']):>9}  the winner"
     gain, low, high = (number(at[key], sign=True) for key in ("gain", "low", "high"))
     return f"  {label} {_score(at['score']):>9}  {gain} [{low}, {high}]"
 

@@ -9,15 +9,16 @@ RUN/explain, so an interrupted call goes on, and the study's journal stays as it
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from evomerge.dimension import Dimension, Point, Value
+from evomerge.dimension import Point
 from evomerge.errors import UserError
 from evomerge.recipe import Recipe
 from evomerge.space import SearchSpace
+from evomerge.study import cuts
 from evomerge.study.check import check
 from evomerge.study.config import StudyConfig
 from evomerge.study.journal import JOURNAL, iterate
@@ -66,11 +67,11 @@ def landscape(directory: Path, n: int, important: Sequence[str] = ()) -> dict[st
     space = study_space(config)
     name, winner = _winner(past, space, directory)
     start_name, start = _start(past, space, winner)
-    along = _line(space.dimensions, start, winner, n)
-    axes = _axes(space.dimensions, start, winner, important)
-    values = [_values(space.dimensions[axis], winner[axis], n) for axis in axes]
-    grid = [_moved(winner, axes, at) for at in _product(values)]
-    parts = _parts(space.dimensions, start, winner)
+    along = cuts.line(space.dimensions, start, winner, n, 1 + BEYOND)
+    axes = cuts.axes(space.dimensions, start, winner, important)
+    values = [cuts.values(space.dimensions[axis], winner[axis], n) for axis in axes]
+    grid = [cuts.moved(winner, axes, at) for at in product(*values)]
+    parts = cuts.parts(space.dimensions, start, winner)
     points = [winner, *along.values(), *grid, *parts.values()]
     with_rows = _scored(directory / FOLDER, config, space, past, points)
     rows, tasks = with_rows["rows"], past.tasks_of("race")
@@ -97,9 +98,6 @@ def landscape(directory: Path, n: int, important: Sequence[str] = ()) -> dict[st
         },
         "parts": [{"part": part, **told(point)} for part, point in parts.items()],
     }
-
-
-# -- points ----------------------------------------------------------------------------------------
 
 
 def _winner(record: Record, space: SearchSpace, directory: Path) -> tuple[str, Point]:
@@ -136,102 +134,6 @@ def _start(record: Record, space: SearchSpace, winner: Point) -> tuple[str, Poin
 def _point(record: Record, space: SearchSpace, number: int) -> Point | None:
     trial = record.trials[number]
     return trial.point or space.point_of(Recipe.from_dict(trial.recipe))
-
-
-def _line(
-    dimensions: Sequence[Dimension], start: Point, winner: Point, n: int
-) -> dict[float, Point]:
-    """Points by their place on the line; none if start and winner are the same."""
-    if start == winner:
-        return {}
-    steps = max(1, round((n - 1) / (1 + BEYOND)))  # from the start to the winner
-    return {
-        i / steps: tuple(map(_between, dimensions, start, winner, [i / steps] * len(winner)))
-        for i in range(n)
-    }
-
-
-def _between(dimension: Dimension, a: Value, b: Value, place: float) -> Value:
-    """The value at a place between a (0) and b (1), or beyond them, kept within its range."""
-    if dimension.kind == "categorical" or place in (0, 1) or a == b:
-        return a if place < 0.5 else b
-    x, y = float(a), float(b)
-    value = x * (y / x) ** place if dimension.log else x + (y - x) * place
-    if dimension.kind == "int":
-        value = round(value)
-    return min(max(value, dimension.low), dimension.high)
-
-
-def _axes(
-    dimensions: Sequence[Dimension], start: Point, winner: Point, important: Sequence[str]
-) -> list[int]:
-    """The two dimensions of the slice, or the only one."""
-    names = [d.name for d in dimensions]
-    if important:
-        return [names.index(name) for name in important[:2]]
-    apart = [_apart(*three) for three in zip(dimensions, start, winner, strict=True)]
-    return sorted(range(len(names)), key=lambda i: -apart[i])[:2]
-
-
-def _apart(dimension: Dimension, a: Value, b: Value) -> float:
-    """How far apart two values are, in ranges of the dimension."""
-    if dimension.kind == "categorical":
-        return float(a != b)
-    return abs(float(a) - float(b)) / max(dimension.high - dimension.low, 1e-12)
-
-
-def _values(dimension: Dimension, at: Value, n: int) -> list[Value]:
-    """Values over the whole range, the winner's in place of the nearest one."""
-    if dimension.kind == "categorical":
-        return list(dimension.choices)
-    low, high = dimension.low, dimension.high
-    if dimension.kind == "int":
-        low, high = int(low), int(high)
-    values = [_between(dimension, low, high, i / (n - 1)) for i in range(n)]
-    nearest = min(range(n), key=lambda i: abs(float(values[i]) - float(at)))
-    values[nearest] = at
-    return list(dict.fromkeys(values))
-
-
-def _product(values: Sequence[Sequence[Value]]) -> list[tuple[Value, ...]]:
-    found: list[tuple[Value, ...]] = [()]
-    for some in values:
-        found = [(*held, value) for held in found for value in some]
-    return found
-
-
-def _moved(point: Point, axes: Sequence[int], values: Sequence[Value]) -> Point:
-    moved = list(point)
-    for axis, value in zip(axes, values, strict=True):
-        moved[axis] = value
-    return tuple(moved)
-
-
-def _parts(dimensions: Sequence[Dimension], start: Point, winner: Point) -> dict[str, Point]:
-    """The winner with one part of the recipe as it is in the start, where that differs."""
-    axes: dict[str, list[int]] = {}
-    for i, dimension in enumerate(dimensions):
-        for part in parts_of(dimension.name):
-            axes.setdefault(part, []).append(i)
-    put_back = {part: _moved(winner, some, [start[i] for i in some]) for part, some in axes.items()}
-    return {part: point for part, point in put_back.items() if point not in (winner, start)}
-
-
-def parts_of(name: str) -> list[str]:
-    """What a dimension is part of: a block, a knot over depth, a model.
-
-    >>> parts_of("models[a].weight[3]"), parts_of("blocks[0:2,attention].models[a].weight")
-    (['knot 3', 'model a'], ['block 0:2,attention', 'model a'])
-    """
-    found = {
-        "block": re.match(r"blocks\[([^\]]*)\]", name),
-        "knot": re.search(r"\[(\d+)\]$", name),
-        "model": re.search(r"models\[([^\]]*)\]", name),
-    }
-    return [f"{kind} {match[1]}" for kind, match in found.items() if match]
-
-
-# -- scores ----------------------------------------------------------------------------------------
 
 
 def _scored(

@@ -108,3 +108,22 @@ def test_a_folder_without_a_run_is_refused(evomerge: Run, tmp_path: Path, comman
         assert told.err == (
             f"evomerge: error: {place}: expected a run folder, but it has no journal.log\n"
         )
+
+
+@pytest.mark.usefixtures("stub_workers")
+def test_explain_around_writes_what_it_prints(
+    evomerge: Run, stub_study: StudyFile, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert evomerge("search", stub_study(), run).code == 0
+    before = (run / "journal.log").read_bytes()
+    told = evomerge("explain", run, "--around", 3)
+    assert told.code == 0, told.err
+    held = json.loads((run / "explain.json").read_text())
+    assert f"around {held['landscape']['winner']}" in told.out
+    assert len(held["landscape"]["line"]) == 3
+    assert json.loads(evomerge("explain", run, "--around", 3, "--json").out) == held
+    assert (run / "journal.log").read_bytes() == before
+    refused = evomerge("explain", run, "--around", 2)
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.startswith("evomerge: error: --around: expected at least 3 points")
