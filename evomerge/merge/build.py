@@ -47,13 +47,13 @@ def merge_into(out: Tensor, job: Job, parents: Parents, recipe: Recipe) -> None:
     others run as the plain function. The bits are the same.
     """
     refs = [*job.models, *([job.base] if job.base is not None else [])]
-    models = [parents.tensor(ref) for ref in job.models]
-    base = parents.tensor(job.base) if job.base is not None else None
+    models = [parents.flat(ref) for ref in job.models]
+    base = parents.flat(job.base) if job.base is not None else None
     first = models[0] if base is None else base
     if not first.is_floating_point():
         if any(not torch.equal(first, other) for other in models):
             raise UserError(f"{job.name}: whole numbers cannot be merged, and they differ")
-        out.copy_(first)
+        out.copy_(first.view(job.shape))
         return
     spec = methods.get(job.method)
     spec.check_models(len(models))
@@ -61,8 +61,8 @@ def merge_into(out: Tensor, job: Job, parents: Parents, recipe: Recipe) -> None:
     working, dtype = TORCH_DTYPES[recipe.dtype], TORCH_DTYPES[recipe.output_dtype]
     try:
         inputs = Inputs(
-            None if base is None else base.reshape(-1),
-            [model.reshape(-1) for model in models],
+            base,
+            models,
             (job.base, *job.models),
             working,
             random,
@@ -82,8 +82,8 @@ def merge_into(out: Tensor, job: Job, parents: Parents, recipe: Recipe) -> None:
                 out.copy_(flat.view(out.shape))
             return
         result = spec.apply(
-            None if base is None else base.to(working).float(),
-            [model.to(working).float() for model in models],
+            None if base is None else base.view(job.shape).to(working).float(),
+            [model.view(job.shape).to(working).float() for model in models],
             job.parameters,
             random,
             [parents.factors(ref) for ref in job.models] if spec.takes_factors else None,

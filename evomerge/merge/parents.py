@@ -39,7 +39,7 @@ class Parents:
         self.device = torch.device(device)
         self.kernels = kernels_for(self.device)
         self.statistics = Statistics()
-        self._kept: dict[Ref, Tensor] = {}
+        self._kept: dict[Ref, tuple[Tensor, Tensor]] = {}  # in its shape, and flat
         self._magnitudes: dict[tuple[str, str, torch.dtype], Magnitudes] = {}
         self._passing: frozenset[str] = frozenset()  # models whose tensors are not kept
 
@@ -72,11 +72,20 @@ class Parents:
 
     def tensor(self, ref: Ref) -> Tensor:
         """One parent's tensor, in its stored dtype; never to be written to."""
-        if ref.model in self._passing:
-            return self.checkpoints[ref.model].tensor(ref.name).to(self.device)
-        kept = self._kept.get(ref)
+        return self._both(ref)[0]
+
+    def flat(self, ref: Ref) -> Tensor:
+        """The same as one row of numbers."""
+        return self._both(ref)[1]
+
+    def _both(self, ref: Ref) -> tuple[Tensor, Tensor]:
+        passing = ref.model in self._passing
+        kept = None if passing else self._kept.get(ref)
         if kept is None:
-            kept = self._kept[ref] = self.checkpoints[ref.model].tensor(ref.name).to(self.device)
+            tensor = self.checkpoints[ref.model].tensor(ref.name).to(self.device)
+            kept = tensor, tensor.reshape(-1)
+            if not passing:
+                self._kept[ref] = kept
         return kept
 
     def stamps(self) -> dict[str, tuple[int, int]]:

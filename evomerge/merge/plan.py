@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from evomerge import methods
 from evomerge.architecture import Place, layer_count, place, renumbered, tied_partner, with_layers
@@ -15,8 +15,7 @@ from evomerge.merge.matching import sorted_out, with_heads
 from evomerge.recipe import Recipe, Slice
 
 
-@dataclass(frozen=True)
-class Ref:
+class Ref(NamedTuple):  # hashed a dozen times a job, which a dataclass does in Python
     """A tensor of a parent: the model as the recipe names it, and the tensor's name there."""
 
     model: str
