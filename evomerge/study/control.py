@@ -38,9 +38,9 @@ class ControlArm:
         """How many are due with the next `n_others` trials of the optimizer."""
         return math.floor(self._per_trial * (self._others + n_others) + 1e-9) - self._given
 
-    def points(self, n_others: int) -> list[Point]:
-        """What is asked besides `n_others` trials of the optimizer."""
-        new = self.due(n_others)
+    def points(self, n_others: int, most: int) -> list[Point]:
+        """What is asked besides `n_others` trials of the optimizer: what is due, up to `most`."""
+        new = max(0, min(self.due(n_others), most))
         self._others += n_others
         self._given += new
         return [self._draw() for _ in range(new)]

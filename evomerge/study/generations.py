@@ -76,16 +76,18 @@ class Generations:
             if optimizer.stopped:
                 reason = optimizer.stopped
                 break
-            next_up = optimizer.population + control.due(optimizer.population)
-            if generation and asked + next_up > told.trials:
+            if generation and asked + optimizer.population > told.trials:
                 break
-            if generation not in study.record.generations:
+            past = study.record.generations.get(generation)
+            if past is None:
                 early = self._ended_early(ended)
                 if early:
                     reason = early
                     break
             points = optimizer.ask()
-            extra = control.points(len(points))
+            # The control arm takes what room there is; in the past, what room there was.
+            most = told.trials - asked if past is None else len(past.trials)
+            extra = control.points(len(points), most - len(points))
             asked += len(points) + len(extra)
             optimizer.tell(points, *self._generation(optimizer, generation, points, extra))
             self._check_that_some_live(generation)
