@@ -96,11 +96,11 @@ def open_logger(told: str, directory: Path) -> Logger:
     module, kind, package = _LOGGERS[name]
     try:
         made = getattr(importlib.import_module(f"evomerge.report.loggers.{module}"), kind)
+        logger: Logger = made(directory, place or None)
     except ModuleNotFoundError as error:
         raise UserError(
             f"--log-to {name} needs the package {error.name}: python -m pip install {package}"
         ) from None
-    logger: Logger = made(directory, place or None)
     return logger
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
-
-from mlflow import MlflowClient
 
 from evomerge.report.loggers.logger import Logger
 
@@ -16,8 +15,14 @@ _TAG = "evomerge.study"
 class MlflowLogger(Logger):
     """Logs to the tracking server or store that was named, else to MLFLOW_TRACKING_URI's."""
 
+    def __init__(self, directory: Path, place: str | None):
+        from mlflow import MlflowClient  # here, so that the file can be read without the package
+
+        super().__init__(directory, place)
+        self._connect = MlflowClient
+
     def _begin(self, identity: str, config: Mapping[str, Any]) -> None:
-        self._client = MlflowClient(tracking_uri=self.place)
+        self._client = self._connect(tracking_uri=self.place)
         held = self._client.get_experiment_by_name(_EXPERIMENT)
         experiment = (
             self._client.create_experiment(_EXPERIMENT) if held is None else held.experiment_id

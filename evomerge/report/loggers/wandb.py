@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
-
-import wandb
 
 from evomerge.report.loggers.logger import Logger
 
@@ -16,15 +15,21 @@ from evomerge.report.loggers.logger import Logger
 class WandbLogger(Logger):
     """Logs to the project that was named, or to ``evomerge``."""
 
+    def __init__(self, directory: Path, place: str | None):
+        import wandb  # here, so that the file can be read without the package
+
+        super().__init__(directory, place)
+        self._wandb = wandb
+
     def _begin(self, identity: str, config: Mapping[str, Any]) -> None:
-        self._run = wandb.init(
+        self._run = self._wandb.init(
             project=self.place or "evomerge",
             name=self.directory.resolve().name,
             id=identity,
             resume="allow",
             config=dict(config),
             dir=str(self.directory),
-            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
+            settings=self._wandb.Settings(silent=True, console="off", x_disable_stats=True),
         )
 
     def _log(self, numbers: Mapping[str, float], step: int) -> None:
