@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>"]
 WORDS = [f"w{i}" for i in range(4096 - len(SPECIAL))]
-N_DOCUMENTS = 48
+N_DOCUMENTS = 12
 
 
 def make(folder: Path) -> None:
