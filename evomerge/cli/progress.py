@@ -60,11 +60,12 @@ class Progress:
         line = self._line(event, record)
         if line:
             self._console.print(line, markup=False, soft_wrap=True)
-        self.refresh(record)
+        self.refresh(record, at_once=line is not None)
 
-    def refresh(self, record: Record) -> None:
-        """Draw the panel again, on a terminal."""
-        if self._live is None or time.monotonic() < self._drawn + REFRESH_SECONDS:
+    def refresh(self, record: Record, at_once: bool = False) -> None:
+        """Draw the panel again, on a terminal; `at_once`, though it was drawn a moment ago."""
+        just_drawn = time.monotonic() < self._drawn + REFRESH_SECONDS
+        if self._live is None or (just_drawn and not at_once):
             return
         self._drawn = time.monotonic()
         told = self._search(record)
