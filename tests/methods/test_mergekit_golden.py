@@ -145,16 +145,21 @@ def test_large_tensors_merged_by_mergekit_now_are_ours_to_the_bit(tmp_path):
     subprocess.run([python, MAKE_GOLDEN, out, "--shapes", shapes], check=True)
     with safe_open(out, framework="pt") as file:
         different = compare(file)
+    missed = []
     for call, ours, theirs in different.values():
         unequal = int((ours != theirs).sum())
         if rescaled(call) and ours.numel() > BLOCK:
             # The L1 norms that the rescaling divides are summed block by block, so as to be had in
             # one pass, and may differ in the last bit: of the deltas, here of order 1.
-            apart = int(((ours - theirs).abs() > 2.0**-20).sum())
-            assert apart <= OTHER_CHOICE.get(call["method"], 0) * ours.numel()
+            allowed = OTHER_CHOICE.get(call["method"], 0) * ours.numel()
+            assert int(((ours - theirs).abs() > 2.0**-20).sum()) <= allowed
+            if unequal > allowed:
+                missed.append(f"{call['method']} {call['parameters']}: {unequal} elements")
         elif call["method"] in OTHER_CHOICE:
             assert unequal <= OTHER_CHOICE[call["method"]] * ours.numel()
         else:
             assert call["models"] >= 5
             assert unequal < 20
             torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+    if missed:  # an open deviation: what holds for every other call does not hold for these
+        pytest.xfail(f"norms of large tensors are summed by block: {'; '.join(missed)}")
