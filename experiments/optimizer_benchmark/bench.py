@@ -59,7 +59,7 @@ class Judge:
 
     def rows(self, recipe: Recipe, items: dict, mode: str) -> list[Row]:
         answer = self._evaluator.handle(
-            {"do": "evaluate", "recipe": recipe.to_dict(), "items": items, "mode": mode}
+            {"do": "evaluate", "recipe": recipe.to_dict(), "shards": [items], "mode": mode}
         )
         if "failed" in answer:
             raise RuntimeError(answer["failed"]["message"])
