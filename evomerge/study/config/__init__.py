@@ -1,0 +1,22 @@
+"""The study file: what a search is told, a file for each section, every default in one place."""
+
+from evomerge.study.config.evaluate import EvaluateConfig
+from evomerge.study.config.items import ItemsConfig
+from evomerge.study.config.output import OutputConfig
+from evomerge.study.config.search import SearchConfig, seconds
+from evomerge.study.config.study import StudyConfig
+from evomerge.study.config.tasks import FunctionTaskConfig, TaskConfig, TextTaskConfig
+from evomerge.study.config.workers import WorkersConfig
+
+__all__ = [
+    "EvaluateConfig",
+    "FunctionTaskConfig",
+    "ItemsConfig",
+    "OutputConfig",
+    "SearchConfig",
+    "StudyConfig",
+    "TaskConfig",
+    "TextTaskConfig",
+    "WorkersConfig",
+    "seconds",
+]

@@ -1,0 +1,103 @@
+"""`evaluate`: how candidates are scored."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from evomerge.errors import UserError
+from evomerge.study.config.items import ItemsConfig
+from evomerge.study.config.tasks import FunctionTaskConfig, TaskConfig
+
+ITEMS_PER_CANDIDATE, LEAST_PER_TASK = 48, 4  # where a study does not say items.per_generation
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How candidates are scored.
+
+    Attributes:
+        tasks: lm-eval tasks: a name, or a mapping of `name`, `metric` and `weight`. With `text` a
+            file's bits per byte, with `function` a Python function's scores.
+        include_path: Folders of task YAML.
+        num_fewshot: Examples in the prompt; ``None`` leaves it to the task.
+        apply_chat_template: Whether prompts go through the tokenizer's chat template.
+        batch_size: Rows per batch; ``auto`` is 64.
+        fitness: ``smooth`` scores by log-likelihoods, with no decoding; ``metric`` by the task's
+            own metric. Race and verdict always use the metric.
+        items: How documents are shared out.
+        allow_task_code: Whether tasks may run Python of their own. Only for tasks that you trust.
+        engine: What generates answers: ``hf``, the live model, or ``vllm``, an engine beside it
+            whose weights are replaced in place. Likelihoods are the live model's in either case.
+        engine_options: Passed to `vllm.LLM`, e.g. ``{gpu_memory_utilization: 0.5}``.
+    """
+
+    tasks: tuple[TaskConfig, ...]
+    include_path: tuple[str, ...] = ()
+    num_fewshot: int | None = None
+    apply_chat_template: bool = False
+    batch_size: int | Literal["auto"] = "auto"
+    fitness: Literal["smooth", "metric"] = "smooth"
+    items: ItemsConfig = field(default_factory=ItemsConfig)
+    allow_task_code: bool = False
+    engine: Literal["hf", "vllm"] = "hf"
+    engine_options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def items_per_task(self) -> int:
+        """Documents of each task in a generation."""
+        if self.items.per_generation is not None:
+            return self.items.per_generation
+        apart = len(self.items.race_tasks) + len(self.items.holdout_tasks)
+        searched = max(1, len(self.tasks) - apart)
+        return max(LEAST_PER_TASK, round(ITEMS_PER_CANDIDATE / searched))
+
+    @property
+    def rows_per_batch(self) -> int:
+        """The batch size as a number; ``auto`` is 64."""
+        return 64 if self.batch_size == "auto" else self.batch_size
+
+    def check(self, where: str) -> None:
+        """Refuse numbers that nothing could be scored with."""
+        names = [task.name for task in self.tasks]
+        if not names or len(set(names)) != len(names):
+            raise UserError(f"{where}: evaluate.tasks: expected one or more different tasks")
+        weights = [task.weight for task in self.tasks]
+        if min(weights) < 0 or not 0 < sum(weights) < math.inf:
+            raise UserError(
+                f"{where}: evaluate.tasks: expected weights of at least 0, not all 0, "
+                f"but got {weights}"
+            )
+        for i, task in enumerate(self.tasks):
+            key = f"{where}: evaluate.tasks[{i}]"
+            task.check(key)
+            if isinstance(task, FunctionTaskConfig) and not self.allow_task_code:
+                raise UserError(
+                    f"{key}.function: {task.function} is code; read it, then set "
+                    "evaluate.allow_task_code: true"
+                )
+        if self.engine_options and self.engine != "vllm":
+            raise UserError(f"{where}: evaluate.engine_options: only `engine: vllm` takes options")
+        sizes = {"batch_size": self.rows_per_batch, "items.per_generation": self.items_per_task}
+        for name, size in sizes.items():
+            if size < 1:
+                raise UserError(f"{where}: evaluate.{name}: expected at least 1, but got {size}")
+        self.items.check(where)
+
+    def complete(self, folder: Path, absolute: Callable[[str], str], where: str) -> EvaluateConfig:
+        """The same with whole paths, and a number of items per generation where none was given."""
+        for shown in self.include_path:
+            if not (folder / shown).is_dir():
+                raise UserError(f"{where}: evaluate.include_path: {folder / shown} is no folder")
+        items = dataclasses.replace(self.items, per_generation=self.items_per_task)
+        tasks = f"{where}: evaluate.tasks"
+        return dataclasses.replace(
+            self,
+            items=items,
+            include_path=tuple(map(absolute, self.include_path)),
+            tasks=tuple(task.located(absolute, tasks) for task in self.tasks),
+        )

@@ -1,0 +1,78 @@
+"""`search`: which optimizer, for how long."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from evomerge.errors import UserError
+from evomerge.study.constraints import Constraint
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Which optimizer, for how long.
+
+    Attributes:
+        optimizer: ``catcma`` (floats and choices), ``cmaes`` (floats), ``optuna``, ``random``, …
+        trials: How many recipes to try, in whole generations.
+        seed: Of the optimizer, the item pools and the methods that drop at random.
+        population: Recipes in a generation; ``None`` leaves it to the optimizer.
+        deadline: How long a session may take, race and verdict included, e.g. ``8h``.
+        random_share: Share of the trials that is drawn at random, as a control arm that the report
+            shows next to the optimizer.
+        objective: ``weighted``: the tasks' mean by weight; ``pareto``: every task by itself.
+        constraints: What must not be lost, e.g. ``mmlu >= best parent - 0.01``.
+        simplicity: Price of a recipe's distance from where the search starts, as a mean share of
+            the dimensions' ranges; 0 for none.
+        select: Which of those that the race finds equal is recommended: ``best`` or ``simplest``,
+            the one nearest to the start within one standard error of the best.
+        options: Passed to the optimizer, e.g. ``{sigma: 0.1}``.
+    """
+
+    optimizer: str = "catcma"
+    trials: int = 240
+    seed: int = 0
+    population: int | None = None
+    deadline: str | None = None
+    random_share: float = 0.05
+    objective: Literal["weighted", "pareto"] = "weighted"
+    constraints: tuple[str, ...] = ()
+    simplicity: float = 0.0
+    select: Literal["best", "simplest"] = "best"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def check(self, tasks: Sequence[str], where: str) -> None:
+        """Refuse numbers out of range, a deadline that is none, and constraints on other tasks."""
+        if self.trials < 1:
+            raise UserError(f"{where}: search.trials: expected at least 1, got {self.trials}")
+        if not 0 <= self.random_share <= 0.5:
+            raise UserError(
+                f"{where}: search.random_share: expected a share from 0 to 0.5, "
+                f"but got {self.random_share}"
+            )
+        if not 0 <= self.simplicity < math.inf:
+            raise UserError(
+                f"{where}: search.simplicity: expected a number of at least 0, "
+                f"but got {self.simplicity}"
+            )
+        seconds(self.deadline, f"{where}: search.deadline")
+        for text in self.constraints:
+            Constraint.parse(text, tasks, f"{where}: search.constraints")
+
+
+def seconds(text: str | None, where: str = "deadline") -> float | None:
+    """Seconds of a time span such as ``90s``, ``45m`` or ``8h``; ``None`` for none.
+
+    >>> seconds("1.5h")
+    5400.0
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", str(text).strip())
+    if not found:
+        raise UserError(f"{where}: expected a time span such as 45m or 8h, but got {text!r}")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]

@@ -1,0 +1,102 @@
+"""The whole study file, read strictly."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evomerge import model_name, yaml_file
+from evomerge.errors import UserError
+from evomerge.study.config import reading
+from evomerge.study.config.evaluate import EvaluateConfig
+from evomerge.study.config.output import OutputConfig
+from evomerge.study.config.search import SearchConfig
+from evomerge.study.config.workers import WorkersConfig
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """A study file, checked; folders are absolute, hub ids as given.
+
+    Attributes:
+        base_model: What the models were fine-tuned from: a folder or a hub id.
+        models: The fine-tunes: folders, hub ids, or ``{model: …, adapter: …}`` with a LoRA adapter.
+        space: A shipped space's name, a path, or a recipe with holes.
+        evaluate: How candidates are scored.
+        search: Which optimizer, for how long.
+        workers: Where candidates are built and scored.
+        output: What becomes of the winner.
+    """
+
+    base_model: str
+    models: tuple[str, ...]
+    space: str | Mapping[str, Any]
+    evaluate: EvaluateConfig
+    search: SearchConfig = field(default_factory=SearchConfig)
+    workers: WorkersConfig = field(default_factory=WorkersConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+
+    @classmethod
+    def from_yaml(cls, file: str | Path) -> StudyConfig:
+        """Read a study file; folders in it are taken relative to the file.
+
+        Raises:
+            UserError: A key is unknown or missing, or a value is not what it should be.
+        """
+        path = Path(file)
+        return cls.from_dict(yaml_file.read(path), path.parent, str(path))
+
+    @classmethod
+    def from_dict(cls, document: Any, folder: Path, where: str = "study") -> StudyConfig:
+        """Read a study from plain data; folders in it are taken relative to `folder`."""
+        document = yaml_file.mapping(model_name.joined(document, where), where)
+        config = reading.read(cls, document, where)
+        assert isinstance(config, StudyConfig)
+        config.check(where)
+
+        def absolute(name: str) -> str:
+            return str((folder / name).resolve()) if (folder / name).exists() else name
+
+        space = config.space
+        if isinstance(space, str) and (folder / space).is_file():
+            space = str((folder / space).resolve())
+        if isinstance(space, Mapping):  # a recipe may name the models as the study does
+            named = {name: absolute(name) for name in (config.base_model, *config.models)}
+            space = _renamed(space, named)
+        return dataclasses.replace(
+            config,
+            base_model=model_name.relocated(config.base_model, folder),
+            models=tuple(model_name.relocated(model, folder) for model in config.models),
+            space=space,
+            evaluate=config.evaluate.complete(folder, absolute, where),
+        )
+
+    def check(self, where: str) -> None:
+        """Refuse what each section refuses, and what does not go together."""
+        if len(set(self.models)) != len(self.models) or not self.models:
+            raise UserError(f"{where}: models: expected one or more different models")
+        self.evaluate.check(where)
+        self.search.check([task.name for task in self.evaluate.tasks], where)
+        self.workers.check(where)
+        if self.search.constraints and self.evaluate.items.pool_of:
+            raise UserError(
+                f"{where}: search.constraints: they hold on search, race and held-out items of "
+                "their task, so no task may belong to one pool alone"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data with every default shown; `from_dict` gives it back."""
+        document: dict[str, Any] = reading.plain(self)
+        return document
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """Plain data with some texts in place of others."""
+    if isinstance(value, Mapping):
+        return {key: _renamed(item, names) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_renamed(item, names) for item in value]
+    return names.get(value, value) if isinstance(value, str) else value

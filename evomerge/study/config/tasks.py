@@ -1,0 +1,92 @@
+"""`evaluate.tasks`: what candidates are scored on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import UserError
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """One lm-eval task: its metric (``None``: the task's first) and its weight in the objective.
+
+    Attributes:
+        name: As lm-eval knows it: one of its own, or of a YAML file in `include_path`.
+        metric: The metric that race and verdict compare by; ``None`` takes the task's first.
+        weight: Its share of the objective is its weight over the sum of all weights.
+    """
+
+    name: str
+    metric: str | None = None
+    weight: float = 1.0
+
+    @staticmethod
+    def kind_of(value: Any) -> tuple[type[TaskConfig], Any]:
+        """Which kind of task an entry of `tasks` is, and the entry as a mapping."""
+        if isinstance(value, str):
+            return TaskConfig, {"name": value}
+        own = {"text": TextTaskConfig, "function": FunctionTaskConfig}
+        found = (own[key] for key in own if isinstance(value, Mapping) and key in value)
+        return next(found, TaskConfig), value
+
+    def check(self, where: str) -> None:
+        """Refuse what could not be scored."""
+
+    def located(self, absolute: Callable[[str], str], where: str) -> TaskConfig:  # noqa: ARG002
+        """The task with the whole path of its file, if it has one."""
+        return self
+
+
+@dataclass(frozen=True)
+class TextTaskConfig(TaskConfig):
+    """Bits per byte of a text file; its chunks are the task's documents.
+
+    Attributes:
+        text: A UTF-8 file.
+        chunk_bytes: How long a chunk is; it ends with a line where it can.
+    """
+
+    text: str = ""
+    chunk_bytes: int = 1000
+
+    def check(self, where: str) -> None:
+        """Refuse chunks of nothing."""
+        if self.chunk_bytes < 1:
+            raise UserError(f"{where}.chunk_bytes: expected at least 1, but got {self.chunk_bytes}")
+
+    def located(self, absolute: Callable[[str], str], where: str) -> TaskConfig:
+        """The task with its text's whole path."""
+        text = absolute(self.text)
+        if not Path(text).is_file():
+            raise UserError(f"{where}: {self.name}: there is no file {text}")
+        return dataclasses.replace(self, text=text)
+
+
+@dataclass(frozen=True)
+class FunctionTaskConfig(TaskConfig):
+    """A Python function that scores the live model, higher is better; needs `allow_task_code`.
+
+    Attributes:
+        function: ``file.py:function`` or ``module:function``, called with the model and tokenizer.
+        items: How many scores it returns; ``None`` for one number, which stands for ten items.
+    """
+
+    function: str = ""
+    items: int | None = None
+
+    def check(self, where: str) -> None:
+        """Refuse no items, and a metric beside the function's scores."""
+        if self.items is not None and self.items < 1:
+            raise UserError(f"{where}.items: expected at least 1, but got {self.items}")
+        if self.metric is not None:
+            raise UserError(f"{where}.metric: a function's scores are its metric")
+
+    def located(self, absolute: Callable[[str], str], where: str) -> TaskConfig:  # noqa: ARG002
+        """The task with its file's whole path; a module's name stays."""
+        module, colon, function = self.function.rpartition(":")
+        return dataclasses.replace(self, function=absolute(module) + colon + function)

@@ -1,0 +1,36 @@
+"""`workers`: where candidates are built and scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from evomerge.errors import UserError
+
+
+@dataclass(frozen=True)
+class WorkersConfig:
+    """Where candidates are built and scored.
+
+    Attributes:
+        backend: ``local`` child processes, or ``ray`` actors.
+        count: How many; their number never changes what a search finds.
+        device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``: a GPU where there is one.
+        threads: CPU threads of each worker.
+        gpus: Of each Ray actor: 1 is one to itself, 0.5 shares one between two.
+        ray_address: A cluster to join, ``auto`` for the one on this machine; ``None`` starts one.
+    """
+
+    backend: Literal["local", "ray"] = "local"
+    count: int = 1
+    device: str = "auto"
+    threads: int = 1
+    gpus: float = 0.0
+    ray_address: str | None = None
+
+    def check(self, where: str) -> None:
+        """Refuse numbers out of range."""
+        if self.count < 1 or self.threads < 1 or self.gpus < 0:
+            raise UserError(
+                f"{where}: workers: expected count and threads of at least 1 and gpus of at least 0"
+            )
