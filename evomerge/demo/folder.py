@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from evomerge.errors import UserError
+from evomerge.partial import sync
 
 MARKER = "zoo.json"
 _PARTIAL = ".partial-"
@@ -43,11 +43,11 @@ def written_whole(folder: Path, made_from: Mapping[str, object]) -> Iterator[Pat
         marker = {"made_from": made_from, "sha256": _checksums(partial)}
         (partial / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
         for file in partial.iterdir():
-            _flush(file)
+            sync(file)
         if folder.exists():
             folder.rename(partial.with_name(f"{partial.name}-old"))
         partial.rename(folder)
-        _flush(folder.parent)
+        sync(folder.parent)
     finally:
         for leftover in folder.parent.glob(f"{partial.name}*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -91,11 +91,3 @@ def _refuse_to_replace_others(folder: Path) -> None:
             f"expected a folder that the demo zoo made (with {MARKER}) or none, but {folder} is "
             "something else: move it away, or choose another directory"
         )
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

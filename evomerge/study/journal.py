@@ -26,6 +26,7 @@ from typing import Any, BinaryIO, Self
 
 from evomerge import faults
 from evomerge.errors import UserError
+from evomerge.partial import sync
 from evomerge.study.lock import Holder, take_lock
 
 Event = dict[str, Any]
@@ -205,7 +206,7 @@ class Journal:
             os.fsync(self._fd)
         if not self._size:
             self.append(_HEADER)
-            _sync_folder(self.path.parent)
+            sync(self.path.parent)
 
     def _announce(self, holder: Holder) -> None:
         event = {"event": "opened", "token": self.token, "pid": holder.pid, "host": holder.host}
@@ -298,11 +299,3 @@ def _check_header(event: Event, path: Path) -> None:
             f"{path} has journal format {event['format']}, but this evomerge reads up to {FORMAT}: "
             "upgrade evomerge"
         )
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -1,7 +1,5 @@
 """mergekit's own files, run by mergekit 0.1.5, and imported and built by us: the same tensors."""
 
-import os
-
 import pytest
 import torch
 
@@ -9,15 +7,9 @@ from evomerge import yaml_file
 from evomerge.merge import build
 from evomerge.mergekit_import import from_mergekit
 from tests.models import load, make_family
-from tests.peer.test_mergekit_yaml import run_all
+from tests.peer.both import merged_by_mergekit, needs_mergekit
 
-pytestmark = [
-    pytest.mark.peer,
-    pytest.mark.skipif(
-        not os.environ.get("MERGEKIT_PYTHON"),
-        reason="MERGEKIT_PYTHON names no interpreter that has mergekit 0.1.5",
-    ),
-]
+pytestmark = needs_mergekit
 # Names in capitals are folders of the family.
 FILES = {
     "models as mappings": """
@@ -100,23 +92,15 @@ def merges(tmp_path_factory):
     low = make_family(top / "low", names="b", layers=4, dtype="bfloat16")
     named = {name.upper(): path for name, path in folders.items()}
     named |= {"LOWER": low["b"], "LOW": low["base"]}
-    result, commands = {}, []
+    files = {}
     for number, (name, text) in enumerate(FILES.items()):
         for word in sorted(named, key=len, reverse=True):
             text = text.replace(f": {word}", f": {named[word]}")
-        ours, theirs = top / f"ours-{number}", top / f"theirs-{number}"
-        file = top / f"{number}.yaml"
-        file.write_text(text)
-        build(from_mergekit(yaml_file.read_all(file), top, name).recipe, ours)
-        quiet = ["--quiet", "--no-write-model-card"]
-        if "---" in text:
-            scratch = ["-I", str(top / f"scratch-{number}"), "--out-path", str(theirs)]
-            commands.append(["multi", str(file), *scratch, *quiet])
-        else:
-            commands.append(["yaml", str(file), str(theirs), *quiet])
-        result[name] = (ours, theirs)
-    problems = run_all(commands)
-    return {name: (*merge, problems[i]) for i, (name, merge) in enumerate(result.items())}
+        files[name] = top / f"{number}.yaml"
+        files[name].write_text(text)
+        recipe = from_mergekit(yaml_file.read_all(files[name]), top, name).recipe
+        build(recipe, top / f"ours-{number}")
+    return merged_by_mergekit(files, top)
 
 
 @pytest.mark.parametrize("name", FILES)

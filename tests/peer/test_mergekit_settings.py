@@ -1,23 +1,13 @@
 """Gradients and filters resolved by mergekit 0.1.5 and by us."""
 
 import json
-import os
 import random
-import subprocess
 from pathlib import Path
 
-import pytest
-
 from evomerge.recipe import resolve
-from tests.peer.test_mergekit_yaml import quiet_environment
+from tests.peer.both import mergekit_python, needs_mergekit
 
-pytestmark = [
-    pytest.mark.peer,
-    pytest.mark.skipif(
-        not os.environ.get("MERGEKIT_PYTHON"),
-        reason="MERGEKIT_PYTHON names no interpreter that has mergekit 0.1.5",
-    ),
-]
+pytestmark = needs_mergekit
 NAMES = [
     "model.embed_tokens.weight",
     "model.layers.1.self_attn.q_proj.weight",
@@ -50,16 +40,7 @@ def test_every_setting_is_resolved_as_mergekit_resolves_it():
     positions = [0.0, 1.0, 1 / 3, 0.5, 0.999]
     cases = [(setting(draw), draw.choice(NAMES), draw.choice(positions)) for _ in range(2000)]
     script = Path(__file__).with_name("resolve_settings.py")
-    done = subprocess.run(
-        [os.environ["MERGEKIT_PYTHON"], str(script)],
-        input=json.dumps(cases),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=quiet_environment(),
-        check=True,
-    )
-    theirs = json.loads(done.stdout)
+    theirs = json.loads(mergekit_python(script, json.dumps(cases)))
     different = [
         (case, found, its)
         for case, its in zip(cases, theirs, strict=True)

@@ -1,26 +1,15 @@
 """Vocabularies brought together by mergekit 0.1.5 and by us: the same rows, to the bit."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from evomerge.checkpoint import Checkpoint
-from evomerge.merge import build
-from evomerge.mergekit import as_yaml, to_mergekit
-from evomerge.recipe import Recipe
 from tests.models import VOCABULARY, load, make_family, retokenized
-from tests.peer.test_mergekit_yaml import entries, named, run_all
+from tests.peer.both import entries, merged_by_both, needs_mergekit, recipes_of
 
-pytestmark = [
-    pytest.mark.peer,
-    pytest.mark.skipif(
-        not os.environ.get("MERGEKIT_PYTHON"),
-        reason="MERGEKIT_PYTHON names no interpreter that has mergekit 0.1.5",
-    ),
-]
+pytestmark = needs_mergekit
 # One plain token and special ones of one model: of more, mergekit leaves the order to chance.
 A = [*VOCABULARY[:4], *VOCABULARY[:3:-1], "x1", "<a1>", "<a2>"]
 B = [*VOCABULARY[:30], "x1"]
@@ -72,23 +61,7 @@ def merges(tmp_path_factory):
         settings = Path(folders[name]) / "tokenizer_config.json"
         template = {"chat_template": "{% for m in messages %}{{ m.content }};{% endfor %}"}
         settings.write_text(json.dumps(json.loads(settings.read_text()) | template))
-    result, commands = {}, []
-    for number, (name, document) in enumerate(RECIPES.items()):
-        recipe = Recipe.from_dict(named(document, folders))
-        ours, theirs = top / f"ours-{number}", top / f"theirs-{number}"
-        build(recipe, ours)
-        documents = to_mergekit(recipe, list(Checkpoint.open(recipe.donor).tensors))
-        config = top / f"{number}.yaml"
-        config.write_text(as_yaml(documents))
-        quiet = ["--quiet", "--no-write-model-card"]
-        if len(documents) == 1:
-            commands.append(["yaml", str(config), str(theirs), *quiet])
-        else:
-            scratch = ["-I", str(top / f"scratch-{number}"), "--out-path", str(theirs)]
-            commands.append(["multi", str(config), *scratch, *quiet])
-        result[name] = (ours, theirs)
-    problems = run_all(commands)
-    return {name: (*merge, problems[i]) for i, (name, merge) in enumerate(result.items())}
+    return merged_by_both(recipes_of(RECIPES, folders), top)
 
 
 @pytest.mark.parametrize("name", RECIPES)

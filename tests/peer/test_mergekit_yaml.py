@@ -1,7 +1,6 @@
 """Our merges against mergekit 0.1.5's own run on the document that we export, tensor by tensor."""
 
 import json
-import os
 import random
 import subprocess
 from pathlib import Path
@@ -12,28 +11,23 @@ import torch
 from evomerge import methods
 from evomerge.binding import placeholders
 from evomerge.checkpoint import Checkpoint
-from evomerge.merge import build, open_parents, with_merges
+from evomerge.merge import build
 from evomerge.mergekit import as_yaml, to_mergekit
 from evomerge.recipe import Recipe
 from evomerge.space import SearchSpace, shipped
 from tests.models import load, make_family
+from tests.peer.both import (
+    PYTHON,
+    entries,
+    merged_by_both,
+    named,
+    needs_mergekit,
+    quiet_environment,
+)
 
-PYTHON = os.environ.get("MERGEKIT_PYTHON")
-pytestmark = [
-    pytest.mark.peer,
-    pytest.mark.skipif(
-        not PYTHON, reason="MERGEKIT_PYTHON names no interpreter that has mergekit 0.1.5"
-    ),
-]
+pytestmark = needs_mergekit
 ATTENTION, MLP = "self_attn", "mlp"
 IN_MERGEKIT = [spec.name for spec in methods.registered() if spec.in_mergekit]
-
-
-def entries(weights, **more):
-    return [
-        {"model": model, "parameters": {"weight": weight, **more}}
-        for model, weight in weights.items()
-    ]
 
 
 TRIMMED_BFLOAT16 = {  # deltas of few bits: many of one magnitude, some at the threshold
@@ -353,15 +347,6 @@ def at_a_random_point(space, n):
     return space.fill(tuple(point))
 
 
-def named(document, folders):
-    """The document with folders in place of the models' names."""
-    if isinstance(document, dict):
-        return {key: named(value, folders) for key, value in document.items()}
-    if isinstance(document, list):
-        return [named(item, folders) for item in document]
-    return folders.get(document, document) if isinstance(document, str) else document
-
-
 @pytest.fixture(scope="module")
 def merges(tmp_path_factory):
     """Every recipe merged by both: {name: (recipe, our folder, mergekit's, its problem)}."""
@@ -389,43 +374,8 @@ def merges(tmp_path_factory):
         bound = template.bind(folders["base"], models, dtype="bfloat16")
         for n in range(2):
             recipes[f"{space} {n}"] = at_a_random_point(bound, n)
-    result, commands = {}, []
-    for number, (name, recipe) in enumerate(recipes.items()):
-        ours, theirs = top / f"ours-{number}", top / f"theirs-{number}"
-        build(recipe, ours)
-        parents = with_merges(recipe, open_parents(recipe.model_names))
-        documents = to_mergekit(recipe, list(parents.checkpoints[recipe.donor].tensors))
-        config = top / f"{number}.yaml"
-        config.write_text(as_yaml(documents))
-        quiet = ["--quiet", "--no-write-model-card"]
-        if len(documents) == 1:
-            commands.append(["yaml", str(config), str(theirs), *quiet])
-        else:
-            scratch = ["-I", str(top / f"scratch-{number}"), "--out-path", str(theirs)]
-            commands.append(["multi", str(config), *scratch, *quiet])
-        result[name] = (recipe, ours, theirs)
-    problems = run_all(commands)
-    return {n: (*merge, problems[i]) for i, (n, merge) in enumerate(result.items())}
-
-
-def run_all(commands):
-    script = Path(__file__).with_name("run_mergekit.py")
-    done = subprocess.run(
-        [PYTHON, str(script)],
-        input=json.dumps(commands),
-        capture_output=True,
-        text=True,
-        timeout=900,
-        env=quiet_environment(),
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout)
-
-
-def quiet_environment():
-    hidden = ("PYTHONPATH", "VIRTUAL_ENV")
-    kept = {key: value for key, value in os.environ.items() if key not in hidden}
-    return {**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    both = merged_by_both(recipes, top)
+    return {name: (recipe, *both[name]) for name, recipe in recipes.items()}
 
 
 NAMES = [

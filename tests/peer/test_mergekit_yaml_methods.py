@@ -1,24 +1,13 @@
 """Methods of mergekit 0.1.5, at settings of their own, run by mergekit on what we export."""
 
-import os
-
 import pytest
 import torch
 
-from evomerge.checkpoint import Checkpoint
-from evomerge.merge import build
-from evomerge.mergekit import as_yaml, to_mergekit
-from evomerge.recipe import Recipe
 from tests.models import load, make_family
-from tests.peer.test_mergekit_yaml import ATTENTION, MLP, entries, named, run_all
+from tests.peer.both import entries, merged_by_both, needs_mergekit, recipes_of
+from tests.peer.test_mergekit_yaml import ATTENTION, MLP
 
-pytestmark = [
-    pytest.mark.peer,
-    pytest.mark.skipif(
-        not os.environ.get("MERGEKIT_PYTHON"),
-        reason="MERGEKIT_PYTHON names no interpreter that has mergekit 0.1.5",
-    ),
-]
+pytestmark = needs_mergekit
 BY_DEPTH = {"a": [0.2, 0.9], "b": [{"filter": MLP, "value": 0.7}, {"value": [0.5, 0.1, 0.6]}]}
 THREE = {"a": 0.5, "b": 0.3, "c": [0.9, 0.2]}
 
@@ -77,23 +66,7 @@ def merges(tmp_path_factory):
     torch.set_num_threads(1)  # more would add up a norm in another order
     top = tmp_path_factory.mktemp("methods")
     folders = make_family(top / "family", names="abc", layers=4)
-    result, commands = {}, []
-    for number, (name, document) in enumerate(RECIPES.items()):
-        recipe = Recipe.from_dict(named(document, folders))
-        ours, theirs = top / f"ours-{number}", top / f"theirs-{number}"
-        build(recipe, ours)
-        documents = to_mergekit(recipe, list(Checkpoint.open(recipe.donor).tensors))
-        config = top / f"{number}.yaml"
-        config.write_text(as_yaml(documents))
-        quiet = ["--quiet", "--no-write-model-card"]
-        if len(documents) == 1:
-            commands.append(["yaml", str(config), str(theirs), *quiet])
-        else:
-            scratch = ["-I", str(top / f"scratch-{number}"), "--out-path", str(theirs)]
-            commands.append(["multi", str(config), *scratch, *quiet])
-        result[name] = (ours, theirs)
-    problems = run_all(commands)
-    return {name: (*merge, problems[i]) for i, (name, merge) in enumerate(result.items())}
+    return merged_by_both(recipes_of(RECIPES, folders), top)
 
 
 @pytest.mark.parametrize("name", RECIPES)
