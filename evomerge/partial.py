@@ -7,13 +7,18 @@ a killed process left so is swept away by the next one that makes the same thing
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 from evomerge import faults
+from evomerge.errors import UserError
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def beside(target: Path) -> Path:
@@ -59,6 +64,22 @@ def write_text(file: Path, text: str, errors: str = "strict") -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def cause(error: OSError) -> str:
+    """Why something could not be written, in few words."""
+    return "disk full" if error.errno in _NO_SPACE else str(error.strerror or error)
+
+
+@contextlib.contextmanager
+def telling(path: Path) -> Iterator[None]:
+    """Turn what keeps `path` from being written into a `UserError` that names both."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {cause(error)}; mend that, then run the same command again"
+        ) from None
 
 
 def sync(path: Path) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from evomerge import faults
 from evomerge.errors import UserError
-from evomerge.partial import beside, remove, sync
-
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+from evomerge.partial import beside, cause, remove, sync
 
 
 @contextmanager
@@ -48,8 +45,7 @@ def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     except OSError as error:
         if old.exists() and not target.exists():
             old.rename(target)
-        cause = "disk full" if error.errno in _NO_SPACE else str(error.strerror or error)
-        raise UserError(f"cannot write {target}: {cause}; nothing of it is left") from None
+        raise UserError(f"cannot write {target}: {cause(error)}; nothing of it is left") from None
     finally:
         remove(partial)
         remove(old)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import UserError
-from evomerge.partial import write_text
+from evomerge.partial import telling, write_text
 from evomerge.study.journal import JOURNAL, iterate
 from evomerge.study.record import Record
 
@@ -59,7 +59,8 @@ def show_explanation(directory: Path, as_json: bool, around: int | None = None) 
     if around is not None:
         told["landscape"] = _around(directory, around, told["importance"])
         text = json.dumps(told, indent=1, ensure_ascii=False) + "\n"
-        write_text(directory / "explain.json", text)
+        with telling(directory / "explain.json"):
+            write_text(directory / "explain.json", text)
     print(json.dumps(told, ensure_ascii=False) if as_json else explanation_text(told))
 
 

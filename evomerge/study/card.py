@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.merge.card import model_card
+from evomerge.partial import telling, write_text
 from evomerge.recipe import Recipe
 from evomerge.study.record import Record
 
@@ -35,9 +36,8 @@ def write_study_card(directory: Path, record: Record) -> Path | None:
     if record.verdict is None or not model or not (directory / model).is_dir():
         return None
     card: Path = directory / model / "README.md"
-    partial = card.with_name(".README.md.partial")
-    partial.write_text(study_card(record, directory.resolve().name), encoding="utf-8")
-    partial.replace(card)
+    with telling(card):
+        write_text(card, study_card(record, directory.resolve().name))
     return card
 
 

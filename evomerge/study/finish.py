@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge.partial import write_text
+from evomerge.partial import telling, write_text
 from evomerge.recipe import Recipe
 from evomerge.study.config import FunctionTaskConfig, StudyConfig, TextTaskConfig
 from evomerge.study.constraints import Constraint, Limits
@@ -165,15 +165,16 @@ class Finish:
         trial = self.ledger.record.trials[judged["winner"]["trial"]]
         recipe = Recipe.from_dict(trial.recipe)
         best = self.directory / "best"
-        best.mkdir(exist_ok=True)
-        _sweep(best)
-        write_text(best / "recipe.yaml", recipe.to_yaml())
-        write_text(
-            self.directory / "verdict.json", json.dumps(judged, indent=1, ensure_ascii=False) + "\n"
-        )
+        told = json.dumps(judged, indent=1, ensure_ascii=False) + "\n"
+        with telling(best):
+            best.mkdir(exist_ok=True)
+            _sweep(best)
+            write_text(best / "recipe.yaml", recipe.to_yaml())
+            write_text(self.directory / "verdict.json", told)
         translated = self.ledger.request(do="translate", recipe=trial.recipe)
         if translated["mergekit"] is not None:
-            write_text(best / "mergekit.yaml", translated["mergekit"])
+            with telling(best):
+                write_text(best / "mergekit.yaml", translated["mergekit"])
         else:
             (best / "mergekit.yaml").unlink(missing_ok=True)  # an earlier winner's
         digest, model = None, None

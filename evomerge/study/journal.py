@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, Self
 
 from evomerge import faults
 from evomerge.errors import UserError
-from evomerge.partial import sync
+from evomerge.partial import cause, sync
 from evomerge.study.lock import Holder, take_lock
 
 Event = dict[str, Any]
@@ -35,7 +35,6 @@ FORMAT = 1
 JOURNAL = "journal.log"  # its name in a run folder
 _HEADER: Event = {"event": "journal", "format": FORMAT}
 _FRAME_START = re.compile(rb'[0-9a-f]{8} [1-9][0-9]* \{"event":')
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # macOS has no fdatasync; there fsync is what there is.
 _sync = getattr(os, "fdatasync", os.fsync)
 
@@ -166,10 +165,9 @@ class Journal:
             # After a failed sync nobody knows what the disk holds: never try that fd again.
             self._rewind()
             self.close()
-            cause = "disk full" if error.errno in _NO_SPACE else f"{error.strerror}"
             raise UserError(
-                f"{cause} while writing {len(frame)} bytes to {self.path}: nothing finished is "
-                "lost; mend that, then run the same command again to resume"
+                f"{cause(error)} while writing {len(frame)} bytes to {self.path}: nothing finished "
+                "is lost; mend that, then run the same command again to resume"
             ) from None
         except BaseException:  # an interrupt between the two calls: the event was not acknowledged
             self._rewind()

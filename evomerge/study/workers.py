@@ -34,6 +34,7 @@ _ENVIRONMENT = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TQDM_DISABLE": "1",
 }
+CLOSING_SECONDS = 2.0  # that closing waits for the threads that listen to children, at most
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class LocalPool(Pool):
         super().__init__(config)
         self._replies: queue.Queue[tuple[int, subprocess.Popen[bytes], Reply]] = queue.Queue()
         self._log = WorkerLog(log)
+        self._listeners: list[threading.Thread] = []
         self._children = [self._spawn(worker) for worker in range(self.size)]
 
     def submit(self, worker: int, request: Message) -> None:
@@ -123,6 +125,9 @@ class LocalPool(Pool):
         faults.reach("pool.close")
         for child in self._children:
             _end(child)
+        deadline = time.monotonic() + CLOSING_SECONDS
+        for listener in self._listeners:  # they see the end of their child, and close its pipes
+            listener.join(max(0.0, deadline - time.monotonic()))
         self._log.close()
 
     @property
@@ -133,19 +138,27 @@ class LocalPool(Pool):
     def _spawn(self, worker: int) -> subprocess.Popen[bytes]:
         faults.reach("pool.spawn")
         threads = str(self.config.workers.threads)
-        child = subprocess.Popen(
-            [sys.executable, "-m", "evomerge.study.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, **_ENVIRONMENT, "OMP_NUM_THREADS": threads, **self._gpu(worker)},
-            # The new process must find this very package, installed or not.
-            cwd=Path(__file__).parents[2],
-        )
+        try:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "evomerge.study.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**os.environ, **_ENVIRONMENT, "OMP_NUM_THREADS": threads, **self._gpu(worker)},
+                # The new process must find this very package, installed or not.
+                cwd=Path(__file__).parents[2],
+            )
+        except OSError as error:
+            raise UserError(
+                f"workers: cannot start another process: {error.strerror}; what was finished is "
+                "kept, and the same command resumes"
+            ) from None
         _send(child, {**self.config.to_dict(), "versions": versions()})
         assert child.stderr is not None
         words = self._log.take(child.stderr)
-        threading.Thread(target=self._listen, args=(worker, child, words), daemon=True).start()
+        listener = threading.Thread(target=self._listen, args=(worker, child, words), daemon=True)
+        listener.start()
+        self._listeners = [thread for thread in self._listeners if thread.is_alive()] + [listener]
         return child
 
     def device(self, worker: int) -> str:

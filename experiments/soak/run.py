@@ -3,6 +3,7 @@
     python experiments/soak/run.py                       stand-in workers, about three minutes
     python experiments/soak/run.py --study DEMO/study.yaml --trials 1000    real workers as well
 
+With `--worker-kills 0` nothing is killed: `substance` must be the same.
 Prints one line of JSON per part: what was killed, lost, paid twice, leaked.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +38,43 @@ from tests.study.small_study import (
 )
 from tests.study.study_driver import Drivers, children
 
+GENERATION = 20
+
 
 def held() -> dict[str, int]:
     """What this process holds: memory in kilobytes, descriptors, children, threads."""
     status = Path("/proc/self/status").read_text()
+    workers = children(os.getpid())
     return {
-        "rss_kb": int(status.split("VmRSS:")[1].split()[0]),
+        "rss_kb": _resident(status),
+        "workers_rss_kb": max((_resident(_status(w)) for w in workers), default=0),
         "descriptors": len(os.listdir("/proc/self/fd")),
-        "children": len(children(os.getpid())),
-        "threads": threading.active_count(),
+        "children": len(workers),
+        "threads": len(os.listdir("/proc/self/task")),  # of libraries, too
     }
 
 
+def _status(process: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/status").read_text()
+    return ""
+
+
+def _resident(status: str) -> int:
+    return int(status.split("VmRSS:")[1].split()[0]) if "VmRSS:" in status else 0
+
+
 def kill_workers(config: StudyConfig, run: Path, mean_seconds: float, most: int, seed: int) -> Any:
-    """Run a study in this process while its workers are killed at random moments."""
+    """Run a study in this process while its workers are killed at random moments.
+
+    What is held is compared with what is held after a short study that nothing happens to: what
+    libraries load once, such as their own threads, is there by then.
+    """
+    scratch = run.with_name(f"{run.name}-scratch")  # where temporary files would be left
+    scratch.mkdir()
+    os.environ["TMPDIR"], tempfile.tempdir = str(scratch), None
+    short = replace(config, search=replace(config.search, trials=2 * GENERATION))
+    Study(short, run.with_name(f"{run.name}-short")).confirm()
     draw, stop, kills = random.Random(seed), threading.Event(), [0]
 
     def assassin() -> None:
@@ -63,8 +89,9 @@ def kill_workers(config: StudyConfig, run: Path, mean_seconds: float, most: int,
         del record
         if event["event"] == "told":
             marks.append(held())
+            print(event["generation"], kills[0], marks[-1], file=sys.stderr, flush=True)
 
-    before, began = held(), time.monotonic()
+    before, began, there = held(), time.monotonic(), set(scratch.rglob("*"))
     thread = threading.Thread(target=assassin)
     thread.start()
     try:
@@ -72,22 +99,36 @@ def kill_workers(config: StudyConfig, run: Path, mean_seconds: float, most: int,
     finally:
         stop.set()
         thread.join()
-    after, twice = held(), [n for n in paid(run).values() if n > 1]
-    quarter = marks[len(marks) // 4]
+    seconds = round(time.monotonic() - began, 1)
+    after, finished = held(), substance_digest(run)
+    Study(config, run).confirm()  # finds everything done, and does nothing
+    assert substance_digest(run) == finished
+    twice = [n for n in paid(run).values() if n > 1]
+    quarters = [marks[i * len(marks) // 4 : (i + 1) * len(marks) // 4] for i in range(4)]
     return {
         "trials": sum(len(e["trials"]) for e in events(run, "asked")),
         "worker_kills": kills[0],
         "failed_trials": len(events(run, "failed")),
-        "paid_twice": len(twice),
         "outcomes": sum(len(e["rows"]) for e in events(run, "outcomes")),
-        "children_left": after["children"] - before["children"],
-        "descriptors_left": after["descriptors"] - before["descriptors"],
-        "threads_left": after["threads"] - before["threads"],
-        "files": sorted(str(p.relative_to(run)) for p in run.rglob("*") if ".partial-" in p.name),
-        "rss_kb_at_a_quarter": quarter["rss_kb"],
-        "rss_kb_at_the_end": marks[-1]["rss_kb"],
-        "seconds": round(time.monotonic() - began, 1),
+        "paid_twice": len(twice),
+        "left": {key: after[key] - before[key] for key in ("children", "descriptors", "threads")},
+        "files_left": sorted(
+            str(p.relative_to(run.parent))
+            for p in [*(set(scratch.rglob("*")) - there), *run.rglob(".*partial-*")]
+        ),
+        "most_in_each_quarter": {
+            key: [max(mark[key] for mark in quarter) for quarter in quarters]
+            for key in ("rss_kb", "workers_rss_kb", "descriptors", "threads")
+        },
+        "substance": finished,
+        "seconds": seconds,
     }
+
+
+def substance_digest(run: Path) -> str:
+    """What a run did and found, in sixteen digits: equal for runs that differ in times alone."""
+    text = json.dumps(substance(run), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def kill_drivers(folder: Path, kills_wanted: int, seed: int) -> Any:
@@ -143,6 +184,8 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--kills", type=int, default=200, help="of drivers")
     parser.add_argument("--worker-kills", type=int, default=50, help="of real workers, at most")
+    parser.add_argument("--mean-seconds", type=float, default=20, help="between those")
+    parser.add_argument("--items", type=int, default=16, help="of each real task and generation")
     parser.add_argument("--only", nargs="+", choices=("workers", "drivers", "real"))
     parser.add_argument("--seed", type=int, default=0)
     told = parser.parse_args()
@@ -159,17 +202,19 @@ def run_part(part: str, folder: Path, told: argparse.Namespace) -> Any:
     if part == "workers":
         python, sys.executable = sys.executable, stub_executable(folder)
         try:
-            document = stub_document(search={"trials": told.trials, "population": 20})
+            document = stub_document(search={"trials": told.trials, "population": GENERATION})
             config = StudyConfig.from_dict(document, Path("/"))
             return kill_workers(config, folder / "stub", 2.0, 10_000, told.seed)
         finally:
             sys.executable = python
     document = StudyConfig.from_yaml(told.study).to_dict()
     document["search"]["trials"] = told.trials
+    document["search"]["population"] = GENERATION
+    document["evaluate"]["items"]["per_generation"] = told.items
     document["workers"] = {"backend": "local", "count": 2, "device": "cpu"}
     document["output"]["save_model"] = False
     config = StudyConfig.from_dict(document, told.study.parent)
-    return kill_workers(config, folder / "real", 10, told.worker_kills, told.seed)
+    return kill_workers(config, folder / "real", told.mean_seconds, told.worker_kills, told.seed)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _STOP = "tests/faults/test_driver_that_stops.py"
+_EVERY = "tests/faults/test_every_call.py"
 _FAIL = "tests/faults/test_workers_that_fail.py"
 _PARENTS = "tests/faults/test_parents_that_change.py"
 _WHOLE = "tests/faults/test_whole_or_not_at_all.py"
@@ -20,7 +21,7 @@ ROWS: dict[int, tuple[str, list[str]]] = {
         "driver killed at any moment",
         [
             f"{_RESUME}::test_kill_9_at_30_random_moments_loses",
-            f"{_STOP}::test_a_driver_that_fails_at_some_calls",
+            f"{_EVERY}::test_a_driver_that_fails_at_some_calls",
         ],
     ),
     2: (

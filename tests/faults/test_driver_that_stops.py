@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import signal
@@ -17,57 +16,11 @@ import pytest
 from evomerge.errors import UserError
 from evomerge.study.record import Record
 from evomerge.study.study import JOURNAL, Study
-from tests.study.small_study import (
-    StubWorkers,
-    events,
-    paid,
-    stub_config,
-    stub_document,
-    stub_executable,
-    substance,
-)
+from tests.faults.command import SMALL, Command
+from tests.study.small_study import StubWorkers, events, paid, stub_config, substance
 from tests.study.study_driver import Drivers, children, is_running
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
-SMALL: dict[str, Any] = {"models": ["one"], "search": {"trials": 8}}
-POINTS = ["journal.write", "journal.sync", "file.write", "file.sync", "file.rename"]
-POINTS += ["pool.spawn", "pool.submit", "pool.reply"]
-
-
-class Command:
-    """`evomerge search` in a process of its own, with stub workers."""
-
-    def __init__(self, drivers: Drivers, folder: Path, **settings: Any):
-        self.drivers, self.folder, self.settings = drivers, folder, settings
-        self.run = folder / "run"
-        folder.mkdir(exist_ok=True)
-        (folder / "study.yaml").write_text(json.dumps(stub_document(**SMALL)))
-
-    def start(self, fault: str = "", *more: str) -> int:
-        return self.drivers.start(
-            arguments=["search", str(self.folder / "study.yaml"), str(self.run), *more],
-            executable=stub_executable(self.folder),
-            environment={
-                "STUB_WORKER": json.dumps({"seconds": 0.002, **self.settings}),
-                "EVOMERGE_FAULT": fault,
-            },
-            log=self.folder / "output",
-        )
-
-    def finish(self, fault: str = "", *more: str) -> int:
-        self.start(fault, *more)
-        return self.drivers.wait()
-
-    @property
-    def output(self) -> str:
-        return (self.folder / "output").read_text()
-
-    def wait_for_events(self, count: int) -> None:
-        deadline = time.monotonic() + 60
-        journal = self.run / JOURNAL
-        while not journal.exists() or journal.read_bytes().count(b"\n") < count:
-            assert time.monotonic() < deadline, self.output
-            time.sleep(0.002)
 
 
 @pytest.fixture(scope="module")
@@ -78,62 +31,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         StubWorkers(patch, tmp_path_factory.mktemp("stub"))
         Study(stub_config(**SMALL), run).confirm()
     return substance(run)
-
-
-def every_call(
-    drivers: Drivers, folder: Path, whole: dict[str, Any], point: str, action: str, step: int
-) -> int:
-    """Let every `step`-th arrival at a point fail, each in a study of its own; how many struck."""
-    count, struck = 1, 0
-    while True:
-        command = Command(drivers, folder / f"{count}")
-        code = command.finish(f"{point}:{count}:{action}")
-        if code == 0:
-            break
-        struck += 1
-        assert code == (-9 if action == "kill" else 2), (count, code, command.output)
-        assert "Traceback" not in command.output
-        assert command.finish() == 0, command.output
-        assert substance(command.run) == whole
-        assert set(paid(command.run).values()) == {1}
-        assert not list(command.run.rglob("*.partial-*"))
-        count += step
-    return struck
-
-
-@pytest.mark.parametrize(
-    ("point", "action", "step"),
-    [
-        pytest.param("journal.write", "kill", 40, marks=pytest.mark.slow),
-        pytest.param("journal.sync", "eio", 45, marks=pytest.mark.slow),
-        ("file.rename", "kill", 3),
-    ],
-)
-def test_a_driver_that_fails_at_some_calls_of_a_point_resumes_to_the_same_end(
-    drivers: Drivers, tmp_path: Path, whole: dict[str, Any], point: str, action: str, step: int
-) -> None:
-    assert every_call(drivers, tmp_path, whole, point, action, step) >= 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("point", POINTS)
-def test_a_driver_killed_at_every_call_of_a_point_resumes_to_the_same_end(
-    drivers: Drivers, tmp_path: Path, whole: dict[str, Any], point: str
-) -> None:
-    struck = every_call(drivers, tmp_path, whole, point, "kill", 1)
-    print(f"{point}: {struck} kills survived")
-    assert struck >= 2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("action", ["eio", "enospc"])
-@pytest.mark.parametrize("point", ["journal.write", "journal.sync"])
-def test_an_error_at_every_call_of_the_journal_stops_with_one_line_and_resumes(
-    drivers: Drivers, tmp_path: Path, whole: dict[str, Any], point: str, action: str
-) -> None:
-    struck = every_call(drivers, tmp_path, whole, point, action, 1)
-    print(f"{point} {action}: {struck} errors survived")
-    assert struck >= 10
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -16,6 +16,7 @@ import pytest
 
 from evomerge.cli import main
 from evomerge.redact import redact, redacted
+from tests.faults.command import Command
 from tests.study.small_study import StubWorkers, stub_document
 from tests.study.study_driver import Drivers, children
 
@@ -97,8 +98,6 @@ def listening(process: int) -> list[str]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_neither_driver_nor_workers_listen_on_any_port(drivers: Drivers, tmp_path: Path) -> None:
-    from tests.faults.test_driver_that_stops import Command
-
     command = Command(drivers, tmp_path / "study", seconds=0.02)
     driver = command.start()
     command.wait_for_events(6)

@@ -108,11 +108,11 @@ def children(process: int) -> list[int]:
 
 def serve() -> None:
     """Fork a driver for every line of stdin."""
-    from evomerge import search
+    from evomerge import report, search
+    from evomerge.cli import search as command
     from evomerge.study import anchors, study
 
-    assert anchors
-    assert study
+    assert all((anchors, command, report, study))
     for name in ("catcma", "cmaes"):  # so that their libraries are there already
         search.create(name)
     for line in sys.stdin:
