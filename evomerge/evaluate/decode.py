@@ -10,7 +10,7 @@ import inspect
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import DynamicCache
@@ -67,6 +67,13 @@ class Prompt:
     max_tokens: int
 
 
+class Arranged(NamedTuple):
+    """A batch of prompts by number, and the tokens that all of them begin with."""
+
+    prefix: tuple[int, ...]
+    numbers: list[int]
+
+
 @dataclass(frozen=True)
 class Answer:
     """A generated text, and whether it ran into `max_tokens` without a stop."""
@@ -117,6 +124,19 @@ class Decoder:
         """
         began = time.perf_counter()
         answers: dict[int, Answer] = {}
+        begun: tuple[tuple[int, ...], Any] = ((), None)
+        with torch.inference_mode():
+            for prefix, numbers in self.arrange(prompts):
+                if prefix != begun[0]:
+                    tokens = torch.tensor(prefix).to(self.model.device)
+                    begun = prefix, prefix_cache(self.model, tokens) if prefix else None
+                told = self._continue([prompts[i] for i in numbers], len(prefix), begun[1])
+                answers.update(zip(numbers, told, strict=True))
+        self.seconds += time.perf_counter() - began
+        return [answers[number] for number in range(len(prompts))]
+
+    def arrange(self, prompts: Sequence[Prompt]) -> Iterator[Arranged]:
+        """Batches of prompts that begin with the same prefix, the longest first."""
         begins = shared_prefixes(
             prompt.tokens
             for prompt in prompts
@@ -125,28 +145,16 @@ class Decoder:
         sharing: dict[tuple[int, ...], list[int]] = {}
         for number, prompt in enumerate(prompts):
             sharing.setdefault(begins.get(prompt.tokens, ()), []).append(number)
-        with torch.inference_mode():
-            for prefix in sorted(sharing):
-                answers.update(self._behind(prefix, sharing[prefix], prompts))
-        self.seconds += time.perf_counter() - began
-        return [answers[number] for number in range(len(prompts))]
-
-    def _behind(
-        self, prefix: tuple[int, ...], numbers: Sequence[int], prompts: Sequence[Prompt]
-    ) -> Iterator[tuple[int, Answer]]:
-        """Continue the prompts that begin with a prefix, the longest first."""
-        cache = None
-        if prefix:
-            cache = prefix_cache(self.model, torch.tensor(prefix).to(self.model.device))
-        order = sorted(
-            numbers, key=lambda i: (-len(prompts[i].tokens), prompts[i].tokens, prompts[i].owner)
-        )
-        while order:
-            longest = len(prompts[order[0]].tokens) + prompts[order[0]].max_tokens
-            rows = self.batch_size * max(1, ROW_TOKENS // longest)
-            chosen, order = order[:rows], order[rows:]
-            told = self._continue([prompts[number] for number in chosen], len(prefix), cache)
-            yield from zip(chosen, told, strict=True)
+        for prefix in sorted(sharing):
+            order = sorted(
+                sharing[prefix],
+                key=lambda i: (-len(prompts[i].tokens), prompts[i].tokens, prompts[i].owner),
+            )
+            while order:
+                longest = len(prompts[order[0]].tokens) + prompts[order[0]].max_tokens
+                rows = self.batch_size * max(1, ROW_TOKENS // longest)
+                chosen, order = order[:rows], order[rows:]
+                yield Arranged(prefix, chosen)
 
     def _continue(self, prompts: Sequence[Prompt], given: int, prefix: Any) -> list[Answer]:
         """Continue one batch; the cache of its prompts' first `given` tokens is `prefix`."""

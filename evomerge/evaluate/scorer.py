@@ -14,7 +14,8 @@ import torch
 
 from evomerge.errors import UserError, unknown
 from evomerge.evaluate.choice_table import ChoiceTable
-from evomerge.evaluate.decode import Answer, Decoder, Prompt, can_decode
+from evomerge.evaluate.composition import composition
+from evomerge.evaluate.decode import Answer, Arranged, Decoder, Prompt, can_decode
 from evomerge.evaluate.encode import Encoder
 from evomerge.evaluate.gold_check import check_golds
 from evomerge.evaluate.harness import Harness, stock_model
@@ -64,6 +65,7 @@ class _Plan:
     batches: tuple[Batch, ...]
     prompts: tuple[tuple[Item, Request], ...]
     tables: tuple[tuple[tuple[Item, ...], ChoiceTable], ...]
+    composition: str  # digest of the batches
 
 
 class Scorer:
@@ -131,7 +133,7 @@ class Scorer:
             NonFiniteError: If the model's logits are NaN or infinite on an item.
         """
         checked = self._checked(items)
-        plan = self._plan(tuple(i for i in checked if i[0] not in self.harness.functions), mode)
+        plan = self._plan_of(checked, mode)
         self._forward.seconds = self._decoder.seconds = 0.0
         likelihoods = self._forward(plan.batches, plan.pairs)
         texts = self._generate(plan.prompts)
@@ -142,6 +144,10 @@ class Scorer:
         outcomes += self._functions(checked)
         places = {(outcome.task, outcome.doc_id): outcome for outcome in outcomes}
         return [places[item] for item in checked]
+
+    def composition(self, items: Mapping[str, Sequence[int]], mode: Mode) -> str:
+        """Digest of the batches that `score` puts these items in (`composition.composition`)."""
+        return self._plan_of(self._checked(items), mode).composition
 
     def _functions(self, items: Sequence[Item]) -> list[Outcome]:
         """What users' functions say of the items that are theirs."""
@@ -169,6 +175,10 @@ class Scorer:
                     )
                 checked.append((task, doc_id))
         return tuple(dict.fromkeys(checked))
+
+    def _plan_of(self, checked: Sequence[Item], mode: Mode) -> _Plan:
+        """The plan of all items but those that users' functions score."""
+        return self._plan(tuple(i for i in checked if i[0] not in self.harness.functions), mode)
 
     def _plan(self, items: tuple[Item, ...], mode: Mode) -> _Plan:
         plan = self._plans.pop((mode, items), None)
@@ -215,7 +225,26 @@ class Scorer:
             for some in choosing.values()
         )
         batches = tuple(self._batches(pairs))
-        return _Plan(tuple(asked), tuple(pairs), batches, tuple(prompts), tables)
+        digest = self._composition(items, pairs, batches, prompts)
+        return _Plan(tuple(asked), tuple(pairs), batches, tuple(prompts), tables, digest)
+
+    def _composition(
+        self,
+        items: Sequence[Item],
+        pairs: Sequence[Pair],
+        batches: Sequence[Batch],
+        prompts: Sequence[tuple[Item, Request]],
+    ) -> str:
+        encoded = [self._encoder.prompt(*one) if self._decodable else None for one in prompts]
+        ours = [prompt for prompt in encoded if prompt is not None]
+        told, arranged = "", [Arranged((), list(range(len(ours))))]
+        if isinstance(self._decoder, VllmDecoder):  # which forms its batches as it goes
+            told = self._decoder.name
+        elif ours:
+            arranged = list(self._decoder.arrange(ours))
+        theirs = [item for (item, _), one in zip(prompts, encoded, strict=True) if one is None]
+        stock = [self.batch_size, theirs] if theirs else []
+        return composition(items, pairs, batches, ours, arranged, [told, stock])
 
     def _batches(self, pairs: Sequence[Pair]) -> list[Batch]:
         config = self._model.config.get_text_config(decoder=True)

@@ -20,7 +20,30 @@ from evomerge.study.verdict import compare
 
 def section(run: Run) -> dict[str, Any]:
     """Truncation and extraction per entrant; the winner's gain stage by stage."""
-    return {"flags": _flags(run), "luck": _luck(run), "control": _control(run), **_gains(run)}
+    told = {"luck": _luck(run), "control": _control(run), "batches": _batches(run)}
+    return {"flags": _flags(run), **told, **_gains(run)}
+
+
+def _batches(run: Run) -> str | None:
+    """Whether the candidates of a generation were scored in the same batches, in a sentence."""
+    record = run.record
+    if record.study is None or record.batches.last is None:
+        return None  # nobody wrote it down
+    alike = several = 0
+    for ask in record.generations.values():
+        told = {record.batches_of(number) for number in ask.trials} - {None}
+        if ask.fitness is not None and told:
+            several += 1
+            alike += len(told) == 1
+    if alike == several:
+        return (
+            f"All candidates of a generation were scored in the same batches, in all {several} "
+            "generations."
+        )
+    return (
+        f"In {alike} of {several} generations all candidates were scored in the same batches; in "
+        "the others scores may differ by rounding."
+    )
 
 
 def _luck(run: Run) -> str | None:

@@ -75,7 +75,9 @@ def check(study: OpenStudy, allow_changed: bool = False) -> None:
         UserError: They do not work together, or are not those that the study began with.
     """
     first = study.space.fill([dimension.start for dimension in study.space.dimensions])
-    told = study.ledger.request(do="describe", recipe=first.to_dict())
+    scored = study.record.batches.last
+    probe = {} if scored is None else {"batches": [scored.mode, scored.items]}
+    told = study.ledger.request(do="describe", recipe=first.to_dict(), **probe)
     if "stamp" in told:
         study.ledger.expect({"stamp": told["stamp"], "fingerprints": told["fingerprints"]})
     event = _study_event(study, told)
@@ -104,6 +106,26 @@ def check(study: OpenStudy, allow_changed: bool = False) -> None:
             )
         now = {"versions": versions()}
         study.ledger.log({"event": "changed", "differences": [differs], "now": now})
+    _check_batches(study, told.get("batches"), allow_changed)
+
+
+def _check_batches(study: OpenStudy, now: str | None, allow_changed: bool) -> None:
+    """What was scored must be scored in the same batches today, or comparisons are not exact."""
+    scored = study.record.batches.last
+    allowed = (study.record.study or {}).get("batches")  # by an earlier --allow-changed
+    if scored is None or now is None or now in (scored.batches, allowed):
+        return
+    told = (
+        f"batches of {sum(map(len, scored.items.values()))} items were {scored.batches}, now {now}"
+    )
+    if not allow_changed:
+        raise UserError(
+            f"{study.directory}: items are put together in other batches than when this study "
+            f"began ({told}), so scores would differ by rounding; resume with the same "
+            "device, batch size and versions, or go on with --allow-changed, which the journal "
+            "records"
+        )
+    study.ledger.log({"event": "changed", "differences": [told], "now": {"batches": now}})
 
 
 def _study_event(study: OpenStudy, told: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,10 +86,13 @@ class Evaluator:
             chat = self.config.evaluate.apply_chat_template
             merge.check_in_place(recipe, checkpoints, chat=chat)
         self.parents.check_finite()
+        self.halvings = request.get("halvings", 0)
         evaluation = self.harness.describe()
         evaluation["warnings"] = [*evaluation["warnings"], *self.scorer.check()]
+        probe = request.get("batches")  # [mode, items]: what was scored before, and in which?
         return {
             "evaluation": evaluation,
+            "batches": self.scorer.composition(probe[1], probe[0]) if probe else None,
             "fingerprints": {
                 model: checkpoint.fingerprint
                 for model, checkpoint in self.parents.checkpoints.items()
@@ -119,6 +122,7 @@ class Evaluator:
         outcomes: list[Outcome] = []
         errors: list[list[Any]] = []
         forward = 0.0
+        batches: list[str] = []
         for shard in request["shards"]:  # each in batches of its own, however many are asked for
             scored, missed = settled(
                 scorer.score(shard, request["mode"]), self.harness, request["mode"]
@@ -126,9 +130,11 @@ class Evaluator:
             outcomes += scored
             errors += missed
             forward += scorer.seconds
+            batches.append(scorer.composition(shard, request["mode"]))
         answer: Message = {
             "rows": [outcome.to_row() for outcome in outcomes],
             "errors": errors,
+            "batches": batches,
             "seconds": {"build": built, "forward": forward},
         }
         if request.get("digest"):

@@ -20,7 +20,6 @@ from evomerge.study.config import StudyConfig
 from evomerge.study.failures import FATAL
 from evomerge.study.journal import Journal
 from evomerge.study.objective import Row
-from evomerge.study.outcome_table import OutcomeTable
 from evomerge.study.record import Record, TrialRecord
 from evomerge.study.scheduler import ATTEMPTS, Scheduler, Unit
 from evomerge.study.shards import shard_items, shards
@@ -51,7 +50,7 @@ class Ledger:
         self.record = Record()
         self._listener = listener
         self._journal = Journal.open(journal, create=True, replay=self.record.apply)
-        self._lenders: dict[str, OutcomeTable] = {}
+        self._lenders: dict[str, Record] = {}
         self._scheduler: Scheduler | None = None
         self._parents: dict[str, Any] | None = None
 
@@ -66,9 +65,9 @@ class Ledger:
         scheduler.disagreed = self._disagreed
         scheduler.halvings = max(scheduler.halvings, self.record.halvings)
 
-    def borrow(self, run: str, outcomes: OutcomeTable) -> None:
+    def borrow(self, run: str, record: Record) -> None:
         """Look outcomes up in another run before they are paid for."""
-        self._lenders[run] = outcomes
+        self._lenders[run] = record
 
     def expect(self, parents: Mapping[str, Any]) -> None:
         """Have every worker find the parents as they are described: ``stamp``, ``fingerprints``."""
@@ -157,14 +156,26 @@ class Ledger:
 
     def _copy(self, wanted: Wanted) -> None:
         """Write down here what other runs have already, so that this run stands alone."""
-        for run, outcomes in self._lenders.items():
+        some = shards(wanted.items, self._shard_items)
+        for run, lender in self._lenders.items():
             for trial in (self.record.trials[number] for number in wanted.trials):
-                missing = self.record.outcomes.missing(trial.digest, wanted.mode, wanted.items)
-                rows = outcomes.rows(trial.digest, wanted.mode, missing)
+                rows: list[Row] = []
+                batches: list[tuple[str, int]] = []
+                known = lender.batches.of(trial.digest, wanted.mode, some)
+                for shard, scored_in in zip(some, known, strict=True):
+                    missing = self.record.outcomes.missing(trial.digest, wanted.mode, shard)
+                    found = lender.outcomes.rows(trial.digest, wanted.mode, missing)
+                    if found:
+                        rows += found
+                        whole = missing == shard and scored_in is not None
+                        batches.append((scored_in if whole and scored_in else "", len(found)))
                 if rows:
                     about = {"trial": trial.number, "phase": wanted.phase, "digest": trial.digest}
                     event = {"event": "outcomes", **about, "mode": wanted.mode, "rows": rows}
-                    self.log({**event, "seconds": {}, "worker": "", "reused": run})
+                    told = {"seconds": {}, "worker": "", "reused": run, "batches": batches}
+                    alike = (lender.study or {}).get("shard_items") == self._shard_items
+                    alike = alike and lender.batches.last is not None
+                    self._log_outcomes(trial, {**event, **told}, f"{run} scored it", alike)
 
     def _units(self, wanted: Wanted) -> Iterator[Unit]:
         """What there is to do, cut into the study's shards."""
@@ -218,17 +229,36 @@ class Ledger:
                 return
             about["rescored"] = True
         about |= {key: answer[key] for key in ("halvings", "errors") if answer.get(key)}
-        self.log(
-            {
-                "event": "outcomes",
-                **about,
-                "digest": trial.digest,
-                "mode": mode,
-                "rows": answer["rows"],
-                "seconds": {k: round(v, 6) for k, v in answer["seconds"].items()},
-                "worker": str(worker),
-            }
-        )
+        if answer.get("batches"):
+            sizes = [sum(map(len, shard.values())) for shard in unit.request["shards"]]
+            about["batches"] = list(zip(answer["batches"], sizes, strict=True))
+        event = {
+            "event": "outcomes",
+            **about,
+            "digest": trial.digest,
+            "mode": mode,
+            "rows": answer["rows"],
+            "seconds": {k: round(v, 6) for k, v in answer["seconds"].items()},
+            "worker": str(worker),
+        }
+        halved = f"batches were halved {self.record.halvings} times for want of memory"
+        why = halved if self.record.halvings else f"worker {worker} puts them together so"
+        self._log_outcomes(trial, event, why)
+
+    def _log_outcomes(
+        self, trial: TrialRecord, event: dict[str, Any], why: str, alike: bool = True
+    ) -> None:
+        """Write outcomes down; warn, once in a study, if others come from other batches."""
+        before = self.record.batches.conflicts
+        self.log(event)
+        held = any(warning["kind"] == "batches" for warning in self.record.warnings)
+        if not held and (not alike or self.record.batches.conflicts > before):
+            self.warn(
+                "batches",
+                f"{trial.name}: scored in other batches than others on the same items ({why}): "
+                "scores may differ by rounding",
+                trial=trial.number,
+            )
 
     def _fail(self, number: int, phase: str, failed: Message) -> None:
         if not _has_failed(self.record.trials[number], phase):

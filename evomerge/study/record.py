@@ -9,8 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
+from evomerge.study.batches import BatchTable
 from evomerge.study.objective import Tasks, scores
 from evomerge.study.outcome_table import Items, OutcomeTable, Written
+from evomerge.study.shards import shards
 
 Event = Mapping[str, Any]
 Phase = Literal["check", "anchors", "search", "race", "verdict", "done"]
@@ -92,6 +94,7 @@ class Record:
         trials: By number.
         asks: In the order of asking, anchors included.
         outcomes: By (digest, mode, task, doc id); the first delivery counts, later ones do not.
+        batches: The batches that outcomes come from.
         races: The ``raced`` events.
         changes: The ``changed`` events: what differed when the study was resumed all the same.
         warnings: The ``warning`` events.
@@ -111,6 +114,7 @@ class Record:
     trials: dict[int, TrialRecord] = field(default_factory=dict)
     asks: list[AskRecord] = field(default_factory=list)
     outcomes: OutcomeTable = field(default_factory=OutcomeTable)
+    batches: BatchTable = field(default_factory=BatchTable)
     races: list[Event] = field(default_factory=list)
     changes: list[Event] = field(default_factory=list)
     warnings: list[Event] = field(default_factory=list)
@@ -244,6 +248,19 @@ class Record:
         generating = [t for t, spec in told.items() if spec.get("output_type") == "generate_until"]
         return self.outcomes.written(self.trials[number].digest, generating)
 
+    def batches_of(self, number: int) -> tuple[str | None, ...] | None:
+        """The batches that a trial was scored in, for each shard of what it was asked for.
+
+        ``None`` in the place of a shard whose items were not all scored together, and instead of
+        the tuple where nothing fixed was asked for or the trial has no outcomes.
+        """
+        items, digest = self.ask_of(number).items, self.trials[number].digest
+        study = self.study or {}
+        size, mode = study.get("shard_items"), study["config"]["evaluate"]["fitness"]
+        if items is None or size is None or not self.outcomes.rows(digest, mode, items):
+            return None
+        return self.batches.of(digest, mode, shards(items, size))
+
     def ask_of(self, number: int) -> AskRecord:
         """The trials that were asked together with this one."""
         return self.asks[self._ask_of[number]]
@@ -283,6 +300,7 @@ class Record:
     def _scored(self, event: Event) -> None:
         add = self.outcomes.replace if event.get("rescored") else self.outcomes.add
         add(event["digest"], event["mode"], event["rows"])
+        self.batches.note(event)
         self.halvings = max(self.halvings, event.get("halvings", 0))
         if event.get("reused"):
             self.reused += len(event["rows"])

@@ -8,12 +8,11 @@ from typing import Any
 
 from evomerge.errors import UserError
 from evomerge.study.journal import JOURNAL, iterate
-from evomerge.study.outcome_table import OutcomeTable
 from evomerge.study.record import Record
 
 
-def lendable(directory: Path, ours: Mapping[str, Any]) -> OutcomeTable:
-    """What another run's journal holds, if this study may use it.
+def lendable(directory: Path, ours: Mapping[str, Any]) -> Record:
+    """The record of another run, if this study may use its outcomes.
 
     An outcome belongs to a recipe's digest, the parents' fingerprints, the evaluation protocol and
     an item. Recipes and items are looked up one by one; the rest must be the same as a whole.
@@ -43,4 +42,4 @@ def lendable(directory: Path, ours: Mapping[str, Any]) -> OutcomeTable:
             f"--reuse {directory}: expected the same evaluation (tasks, documents, prompts, "
             "metrics), but it differs; leave this run out"
         )
-    return record.outcomes
+    return record

@@ -35,6 +35,7 @@ DEFAULTS: dict[str, Any] = {
     "fingerprint_of": None,  # ... or of this model alone
     "shared": 0,  # first documents of each task that all tasks have in common
     "protocol": "stub",  # of the evaluation
+    "batches": "stub",  # how items are put together; None as an earlier version, that does not say
     "broken": False,  # ends at once, as a worker whose imports fail
     "broken_device": None,  # on this GPU: wrong numbers, an error, wrong numbers, an error, ...
     "words": "the stub was told to fail",  # of a failure, as a real worker would redact them
@@ -112,7 +113,10 @@ class Stub:
         answer: dict[str, Any] = getattr(self, request["do"])(request)
         return answer
 
-    def describe(self, _request: dict[str, Any]) -> dict[str, Any]:
+    def batches(self, mode: str, shard: dict[str, list[int]]) -> str:
+        return f"{chance(self.settings['batches'], mode, shard):.10f}"
+
+    def describe(self, request: dict[str, Any]) -> dict[str, Any]:
         tasks = {task["name"]: task for task in self.config["evaluate"]["tasks"]}
         count, settings = self.settings["documents"], self.settings
         models = [self.config["base_model"], *self.config["models"]]
@@ -130,6 +134,7 @@ class Stub:
                 "digest": self.settings["protocol"],
                 "warnings": [],
             },
+            "batches": self.batches(*request["batches"]) if "batches" in request else None,
             "fingerprints": {
                 model: model
                 + (settings["fingerprint"] if settings["fingerprint_of"] in (None, model) else "")
@@ -163,7 +168,8 @@ class Stub:
             return {"failed": {"kind": "device", "message": "CUDA error: ECC, uncorrectable"}}
         rows = [
             self.row(recipe, name, task, i, request["mode"])
-            for task, ids in joined(request["shards"]).items()
+            for shard in request["shards"]
+            for task, ids in shard.items()
             for i in ids
         ]
         if late and settings["differ"]:
@@ -171,6 +177,8 @@ class Stub:
         if broken:
             rows = [[*row[:3], row[3] + 0.125, *row[4:]] for row in rows]
         answer = {"rows": rows, "seconds": {"build": 0.0, "forward": settings["seconds"]}}
+        if settings["batches"] is not None:
+            answer["batches"] = [self.batches(request["mode"], one) for one in request["shards"]]
         if request.get("digest"):
             answer["weights_digest"] = name
         return answer

@@ -1,0 +1,76 @@
+"""Which batches outcomes come from: that candidates which are compared were scored alike.
+
+Batched arithmetic rounds by the shape of its batch. So a worker tells the digest of the batches
+that it scored a shard in, and the journal keeps it beside the outcomes: ``batches``, for each shard
+of an event ``[digest, items]``, whose items are that many of its rows, in their order. The digest
+is empty for outcomes of another run that were not scored just together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+Shard = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A shard that was scored, and the batches that it was in."""
+
+    mode: str
+    items: dict[str, list[int]]
+    batches: str
+
+
+@dataclass
+class BatchTable:
+    """The batches of every recipe's shards.
+
+    Attributes:
+        last: A shard that was scored while batches were halved as often as they are now.
+        conflicts: How often a shard was scored in other batches than the first time.
+    """
+
+    last: Probe | None = None
+    conflicts: int = 0
+    _first: dict[bytes, str] = field(default_factory=dict)  # shard -> batches
+    _scored: dict[tuple[str, str], dict[bytes, str]] = field(default_factory=dict)
+    _halvings: int = 0
+
+    def note(self, event: Mapping[str, Any]) -> None:
+        """Take in an ``outcomes`` event; an earlier version wrote no batches."""
+        start, mode = 0, event["mode"]
+        halvings = event.get("halvings", 0)
+        for batches, count in event.get("batches", ()):
+            shard: dict[str, list[int]] = {}
+            for row in event["rows"][start : start + count]:
+                shard.setdefault(row[0], []).append(row[1])
+            start += count
+            if not batches:
+                continue
+            key = _key(mode, shard)
+            first = self._first.setdefault(key, batches)
+            self.conflicts += first != batches
+            # Of equal strings one is kept.
+            kept = first if first == batches else batches
+            self._scored.setdefault((event["digest"], mode), {})[key] = kept
+            if halvings >= self._halvings and not event.get("reused"):
+                self._halvings = halvings
+                self.last = Probe(mode, shard, batches)
+
+    def of(self, digest: str, mode: str, shards: Iterable[Shard]) -> tuple[str | None, ...]:
+        """The batches in which a recipe was scored on each shard.
+
+        ``None`` where it was not scored on just these items together, or nobody wrote it down.
+        """
+        scored = self._scored.get((digest, mode), {})
+        return tuple(scored.get(_key(mode, shard)) for shard in shards)
+
+
+def _key(mode: str, shard: Shard) -> bytes:
+    text = json.dumps([mode, list(shard.items())], separators=(",", ":"))
+    return blake2b(text.encode(), digest_size=12).digest()
