@@ -8,6 +8,7 @@ from typing import Literal
 
 Value = float | int | bool | str
 Point = tuple[Value, ...]
+Clause = tuple[tuple[str, tuple[Value, ...]], ...]  # (dimension, its values that suit), ...
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Dimension:
         log: Whether the range is searched on a logarithmic scale (then ``low > 0``).
         choices: The values of a category, in order; booleans are categories of two.
         initial: Where a search starts; ``None`` means the middle of the range or the first choice.
+        needs: When it is active: each clause has to hold, and holds where one of the dimensions
+            that it names has one of the values beside the name. Always, if there are none.
     """
 
     name: str
@@ -31,6 +34,7 @@ class Dimension:
     log: bool = False
     choices: tuple[Value, ...] = ()
     initial: Value | None = None
+    needs: tuple[Clause, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind == "categorical":

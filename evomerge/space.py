@@ -16,6 +16,7 @@ from typing import Any
 
 from evomerge import methods, model_name, nesting, recipe_reader, yaml_file
 from evomerge.binding import any_groups, bound, placeholders, without_inactive
+from evomerge.conditions import conditioned
 from evomerge.dimension import Point, Value
 from evomerge.errors import UserError, unknown
 from evomerge.holes import Place, find_holes, is_choice, method_scope, model_of
@@ -38,7 +39,7 @@ class SearchSpace:
     def __init__(self, document: Mapping[str, Any], where: str = "space"):
         self.document = copy.deepcopy(dict(document))
         self.where = where
-        self.holes = tuple(find_holes(self.document, where))
+        self.holes = conditioned(self.document, find_holes(self.document, where))
         self.dimensions = tuple(d for hole in self.holes for d in hole.dimensions)
         if not self.unbound:
             self._check()

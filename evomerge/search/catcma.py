@@ -5,11 +5,14 @@ Hamano 2025, https://arxiv.org/abs/2504.07884. The only door to the `cmaes` pack
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from cmaes import CatCMAwM
 
 from evomerge.dimension import Point
-from evomerge.search.coordinates import Floats
+from evomerge.search.coordinates import Floats, Mask
+from evomerge.search.inactive import taken_back
 from evomerge.search.optimizer import Optimizer, ranks, share_of_range
 
 # Below this share of its range no deviation moves a coefficient that a merge could tell apart.
@@ -60,8 +63,10 @@ class CatCma(Optimizer):
         self._check_started("stopped")
         if not self._continuous:
             return None
-        variances = np.diag(self._strategy._C)[: len(self._continuous)]
-        if self._strategy._sigma * np.sqrt(variances.max()) < _CONVERGED:
+        deviations = self._strategy.deviations[: len(self._continuous)]
+        if self._inactive is not None:
+            deviations = deviations[~self._inactive[:, self._continuous].all(axis=0)]
+        if deviations.max(initial=0.0) < _CONVERGED:
             return f"converged: every standard deviation is below {_CONVERGED:g} of its range"
         return None
 
@@ -89,7 +94,13 @@ class CatCma(Optimizer):
         ranked = ranks(fitness)
         if ranked is None:
             return
-        told = list(zip(self._solutions, ranked.tolist(), strict=True))  # `tell` sorts this list
+        solutions = self._solutions
+        if self._inactive is not None:
+            solutions = [
+                self._strategy.informed(solution, asleep[self._gaussian], asleep[self._choices])
+                for solution, asleep in zip(solutions, self._inactive, strict=True)
+            ]
+        told = list(zip(solutions, ranked.tolist(), strict=True))  # `tell` sorts this list
         with np.errstate(divide="ignore", invalid="ignore"):  # rows that its margin masks out
             self._strategy.tell(told)
 
@@ -128,13 +139,69 @@ class CatCma(Optimizer):
         return table
 
 
-class _Strategy(CatCMAwM):  # type: ignore[misc]  # the package has no type information
-    """CatCMAwM that draws with the symmetric root of C.
+@dataclass(frozen=True)
+class _Informed(CatCMAwM.Solution):  # type: ignore[misc]  # the package has no type information
+    """A solution that says which coordinates of the normal distribution are inactive there."""
+
+    inactive: Mask | None = None
+
+
+class _Strategy(CatCMAwM):  # type: ignore[misc]
+    """CatCMAwM that draws with the symmetric root of C, and keeps what is inactive.
 
     Its own B D z takes B from C's eigenvectors, which for equal eigenvalues (all of them, at
     first) are whatever rounding makes them: another processor then draws other points from the
     second generation on. B D B^T z is as normal, continuous in C, and the same everywhere.
     """
+
+    @property
+    def deviations(self) -> Floats:
+        """Standard deviations of the normal distribution, before the margin; (d,)."""
+        deviations: Floats = self._sigma * np.sqrt(np.diag(self._C))
+        return deviations
+
+    def informed(self, solution: CatCMAwM.Solution, numbers: Mask, choices: Mask) -> _Informed:
+        """A solution from which no inactive number or choice is learnt.
+
+        An inactive choice is told as the probabilities it was drawn from: a gradient of 0. An
+        inactive number outside the bounds is no reason for a worse rank.
+        """
+        c, v = solution.c, solution._v_raw
+        if c is not None:
+            c = np.where(choices[:, None], self._q, c)
+        if v is not None:
+            v = np.where(numbers, np.clip(v, 0.0, 1.0), v)
+        return _Informed(solution.x, solution.z, c, v, numbers)
+
+    def tell(self, solutions: list[tuple[CatCMAwM.Solution, float]]) -> None:
+        """Learn; `solutions` is sorted on the way."""
+        self._told = solutions
+        super().tell(solutions)
+
+    def _update_gaussian(self, sv: Floats) -> None:
+        best = [solution for solution, _ in self._told[: self._mu]]
+        self._still: Mask = np.zeros(
+            self._Nmi, dtype=bool
+        )  # inactive wherever something was learnt
+        steps, before = (sv[: self._mu] - self._mean) / self._A, self.deviations
+        super()._update_gaussian(sv)
+        if isinstance(best[0], _Informed):
+            inactive = np.array([solution.inactive for solution in best])
+            weights = self._weights[: self._mu]
+            shift, scale = taken_back(steps, weights, inactive, before, self.deviations)
+            self._mean += shift
+            self._C *= np.outer(scale, scale)
+            self._pc *= scale
+            self._B, self._D = None, None  # to be computed again
+            self._still[:] = inactive.all(axis=0)
+
+    def _margin_correction(self) -> None:
+        mean, widths, rates = self._mean.copy(), self._A.copy(), self._pmut.copy()
+        super()._margin_correction()
+        of_integers = self._still[self._discrete_idx]
+        self._mean[self._still] = mean[self._still]
+        self._A[self._still] = widths[self._still]
+        self._pmut[of_integers] = rates[of_integers]
 
     def _sample_from_gaussian(self) -> Floats:
         axes, deviations = self._eigen_decomposition()  # B, diag(D)

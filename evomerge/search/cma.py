@@ -15,6 +15,7 @@ import numpy as np
 from evomerge.dimension import Point
 from evomerge.errors import UserError
 from evomerge.search.coordinates import Floats
+from evomerge.search.inactive import taken_back
 from evomerge.search.optimizer import Optimizer, ranks, share_of_range, whole_number
 
 # Standard deviations below this share of a dimension's range move no coefficient that bfloat16
@@ -119,8 +120,23 @@ class CmaEs(Optimizer):
         ranked = ranks(fitness)
         if ranked is None:
             return
+        before = self._strategy.stds
         self._strategy.tell(self._units, ranked.tolist())
+        if self._inactive is not None:
+            self._hold_inactive(ranked, before)
         self._reason = self._converged()
+
+    def _hold_inactive(self, ranked: Floats, before: Floats) -> None:
+        strategy = self._strategy
+        weights = strategy.sp.weights.positive_weights
+        best = np.argsort(ranked)[: len(weights)]
+        # in pycma's own coordinates, in which it keeps its mean
+        steps = strategy.pop_sorted[: len(weights)] - strategy.mean_old
+        assert self._inactive is not None
+        asleep = np.pad(self._inactive[best], ((0, 0), (0, self._idle)))
+        shift, scale = taken_back(steps, weights, asleep, before, strategy.stds)
+        strategy.mean = strategy.mean + shift
+        strategy.sigma_vec *= scale
 
     def _launch(self) -> None:
         generator = np.random.default_rng([self._seed, self._restarted])
@@ -164,6 +180,8 @@ class CmaEs(Optimizer):
     def _converged(self) -> str | None:
         deviations = np.asarray(self._strategy.stds)[: len(self._coordinates)]
         continuous = np.array([count == 0 for count in self._coordinates.cells])
+        if self._inactive is not None:
+            continuous &= ~self._inactive.all(axis=0)
         if continuous.any() and deviations[continuous].max() < _CONVERGED:
             return f"converged: every standard deviation is below {_CONVERGED:g} of its range"
         numerical = self._strategy.stop()  # only what _QUIET leaves on

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from evomerge.dimension import Dimension, Point, Value
 
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 
 class Coordinates:
@@ -29,6 +30,8 @@ class Coordinates:
         dimensions: The dimensions, in the order of a point's values.
         free: Which dimensions have more than one value; coordinate i belongs to dimension free[i].
         cells: For each coordinate its number of separate values; 0 for a continuous one.
+        conditional: Whether some dimension is active only at some points. What such a dimension
+            holds elsewhere takes no part in the recipe.
     """
 
     def __init__(self, dimensions: Sequence[Dimension]) -> None:
@@ -36,6 +39,13 @@ class Coordinates:
         counts = [n_values(dimension) for dimension in self.dimensions]
         self.free = tuple(i for i, count in enumerate(counts) if count != 1)
         self.cells = tuple(counts[i] for i in self.free)
+        at = {dimension.name: i for i, dimension in enumerate(self.dimensions)}
+        self._needs = {
+            i: [[(at[name], values) for name, values in clause] for clause in dimension.needs]
+            for i, dimension in enumerate(self.dimensions)
+            if dimension.needs
+        }
+        self.conditional = bool(self._needs)
 
     def __len__(self) -> int:
         return len(self.free)
@@ -51,6 +61,36 @@ class Coordinates:
         for i, unit in zip(self.free, units, strict=True):
             values[i] = _from_unit(self.dimensions[i], min(max(float(unit), 0.0), 1.0))
         return tuple(values)
+
+    def inactive(self, points: Sequence[Point]) -> Mask:
+        """Which coordinates are inactive at each point: (points, coordinates)."""
+        asleep = [self._asleep(point) for point in points]
+        return np.array([[i in some for i in self.free] for some in asleep], dtype=bool)
+
+    def settled(self, point: Point) -> Point:
+        """The point with every inactive dimension at its start: one point for each recipe."""
+        asleep = self._asleep(point)
+        return tuple(
+            self.dimensions[i].start if i in asleep else value for i, value in enumerate(point)
+        )
+
+    def held(self, units: Floats, kept: Floats) -> Floats:
+        """Rows of unit coordinates, with `kept` where a coordinate is inactive at the row."""
+        if not self.conditional:
+            return units
+        rows = np.atleast_2d(units)
+        inactive = self.inactive([self.decode(row) for row in rows]).reshape(units.shape)
+        result: Floats = np.where(inactive, kept, units)
+        return result
+
+    def is_asleep(self, i: int, point: Sequence[Value]) -> bool:
+        """Whether dimension i is inactive at a point."""
+        return not all(
+            any(point[j] in values for j, values in clause) for clause in self._needs.get(i, ())
+        )
+
+    def _asleep(self, point: Point) -> set[int]:
+        return {i for i in self._needs if self.is_asleep(i, point)}
 
     def middles(self, coordinate: int) -> list[float]:
         """Return where the values of a coordinate made of cells lie, in increasing order."""

@@ -63,7 +63,7 @@ class DifferentialEvolution(Optimizer):
         self._f = np.clip(_cauchy(self._rng, self._mean_f, n), 0.05, 1.0)
         self._cr = np.clip(self._rng.normal(self._mean_cr, 0.1, n), 0.0, 1.0)
         best = np.argsort(-self._fitness, kind="stable")[: max(1, round(_BEST * n))]
-        towards = self._units[self._rng.choice(best, n)]
+        towards = self._coordinates.held(self._units[self._rng.choice(best, n)], self._units)
         first, second = self._pairs(n)
         steps = towards - self._units + self._units[first] - self._units[second]
         mutants = self._units + self._f[:, None] * steps
@@ -71,7 +71,8 @@ class DifferentialEvolution(Optimizer):
         mutants = np.where(mutants > 1, (1 + self._units) / 2, mutants)
         crossed = self._rng.random((n, d)) < self._cr[:, None]
         crossed[np.arange(n), self._rng.integers(d, size=n)] = True
-        self._children = np.where(crossed, mutants, self._units)
+        crossed_over = np.where(crossed, mutants, self._units)
+        self._children = self._coordinates.held(crossed_over, self._units)
         return [self._coordinates.decode(units) for units in self._children]
 
     def _learn(self, fitness: list[float | None]) -> None:

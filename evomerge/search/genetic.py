@@ -127,16 +127,17 @@ class GeneticAlgorithm(Optimizer):
     def _child(self, a: Member, b: Member) -> Floats:
         cut, w = self._rng.random(2)
         share = np.where(self._depths < cut, w, 1 - w)  # a's
-        blended = share * a.units + (1 - share) * b.units
-        taken = np.where(self._rng.random(len(share)) < share, a.units, b.units)
+        theirs = self._coordinates.held(b.units, a.units)  # what is inactive there says nothing
+        ours = self._coordinates.held(a.units, theirs)
+        blended = share * ours + (1 - share) * theirs
+        taken = np.where(self._rng.random(len(share)) < share, ours, theirs)
         child = np.where(self._is_choice, taken, blended)
         moved = self._rng.random(len(child)) < _MUTATED
         moved[self._rng.integers(len(child))] = True
         steps = self._sigma * self._rng.standard_normal(len(child))
         elsewhere = self._rng.random(len(child))
         mutated = np.where(self._is_choice, elsewhere, reflected(child + steps))
-        result: Floats = np.where(moved, mutated, child)
-        return result
+        return self._coordinates.held(np.where(moved, mutated, child), a.units)
 
 
 def profiles(members: Sequence[Member]) -> Floats | None:

@@ -124,7 +124,7 @@ class MapElites(Optimizer):
         above = fitness - fitness.min() + 1e-12
         a, b = self._rng.choice(len(elites), size=2, p=above / above.sum())
         first = self._best.units if self._rng.random() < 0.5 else elites[a].units
-        second = elites[b].units
+        second = self._coordinates.held(elites[b].units, first)  # inactive there: says nothing
         t = self._rng.normal(0.5, 0.25)
         line = first + t * (second - first)
         taken = np.where(self._rng.random(len(line)) < 0.5, first, second)
@@ -134,8 +134,7 @@ class MapElites(Optimizer):
         steps = self._sigma * self._rng.standard_normal(len(child))
         elsewhere = self._rng.random(len(child))
         mutated = np.where(self._is_choice, elsewhere, reflected(child + steps))
-        result: Floats = np.where(moved, mutated, child)
-        return result
+        return self._coordinates.held(np.where(moved, mutated, child), first)
 
 
 def _means(scores: ItemScores) -> dict[str, float]:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.dimension import Dimension, Point, Value
-from evomerge.errors import UserError
-from evomerge.search.coordinates import Coordinates, n_values
+from evomerge.errors import UserError, unknown
+from evomerge.search.coordinates import Coordinates, Mask, n_values
 
 ItemScores = Mapping[str, Mapping[int, float]]  # task -> item -> score, higher is better
 
@@ -104,15 +104,25 @@ class Optimizer(ABC):
         self._population = self._choose_population(population)
         self._asked, self._started = None, True
         self._scores: list[ItemScores | None] = []
+        #: Which coordinates are inactive at each point last asked; None if none ever is.
+        self._inactive: Mask | None = None
         self._begin()
 
     def ask(self) -> list[Point]:
-        """Propose one generation: a list of `population` points."""
+        """Propose one generation: a list of `population` points.
+
+        A dimension that is inactive at a point is at its start there: equal recipes are equal
+        points, and what the optimizer drew for it counts for nothing.
+        """
         self._check_started("ask")
         if self._asked is not None:
             raise RuntimeError("ask() was called twice: expected tell() after the first ask()")
-        self._asked = self._propose()
-        return list(self._asked)
+        points = self._propose()
+        if self._coordinates.conditional:
+            self._inactive = self._coordinates.inactive(points)
+            points = [self._coordinates.settled(point) for point in points]
+        self._asked = points
+        return list(points)
 
     def tell(
         self,
@@ -233,6 +243,12 @@ def _check_dimensions(dimensions: Sequence[Dimension]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"search space: dimension names must be unique, but got twice: {twice[0]}")
+    for dimension in dimensions:
+        for needed in [name for clause in dimension.needs for name, _ in clause]:
+            if needed not in names:
+                raise UserError(
+                    f"dimension {dimension.name}: it needs {unknown('dimension', needed, names)}"
+                )
     for dimension in dimensions:
         bounds = (dimension.low, dimension.high)
         if dimension.kind != "categorical" and not all(map(math.isfinite, bounds)):

@@ -20,7 +20,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import BaseSampler
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 
 from evomerge.dimension import Dimension, Point, Value
 from evomerge.errors import UserError, unknown
@@ -36,6 +36,7 @@ _SAMPLERS = (
     "RandomSampler",
     "TPESampler",
 )
+_IMPUTED = ("GPSampler",)  # in a conditional space; TPE is asked for what is active instead
 _DO_NOT_ADAPT = ("QMCSampler", "RandomSampler")
 
 # Points of one generation are asked before any is told, so TPE needs constant_liar to keep them
@@ -74,6 +75,7 @@ class OptunaSampler(Optimizer):
         if sampler not in _SAMPLERS:
             raise UserError(unknown("Optuna sampler", sampler, _SAMPLERS))
         self.adapts = sampler not in _DO_NOT_ADAPT
+        self._imputed = sampler in _IMPUTED
         self._sampler_class: type[BaseSampler] = getattr(optuna.samplers, sampler)
         self._sampler_options = {**_DEFAULTS.get(sampler, {}), **sampler_options}
         known = [name for name in self._sampler_parameters() if name not in ("seed", "self")]
@@ -84,6 +86,9 @@ class OptunaSampler(Optimizer):
     def _begin(self) -> None:
         parameters = self._sampler_parameters()
         options = dict(self._sampler_options)
+        self._by_run = "group" in parameters and self._coordinates.conditional
+        if self._by_run:
+            options["group"] = options.get("multivariate", False)
         options["seed"] = int(np.random.SeedSequence(self._seed).generate_state(1)[0])
         for size in ("population_size", "popsize"):  # a sampler with generations gets ours
             if size in parameters:
@@ -102,11 +107,34 @@ class OptunaSampler(Optimizer):
 
     def _propose(self) -> list[Point]:
         with _quiet():
-            self._trials = [self._study.ask(self._distributions) for _ in range(self._population)]
-        points = [self._decode(trial.params) for trial in self._trials]
+            if self._by_run:
+                self._trials = [self._study.ask() for _ in range(self._population)]
+                points = [self._drawn(trial) for trial in self._trials]
+            else:
+                self._trials = [
+                    self._study.ask(self._distributions) for _ in range(self._population)
+                ]
+                points = [self._decode(trial.params) for trial in self._trials]
+                if self._coordinates.conditional and self._imputed:
+                    self._impute(points)
         if self._trials[0].number == 0:
             points[0] = self._initial  # unrounded
         return points
+
+    def _impute(self, points: list[Point]) -> None:
+        """Let inactive parameters hold one value, so that to a model of the fitness they are equal.
+
+        Hutter 2011, https://doi.org/10.1007/978-3-642-25566-3_40, section 4.1.
+        """
+        for trial, point in zip(self._trials, points, strict=True):
+            for i, dimension in enumerate(self._coordinates.dimensions):
+                if self._coordinates.is_asleep(i, point):
+                    distribution = self._distributions[dimension.name]
+                    start = _to_optuna(dimension, dimension.start)
+                    inside = distribution.to_internal_repr(start)
+                    trial.storage.set_trial_param(
+                        trial._trial_id, dimension.name, inside, distribution
+                    )
 
     def _learn(self, fitness: list[float | None]) -> None:
         self._learn_vectors([None if value is None else [value] for value in fitness])
@@ -122,6 +150,15 @@ class OptunaSampler(Optimizer):
                 else:
                     self._study.tell(trial, told)
 
+    def _drawn(self, trial: Trial) -> Point:
+        """A point of which a trial is asked only for what is active, as Optuna's users do it."""
+        dimensions = self._coordinates.dimensions
+        values = [dimension.start for dimension in dimensions]
+        for i in sorted(range(len(values)), key=lambda i: bool(dimensions[i].needs)):
+            if not self._coordinates.is_asleep(i, values):
+                values[i] = _from_optuna(dimensions[i], _suggest(trial, dimensions[i]))
+        return tuple(values)
+
     def _decode(self, params: dict[str, Any]) -> Point:
         dimensions = self._coordinates.dimensions
         return tuple(_from_optuna(d, params[d.name]) for d in dimensions)
@@ -136,6 +173,15 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
     if dimension.kind == "int":
         return IntDistribution(*integer_range(dimension), log=dimension.log)
     return FloatDistribution(float(dimension.low), float(dimension.high), log=dimension.log)
+
+
+def _suggest(trial: Trial, dimension: Dimension) -> Any:
+    if dimension.kind == "categorical":
+        return trial.suggest_categorical(dimension.name, range(len(dimension.choices)))
+    if dimension.kind == "int":
+        return trial.suggest_int(dimension.name, *integer_range(dimension), log=dimension.log)
+    low, high = float(dimension.low), float(dimension.high)
+    return trial.suggest_float(dimension.name, low, high, log=dimension.log)
 
 
 def _to_optuna(dimension: Dimension, value: Value) -> Value:

@@ -84,13 +84,13 @@ class ParticleSwarm(Optimizer):
 
     def _move(self) -> None:
         r_own, r_best, r_worst = self._rng.random((3, *self._x.shape))
+        own = self._coordinates.held(self._own, self._x)  # what is inactive there does not pull
+        best = self._coordinates.held(np.tile(self._best, (len(self._x), 1)), self._x)
         self._v = (
-            _INERTIA * self._v
-            + _PULL * r_own * (self._own - self._x)
-            + _PULL * r_best * (self._best - self._x)
+            _INERTIA * self._v + _PULL * r_own * (own - self._x) + _PULL * r_best * (best - self._x)
         )
         if self._repel and self._worst is not None:
             self._v -= self._repel * r_worst * (self._worst[1] - self._x)
         moved = self._x + self._v
-        self._x = np.clip(moved, 0.0, 1.0)
+        self._x = self._coordinates.held(np.clip(moved, 0.0, 1.0), self._x)
         self._v = np.where(moved == self._x, self._v, 0.0)

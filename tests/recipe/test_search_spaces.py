@@ -9,6 +9,7 @@ import pytest
 from evomerge import methods, yaml_file
 from evomerge.errors import UserError
 from evomerge.recipe import Recipe
+from evomerge.search.coordinates import Coordinates
 from evomerge.space import SearchSpace, find, shipped
 from tests.recipe.test_recipe_reading import mutated
 
@@ -456,3 +457,50 @@ def test_a_mutated_space_is_read_or_refused(document):
         except UserError:
             continue
     assert read > 5
+
+
+OPEN_TOP = {
+    "merge_method": {"choice": ["ties", "dare_ties", "breadcrumbs", "linear"]},
+    "base_model": "base",
+    "models": [
+        {"model": "a", "parameters": {"weight": "search", "density": "search"}},
+        {"model": "b", "parameters": {"weight": "search", "density": "search"}},
+    ],
+    "parameters": {"gamma": "search", "normalize": "search", "lambda": "search"},
+    "blocks": [
+        {"layers": [0, 2], "parameters": {"density": "search"}},
+        {"layers": [2, 4], "merge_method": "breadcrumbs", "parameters": {"gamma": "search"}},
+        {
+            "layers": [4, 5],
+            "merge_method": {"choice": ["ties", "task_arithmetic"]},
+            "models": [{"model": "a", "parameters": {"density": {"low": 0.1, "high": 0.9}}}],
+        },
+    ],
+}
+
+
+@pytest.mark.parametrize("name", ["mixed_methods", "open top"])
+def test_a_recipe_has_exactly_the_parameters_that_are_active(zoo, name):
+    if name == "open top":
+        space = SearchSpace.from_dict(OPEN_TOP)
+    else:
+        space = SearchSpace.from_yaml(name).bind(zoo["base"], ["a", "b"])
+    coordinates, draw = Coordinates(space.dimensions), random.Random(7)
+
+    def drawn(dimension):
+        if dimension.kind == "categorical":
+            return draw.choice(dimension.choices)
+        return draw.uniform(dimension.low, dimension.high)
+
+    seen = {True: 0, False: 0}
+    for _ in range(30):
+        point = [drawn(dimension) for dimension in space.dimensions]
+        digest = space.fill(point).digest
+        assert space.fill(coordinates.settled(point)).digest == digest
+        for i, dimension in enumerate(space.dimensions):
+            if dimension.kind == "float":
+                other = [*point[:i], drawn(dimension), *point[i + 1 :]]
+                active = not coordinates.is_asleep(i, point)
+                seen[active] += 1
+                assert (space.fill(other).digest != digest) == active, dimension.name
+    assert min(seen.values()) > 10

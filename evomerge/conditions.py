@@ -1,0 +1,74 @@
+"""When a dimension takes part: which choices of others make its parameter one that is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from evomerge import methods
+from evomerge.dimension import Clause, Dimension
+from evomerge.holes import Hole, Place
+
+
+def conditioned(document: Mapping[str, Any], holes: Sequence[Hole]) -> tuple[Hole, ...]:
+    """The holes, each of whose dimensions knows what it `needs`.
+
+    A parameter of a block needs a method that declares it; one of the whole recipe needs some
+    block, or the recipe itself, to have such a method.
+    """
+    chosen = {hole.path: hole.dimensions[0] for hole in holes if hole.path[-1] == "merge_method"}
+    found = []
+    for hole in holes:
+        needs = tuple(filter(None, [_method_clause(document, hole.path, chosen)]))
+        dimensions = tuple(replace(dimension, needs=needs) for dimension in hole.dimensions)
+        found.append(replace(hole, dimensions=dimensions))
+    return tuple(found)
+
+
+def _method_clause(
+    document: Mapping[str, Any], path: Place, chosen: Mapping[Place, Dimension]
+) -> Clause | None:
+    """The open methods that give a parameter a meaning; None if it always has one."""
+    if "parameters" not in path:
+        return None
+    start: Place = path[:2] if path[0] == "merges" else ()
+    own, name = (*start, "merge_method"), path[path.index("parameters") + 1]
+    of_blocks = [
+        (*start, "blocks", i, "merge_method") if "merge_method" in block else own
+        for i, block in enumerate(_blocks(_at(document, start)))
+    ]
+    if path[len(start)] == "blocks":
+        places = [of_blocks[int(path[len(start) + 1])]] if of_blocks else []
+    else:
+        places = [own, *of_blocks]
+    pairs = []
+    for place in dict.fromkeys(places):
+        if place not in chosen:  # fixed
+            if _declares(_at(document, place), name):
+                return None
+            continue
+        suiting = tuple(c for c in chosen[place].choices if _declares(c, name))
+        if len(suiting) == len(chosen[place].choices):
+            return None
+        pairs.append((chosen[place].name, suiting))
+    return tuple(pairs) if pairs else None
+
+
+def _blocks(recipe: Any) -> list[dict[str, Any]]:
+    """The blocks; none where they are not written as they should be, which the reader will say."""
+    blocks = recipe.get("blocks") if isinstance(recipe, dict) else None
+    is_fine = isinstance(blocks, list) and all(isinstance(block, dict) for block in blocks)
+    return blocks if is_fine and blocks is not None else []
+
+
+def _declares(method: Any, name: str | int) -> bool:
+    if not isinstance(method, str) or method not in methods.names():
+        return False
+    return name in [p.name for p in methods.get(method).parameters]
+
+
+def _at(document: Any, place: Place) -> Any:
+    for part in place:
+        document = document.get(part) if isinstance(document, dict) else document[part]
+    return document
