@@ -146,10 +146,14 @@ void reduce(float* __restrict x, const Model& model, int64_t start, int n) {
         x[i] = (bits_of(x[i]) & 0x7FFFFFFFu) >= threshold ? x[i] : x[i] * 0.0f;
     }
   } else if (model.mask == BAND) {
+    bool split = false;
+    const uint32_t threshold = least(model.kept, start, n, &split);
+    const uint32_t outlier = least(model.outlier, start, n, &split);
     for (int i = 0; i < n; i++) {
       const uint32_t magnitude = bits_of(x[i]) & 0x7FFFFFFFu;
-      const bool keep = within(model.kept, magnitude, start + i) &&
-                        !within(model.outlier, magnitude, start + i);
+      const bool keep = split ? within(model.kept, magnitude, start + i) &&
+                                    !within(model.outlier, magnitude, start + i)
+                              : (magnitude >= threshold) & (magnitude < outlier);
       x[i] = keep ? x[i] : x[i] * 0.0f;
     }
   } else if (model.mask == RANDOM) {
@@ -330,6 +334,59 @@ Pass pass_of(const Task& task, const Model* models) {
   return task.round_inputs ? merge_block : disjoint_of<float>(task.models);
 }
 
+// A sum of magnitudes in the order of PyTorch's float32 sums: rows of four vectors of eight numbers,
+// one sum for each place in a row. It has four levels; each passes its sum on to the next when it
+// has taken 2^power of the one below. Less than a vector of numbers is summed in rows of four.
+class Sum {
+ public:
+  static constexpr int ROW = 32;
+
+  explicit Sum(int64_t count) {
+    while ((int64_t{1} << (4 * power + 3)) <= count / ROW - 1) power++;
+  }
+
+  void add(const float* __restrict x) {
+    for (int i = 0; i < ROW; i++) sums[0][i] = sums[0][i] + std::fabs(x[i]);
+    rows++;
+    for (int level = 1; level < LEVELS; level++) {
+      if (rows & ((int64_t{1} << (level * power)) - 1)) return;
+      for (int i = 0; i < ROW; i++) {
+        sums[level][i] = sums[level][i] + sums[level - 1][i];
+        sums[level - 1][i] = 0.0f;
+      }
+    }
+  }
+
+  float finished(const float* x, int n) {
+    if (rows == 0 && n < LANES) return few(x, n);
+    for (; n >= ROW; n -= ROW, x += ROW) add(x);
+    for (int level = 1; level < LEVELS; level++)
+      for (int i = 0; i < ROW; i++) sums[0][i] = sums[0][i] + sums[level][i];
+    float* const total = sums[0];
+    for (; n >= LANES; n -= LANES, x += LANES)
+      for (int i = 0; i < LANES; i++) total[i] = total[i] + std::fabs(x[i]);
+    for (int i = LANES; i < ROW; i++) total[i % LANES] = total[i % LANES] + total[i];
+    float result = 0.0f;
+    for (int i = 0; i < n; i++) result = result + std::fabs(x[i]);
+    for (int i = 0; i < LANES; i++) result = result + total[i];
+    return result;
+  }
+
+ private:
+  static float few(const float* x, int n) {
+    float column[4] = {};
+    const int whole = n / 4 * 4;
+    for (int i = 0; i < whole; i++) column[i % 4] = column[i % 4] + std::fabs(x[i]);
+    for (int i = whole; i < n; i++) column[0] = column[0] + std::fabs(x[i]);
+    return column[0] + column[1] + column[2] + column[3];
+  }
+
+  static constexpr int LANES = 8, LEVELS = 4;
+  float sums[LEVELS][ROW] = {};
+  int64_t rows = 0;
+  int power = 4;
+};
+
 inline int length(const Task& task, int64_t start) {
   return static_cast<int>(task.count - start < BLOCK ? task.count - start : BLOCK);
 }
@@ -376,17 +433,20 @@ int64_t evomerge_undecided(const Task* task, const Model* model, const int64_t* 
   return found;
 }
 
-// What a mask leaves of one model's delta, from `start` on, `n` elements, unscaled, in float32.
-void evomerge_kept(const Task* task, const Model* model, int64_t start, int64_t n, float* out) {
+// The sum of the magnitudes that a mask leaves of one model's delta, unscaled.
+float evomerge_norm(const Task* task, const Model* model) {
   float base[BLOCK], x[BLOCK];
   Model plain = *model;
   plain.scaling = NONE;
-  for (int64_t done = 0; done < n; done += BLOCK) {
-    const int part = static_cast<int>(n - done < BLOCK ? n - done : BLOCK);
-    if (task->base.data) load(base, task->base, start + done, part, task->round_inputs);
-    delta(x, *task, plain, start + done, part, base);
-    reduce(x, plain, start + done, part);
-    std::memcpy(out + done, x, part * sizeof(float));
+  Sum sum(task->count);
+  int64_t start = 0;
+  for (;; start += BLOCK) {
+    const int n = length(*task, start);
+    if (task->base.data) load(base, task->base, start, n, task->round_inputs);
+    delta(x, *task, plain, start, n, base);
+    reduce(x, plain, start, n);
+    if (start + BLOCK >= task->count) return sum.finished(x, n);
+    for (int i = 0; i < BLOCK; i += Sum::ROW) sum.add(x + i);
   }
 }
 

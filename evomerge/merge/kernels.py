@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from evomerge.merge.delta import Delta, loaded
 from evomerge.merge.operation import Operation, Part, settled
 from evomerge.merge.ranking import Bracket, Edge, keys_of
-from evomerge.methods.deltas import add_to_base, disjoint_deltas, positive, weighted_deltas
+from evomerge.methods.deltas import add_to_base, disjoint_deltas, l1_norm, positive, weighted_deltas
 
 _CPU_BLOCK = 2**15  # elements: fastest of 2**13..2**18; larger temporaries are given back each time
 _BLOCK = 2**24  # elsewhere: bounds scratch memory
@@ -51,13 +51,12 @@ class BlockedKernels:
         keys = torch.cat(found)
         return keys[(keys > bracket.kept.key) & (keys <= bracket.maybe.key)]
 
-    def masked(self, delta: Delta, part: Part, start: int, stop: int) -> Tensor:
-        """What a settled mask leaves of a part of a delta, unscaled."""
-        pieces = [
-            _masked(delta.part(first, last), part, first)
-            for first, last in _blocks(start, stop, delta.model.device, _edges(part))
-        ]
-        return torch.cat(pieces)
+    def norm(self, delta: Delta, part: Part) -> Tensor:
+        """The L1 norm of what a settled mask leaves of a delta, shape ()."""
+        masked = torch.empty(delta.count, device=delta.model.device)
+        for start, stop in _blocks(0, delta.count, masked.device, _edges(part)):
+            masked[start:stop].copy_(_masked(delta.part(start, stop), part, start))
+        return l1_norm(masked)
 
 
 def _blocks(

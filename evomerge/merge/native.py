@@ -31,7 +31,7 @@ from evomerge.merge.kernels import BlockedKernels
 from evomerge.merge.operation import Dropping, Kernels, Kind, Operation, Part
 from evomerge.merge.ranking import EVERYTHING, MOST, STRIDE, Bracket, Edge
 from evomerge.merge.statistics import cache_folder
-from evomerge.methods.deltas import Aggregate
+from evomerge.methods.deltas import Aggregate, l1_norm
 from evomerge.methods.random import CounterRandom
 from evomerge.partial import beside, write_text
 
@@ -68,9 +68,11 @@ class NativeKernels:
     def __init__(self, library: ctypes.CDLL):
         self._merge = library.evomerge_merge
         self._undecided = library.evomerge_undecided
-        self._kept = library.evomerge_kept
+        self._norm = library.evomerge_norm
         self._merge.restype = self._undecided.restype = ctypes.c_int64
-        self._kept.restype = None
+        self._norm.restype = ctypes.c_float
+        self._sums_alike = True
+        self._sums_alike = _sums_alike(self)
 
     def run(self, operation: Operation, out: Tensor) -> bool:
         """Write the result into `out`, flat; false if these kernels cannot."""
@@ -99,15 +101,15 @@ class NativeKernels:
         """The keys of the elements that a bracket leaves open, in any order; ``None``: cannot."""
         return self._collect(delta, bracket, None)
 
-    def masked(self, delta: Delta, part: Part, start: int, stop: int) -> Tensor | None:
-        """What a settled mask leaves of a part of a delta, unscaled; ``None``: cannot."""
-        out = torch.empty(stop - start)
+    def norm(self, delta: Delta, part: Part) -> Tensor | None:
+        """The L1 norm of what a settled mask leaves of a delta, shape (); ``None``: cannot."""
+        if not self._sums_alike:
+            return None
         try:
-            task, model = _packed(_of_delta(delta, part), out)
+            task, model = _packed(_of_delta(delta, part), delta.model)
         except KeyError:
             return None
-        self._kept(task, model, ctypes.c_int64(start), ctypes.c_int64(stop - start), _address(out))
-        return out
+        return torch.tensor(self._norm(task, model), dtype=torch.float32)
 
     def _closed(self, operation: Operation, part: Part, listed: Tensor) -> Bracket:
         assert part.kept is not None
@@ -210,10 +212,10 @@ class FastestKernels:
         found = (kernels.between(delta, bracket) for kernels in self._kernels)
         return next((keys for keys in found if keys is not None), None)
 
-    def masked(self, delta: Delta, part: Part, start: int, stop: int) -> Tensor | None:
-        """What a settled mask leaves of a part of a delta, unscaled."""
-        found = (kernels.masked(delta, part, start, stop) for kernels in self._kernels)
-        return next((masked for masked in found if masked is not None), None)
+    def norm(self, delta: Delta, part: Part) -> Tensor | None:
+        """The L1 norm of what a settled mask leaves of a delta, shape ()."""
+        found = (kernels.norm(delta, part) for kernels in self._kernels)
+        return next((norm for norm in found if norm is not None), None)
 
 
 def kernels_for(device: torch.device) -> Kernels:
@@ -288,6 +290,17 @@ def _processor() -> bytes:
         return "\n".join(sorted(kinds)).encode()
     except OSError:
         return f"{platform.machine()} {platform.processor()}".encode()
+
+
+def _sums_alike(kernels: NativeKernels) -> bool:
+    """Whether norms are PyTorch's to the bit; their order is not promised."""
+    sample = torch.arange(300_007).sin()
+    alike = (
+        torch.equal(found, l1_norm(model))
+        for model in (sample[:7], sample[:777], sample)
+        if (found := kernels.norm(Delta(None, model, torch.float32), Part(model))) is not None
+    )
+    return all(alike)
 
 
 def _agrees(kernels: NativeKernels) -> bool:

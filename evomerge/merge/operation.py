@@ -98,8 +98,8 @@ class Kernels(Protocol):
         """The keys of the elements that a bracket leaves open, in any order; ``None``: cannot."""
         ...
 
-    def masked(self, delta: Delta, part: Part, start: int, stop: int) -> Tensor | None:
-        """What a settled mask leaves of a part of a delta, unscaled; ``None``: cannot."""
+    def norm(self, delta: Delta, part: Part) -> Tensor | None:
+        """The L1 norm of what a settled mask leaves of a delta, shape (); ``None``: cannot."""
         ...
 
 

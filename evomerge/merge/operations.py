@@ -17,7 +17,7 @@ from evomerge.errors import UserError
 from evomerge.merge.delta import Delta
 from evomerge.merge.operation import Dropping, Kernels, Kind, Operation, Part, settled_part
 from evomerge.merge.ranking import EVERYTHING, NOTHING, Bracket
-from evomerge.merge.statistics import Statistics, l1_norm
+from evomerge.merge.statistics import Statistics
 from evomerge.methods import CounterRandom
 from evomerge.methods.deltas import (
     Aggregate,
@@ -97,16 +97,15 @@ class Inputs:
 
     def rescaled(self, index: int, part: Part) -> Part:
         """A part scaled such that its delta keeps the L1 norm that it has before the mask."""
-        part, delta = self.settled(part), self.delta(index)
+        part = self.settled(part)
         key = ("l1", self.keys[0], self.keys[1 + index], self.working)
-        before = self.statistics.scalar(key, lambda: l1_norm(delta.part, self.count))
-        after = l1_norm(lambda start, stop: self._masked(delta, part, start, stop), self.count)
-        return replace(part, scale=float(l1_ratio(before, after)))
+        before = self.statistics.scalar(key, lambda: self._norm(index, Part(part.model)))
+        return replace(part, scale=float(l1_ratio(before, self._norm(index, part))))
 
-    def _masked(self, delta: Delta, part: Part, start: int, stop: int) -> Tensor:
-        masked = self.kernels.masked(delta, part, start, stop)
-        assert masked is not None
-        return masked
+    def _norm(self, index: int, part: Part) -> Tensor:
+        norm = self.kernels.norm(self.delta(index), part)
+        assert norm is not None
+        return norm
 
 
 class Sum(Protocol):

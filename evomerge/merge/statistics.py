@@ -20,7 +20,6 @@ from torch import Tensor
 
 from evomerge.merge.delta import Delta
 from evomerge.merge.ranking import EXACT, Ranking, rank
-from evomerge.methods.deltas import BLOCK
 from evomerge.partial import beside
 
 _FORMAT = "1"  # changes whenever files of an older version must not be read
@@ -78,14 +77,6 @@ class Statistics:
                 self._digests[place] = tensor, hashlib.sha256(data.data).hexdigest()
             parts.append(f"{tensor.dtype} {self._digests[place][1]}")
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def l1_norm(part: Callable[[int, int], Tensor], count: int) -> Tensor:
-    """`methods.deltas.l1_norm` of a tensor that is made part by part, to the bit."""
-    if count <= BLOCK:
-        return part(0, count).abs_().sum()
-    stops = range(0, count, BLOCK)
-    return torch.stack([part(s, min(s + BLOCK, count)).abs_().sum() for s in stops]).sum()
 
 
 def cache_folder() -> Path:

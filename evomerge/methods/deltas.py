@@ -16,7 +16,6 @@ from torch import Tensor
 
 _SMALL_NORM = 1e-7  # an L1 norm below it is not rescaled (mergekit 0.1.5's constant)
 _SMALL_WEIGHT = 1e-8  # a sum of weights below it is not divided by (mergekit 0.1.5's constant)
-BLOCK = 2**20  # elements whose magnitudes are summed at a time: a norm can be had block by block
 
 Rescale = Literal["l1", "inverse", "none"]
 Consensus = Literal["sum", "count"]
@@ -119,9 +118,15 @@ def rescale_by_l1(kept: Tensor, delta: Tensor) -> Tensor:
 
 
 def l1_norm(delta: Tensor) -> Tensor:
-    """The sum of magnitudes, shape (); that of blocks of `BLOCK` elements, which are summed up."""
-    blocks = torch.split(delta.reshape(-1), BLOCK)
-    return torch.stack([block.abs().sum() for block in blocks]).sum()
+    """The sum of magnitudes, shape (), in PyTorch's order for one thread, however many there are."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return delta.abs().sum()
+    torch.set_num_threads(1)  # more add up parts of their own, which other workers would not
+    try:
+        return delta.abs().sum()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def l1_ratio(before: Tensor, after: Tensor) -> Tensor:

@@ -12,10 +12,14 @@ from evomerge.errors import UserError
 from evomerge.merge import Parents, digest, plan, tensors
 from evomerge.merge import native as native_module
 from evomerge.merge.build import merge_into, merged
+from evomerge.merge.delta import Delta
 from evomerge.merge.kernels import BlockedKernels
 from evomerge.merge.native import kernels_for, native_kernels
+from evomerge.merge.operation import Dropping, Part
 from evomerge.merge.operations import Inputs, operation_of
+from evomerge.merge.ranking import Bracket, Edge
 from evomerge.merge.statistics import Statistics
+from evomerge.methods.deltas import l1_norm
 from tests.merge.merging import recipe_of
 from tests.methods.test_conformance import model_count, settings
 
@@ -202,6 +206,52 @@ def test_weights_that_cancel_are_refused_as_the_plain_function_refuses_them(comp
     with pytest.raises(UserError) as fused:
         operation_of("linear", inputs, given | {"normalize": True})
     assert str(fused.value) == str(plainly.value)
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        *(1, 3, 6, 7, 8, 33, 128, 4097, 70_001, 1_300_003),
+        pytest.param(2**24 + 32, marks=pytest.mark.slow),  # the last with levels of 16 rows
+        pytest.param(2**24 + 33 * 33, marks=pytest.mark.slow),  # of 32 rows
+    ],
+)
+def test_norms_are_pytorchs_sums_of_whole_tensors(count, compiled):
+    base, (model,) = drawn((count,), 1, torch.bfloat16)
+    change = model.float() - base.float()
+    magnitude = change.abs()
+    sought = Delta(base, model, torch.float32)
+    threshold, outlier = magnitude.kthvalue(1 + count // 3).values, magnitude.max() * 0.9
+    last = Edge(int(threshold.view(torch.int32)), count // 2)
+    top = Bracket(last, last)
+    too_large = Edge(int(outlier.view(torch.int32)), count // 3)
+    index = torch.arange(count)
+    kept = (magnitude > threshold) | ((magnitude == threshold) & (index <= count // 2))
+    dropped = (magnitude > outlier) | ((magnitude == outlier) & (index <= count // 3))
+    draw = methods.CounterRandom(3, "a.weight")
+    cases = [
+        (Part(model), change),
+        (Part(model, kept=top, scale=2.0), change * kept),
+        (Part(model, kept=top, outlier=too_large), change * (kept & ~dropped)),
+        (Part(model, dropping=Dropping(draw, 1, 0.6)), change * (draw.uniform(1, (count,)) < 0.6)),
+    ]
+    for part, masked in cases:
+        expected = masked.abs().sum()
+        for kernels in (compiled, BlockedKernels()):
+            assert torch.equal(kernels.norm(sought, part), expected)
+
+
+def test_norms_do_not_depend_on_the_number_of_threads():
+    numbers = torch.randn(2**20, generator=torch.Generator().manual_seed(0))
+    before, norms = torch.get_num_threads(), set()
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            norms.add(float(l1_norm(numbers)))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert len(norms) == 1
 
 
 def test_a_result_depends_neither_on_the_kernels_nor_on_what_is_cached(

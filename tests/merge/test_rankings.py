@@ -7,8 +7,7 @@ import torch
 from evomerge.merge import ranking as ranking_module
 from evomerge.merge.delta import Delta
 from evomerge.merge.ranking import STRIDE, keys_of, rank
-from evomerge.merge.statistics import Statistics, l1_norm
-from evomerge.methods import deltas
+from evomerge.merge.statistics import Statistics
 
 
 def delta(count, seed=0, scale=1.0, stored=torch.float32):
@@ -98,11 +97,3 @@ def test_a_folder_that_cannot_be_written_to_is_done_without(tmp_path):
 def test_small_tensors_leave_nothing_on_disk(tmp_path):
     Statistics(tmp_path).ranking("a", delta(65_536))
     assert not (tmp_path / "rankings").exists()
-
-
-def test_a_norm_made_part_by_part_is_the_plain_functions(monkeypatch):
-    monkeypatch.setattr(deltas, "BLOCK", 1000)
-    monkeypatch.setattr("evomerge.merge.statistics.BLOCK", 1000)
-    for count in (0, 1, 999, 1000, 12_345):
-        held = delta(count)
-        assert float(l1_norm(held.part, count)) == float(deltas.l1_norm(held.model))
