@@ -118,7 +118,7 @@ def rescale_by_l1(kept: Tensor, delta: Tensor) -> Tensor:
 
 
 def l1_norm(delta: Tensor) -> Tensor:
-    """The sum of magnitudes, shape (), in PyTorch's order for one thread, however many there are."""
+    """The sum of magnitudes, shape (), in the order of one thread, however many there are."""
     threads = torch.get_num_threads()
     if threads == 1:
         return delta.abs().sum()
