@@ -133,6 +133,7 @@ def make_batches(
     device: torch.device | str,
     deepest: int = 0,
     vocabulary: int = 1,
+    width: int = 64,
 ) -> list[Batch]:
     """Share, sort and pad.
 
@@ -148,6 +149,7 @@ def make_batches(
         device: Where the model is.
         deepest: Longest input that the model takes in a packed row (`packed.deepest`).
         vocabulary: How many logits a position has; bounds how many positions a batch reads.
+        width: Size of the model's hidden states.
     """
     sharing: dict[tuple[int, ...], list[int]] = {}
     context: dict[tuple[int, ...], int] = {}
@@ -158,7 +160,7 @@ def make_batches(
         context[row] = min(given, context.get(row, given))
     return [
         _make_batch(part, sharing, pairs, device)
-        for packed in pack(context, batch_size, deepest)
+        for packed in pack(context, batch_size, deepest, width)
         for part in _parts(packed, sharing, pairs, MAX_BATCH_LOGITS // vocabulary)
     ]
 

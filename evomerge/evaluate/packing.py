@@ -18,8 +18,10 @@ Tokens = tuple[int, ...]
 
 # A row is filled up to this many tokens, or to the size of its largest group of inputs. Measured
 # on a model 64 wide (experiments/evaluation_speed): longer rows save no more tokens, and attention
-# over masked places begins to cost.
+# over masked places begins to cost. On wider models attention is a smaller part, and rows of as
+# many times that length are tried: groups of like size leave gaps in a row that holds one or two.
 ROW_TOKENS = 64
+LONGER = (1.5, 2.0, 3.0)
 # What one more call of the model is worth, in tokens; padding or repeating less is cheaper.
 CALL_TOKENS = 128
 # How many rows with room are looked at, the latest first, before a new one is begun.
@@ -62,7 +64,9 @@ class PackedBatch:
         return len(self.rows) * len(self.rows[0].tokens)
 
 
-def pack(inputs: Mapping[Tokens, int], batch_size: int, deepest: int) -> list[PackedBatch]:
+def pack(
+    inputs: Mapping[Tokens, int], batch_size: int, deepest: int, width: int = 64
+) -> list[PackedBatch]:
     """Lay inputs out in rows and batches; the result depends on the set of inputs alone.
 
     Args:
@@ -71,13 +75,14 @@ def pack(inputs: Mapping[Tokens, int], batch_size: int, deepest: int) -> list[Pa
         batch_size: A batch has at most as many rows, and no more tokens than so many rows of the
             longest input alone would have.
         deepest: Longest input that may share a row; longer ones, or all with 0, get their own.
+        width: Size of the model's hidden states, which says how much of a token is attention.
     """
     ordered = sorted(inputs)
     short = [tokens for tokens in ordered if len(tokens) <= deepest]
     batches = []
     for prefix, groups in _prefix_groups(_groups(short, inputs), inputs):
         longest = max(len(tokens) for group in groups for tokens in group) - len(prefix)
-        limits = _Limits(batch_size, batch_size * longest)
+        limits = _Limits(batch_size, batch_size * longest, deepest, width)
         batches += _batches(prefix, _fewest_tokens(groups, len(prefix), limits), limits)
     long = [_row([tokens], 0) for tokens in ordered if len(tokens) > deepest]
     return batches + _batches((), long, _Limits(batch_size, math.inf))
@@ -186,23 +191,51 @@ def _prefix_groups(
 
 @dataclass(frozen=True)
 class _Limits:
-    """How large a batch may be."""
+    """How large a batch may be, and what it costs."""
 
     rows: int
     tokens: float
+    row_tokens: int = 0
+    width: int = 64
+
+    def cost(self, batches: Iterable[PackedBatch]) -> float:
+        """In tokens: a layer does 24 width^2 operations for each, and 4 width for each key seen."""
+        return sum(b.n_tokens * (1 + self.attention(len(b.rows[0].tokens))) for b in batches)
+
+    def attention(self, length: int) -> float:
+        """What attention costs in rows of a length, next to everything else."""
+        return length / (6 * self.width)
 
 
 def _fewest_tokens(groups: Sequence[list[Tokens]], skip: int, limits: _Limits) -> list[Row]:
-    """Fill rows in two orders, and keep what costs less: neighbours share, large first fit."""
+    """Fill rows in several ways, and keep what costs least.
+
+    Neighbours first, which share beginnings, or large groups first, which fit better; and longer
+    rows where all that padding could save is more than attention would cost.
+    """
     by_size = sorted(groups, key=lambda group: (-_size(group), group))
-    layouts = [_fill(order, skip) for order in (groups, by_size)]
-    return min(layouts, key=lambda rows: sum(b.n_tokens for b in _batches((), rows, limits)))
+    sizes = [_size(group) - skip for group in groups]
+    shortest = max(ROW_TOKENS, *sizes)
+    found: list[tuple[float, list[Row]]] = []
+
+    def fill(capacity: int) -> None:
+        for order in (groups, by_size):
+            rows = _fill(order, skip, capacity)
+            found.append((limits.cost(_batches((), rows, limits)), rows))
+
+    fill(shortest)
+    least = sum(sizes)
+    for times in LONGER:
+        capacity = int(times * shortest)
+        best = min(cost for cost, _ in found)
+        if capacity <= limits.row_tokens and least * (1 + limits.attention(capacity)) < best:
+            fill(capacity)
+    return min(found, key=lambda one: one[0])[1]
 
 
-def _fill(groups: Sequence[list[Tokens]], skip: int) -> list[Row]:
+def _fill(groups: Sequence[list[Tokens]], skip: int, capacity: int) -> list[Row]:
     """Put each group in the first open row that has room, the latest rows first."""
     sizes = [_size(group) - skip for group in groups]
-    capacity = max(ROW_TOKENS, *sizes)
     contents: list[list[Tokens]] = []
     filled: list[int] = []
     for group, size in zip(groups, sizes, strict=True):

@@ -255,6 +255,7 @@ class Scorer:
             self._model.device,
             self._deepest,
             int(config.vocab_size),
+            int(getattr(config, "hidden_size", 64)),
         )
 
     def _generate(self, asked: Sequence[tuple[Item, Request]]) -> list[Answer]:

@@ -81,6 +81,20 @@ def test_hardly_more_tokens_are_computed_than_there_are_beginnings(
     assert n_tokens(pack(inputs, 64, 0)) > 1.5 * minimum_tokens(inputs)
 
 
+def test_wider_models_get_longer_rows_where_that_saves_tokens() -> None:
+    drawn = random.Random(0)
+    inputs = {}
+    for _ in range(12):  # groups of 50 to 95 tokens, of which two fill no row of 95
+        context = tuple(drawn.randrange(999) for _ in range(drawn.randint(40, 80)))
+        for _ in range(4):
+            answer = tuple(drawn.randrange(999) for _ in range(drawn.randint(1, 4)))
+            inputs[context + answer] = len(context)
+    narrow, wide = pack(inputs, 64, 1024, 64), pack(inputs, 64, 1024, 512)
+    assert n_tokens(wide) <= 1.1 * minimum_tokens(inputs) < n_tokens(narrow)
+    assert max(len(row.tokens) for batch in narrow for row in batch.rows) < 100
+    assert pack(inputs, 64, 100, 512) == narrow  # no row is longer than the model takes
+
+
 def test_inputs_deeper_than_allowed_get_rows_of_their_own() -> None:
     inputs = {(1, 2, 3): 2, (1, 2, 4): 2, (1, 2, 3, 5, 6): 2, (1, 2, 3, 5, 7): 2}
     (packed, plain) = pack(inputs, 64, 3)
