@@ -59,6 +59,7 @@ def composition(
     add(list(items), list(told))
     for batch in batches:
         add("batch", batch.prefix, batch.inputs, batch.depths, batch.last, batch.rows)
+        add(*(batch.stems or ()))
         add(batch.columns, batch.targets, batch.absent, batch.starts.tolist())
         add([pairs[number].owner for number in batch.pairs])
     for prefix, numbers in arranged:

@@ -14,6 +14,7 @@ import torch
 from evomerge.evaluate.outcomes import NonFiniteError
 from evomerge.evaluate.packed import model_arguments, prefix_cache
 from evomerge.evaluate.packing import PackedBatch, Row, pack
+from evomerge.evaluate.stems import pack_stems, padded_left, stem_arguments
 
 # Logits are read in slices of at most this many numbers (a quarter of a GiB in float32).
 MAX_LOGITS = 1 << 26
@@ -124,6 +125,7 @@ class Batch:
     absent: torch.Tensor | None  # (positions, alternatives), where an alternative is padding
     starts: np.ndarray  # (pairs,) first position of each pair
     pairs: np.ndarray  # (pairs,) their numbers in the list that was batched
+    stems: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None  # as `stem_arguments` has
 
 
 def make_batches(
@@ -134,6 +136,7 @@ def make_batches(
     deepest: int = 0,
     vocabulary: int = 1,
     width: int = 64,
+    deepest_with_stem: int = 0,
 ) -> list[Batch]:
     """Share, sort and pad.
 
@@ -150,6 +153,8 @@ def make_batches(
         deepest: Longest input that the model takes in a packed row (`packed.deepest`).
         vocabulary: How many logits a position has; bounds how many positions a batch reads.
         width: Size of the model's hidden states.
+        deepest_with_stem: Longest input that the model takes behind a stem, if it takes no packed
+            rows (`stems.deepest_with_stem`).
     """
     sharing: dict[tuple[int, ...], list[int]] = {}
     context: dict[tuple[int, ...], int] = {}
@@ -158,9 +163,10 @@ def make_batches(
         sharing.setdefault(row, []).append(number)
         given = len(row) - (len(pair.continuation) - (not pair.endings))
         context[row] = min(given, context.get(row, given))
+    stemmed, rest = pack_stems(context, batch_size, deepest_with_stem)
     return [
         _make_batch(part, sharing, pairs, device)
-        for packed in pack(context, batch_size, deepest, width)
+        for packed in (*stemmed, *pack(rest, batch_size, deepest, width))
         for part in _parts(packed, sharing, pairs, MAX_BATCH_LOGITS // vocabulary)
     ]
 
@@ -256,6 +262,12 @@ def selected_logits(model: Any, batch: Batch, prefix: Any = None) -> torch.Tenso
         Logits in float32, (positions, vocabulary).
     """
     rows, columns = batch.rows, batch.columns
+    cached = prefix is not None or batch.stems is not None
+    given = {}
+    if batch.stems is not None:
+        given = stem_arguments(model, *batch.stems, batch.inputs.shape[1])
+    elif batch.depths is not None and batch.last is not None:
+        given = model_arguments(model, batch.depths, batch.last, prefix)
     head = model.get_output_embeddings()
     hook = None
     if head is not None:
@@ -267,11 +279,8 @@ def selected_logits(model: Any, batch: Batch, prefix: Any = None) -> torch.Tenso
             return None
 
         hook = head.register_forward_pre_hook(keep)
-    given = {}
-    if batch.depths is not None and batch.last is not None:
-        given = model_arguments(model, batch.depths, batch.last, prefix)
     try:
-        logits = model(input_ids=batch.inputs, use_cache=prefix is not None, **given).logits
+        logits = model(input_ids=batch.inputs, use_cache=cached, **given).logits
     finally:
         if hook is not None:
             hook.remove()
@@ -314,6 +323,12 @@ def _make_batch(
     if width > 1:
         absent = torch.tensor([[k >= len(one) for k in range(width)] for one in targets])
         absent = absent.to(device)
+    stems = sorted({row.stem for row in packed.rows} - {()})
+    shared = None
+    if stems:
+        stem_of = torch.tensor([stems.index(row.stem) for row in packed.rows])
+        read, seen = padded_left(stems)
+        shared = (read.to(device), seen.to(device), stem_of.to(device))
     causal = not packed.prefix and all(row.is_chain for row in packed.rows)
     return Batch(
         prefix=packed.prefix,
@@ -326,6 +341,7 @@ def _make_batch(
         absent=absent,
         starts=np.array(starts),
         pairs=np.array(numbers),
+        stems=shared,
     )
 
 

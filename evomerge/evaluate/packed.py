@@ -94,17 +94,18 @@ def deepest(model: Any) -> int:
     Inputs deeper than an attention window are left alone: the mask of packed rows has no window.
     """
     config = model.config.get_text_config(decoder=True)
-    window = _window(config)
-    if window <= CONTEXT + CONTINUATION:
+    longest = window(config)
+    if longest <= CONTEXT + CONTINUATION:
         return 0
     try:
         with torch.inference_mode():
-            return window if _agrees(model, int(config.vocab_size)) else 0
+            return longest if _agrees(model, int(config.vocab_size)) else 0
     except Exception:  # whatever a model raises on arguments that it does not take
         return 0
 
 
-def _window(config: Any) -> int:
+def window(config: Any) -> int:
+    """The shortest length within which every token of an input sees all those before it."""
     names = ("sliding_window", "attention_chunk_size", "window_size", "local_attention")
     windows = [getattr(config, name, None) for name in names]
     longest = getattr(config, "max_position_embeddings", None) or 1 << 30
@@ -124,7 +125,6 @@ def _agrees(model: Any, vocabulary: int) -> bool:
     branches = [[*range(CONTEXT), *range(start, start + CONTINUATION)] for start in starts]
     plain = torch.stack([row[branch] for row in tokens for branch in branches])
     expected = model(input_ids=plain, use_cache=False).logits[:, CONTEXT - 1 :].float()
-    spread = expected.std(dim=-1, keepdim=True)
 
     place = [*range(CONTEXT), *[CONTEXT + i for i in range(CONTINUATION)] * BRANCHES]
     ends = [length - 1] * CONTEXT
@@ -147,7 +147,12 @@ def _agrees(model: Any, vocabulary: int) -> bool:
     logits = model(input_ids=tokens[:1, given:], use_cache=True, **behind).logits[0].float()
     shared = torch.stack([logits[[c - given for c in branch[given:]]] for branch in branches])
 
-    found = torch.cat((packed, shared))
-    wanted, scale = (torch.cat((one, one[:BRANCHES])) for one in (expected, spread))
-    close = (found - wanted).abs() <= TOLERANCE.get(model.dtype, 0.0) * scale
-    return bool((close & torch.isfinite(wanted)).all())
+    return close(
+        torch.cat((packed, shared)), torch.cat((expected, expected[:BRANCHES])), model.dtype
+    )
+
+
+def close(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether logits are finite and those of plain rows, but for rounding (`TOLERANCE`)."""
+    limit = TOLERANCE.get(dtype, 0.0) * expected.std(dim=-1, keepdim=True)
+    return bool((((found - expected).abs() <= limit) & torch.isfinite(expected)).all())

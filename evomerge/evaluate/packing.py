@@ -37,13 +37,15 @@ class Row:
         depths: Each token's place in its own input.
         last: For each token the column of its last descendant; a token at column i sees column j
             exactly if ``j <= i <= last[j]``.
-        paths: For each input the columns of its tokens (those of the prefix left out).
+        paths: For each input the columns of its tokens (those of prefix and stem left out).
+        stem: Tokens before these, which other rows of the batch may have too (`stems`).
     """
 
     tokens: Tokens
     depths: Tokens
     last: Tokens
     paths: Mapping[Tokens, Sequence[int]]
+    stem: Tokens = ()
 
     @property
     def is_chain(self) -> bool:
@@ -61,7 +63,10 @@ class PackedBatch:
     @property
     def n_tokens(self) -> int:
         """Tokens that the batch costs, padding included and the prefix left out."""
-        return len(self.rows) * len(self.rows[0].tokens)
+        stems = {row.stem for row in self.rows} - {()}
+        return len(self.rows) * len(self.rows[0].tokens) + len(stems) * max(
+            map(len, stems), default=0
+        )
 
 
 def pack(

@@ -1,4 +1,4 @@
-"""A base and two experts of 26 M parameters with random weights, and lm-eval tasks for them."""
+"""A base and two experts of 27 M parameters with random weights, and lm-eval tasks for them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>"]
@@ -16,22 +16,30 @@ WORDS = [f"w{i}" for i in range(4096 - len(SPECIAL))]
 N_DOCUMENTS = 12
 
 
-def make(folder: Path) -> None:
-    """Write models into `folder` and tasks into its `tasks`."""
+COMMON = {
+    "vocab_size": len(SPECIAL) + len(WORDS),
+    "hidden_size": 512,
+    "tie_word_embeddings": True,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def make(folder: Path, architecture: str = "llama") -> None:
+    """Write models into `folder` and tasks into its `tasks`; Bloom's take no block mask."""
     logging.disable_progress_bar()
-    config = LlamaConfig(
-        vocab_size=len(SPECIAL) + len(WORDS),
-        hidden_size=512,
-        intermediate_size=1536,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
+    if architecture == "bloom":
+        config = BloomConfig(**COMMON, n_layer=8, n_head=8)
+    else:
+        config = LlamaConfig(
+            **COMMON,
+            intermediate_size=1536,
+            num_hidden_layers=8,
+            num_attention_heads=8,
+            num_key_value_heads=4,
+            max_position_embeddings=1024,
+        )
     for seed, name in enumerate(("base", "one", "two")):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config)
@@ -55,7 +63,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 def _write_tasks(folder: Path) -> None:
     """Questions of 40 to 80 words with four choices of 2 to 5, without and with five examples."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     drawn = random.Random(0)
 
     def words(low: int, high: int) -> str:

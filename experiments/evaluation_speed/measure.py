@@ -4,6 +4,8 @@ Time is CPU time of the one thread, so that other programs on the machine count 
 
 python experiments/evaluation_speed/measure.py zoo DEMO_DIR OUT.json
 python experiments/evaluation_speed/measure.py large FOLDER OUT.json    (FOLDER is made)
+
+A third argument, ROUNDS, takes the place of the number of rounds that each part has.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from evomerge.evaluate import packing
 from evomerge.evaluate.likelihood import Batch, model_input
 from evomerge.evaluate.packed import model_arguments, prefix_cache
 from evomerge.evaluate.packing import minimum_tokens
+from evomerge.evaluate.stems import stem_arguments
 from evomerge.study.anchors import anchors
 from evomerge.study.config import StudyConfig
 from evomerge.study.evaluator import Evaluator
@@ -31,7 +34,7 @@ SKILLS = ("reverse", "sort", "max", "ja", "ja_reverse", "ja_sort", "ja_max")
 PER_TASK = 48  # items, as a generation of the demo has them
 
 
-def zoo(demo: Path) -> dict[str, Any]:
+def zoo(demo: Path, rounds: int = 9) -> dict[str, Any]:
     """The demo's tasks in their three forms, on its models of 0.3 M parameters."""
     home = demo / "zoo"
     models = [home / f"expert-{name}" for name in ("reverse", "sort", "max", "ja")]
@@ -42,22 +45,28 @@ def zoo(demo: Path) -> dict[str, Any]:
         "choice, smooth": ([f"demo_{name}_mc" for name in single], "smooth"),
     }
     return {
-        name: measured(study(home / "base", models, home / "tasks", tasks), mode, rounds=9)
+        name: measured(study(home / "base", models, home / "tasks", tasks), mode, rounds)
         for name, (tasks, mode) in sets.items()
     }
 
 
-def large(folder: Path) -> dict[str, Any]:
-    """Multiple choice on models of 26 M parameters, without and with five examples."""
-    make(folder)
-    models = [folder / "one", folder / "two"]
+def large(folder: Path, rounds: int = 3) -> dict[str, Any]:
+    """Multiple choice on models of 27 M parameters: without and with five examples, and on Bloom.
+
+    Bloom takes no block mask: contexts are read once for their choices, each choice a row.
+    """
     told = {}
-    for name, task, hflm in (
-        ("choice, smooth", "large_choice", True),
-        ("choice with 5 examples, smooth", "large_shots", False),
+    for name, architecture, task, hflm in (
+        ("choice, smooth", "llama", "large_choice", True),
+        ("choice with 5 examples, smooth", "llama", "large_shots", False),
+        ("choice on Bloom, smooth", "bloom", "large_choice", True),
     ):
-        config = study(folder / "base", models, folder / "tasks", [task])
-        told[name] = measured(config, "smooth", 3, hflm)
+        home = folder / architecture
+        if not home.exists():
+            home.mkdir(parents=True)
+            make(home, architecture)
+        config = study(home / "base", [home / "one", home / "two"], home / "tasks", [task])
+        told[name] = measured(config, "smooth", rounds, hflm)
         print(json.dumps(told), flush=True)
     return told
 
@@ -111,10 +120,15 @@ def measured(config: StudyConfig, mode: Any, rounds: int, hflm: bool = True) -> 
         unshared = scorer._batches(plan.pairs)
         packing._prefix_groups = whole
         calls["unshared"] = lambda _: scorer._forward(unshared, plan.pairs)
+    if any(batch.stems is not None for batch in plan.batches):
+        kept, scorer._deepest_with_stem = scorer._deepest_with_stem, 0
+        plain_rows = scorer._batches(plan.pairs)
+        scorer._deepest_with_stem = kept
+        calls["plain"] = lambda _: scorer._forward(plain_rows, plan.pairs)
     times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(-1, rounds):  # the first round warms up
         for name, call in calls.items():
-            if number < 0 and name in ("hflm", "unshared"):
+            if number < 0 and name in ("hflm", "unshared", "plain"):
                 continue
             began = time.process_time()
             call(number)
@@ -123,7 +137,8 @@ def measured(config: StudyConfig, mode: Any, rounds: int, hflm: bool = True) -> 
     inputs = {model_input(pair, scorer._stock.max_length) for pair in plan.pairs}
     spent = sum(b.inputs.numel() for b in plan.batches)
     spent += sum(len(prefix) for prefix in {b.prefix for b in plan.batches})
-    scorer._deepest = 0
+    spent += sum(b.stems[0].numel() for b in plan.batches if b.stems is not None)
+    scorer._deepest = scorer._deepest_with_stem = 0
     plain = sum(batch.inputs.numel() for batch in scorer._batches(plan.pairs))
     found: dict[str, Any] = {
         "parameters": told["parameters"],
@@ -140,6 +155,8 @@ def measured(config: StudyConfig, mode: Any, rounds: int, hflm: bool = True) -> 
     }
     if "unshared" in times:
         found["without_prefix_over_with"] = ratio(times["unshared"], times["ours"])
+    if "plain" in times:
+        found["plain_over_ours"] = ratio(times["plain"], times["ours"])
     if "hflm" in times:
         found["hflm_over_ours"] = ratio(times["hflm"], times["ours"])
         found["hflm_tokens_over_ours"] = ratio(times["hflm_tokens"], times["ours"])
@@ -173,8 +190,12 @@ def bare_forward(model: Any, batches: Sequence[Batch]) -> Callable[[], None]:
                     wanted[0], before = (None, None), batch.prefix
                     if before:
                         prefix_cache(model, prefix)
+                wanted[0] = (None, None)
+                if batch.stems is not None:
+                    arguments = stem_arguments(model, *batch.stems, batch.inputs.shape[1])
                 wanted[0] = (batch.rows, batch.columns)
-                model(input_ids=batch.inputs, use_cache=bool(batch.prefix), **arguments)
+                cached = bool(batch.prefix) or batch.stems is not None
+                model(input_ids=batch.inputs, use_cache=cached, **arguments)
         hook.remove()
 
     return forward
@@ -192,6 +213,6 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     part, folder, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-    told = {"zoo": zoo, "large": large}[part](folder)
+    told = {"zoo": zoo, "large": large}[part](folder, *map(int, sys.argv[4:]))
     out.write_text(json.dumps(told, indent=1) + "\n")
     print(json.dumps(told, indent=1))

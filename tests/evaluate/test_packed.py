@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BloomConfig, MistralConfig, MptConfig
+from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig, MistralConfig, MptConfig
 
 from evomerge.evaluate import Harness, Scorer, packed
 from evomerge.evaluate.packed import deepest
@@ -79,5 +79,8 @@ def test_a_scorer_says_what_it_cannot_do_in_the_fast_way(llama: Bench) -> None:
     assert Scorer(llama.model, llama.tokenizer, harness).warnings == []
     config = BloomConfig(vocab_size=48, hidden_size=32, n_layer=2, n_head=2, eos_token_id=2)
     packing, decoding = Scorer(model_of(config), llama.tokenizer, harness).warnings
-    assert packing.startswith("this model does not give the same logits for rows packed")
+    assert packing.startswith("this model takes no block mask: a context is read once")
     assert decoding.startswith("this model's generation is not plain greedy")
+    config = MambaConfig(vocab_size=48, hidden_size=32, num_hidden_layers=2, eos_token_id=2)
+    packing = Scorer(model_of(config), llama.tokenizer, harness).warnings[0]
+    assert packing.startswith("this model does not give the same logits for rows packed")
