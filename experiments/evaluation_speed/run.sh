@@ -1,23 +1,38 @@
 #!/usr/bin/env bash
-# What of a candidate's time is its forward pass: bash experiments/evaluation_speed/run.sh [DEMO_DIR]
+# How fast candidates are scored, everything: bash experiments/evaluation_speed/run.sh [DEMO_DIR [PEERS_PYTHON]]
+# With QUICK=1 the least of everything, to see that it runs; then nothing is written but to the screen.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
+throughput=$here/../worker_throughput/run.py
 scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 demo=${1:-$scratch/demo}
+peers=${2:-}
+if [ -n "${QUICK:-}" ]; then
+    zoo=1 large=1 sleep=0.4 workers="1 21" soak=210 rounds=1
+else
+    zoo=9 large=3 sleep=4 workers="5 84" soak=1008 rounds=3
+fi
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 [ -d "$demo/zoo/base" ] || evomerge demo "$demo"
-python "$here/measure.py" zoo "$demo" "$scratch/zoo.json"
-python "$here/measure.py" large "$scratch/large" "$scratch/large.json"
-python - "$scratch" > "$here/result.json" <<'PYTHON'
-import json, platform, subprocess, sys
-from importlib.metadata import version
-from pathlib import Path
+part() { echo "== $1, $(date +%T)" >&2; }
 
-scratch = Path(sys.argv[1])
-commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-about = {"commit": commit, "python": platform.python_version(), "threads": 1}
-about |= {name: version(name) for name in ("torch", "transformers", "lm_eval")}
-parts = {part: json.loads((scratch / f"{part}.json").read_text()) for part in ("zoo", "large")}
-print(json.dumps({**about, **parts}, indent=1))
-PYTHON
-cat "$here/result.json"
+part "zoo, large; beside them workers that only sleep"
+python "$throughput" busy "$sleep" > "$scratch/busy.jsonl" &
+sleeping=$!
+python "$here/measure.py" zoo "$demo" "$scratch/zoo.json" "$zoo" > "$scratch/log"
+python "$here/measure.py" large "$scratch/large" "$scratch/large.json" "$large" > "$scratch/log"
+wait "$sleeping"
+part "one worker and two"
+# shellcheck disable=SC2086
+python "$throughput" workers "$demo" $workers > "$scratch/workers.jsonl"
+part "a thousand trials"
+python "$throughput" soak "$demo" "$soak" > "$scratch/soak.jsonl"
+if [ -n "$peers" ]; then
+    part "peers"
+    python "$here/peers/compare.py" "$demo/zoo" "$peers" "$scratch/peers.json" \
+        --rounds "$rounds" > "$scratch/log"
+fi
+python "$here/assemble.py" "$scratch" > "$scratch/result.json"
+[ -n "${QUICK:-}" ] || cp "$scratch/result.json" "$here/result.json"
+cat "$scratch/result.json"

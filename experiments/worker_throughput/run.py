@@ -1,13 +1,16 @@
-"""What workers and the loop around them cost: ``python run.py WHAT [ARGUMENT]``; prints JSON.
+"""What workers and the loop around them cost: ``python run.py WHAT [ARGUMENTS]``; prints JSON.
 
 WHAT is one of
 
-    busy        8 and 32 sleeping workers: the share of their time that they work
+    busy        8 and 32 sleeping workers: the share of their time that they work;
+                ARGUMENT: seconds of a candidate, 4 unless told
     growth      1,000 trials without sleep: seconds and memory, last hundred over first hundred
     loop        10,000 trials without sleep: milliseconds a trial, journal and fdatasync included;
                 ARGUMENT of both: optimizers, such as cmaes,random
-    workers     two real workers against one on the demo zoo (DEMO_DIR), interleaved
-    soak        1,000 trials of real workers on the demo zoo (DEMO_DIR): as growth
+    workers     two real workers against one on the demo zoo, interleaved;
+                ARGUMENTS: DEMO_DIR, rounds, trials
+    soak        1,000 trials of a real worker on the demo zoo: as growth;
+                ARGUMENTS: DEMO_DIR, trials
 
 RUNS in the environment names a folder for the runs, such as /dev/shm where no disk should count.
 """
@@ -88,9 +91,10 @@ def searched(config: StudyConfig, clock: Clock, again: bool = False) -> float:
         return time.monotonic() - began
 
 
-def busy() -> None:
+def busy(mean_seconds: float = 4.0) -> None:
     """Sleeping workers, four candidates of 16 shards for each in a generation; four generations."""
     study_module.open_pool = SleepingPool
+    SleepingPool.mean_seconds = mean_seconds
     for workers, spread in [(8, 0.5), (32, 0.5), (8, 1.0), (32, 1.0)]:
         SleepingPool.spread = spread
         population = 4 * workers
@@ -191,8 +195,8 @@ def show(**row: Any) -> None:
 if __name__ == "__main__":
     chosen, *rest = sys.argv[1:]
     if chosen == "busy":
-        busy()
+        busy(*map(float, rest))
     elif chosen in ("growth", "loop"):
         growth({"growth": 1000, "loop": 10_000}[chosen], chosen, *rest)
     else:
-        {"workers": workers, "soak": soak}[chosen](Path(rest[0]))
+        {"workers": workers, "soak": soak}[chosen](Path(rest[0]), *map(int, rest[1:]))
