@@ -8,19 +8,21 @@ from typing import Any
 
 from evomerge import methods
 from evomerge.dimension import Clause, Dimension
-from evomerge.holes import Hole, Place
+from evomerge.holes import Hole, Place, is_choice, model_of, takes_part
 
 
-def conditioned(document: Mapping[str, Any], holes: Sequence[Hole]) -> tuple[Hole, ...]:
+def conditioned(document: dict[str, Any], holes: Sequence[Hole]) -> tuple[Hole, ...]:
     """The holes, each of whose dimensions knows what it `needs`.
 
     A parameter of a block needs a method that declares it; one of the whole recipe needs some
-    block, or the recipe itself, to have such a method.
+    block, or the recipe itself, to have such a method; a parameter of a model needs the model.
     """
     chosen = {hole.path: hole.dimensions[0] for hole in holes if hole.path[-1] == "merge_method"}
     found = []
     for hole in holes:
-        needs = tuple(filter(None, [_method_clause(document, hole.path, chosen)]))
+        clauses = [_method_clause(document, hole.path, chosen)]
+        clauses += _model_clauses(document, hole.path, holes)
+        needs = tuple(clause for clause in clauses if clause is not None)
         dimensions = tuple(replace(dimension, needs=needs) for dimension in hole.dimensions)
         found.append(replace(hole, dimensions=dimensions))
     return tuple(found)
@@ -53,6 +55,80 @@ def _method_clause(
             return None
         pairs.append((chosen[place].name, suiting))
     return tuple(pairs) if pairs else None
+
+
+def _model_clauses(
+    document: dict[str, Any], path: Place, holes: Sequence[Hole]
+) -> list[Clause | None]:
+    """The model is in, or it is the one that stays because no other is in."""
+    start: Place = path[:2] if path[0] == "merges" else ()
+    models = _at(document, (*start, "models"))
+    own = {
+        model_of(document, hole.path): hole.dimensions[0].name
+        for hole in holes
+        if takes_part(hole.path) and hole.path[: len(start)] == start
+    }
+    model = model_of(document, path)
+    if (
+        not isinstance(models, list)
+        or model not in own
+        or path[len(start)] not in ("models", "blocks")
+    ):
+        return []
+    is_last = len(own) == len(models) and model == next(iter(own))
+    others = [name for other, name in own.items() if other != model]
+    if takes_part(path):
+        return [tuple((name, (True,)) for name in others)] if is_last else []
+    if not is_last:
+        return [((own[model], (True,)),)]
+    return [((own[model], (True,)), (name, (False,))) for name in others]
+
+
+def without_absent(document: dict[str, Any], template: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the models that do not take part, here and in the blocks.
+
+    If none does, the first stays: a recipe needs one.
+    """
+    result = dict(document)
+    models, listed = document.get("models"), template.get("models")
+    if isinstance(models, list) and isinstance(listed, list):
+        is_open = [_is_open(entry) for entry in listed]
+        is_in = [not o or e["include"] for e, o in zip(models, is_open, strict=True)]
+        if models and not any(is_in):
+            is_in[0] = True
+        told = [
+            {k: v for k, v in entry.items() if k != "include"} if is_hole else entry
+            for entry, is_hole in zip(models, is_open, strict=True)
+        ]
+        result["models"] = [entry for entry, stays in zip(told, is_in, strict=True) if stays]
+        gone = [e["model"] for e, stays in zip(told, is_in, strict=True) if not stays]
+        if gone and isinstance(document.get("blocks"), list):
+            result["blocks"] = [_without(block, gone) for block in document["blocks"]]
+    if isinstance(document.get("merges"), dict):
+        held = template.get("merges") or {}
+        result["merges"] = {
+            name: without_absent(inner, held.get(name) or {})
+            for name, inner in document["merges"].items()
+        }
+    return result
+
+
+def _is_open(entry: Any) -> bool:
+    """Whether a template leaves open if a model takes part."""
+    if not isinstance(entry, dict) or "model" not in entry:
+        return False
+    return entry.get("include") == "search" or is_choice(entry.get("include"))
+
+
+def _without(block: Any, gone: list[Any]) -> Any:
+    if not isinstance(block, dict) or not isinstance(block.get("models"), list):
+        return block
+    kept = [
+        entry
+        for entry in block["models"]
+        if (entry.get("model") if isinstance(entry, dict) else entry) not in gone
+    ]
+    return {**block, "models": kept} if kept else {k: v for k, v in block.items() if k != "models"}
 
 
 def _blocks(recipe: Any) -> list[dict[str, Any]]:

@@ -70,8 +70,13 @@ def _told_apart(holes: list[Hole]) -> list[Hole]:
 def _hole(document: dict[str, Any], value: Any, path: Place, where: str) -> Hole:
     name = _label(document, path)
     inside = "parameters" in path[:-1]
+    if not inside and takes_part(path):
+        return Hole(path, (_participation(value, name, where),), False)
     if not inside and path[-1] != "merge_method":
-        raise UserError(f"{where}: {name}: only parameters and merge_method can be searched")
+        raise UserError(
+            f"{where}: {name}: only parameters and merge_method can be searched, "
+            "and whether to include a model"
+        )
     if is_choice(value):
         choices = value["choice"]
         value = yaml_file.mapping(value, f"{where}: {name}")
@@ -92,6 +97,24 @@ def _hole(document: dict[str, Any], value: Any, path: Place, where: str) -> Hole
     if not inside:
         raise UserError(f"{where}: {name}: expected {{choice: [...]}} but got {value!r}")
     return _range_hole(document, {} if value == "search" else value, path, name, where)
+
+
+def takes_part(path: Place) -> bool:
+    """Whether a path is that of ``include`` of one of a recipe's models."""
+    above = path[2:] if path[0] == "merges" else path
+    return len(above) == 3 and (above[0], above[2]) == ("models", "include")
+
+
+def _participation(value: Any, name: str, where: str) -> Dimension:
+    """Whether a model takes part: ``search``, or a choice of true and false with an initial."""
+    told = {} if value == "search" else yaml_file.mapping(value, f"{where}: {name}")
+    yaml_file.check_keys(told, ("choice", "initial"), f"{where}: {name}")
+    choices, initial = told.get("choice", [True, False]), told.get("initial", True)
+    if sorted(map(repr, choices if isinstance(choices, list) else [])) != ["False", "True"]:
+        raise UserError(f"{where}: {name}: expected search or {{choice: [true, false]}}")
+    if type(initial) is not bool:
+        raise UserError(f"{where}: {name}: expected initial to be true or false, got {initial!r}")
+    return Dimension(name, "categorical", choices=(True, False), initial=initial)
 
 
 def _range_hole(

@@ -2,9 +2,9 @@
 
 A hole stands where a value would: ``search`` (the range that the method declares),
 ``{low: 0, high: 1.5}`` (one's own), either with ``knots: 4`` (as many values, spread over depth as
-a mergekit gradient), or ``{choice: [ties, slerp]}``. A template names no models: ``"*"`` stands for
-each model that it is bound to, ``"*1"`` for the first, and ``layers: {groups: 4}`` makes four
-blocks of equal depth out of one.
+a mergekit gradient), or ``{choice: [ties, slerp]}``; ``include: search`` beside a model leaves open
+whether it takes part. A template names no models: ``"*"`` stands for each model that it is bound
+to, ``"*1"`` for the first, and ``layers: {groups: 4}`` makes four blocks of equal depth out of one.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 
 from evomerge import methods, model_name, nesting, recipe_reader, yaml_file
 from evomerge.binding import any_groups, bound, placeholders, without_inactive
-from evomerge.conditions import conditioned
+from evomerge.conditions import conditioned, without_absent
 from evomerge.dimension import Point, Value
 from evomerge.errors import UserError, unknown
-from evomerge.holes import Place, find_holes, is_choice, method_scope, model_of
+from evomerge.holes import Place, find_holes, is_choice, method_scope, model_of, takes_part
 from evomerge.recipe import Recipe
 
 
@@ -115,6 +115,7 @@ class SearchSpace:
             values = list(point[at : at + len(hole.dimensions)])
             at += len(values)
             _put(document, hole.path, values if hole.gradient else values[0])
+        document = without_absent(document, self.document)
         return recipe_reader.read(without_inactive(document, self.document), self.where)
 
     def point_of(self, recipe: Recipe) -> Point | None:
@@ -129,13 +130,17 @@ class SearchSpace:
         values: list[Value] = []
         for hole in self.holes:
             scope, name = method_scope(self.document, hole.path), hole.path[-1]
+            model = model_of(self.document, hole.path)
             if name == "merge_method":
                 value: Any = recipe.merge_method
+            elif name == "include":
+                value = model in weights
+            elif model is not None and model not in weights:
+                value = None
             else:
                 chosen = scope.get("merge_method")
                 if chosen != recipe.merge_method and not is_choice(chosen):
                     return None
-                model = model_of(self.document, hole.path)
                 held = {**recipe.parameters, **weights.get(model or "", {})}
                 value = held.get(str(name), _default(recipe.merge_method, str(name)))
             for dimension in hole.dimensions:
@@ -152,10 +157,15 @@ class SearchSpace:
     def _check(self) -> None:
         """Refuse what no point can mend, and every choice that no recipe can have."""
         start = [d.start for d in self.dimensions]
-        self.fill(start)
-        for i, dimension in enumerate(self.dimensions):
-            for choice in dimension.choices[1:]:
-                self.fill([*start[:i], choice, *start[i + 1 :]])
+        models = [hole.dimensions[0].name for hole in self.holes if takes_part(hole.path)]
+        starts = [start]
+        for every in (True, False) if models else ():  # all of them, and as few as there may be
+            starts.append([every if d.name in models else d.start for d in self.dimensions])
+        for point in starts:
+            self.fill(point)
+            for i, dimension in enumerate(self.dimensions):
+                for choice in dimension.choices[1:]:
+                    self.fill([*point[:i], choice, *point[i + 1 :]])
 
 
 def find(name: str | Path) -> Path:

@@ -66,7 +66,8 @@ def test_every_shipped_space_binds_and_fills_with_two_to_four_models(name, count
             for d in space.dimensions
         ]
         recipe = space.fill(point)
-        assert [entry.model for entry in recipe.models] == models
+        listed = [entry.model for entry in recipe.models]
+        assert listed == (listed if name == "which_parents" else models)
         assert (recipe.out_dtype, recipe.seed) == ("bfloat16", 5)
         assert recipe.digest == space.fill(point).digest
     ends = [(d.choices or (d.low, d.high))[-1] for d in space.dimensions]
@@ -80,6 +81,7 @@ EXPECTED_DIMENSIONS = {  # for two models of six layers, counted by hand from th
     "ties_by_depth": 2 * 8 + 1,
     "dare_ties_by_block": 4 * 2 * 2 + 2 * 2,
     "mixed_methods": 2 + 6 * (1 + 1 + 2),
+    "which_parents": 2 * (1 + 4),
     "task_and_language": 3,  # of its three models
 }
 
@@ -443,7 +445,27 @@ MIXED = yaml_file.read(shipped()["mixed_methods"])
 MIXED["blocks"] = [{**block, "layers": [0, 2]} for block in MIXED["blocks"]]
 
 
-@pytest.mark.parametrize("document", [CHOICE, space_of(), MIXED])
+WHICH = {
+    "merge_method": {"choice": ["task_arithmetic", "ties"]},
+    "base_model": "base",
+    "models": [
+        {"model": name, "include": "search", "parameters": {"weight": "search"}} for name in "abc"
+    ],
+    "parameters": {"density": "search"},
+    "blocks": [
+        {"layers": [0, 2], "models": [{"model": "a", "parameters": {"weight": "search"}}]},
+        {
+            "layers": [2, 4],
+            "models": [
+                {"model": "b", "parameters": {"weight": "search"}},
+                {"model": "c", "parameters": {"weight": "search"}},
+            ],
+        },
+    ],
+}
+
+
+@pytest.mark.parametrize("document", [CHOICE, space_of(), MIXED, WHICH])
 def test_a_mutated_space_is_read_or_refused(document):
     draw, read = random.Random(5), 0
     for _ in range(700):
@@ -479,10 +501,10 @@ OPEN_TOP = {
 }
 
 
-@pytest.mark.parametrize("name", ["mixed_methods", "open top"])
+@pytest.mark.parametrize("name", ["mixed_methods", "which_parents", "open top", "which"])
 def test_a_recipe_has_exactly_the_parameters_that_are_active(zoo, name):
-    if name == "open top":
-        space = SearchSpace.from_dict(OPEN_TOP)
+    if name in ("open top", "which"):
+        space = SearchSpace.from_dict({"open top": OPEN_TOP, "which": WHICH}[name])
     else:
         space = SearchSpace.from_yaml(name).bind(zoo["base"], ["a", "b"])
     coordinates, draw = Coordinates(space.dimensions), random.Random(7)
@@ -504,3 +526,55 @@ def test_a_recipe_has_exactly_the_parameters_that_are_active(zoo, name):
                 seen[active] += 1
                 assert (space.fill(other).digest != digest) == active, dimension.name
     assert min(seen.values()) > 10
+
+
+def test_a_model_that_takes_no_part_leaves_no_trace_and_one_always_stays():
+    space = SearchSpace.from_dict(WHICH)
+    names = [dimension.name for dimension in space.dimensions]
+
+    def filled(*present):
+        values = dict(zip(names, start_of(space), strict=True))
+        values |= {f"models[{model}].include": model in present for model in "abc"}
+        return space.fill([values[name] for name in names])
+
+    everybody = filled("a", "b", "c")
+    assert [entry.model for entry in everybody.models] == ["a", "b", "c"]
+    two = filled("a", "c")
+    assert [entry.model for entry in two.models] == ["a", "c"]
+    assert [[entry.model for entry in block.models] for block in two.blocks] == [["a"], ["c"]]
+    alone = filled("a")
+    assert [[entry.model for entry in block.models] for block in alone.blocks] == [["a"], []]
+    assert "include" not in str(alone.to_dict())
+    assert filled().digest == alone.digest != filled("b").digest
+    assert two.digest != everybody.digest
+
+
+def test_an_anchor_of_some_of_the_models_is_found_where_models_may_be_left_out():
+    space = SearchSpace.from_yaml("which_parents").bind("base", ["a", "b"])
+    point = space.point_of(anchor("task_arithmetic", 0.5, models="b"))
+    assert point is not None
+    assert [entry.model for entry in space.fill(point).models] == ["b"]
+    assert space.point_of(anchor("task_arithmetic", 0.5)) is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"include": "maybe"}, "include"),
+        ({"include": {"choice": [True]}}, r"expected search or \{choice: \[true, false\]\}"),
+        ({"include": {"choice": [True, False], "initial": 1}}, "initial to be true or false"),
+    ],
+)
+def test_an_include_that_leaves_nothing_open_is_refused(change, words):
+    document = {"merge_method": "linear", "models": [{"model": "a", **change}, "b"]}
+    document["parameters"] = {"weight": "search"}
+    with pytest.raises(UserError, match=words):
+        SearchSpace.from_dict(document)
+
+
+def test_a_method_that_needs_two_models_is_refused_where_one_may_be_left_out():
+    models = [{"model": name, "include": "search"} for name in "ab"]
+    document = {"merge_method": "slerp", "base_model": "a", "models": models}
+    document["parameters"] = {"t": "search"}
+    with pytest.raises(UserError, match="slerp"):
+        SearchSpace.from_dict(document)
