@@ -199,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     repair.set_defaults(run=_repair)
 
     build = commands.add_parser("build", help="merge one recipe into a model folder")
-    build.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+    _add_recipe(build)
     build.add_argument("out", type=Path, metavar="OUT", help="a folder that does not exist yet")
     build.add_argument("--device", default="cpu", help="where the arithmetic runs (default cpu)")
     build.set_defaults(run=_build)
@@ -211,7 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     push.set_defaults(run=_push)
 
     export = commands.add_parser("export", help="print a recipe as a mergekit configuration")
-    export.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+    _add_recipe(export)
     export.set_defaults(run=_export)
 
     imported = commands.add_parser(
@@ -245,6 +245,19 @@ def _parser() -> argparse.ArgumentParser:
     completion.add_argument("shell", choices=("bash", "zsh", "fish"))
     completion.set_defaults(run=_completion)
     return parser
+
+
+def _add_recipe(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "recipe", type=Path, metavar="RECIPE", help="a recipe's file, or a run: its recommended one"
+    )
+    command.add_argument("--trial", type=_number, metavar="N", help="of a run, this trial's")
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a trial's number, but got {text!r}")
+    return int(text)
 
 
 def _count(text: str) -> int:
@@ -342,7 +355,7 @@ def _repair(arguments: argparse.Namespace) -> None:
 def _build(arguments: argparse.Namespace) -> None:
     from evomerge.cli.show import build_recipe
 
-    build_recipe(arguments.recipe, arguments.out, arguments.device)
+    build_recipe(arguments.recipe, arguments.out, arguments.device, arguments.trial)
 
 
 def _push(arguments: argparse.Namespace) -> None:
@@ -354,7 +367,7 @@ def _push(arguments: argparse.Namespace) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     from evomerge.cli.show import export_recipe
 
-    export_recipe(arguments.recipe)
+    export_recipe(arguments.recipe, arguments.trial)
 
 
 def _import(arguments: argparse.Namespace) -> None:

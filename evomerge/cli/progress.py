@@ -14,7 +14,7 @@ from rich.live import Live
 from evomerge.cli.panel import panel, speed
 from evomerge.report import Pace
 from evomerge.report.numbers import duration
-from evomerge.report.status import answers_text, baseline, baseline_text
+from evomerge.report.status import answers_text, baseline, baseline_text, ended_text
 from evomerge.study.config import StudyConfig, seconds
 from evomerge.study.record import Record
 
@@ -101,9 +101,13 @@ class Progress:
                 name = record.trials[event["trial"]].name
                 return f"failed: {name}: {event['kind']}: {event['message']}"
             case "search_ended":
-                return f"search: ended after {event['trials']} trials ({event['reason']})"
+                return f"search: {ended_text(event)}"
             case "raced":
                 return self._race(event, record)
+            case "chosen":
+                taken, other = (record.trials[event[k]].name for k in ("trial", "instead_of"))
+                instead = f" rather than {other}" if taken != other else ""
+                return f"race: {taken} is taken{instead}: {event['reason']}"
             case "verdict":
                 items = _items(record, "holdout")
                 return f"verdict: {event['winner']['name']}, judged on {items} held-out items"

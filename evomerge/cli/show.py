@@ -95,23 +95,44 @@ def repair_journal(directory: Path, to: int | None) -> None:
         print(f"the {done.cut_bytes} bytes behind them are kept in {done.rest}")
 
 
-def build_recipe(recipe: Path, out: Path, device: str) -> None:
-    """Merge a recipe into a folder; the digest of its weights is the last line."""
-    from evomerge import merge
+def recipe_of(source: Path, trial: int | None) -> Any:
+    """A recipe from its file, or from a run folder: the recommended one, or a trial's.
+
+    Raises:
+        UserError: There is no such recipe, file or trial.
+    """
     from evomerge.recipe import Recipe
 
-    digest = merge.build(Recipe.from_yaml(recipe), out, device=device)
+    if not source.is_dir():
+        if trial is not None:
+            raise UserError(f"--trial {trial}: expected a run folder, but {source} is none")
+        return Recipe.from_yaml(source)
+    record = record_of(source)
+    if trial is None:
+        if record.verdict is None:
+            raise UserError(f"{source}: this run has no verdict yet; choose by --trial NUMBER")
+        trial = int(record.verdict["winner"]["trial"])
+    if trial not in record.trials:
+        last = record.next_number - 1
+        raise UserError(f"{source}: there is no trial {trial}; the last one is {last}")
+    return Recipe.from_dict(record.trials[trial].recipe)
+
+
+def build_recipe(source: Path, out: Path, device: str, trial: int | None) -> None:
+    """Merge a recipe into a folder; the digest of its weights is the last line."""
+    from evomerge import merge
+
+    digest = merge.build(recipe_of(source, trial), out, device=device)
     print(f"wrote {out}")
     print(digest)
 
 
-def export_recipe(file: Path) -> None:
+def export_recipe(source: Path, trial: int | None) -> None:
     """Print a recipe in mergekit's words."""
     from evomerge import merge
     from evomerge.mergekit import as_yaml, to_mergekit
-    from evomerge.recipe import Recipe
 
-    recipe = Recipe.from_yaml(file)
+    recipe = recipe_of(source, trial)
     parents = merge.with_merges(recipe, merge.open_parents(recipe.model_names))
     names = list(parents.checkpoints[recipe.donor].tensors)
     print(as_yaml(to_mergekit(recipe, names)), end="")

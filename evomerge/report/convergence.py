@@ -13,6 +13,7 @@ from markupsafe import Markup
 from evomerge.report.charts import WIDTH
 from evomerge.report.numbers import number, plural
 from evomerge.report.run import Run
+from evomerge.report.status import ended_text
 from evomerge.report.svg import Figure, Scale, scale, ticks
 from evomerge.study.control import KIND as RANDOM
 
@@ -211,10 +212,4 @@ def _ended(run: Run) -> str:
     ended = run.record.search_ended
     if ended is None:
         return "The search has not ended."
-    asked, wanted, reason = ended["trials"], ended["wanted"], ended["reason"]
-    said = f"The search ended after {plural(asked, 'trial')}"
-    if reason == "trials":
-        left = f": one more generation would exceed the {wanted:,} asked for"
-        return said + (left if asked < wanted else ", as many as were asked for") + "."
-    why = "the deadline came" if reason == "deadline" else f"the optimizer stopped ({reason})"
-    return f"{said} of {wanted:,}: {why}."
+    return f"The search {ended_text(ended)}."

@@ -16,6 +16,7 @@ from evomerge.partial import write_text
 from evomerge.report import (
     anchors,
     coefficients,
+    constraints,
     convergence,
     cost,
     heldout,
@@ -64,6 +65,7 @@ def page(run: Run) -> str:
         "heldout": heldout.section(run),
         "convergence": convergence.section(run),
         "pareto": pareto.section(run),
+        "constraints": constraints.section(run),
         "parallel": parallel.section(run),
         "anchors": anchors.section(run),
         "coefficients": coefficients.section(run),

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from evomerge.report.numbers import number
+from evomerge.report.numbers import number, plural
 from evomerge.report.run import Run
 from evomerge.report.svg import Figure, scale, ticks
 from evomerge.study.correlation import rank_correlation
@@ -36,14 +36,21 @@ def section(run: Run) -> dict[str, Any]:
     ahead = sorted(found["trials"], key=lambda n: -math.fsum(gains[n]))
     trials = [(name[n], gains[n]) for n in gains if n not in ahead]
     leaders = [(name[n], gains[n]) for n in ahead]
+    taken = run.recommended if run.recommended in gains else None
+    chosen = [] if taken is None else [(name[taken], gains[taken])]
     pairs = _trade_offs(names, [*trials, *leaders])
     return {
-        "figures": [_scatter(names, i, j, trials, leaders) for i, j in pairs],
+        "figures": [_scatter(names, i, j, trials, leaders, chosen) for i, j in pairs],
         "objectives": names,
         "table": [
-            {"name": who, "cells": [number(g, sign=True) for g in vector]}
+            {
+                "name": who,
+                "recommended": (who, vector) in chosen,
+                "cells": [number(g, sign=True) for g in vector],
+            }
             for who, vector in leaders[:_MOST_ROWS]
         ],
+        "left": plural(len(leaders[_MOST_ROWS:]), "more trial"),
         "front": len(ahead),
         "of": len(gains),
         "pairs": len(names) * (len(names) - 1) // 2,
@@ -61,21 +68,26 @@ def _trade_offs(names: Sequence[str], trials: Sequence[Scored]) -> list[tuple[in
 
 
 def _scatter(
-    names: Sequence[str], i: int, j: int, trials: Sequence[Scored], ahead: Sequence[Scored]
+    names: Sequence[str],
+    i: int,
+    j: int,
+    trials: Sequence[Scored],
+    ahead: Sequence[Scored],
+    chosen: Sequence[Scored],
 ) -> Markup:
-    """Gains on two objectives; the trials of the front are squares."""
+    """Gains on two objectives; the front's are squares, and what is recommended has a frame."""
     figure = Figure(_WIDTH, _HEIGHT, f"Gains on {names[i]} and {names[j]}")
-    both = [*trials, *ahead]
+    both = [*trials, *ahead, *chosen]
     across = scale([0.0, *(g[i] for _, g in both)], 84, _WIDTH - 14, 5)
     up = scale([0.0, *(g[j] for _, g in both)], _HEIGHT - 54, 34, 5)
     figure.x_axis(across, up.start, 34, ticks(across.low, across.high), f"gain on {names[i]}")
     figure.y_axis(up, 84, _WIDTH - 14, ticks(up.low, up.high), f"gain on {names[j]}")
     figure.rule(across(0), 34, across(0), up.start, "zero")
     figure.rule(84, up(0), _WIDTH - 14, up(0), "zero")
-    for kind, some in (("f5", trials), ("f1", ahead)):
+    for kind, size, some in (("f5", 3, trials), ("f2", 7, chosen), ("f1", 4, ahead)):
         for name, gains in some:
             tip = f"{name}: {number(gains[i], sign=True)}, {number(gains[j], sign=True)}"
-            is_ahead = kind == "f1"
-            figure.dot(across(gains[i]), up(gains[j]), kind, tip, 4 if is_ahead else 3, is_ahead)
-    figure.legend(84, 16, [("square", "f1", "on the front"), ("dot", "f5", "others")])
+            figure.dot(across(gains[i]), up(gains[j]), kind, tip, size, kind != "f5")
+    entries = [("square", "f1", "on the front"), ("dot", "f5", "others")]
+    figure.legend(84, 16, [*entries, *[("square", "f2", "recommended")][: len(chosen)]])
     return figure.markup()

@@ -51,9 +51,14 @@ def section(run: Run) -> dict[str, Any]:
         "rungs": [{"rung": e["rung"] + 1, "items": items} for e, items in rungs],
         "rows": rows,
         "open": winner is None,
+        "chosen": [_chosen(trials[e["trial"]].name, e["reason"]) for e in run.record.chosen],
         "earlier": sum(e["rung"] == 0 for e in run.record.races) - 1,
         "pool": sum(map(len, run.pools.get("race", {}).values())),
     }
+
+
+def _chosen(name: str, reason: str) -> str:
+    return f"{name[:1].upper()}{name[1:]} is taken: {reason}."
 
 
 def _fate(n: int, winner: int | None, fate: Mapping[int, int], compared: list[int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from evomerge.report.numbers import duration, number, percent, plural
@@ -140,7 +141,8 @@ def _last(ask: AskRecord) -> dict[str, Any]:
 def control_text(found: dict[str, Any]) -> str:
     """The control arm of a `summary` in words."""
     best, theirs = (number(found[key], sign=True) for key in ("optimizer_best", "best"))
-    return f"{plural(found['trials'], 'trial')}, best gain {theirs}; optimizer, of as many {best}"
+    count = plural(found["trials"], "trial")
+    return f"{count}, best gain {theirs}; the optimizer's, of as many, {best}"
 
 
 def phase_text(s: dict[str, Any]) -> str:
@@ -166,6 +168,21 @@ def baseline_text(found: dict[str, dict[str, Any]]) -> str:
         for kind, best in found.items()
     ]
     return f"{', '.join(told)} (metric)"
+
+
+def ended_text(ended: Mapping[str, Any]) -> str:
+    """Why a search ended, from its ``search_ended`` event, in words.
+
+    >>> ended_text({"trials": 117, "wanted": 120, "reason": "trials"})
+    'ended after 117 trials: one more generation would exceed the 120 asked for'
+    """
+    asked, wanted, reason = ended["trials"], ended["wanted"], ended["reason"]
+    said = f"ended after {plural(asked, 'trial')}"
+    if reason == "trials":
+        left = f": one more generation would exceed the {wanted:,} asked for"
+        return said + (left if asked < wanted else ", as many as were asked for")
+    why = "the deadline came" if reason == "deadline" else f"the optimizer stopped ({reason})"
+    return f"{said} of {wanted:,}: {why}"
 
 
 def failures_text(failures: dict[str, int]) -> str:

@@ -17,7 +17,7 @@ from evomerge.study.ledger import Items, Ledger
 from evomerge.study.objective import fitness
 from evomerge.study.race import Race
 from evomerge.study.record import TrialRecord
-from evomerge.study.verdict import Entrant, compare, verdict, with_constraints
+from evomerge.study.verdict import Entrant, broken, compare, verdict, with_constraints
 
 ONE_ERROR = 0.6827  # confidence of an interval of one standard error to either side
 JUDGED_ANCHORS = 3  # so many of the best anchors are compared with the winner, besides all parents
@@ -58,18 +58,32 @@ class Finish:
         """The winner of the race among those that keep the constraints on the race's items."""
         first = winner = self._race(contenders)
         left = list(contenders)
-        while self._constraints and self._breaks(winner, baseline):
+        while self._constraints and (words := self._broken(winner, baseline)):
             left.remove(winner)
-            if not left:  # nothing keeps them: the verdict will say so
+            if not left:
+                self._choose(first, winner, "no candidate keeps the constraints on these items")
                 return first
-            winner = self._race(left)
+            out, winner = winner, self._race(left)
+            self._choose(winner, out, f"on these items {self._name(out)} breaks {words}")
         return winner
 
-    def _breaks(self, number: int, baseline: Sequence[TrialRecord]) -> bool:
+    def _broken(self, number: int, baseline: Sequence[TrialRecord]) -> str:
+        """The constraints that a candidate breaks on the race's items, in words."""
         tasks = {constraint.task for constraint in self._constraints}
         items = {task: ids for task, ids in self.pools["race"].items() if task in tasks}
         rows = self._outcomes([number], items, "race")[number]
-        return rows is None or self._limits(baseline, items, "race").violation(rows) > 0
+        if rows is None:
+            return "all of them: it could not be scored"
+        return broken(self._limits(baseline, items, "race").table(rows))
+
+    def _choose(self, number: int, instead_of: int, reason: str) -> None:
+        """Write down why the race's leader is not taken, unless a resumed study said so before."""
+        told = {"event": "chosen", "trial": number, "instead_of": instead_of, "reason": reason}
+        if told not in [{**_told(e), "event": "chosen"} for e in self.ledger.record.chosen]:
+            self.ledger.log(told)
+
+    def _name(self, number: int) -> str:
+        return self.ledger.record.trials[number].name
 
     def _limits(self, baseline: Sequence[TrialRecord], items: Items, phase: str) -> Limits:
         """The constraints' limits on these items, by the metric."""
@@ -119,6 +133,9 @@ class Finish:
                 rows
                 and compare(best, rows, self.ledger.record.tasks_of("race"), ONE_ERROR).low <= 0
             ):
+                if number != winner:
+                    reason = "nearer to the start, and within one standard error of the best"
+                    self._choose(number, winner, reason)
                 return number
         return winner
 
@@ -153,7 +170,7 @@ class Finish:
         )
         if self._constraints:
             kept = self._limits(baseline, items, "verdict").table(entrants[number].rows)
-            judged = with_constraints(judged, kept)
+            judged = with_constraints(judged, kept, not self._broken(number, baseline))
         judged = _with_recommended_as_winner(judged)
         judged["reproduce"] = self._reproduce()
         if record.verdict is None or _told(record.verdict) != judged:

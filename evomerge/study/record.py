@@ -96,6 +96,7 @@ class Record:
         outcomes: By (digest, mode, task, doc id); the first delivery counts, later ones do not.
         batches: The batches that outcomes come from.
         races: The ``raced`` events.
+        chosen: The ``chosen`` events: why another than a race's leader was taken.
         changes: The ``changed`` events: what differed when the study was resumed all the same.
         warnings: The ``warning`` events.
         search_ended: The last ``search_ended`` event, or None.
@@ -116,6 +117,7 @@ class Record:
     outcomes: OutcomeTable = field(default_factory=OutcomeTable)
     batches: BatchTable = field(default_factory=BatchTable)
     races: list[Event] = field(default_factory=list)
+    chosen: list[Event] = field(default_factory=list)
     changes: list[Event] = field(default_factory=list)
     warnings: list[Event] = field(default_factory=list)
     search_ended: Event | None = None
@@ -165,6 +167,8 @@ class Record:
             case "raced":
                 self.races.append(event)
                 self.phase = "race" if event["winner"] is None else "verdict"
+            case "chosen":
+                self.chosen.append(event)
             case "warning":
                 self.warnings.append(event)
             case "search_ended":

@@ -120,23 +120,40 @@ def verdict(
 
 
 def with_constraints(
-    judged: Mapping[str, Any], kept: Sequence[Mapping[str, Any]]
+    judged: Mapping[str, Any], held_out: Sequence[Mapping[str, Any]], kept_in_race: bool
 ) -> dict[str, Any]:
     """A verdict with the constraints on held-out items: one that is broken shows no improvement.
 
     Args:
         judged: What `verdict` returned.
-        kept: {constraint, score, limit, kept} of the winner.
+        held_out: {constraint, score, limit, kept} of the winner.
+        kept_in_race: Whether it keeps them on the race's items.
     """
-    broken = [c for c in kept if not c["kept"]]
-    told = {**judged, "constraints": [dict(c) for c in kept]}
-    if broken and judged["winner"]["kind"] == "trial":
-        words = ", ".join(
-            f"{c['constraint']} ({c['score']:.4f} to {c['limit']:.4f})" for c in broken
-        )
-        told["improvement_shown"] = False
-        told["sentence"] = f"{judged['sentence']} It breaks on held-out items: {words}."
+    told = {**judged, "constraints": [dict(c) for c in held_out]}
+    words = broken(held_out)
+    if not words or judged["winner"]["kind"] != "trial":
+        return told
+    name, found = judged["winner"]["name"], judged["sentence"].partition(": ")[2]
+    told["improvement_shown"] = False
+    told["sentence"] = (
+        f"No improvement shown within the constraints: on held-out items {name} breaks {words}"
+        f"{', which it keeps on those of the race' if kept_in_race else ''}. "
+        f"Whatever the constraints, {found}"
+    )
     return told
+
+
+def broken(table: Sequence[Mapping[str, Any]]) -> str:
+    """The constraints of a table {constraint, score, limit, kept} that are broken, in words.
+
+    >>> broken([{"constraint": "qa >= base", "score": 0.5, "limit": 0.625, "kept": False}])
+    'qa >= base (0.5000, the limit is 0.6250)'
+    """
+    return ", ".join(
+        f"{c['constraint']} ({c['score']:.4f}, the limit is {c['limit']:.4f})"
+        for c in table
+        if not c["kept"]
+    )
 
 
 def _metric(rows: Sequence[Row]) -> dict[tuple[str, DocId], float]:

@@ -206,6 +206,13 @@ def test_a_small_real_study_from_check_to_report(
     again = tmp_path / "again"
     built = evomerge("build", run / "best" / "recipe.yaml", again)
     assert built.out.splitlines()[-1] == events(run, "exported")[0]["weights_digest"]
+    recommended = evomerge("build", run, tmp_path / "recommended")
+    assert recommended.out.splitlines()[-1] == built.out.splitlines()[-1]
+    average = evomerge("build", run, tmp_path / "base", "--trial", 0).out.splitlines()[-1]
+    assert average != built.out.splitlines()[-1]
+    told = evomerge("build", run, tmp_path / "none", "--trial", 999)
+    assert (told.code, told.err.count("\n")) == (2, 1)
+    assert "there is no trial 999; the last one is " in told.err
 
 
 @pytest.mark.slow

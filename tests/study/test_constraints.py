@@ -17,6 +17,7 @@ from evomerge.study.pareto import front_of, hypervolume
 from evomerge.study.study import Study
 from evomerge.study.telling import distance
 from evomerge.study.trial import pareto_front
+from evomerge.study.verdict import with_constraints
 from tests.study.small_study import StubWorkers, stub_config
 
 TASKS: Tasks = {
@@ -149,6 +150,9 @@ def test_constraints_that_nothing_keeps_are_said_in_the_verdict(
     assert judged is not None
     assert judged["improvement_shown"] is False
     assert [c["kept"] for c in judged["constraints"]] == [False]
+    assert study.record.chosen[-1]["reason"] == "no candidate keeps the constraints on these items"
+    if judged["winner"]["kind"] == "trial":
+        assert judged["sentence"].startswith("No improvement shown")
     assert all((v or 0) > 0 for g in study.record.generations.values() for v in g.violations or ())
 
 
@@ -163,6 +167,22 @@ def test_constraints_that_all_keep_change_nothing_but_the_record(
     judged = bound.record.verdict
     assert judged is not None
     assert judged["constraints"][0]["kept"] is True
+    assert bound.record.chosen == []
+
+
+def test_a_winner_that_breaks_a_constraint_is_no_improvement_in_flag_and_in_words() -> None:
+    shown = "Improvement shown: trial 9 scores +0.2 against the best parent."
+    judged = {"winner": {"kind": "trial", "name": "trial 9"}, "sentence": shown}
+    row = {"constraint": "qa >= base", "score": 0.5, "limit": 0.625}
+    told = with_constraints({**judged, "improvement_shown": True}, [{**row, "kept": False}], True)
+    assert told["improvement_shown"] is False
+    assert told["sentence"] == (
+        "No improvement shown within the constraints: on held-out items trial 9 breaks qa >= base "
+        "(0.5000, the limit is 0.6250), which it keeps on those of the race. Whatever the "
+        "constraints, trial 9 scores +0.2 against the best parent."
+    )
+    kept = with_constraints({**judged, "improvement_shown": True}, [{**row, "kept": True}], True)
+    assert (kept["improvement_shown"], kept["sentence"]) == (True, shown)
 
 
 def test_a_high_price_keeps_the_search_near_its_start(
@@ -194,3 +214,7 @@ def test_the_simplest_of_equals_is_chosen_if_asked_for(
     chosen = (simplest.verdict.get("contender") or simplest.verdict["winner"])["trial"]
     assert chosen in alive
     assert order.index(chosen) <= order.index(simplest.races[-1]["winner"])
+    told = [(e["trial"], e["instead_of"]) for e in simplest.chosen]
+    won = simplest.races[-1]["winner"]
+    assert told == ([] if chosen == won else [(chosen, won)])
+    assert best.chosen == []
