@@ -205,7 +205,9 @@ class Decoder:
                 positions = positions[:, -1:] + 1
             if 2 * len(unfinished) <= len(alive):  # the finished leave when they are half
                 kept = torch.tensor(unfinished, device=device)
-                cache.batch_select_indices(kept)
+                for layer in cache.layers:  # each where its layer of the model is
+                    if layer.is_initialized:
+                        layer.batch_select_indices(kept.to(layer.keys.device))
                 inputs = inputs[kept]
                 if mask is not None and positions is not None:
                     mask, positions = mask[kept], positions[kept]

@@ -275,7 +275,9 @@ def selected_logits(model: Any, batch: Batch, prefix: Any = None) -> torch.Tenso
 
         def keep(_: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
             if arguments and arguments[0].shape[:2] == shape:
-                return (arguments[0][rows, columns].unsqueeze(0), *arguments[1:])
+                here = arguments[0].device  # the last layer's, where a model is spread
+                kept = arguments[0][rows.to(here), columns.to(here)]
+                return (kept.unsqueeze(0), *arguments[1:])
             return None
 
         hook = head.register_forward_pre_hook(keep)

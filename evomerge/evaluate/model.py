@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 from transformers.utils import logging as transformers_logging
 
 from evomerge.errors import UserError
+from evomerge.evaluate.spread import device_map, dispatch
 
 
 def load_model(
     source: str | Path | PretrainedConfig,
     dtype: torch.dtype | str = torch.float32,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | Sequence[str] = "cpu",
 ) -> tuple[Any, Any]:
     """Load a causal LM for scoring: eval mode, no gradients, no progress bars.
 
@@ -26,15 +28,16 @@ def load_model(
             weights, or a config itself, gives a model whose weights are arbitrary until they are
             written in place.
         dtype: Type of the weights, or its name (``"bfloat16"``); ``"auto"`` keeps the checkpoint's.
-        device: Where the model lives.
+        device: Where the model lives; several names spread its layers over them (`spread`).
 
     Returns:
         The model, and its tokenizer (``None`` where the source has no tokenizer files).
     """
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     dtype = _dtype(dtype)
+    devices = [str(device)] if isinstance(device, str | torch.device) else list(device)
     if isinstance(source, PretrainedConfig):
-        return _for_scoring(_from_config(source, dtype), device), None
+        return _for_scoring(_from_config(source, dtype), devices), None
     folder = Path(source)
     if folder.exists() and not (folder / "config.json").is_file():
         raise UserError(f"expected a model folder with a config.json, but '{folder}' has none")
@@ -44,11 +47,15 @@ def load_model(
             model = _from_config(AutoConfig.from_pretrained(source), dtype)
         else:
             model = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, use_safetensors=True, trust_remote_code=False
+                source,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                device_map=_places(source, dtype, devices),
             )
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load the model '{source}': {_first_line(error)}") from error
-    return _for_scoring(model, device), load_tokenizer(source)
+    return _for_scoring(model, devices), load_tokenizer(source)
 
 
 def load_tokenizer(source: str | Path) -> Any:
@@ -81,8 +88,24 @@ def _from_config(config: PretrainedConfig, dtype: torch.dtype | str) -> Any:
         return build(config, trust_remote_code=False, **chosen)
 
 
-def _for_scoring(model: Any, device: torch.device | str) -> Any:
-    model = model.to(device)
+def _places(
+    source: str | Path, dtype: torch.dtype | str, devices: Sequence[str]
+) -> dict[str, str] | None:
+    """Where each part is loaded to, if there are several devices; one is moved to as a whole."""
+    if len(devices) == 1:
+        return None
+    with torch.device("meta"):
+        model = _from_config(AutoConfig.from_pretrained(source), dtype)
+    model.tie_weights()  # a head that is the embedding goes where that goes
+    return device_map(model, devices)
+
+
+def _for_scoring(model: Any, devices: Sequence[str]) -> Any:
+    if len(devices) == 1:
+        model = model.to(devices[0])
+    elif not hasattr(model, "hf_device_map"):
+        model.tie_weights()
+        model = dispatch(model, device_map(model, devices))
     model.tie_weights()
     model.requires_grad_(False)
     return model.eval()

@@ -47,8 +47,9 @@ def merge_into(out: Tensor, job: Job, parents: Parents, recipe: Recipe) -> None:
     others run as the plain function. The bits are the same.
     """
     refs = [*job.models, *([job.base] if job.base is not None else [])]
-    models = [parents.flat(ref) for ref in job.models]
-    base = parents.flat(job.base) if job.base is not None else None
+    device = parents.device_for(out)
+    models = [parents.flat(ref, device) for ref in job.models]
+    base = parents.flat(job.base, device) if job.base is not None else None
     first = models[0] if base is None else base
     if not first.is_floating_point():
         if any(not torch.equal(first, other) for other in models):
@@ -86,7 +87,7 @@ def merge_into(out: Tensor, job: Job, parents: Parents, recipe: Recipe) -> None:
             [model.view(job.shape).to(working).float() for model in models],
             job.parameters,
             random,
-            [parents.factors(ref) for ref in job.models] if spec.takes_factors else None,
+            [parents.factors(ref, device) for ref in job.models] if spec.takes_factors else None,
             parents.thresholds(job, working) if spec.takes_thresholds else None,
         )
     except UserError as error:

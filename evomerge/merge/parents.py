@@ -37,15 +37,17 @@ class Parents:
         self.opened = {model: Checkpoint.open(model) for model in models}
         self.checkpoints: Mapping[str, Checkpoint] = self.opened  # with the vocabulary of a recipe
         self.device = torch.device(device)
+        self.places: Mapping[str, torch.device] = {}  # by a tensor's name, if they are several
         self.kernels = kernels_for(self.device)
         self.statistics = Statistics()
-        self._kept: dict[Ref, tuple[Tensor, Tensor]] = {}  # in its shape, and flat
+        self._kept: dict[tuple[Ref, torch.device], tuple[Tensor, Tensor]] = {}  # shaped, and flat
         self._magnitudes: dict[tuple[str, str, torch.dtype], Magnitudes] = {}
         self._passing: frozenset[str] = frozenset()  # models whose tensors are not kept
 
     def beside(self, opened: Mapping[str, Checkpoint], passing: Iterable[str]) -> Parents:
         """Other parents on the same device, sharing what is kept; `passing` ones are not kept."""
         other = Parents((), str(self.device))
+        other.places = self.places
         other.checkpoints = other.opened = dict(opened)
         other._kept, other.statistics = self._kept, self.statistics
         other._passing = frozenset(passing)
@@ -72,20 +74,30 @@ class Parents:
 
     def tensor(self, ref: Ref) -> Tensor:
         """One parent's tensor, in its stored dtype; never to be written to."""
-        return self._both(ref)[0]
+        return self._both(ref, self.places.get(ref.name, self.device))[0]
 
-    def flat(self, ref: Ref) -> Tensor:
-        """The same as one row of numbers."""
-        return self._both(ref)[1]
+    def flat(self, ref: Ref, device: torch.device) -> Tensor:
+        """The same as one row of numbers, on a device."""
+        return self._both(ref, device)[1]
 
-    def _both(self, ref: Ref) -> tuple[Tensor, Tensor]:
+    def device_for(self, out: Tensor) -> torch.device:
+        """Where a tensor is merged: where the live one is, if those are in several places."""
+        return out.device if self.places else self.device
+
+    def spread(self, model: torch.nn.Module) -> None:
+        """Keep each tensor on the device where a live model holds the one of its name."""
+        prefix = f"{getattr(model, 'base_model_prefix', '')}."
+        held = {name: tensor.device for name, tensor in model.state_dict().items()}
+        self.places = {name.removeprefix(prefix): device for name, device in held.items()} | held
+
+    def _both(self, ref: Ref, device: torch.device) -> tuple[Tensor, Tensor]:
         passing = ref.model in self._passing
-        kept = None if passing else self._kept.get(ref)
+        kept = None if passing else self._kept.get((ref, device))
         if kept is None:
-            tensor = self.checkpoints[ref.model].tensor(ref.name).to(self.device)
+            tensor = self.checkpoints[ref.model].tensor(ref.name).to(device)
             kept = tensor, tensor.reshape(-1)
             if not passing:
-                self._kept[ref] = kept
+                self._kept[ref, device] = kept
         return kept
 
     def stamps(self) -> dict[str, tuple[int, int]]:
@@ -103,10 +115,10 @@ class Parents:
                     found[str(file)] = (-1, -1)
         return found
 
-    def factors(self, ref: Ref) -> Factors | None:
-        """What an adapter adds to one parent's tensor; ``None`` where none does."""
+    def factors(self, ref: Ref, device: torch.device) -> Factors | None:
+        """What an adapter adds to one parent's tensor, on a device; ``None`` where none does."""
         held = self.checkpoints[ref.model].factors(ref.name)
-        return held and Factors(*(factor.to(self.device) for factor in held))
+        return held and Factors(*(factor.to(device) for factor in held))
 
     def thresholds(self, job: Job, working: torch.dtype) -> list[float]:
         """The least magnitude of each model's changes that its density keeps, over all tensors."""

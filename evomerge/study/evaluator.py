@@ -26,7 +26,13 @@ from evomerge.evaluate.request import TaskRequest
 from evomerge.evaluate.scorer import Scorer
 from evomerge.evaluate.vllm_decoder import VllmDecoder
 from evomerge.recipe import Recipe
-from evomerge.study.config import FunctionTaskConfig, StudyConfig, TaskConfig, TextTaskConfig
+from evomerge.study.config import (
+    FunctionTaskConfig,
+    StudyConfig,
+    TaskConfig,
+    TextTaskConfig,
+    WorkersConfig,
+)
 from evomerge.study.failures import StudyStopError, described, failure, kind_of
 from evomerge.study.item_errors import TooManyItemErrors, settled
 from evomerge.study.parent_watch import ParentWatch
@@ -41,7 +47,8 @@ class Evaluator:
     def __init__(self, config: StudyConfig):
         self.config = config
         torch.set_num_threads(config.workers.threads)
-        self.device = device(config.workers.device)
+        self.devices = devices(config.workers)
+        self.device = self.devices[0]
         self.parents = merge.open_parents([config.base_model, *config.models], self.device)
         self.watch = ParentWatch(self.parents)
         self._resident: str | None = None  # the digest of the recipe that the live model holds
@@ -85,6 +92,8 @@ class Evaluator:
             checkpoints = merge.with_merges(recipe, self.parents).checkpoints
             chat = self.config.evaluate.apply_chat_template
             merge.check_in_place(recipe, checkpoints, chat=chat)
+        if len(self.devices) > 1:  # the live model says which parent's tensor goes where
+            assert self.scorer
         self.parents.check_finite()
         self.halvings = request.get("halvings", 0)
         evaluation = self.harness.describe()
@@ -100,7 +109,7 @@ class Evaluator:
             "parameters": sum(info.numel for info in base.tensors.values()),
             "stamp": self.watch.stamp,
             "layers": layer_count(base.config),
-            "device": self.device,
+            "device": ", ".join(self.devices),
         }
 
     def _evaluate(self, request: Message) -> Message:
@@ -192,7 +201,9 @@ class Evaluator:
         harness = self.harness
         if self._model is None:
             base = self.parents.checkpoints[self.config.base_model]
-            self._model, _ = load_model(base.folder, self.config.output.dtype, self.device)
+            self._model, _ = load_model(base.folder, self.config.output.dtype, self.devices)
+            if len(self.devices) > 1:
+                self.parents.spread(self._model)
             evaluate = self.config.evaluate
             if evaluate.engine == "vllm":
                 told = (self._model, self._tokenizer, base.folder, evaluate.engine_options)
@@ -217,6 +228,24 @@ def device(name: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def devices(workers: WorkersConfig) -> list[str]:
+    """The devices of a worker: those that it sees, if it asks for several GPUs.
+
+    Raises:
+        UserError: It sees fewer.
+    """
+    first, count = device(workers.device), int(workers.gpus)
+    if count < 2 or workers.device == "cpu":
+        return [first]
+    seen = torch.cuda.device_count() if first == "cuda" else 0
+    if seen < count:
+        raise UserError(
+            f"workers.gpus: each worker is to have {count} GPUs, but one on "
+            f"{socket.gethostname()} sees {seen}"
+        )
+    return [f"cuda:{i}" for i in range(count)]
 
 
 def start(config: Message) -> Evaluator | Message:

@@ -166,12 +166,15 @@ class LocalPool(Pool):
         return self._gpu(worker).get("CUDA_VISIBLE_DEVICES", super().device(worker))
 
     def _gpu(self, worker: int) -> dict[str, str]:
-        """One of the visible GPUs for each worker, in turn."""
+        """One of the visible GPUs for each worker, in turn; or as many as it is to have."""
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         if visible is None or "," not in visible:
             return {}
-        listed = visible.split(",")
-        return {"CUDA_VISIBLE_DEVICES": listed[worker % len(listed)]}
+        listed, count = visible.split(","), max(1, int(self.config.workers.gpus))
+        if count > len(listed):
+            return {}  # the worker says so
+        own = [listed[(worker * count + i) % len(listed)] for i in range(count)]
+        return {"CUDA_VISIBLE_DEVICES": ",".join(own)}
 
     def _listen(self, worker: int, child: subprocess.Popen[bytes], words: Words) -> None:
         killed_before = out_of_memory_kills()
@@ -318,6 +321,13 @@ def _start_ray(ray: Any, config: StudyConfig) -> None:
             _node_ip_address="127.0.0.1",
             **quiet,
         )
+        found, wanted = ray.cluster_resources().get("GPU", 0), workers.count * workers.gpus
+        if found < wanted:  # actors would wait for ever
+            ray.shutdown()
+            raise UserError(
+                f"workers: {workers.count} of {workers.gpus:g} GPUs each need {wanted:g}, but Ray "
+                f"finds {found:g} on this machine"
+            )
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         here = "this machine"
         where = workers.ray_address or here

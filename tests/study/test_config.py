@@ -186,6 +186,7 @@ def test_missing_keys_are_named(key: str) -> None:
         ("workers.backend", "slurm", "workers: backend: unknown value 'slurm'"),
         ("workers.count", 0, "count and threads of at least 1"),
         ("workers.gpus", -0.5, "gpus of at least 0"),
+        ("workers.gpus", 1.5, "a share up to 1, or a whole number, but got 1.5"),
         ("output.dtype", "float64", "output: dtype: unknown value 'float64'"),
     ],
 )

@@ -117,6 +117,16 @@ def test_children_take_turns_with_the_visible_gpus(
     assert told == {0: "4", 1: "6", 2: "4"}
 
 
+def test_children_of_several_gpus_take_as_many_in_turn(
+    stub_workers: StubWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del stub_workers
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,4,6")
+    config = stub_config(workers={"count": 2, "gpus": 2})
+    with LocalPool(config, tmp_path / "workers.log") as pool:
+        assert [pool.device(worker) for worker in range(2)] == ["0,1", "4,6"]
+
+
 def test_an_answer_that_breaks_off_is_a_lost_worker_and_the_study_is_the_same(
     stub_workers: StubWorkers, tmp_path: Path
 ) -> None:

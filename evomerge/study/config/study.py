@@ -81,6 +81,11 @@ class StudyConfig:
         self.evaluate.check(where)
         self.search.check([task.name for task in self.evaluate.tasks], where)
         self.workers.check(where)
+        if self.workers.gpus > 1 and self.evaluate.engine == "vllm":
+            raise UserError(
+                f"{where}: workers.gpus: vLLM shares the weights of one GPU; expected at most 1, "
+                f"or engine: hf, but got {self.workers.gpus:g}"
+            )
         if self.search.constraints and self.evaluate.items.pool_of:
             raise UserError(
                 f"{where}: search.constraints: they hold on search, race and held-out items of "

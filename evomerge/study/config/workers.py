@@ -17,7 +17,9 @@ class WorkersConfig:
         count: How many; their number never changes what a search finds.
         device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``: a GPU where there is one.
         threads: CPU threads of each worker.
-        gpus: Of each Ray actor: 1 is one to itself, 0.5 shares one between two.
+        gpus: Of each worker: 1 is one to itself, 0.5 shares one between two; 2 or more hold one
+            live model together, its layers spread over them. Ray reserves them; a local worker
+            takes that many of ``CUDA_VISIBLE_DEVICES``, in turn.
         ray_address: A cluster to join, ``auto`` for the one on this machine; ``None`` starts one.
     """
 
@@ -33,4 +35,14 @@ class WorkersConfig:
         if self.count < 1 or self.threads < 1 or self.gpus < 0:
             raise UserError(
                 f"{where}: workers: expected count and threads of at least 1 and gpus of at least 0"
+            )
+        if self.gpus > 1 and self.gpus % 1:
+            raise UserError(
+                f"{where}: workers.gpus: expected a share up to 1, or a whole number, "
+                f"but got {self.gpus}"
+            )
+        if self.gpus > 1 and ":" in self.device:
+            raise UserError(
+                f"{where}: workers.device: {self.device} is one device, but gpus asks for "
+                f"{self.gpus:g}; expected auto or cuda"
             )
