@@ -129,7 +129,7 @@ def test_after_a_second_race_only_that_one_is_shown_with_the_items_it_was_decide
     head, *rows = page.tables["race"][0]
     assert head[2:] == ["rung 1 2 items", "outcome"]  # trial 6 has all six, from the first race
     assert [row[0] for row in rows if row[2] != "–"] == ["trial 6", "trial 5"]
-    assert "An earlier race" in page.text["race"]
+    assert "Only the last of 2 races is shown." in page.text["race"]
 
 
 def test_the_gain_is_followed_from_the_search_to_the_held_out_items(read):
