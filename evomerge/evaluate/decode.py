@@ -115,6 +115,7 @@ class Decoder:
         self._special = set(tokenizer.all_special_tokens)
         self._texts: dict[int, str] = {}
         self._cache_argument = cache_argument(model) or ""
+        self._is_spread = hasattr(model, "hf_device_map")
 
     def __call__(self, prompts: Sequence[Prompt]) -> list[Answer]:
         """Continue every prompt; batches depend on which prompts there are, not on their order.
@@ -205,9 +206,8 @@ class Decoder:
                 positions = positions[:, -1:] + 1
             if 2 * len(unfinished) <= len(alive):  # the finished leave when they are half
                 kept = torch.tensor(unfinished, device=device)
-                for layer in cache.layers:  # each where its layer of the model is
-                    if layer.is_initialized:
-                        layer.batch_select_indices(kept.to(layer.keys.device))
+                # The cache of a spread model is in several places, which all take the CPU's indices.
+                cache.batch_select_indices(kept.cpu() if self._is_spread else kept)
                 inputs = inputs[kept]
                 if mask is not None and positions is not None:
                     mask, positions = mask[kept], positions[kept]
