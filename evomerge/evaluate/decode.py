@@ -206,7 +206,7 @@ class Decoder:
                 positions = positions[:, -1:] + 1
             if 2 * len(unfinished) <= len(alive):  # the finished leave when they are half
                 kept = torch.tensor(unfinished, device=device)
-                # The cache of a spread model is in several places, which all take the CPU's indices.
+                # The cache of a spread model is on several devices; all take the CPU's indices.
                 cache.batch_select_indices(kept.cpu() if self._is_spread else kept)
                 inputs = inputs[kept]
                 if mask is not None and positions is not None:
