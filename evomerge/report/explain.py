@@ -8,6 +8,7 @@ from typing import Any
 from evomerge.report.complement import complement
 from evomerge.report.importance import importance
 from evomerge.report.landscape import landscape_lines
+from evomerge.report.mirror import importances
 from evomerge.report.numbers import number, percent, plural
 from evomerge.study.record import Record
 
@@ -15,13 +16,19 @@ _SHOWN = 8
 
 
 def explanation(record: Record) -> dict[str, Any]:
-    """The parents' complementarity and the dimensions' importance, as data; None where unknown."""
-    return {"complement": complement(record), "importance": importance(record)}
+    """The parents' complementarity and the dimensions' importance, as data; None where unknown.
+
+    Beside our importance stand Optuna's, {evaluator: {dimension: share}}.
+    """
+    ours = importance(record)
+    theirs = importances(record) if ours is not None else {}
+    return {"complement": complement(record), "importance": ours, "optuna": theirs}
 
 
 def explanation_text(told: Mapping[str, Any]) -> str:
     """The same for a terminal, and the landscape if there is one; ends without a newline."""
     lines = [*_parents(told["complement"]), "", *_dimensions(told["importance"])]
+    lines += _optuna(told["optuna"]) if told["importance"] else []
     if "landscape" in told:
         lines += ["", *landscape_lines(told["landscape"])]
     return "\n".join(lines)
@@ -61,3 +68,16 @@ def _dimensions(found: dict[str, Any] | None) -> list[str]:
     lines += ["the largest single ones:"]
     lines += [f"  {percent(v):>5} {k}" for k, v in list(found["dimensions"].items())[:_SHOWN]]
     return lines
+
+
+def _optuna(found: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The same question put to Optuna: two answers that agree are worth more than either."""
+    names = {
+        "ped_anova": "Optuna's PED-ANOVA (what sets the best tenth apart)",
+        "fanova": "Optuna's fANOVA (a forest's variance)",
+    }
+    return [
+        f"{names[evaluator]}: "
+        + ", ".join(f"{percent(share)} {name}" for name, share in list(shares.items())[:4])
+        for evaluator, shares in found.items()
+    ]

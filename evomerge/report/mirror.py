@@ -18,12 +18,18 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.storages import BaseStorage
+from optuna.importance import (
+    FanovaImportanceEvaluator,
+    PedAnovaImportanceEvaluator,
+    get_param_importances,
+)
+from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from evomerge.report.status import baseline
 from evomerge.study.record import AskRecord, Record
 
+_LEAST = 20  # trials
 FITNESS, GAIN = "fitness", "gain over the reference anchor"
 
 
@@ -83,6 +89,34 @@ class Mirror:
             value = None if fitness is None else fitness - (ask.reference or 0.0)
             times = self._asked.get(ask.generation or 0), told
             self.study.add_trial(_frozen(dimensions, trial.point, value, attributes, times))
+
+
+def importances(record: Record) -> dict[str, dict[str, float]]:
+    """What Optuna says of the dimensions, from the trials' gains: {evaluator: {name: share}}.
+
+    ``fanova`` (Hutter 2014, https://proceedings.mlr.press/v32/hutter14.html): shares of the
+    variance that a forest explains. ``ped_anova`` (Watanabe 2023,
+    https://arxiv.org/abs/2304.10255): how much the best tenth of the trials differs from all.
+    Largest first; empty below 20 trials. Neither says how well it predicts.
+    """
+    mirror = Mirror("importance", InMemoryStorage())
+    for ask in record.generations.values():
+        if ask.fitness is not None:
+            mirror._copy(record, ask, None)
+    study = mirror.study
+    if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < _LEAST:
+        return {}
+    found = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # notices that an evaluator is experimental
+        evaluators = {
+            "ped_anova": PedAnovaImportanceEvaluator(),
+            "fanova": FanovaImportanceEvaluator(seed=0),
+        }
+        for name, evaluator in evaluators.items():
+            shares = get_param_importances(study, evaluator=evaluator)
+            found[name] = {dimension: float(share) for dimension, share in shares.items()}
+    return found
 
 
 def _frozen(

@@ -92,3 +92,15 @@ def test_where_gains_are_chance_nothing_is_said_to_matter() -> None:
     assert found["predicted"] < 0.05
     assert "none is said to matter" in explanation_text(explanation(record))
     assert importance(searched(lambda p, _: p[0], trials=19)) is None
+
+
+def test_optuna_s_importances_stand_beside_ours_and_find_the_same() -> None:
+    told = explanation(searched(lambda p, _: -3 * (p[1] - 1) ** 2 + p[2], trials=300))
+    assert set(told["optuna"]) == {"ped_anova", "fanova"}
+    for shares in told["optuna"].values():
+        assert set(list(shares)[:2]) == {"models[a].weight[1]", "models[b].weight[0]"}
+        assert sum(shares.values()) == pytest.approx(1)
+    # the shares that a variance decomposition has: .706 and .294 (see above)
+    assert told["optuna"]["fanova"]["models[a].weight[1]"] == pytest.approx(0.706, abs=0.1)
+    assert "Optuna's PED-ANOVA" in explanation_text(told)
+    assert explanation(searched(lambda p, _: p[0], trials=19))["optuna"] == {}
