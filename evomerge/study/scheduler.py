@@ -20,6 +20,7 @@ LEAST_SECONDS = 120.0  # no unit is given up on earlier
 START_SECONDS = 1800.0  # ... nor is a new worker's first, which loads libraries, model and tasks
 PATIENCE = 10.0  # times the median of what units took so far
 SLOW, SLOW_SECONDS = 2.0, 0.2  # times the median, and at least: then an idle worker does it too
+REQUESTS = 8  # in which each worker would do its part of what waits
 DEVICE_FAILURES = 2  # of one device, before it is used no more
 MOST_LOSSES = 5  # workers lost in a row, with no answer in between, before the study stops
 
@@ -122,9 +123,10 @@ class Scheduler:
 
     def _take(self, worker: int, waiting: Waiting, done: Done) -> _Task | None:
         others = {job.task.unit.subject for w, job in self._running.items() if w != worker}
-        # Large requests while there is much to do, and at the end single shards for all.
+        # Large requests while there is much to do, and at the end single shards for all. A slow
+        # request may take many times the usual, so it must be small next to all that waits.
         workers = sum(map(self._is_trusted, range(self.pool.size)))
-        most = max(1, len(waiting) // (4 * workers)) if workers > 1 else len(waiting)
+        most = max(1, len(waiting) // (REQUESTS * workers)) if workers > 1 else len(waiting)
         taken = waiting.take(self._last.get(worker), others, self._worth_sharing, most)
         return None if taken is None else _Task(*taken, done)
 
