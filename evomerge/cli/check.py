@@ -11,6 +11,7 @@ from typing import Any
 
 from evomerge import yaml_file
 from evomerge.errors import UserError
+from evomerge.report.numbers import duration
 from evomerge.study.anchors import anchors
 from evomerge.study.config import StudyConfig
 from evomerge.study.generations import start_optimizer
@@ -97,7 +98,11 @@ def run_check(study: Path) -> None:
             f"{len(config.models)} and the base, {size / 1e6:.3g} M parameters; they agree",
         ),
         ("tasks", ", ".join(told["evaluation"]["tasks"])),
-        ("items", ", ".join(f"{n} in the {pool} pool" for pool, n in count.items())),
+        (
+            "items",
+            f"{count['search']:,} to search, {count['race']:,} to race, "
+            f"{count['holdout']:,} held out",
+        ),
         (
             "space",
             f"{len(space.dimensions)} dimensions: {_few([d.name for d in space.dimensions])}",
@@ -105,7 +110,10 @@ def run_check(study: Path) -> None:
         *(("warning", text) for text in told["evaluation"]["warnings"]),
         ("trial", f"{smooth['total']:.2g} s for {shown} items, {_share(smooth)} in the model"),
         ("metric", f"{metric['total']:.2g} s for the same items by the tasks' own metric"),
-        ("forecast", f"{_span(whole)} for {config.search.trials} trials, race and verdict"),
+        (
+            "forecast",
+            f"about {duration(whole)} for {config.search.trials} trials, race and verdict",
+        ),
         (
             "resolves",
             f"a gain of about {gain:.3f} or more on the held-out items, if two recipes differ on "
@@ -130,7 +138,7 @@ def _scaling(candidates: int, shards: int, spent: dict[str, float]) -> str:
     """How long a generation takes with more workers, as far as more of them help."""
     rest = spent["total"] - spent["build"]
     found = useful(candidates, shards, spent["build"], rest)
-    told = ", ".join(f"{_span(seconds)} with {count}" for count, seconds in found.items())
+    told = ", ".join(f"{duration(seconds)} with {count}" for count, seconds in found.items())
     return f"a generation takes {told}; half of {2 * max(found)} would wait"
 
 
@@ -140,9 +148,3 @@ def _few(names: list[str]) -> str:
 
 def _share(spent: dict[str, float]) -> str:
     return f"{100 * spent['forward'] / spent['total']:.0f} %"
-
-
-def _span(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

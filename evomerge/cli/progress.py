@@ -13,7 +13,7 @@ from rich.live import Live
 
 from evomerge.cli.panel import panel, speed
 from evomerge.report import Pace
-from evomerge.report.numbers import duration
+from evomerge.report.numbers import duration, plural
 from evomerge.report.status import answers_text, baseline, baseline_text, ended_text
 from evomerge.study.config import StudyConfig, seconds
 from evomerge.study.record import Record
@@ -86,8 +86,9 @@ class Progress:
                 size, dimensions = event["parameters"] / 1e6, len(event["dimensions"])
                 text = (
                     f"check: {len(event['fingerprints'])} models of {size:.3g} M parameters agree; "
-                    f"{len(event['tasks'])} tasks; {pools['search']} items to search, "
-                    f"{pools['race']} to race, {pools['holdout']} held out; {dimensions} dimensions"
+                    f"{len(event['tasks'])} tasks; {pools['search']:,} items to search, "
+                    f"{pools['race']:,} to race, {pools['holdout']:,} held out; "
+                    f"{plural(dimensions, 'dimension')}"
                 )
                 return "\n".join([text, *(f"warning: {w}" for w in event["warnings"])])
             case "told":

@@ -243,7 +243,7 @@ def devices(workers: WorkersConfig) -> list[str]:
     if seen < count:
         raise UserError(
             f"workers.gpus: each worker is to have {count} GPUs, but one on "
-            f"{socket.gethostname()} sees {seen}"
+            f"{socket.gethostname()} sees {seen}; fewer gpus, or device: cpu"
         )
     return [f"cuda:{i}" for i in range(count)]
 
