@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import yaml_file
+from evomerge.cli.parents import AT_MOST_SECONDS, parents_lines, requests
 from evomerge.errors import UserError
 from evomerge.report.numbers import duration
 from evomerge.study.anchors import anchors
 from evomerge.study.config import StudyConfig
 from evomerge.study.generations import start_optimizer
+from evomerge.study.objective import Tasks
 from evomerge.study.pools import generation_items, split
 from evomerge.study.scaling import useful
 from evomerge.study.scheduler import Scheduler, Unit
@@ -53,8 +55,13 @@ def resolvable_gain(
     return _Z * math.sqrt(spread) / total
 
 
-def run_check(study: Path) -> None:
-    """Load everything that a study needs, score one recipe, and say what the study would take."""
+def run_check(study: Path, parents: bool = False) -> None:
+    """Load everything that a study needs, score one recipe, and say what the study would take.
+
+    Args:
+        study: The study file.
+        parents: Score the parents and the middles between them however long that takes.
+    """
     config = StudyConfig.from_yaml(study)
     print(yaml_file.write(config.to_dict()), end="")
     with tempfile.TemporaryDirectory(prefix="evomerge-check-") as folder:
@@ -77,6 +84,12 @@ def run_check(study: Path) -> None:
             _ask(scheduler, {**request, "mode": mode})  # the first one also loads the model
             smooth = _ask(scheduler, {**request, "mode": mode})["seconds"]
             metric = _ask(scheduler, {**request, "mode": "metric"})["seconds"]
+            units = requests(config, items)
+            by_mode = {mode: smooth["total"], "metric": metric["total"]}
+            takes = sum(by_mode[unit.request["mode"]] for unit in units) / config.workers.count
+            about = [f"parents    would take {duration(takes)} to compare: add --parents"]
+            if parents or takes < AT_MOST_SECONDS:
+                about = parents_lines(config, scheduler, units, _tasks(told["evaluation"]))
     size = told["parameters"]
     needed = size * _BYTES[config.output.dtype]
     free = shutil.disk_usage(study.absolute().parent).free
@@ -124,6 +137,20 @@ def run_check(study: Path) -> None:
     print()
     for name, text in rows:
         print(f"{name:<10} {text}")
+    print("\n" + "\n".join(about))
+
+
+def _tasks(evaluation: dict[str, Any]) -> Tasks:
+    """The tasks as scores are read, from what a worker says of them."""
+    return {
+        task: {
+            "metric": metric["name"],
+            "higher_is_better": metric["higher_is_better"],
+            "weight": evaluation["weights"][task],
+        }
+        for task, metric in evaluation["metrics"].items()
+        if task in evaluation["weights"]
+    }
 
 
 def _ask(scheduler: Scheduler, request: dict[str, Any]) -> dict[str, Any]:

@@ -153,6 +153,11 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="check a study before anything is spent on it")
     check.add_argument("study", type=Path, metavar="STUDY.yaml")
+    check.add_argument(
+        "--parents",
+        action="store_true",
+        help="score the parents and the middles between them, even if that takes minutes",
+    )
     check.set_defaults(run=_check)
 
     status = commands.add_parser("status", help="what a run has done so far")
@@ -310,7 +315,7 @@ def _search(arguments: argparse.Namespace) -> None:
 def _check(arguments: argparse.Namespace) -> None:
     from evomerge.cli.check import run_check
 
-    run_check(arguments.study)
+    run_check(arguments.study, arguments.parents)
 
 
 def _status(arguments: argparse.Namespace) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from evomerge.study.objective import sign
+from evomerge.study.objective import Row, Tasks, sign
 from evomerge.study.record import Record
 
 
@@ -26,17 +27,22 @@ def complement(record: Record) -> dict[str, Any] | None:
     if not record.asks or record.asks[0].items is None:
         return None
     items = record.asks[0].items
-    names, columns = [], []
+    scored = {}
     for number in record.asks[0].trials:
         trial = record.trials[number]
         if trial.kind != "parent" or record.outcomes.missing(trial.digest, "metric", items):
             continue
-        rows = record.outcomes.rows(trial.digest, "metric", items)
-        values = [
-            sign(record.tasks[row.task]) * row.metric for row in rows if row.metric is not None
-        ]
+        scored[trial.name] = record.outcomes.rows(trial.digest, "metric", items)
+    return complementarity(scored, record.tasks)
+
+
+def complementarity(scored: Mapping[str, Sequence[Row]], tasks: Tasks) -> dict[str, Any] | None:
+    """The same of parents' outcomes by name, all of them on the same items in the same order."""
+    names, columns = [], []
+    for name, rows in scored.items():
+        values = [sign(tasks[row.task]) * row.metric for row in rows if row.metric is not None]
         if len(values) == len(rows):
-            names.append(trial.name)
+            names.append(name)
             columns.append(values)
     if len(names) < 2:
         return None

@@ -27,14 +27,15 @@ def explanation(record: Record) -> dict[str, Any]:
 
 def explanation_text(told: Mapping[str, Any]) -> str:
     """The same for a terminal, and the landscape if there is one; ends without a newline."""
-    lines = [*_parents(told["complement"]), "", *_dimensions(told["importance"])]
+    lines = [*complement_lines(told["complement"]), "", *_dimensions(told["importance"])]
     lines += _optuna(told["optuna"]) if told["importance"] else []
     if "landscape" in told:
         lines += ["", *landscape_lines(told["landscape"])]
     return "\n".join(lines)
 
 
-def _parents(found: dict[str, Any] | None) -> list[str]:
+def complement_lines(found: dict[str, Any] | None) -> list[str]:
+    """What the parents' complementarity means, in words."""
     if found is None:
         return ["parents: not scored item by item yet"]
     best, room = found["best"], found["oracle"] - found["best"]["score"]

@@ -187,7 +187,10 @@ def test_check_shows_every_default_and_a_forecast_and_leaves_nothing(
     config: dict[str, Any] = yaml_file.parse(shown, "shown")
     assert config == StudyConfig.from_yaml(study).to_dict()
     assert config["evaluate"]["fitness"] == "smooth"
-    for row in ("parents", "tasks", "items", "space", "trial", "forecast", "workers", "resolves"):
+    for row in (
+        *("parents", "tasks", "items", "space", "trial", "forecast", "workers", "resolves"),
+        *("parents, on", "between two models,"),
+    ):
         assert f"\n{row} " in f"\n{forecast}", forecast
     assert sorted(tmp_path.rglob("*")) == before
 

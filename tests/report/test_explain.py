@@ -95,7 +95,7 @@ def test_where_gains_are_chance_nothing_is_said_to_matter() -> None:
 
 
 def test_optuna_s_importances_stand_beside_ours_and_find_the_same() -> None:
-    told = explanation(searched(lambda p, _: -3 * (p[1] - 1) ** 2 + p[2], trials=300))
+    told = explanation(searched(lambda p, _: -3 * (p[1] - 1) ** 2 + p[2], trials=120))
     assert set(told["optuna"]) == {"ped_anova", "fanova"}
     for shares in told["optuna"].values():
         assert set(list(shares)[:2]) == {"models[a].weight[1]", "models[b].weight[0]"}
