@@ -9,7 +9,7 @@ trap 'rm -rf "$scratch"' EXIT
 demo=${1:-$scratch/demo}
 peers=${2:-}
 if [ -n "${QUICK:-}" ]; then
-    zoo=1 large=1 sleep=0.4 workers="1 21" soak=210 rounds=1
+    zoo=1 large=1 sleep=0.4 workers="1 21" soak=210 rounds="1 --limit 4"
 else
     zoo=9 large=3 sleep=4 workers="5 84" soak=1008 rounds=3
 fi
@@ -30,8 +30,9 @@ part "a thousand trials"
 python "$throughput" soak "$demo" "$soak" > "$scratch/soak.jsonl"
 if [ -n "$peers" ]; then
     part "peers"
+    # shellcheck disable=SC2086
     python "$here/peers/compare.py" "$demo/zoo" "$peers" "$scratch/peers.json" \
-        --rounds "$rounds" > "$scratch/log"
+        --rounds $rounds > "$scratch/log"
 fi
 python "$here/assemble.py" "$scratch" > "$scratch/result.json"
 [ -n "${QUICK:-}" ] || cp "$scratch/result.json" "$here/result.json"

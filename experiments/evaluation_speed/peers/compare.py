@@ -1,6 +1,6 @@
 """Seconds per candidate: evomerge against mergekit-evolve 0.1.5 and Mergenetic 0.1.1.
 
-    python compare.py ZOO PEERS_PYTHON OUT.json [--rounds 5]
+    python compare.py ZOO PEERS_PYTHON OUT.json [--rounds 5] [--limit DOCUMENTS_OF_A_TASK]
 
 ZOO is a folder that `evomerge demo` made, PEERS_PYTHON the interpreter of the peers' environment
 (make_environment.sh). Same models, tasks, documents and dtype; one thread each; one process each,
@@ -61,11 +61,14 @@ class Contestant:
         self.process.wait()
 
 
-def compare(name: str, zoo: Path, peers: str, rounds: int, scratch: Path) -> dict:
+def compare(
+    name: str, zoo: Path, peers: str, rounds: int, scratch: Path, limit: int | None = None
+) -> dict:
     """One workload: the contestants in turn, `rounds` times."""
     models = [str(zoo / f"expert-{skill}") for skill in ("reverse", "sort", "max", "ja")]
     job = {"base": str(zoo / "base"), "models": models, "method": "task_arithmetic"}
     job |= {**WORKLOADS[name], "include_path": str(zoo / "tasks"), "scratch": str(scratch)}
+    job["limit"] = limit or job["limit"]
     file = scratch / "job.json"
     file.write_text(json.dumps(job), encoding="utf-8")
     ours = Contestant(sys.executable, "ours.py", file)
@@ -111,10 +114,13 @@ def main() -> None:
     parser.add_argument("peers")
     parser.add_argument("out", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--limit", type=int, help="fewer documents of a task, to see that it runs")
     told = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         found = {
-            name: compare(name, told.zoo.resolve(), told.peers, told.rounds, Path(scratch))
+            name: compare(
+                name, told.zoo.resolve(), told.peers, told.rounds, Path(scratch), told.limit
+            )
             for name in WORKLOADS
         }
     told.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
