@@ -14,7 +14,7 @@ import torch
 from evomerge.evaluate.outcomes import NonFiniteError
 from evomerge.evaluate.packed import model_arguments, prefix_cache
 from evomerge.evaluate.packing import PackedBatch, Row, pack
-from evomerge.evaluate.stems import pack_stems, padded_left, stem_arguments
+from evomerge.evaluate.stems import Depth, pack_stems, padded_left, stem_arguments
 
 # Logits are read in slices of at most this many numbers (a quarter of a GiB in float32).
 MAX_LOGITS = 1 << 26
@@ -136,7 +136,7 @@ def make_batches(
     deepest: int = 0,
     vocabulary: int = 1,
     width: int = 64,
-    deepest_with_stem: int = 0,
+    depth: Depth | None = None,
 ) -> list[Batch]:
     """Share, sort and pad.
 
@@ -153,8 +153,7 @@ def make_batches(
         deepest: Longest input that the model takes in a packed row (`packed.deepest`).
         vocabulary: How many logits a position has; bounds how many positions a batch reads.
         width: Size of the model's hidden states.
-        deepest_with_stem: Longest input that the model takes behind a stem, if it takes no packed
-            rows (`stems.deepest_with_stem`).
+        depth: What the model takes behind stems (`stems.stem_depth`), if it takes no packed rows.
     """
     sharing: dict[tuple[int, ...], list[int]] = {}
     context: dict[tuple[int, ...], int] = {}
@@ -163,7 +162,7 @@ def make_batches(
         sharing.setdefault(row, []).append(number)
         given = len(row) - (len(pair.continuation) - (not pair.endings))
         context[row] = min(given, context.get(row, given))
-    stemmed, rest = pack_stems(context, batch_size, deepest_with_stem)
+    stemmed, rest = pack_stems(context, batch_size, depth or Depth())
     return [
         _make_batch(part, sharing, pairs, device)
         for packed in (*stemmed, *pack(rest, batch_size, deepest, width))
@@ -265,7 +264,7 @@ def selected_logits(model: Any, batch: Batch, prefix: Any = None) -> torch.Tenso
     cached = prefix is not None or batch.stems is not None
     given = {}
     if batch.stems is not None:
-        given = stem_arguments(model, *batch.stems, batch.inputs.shape[1])
+        given = stem_arguments(model, *batch.stems, batch.inputs.shape[1], prefix)
     elif batch.depths is not None and batch.last is not None:
         given = model_arguments(model, batch.depths, batch.last, prefix)
     head = model.get_output_embeddings()
@@ -331,7 +330,7 @@ def _make_batch(
         stem_of = torch.tensor([stems.index(row.stem) for row in packed.rows])
         read, seen = padded_left(stems)
         shared = (read.to(device), seen.to(device), stem_of.to(device))
-    causal = not packed.prefix and all(row.is_chain for row in packed.rows)
+    causal = bool(stems) or (not packed.prefix and all(row.is_chain for row in packed.rows))
     return Batch(
         prefix=packed.prefix,
         inputs=_padded([row.tokens for row in packed.rows]).to(device),

@@ -85,7 +85,7 @@ def pack(
     ordered = sorted(inputs)
     short = [tokens for tokens in ordered if len(tokens) <= deepest]
     batches = []
-    for prefix, groups in _prefix_groups(_groups(short, inputs), inputs):
+    for prefix, groups in prefix_groups(_groups(short, inputs), inputs):
         longest = max(len(tokens) for group in groups for tokens in group) - len(prefix)
         limits = _Limits(batch_size, batch_size * longest, deepest, width)
         batches += _batches(prefix, _fewest_tokens(groups, len(prefix), limits), limits)
@@ -104,7 +104,7 @@ def shared_prefixes(prompts: Iterable[Tokens]) -> dict[Tokens, Tokens]:
     ordered = sorted(set(prompts))
     context = {prompt: len(prompt) for prompt in ordered}
     found = {}
-    for prefix, groups in _prefix_groups([[prompt] for prompt in ordered], context):
+    for prefix, groups in prefix_groups([[prompt] for prompt in ordered], context):
         found.update({prompt: prefix for (prompt,) in groups})
     return found
 
@@ -159,7 +159,7 @@ class _Run:
     cuts: list[tuple[int, int, int]]  # (start, stop, length of the prefix)
 
 
-def _prefix_groups(
+def prefix_groups(
     groups: Sequence[list[Tokens]], context: Mapping[Tokens, int]
 ) -> list[tuple[Tokens, list[list[Tokens]]]]:
     """Cut sorted groups into runs with a prefix each, so that the most tokens are saved.

@@ -24,7 +24,7 @@ from evomerge.evaluate.outcomes import Outcome
 from evomerge.evaluate.packed import deepest
 from evomerge.evaluate.request import Grade, Request
 from evomerge.evaluate.smooth import smooth_answers, smooth_metric
-from evomerge.evaluate.stems import deepest_with_stem
+from evomerge.evaluate.stems import Depth, stem_depth
 from evomerge.evaluate.target import Choices
 from evomerge.evaluate.vllm_decoder import VllmDecoder
 
@@ -35,8 +35,8 @@ _NOT_PACKED = (
     "are computed again for every choice"
 )
 _ONLY_STEMS = (
-    "this model takes no block mask: a context is read once for all its choices, but what "
-    "documents share (examples, a description) is read again for each"
+    "this model takes no block mask: a context is read once for all its choices, but every choice "
+    "is a row of its own, and what has no choices is computed in plain rows"
 )
 _NOT_DECODED = "this model's generation is not plain greedy decoding: lm-eval's own loop runs it"
 PLANS_KEPT = 64  # a generation asks for the same item sets again and again: a shard each
@@ -102,13 +102,13 @@ class Scorer:
         self._encoder = Encoder(self._stock, harness)
         self._forward = Forward(model)
         self._deepest = deepest(model)
-        self._deepest_with_stem = 0 if self._deepest else deepest_with_stem(model)
+        self._depth = Depth() if self._deepest else stem_depth(model)
         self._decoder = decoder or Decoder(model, tokenizer, batch_size, self._deepest)
         self._decodable = can_decode(model)
         self.warnings = [
             text
             for text, fast in (
-                (_ONLY_STEMS if self._deepest_with_stem else _NOT_PACKED, self._deepest),
+                (_ONLY_STEMS if self._depth.longest else _NOT_PACKED, self._deepest),
                 (_NOT_DECODED, self._decodable),
             )
             if not fast
@@ -265,7 +265,7 @@ class Scorer:
             self._deepest,
             int(config.vocab_size),
             int(getattr(config, "hidden_size", 64)),
-            self._deepest_with_stem,
+            self._depth,
         )
 
     def _generate(self, asked: Sequence[tuple[Item, Request]]) -> list[Answer]:

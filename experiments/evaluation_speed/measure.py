@@ -25,7 +25,7 @@ from evomerge.evaluate import packing
 from evomerge.evaluate.likelihood import Batch, model_input
 from evomerge.evaluate.packed import model_arguments, prefix_cache
 from evomerge.evaluate.packing import minimum_tokens
-from evomerge.evaluate.stems import stem_arguments
+from evomerge.evaluate.stems import Depth, stem_arguments
 from evomerge.study.anchors import anchors
 from evomerge.study.config import StudyConfig
 from evomerge.study.evaluator import Evaluator
@@ -115,15 +115,15 @@ def measured(config: StudyConfig, mode: Any, rounds: int, hflm: bool = True) -> 
         calls["hflm"] = lambda _: stock.loglikelihood(asked, disable_tqdm=True)
         calls["hflm_tokens"] = lambda _: stock._loglikelihood_tokens(tokens, disable_tqdm=True)
     if any(batch.prefix for batch in plan.batches):
-        whole = packing._prefix_groups
-        packing._prefix_groups = lambda groups, _: [((), list(groups))]
+        whole = packing.prefix_groups
+        packing.prefix_groups = lambda groups, _: [((), list(groups))]
         unshared = scorer._batches(plan.pairs)
-        packing._prefix_groups = whole
+        packing.prefix_groups = whole
         calls["unshared"] = lambda _: scorer._forward(unshared, plan.pairs)
     if any(batch.stems is not None for batch in plan.batches):
-        kept, scorer._deepest_with_stem = scorer._deepest_with_stem, 0
+        kept, scorer._depth = scorer._depth, Depth()
         plain_rows = scorer._batches(plan.pairs)
-        scorer._deepest_with_stem = kept
+        scorer._depth = kept
         calls["plain"] = lambda _: scorer._forward(plain_rows, plan.pairs)
     times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(-1, rounds):  # the first round warms up
@@ -138,7 +138,7 @@ def measured(config: StudyConfig, mode: Any, rounds: int, hflm: bool = True) -> 
     spent = sum(b.inputs.numel() for b in plan.batches)
     spent += sum(len(prefix) for prefix in {b.prefix for b in plan.batches})
     spent += sum(b.stems[0].numel() for b in plan.batches if b.stems is not None)
-    scorer._deepest = scorer._deepest_with_stem = 0
+    scorer._deepest, scorer._depth = 0, Depth()
     plain = sum(batch.inputs.numel() for batch in scorer._batches(plan.pairs))
     found: dict[str, Any] = {
         "parameters": told["parameters"],
@@ -179,20 +179,20 @@ def bare_forward(model: Any, batches: Sequence[Batch]) -> Callable[[], None]:
             arguments = {}
             if batch.depths is not None and batch.last is not None:
                 arguments = model_arguments(model, batch.depths, batch.last, cache)
-            given.append((batch, prefix, arguments))
+            given.append((batch, prefix, arguments, cache))
 
     def forward() -> None:
         hook = model.get_output_embeddings().register_forward_pre_hook(keep)
         before: tuple[int, ...] = ()
         with torch.inference_mode():
-            for batch, prefix, arguments in given:
+            for batch, prefix, arguments, cache in given:
                 if batch.prefix != before:
                     wanted[0], before = (None, None), batch.prefix
                     if before:
                         prefix_cache(model, prefix)
                 wanted[0] = (None, None)
                 if batch.stems is not None:
-                    arguments = stem_arguments(model, *batch.stems, batch.inputs.shape[1])
+                    arguments = stem_arguments(model, *batch.stems, batch.inputs.shape[1], cache)
                 wanted[0] = (batch.rows, batch.columns)
                 cached = bool(batch.prefix) or batch.stems is not None
                 model(input_ids=batch.inputs, use_cache=cached, **arguments)
