@@ -21,6 +21,7 @@ START_SECONDS = 1800.0  # ... nor is a new worker's first, which loads libraries
 PATIENCE = 10.0  # times the median of what units took so far
 SLOW, SLOW_SECONDS = 2.0, 0.2  # times the median, and at least: then an idle worker does it too
 REQUESTS = 8  # in which each worker would do its part of what waits
+SHORT_SECONDS = 0.2  # a request that takes less is short
 DEVICE_FAILURES = 2  # of one device, before it is used no more
 MOST_LOSSES = 5  # workers lost in a row, with no answer in between, before the study stops
 
@@ -123,12 +124,25 @@ class Scheduler:
 
     def _take(self, worker: int, waiting: Waiting, done: Done) -> _Task | None:
         others = {job.task.unit.subject for w, job in self._running.items() if w != worker}
-        # Large requests while there is much to do, and at the end single shards for all. A slow
-        # request may take many times the usual, so it must be small next to all that waits.
-        workers = sum(map(self._is_trusted, range(self.pool.size)))
-        most = max(1, len(waiting) // (REQUESTS * workers)) if workers > 1 else len(waiting)
-        taken = waiting.take(self._last.get(worker), others, self._worth_sharing, most)
+        taken = waiting.take(
+            self._last.get(worker), others, self._worth_sharing, self._most(len(waiting))
+        )
         return None if taken is None else _Task(*taken, done)
+
+    def _most(self, waiting: int) -> int:
+        """How many shards go into one request: many while much waits, and single ones at the end.
+
+        A slow request may take many times the usual, so it is small next to all that waits; but
+        short ones are twice as large, since the driver takes some time for each.
+        """
+        workers = sum(map(self._is_trusted, range(self.pool.size)))
+        if workers == 1:
+            return waiting
+        usual = self._durations.slowest
+        short = int(SHORT_SECONDS / usual) if usual else 1
+        return max(
+            1, waiting // (REQUESTS * workers), min(short, 2 * waiting // (REQUESTS * workers))
+        )
 
     @property
     def _worth_sharing(self) -> float:
