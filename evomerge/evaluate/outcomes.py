@@ -20,6 +20,8 @@ class Outcome:
             metric's direction; ``None`` if it was not computed.
         truncated: Whether generation ran into its length limit without a stop.
         extracted: Whether the task's filter found an answer in what was generated.
+        degenerate: Whether what was generated is no answer (`degenerate`), and the metric does not
+            hold it for right.
     """
 
     task: str
@@ -28,14 +30,17 @@ class Outcome:
     smooth: float | None = None
     truncated: bool = False
     extracted: bool = True
+    degenerate: bool = False
 
     def to_row(self) -> Row:
-        """The JSON form: [task, doc_id, metric, smooth, 0 or 1, 0 or 1].
+        """The JSON form: [task, doc_id, metric, smooth, 0 or 1, 0 or 1], and 1 if degenerate.
 
         >>> Outcome("sort", 3, metric=1.0).to_row()
         ['sort', 3, 1.0, None, 0, 1]
+        >>> Outcome("sort", 3, metric=0.0, degenerate=True).to_row()
+        ['sort', 3, 0.0, None, 0, 1, 1]
         """
-        return [
+        row: Row = [
             self.task,
             self.doc_id,
             self.metric,
@@ -43,6 +48,7 @@ class Outcome:
             int(self.truncated),
             int(self.extracted),
         ]
+        return [*row, 1] if self.degenerate else row
 
     @classmethod
     def from_row(cls, row: Sequence[str | int | float | None]) -> Outcome:
@@ -51,12 +57,12 @@ class Outcome:
         >>> Outcome.from_row(["sort", 3, None, 0.5, 0, 1])
         Outcome(task='sort', doc_id=3, metric=None, smooth=0.5, truncated=False, extracted=True)
         """
-        if len(row) != 6 or not isinstance(row[0], str) or not isinstance(row[1], int):
+        if len(row) not in (6, 7) or not isinstance(row[0], str) or not isinstance(row[1], int):
             raise ValueError(
-                "an outcome row is [task, doc_id, metric, smooth, truncated, extracted], "
-                f"but got {list(row)!r}"
+                "an outcome row is [task, doc_id, metric, smooth, truncated, extracted] (and 1 if "
+                f"degenerate), but got {list(row)!r}"
             )
-        task, doc_id, metric, smooth, truncated, extracted = row
+        task, doc_id, metric, smooth, truncated, extracted, *degenerate = row
         return cls(
             task=str(task),
             doc_id=int(doc_id),  # type: ignore[arg-type]  # checked above
@@ -64,6 +70,7 @@ class Outcome:
             smooth=None if smooth is None else float(smooth),
             truncated=bool(truncated),
             extracted=bool(extracted),
+            degenerate=bool(degenerate and degenerate[0]),
         )
 
 

@@ -16,6 +16,7 @@ from evomerge.errors import UserError, unknown
 from evomerge.evaluate.choice_table import ChoiceTable
 from evomerge.evaluate.composition import composition
 from evomerge.evaluate.decode import Answer, Arranged, Decoder, Prompt, can_decode
+from evomerge.evaluate.degenerate import is_degenerate
 from evomerge.evaluate.encode import Encoder
 from evomerge.evaluate.gold_check import check_golds
 from evomerge.evaluate.harness import Harness, stock_model
@@ -334,9 +335,18 @@ class Scorer:
                     smooth=smoothed,
                     truncated=any(answer.truncated for answer in written),
                     extracted=grade is None or not written or grade.extracted,
+                    degenerate=bool(written)
+                    and not self._is_right(task, value)
+                    and all(is_degenerate(answer.text, answer.truncated) for answer in written),
                 )
             )
         return outcomes
+
+    def _is_right(self, task: str, value: float | None) -> bool:
+        """Whether the metric holds an answer for right: it may be right to write nothing."""
+        if value is None:
+            return False
+        return value >= 0.5 if self.harness.metrics[task].higher_is_better else value <= 0.0
 
     def _grades(
         self, plan: _Plan, likelihoods: Likelihoods, texts: Sequence[Answer]

@@ -9,6 +9,7 @@
 | ``device`` | the device or its driver is broken | tried on another worker; the second time the
 device is used no more, and what it scored in this batch is scored again elsewhere |
 | ``non-finite`` | NaN or infinity in weights or logits | the trial failed |
+| ``degenerate`` | nearly all that it generates is blank or repeats itself | the trial failed |
 | ``crash`` | the recipe ends each worker that tries it, other work does not | the trial failed |
 | ``task`` | the task's own code fails on too many items | the trial failed |
 | ``user`` | the method refuses this recipe | the trial failed |

@@ -14,7 +14,9 @@ from evomerge.study.agreement import Agreement
 from evomerge.study.baseline import Baseline
 from evomerge.study.config import StudyConfig, seconds
 from evomerge.study.control import ControlArm
+from evomerge.study.degenerate import degenerate
 from evomerge.study.ledger import Items, Wanted
+from evomerge.study.objective import Row
 from evomerge.study.open_study import OpenStudy
 from evomerge.study.pools import generation_items
 from evomerge.study.record import AskRecord
@@ -127,6 +129,7 @@ class Generations:
         study.ledger.score([wanted, *self._agreement.wanted])
         correlation = self._agreement.correlation()
         rows = study.outcomes(wanted.trials, items, field, "search")
+        self._fail_the_degenerate(ask.trials, rows)
         values = [
             None if (some := rows.get(number)) is None else study.fitness(some, field)
             for number in ask.trials
@@ -149,6 +152,19 @@ class Generations:
         )
         told = self._telling.told(optimizer, points, values, at_reference, account)
         return told, self._item_scores(optimizer, ask.trials[: len(points)], items)
+
+    def _fail_the_degenerate(
+        self, trials: Sequence[int], rows: dict[int, list[Row] | None]
+    ) -> None:
+        """Take the outcomes of trials away that write nothing, and write down why."""
+        record = self._study.record
+        for number in trials:
+            some, held = rows.get(number), rows[self._reference]
+            why = some and degenerate(some, held, record.generating)
+            if why and record.trials[number].digest != record.trials[self._reference].digest:
+                failed = {"kind": "degenerate", "message": why}
+                self._study.ledger.fail(number, "search", failed)
+                rows[number] = None
 
     def _again(
         self,
@@ -210,10 +226,15 @@ class Generations:
         return time.monotonic() - self._started > limit - min(reserve, limit / 2)
 
     def _check_that_some_live(self, generation: int) -> None:
-        """Stop when three generations in a row failed as a whole."""
+        """Stop when three generations in a row failed as a whole, other than by what they write."""
         record = self._study.record
         last = [record.generations[g] for g in range(max(0, generation - 2), generation + 1)]
-        if len(last) == 3 and all(not any(v is not None for v in g.fitness or ()) for g in last):
+        kinds = {f.kind for g in last for n in g.trials if (f := record.trials[n].failure)}
+        if (
+            len(last) == 3
+            and all(not any(v is not None for v in g.fitness or ()) for g in last)
+            and kinds != {"degenerate"}
+        ):
             failure = record.trials[last[-1].trials[0]].failure
             raise UserError(
                 "every trial of three generations failed; the last one said: "

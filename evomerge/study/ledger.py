@@ -152,7 +152,7 @@ class Ledger:
             number, _, phase = unit.tag
             times = ROUNDS * ATTEMPTS
             message = f"{times} workers were lost on it and not on other work: {failed['message']}"
-            self._fail(number, phase, {"kind": "crash", "message": message})
+            self.fail(number, phase, {"kind": "crash", "message": message})
 
     def _copy(self, wanted: Wanted) -> None:
         """Write down here what other runs have already, so that this run stands alone."""
@@ -221,7 +221,7 @@ class Ledger:
             if failed["kind"] in _LOST:
                 lost.append((unit, failed))
             else:
-                self._fail(number, phase, failed)
+                self.fail(number, phase, failed)
             return
         about: dict[str, Any] = {"trial": number, "phase": phase}
         if answer.get("rescored"):
@@ -260,7 +260,8 @@ class Ledger:
                 trial=trial.number,
             )
 
-    def _fail(self, number: int, phase: str, failed: Message) -> None:
+    def fail(self, number: int, phase: str, failed: Message) -> None:
+        """Write down why a trial has no score in a phase: ``kind`` and ``message``; once."""
         if not _has_failed(self.record.trials[number], phase):
             self.log({"event": "failed", "trial": number, "phase": phase, **failed})
 
@@ -287,7 +288,7 @@ class Ledger:
         """Whether the journal has just these outcomes."""
         outcomes = self.record.outcomes
         held = (outcomes.get((trial.digest, mode, row[0], row[1])) for row in rows)
-        return all(one == tuple(row) for one, row in zip(held, rows, strict=True))
+        return all(one == Row(*row) for one, row in zip(held, rows, strict=True))
 
     def _run(self, units: Sequence[Unit], done: Callable[[Unit, Message, int], None]) -> None:
         assert self._scheduler is not None, "employ() comes before anything is evaluated"

@@ -19,6 +19,7 @@ class Row(NamedTuple):
     smooth: float | None  # likelihood-based score, always higher is better
     truncated: int  # 1 if the prompt or the answer was cut
     extracted: int  # 1 if an answer was found in the generated text
+    degenerate: int = 0  # 1 if the generated text is blank, or repeats itself up to the limit
 
 
 class TaskSpec(TypedDict):

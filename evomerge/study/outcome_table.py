@@ -22,7 +22,7 @@ class _Columns(NamedTuple):
     ids: array[int]  # int64
     metric: array[float]  # float64, NaN for none: no score is NaN
     smooth: array[float]  # float64, likewise
-    flags: bytearray  # truncated + 2 * extracted
+    flags: bytearray  # truncated + 2 * extracted + 4 * degenerate
 
 
 class Written(NamedTuple):
@@ -91,7 +91,7 @@ class OutcomeTable(Mapping[Key, Row]):
         for task in tasks:
             columns = self._columns.get((digest, "metric", task))
             flags += columns.flags if columns else b""
-        return Written(len(flags), sum(f & 1 for f in flags), sum(not f >> 1 for f in flags))
+        return Written(len(flags), sum(f & 1 for f in flags), sum(not f & 2 for f in flags))
 
     def deliveries(self) -> Iterator[tuple[str, str, Row]]:
         """Every outcome with its digest and mode."""
@@ -120,18 +120,23 @@ class OutcomeTable(Mapping[Key, Row]):
         if columns.ids or len({row[1] for row in rows}) < len(rows):
             rows = self._unseen(columns, rows)
         if rows:
-            _, ids, metric, smooth, truncated, extracted = zip(*rows, strict=True)
+            if len(set(map(len, rows))) > 1:  # most have no seventh value
+                rows = [Row(*row) for row in rows]
+            _, ids, metric, smooth, truncated, extracted, *more = zip(*rows, strict=True)
             columns.ids.extend(ids)
             columns.metric.extend([nan if value is None else value for value in metric])
             columns.smooth.extend([nan if value is None else value for value in smooth])
-            columns.flags.extend([t + 2 * e for t, e in zip(truncated, extracted, strict=True)])
+            flags = [t + 2 * e for t, e in zip(truncated, extracted, strict=True)]
+            if more:
+                flags = [flag + 4 * d for flag, d in zip(flags, more[0], strict=True)]
+            columns.flags.extend(flags)
             self._length += len(rows)
 
     def _unseen(self, columns: _Columns, rows: Sequence[Sequence[Any]]) -> list[Row]:
         """Those rows whose item is new, and a count of those that contradict the first delivery."""
         places = _places(columns)
         unseen: dict[DocId, Row] = {}
-        for row in map(Row._make, rows):
+        for row in (Row(*some) for some in rows):
             if row.doc_id in places:
                 first = _row(row.task, columns, places[row.doc_id])
             else:
@@ -153,5 +158,6 @@ def _row(task: str, columns: _Columns, place: int) -> Row:
         None if isnan(metric) else metric,
         None if isnan(smooth) else smooth,
         flags & 1,
-        flags >> 1,
+        flags >> 1 & 1,
+        flags >> 2,
     )

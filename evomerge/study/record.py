@@ -248,9 +248,13 @@ class Record:
 
     def written(self, number: int) -> Written:
         """How the answers that a trial's recipe generated came out, in all phases together."""
+        return self.outcomes.written(self.trials[number].digest, self.generating)
+
+    @property
+    def generating(self) -> list[str]:
+        """The tasks whose answers are generated."""
         told: Mapping[str, Any] = (self.study or {}).get("tasks", {})
-        generating = [t for t, spec in told.items() if spec.get("output_type") == "generate_until"]
-        return self.outcomes.written(self.trials[number].digest, generating)
+        return [t for t, spec in told.items() if spec.get("output_type") == "generate_until"]
 
     def batches_of(self, number: int) -> tuple[str | None, ...] | None:
         """The batches that a trial was scored in, for each shard of what it was asked for.

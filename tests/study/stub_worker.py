@@ -21,6 +21,8 @@ DEFAULTS: dict[str, Any] = {
     "documents": 60,  # of each task
     "contrary": False,  # the smooth score is high where the metric is low
     "cut": 0.0,  # share of generated answers that run into the limit, and are not extracted
+    "silent_above": None,  # recipes of the search whose first weight is above it write nothing
+    "silent": False,  # no recipe writes anything
     "signal": 1.0,  # how much of a score is the recipe's quality; 0 is pure chance
     "salt": "",  # of the chance
     "seconds": 0.0,  # that each evaluation takes
@@ -206,8 +208,16 @@ class Stub:
             smooth = -smooth
         if mode == "smooth":
             return [task, i, None, smooth, 0, 1]
+        if TASKS[task] == "generate_until" and self.is_silent(recipe):
+            return [task, i, 0.0, None, 0, 0, 1]
         cut = TASKS[task] == "generate_until" and chance(salt, i, name) < self.settings["cut"]
         return [task, i, metric, smooth, int(cut), int(not cut)]
+
+    def is_silent(self, recipe: dict[str, Any]) -> bool:
+        """Whether a recipe writes nothing."""
+        above, weights = self.settings["silent_above"], weights_of(recipe)
+        searched = weights[0] != weights[1]
+        return self.settings["silent"] or (above is not None and searched and weights[0] > above)
 
     def translate(self, _request: dict[str, Any]) -> dict[str, Any]:
         return {"mergekit": None, "why_not": "the stub speaks no mergekit"}
