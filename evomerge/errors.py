@@ -14,6 +14,10 @@ class UserError(ValueError):
     """
 
 
+class ResumableError(UserError):
+    """Something outside ended a run in between; the command line tells the command to go on."""
+
+
 def unknown(kind: str, word: str, known: Iterable[str]) -> str:
     """Say that `word` is no known `kind`, nearest known names first.
 

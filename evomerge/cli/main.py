@@ -16,7 +16,7 @@ from typing import NoReturn
 from evomerge import __version__
 from evomerge.cli.extract import add_extract_lora
 from evomerge.cli.trajectory import add_trajectory
-from evomerge.errors import UserError
+from evomerge.errors import ResumableError, UserError
 from evomerge.redact import redact
 
 _EPILOG = """\
@@ -47,7 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"evomerge: error: {redact(' '.join(str(error).split()))}", file=sys.stderr)
+        again = ""
+        if isinstance(error, ResumableError):
+            again = f". To go on: {_command(sys.argv[1:] if arguments is None else arguments)}"
+        print(f"evomerge: error: {redact(' '.join(str(error).split()))}{again}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return _interrupted(sys.argv[1:] if arguments is None else arguments)
@@ -76,9 +79,13 @@ def _is_foreign(module: str | None) -> bool:
 
 
 def _interrupted(arguments: Sequence[str]) -> int:
-    again = redact(shlex.join(["evomerge", *arguments]))
+    again = _command(arguments)
     print(f"\nevomerge: interrupted; what was finished is kept. To go on: {again}", file=sys.stderr)
     return 130
+
+
+def _command(arguments: Sequence[str]) -> str:
+    return redact(shlex.join(["evomerge", *arguments]))
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:

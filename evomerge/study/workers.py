@@ -7,7 +7,6 @@ import json
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ from typing import Any
 from evomerge import faults
 from evomerge.errors import UserError
 from evomerge.redact import redact
+from evomerge.study.cluster_head import Head, check_reachable
 from evomerge.study.config import StudyConfig
 from evomerge.study.versions import versions
 from evomerge.study.worker_log import Words, WorkerLog, out_of_memory_kills
@@ -205,6 +205,8 @@ class RayPool(Pool):
         super().__init__(config)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if config.workers.ray_address is None:  # no other machine joins: all ports on loopback
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         import ray
 
         self._ray = ray
@@ -212,6 +214,7 @@ class RayPool(Pool):
         if self._mine:
             with _own_sigterm():
                 _start_ray(ray, config)
+        self._head = Head(_gcs_address(ray))
         self._actors = [self._spawn() for _ in range(self.size)]
         self._running: dict[Any, int] = {}
 
@@ -229,6 +232,8 @@ class RayPool(Pool):
         ready, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=0)
         if not ready:
             ready, _ = self._ray.wait(waiting, num_returns=1, timeout=timeout)
+        if not ready:
+            self._head.check()
         replies = []
         for reference in ready:
             worker = self._running.pop(reference)
@@ -240,7 +245,10 @@ class RayPool(Pool):
         return replies
 
     def restart(self, worker: int) -> None:
-        """Kill the actor and make another."""
+        """Kill the actor and make another; nothing where the whole cluster is lost."""
+        if self._head.is_lost:
+            return
+        self._head.wait()  # without it Ray would wait, and end this process
         self._running = {r: w for r, w in self._running.items() if w != worker}
         self._ray.kill(self._actors[worker])
         self._actors[worker] = self._spawn()
@@ -248,8 +256,9 @@ class RayPool(Pool):
     def close(self) -> None:
         """Kill the actors, and Ray itself if it was started from here."""
         faults.reach("pool.close")
-        for actor in self._actors:
-            self._ray.kill(actor)
+        if not self._head.is_lost:
+            for actor in self._actors:
+                self._ray.kill(actor)
         if self._mine:
             self._ray.shutdown()
 
@@ -307,7 +316,7 @@ def _start_ray(ray: Any, config: StudyConfig) -> None:
     """Join the cluster that is named, or start one on this machine, bound to loopback."""
     workers = config.workers
     if workers.ray_address is not None:
-        _check_reachable(workers.ray_address)
+        check_reachable(workers.ray_address)
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if workers.ray_address is not None:
@@ -336,6 +345,14 @@ def _start_ray(ray: Any, config: StudyConfig) -> None:
         raise UserError(f"workers: cannot use Ray at {where}: {reason}{hint}") from None
 
 
+def _gcs_address(ray: Any) -> str | None:
+    """Where the cluster's head listens; ``None`` where only a proxy of it is known."""
+    try:
+        return str(ray.get_runtime_context().gcs_address)
+    except Exception:  # Ray's client has no such thing, and says so in its own way
+        return None
+
+
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
     """Keep what SIGTERM does: Ray makes it end the process at once, and nothing would be closed."""
@@ -343,19 +360,6 @@ def _own_sigterm() -> Iterator[None]:
     yield
     if held is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, held)
-
-
-def _check_reachable(address: str) -> None:
-    """Refuse an address where nobody listens; Ray itself would take minutes to say so."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdecimal() and "//" not in host:
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        except (OSError, OverflowError) as error:
-            raise UserError(
-                f"workers.ray_address: expected a Ray cluster at {address}, but {error}; start one "
-                "with `ray start --head`, or leave the address out"
-            ) from None
 
 
 def _send(child: subprocess.Popen[bytes], message: Message) -> None:
