@@ -190,7 +190,7 @@ def test_bad_inputs_are_told_in_one_line_by_a_process_of_its_own(
         assert not (home / "CANARY").exists(), bad.name
         worst = [max(worst[0], seconds), max(worst[1], megabytes)]
     print(
-        f"\n{len(some)} processes: at most {worst[0]:.1f} s of the processor and {worst[1]:.0f} MB; "
+        f"\n{len(some)} processes took at most {worst[0]:.1f} s and {worst[1]:.0f} MB; "
         f"a whole build takes {least_seconds:.1f} s and {least_megabytes:.0f} MB"
     )
 
