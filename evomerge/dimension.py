@@ -25,6 +25,7 @@ class Dimension:
         initial: Where a search starts; ``None`` means the middle of the range or the first choice.
         needs: When it is active: each clause has to hold, and holds where one of the dimensions
             that it names has one of the values beside the name. Always, if there are none.
+        step: How far an optimizer that steps goes first, relative to its own first step.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Dimension:
     choices: tuple[Value, ...] = ()
     initial: Value | None = None
     needs: tuple[Clause, ...] = ()
+    step: float = 1.0
 
     def __post_init__(self) -> None:
         if self.kind == "categorical":

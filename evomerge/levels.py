@@ -76,7 +76,7 @@ def settle(
         )
         values = []
         for own, tensor, whose in places:
-            value = _first(own, parameter.name, tensor)
+            value = lookup(own, parameter.name, tensor)
             if value is None:
                 value = parameter.default
             if value is methods.REQUIRED:
@@ -95,7 +95,7 @@ def position(layer: int | None, first: int, end: int) -> float:
     return (layer - first) / (end - first - 1) if end - first > 1 else 1.0
 
 
-def _first(levels: Sequence[Level], parameter: str, tensor: str) -> Setting | None:
+def lookup(levels: Sequence[Level], parameter: str, tensor: str) -> Setting | None:
     """The value of the first level that has one for this tensor."""
     for parameters, depth in levels:
         if parameter in parameters:

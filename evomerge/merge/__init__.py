@@ -4,6 +4,7 @@ from evomerge.merge.build import digest, fill, live_tensors, tensors, write
 from evomerge.merge.in_place import check_in_place
 from evomerge.merge.make import build
 from evomerge.merge.nested import open_parents, with_merges
+from evomerge.merge.norms import squared_norms
 from evomerge.merge.parents import Parents
 from evomerge.merge.plan import Job, Plan, Ref, plan
 
@@ -19,6 +20,7 @@ __all__ = [
     "live_tensors",
     "open_parents",
     "plan",
+    "squared_norms",
     "tensors",
     "with_merges",
     "write",

@@ -34,6 +34,7 @@ class CoarseToFine(Optimizer):
     """
 
     smallest_population = 4
+    takes_steps = True
 
     def __init__(
         self,
@@ -98,7 +99,14 @@ class CoarseToFine(Optimizer):
             for piece in np.array_split(members, min(len(members), 2**self._stage))
         ]
         dimensions = self._coordinates.dimensions
-        coarse = [replace(dimensions[piece[0]], initial=None) for piece in self._pieces]
+        coarse = [
+            replace(
+                dimensions[piece[0]],
+                initial=None,
+                step=float(np.mean([dimensions[i].step for i in piece])),
+            )
+            for piece in self._pieces
+        ]
         start = tuple(
             _middle(d, [centre[i] for i in piece])
             for d, piece in zip(coarse, self._pieces, strict=True)

@@ -38,6 +38,7 @@ class DifferentialEvolution(Optimizer):
 
     smallest_population = 4
     compares_generations = True
+    takes_steps = True
 
     def __init__(
         self, sigma: float = 0.15, population: int | None = None, seed: int | None = None
@@ -47,6 +48,7 @@ class DifferentialEvolution(Optimizer):
 
     def _begin(self) -> None:
         self._rng = np.random.default_rng(self._seed)
+        self._steps = self._sigma * self._coordinates.steps
         self._units: Floats | None = None  # (population, d), the parents
         self._fitness = np.full(self._population, -math.inf)
         self._mean_f, self._mean_cr = 0.5, 0.5
@@ -54,7 +56,10 @@ class DifferentialEvolution(Optimizer):
     def _propose(self) -> list[Point]:
         if self._units is None:
             self._children = cloud(
-                self._rng, self._coordinates.encode(self._initial), self._sigma, self._population
+                self._rng,
+                self._coordinates.encode(self._initial),
+                self._steps,
+                self._population,
             )
             points = [self._coordinates.decode(units) for units in self._children]
             points[0] = self._initial
@@ -98,7 +103,7 @@ class DifferentialEvolution(Optimizer):
         return others[:, 0], others[:, 1]
 
 
-def cloud(rng: np.random.Generator, centre: Floats, sigma: float, n: int) -> Floats:
+def cloud(rng: np.random.Generator, centre: Floats, sigma: Floats | float, n: int) -> Floats:
     """n points about a centre of the unit cube, reflected into it; the first is the centre."""
     units = centre + sigma * rng.standard_normal((n, len(centre)))
     units[0] = centre

@@ -56,6 +56,7 @@ class GeneticAlgorithm(Optimizer):
 
     smallest_population = 2
     compares_generations = True
+    takes_steps = True
     learns_from_items = True
 
     def __init__(
@@ -66,6 +67,7 @@ class GeneticAlgorithm(Optimizer):
 
     def _begin(self) -> None:
         self._rng = np.random.default_rng(self._seed)
+        self._steps = self._sigma * self._coordinates.steps
         self._archive: list[Member] = []
         used = [self._coordinates.dimensions[i] for i in self._coordinates.free]
         self._depths = depths(used)
@@ -77,7 +79,7 @@ class GeneticAlgorithm(Optimizer):
             centre = (
                 self._archive[0].units if self._archive else self._coordinates.encode(self._initial)
             )
-            self._children = cloud(self._rng, centre, self._sigma, self._population)
+            self._children = cloud(self._rng, centre, self._steps, self._population)
         else:
             parents = self._parents()
             self._children = np.array([self._child(*pair) for pair in parents])
@@ -134,7 +136,7 @@ class GeneticAlgorithm(Optimizer):
         child = np.where(self._is_choice, taken, blended)
         moved = self._rng.random(len(child)) < _MUTATED
         moved[self._rng.integers(len(child))] = True
-        steps = self._sigma * self._rng.standard_normal(len(child))
+        steps = self._steps * self._rng.standard_normal(len(child))
         elsewhere = self._rng.random(len(child))
         mutated = np.where(self._is_choice, elsewhere, reflected(child + steps))
         return self._coordinates.held(np.where(moved, mutated, child), a.units)

@@ -47,6 +47,7 @@ class MapElites(Optimizer):
 
     smallest_population = 2
     compares_generations = True
+    takes_steps = True
     learns_from_items = True
 
     def __init__(
@@ -74,6 +75,7 @@ class MapElites(Optimizer):
 
     def _begin(self) -> None:
         self._rng = np.random.default_rng(self._seed)
+        self._steps = self._sigma * self._coordinates.steps
         self._archives: dict[str, dict[tuple[int, ...], Elite]] = {}
         self._best: Elite | None = None
         self._generation = 0
@@ -83,7 +85,7 @@ class MapElites(Optimizer):
     def _propose(self) -> list[Point]:
         if self._best is None:
             centre = self._coordinates.encode(self._initial)
-            self._children = cloud(self._rng, centre, self._sigma, self._population)
+            self._children = cloud(self._rng, centre, self._steps, self._population)
         else:
             tasks = sorted(self._archives)
             archive = self._archives[tasks[self._generation % len(tasks)]]
@@ -131,7 +133,7 @@ class MapElites(Optimizer):
         child = np.where(self._is_choice, taken, np.clip(line, 0, 1))
         moved = self._rng.random(len(child)) < _MUTATED
         moved[self._rng.integers(len(child))] = True
-        steps = self._sigma * self._rng.standard_normal(len(child))
+        steps = self._steps * self._rng.standard_normal(len(child))
         elsewhere = self._rng.random(len(child))
         mutated = np.where(self._is_choice, elsewhere, reflected(child + steps))
         return self._coordinates.held(np.where(moved, mutated, child), first)

@@ -40,6 +40,7 @@ class ParticleSwarm(Optimizer):
 
     smallest_population = 2
     compares_generations = True
+    takes_steps = True
 
     def __init__(
         self,
@@ -54,9 +55,10 @@ class ParticleSwarm(Optimizer):
 
     def _begin(self) -> None:
         self._rng = np.random.default_rng(self._seed)
+        self._steps = self._sigma * self._coordinates.steps
         centre = self._coordinates.encode(self._initial)
-        self._x = cloud(self._rng, centre, self._sigma, self._population)
-        self._v = self._sigma * self._rng.standard_normal(self._x.shape) / 2
+        self._x = cloud(self._rng, centre, self._steps, self._population)
+        self._v = self._steps * self._rng.standard_normal(self._x.shape) / 2
         self._own, self._own_fitness = self._x.copy(), np.full(self._population, -math.inf)
         self._best, self._best_fitness = centre, -math.inf
         self._worst: tuple[float, Floats] | None = None

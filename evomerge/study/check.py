@@ -12,6 +12,7 @@ from evomerge.redact import redacted
 from evomerge.study.open_study import OpenStudy
 from evomerge.study.pools import split
 from evomerge.study.shards import shard_items
+from evomerge.study.steps import steps_of
 from evomerge.study.versions import difference, versions
 
 # What may differ when a study is resumed: how long, where, and what is kept.
@@ -76,7 +77,9 @@ def check(study: OpenStudy, allow_changed: bool = False) -> None:
     """
     first = study.space.fill([dimension.start for dimension in study.space.dimensions])
     scored = study.record.batches.last
-    probe = {} if scored is None else {"batches": [scored.mode, scored.items]}
+    probe: dict[str, Any] = {} if scored is None else {"batches": [scored.mode, scored.items]}
+    if study.record.study is None and study.config.search.steps == "deltas":
+        probe["norms"] = True
     told = study.ledger.request(do="describe", recipe=first.to_dict(), **probe)
     if "stamp" in told:
         study.ledger.expect({"stamp": told["stamp"], "fingerprints": told["fingerprints"]})
@@ -168,7 +171,15 @@ def _study_event(study: OpenStudy, told: Mapping[str, Any]) -> dict[str, Any]:
         "shard_items": shard_items(study.config),
         "warnings": evaluation["warnings"],
         "task_code": evaluation.get("code", {}),
+        **_steps(study, told),
     }
+
+
+def _steps(study: OpenStudy, told: Mapping[str, Any]) -> dict[str, list[float]]:
+    """What the optimizer's first steps are, where the study asks for other than even ones."""
+    if "norms" not in told:
+        return {}
+    return {"steps": steps_of(study.space, told["norms"], told["layers"] or 1)}
 
 
 def _fixed(config: Mapping[str, Any], path: tuple[str, ...] = ()) -> Any:

@@ -99,7 +99,12 @@ class Evaluator:
         evaluation = self.harness.describe()
         evaluation["warnings"] = [*evaluation["warnings"], *self.scorer.check()]
         probe = request.get("batches")  # [mode, items]: what was scored before, and in which?
+        norms = {}
+        if request.get("norms"):
+            models = [model for model in self.config.models if model != self.config.base_model]
+            norms["norms"] = merge.squared_norms(self.parents, self.config.base_model, models)
         return {
+            **norms,
             "evaluation": evaluation,
             "batches": self.scorer.composition(probe[1], probe[0]) if probe else None,
             "fingerprints": {

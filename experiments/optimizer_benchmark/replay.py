@@ -2,7 +2,8 @@
 
     python replay.py pack OUT MATRICES.npz      # the item matrices of recorded searches in one file
     python replay.py fit MATRICES.npz SURROGATE.npz
-    python replay.py run SURROGATE.npz --arms catcma random --seeds 8
+    python replay.py steps ZOO STEPS.json       # first steps by the parents' changes
+    python replay.py run SURROGATE.npz --arms catcma random --seeds 8 [--steps STEPS.json]
 
 Each task's mean smooth score is a smooth function of the weights: ridge regression on random
 Fourier features and squares, fitted to every recorded candidate. What is left of an item (its own
@@ -23,6 +24,7 @@ from evomerge.search import create
 
 FEATURES, RIDGE = 400, 3.0
 LOW, HIGH = -0.25, 1.5
+EXPERTS = ("expert-reverse", "expert-sort", "expert-max", "expert-ja")
 
 
 class Surrogate:
@@ -109,11 +111,30 @@ def fit(matrices: Path, file: Path) -> None:
     np.savez_compressed(file, **{k: v.astype(np.float32) for k, v in whole.arrays.items()})
 
 
-def run(file: Path, arms: list[str], seeds: int, budget: int, per_task: int) -> None:
+def steps(zoo: Path, file: Path) -> None:
+    from spaces import spaces
+
+    from evomerge import merge
+    from evomerge.study.steps import steps_of
+
+    base, *models = (str(zoo / name) for name in ("base", *EXPERTS))
+    parents = merge.open_parents([base, *models], "cpu")
+    layers = int(json.loads((zoo / "base" / "config.json").read_text())["num_hidden_layers"])
+    norms = merge.squared_norms(parents, base, models)
+    file.write_text(json.dumps(steps_of(spaces(base, models)["parts"], norms, layers)) + "\n")
+
+
+def run(
+    file: Path, arms: list[str], seeds: int, budget: int, per_task: int, first: Path | None
+) -> None:
     with np.load(file) as held:
         model = Surrogate(dict(held))
     d, tasks = len(model.arrays["middle"]), len(model.arrays["noise"])
-    dimensions = [Dimension(name, low=LOW, high=HIGH) for name in names(d)]
+    told = json.loads(first.read_text()) if first else [1.0] * d
+    dimensions = [
+        Dimension(name, low=LOW, high=HIGH, step=step)
+        for name, step in zip(names(d), told, strict=True)
+    ]
     start = float(model(np.full((1, d), 0.5)).mean())
     for arm in arms:
         began, ends, asked = time.perf_counter(), [], 0
@@ -135,6 +156,7 @@ def run(file: Path, arms: list[str], seeds: int, budget: int, per_task: int) -> 
         row = {
             "arm": arm,
             "gain": round(float(np.median(ends)), 4),
+            "mean": round(float(np.mean(ends)), 4),
             "lowest": round(min(ends), 4),
             "highest": round(max(ends), 4),
             "seconds_per_search": round((time.perf_counter() - began) / seeds, 2),
@@ -165,13 +187,19 @@ def main() -> None:
     running.add_argument("--seeds", type=int, default=8)
     running.add_argument("--budget", type=int, default=11_200)
     running.add_argument("--per-task", type=int, default=4)
+    running.add_argument("--steps", type=Path, help="what `steps` wrote; otherwise even ones")
+    stepping = commands.add_parser("steps")
+    stepping.add_argument("zoo", type=Path)
+    stepping.add_argument("file", type=Path)
     told = parser.parse_args()
     if told.command == "pack":
         pack(told.out, told.file, told.space)
     elif told.command == "fit":
         fit(told.matrices, told.file)
+    elif told.command == "steps":
+        steps(told.zoo, told.file)
     else:
-        run(told.file, told.arms, told.seeds, told.budget, told.per_task)
+        run(told.file, told.arms, told.seeds, told.budget, told.per_task, told.steps)
 
 
 if __name__ == "__main__":
