@@ -31,14 +31,13 @@ def summary(record: Record) -> dict[str, Any]:
     status = record.status()
     generations = record.generations
     told = [ask for _, ask in sorted(generations.items()) if ask.fitness is not None]
-    config = (record.study or {}).get("config", {})
     total = record.seconds["total"]
     return {
         "phase": record.phase,
         "generation": max(generations, default=None),
         "trials": status["trials"],
         "searched": sum(len(ask.trials) for ask in generations.values()),
-        "wanted": config.get("search", {}).get("trials"),
+        "wanted": _wanted(record),
         "leader": _leader(record, told),
         "last": _last(told[-1]) if told else None,
         "baseline": baseline(record),
@@ -51,6 +50,14 @@ def summary(record: Record) -> dict[str, Any]:
         "control": compare_arms(record),
         "front": front_of(record),
     }
+
+
+def _wanted(record: Record) -> int | None:
+    """How many trials were asked for: by the study, or when its search last ended."""
+    asked = (record.study or {}).get("config", {}).get("search", {}).get("trials")
+    if record.search_ended is None or asked is None:
+        return asked
+    return int(max(asked, record.search_ended["wanted"]))
 
 
 def baseline(record: Record) -> dict[str, dict[str, Any]]:
@@ -155,7 +162,7 @@ def phase_text(s: dict[str, Any]) -> str:
 def trials_text(s: dict[str, Any]) -> str:
     """How many trials of a `summary` are done, in words."""
     counts = s["trials"]
-    wanted = f" of {s['wanted']:,}" if s["wanted"] is not None else ""
+    wanted = f" of {s['wanted']:,}" if (s["wanted"] or 0) >= s["searched"] else ""
     failed = f", {counts['failed']} failed" if counts["failed"] else ""
     return f"{s['searched']:,}{wanted} searched; {counts['asked']:,} with anchors{failed}"
 

@@ -28,7 +28,7 @@ def finished(study: OpenStudy) -> Mapping[str, Any] | None:
     asked = sum(len(g.trials) for g in record.generations.values())
     enough = ended is not None and (ended["trials"] >= wanted or ended["wanted"] >= wanted)
     whole = record.exported["model"] is not None or not study.config.output.save_model
-    if asked and enough and whole:
+    if asked and enough and whole and record.phase == "done":  # not amid an extension's end
         return {k: v for k, v in record.verdict.items() if k not in ("event", "time")}
     return None
 

@@ -173,7 +173,8 @@ class Finish:
             judged = with_constraints(judged, kept, not self._broken(number, baseline))
         judged = _with_recommended_as_winner(judged)
         judged["reproduce"] = self._reproduce()
-        if record.verdict is None or _told(record.verdict) != judged:
+        said = record.verdict is not None and _told(record.verdict) == judged
+        if not said or record.phase != "done":  # said again after more of the search, though equal
             self.ledger.log({"event": "verdict", **judged})
         return judged
 

@@ -136,7 +136,7 @@ def with_constraints(
     name, found = judged["winner"]["name"], judged["sentence"].partition(": ")[2]
     told["improvement_shown"] = False
     told["sentence"] = (
-        f"No improvement shown within the constraints: on held-out items {name} breaks {words}"
+        f"No improvement shown: on held-out items {name} breaks {words}"
         f"{', which it keeps on those of the race' if kept_in_race else ''}. "
         f"Whatever the constraints, {found}"
     )

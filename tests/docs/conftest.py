@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,10 +42,11 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def at_home(reader: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """That folder as the working directory, with a worker in this process."""
-    monkeypatch.chdir(reader)
+def at_home(reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that folder as the working directory, with a worker in this process."""
+    home = shutil.copytree(reader, tmp_path / "reader", symlinks=True)
+    monkeypatch.chdir(home)
     monkeypatch.setattr(study_module, "open_pool", InProcessPool)
     monkeypatch.setattr(check, "open_pool", InProcessPool)
     monkeypatch.setattr(landscape, "open_pool", InProcessPool)
-    return reader
+    return home

@@ -177,7 +177,7 @@ def test_a_winner_that_breaks_a_constraint_is_no_improvement_in_flag_and_in_word
     told = with_constraints({**judged, "improvement_shown": True}, [{**row, "kept": False}], True)
     assert told["improvement_shown"] is False
     assert told["sentence"] == (
-        "No improvement shown within the constraints: on held-out items trial 9 breaks qa >= base "
+        "No improvement shown: on held-out items trial 9 breaks qa >= base "
         "(0.5000, the limit is 0.6250), which it keeps on those of the race. Whatever the "
         "constraints, trial 9 scores +0.2 against the best parent."
     )

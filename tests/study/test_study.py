@@ -15,6 +15,7 @@ import evomerge as em
 from evomerge.cli.progress import Progress
 from evomerge.errors import UserError
 from evomerge.recipe import Recipe
+from evomerge.report import summary
 from evomerge.report.page import page
 from evomerge.report.run import Run
 from evomerge.report.status import status_text
@@ -319,6 +320,25 @@ def test_more_trials_go_on_where_a_finished_study_ended(tmp_path: Path) -> None:
     kept = [json.loads((folder / "verdict.json").read_text()) for folder in (run, at_once)]
     assert kept[0]["winner"]["digest"] == kept[1]["winner"]["digest"]
     assert kept[0]["improvement_shown"] == kept[1]["improvement_shown"]
+
+
+def test_more_trials_that_change_nothing_are_done_too_even_if_killed_before_the_verdict(
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    first = go(run, search={"trials": 16})
+    more = {"trials": 20}  # one generation more
+    again = go(run, search=more)
+    assert Record.from_events(events(run)).phase == "done"
+    assert summary(Record.from_events(events(run)))["wanted"] == 20
+    journal = run / JOURNAL
+    lines = journal.read_bytes().splitlines(keepends=True)
+    ended = max(i for i, line in enumerate(lines) if b'"search_ended"' in line)
+    journal.write_bytes(b"".join(lines[: ended + 1]))
+    assert Record.from_events(events(run)).phase != "done"
+    assert go(run, search=more) == again
+    assert Record.from_events(events(run)).phase == "done"
+    assert first.keys() == again.keys()
 
 
 def test_fewer_trials_leave_a_finished_study_as_it_is(tmp_path: Path) -> None:
