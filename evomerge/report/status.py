@@ -54,7 +54,8 @@ def summary(record: Record) -> dict[str, Any]:
 
 def _wanted(record: Record) -> int | None:
     """How many trials were asked for: by the study, or when its search last ended."""
-    asked = (record.study or {}).get("config", {}).get("search", {}).get("trials")
+    told = (record.study or {}).get("config", {}).get("search", {})
+    asked: int | None = told.get("trials")
     if record.search_ended is None or asked is None:
         return asked
     return int(max(asked, record.search_ended["wanted"]))
