@@ -48,6 +48,13 @@ def push(source: Path, repository: str, *, public: bool = False) -> str:
                 f"{repository}: the Hub refused: {reason}; log in with `hf auth login`, or set "
                 "HF_TOKEN to a token that may write"
             ) from None
+        except Exception as error:
+            if not type(error).__module__.startswith("httpx"):  # whichever the hub's client brings
+                raise
+            raise UserError(
+                f"{repository}: the Hub cannot be reached: {error}; look at the "
+                "network, and at HF_ENDPOINT and proxies if they are set"
+            ) from None
     return str(made)
 
 

@@ -75,6 +75,15 @@ def test_a_wrong_token_is_told_in_one_line(hub: Hub, finished: Path) -> None:
     assert hub.repositories == {}
 
 
+@pytest.mark.slow
+def test_a_hub_that_cannot_be_reached_is_told_in_one_line(finished: Path) -> None:
+    gone = Hub()
+    gone.close()
+    told = push(gone, finished, "lab/merged")
+    assert (told.returncode, told.stderr.count("\n")) == (2, 1), told.stderr
+    assert "lab/merged: the Hub cannot be reached: " in told.stderr
+
+
 def test_what_is_no_model_is_refused_before_anything_is_sent(evomerge: Run, tmp_path: Path) -> None:
     told = evomerge("push", tmp_path, "lab/merged")
     assert told.code == 2
