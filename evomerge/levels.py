@@ -88,6 +88,18 @@ def settle(
     return parameters
 
 
+def filtered(recipe: Recipe) -> bool:
+    """Whether any value of a recipe without slices depends on more of a tensor than its place."""
+    held = [recipe.parameters, *(entry.parameters for entry in recipe.models)]
+    for block in recipe.blocks:
+        held += [block.parameters, *(entry.parameters for entry in block.models)]
+    return any(
+        isinstance(setting, list) and isinstance(next(iter(setting), None), dict)
+        for parameters in held
+        for setting in parameters.values()
+    )
+
+
 def position(layer: int | None, first: int, end: int) -> float:
     """Depth in [0, 1] of a layer in [first, end); 0 outside the stack, 1 in a stack of one."""
     if layer is None:

@@ -8,9 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
+from evomerge.checkpoint.apart import open_apart
 from evomerge.checkpoint.header import TensorInfo
 from evomerge.errors import UserError
 
@@ -62,7 +63,7 @@ class Files:
         info = self.tensors[name]
         try:
             if info.file not in self._open:
-                self._open[info.file] = safe_open(self.folder / info.file, framework="pt")
+                self._open[info.file] = open_apart(self.folder / info.file)
             tensor: Tensor = self._open[info.file].get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise UserError(

@@ -46,10 +46,7 @@ def merge_into(out: Tensor, job: Job, parents: Parents, recipe: Recipe) -> None:
     A method that has an operation runs as one, in a single pass where `out` is contiguous; the
     others run as the plain function. The bits are the same.
     """
-    refs = [*job.models, *([job.base] if job.base is not None else [])]
-    device = parents.device_for(out)
-    models = [parents.flat(ref, device) for ref in job.models]
-    base = parents.flat(job.base, device) if job.base is not None else None
+    keys, base, models = parents.flat(job, parents.device_for(out))
     first = models[0] if base is None else base
     if not first.is_floating_point():
         if any(not torch.equal(first, other) for other in models):
@@ -64,10 +61,10 @@ def merge_into(out: Tensor, job: Job, parents: Parents, recipe: Recipe) -> None:
         inputs = Inputs(
             base,
             models,
-            (job.base, *job.models),
+            keys,
             working,
             random,
-            parents.statistics_of(refs),
+            parents.statistics_of(job),
             parents.kernels,
         )
         operation = operation_of(job.method, inputs, job.parameters)
@@ -126,8 +123,9 @@ def fill(model: torch.nn.Module, built: Plan, parents: Parents) -> None:
     live = live_tensors(model, built)
     with torch.no_grad():
         for job in built.jobs:
-            merge_into(live[job.name], job, parents, built.recipe)
-            _check_range(job.name, live[job.name])
+            out = live[job.name]
+            merge_into(out, job, parents, built.recipe)
+            _check_range(job.name, out)
 
 
 def live_tensors(model: torch.nn.Module, built: Plan) -> dict[str, Tensor]:
@@ -143,17 +141,18 @@ def live_tensors(model: torch.nn.Module, built: Plan) -> dict[str, Tensor]:
         tensor = held.get(job.name)
         if tensor is None:
             tensor = held.get(prefix + job.name)
+        if tensor is not None and tensor.shape == job.shape:
+            found[job.name] = tensor.detach()
+            continue
         if tensor is not None and _differs_in_rows(tuple(tensor.shape), job.shape):
             raise UserError(
                 f"{type(model).__name__}: its {job.name} has {tensor.shape[0]} rows, and the merge "
                 f"{job.shape[0]}: call resize_token_embeddings({job.shape[0]}) first"
             )
-        if tensor is None or tuple(tensor.shape) != job.shape:
-            raise UserError(
-                f"{type(model).__name__} has no tensor {job.name} of shape {list(job.shape)}: it "
-                "stores its weights otherwise than it runs them, and cannot be merged in place"
-            )
-        found[job.name] = tensor.detach()
+        raise UserError(
+            f"{type(model).__name__} has no tensor {job.name} of shape {list(job.shape)}: it "
+            "stores its weights otherwise than it runs them, and cannot be merged in place"
+        )
     return found
 
 

@@ -7,10 +7,12 @@
 // largest first, of equal ones the lower index first; an Edge names the last element of such a
 // ranking that is meant.
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 namespace {
 
@@ -43,7 +45,7 @@ struct Model {
   float density;
   float scale;
   float weight;
-  uint32_t unused;
+  int32_t missing;  // TOP: how many of the elements after `kept`, up to `maybe`, are kept too
 };
 
 enum Result { WEIGHTED, DISJOINT, LINEAR, PAIR, SCALED, PRUNED };
@@ -271,17 +273,12 @@ inline float value(float x) { return x; }
 inline float value(uint16_t x) { return float_of(static_cast<uint32_t>(x) << 16); }
 
 // TIES as one loop whose values stay in registers, for a number of models known to the compiler;
-// as `merge_block` otherwise. A block that an edge splits is left to it, where nothing is guessed.
-// Factors of 1 stand for what a task does not ask for.
-template <typename Stored, std::size_t... K>
-bool merge_disjoint(const Task& task, const Model* models, int64_t start, int n, bool guess) {
+// as `merge_block` otherwise. Factors of 1 stand for what a task does not ask for.
+// Whether brackets are open and parts are scaled is known to the compiler too.
+template <typename Stored, bool Open, bool Scaled, std::size_t... K>
+bool merge_fused(const Task& task, const Model* models, int64_t start, int n, const uint32_t* sure,
+                 const uint32_t* possible) {
   constexpr int COUNT = sizeof...(K);
-  bool split = false;
-  const uint32_t sure[COUNT] = {
-      (models[K].mask == TOP ? least(models[K].kept, start, n, &split) : 0)...};
-  const uint32_t possible[COUNT] = {
-      (models[K].mask == TOP && guess ? least(models[K].maybe, start, n, &split) : sure[K])...};
-  if (split) return guess || merge_block(task, models, start, n, false);
   const Stored* const base = static_cast<const Stored*>(task.base.data) + start;
   const Stored* const from[COUNT] = {static_cast<const Stored*>(models[K].source.data) + start...};
   const float weight[COUNT] = {models[K].weight...};
@@ -294,9 +291,11 @@ bool merge_disjoint(const Task& task, const Model* models, int64_t start, int n,
     const float origin = value(base[i]);
     const float delta[COUNT] = {value(from[K][i]) - origin...};
     const uint32_t magnitude[COUNT] = {(bits_of(delta[K]) & 0x7FFFFFFFu)...};
-    open |= (static_cast<uint32_t>(magnitude[K] - possible[K] < sure[K] - possible[K]) | ...);
+    if (Open)
+      open |= (static_cast<uint32_t>(magnitude[K] - possible[K] < sure[K] - possible[K]) | ...);
     const float part[COUNT] = {
-        delta[K] * (magnitude[K] >= sure[K] ? scale[K] : 0.0f) * weight[K]...};
+        Scaled ? delta[K] * (magnitude[K] >= sure[K] ? scale[K] : 0.0f) * weight[K]
+               : delta[K] * (magnitude[K] >= sure[K] ? weight[K] : 0.0f)...};
     const float sign = (0.0f + ... + part[K]) >= 0.0f ? 1.0f : -1.0f;
     const float vote[COUNT] = {part[K] * sign...};
     const float total = (0.0f + ... + (vote[K] < 0.0f ? 0.0f : vote[K]));  // not-a-number stays
@@ -309,12 +308,28 @@ bool merge_disjoint(const Task& task, const Model* models, int64_t start, int n,
   return false;
 }
 
+// A block that an edge splits is left to `merge_block`, where nothing is guessed. Where all elements
+// of the magnitude in question lie outside, nothing is open.
+template <typename Stored, std::size_t... K>
+bool merge_disjoint(const Task& task, const Model* models, int64_t start, int n, bool guess) {
+  bool split = false;
+  const uint32_t sure[] = {
+      (models[K].mask == TOP ? least(models[K].kept, start, n, &split) : 0)...};
+  const uint32_t possible[] = {
+      (models[K].mask == TOP && guess ? least(models[K].maybe, start, n, &split) : sure[K])...};
+  if (split) return guess || merge_block(task, models, start, n, false);
+  if (((models[K].scaling != NONE) || ...))
+    return merge_fused<Stored, true, true, K...>(task, models, start, n, sure, possible);
+  if (((possible[K] != sure[K]) || ...))
+    return merge_fused<Stored, true, false, K...>(task, models, start, n, sure, possible);
+  return merge_fused<Stored, false, false, K...>(task, models, start, n, sure, possible);
+}
+
 using Pass = bool (*)(const Task&, const Model*, int64_t, int, bool);
 
 template <typename Stored>
 Pass disjoint_of(int64_t count) {
   switch (count) {
-    case 1: return merge_disjoint<Stored, 0>;
     case 2: return merge_disjoint<Stored, 0, 1>;
     case 3: return merge_disjoint<Stored, 0, 1, 2>;
     case 4: return merge_disjoint<Stored, 0, 1, 2, 3>;
@@ -391,46 +406,62 @@ inline int length(const Task& task, int64_t start) {
   return static_cast<int>(task.count - start < BLOCK ? task.count - start : BLOCK);
 }
 
+// Add the keys (ranking.py) of a block's undecided elements.
+void collect(const Task& task, const Model& model, int64_t start, std::vector<int64_t>* keys) {
+  float base[BLOCK], x[BLOCK];
+  const int n = length(task, start);
+  if (task.base.data) load(base, task.base, start, n, task.round_inputs);
+  delta(x, task, model, start, n, base);
+  if (!undecided(x, model, start, n)) return;
+  for (int i = 0; i < n; i++) {
+    const uint32_t magnitude = bits_of(x[i]) & 0x7FFFFFFFu;
+    if (within(model.maybe, magnitude, start + i) && !within(model.kept, magnitude, start + i))
+      keys->push_back((static_cast<int64_t>(0x7FFFFFFFu - magnitude) << 32) | (start + i));
+  }
+}
+
+// Close a bracket, given the blocks that hold all elements that it leaves open; false if those are
+// not as many as were promised.
+bool settle(const Task& task, Model* model, const std::vector<int64_t>& starts) {
+  if (model->mask != TOP || model->missing == 0) return true;
+  std::vector<int64_t> keys;
+  for (const int64_t start : starts) collect(task, *model, start, &keys);
+  if (static_cast<int64_t>(keys.size()) < model->missing) return false;
+  const auto last = keys.begin() + (model->missing - 1);
+  std::nth_element(keys.begin(), last, keys.end());
+  model->kept = {*last & 0xFFFFFFFF, 0x7FFFFFFFu - static_cast<uint32_t>(*last >> 32), 0};
+  return true;
+}
+
 }  // namespace
 
 extern "C" {
 
-// Merge all blocks, or those listed; writes the numbers of those to do again, returns how many.
-int64_t evomerge_merge(const Task* task, const Model* models, const int64_t* listed,
-                       int64_t n_listed, int64_t* again) {
-  const int64_t blocks = listed ? n_listed : (task->count + BLOCK - 1) / BLOCK;
-  const Pass merge_one = pass_of(*task, models);
-  int64_t found = 0;
-  for (int64_t b = 0; b < blocks; b++) {
-    const int64_t number = listed ? listed[b] : b;
-    const int64_t start = number * BLOCK;
-    if (merge_one(*task, models, start, length(*task, start), again != nullptr))
-      again[found++] = number;
-  }
-  return found;
+// Merge all blocks. One pass under open brackets tells in which blocks they matter; those are done
+// again. Returns 0, or 1 if a bracket does not fit the tensors.
+int32_t evomerge_merge(const Task* task, const Model* given) {
+  std::vector<Model> models(given, given + task->models);
+  const Pass merge_one = pass_of(*task, models.data());
+  bool guess = false;
+  for (const Model& model : models) guess |= model.mask == TOP && model.missing > 0;
+  std::vector<int64_t> again;
+  for (int64_t start = 0; start < task->count; start += BLOCK)
+    if (merge_one(*task, models.data(), start, length(*task, start), guess)) again.push_back(start);
+  for (Model& model : models)
+    if (!settle(*task, &model, again)) return 1;
+  for (const int64_t start : again)
+    merge_one(*task, models.data(), start, length(*task, start), false);
+  return 0;
 }
 
-// The keys (statistics.py) of one model's undecided elements, in all blocks or those listed.
-int64_t evomerge_undecided(const Task* task, const Model* model, const int64_t* listed,
-                           int64_t n_listed, int64_t* keys, int64_t capacity) {
-  const int64_t blocks = listed ? n_listed : (task->count + BLOCK - 1) / BLOCK;
-  float base[BLOCK], x[BLOCK];
-  int64_t found = 0;
-  for (int64_t b = 0; b < blocks; b++) {
-    const int64_t start = (listed ? listed[b] : b) * BLOCK;
-    const int n = length(*task, start);
-    if (task->base.data) load(base, task->base, start, n, task->round_inputs);
-    delta(x, *task, *model, start, n, base);
-    if (!undecided(x, *model, start, n)) continue;
-    for (int i = 0; i < n; i++) {
-      const uint32_t magnitude = bits_of(x[i]) & 0x7FFFFFFFu;
-      if (within(model->maybe, magnitude, start + i) && !within(model->kept, magnitude, start + i)) {
-        if (found == capacity) return -1;
-        keys[found++] = (static_cast<int64_t>(0x7FFFFFFFu - magnitude) << 32) | (start + i);
-      }
-    }
-  }
-  return found;
+// The keys of one model's undecided elements; returns how many there are, of which at most
+// `capacity` are written.
+int64_t evomerge_undecided(const Task* task, const Model* model, int64_t* keys, int64_t capacity) {
+  std::vector<int64_t> found;
+  for (int64_t start = 0; start < task->count; start += BLOCK) collect(*task, *model, start, &found);
+  const int64_t count = static_cast<int64_t>(found.size());
+  std::copy_n(found.begin(), std::min(count, capacity), keys);
+  return count;
 }
 
 // The sum of the magnitudes that a mask leaves of one model's delta, unscaled.

@@ -38,13 +38,16 @@ class BlockedKernels:
     def between(self, delta: Delta, bracket: Bracket) -> Tensor:
         """The keys of the elements that a bracket leaves open, in any order."""
         low, high = bracket.maybe.bits, bracket.kept.bits
+        whole = (0, delta.count)
+        if low == high:  # the same magnitude: those of the indices in between
+            whole = bracket.kept.at + 1, min(bracket.maybe.at + 1, delta.count)
         found = []
-        for start, stop in _blocks(0, delta.count, delta.model.device):
+        for start, stop in _blocks(*whole, delta.model.device):
             magnitude = delta.part(start, stop).abs_()
             near = positive(_value(high + 1) - magnitude)
             if low > 0:
                 near *= positive(magnitude - _value(low - 1))
-            rows = pad(near, (0, -len(near) % _ROW)).view(-1, _ROW).amax(dim=1).nonzero()  # (r, 1)
+            rows = pad(near, (0, -len(near) % _ROW)).view(-1, _ROW).sum(dim=1).nonzero()  # (r, 1)
             index = (rows * _ROW + torch.arange(_ROW, device=rows.device)).reshape(-1)
             index = index[index < len(near)]
             found.append(keys_of(magnitude[index], index + start))
@@ -64,7 +67,7 @@ def _blocks(
 ) -> Iterator[tuple[int, int]]:
     """Cut a range into blocks, none of which an edge's index divides."""
     step = _CPU_BLOCK if device.type == "cpu" else _BLOCK
-    cuts = {edge.index + 1 for edge in edges or [] if start <= edge.index < stop - 1}
+    cuts = {edge.at + 1 for edge in edges or [] if start <= edge.at < stop - 1}
     marks = sorted({*range(start, stop, step), *cuts, stop})
     yield from pairwise(marks)
 
@@ -136,7 +139,7 @@ def _masked(delta: Tensor, part: Part, start: int) -> Tensor:
 
 def _within(edge: Edge, magnitude: Tensor, start: int) -> Tensor:
     """1.0 for each element up to an edge, which lies at the end of the block or outside it."""
-    least = edge.bits if start <= edge.index else edge.bits + 1
+    least = edge.bits if start <= edge.at else edge.bits + 1
     return torch.ones_like(magnitude) if least == 0 else positive(magnitude - _value(least - 1))
 
 

@@ -35,7 +35,7 @@ def sorted_out(
     inputs = {model: checkpoints[model] for model in recipe.inputs}
     result: dict[str, str | None] = {}
     for name in names:
-        if is_head(name) and recipe.heads != "merge":
+        if recipe.heads != "merge" and is_head(name):
             if recipe.heads == "base":
                 result[name] = recipe.donor
         elif _matches(name, donor, inputs):

@@ -19,7 +19,6 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -42,12 +41,11 @@ _FLAGS = [
     "-ffp-contract=off",  # a product and a sum are rounded one by one, as PyTorch rounds them
     *("-fno-math-errno", "-fno-trapping-math"),  # else some loops stay scalar
 ]
-_BLOCK = 128  # kernels.cpp: BLOCK
 _MOST_MODELS = 32  # kernels.cpp: MOST_MODELS
 _STORED = {torch.float32: 0, torch.bfloat16: 1}
 # The structs of kernels.cpp: an Edge is qII, a Source is Qq.
 _TASK = struct.Struct("=QqqQqqiiiiiffI")
-_MODEL = struct.Struct("=QqqIIqIIqIIiiIIfffI")
+_MODEL = struct.Struct("=QqqIIqIIqIIiiIIfffi")
 _ALL, _TOP, _BAND, _RANDOM = range(4)
 _NONE, _MULTIPLY, _DIVIDE = range(3)
 _RESULTS: dict[Kind, int] = {
@@ -69,7 +67,7 @@ class NativeKernels:
         self._merge = library.evomerge_merge
         self._undecided = library.evomerge_undecided
         self._norm = library.evomerge_norm
-        self._merge.restype = self._undecided.restype = ctypes.c_int64
+        self._undecided.restype = ctypes.c_int64
         self._norm.restype = ctypes.c_float
         self._sums_alike = True
         self._sums_alike = _sums_alike(self)
@@ -82,24 +80,20 @@ class NativeKernels:
             task, models = _packed(operation, out)
         except (struct.error, OverflowError, KeyError):  # a number beyond float32, another dtype
             return False
-        if all(part.kept is None or part.kept.missing == 0 for part in operation.parts):
-            self._merge(task, models, None, ctypes.c_int64(0), None)
-            return True
-        # One pass under open brackets tells in which blocks they matter; those are done again.
-        again = torch.empty(-(-out.numel() // _BLOCK), dtype=torch.int64)
-        found = self._merge(task, models, None, ctypes.c_int64(0), _address(again))
-        listed = again[:found]
-        parts = [
-            part if part.kept is None else replace(part, kept=self._closed(operation, part, listed))
-            for part in operation.parts
-        ]
-        task, models = _packed(replace(operation, parts=parts), out)
-        self._merge(task, models, _address(listed), ctypes.c_int64(found), None)
+        misfit = self._merge(task, models)
+        assert not misfit, "a ranking is of other tensors"
         return True
 
     def between(self, delta: Delta, bracket: Bracket) -> Tensor | None:
         """The keys of the elements that a bracket leaves open, in any order; ``None``: cannot."""
-        return self._collect(delta, bracket, None)
+        keys = torch.empty(STRIDE, dtype=torch.int64)
+        try:
+            task, model = _packed(_of_delta(delta, Part(delta.model, kept=bracket)), keys)
+        except KeyError:
+            return None
+        found = self._undecided(task, model, _address(keys), ctypes.c_int64(STRIDE))
+        assert found < STRIDE, f"{found} elements between two keys of a ranking"
+        return keys[:found]
 
     def norm(self, delta: Delta, part: Part) -> Tensor | None:
         """The L1 norm of what a settled mask leaves of a delta, shape (); ``None``: cannot."""
@@ -111,32 +105,6 @@ class NativeKernels:
             return None
         return torch.tensor(self._norm(task, model), dtype=torch.float32)
 
-    def _closed(self, operation: Operation, part: Part, listed: Tensor) -> Bracket:
-        assert part.kept is not None
-        if part.kept.missing == 0:
-            return part.kept
-        delta = Delta(operation.base, part.model, operation.working)
-        keys = self._collect(delta, part.kept, listed)
-        assert keys is not None
-        return part.kept.settled(keys)
-
-    def _collect(self, delta: Delta, bracket: Bracket, listed: Tensor | None) -> Tensor | None:
-        keys = torch.empty(STRIDE, dtype=torch.int64)
-        try:
-            task, model = _packed(_of_delta(delta, Part(delta.model, kept=bracket)), keys)
-        except KeyError:
-            return None
-        found = self._undecided(
-            task,
-            model,
-            None if listed is None else _address(listed),
-            ctypes.c_int64(0 if listed is None else len(listed)),
-            _address(keys),
-            ctypes.c_int64(len(keys)),
-        )
-        assert 0 <= found < STRIDE, f"{found} elements between two keys of a ranking"
-        return keys[:found]
-
 
 def _of_delta(delta: Delta, part: Part) -> Operation:
     return Operation("pruned", delta.base, [part], delta.working)
@@ -147,7 +115,7 @@ def _packed(operation: Operation, out: Tensor) -> tuple[bytes, bytes]:
     if operation.working == torch.float16 or len(operation.parts) > _MOST_MODELS:
         raise KeyError(operation.working)
     base, count = operation.base, operation.parts[0].model.numel()
-    if count >= MOST or not all(math.isfinite(part.scale) for part in operation.parts):
+    if count >= MOST:
         raise KeyError(count)
     task = _TASK.pack(
         out.data_ptr(),
@@ -175,21 +143,26 @@ def _packed_part(part: Part) -> bytes:
         keys = part.dropping.random.keys(part.dropping.model_index)
     elif part.kept is not None:
         mask, kept = _TOP if part.outlier is None else _BAND, part.kept
-    outlier = part.outlier or kept.kept
-    scaling = _NONE if part.scale == 1 else _DIVIDE if part.divides else _MULTIPLY
+    last, possible = kept.kept, kept.maybe
+    outlier = part.outlier or last
+    scaling = _NONE
+    if part.scale != 1:
+        scaling = _DIVIDE if part.divides else _MULTIPLY
+        if not math.isfinite(part.scale):
+            raise KeyError(part.scale)
     return _MODEL.pack(
         part.model.data_ptr(),
         _STORED[part.model.dtype],
-        *(kept.kept.index, kept.kept.bits, 0),
-        *(kept.maybe.index, kept.maybe.bits, 0),
-        *(outlier.index, outlier.bits, 0),
+        *(last.at, last.bits, 0),
+        *(possible.at, possible.bits, 0),
+        *(outlier.at, outlier.bits, 0),
         mask,
         scaling,
         *keys,
         density,
         part.scale,
         part.weight,
-        0,
+        kept.missing,
     )
 
 
@@ -315,7 +288,7 @@ def _agrees(kernels: NativeKernels) -> bool:
         Part(models[2], 0.9, kept, outlier=Edge(0x3D200000, 20)),
     ]
     plain = [Part(part.model, part.weight) for part in parts]
-    trimmed = [replace(part, kept=kept) for part in plain]  # a loop of its own
+    trimmed = [part._replace(kept=kept) for part in plain]  # a loop of its own
     kinds: list[tuple[Kind, list[Part]]] = [
         (kind, plain if kind in ("linear", "pair", "scaled") else parts) for kind in _RESULTS
     ]
@@ -325,7 +298,7 @@ def _agrees(kernels: NativeKernels) -> bool:
             operation = Operation(
                 kind,
                 base.to(stored) if kind in ("weighted", "disjoint") else None,
-                [replace(part, model=part.model.to(stored)) for part in chosen[:few]],
+                [part._replace(model=part.model.to(stored)) for part in chosen[:few]],
                 torch.float32,
                 divisor=None if kind == "disjoint" else 1.7,
                 normalize=kind == "disjoint",

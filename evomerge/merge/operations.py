@@ -7,8 +7,7 @@ equal to the bit. A method, or a rare option, without an operation runs as the p
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -36,8 +35,7 @@ from evomerge.methods.slerp import arc_weights as slerp_weights
 from evomerge.methods.slerp import cosine as slerp_cosine
 
 
-@dataclass(frozen=True)
-class Inputs:
+class Inputs(NamedTuple):
     """What one tensor is merged from.
 
     Attributes:
@@ -59,7 +57,7 @@ class Inputs:
     kernels: Kernels
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """Elements of the tensor."""
         return self.models[0].numel()
 
@@ -71,21 +69,21 @@ class Inputs:
         """Where the `kept` largest elements of a model's delta end; ``None``: all are kept."""
         if kept <= 0:
             return Bracket(NOTHING, NOTHING)
-        if kept >= self.count:
+        if kept >= self.size:
             return None
         key = (self.keys[0], self.keys[1 + index], self.working)
-        return self.statistics.ranking(key, self.delta(index)).largest(kept)
+        return self.statistics.ranking(key, lambda: self.delta(index)).largest(kept)
 
     def band(self, index: int, density: float, gamma: float) -> Part:
         """A model without its outliers and without its smallest elements (trim_outliers)."""
-        model, keep = self.models[index], int(density * self.count)
-        reach = min(self.count, keep + int(gamma * self.count))
+        model, keep = self.models[index], int(density * self.size)
+        reach = min(self.size, keep + int(gamma * self.size))
         part = self.settled(Part(model, kept=self.top(index, reach)))
         if reach == keep:
             return part
         outliers = self.settled(Part(model, kept=self.top(index, reach - keep))).kept
         everything = Bracket(EVERYTHING, EVERYTHING)
-        return replace(part, kept=part.kept or everything, outlier=(outliers or everything).kept)
+        return part._replace(kept=part.kept or everything, outlier=(outliers or everything).kept)
 
     def operation(self, kind: Kind, parts: Sequence[Part], **more: Any) -> Operation:
         """An operation on the base."""
@@ -100,7 +98,7 @@ class Inputs:
         part = self.settled(part)
         key = ("l1", self.keys[0], self.keys[1 + index], self.working)
         before = self.statistics.scalar(key, lambda: self._norm(index, Part(part.model)))
-        return replace(part, scale=float(l1_ratio(before, self._norm(index, part))))
+        return part._replace(scale=float(l1_ratio(before, self._norm(index, part))))
 
     def _norm(self, index: int, part: Part) -> Tensor:
         norm = self.kernels.norm(self.delta(index), part)
@@ -131,9 +129,12 @@ def operation_of(method: str, inputs: Inputs, parameters: Mapping[str, Any]) -> 
         UserError: The method refuses its parameters; the message starts with the method's name.
     """
     make = _OPERATIONS.get(method)
-    if make is None or inputs.count == 0:
+    if make is None or inputs.size == 0:
         return None
-    return make(inputs, **{name.replace("lambda", "lambda_"): v for name, v in parameters.items()})
+    given = dict(parameters)
+    if "lambda" in given:
+        given["lambda_"] = given.pop("lambda")
+    return make(inputs, **given)
 
 
 def _copied(inputs: Inputs, model: Tensor | None = None) -> Operation:
@@ -163,7 +164,7 @@ def _passthrough(inputs: Inputs, scale: Sequence[float]) -> Operation:
 
 def _magnitude_prune(inputs: Inputs, density: Sequence[float]) -> Operation | None:
     (model,), (part,) = inputs.models, density
-    kept = kept_count(part, inputs.count)
+    kept = kept_count(part, inputs.size)
     if kept == 0:
         return None
     return Operation("pruned", None, [Part(model, kept=inputs.top(0, kept))], inputs.working)
@@ -184,7 +185,7 @@ def _slerp(inputs: Inputs, t: float) -> Operation:
     pair = (inputs.base, inputs.models[0])
     angle = inputs.statistics.scalar(
         ("slerp", *inputs.keys, inputs.working),
-        lambda: slerp_cosine(*(Delta(None, m, inputs.working).part(0, inputs.count) for m in pair)),
+        lambda: slerp_cosine(*(Delta(None, m, inputs.working).part(0, inputs.size) for m in pair)),
     )
     weights = slerp_weights(angle, t)
     parts = [Part(m, float(w)) for m, w in zip(pair, weights, strict=True)]
@@ -199,7 +200,7 @@ def _nuslerp(
         return None
     angle = inputs.statistics.scalar(
         ("nuslerp", *inputs.keys, inputs.working),
-        lambda: nuslerp_cosine(*(inputs.delta(i).part(0, inputs.count) for i in (0, 1))),
+        lambda: nuslerp_cosine(*(inputs.delta(i).part(0, inputs.size) for i in (0, 1))),
     )
     *weights, divisor = nuslerp_weights(angle, share_of_second(*weight))
     parts = [Part(m, float(w)) for m, w in zip(inputs.models, weights, strict=True)]
@@ -230,14 +231,14 @@ def _ties(
         return None
 
     def trimmed(index: int) -> Part:
-        kept = inputs.top(index, kept_count(density[index], inputs.count))
+        kept = inputs.top(index, kept_count(density[index], inputs.size))
         part = Part(inputs.models[index], weight[index], kept)
         return inputs.rescaled(index, part) if rescale and 0 < density[index] < 1 else part
 
     merged = _disjoint(inputs, trimmed, weight, density, normalize, lambda_)
     if (consensus, aggregate) == ("sum", "mean"):
         return merged
-    return replace(merged, consensus=consensus, aggregate=aggregate)
+    return merged._replace(consensus=consensus, aggregate=aggregate)
 
 
 def _dare(sum_up: Sum) -> Callable[..., Operation]:
@@ -260,7 +261,7 @@ def _dare(sum_up: Sum) -> Callable[..., Operation]:
             if not rescale or kept <= 0:
                 return part
             if rescale == "inverse":
-                return replace(part, scale=kept, divides=True)
+                return part._replace(scale=kept, divides=True)
             return inputs.rescaled(index, part)
 
         return sum_up(inputs, dropped, weight, density, normalize, lambda_)
@@ -282,7 +283,7 @@ def _breadcrumbs(sum_up: Sum) -> Callable[..., Operation]:
             if density[index] >= 1:
                 return Part(inputs.models[index], weight[index])
             part = inputs.band(index, density[index], gamma[index])
-            part = replace(part, weight=weight[index])
+            part = part._replace(weight=weight[index])
             return inputs.rescaled(index, part) if rescale else part
 
         return sum_up(inputs, middling, weight, density, normalize, lambda_)

@@ -25,6 +25,8 @@ from evomerge.merge.vocabulary import aligned
 from evomerge.merge.whole_model import Magnitudes
 from evomerge.recipe import Recipe
 
+Flat = tuple[tuple[Ref | None, ...], Tensor | None, list[Tensor]]  # names, base, models
+
 
 class Parents:
     """Open checkpoints by the names that recipes give them.
@@ -40,7 +42,8 @@ class Parents:
         self.places: Mapping[str, torch.device] = {}  # by a tensor's name, if they are several
         self.kernels = kernels_for(self.device)
         self.statistics = Statistics()
-        self._kept: dict[tuple[Ref, torch.device], tuple[Tensor, Tensor]] = {}  # shaped, and flat
+        self._kept: dict[tuple[Ref, torch.device], Tensor] = {}
+        self._flat: dict[tuple[Ref | None, tuple[Ref, ...], torch.device], Flat] = {}
         self._magnitudes: dict[tuple[str, str, torch.dtype], Magnitudes] = {}
         self._passing: frozenset[str] = frozenset()  # models whose tensors are not kept
 
@@ -65,6 +68,7 @@ class Parents:
             if recipe.vocabulary is None:
                 check_same_tokens(donor, checkpoint)
         self.checkpoints, self._kept = aligned(recipe, self.opened), {}
+        self._flat = {}
         self.statistics = Statistics()
         for checkpoint in self.checkpoints.values():
             if not recipe.slices:
@@ -74,11 +78,7 @@ class Parents:
 
     def tensor(self, ref: Ref) -> Tensor:
         """One parent's tensor, in its stored dtype; never to be written to."""
-        return self._both(ref, self.places.get(ref.name, self.device))[0]
-
-    def flat(self, ref: Ref, device: torch.device) -> Tensor:
-        """The same as one row of numbers, on a device."""
-        return self._both(ref, device)[1]
+        return self._on(ref, self.places.get(ref.name, self.device))
 
     def device_for(self, out: Tensor) -> torch.device:
         """Where a tensor is merged: where the live one is, if those are in several places."""
@@ -90,15 +90,26 @@ class Parents:
         held = {name: tensor.device for name, tensor in model.state_dict().items()}
         self.places = {name.removeprefix(prefix): device for name, device in held.items()} | held
 
-    def _both(self, ref: Ref, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _on(self, ref: Ref, device: torch.device) -> Tensor:
         passing = ref.model in self._passing
         kept = None if passing else self._kept.get((ref, device))
         if kept is None:
-            tensor = self.checkpoints[ref.model].tensor(ref.name).to(device)
-            kept = tensor, tensor.reshape(-1)
+            kept = self.checkpoints[ref.model].tensor(ref.name).to(device)
             if not passing:
                 self._kept[ref, device] = kept
         return kept
+
+    def flat(self, job: Job, device: torch.device) -> Flat:
+        """What a job reads, on a device, each tensor as one row of numbers."""
+        sources = (job.base, job.models, device)
+        found = self._flat.get(sources)
+        if found is None:
+            base = None if job.base is None else self._on(job.base, device).reshape(-1)
+            models = [self._on(ref, device).reshape(-1) for ref in job.models]
+            found = (job.base, *job.models), base, models
+            if not self._passing:
+                self._flat[sources] = found
+        return found
 
     def stamps(self) -> dict[str, tuple[int, int]]:
         """Size in bytes and time of change of every file, as they are now; (-1, -1) if it is gone.
@@ -138,9 +149,12 @@ class Parents:
                 before, after = (self.tensor(Ref(m, name)).to(working) for m in (base, model))
                 yield after.float() - before.float()
 
-    def statistics_of(self, refs: Iterable[Ref]) -> Statistics:
-        """What is known of these tensors; nothing is remembered of those that are not kept."""
-        passing = self._passing and any(ref.model in self._passing for ref in refs)
+    def statistics_of(self, job: Job) -> Statistics:
+        """What is known of a job's tensors; nothing is remembered of those that are not kept."""
+        if not self._passing:
+            return self.statistics
+        refs = [*job.models, *([job.base] if job.base is not None else [])]
+        passing = any(ref.model in self._passing for ref in refs)
         return Statistics(on_disk=False) if passing else self.statistics
 
     def check_finite(self) -> None:

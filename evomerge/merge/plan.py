@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from evomerge import methods
 from evomerge.architecture import Place, layer_count, place, renumbered, tied_partner, with_layers
 from evomerge.checkpoint import Checkpoint, tied_tensor
 from evomerge.errors import UserError
-from evomerge.levels import Level, Levels, levels_of, position, settle
+from evomerge.levels import Level, Levels, filtered, levels_of, position, settle
 from evomerge.merge.matching import sorted_out, with_heads
 from evomerge.recipe import Recipe, Slice
 
@@ -22,8 +22,7 @@ class Ref(NamedTuple):  # hashed a dozen times a job, which a dataclass does in 
     name: str
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """How one output tensor is made.
 
     Attributes:
@@ -40,7 +39,7 @@ class Job:
     base: Ref | None
     models: tuple[Ref, ...]
     method: str
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -78,12 +77,7 @@ def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Plan:
                     f"blocks[{i}].layers: it ends at layer {block.layers[1]}, but {donor.folder} "
                     f"has {depth} layers"
                 )
-        jobs = tuple(
-            _job_of_models(recipe, name, depth, checkpoints)
-            if model is None
-            else _copied(Ref(model, name), checkpoints)
-            for name, model in sorted_out(recipe, names, checkpoints).items()
-        )
+        jobs = tuple(_jobs_of_models(recipe, names, depth, checkpoints))
         return Plan(recipe, jobs, with_heads(recipe, donor.config))
     jobs = tuple(_jobs_of_slices(recipe, names, checkpoints))
     firsts = [part.sources[0] for part in recipe.slices]
@@ -91,12 +85,23 @@ def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Plan:
     return Plan(recipe, jobs, with_layers(donor.config, origin))
 
 
-def _job_of_models(
-    recipe: Recipe, name: str, depth: int, checkpoints: Mapping[str, Checkpoint]
-) -> Job:
-    sources = [(entry.model, name) for entry in recipe.models]
-    levels = levels_of(recipe, name, depth)
-    return _job(name, levels, recipe.base_model, sources, name, checkpoints)
+def _jobs_of_models(
+    recipe: Recipe, names: list[str], depth: int, checkpoints: Mapping[str, Checkpoint]
+) -> Iterator[Job]:
+    """Tensors of one layer and component share their values, unless filters look at names."""
+    shared = not filtered(recipe)
+    known: dict[Place, tuple[Levels, Mapping[str, Any]]] = {}
+    for name, model in sorted_out(recipe, names, checkpoints).items():
+        if model is not None:
+            yield _copied(Ref(model, name), checkpoints)
+            continue
+        sources = [(entry.model, name) for entry in recipe.models]
+        at = place(name)
+        levels, parameters = known.get(at) or (levels_of(recipe, name, depth), None)
+        job = _job(name, levels, recipe.base_model, sources, name, checkpoints, parameters)
+        if shared:
+            known[at] = levels, job.parameters
+        yield job
 
 
 def _copied(ref: Ref, checkpoints: Mapping[str, Checkpoint]) -> Job:
@@ -158,17 +163,19 @@ def _job(
     sources: Sequence[tuple[str, str]],
     base_name: str,
     checkpoints: Mapping[str, Checkpoint],
+    parameters: Mapping[str, Any] | None = None,
 ) -> Job:
+    """One tensor's job; `parameters` are settled here unless they are known."""
     spec = methods.get(levels.method)
     merged = [i for i, (model, _) in enumerate(sources) if not (spec.takes_base and model == base)]
     base_ref = _ref(base, base_name, checkpoints) if spec.takes_base and base else None
     refs = tuple(_ref(*sources[i], checkpoints) for i in merged)
-    shapes = {
-        checkpoints[r.model].tensors[r.name].shape for r in (*refs, *filter(None, [base_ref]))
-    }
+    read = refs if base_ref is None else (*refs, base_ref)
+    shapes = {checkpoints[ref.model].tensors[ref.name].shape for ref in read}
     if len(shapes) > 1:
         raise UserError(f"{name}: its shapes differ: {sorted(map(list, shapes))}")
-    parameters = settle(levels, name, sources, merged)
+    if parameters is None:
+        parameters = settle(levels, name, sources, merged)
     return Job(name, shapes.pop(), base_ref, refs, levels.method, parameters)
 
 

@@ -8,6 +8,7 @@ is the order in which `methods.deltas.largest` takes them. A key packs both, so 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,25 +24,23 @@ _BLOCK = 2**20
 _TOP = 0x7FFFFFFF
 
 
-@dataclass(frozen=True)
-class Edge:
+class Edge(NamedTuple):  # as `Bracket`: made for each tensor and model of every candidate
     """An element of a ranking, by the bits of its magnitude and its flat index."""
 
     bits: int
-    index: int
+    at: int
 
     @property
     def key(self) -> int:
         """The key that ranks it."""
-        return (_TOP - self.bits) << 32 | self.index
+        return (_TOP - self.bits) << 32 | self.at
 
 
 NOTHING = Edge(0x7F800000, -1)  # no finite magnitude lies within it
 EVERYTHING = Edge(0, MOST - 1)
 
 
-@dataclass(frozen=True)
-class Bracket:
+class Bracket(NamedTuple):
     """The k largest elements as far as a sample tells: those up to `kept`, and `missing` more.
 
     Attributes:
@@ -83,7 +82,7 @@ class Ranking:
         if at + 1 == len(self.keys):
             return Bracket(first, EVERYTHING, missing)
         after = _edge(int(self.keys[at + 1]))
-        return Bracket(first, Edge(after.bits, after.index - 1), missing)
+        return Bracket(first, Edge(after.bits, after.at - 1), missing)
 
 
 def rank(delta: Delta) -> Ranking:

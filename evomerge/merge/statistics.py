@@ -40,10 +40,11 @@ class Statistics:
         self._scalars: dict[object, Tensor] = {}
         self._digests: dict[object, tuple[Tensor, str]] = {}
 
-    def ranking(self, key: object, delta: Delta) -> Ranking:
-        """The ranking of a delta's elements by magnitude."""
+    def ranking(self, key: object, delta_of: Callable[[], Delta]) -> Ranking:
+        """The ranking of a delta's elements by magnitude; the delta is asked for if it is new."""
         held = self._rankings.get(key)
         if held is None:
+            delta = delta_of()
             kept = self._on_disk and delta.count > EXACT
             held = self._kept_on_disk(delta) if kept else rank(delta)
             self._rankings[key] = held
@@ -62,6 +63,7 @@ class Statistics:
         if held is None:
             held = rank(delta)
             _write(file, name, held)
+            held = _read(file, name, delta.count) or held  # memory-mapped, shared by all processes
         return held
 
     def _digest(self, delta: Delta) -> str:

@@ -168,11 +168,16 @@ def ratios(folder, named_shapes):
     }
 
 
+def dynamo_frames():
+    """How often torch compiled; it is not asked to import its compiler, which takes memory."""
+    held = sys.modules.get("torch._dynamo.utils")
+    return sum(held.counters["frames"].values()) if held else 0
+
+
 def hundred(folder, named_shapes):
     """100 candidates: what is compiled on the way, and the most memory used."""
-    frames = torch._dynamo.utils.counters["frames"]
-    before, highest, ended = sum(frames.values()), [pss()], threading.Event()
-    start = highest[0]
+    highest, ended = [pss()], threading.Event()
+    before, start = dynamo_frames(), highest[0]
 
     def watch():
         while not ended.wait(0.02):
@@ -191,7 +196,7 @@ def hundred(folder, named_shapes):
     whole = 2 * parameters * (len(NAMES) + 1)
     made = set(Path(os.environ["EVOMERGE_CACHE"], "kernels").glob("*.so")) - libraries
     return {
-        "dynamo_frames": sum(frames.values()) - before,
+        "dynamo_frames": dynamo_frames() - before,
         "libraries_compiled_on_the_way": len(made),
         "peak_pss_bytes": highest[0],
         "pss_bytes_before": start,

@@ -51,7 +51,7 @@ def test_a_bracket_holds_the_last_element_kept(kept):
 
 
 def test_rankings_are_read_from_disk_by_what_the_tensors_hold(tmp_path, monkeypatch):
-    first = Statistics(tmp_path).ranking("a", delta(70_000))
+    first = Statistics(tmp_path).ranking("a", lambda: delta(70_000))
     (file,) = (tmp_path / "rankings").iterdir()
     assert file.stat().st_size < 70_000 / 8 + 1000
 
@@ -60,17 +60,17 @@ def test_rankings_are_read_from_disk_by_what_the_tensors_hold(tmp_path, monkeypa
 
     with monkeypatch.context() as patched:
         patched.setattr("evomerge.merge.statistics.rank", no_rank)
-        again = Statistics(tmp_path).ranking("b", delta(70_000))
+        again = Statistics(tmp_path).ranking("b", lambda: delta(70_000))
         assert first.keys.tolist() == again.keys.tolist()
         with pytest.raises(AssertionError, match="on disk"):
-            Statistics(tmp_path).ranking("a", delta(70_000, seed=1))
+            Statistics(tmp_path).ranking("a", lambda: delta(70_000, seed=1))
         with pytest.raises(AssertionError, match="on disk"):
-            Statistics(tmp_path).ranking("a", delta(70_000, stored=torch.bfloat16))
+            Statistics(tmp_path).ranking("a", lambda: delta(70_000, stored=torch.bfloat16))
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "other"])
 def test_a_damaged_file_is_made_anew(damage, tmp_path):
-    whole = Statistics(tmp_path).ranking("a", delta(70_000))
+    whole = Statistics(tmp_path).ranking("a", lambda: delta(70_000))
     (file,) = (tmp_path / "rankings").iterdir()
     content = file.read_bytes()
     if damage == "flip":
@@ -80,10 +80,10 @@ def test_a_damaged_file_is_made_anew(damage, tmp_path):
     elif damage == "empty":
         file.write_bytes(b"")
     else:
-        Statistics(tmp_path / "other").ranking("a", delta(70_000, seed=1))
+        Statistics(tmp_path / "other").ranking("a", lambda: delta(70_000, seed=1))
         (other,) = (tmp_path / "other" / "rankings").iterdir()
         file.write_bytes(other.read_bytes())
-    again = Statistics(tmp_path).ranking("a", delta(70_000))
+    again = Statistics(tmp_path).ranking("a", lambda: delta(70_000))
     assert whole.keys.tolist() == again.keys.tolist()
     assert file.stat().st_size == len(content)
     assert [f.name for f in file.parent.iterdir()] == [file.name]
@@ -91,9 +91,11 @@ def test_a_damaged_file_is_made_anew(damage, tmp_path):
 
 def test_a_folder_that_cannot_be_written_to_is_done_without(tmp_path):
     (tmp_path / "rankings").write_text("a file where the folder would be")
-    assert len(Statistics(tmp_path).ranking("a", delta(70_000)).keys) == -(-70_000 // STRIDE)
+    assert len(Statistics(tmp_path).ranking("a", lambda: delta(70_000)).keys) == -(
+        -70_000 // STRIDE
+    )
 
 
 def test_small_tensors_leave_nothing_on_disk(tmp_path):
-    Statistics(tmp_path).ranking("a", delta(65_536))
+    Statistics(tmp_path).ranking("a", lambda: delta(65_536))
     assert not (tmp_path / "rankings").exists()
