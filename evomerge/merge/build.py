@@ -46,7 +46,8 @@ def merge_into(out: Tensor, job: Job, parents: Parents, recipe: Recipe) -> None:
     A method that has an operation runs as one, in a single pass where `out` is contiguous; the
     others run as the plain function. The bits are the same.
     """
-    keys, base, models = parents.flat(job, parents.device_for(out))
+    device = parents.device_for(out)
+    keys, base, models = parents.flat(job, device)
     first = models[0] if base is None else base
     if not first.is_floating_point():
         if any(not torch.equal(first, other) for other in models):
