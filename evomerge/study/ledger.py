@@ -171,7 +171,8 @@ class Ledger:
                         batches.append((scored_in if whole and scored_in else "", len(found)))
                 if rows:
                     about = {"trial": trial.number, "phase": wanted.phase, "digest": trial.digest}
-                    event = {"event": "outcomes", **about, "mode": wanted.mode, "rows": rows}
+                    event = {"event": "outcomes", **about, "mode": wanted.mode}
+                    event["rows"] = [row.as_written() for row in rows]
                     told = {"seconds": {}, "worker": "", "reused": run, "batches": batches}
                     alike = (lender.study or {}).get("shard_items") == self._shard_items
                     alike = alike and lender.batches.last is not None

@@ -21,6 +21,10 @@ class Row(NamedTuple):
     extracted: int  # 1 if an answer was found in the generated text
     degenerate: int = 0  # 1 if the generated text is blank, or repeats itself up to the limit
 
+    def as_written(self) -> list[object]:
+        """The row as workers write it, without a last 0."""
+        return list(self if self.degenerate else self[:-1])
+
 
 class TaskSpec(TypedDict):
     """What the study knows of a task, as in the journal's ``study`` event."""
