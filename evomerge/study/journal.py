@@ -268,11 +268,22 @@ def frames(
         if payload is None:
             _check_tail(end, count, line + file.read(), path)
             return
-        event: Event = json.loads(payload)
+        event = _event(payload, end, path)
         if count == 0:
             _check_header(event, path)
         end += len(line)
         yield end, event
+
+
+def _event(payload: bytes, offset: int, path: Path) -> Event:
+    """What a whole frame says; its checksum is right, but anybody can make one that is."""
+    try:
+        event: Event = json.loads(payload)
+        if isinstance(event["event"], str):
+            return event
+    except (ValueError, RecursionError, KeyError, TypeError, IndexError):
+        pass
+    raise UserError(f"{path} holds something at byte {offset} that evomerge never wrote: no event")
 
 
 def _check_tail(offset: int, count: int, tail: bytes, path: Path) -> None:

@@ -10,6 +10,7 @@ import copy
 import json
 import os
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -457,6 +458,12 @@ def _journals() -> Iterator[BadInput]:
         "upper case": lambda data: data.upper(),
         "carriage returns": lambda data: data.replace(b"\n", b"\r\n"),
         "a newer format": lambda _: _frame({"event": "journal", "format": 99}),
+        "no text": lambda data: data + _framed(b'{"event":"\x94"}'),
+        "no JSON": lambda data: data + _framed(b'{"event":'),
+        "no mapping": lambda data: data + _framed(b"[1]"),
+        "no name": lambda data: data + _framed(b'{"x":1}'),
+        "a name that is a number": lambda data: data + _framed(b'{"event":3}'),
+        "nested": lambda data: data + _framed(b"[" * 100_000),
         "another first event": lambda _: _frame({"event": "study"}),
     }
     for command in ("status", "report", "repair"):
@@ -467,9 +474,10 @@ def _journals() -> Iterator[BadInput]:
 
 
 def _frame(event: dict[str, Any]) -> bytes:
-    import zlib
+    return _framed(json.dumps(event).encode())
 
-    payload = json.dumps(event).encode()
+
+def _framed(payload: bytes) -> bytes:
     return b"%08x %d %s\n" % (zlib.crc32(payload), len(payload), payload)
 
 
