@@ -14,7 +14,7 @@ from evomerge.errors import ResumableError, UserError
 
 PATIENCE = 30.0  # seconds without a head; Ray gives up after 60
 _EVERY = 2.0  # seconds between looks
-_TIMEOUT = 10.0  # of one look
+_TIMEOUT = 3.0  # of one look
 
 
 class Head:
@@ -38,7 +38,7 @@ class Head:
         now = time.monotonic()
         if self._address is None or now - self._asked < _EVERY:
             return
-        why = unreachable(self._address)
+        why = unreachable(self._address, _TIMEOUT)
         self._asked = time.monotonic()
         if why is None:
             self._answered = self._asked
@@ -55,7 +55,7 @@ class Head:
         Raises:
             ResumableError: As for `check`.
         """
-        while self._address is not None and unreachable(self._address) is not None:
+        while self._address is not None and unreachable(self._address, _TIMEOUT) is not None:
             self.check()
             time.sleep(0.5)
 
@@ -74,13 +74,13 @@ def check_reachable(address: str) -> None:
         )
 
 
-def unreachable(address: str) -> str | None:
+def unreachable(address: str, timeout: float = 10.0) -> str | None:
     """Why nobody can be reached at ``host:port``; ``None`` if somebody can, or it is no such."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or "//" in host:
         return None
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=timeout).close()
     except (OSError, OverflowError) as error:
         return str(error)
     return None

@@ -232,8 +232,7 @@ class RayPool(Pool):
         ready, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=0)
         if not ready:
             ready, _ = self._ray.wait(waiting, num_returns=1, timeout=timeout)
-        if not ready:
-            self._head.check()
+        self._head.check()  # answers of other nodes come even without it, until Ray gives up
         replies = []
         for reference in ready:
             worker = self._running.pop(reference)
