@@ -111,7 +111,7 @@ class Progress:
                 return f"race: {taken} is taken{instead}: {event['reason']}"
             case "verdict":
                 items = _items(record, "holdout")
-                return f"verdict: {event['winner']['name']}, judged on {items} held-out items"
+                return f"verdict: {event['winner']['name']}, judged on {items:,} held-out items"
             case "exported":
                 return f"export: weights {str(event['weights_digest'])[:12]}, as scored"
         return None

@@ -19,7 +19,7 @@ def watch(directory: Path, every: float) -> None:
         directory: The run folder.
         every: Seconds between two looks at the journal.
     """
-    record = Record()
+    record, told = Record(), False
     with Progress(pace=Pace()) as progress:
         try:
             for event in follow(journal_of(directory)):
@@ -29,6 +29,11 @@ def watch(directory: Path, every: float) -> None:
                 elif record.phase == "done" and record.exported is not None:
                     break
                 else:
+                    if not told and not journal_of(directory).with_suffix(".lock").exists():
+                        print(
+                            "watch: nobody writes to this run now; waiting for its search to go on"
+                        )
+                    told = True
                     progress.refresh(record)
                     time.sleep(every)
         except KeyboardInterrupt:
