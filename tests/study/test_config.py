@@ -78,6 +78,7 @@ def test_the_least_study_has_the_documented_defaults() -> None:
             "constraints": [],
             "simplicity": 0.0,
             "select": "best",
+            "steps": "even",
             "options": {},
         },
         "workers": {
@@ -195,6 +196,16 @@ def test_wrong_values_are_refused_with_their_place(path: str, value: Any, messag
         read(changed(path, value))
     assert "\n" not in str(told.value)
     assert str(told.value).startswith("study.yaml: ")
+
+
+def test_several_gpus_go_with_no_single_device_and_not_with_vllm() -> None:
+    document = changed("workers.gpus", 2)
+    assert read(document).workers.gpus == 2
+    workers = {**document["workers"], "device": "cuda:1"}
+    with pytest.raises(UserError, match="cuda:1 is one device, but gpus asks for 2"):
+        read({**document, "workers": workers})
+    with pytest.raises(UserError, match="vLLM shares the weights of one GPU"):
+        read({**document, "evaluate": {**document["evaluate"], "engine": "vllm"}})
 
 
 @pytest.mark.parametrize("document", [None, [], "text", 3, {1: 2}])
