@@ -129,7 +129,7 @@ class Progress:
         done, wanted = self._searched(record), self._search(record).get("trials")
         text = (
             f"search: generation {event['generation']}, {done}/{wanted} trials, {best}{gain}"
-            f"{answers}{rank}"
+            f"{_kept(event)}{answers}{rank}"
         )
         if self._live is not None:  # whose panel says the rest
             return text
@@ -160,6 +160,17 @@ def _answers(record: Record, generation: int) -> str:
             told = answers_text(record.written(-best[1]))
             return told and f", {record.trials[-best[1]].name}: {told}"
     return ""
+
+
+def _kept(event: Mapping[str, Any]) -> str:
+    """How many of a generation keep the constraints, if there are any.
+
+    >>> _kept({"violations": [0.0, 0.25, None]})
+    ', 1 of 2 keep the constraints'
+    """
+    told = [broken for broken in event.get("violations") or () if broken is not None]
+    kept = sum(not broken for broken in told)
+    return f", {kept} of {len(told)} keep the constraints" if told else ""
 
 
 def _items(record: Record, pool: str) -> int:

@@ -20,8 +20,9 @@ def summary(record: Record) -> dict[str, Any]:
     Returns:
         ``phase``; ``generation`` (the last one asked, or None); ``trials`` (as in
         `Record.status`), ``searched`` and ``wanted`` (search trials only); ``leader`` {name,
-        trial, fitness, gain, answers}: the trial furthest ahead of the reference anchor on the
-        same items, and in words how many of its generated answers were cut or not found;
+        trial, fitness, gain, breaks, answers}: the trial furthest ahead of the reference anchor
+        on the same items, whether it breaks a constraint (then all do), and in words how many of
+        its generated answers were cut or not found;
         ``last`` {generation, best, median, reference, gain, correlation} of the last generation
         told; ``baseline``, see `baseline`; ``failures``, how many trials failed by kind;
         ``seconds``, ``forward_share``, ``item_evaluations``; ``verdict``, its sentence or None;
@@ -117,18 +118,23 @@ def status_text(record: Record) -> str:
 
 
 def _leader(record: Record, told: list[AskRecord]) -> dict[str, Any] | None:
-    """The trial with the highest gain over the reference, or fitness where there is none."""
-    found: tuple[float, int] | None = None
+    """The trial with the highest gain over the reference, or fitness where there is none.
+
+    One that keeps the constraints is ahead of all that break one.
+    """
+    found: tuple[bool, float, int] | None = None
     held: dict[str, Any] | None = None
     for ask in told:
-        for n, value in zip(ask.trials, ask.fitness or (), strict=True):
+        broken_by = ask.violations or (0.0,) * len(ask.trials)
+        for n, value, broken in zip(ask.trials, ask.fitness or (), broken_by, strict=True):
             if value is None:
                 continue
             gain = None if ask.reference is None else value - ask.reference
-            key = (value if gain is None else gain, -n)
+            key = (not broken, value if gain is None else gain, -n)
             if found is None or key > found:
                 name = record.trials[n].name
                 found, held = key, {"name": name, "trial": n, "fitness": value, "gain": gain}
+                held["breaks"] = bool(broken)
     return held and {**held, "answers": answers_text(record.written(held["trial"]))}
 
 
@@ -163,7 +169,8 @@ def phase_text(s: dict[str, Any]) -> str:
 def trials_text(s: dict[str, Any]) -> str:
     """How many trials of a `summary` are done, in words."""
     counts = s["trials"]
-    wanted = f" of {s['wanted']:,}" if (s["wanted"] or 0) >= s["searched"] else ""
+    is_told = s["wanted"] is not None and s["wanted"] >= s["searched"]
+    wanted = f" of {s['wanted']:,}" if is_told else ""
     failed = f", {counts['failed']} failed" if counts["failed"] else ""
     return f"{s['searched']:,}{wanted} searched; {counts['asked']:,} with anchors{failed}"
 
@@ -205,7 +212,8 @@ def leader_text(leader: dict[str, Any]) -> str:
     name, n = leader["name"], leader["trial"]
     which = name if name == f"trial {n}" else f"{name} (number {n})"
     answers = f"; {leader['answers']}" if leader["answers"] else ""
-    return f"{which}: {number(leader['fitness'])}{behind}{answers}"
+    broken = "; it breaks a constraint, as all do" if leader.get("breaks") else ""
+    return f"{which}: {number(leader['fitness'])}{behind}{answers}{broken}"
 
 
 def answers_text(written: Written) -> str:

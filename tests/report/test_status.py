@@ -14,7 +14,7 @@ def test_the_summary_of_a_finished_study_has_its_numbers():
     assert (found["searched"], found["wanted"]) == (4, 4)
     gain = found["leader"].pop("gain")
     assert abs(gain - 0.275) < 1e-12
-    leader = {"name": "trial 6", "trial": 6, "fitness": 0.875, "answers": ""}
+    leader = {"name": "trial 6", "trial": 6, "fitness": 0.875, "breaks": False, "answers": ""}
     assert found["leader"] == leader
     assert found["last"]["best"] == 0.875
     assert found["last"]["median"] == (0.875 + 0.65) / 2
@@ -60,3 +60,17 @@ def test_every_prefix_of_a_journal_has_a_status_of_whole_lines():
         lines = status_text(record(length)).splitlines()
         assert lines[0].startswith("phase   ")
         assert lines[-1].startswith("verdict ")
+
+
+def test_a_trial_that_keeps_the_constraints_leads_before_all_that_break_one():
+    events = bench.events()
+    for event in events:
+        if event["event"] == "told":
+            event["violations"] = [[0.1, None], [0.2, 0.0]][event["generation"]]
+    found = Record.from_events(events)
+    assert summary(found)["leader"]["trial"] == 7  # trial 6 scores higher, and breaks one
+    assert "breaks" not in status_text(found)
+    for event in events:
+        if event["event"] == "told":
+            event["violations"] = [[0.1, None], [0.2, 0.3]][event["generation"]]
+    assert "it breaks a constraint, as all do" in status_text(Record.from_events(events))
