@@ -140,7 +140,9 @@ def _masked(delta: Tensor, part: Part, start: int) -> Tensor:
 def _within(edge: Edge, magnitude: Tensor, start: int) -> Tensor:
     """1.0 for each element up to an edge, which lies at the end of the block or outside it."""
     least = edge.bits if start <= edge.at else edge.bits + 1
-    return torch.ones_like(magnitude) if least == 0 else positive(magnitude - _value(least - 1))
+    if least == 0:
+        return torch.ones_like(magnitude)
+    return (magnitude - _value(least - 1)).sign_().clamp_(min=0)  # `positive`, in place
 
 
 def _value(bits: int) -> float:
