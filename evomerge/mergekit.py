@@ -112,7 +112,7 @@ def _documents(recipe: Recipe, tensor_names: Sequence[str], name: str | None) ->
             key=lambda name: found[name].method,
         ),
         "parameters": {"normalize": False},
-        "dtype": "float32",
+        "dtype": "float64" if recipe.dtype == "float64" else "float32",
         "out_dtype": recipe.output_dtype,
         **({"chat_template": recipe.chat_template} if recipe.chat_template is not None else {}),
     }
@@ -209,7 +209,7 @@ def _document(
         "merge_method": spec.name,
         **base,
         **content,
-        "dtype": "float32",
+        "dtype": "float64" if recipe.dtype == "float64" else "float32",
         "out_dtype": recipe.output_dtype,
         **tokenizer,
     }

@@ -19,7 +19,7 @@ from evomerge.errors import UserError
 from evomerge.recipe import Recipe
 
 _UNUSED = {"task_arithmetic": ("density", "rescale")}  # mergekit's, without effect there
-_STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ Parameters = Mapping[str, Setting]
 
 HEADS = ("merge", "base", "drop")  # what becomes of a classifier's or a language model's head
 UNMATCHED = ("error", "base", "drop", "union")  # and of tensors that not every model has alike
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 CHAT_TEMPLATES = ("auto", "alpaca", "chatml", "exaone", "llama3", "mistral")
 
 

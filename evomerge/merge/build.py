@@ -20,14 +20,16 @@ from evomerge.merge.operations import Inputs, operation_of
 from evomerge.merge.parents import Parents
 from evomerge.merge.plan import Job, Plan
 from evomerge.merge.tokenizer import write_tokenizer
+from evomerge.recipe import DTYPES as DTYPE_NAMES
 from evomerge.recipe import Recipe
 
-TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPE_NAMES}
 
 
 def merged(job: Job, parents: Parents, recipe: Recipe) -> Tensor:
     """Compute one output tensor in float32 and cast it once to the recipe's output dtype.
 
+    A recipe whose dtype is float64 is computed in that, method by method, without operations.
     Tensors that are not floating point (buffers) must be equal in all parents and are copied.
 
     Raises:
@@ -68,7 +70,12 @@ def merge_into(out: Tensor, job: Job, parents: Parents, recipe: Recipe) -> None:
             parents.statistics_of(job),
             parents.kernels,
         )
-        operation = operation_of(job.method, inputs, job.parameters)
+        exact = torch.promote_types(working, torch.float32)  # what arithmetic runs in
+        if exact == torch.float64 and (spec.takes_thresholds or spec.takes_factors):
+            raise UserError(f"{spec.name}: it computes in float32; set dtype to float32")
+        operation = (
+            None if exact == torch.float64 else operation_of(job.method, inputs, job.parameters)
+        )
         if operation is not None:
             direct = out.is_contiguous() and out.dtype == dtype and out.device == first.device
             flat = (
@@ -81,8 +88,8 @@ def merge_into(out: Tensor, job: Job, parents: Parents, recipe: Recipe) -> None:
                 out.copy_(flat.view(out.shape))
             return
         result = spec.apply(
-            None if base is None else base.view(job.shape).to(working).float(),
-            [model.view(job.shape).to(working).float() for model in models],
+            None if base is None else base.view(job.shape).to(working).to(exact),
+            [model.view(job.shape).to(working).to(exact) for model in models],
             job.parameters,
             random,
             [parents.factors(ref, device) for ref in job.models] if spec.takes_factors else None,

@@ -18,7 +18,7 @@ from evomerge.merge.plan import Plan, plan
 from evomerge.merge.vocabulary import aligned
 from evomerge.recipe import Recipe
 
-_CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+_CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
 
 
 def open_parents(models: Iterable[str], device: str = "cpu") -> Parents:

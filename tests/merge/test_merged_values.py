@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from evomerge.errors import UserError
 from evomerge.merge import Parents, build, digest, plan, tensors
 from tests.merge.merging import recipe_of
 from tests.models import load, make_family
@@ -119,6 +120,21 @@ def test_bfloat16_parents_are_merged_in_float32_and_rounded_once(tmp_path):
         differ = out[name] != rounded
         assert float(differ.double().mean()) < 0.01
         assert torch.allclose(out[name].float(), rounded.float(), rtol=2**-7, atol=0)
+
+
+def test_a_recipe_in_float64_is_computed_and_written_in_it(llama, tmp_path):
+    build(recipe_of(llama, "task_arithmetic", 0.37, dtype="float64"), tmp_path / "out")
+    base, a, b = (float64(llama[name]) for name in ("base", "a", "b"))
+    for name, tensor in load(tmp_path / "out").items():
+        assert tensor.dtype == torch.float64
+        expected = base[name] + 0.37 * (a[name] - base[name]) + 0.37 * (b[name] - base[name])
+        np.testing.assert_allclose(tensor.numpy(), expected, rtol=1e-14, atol=1e-15, err_msg=name)
+
+
+def test_a_method_that_counts_float32_magnitudes_refuses_float64(llama, tmp_path):
+    with pytest.raises(UserError, match="ties_global: it computes in float32; set dtype to"):
+        build(recipe_of(llama, "ties_global", dtype="float64"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_parents_may_be_stored_in_different_dtypes(llama, tmp_path):

@@ -43,6 +43,15 @@ RECIPES = {
     "ramplus": of("ramplus_tl", ["a", "b", "c"], epsilon=0.05, r=[0.2, 0.8], alpha=0.9),
     "nearswap": of("nearswap", ["b"], t=[{"filter": ATTENTION, "value": 0.05}, {"value": 0.01}]),
     "arcee fusion": of("arcee_fusion", ["b"]),
+    "linear in float64": {**of("linear", entries(BY_DEPTH), None), "dtype": "float64"},
+    "ties in float64": {**of("ties", entries(THREE, density=[0.9, 0.4])), "dtype": "float64"},
+    "slerp in float64": {**of("slerp", ["b"], t=[0.2, 0.7]), "dtype": "float64"},
+    "nuslerp in float64": {**of("nuslerp", entries(BY_DEPTH)), "dtype": "float64"},
+    "rescaled in float64": {
+        **of("breadcrumbs", entries(BY_DEPTH, density=0.4, gamma=0.1), rescale=True),
+        "dtype": "float64",
+    },
+    "written in float64": {**of("ties", entries(THREE, density=0.6)), "out_dtype": "float64"},
     "blocks of nuslerp without a base": {
         **of("nuslerp", entries(BY_DEPTH), base=None),
         "blocks": [{"layers": [1, 3], "components": "mlp", "models": entries({"a": 0.8})}],

@@ -1,0 +1,79 @@
+"""Whole studies, by the command line, over parents that are no plain folders: adapters, merges."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge import yaml_file
+from evomerge.cli.main import main
+from evomerge.merge import build
+from evomerge.recipe import Recipe
+from tests.models import load
+from tests.study.small_study import real_study
+
+ADAPTERS = [
+    {"model": "zoo/base", "adapter": "adapters/one"},  # as a study file says it
+    "zoo/base+adapters/two",  # as mergekit does
+]
+SOUP = {
+    "merge_method": "linear",
+    "models": [
+        {"model": "zoo/one", "parameters": {"weight": 0.7}},
+        {"model": "zoo/two", "parameters": {"weight": 0.3}},
+    ],
+    "dtype": "float32",
+}
+
+
+def study_of(folder: Path, models: list[Any], space: str) -> Path:
+    """The small study with other parents, and three generations."""
+    file = real_study(folder)
+    document = yaml_file.read(file)
+    document.update(models=models, space=space)
+    document["search"].update(trials=12)
+    document["output"]["save_model"] = True
+    file.write_text(json.dumps(document))
+    return file
+
+
+def searched(file: Path) -> Path:
+    """Run `evomerge search` to its end; where the exported model lies."""
+    run = file.parent / "run"
+    assert main(["search", str(file), str(run)]) == 0
+    assert json.loads((run / "verdict.json").read_text())
+    return run / "best" / "model"
+
+
+def check_export(model: Path, again: Path) -> None:
+    """The exported model loads, and its own recipe builds the same weights once more."""
+    from transformers import AutoModelForCausalLM
+
+    loaded = AutoModelForCausalLM.from_pretrained(model)
+    weights = load(model)
+    state = loaded.state_dict()
+    assert all(state[name].equal(tensor) for name, tensor in weights.items())
+    build(Recipe.from_yaml(model / "evomerge_recipe.yaml"), again)
+    rebuilt = load(again)
+    assert rebuilt.keys() == weights.keys()
+    assert all(rebuilt[name].equal(tensor) for name, tensor in weights.items())
+
+
+@pytest.mark.slow
+def test_a_study_of_adapters_ends_with_a_model_that_loads(tmp_path: Path) -> None:
+    file = study_of(tmp_path / "study", ADAPTERS, "task_arithmetic_by_depth")
+    for name in ("one", "two"):
+        zoo = file.parent / "zoo"
+        arguments = [str(zoo / name), str(zoo / "base"), str(file.parent / "adapters" / name)]
+        assert main(["extract-lora", *arguments, "--rank", "4"]) == 0
+    check_export(searched(file), tmp_path / "again")
+
+
+@pytest.mark.slow
+def test_a_study_of_recipe_files_ends_with_a_model_that_loads(tmp_path: Path) -> None:
+    file = study_of(tmp_path / "study", ["soup.yaml", "zoo/two"], "ties_by_depth")
+    (file.parent / "soup.yaml").write_text(yaml_file.write(SOUP))
+    check_export(searched(file), tmp_path / "again")
