@@ -63,7 +63,6 @@ class Statistics:
         if held is None:
             held = rank(delta)
             _write(file, name, held)
-            held = _read(file, name, delta.count) or held  # memory-mapped, shared by all processes
         return held
 
     def _digest(self, delta: Delta) -> str:
