@@ -10,7 +10,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -166,28 +165,41 @@ for name in ("catcma", "cmaes"):
 """
 
 
+# Linux counts what the parent held as its child's, so a small parent tells.
+SMALL_PARENT = """
+import json, os, sys
+process = os.fork()
+if not process:
+    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+_, status, used = os.wait4(process, 0)
+code = os.waitstatus_to_exitcode(status)
+print(json.dumps([code, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]), flush=True)
+"""
+
+
 def spent(*words: str) -> tuple[int, str, float, float]:
     """Python in a process of its own: code, stderr, seconds of the processor, megabytes."""
-    with tempfile.TemporaryFile() as told:
-        process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL, stderr=told)
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        told.seek(0)
-        seconds = used.ru_utime + used.ru_stime
-        return process.returncode, told.read().decode(), seconds, used.ru_maxrss / 1024
+    command = [sys.executable, "-SE", "-c", SMALL_PARENT, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    code, seconds, megabytes = json.loads(done.stdout.splitlines()[-1])
+    return code, done.stderr, seconds, megabytes
 
 
 @pytest.mark.slow
 def test_bad_inputs_are_told_in_one_line_by_a_process_of_its_own(
     family: Path, tmp_path: Path
 ) -> None:
-    code, told, least_seconds, least_megabytes = max(spent("-c", IMPORTS) for _ in range(3))
+    code, told, least_seconds, least_megabytes = min(spent("-c", IMPORTS) for _ in range(3))
     assert code == 0, told
     worst = [0.0, 0.0]
     some = corpus()[::REAL]
     for number, bad in enumerate(some):
         home = home_of(family, tmp_path / str(number))
-        code, told, seconds, megabytes = spent("-m", "evomerge", *bad.spoil(home))
+        words = bad.spoil(home)
+        code, told, seconds, megabytes = spent("-m", "evomerge", *words)
+        for _ in range(2):  # what a busy machine adds is not the input's doing
+            if seconds - least_seconds >= SECONDS:
+                seconds = min(seconds, spent("-m", "evomerge", *words)[2])
         assert code == 2, (bad.name, told)
         assert told.startswith("evomerge: error: "), (bad.name, told)
         assert told.count("\n") == 1, (bad.name, told)
