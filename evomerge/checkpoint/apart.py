@@ -18,6 +18,7 @@ from safetensors import safe_open
 _PERIOD = 2**28  # addresses that differ by a multiple of it are taken for one another
 _STEP = 2**21  # what large files' addresses are multiples of
 _ATTEMPTS = 8
+_PLENTY = 64  # of 128 places
 _taken: set[int] = set()  # where files of this process begin, in steps within a period
 
 
@@ -47,6 +48,8 @@ def open_apart(file: Path) -> Any:
             stream = safe_open(file, framework="pt")
             place = _place(stream)
             unwanted.append(stream)
+    if len(_taken) >= _PLENTY:
+        _taken.clear()  # most belong to files that are closed by now
     _taken.add(place)
     return stream
 
