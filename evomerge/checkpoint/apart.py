@@ -32,10 +32,8 @@ def open_apart(file: Path) -> Any:
     size = file.stat().st_size
     if size < _STEP or sys.platform != "linux":
         return stream
-    place, unwanted = (
-        _place(stream),
-        [stream],
-    )  # mapped until the end, lest one be mapped there again
+    place = _place(stream)
+    unwanted = [stream]  # mapped until the end, lest one be mapped there again
     with ExitStack() as gaps:
         for attempt in range(_ATTEMPTS):
             if place not in _taken:
