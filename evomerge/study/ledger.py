@@ -23,7 +23,7 @@ from evomerge.study.objective import Row
 from evomerge.study.record import Record, TrialRecord
 from evomerge.study.scheduler import ATTEMPTS, Scheduler, Unit
 from evomerge.study.shards import shard_items, shards
-from evomerge.study.workers import Message
+from evomerge.study.worker_pool import Message
 
 Items = Mapping[str, Sequence[int]]
 Listener = Callable[[Mapping[str, Any], Record], None]

@@ -11,7 +11,7 @@ from evomerge.errors import UserError
 from evomerge.study.durations import Durations
 from evomerge.study.failures import TRANSIENT, failure
 from evomerge.study.waiting import Unit, Waiting
-from evomerge.study.workers import Message, Pool
+from evomerge.study.worker_pool import Message, Pool
 
 Done = Callable[[Unit, Message, int], None]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.study.config import StudyConfig
-from evomerge.study.workers import Pool, Reply
+from evomerge.study.worker_pool import Pool, Reply
 
 TASKS, DOCUMENTS = ("one", "two"), 400
 

@@ -15,7 +15,7 @@ from evomerge.study import study as study_module
 from evomerge.study.config import StudyConfig
 from evomerge.study.journal import iterate
 from evomerge.study.study import JOURNAL, Study
-from evomerge.study.workers import Pool, Reply
+from evomerge.study.worker_pool import Pool, Reply
 
 PYTHON = sys.executable  # before a stub takes its place
 STUB_SPACE: dict[str, Any] = {

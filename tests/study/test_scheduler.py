@@ -13,7 +13,7 @@ from evomerge.errors import UserError
 from evomerge.study import scheduler as module
 from evomerge.study.scheduler import Scheduler, Unit
 from evomerge.study.waiting import Waiting
-from evomerge.study.workers import Message, Pool, Reply
+from evomerge.study.worker_pool import Message, Pool, Reply
 from tests.study.small_study import stub_config
 
 Behaviour = Callable[[int, int], Message | str | None]

@@ -18,7 +18,8 @@ from evomerge.evaluate.spread import device_map
 from evomerge.study import evaluator as evaluator_module
 from evomerge.study.config import StudyConfig
 from evomerge.study.evaluator import Evaluator, devices
-from evomerge.study.workers import RayPool, open_pool
+from evomerge.study.ray_workers import RayPool
+from evomerge.study.workers import open_pool
 from tests.pretend_devices import several_devices
 from tests.study.small_study import real_study
 

@@ -21,9 +21,11 @@ import pytest
 from evomerge.errors import UserError
 from evomerge.study import study as study_module
 from evomerge.study.config import StudyConfig
+from evomerge.study.local_workers import LocalPool
 from evomerge.study.record import Record
 from evomerge.study.study import Study
-from evomerge.study.workers import LocalPool, Pool, Reply, open_pool
+from evomerge.study.worker_pool import Pool, Reply
+from evomerge.study.workers import open_pool
 from tests.study.small_study import StubWorkers, events, stub_config, substance
 from tests.study.study_driver import is_running
 
@@ -115,6 +117,35 @@ def test_children_take_turns_with_the_visible_gpus(
             pool.submit(worker, {"do": "describe"})
         told = {n: (reply.answer or {})["device"] for n, reply in gather(pool, 3).items()}
     assert told == {0: "4", 1: "6", 2: "4"}
+
+
+def test_children_take_turns_with_all_gpus_where_none_are_listed(
+    stub_workers: StubWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del stub_workers
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        '#!/bin/sh\n[ "$*" = "--query-gpu=uuid --format=csv,noheader" ] || exit 9\n'
+        "echo GPU-11aa\necho GPU-22bb\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with local(tmp_path, 3) as pool:
+        assert [pool.device(worker) for worker in range(3)] == ["GPU-11aa", "GPU-22bb", "GPU-11aa"]
+    program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
+    with local(tmp_path, 1) as pool:
+        assert pool.device(0) == "worker 0"
+
+
+def test_children_on_the_cpu_or_on_one_named_gpu_are_given_none(
+    stub_workers: StubWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del stub_workers
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    for name in ("cpu", "cuda:1"):
+        with LocalPool(stub_config(workers={"device": name}), tmp_path / "workers.log") as pool:
+            assert pool.device(0) == "worker 0"
 
 
 def test_children_of_several_gpus_take_as_many_in_turn(

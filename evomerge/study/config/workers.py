@@ -19,7 +19,7 @@ class WorkersConfig:
         threads: CPU threads of each worker.
         gpus: Of each worker: 1 is one to itself, 0.5 shares one between two; 2 or more hold one
             live model together, its layers spread over them. Ray reserves them; a local worker
-            takes that many of ``CUDA_VISIBLE_DEVICES``, in turn.
+            takes that many of the visible ones (``CUDA_VISIBLE_DEVICES``, or all), in turn.
         ray_address: A cluster to join, ``auto`` for the one on this machine; ``None`` starts one.
     """
 

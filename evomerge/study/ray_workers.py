@@ -1,0 +1,181 @@
+"""Workers that are Ray actors. The only door to ray."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from evomerge import faults
+from evomerge.errors import UserError
+from evomerge.redact import redact
+from evomerge.study.cluster_head import Head, check_reachable
+from evomerge.study.config import StudyConfig
+from evomerge.study.versions import versions
+from evomerge.study.worker_pool import ENVIRONMENT, Message, Pool, Reply
+
+
+class RayPool(Pool):
+    """Ray actors, on this machine or on a cluster that `ray_address` names.
+
+    The same requests and answers as a child's, as JSON text. Actors are not restarted by Ray: a
+    lost one is replaced from here, so that what happened to a request is known.
+    """
+
+    def __init__(self, config: StudyConfig):
+        super().__init__(config)
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if config.workers.ray_address is None:  # no other machine joins: all ports on loopback
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        import ray
+
+        self._ray = ray
+        self._mine = not ray.is_initialized()
+        if self._mine:
+            with _own_sigterm():
+                _start_ray(ray, config)
+        self._head = Head(_gcs_address(ray))
+        self._actors = [self._spawn() for _ in range(self.size)]
+        self._running: dict[Any, int] = {}
+
+    def submit(self, worker: int, request: Message) -> None:
+        """Call the actor."""
+        faults.reach("pool.submit")
+        reference = self._actors[worker].handle.remote(json.dumps(request))
+        self._running[reference] = worker
+
+    def poll(self, timeout: float) -> list[Reply]:
+        """Wait for the calls that are under way."""
+        if not self._running:
+            return []
+        waiting = list(self._running)
+        ready, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=0)
+        if not ready:
+            ready, _ = self._ray.wait(waiting, num_returns=1, timeout=timeout)
+        self._head.check()  # answers of other nodes come even without it, until Ray gives up
+        replies = []
+        for reference in ready:
+            worker = self._running.pop(reference)
+            try:
+                replies.append(Reply(worker, json.loads(self._ray.get(reference))))
+            except self._ray.exceptions.RayError as error:
+                replies.append(Reply(worker, None, *_told_by_ray(error)))
+        faults.reach("pool.reply")
+        return replies
+
+    def restart(self, worker: int) -> None:
+        """Kill the actor and make another; nothing where the whole cluster is lost."""
+        if self._head.is_lost:
+            return
+        self._head.wait()  # without it Ray would wait, and end this process
+        self._running = {r: w for r, w in self._running.items() if w != worker}
+        self._ray.kill(self._actors[worker])
+        self._actors[worker] = self._spawn()
+
+    def close(self) -> None:
+        """Kill the actors, and Ray itself if it was started from here."""
+        faults.reach("pool.close")
+        if not self._head.is_lost:
+            for actor in self._actors:
+                self._ray.kill(actor)
+        if self._mine:
+            self._ray.shutdown()
+
+    @property
+    def process_ids(self) -> list[int]:
+        """The actors' process numbers, each on its own node."""
+        ids: list[int] = self._ray.get([actor.process_id.remote() for actor in self._actors])
+        return ids
+
+    def _spawn(self) -> Any:
+        faults.reach("pool.spawn")
+        workers = self.config.workers
+        variables = {**ENVIRONMENT, "OMP_NUM_THREADS": str(workers.threads)}
+        actor = self._ray.remote(_Actor).options(
+            num_cpus=workers.threads,
+            num_gpus=workers.gpus,
+            max_restarts=0,
+            max_task_retries=0,
+            runtime_env={"env_vars": variables},
+        )
+        return actor.remote(json.dumps({**self.config.to_dict(), "versions": versions()}))
+
+
+class _Actor:
+    """The Ray side of a worker."""
+
+    def __init__(self, config: str):
+        from evomerge.study.evaluator import start
+
+        self._made = start(json.loads(config))
+
+    def handle(self, request: str) -> str:
+        from evomerge.study.evaluator import Evaluator
+
+        made = self._made
+        return json.dumps(made.handle(json.loads(request)) if isinstance(made, Evaluator) else made)
+
+    def process_id(self) -> int:
+        return os.getpid()
+
+
+def _told_by_ray(error: Exception) -> tuple[str, str]:
+    """Why a call was lost, in one line, and of what kind that is."""
+    name = type(error).__name__
+    lines = str(error).strip().splitlines() or ["no reason given"]
+    return redact(f"{name}: {lines[0]}"), "oom" if name == "OutOfMemoryError" else "infrastructure"
+
+
+def _start_ray(ray: Any, config: StudyConfig) -> None:
+    """Join the cluster that is named, or start one on this machine, bound to loopback."""
+    workers = config.workers
+    if workers.ray_address is not None:
+        check_reachable(workers.ray_address)
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        if workers.ray_address is not None:
+            ray.init(address=workers.ray_address, **quiet)
+            return
+        ray.init(
+            address="local",
+            num_cpus=max(workers.count * workers.threads, os.cpu_count() or 1),
+            include_dashboard=False,
+            dashboard_host="127.0.0.1",
+            _node_ip_address="127.0.0.1",
+            **quiet,
+        )
+        found, wanted = ray.cluster_resources().get("GPU", 0), workers.count * workers.gpus
+        if found < wanted:  # actors would wait for ever
+            ray.shutdown()
+            raise UserError(
+                f"workers: {workers.count} of {workers.gpus:g} GPUs each need {wanted:g}, but Ray "
+                f"finds {found:g} on this machine"
+            )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        here = "this machine"
+        where = workers.ray_address or here
+        reason = str(error).strip().splitlines()[0]
+        hint = "; a cluster that wants a token needs RAY_AUTH_MODE=token" * (where != here)
+        raise UserError(f"workers: cannot use Ray at {where}: {reason}{hint}") from None
+
+
+def _gcs_address(ray: Any) -> str | None:
+    """Where the cluster's head listens; ``None`` where only a proxy of it is known."""
+    try:
+        return str(ray.get_runtime_context().gcs_address)
+    except Exception:  # Ray's client has no such thing, and says so in its own way
+        return None
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep what SIGTERM does: Ray makes it end the process at once, and nothing would be closed."""
+    held = signal.getsignal(signal.SIGTERM)
+    yield
+    if held is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, held)
