@@ -54,8 +54,10 @@ class Outcome:
     def from_row(cls, row: Sequence[str | int | float | None]) -> Outcome:
         """Read what `to_row` wrote.
 
-        >>> Outcome.from_row(["sort", 3, None, 0.5, 0, 1])
-        Outcome(task='sort', doc_id=3, metric=None, smooth=0.5, truncated=False, extracted=True)
+        >>> Outcome.from_row(["sort", 3, None, 0.5, 0, 1]).to_row()
+        ['sort', 3, None, 0.5, 0, 1]
+        >>> Outcome.from_row(["sort", 3, 0.0, None, 1, 0, 1]).degenerate
+        True
         """
         if len(row) not in (6, 7) or not isinstance(row[0], str) or not isinstance(row[1], int):
             raise ValueError(
