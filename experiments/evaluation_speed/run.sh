@@ -11,18 +11,17 @@ peers=${2:-}
 if [ -n "${QUICK:-}" ]; then
     zoo=1 large=1 sleep=0.4 workers="1 21" soak=210 rounds="1 --limit 4"
 else
-    zoo=9 large=3 sleep=4 workers="5 84" soak=1008 rounds=3
+    zoo=9 large=7 sleep=4 workers="5 84" soak=1008 rounds=3
 fi
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 [ -d "$demo/zoo/base" ] || evomerge demo "$demo"
 part() { echo "== $1, $(date +%T)" >&2; }
 
-part "zoo, large; beside them workers that only sleep"
-python "$throughput" busy "$sleep" > "$scratch/busy.jsonl" &
-sleeping=$!
+part "zoo, large"
 python "$here/measure.py" zoo "$demo" "$scratch/zoo.json" "$zoo" > "$scratch/log"
 python "$here/measure.py" large "$scratch/large" "$scratch/large.json" "$large" > "$scratch/log"
-wait "$sleeping"
+part "workers that only sleep"
+python "$throughput" busy "$sleep" > "$scratch/busy.jsonl"
 part "one worker and two"
 # shellcheck disable=SC2086
 python "$throughput" workers "$demo" $workers > "$scratch/workers.jsonl"

@@ -162,7 +162,9 @@ def soak(demo: Path, trials: int = 1008) -> None:
     searched(real(demo, trials, 1), clock)
     asked = clock.trials  # whole generations, at most as many as were wanted
     first, last = clock.over(0, 100), clock.over(asked - 100, asked)
-    show(what="soak", trials=asked, first=first, last=last, ratio=last["ms"] / first["ms"])
+    each = [round(clock.over(n, n + 100)["ms"], 1) for n in range(0, asked - 99, 100)]
+    ratio = last["ms"] / first["ms"]
+    show(what="soak", trials=asked, first=first, last=last, ratio=ratio, ms_of_each_hundred=each)
 
 
 def real(demo: Path, trials: int, count: int) -> StudyConfig:
