@@ -7,11 +7,28 @@ import time
 from pathlib import Path
 from typing import Any
 
-from evomerge.study.study import JOURNAL
-from tests.study.small_study import stub_document, stub_executable
+import pytest
+
+from evomerge.study.study import JOURNAL, Study
+from tests.study.small_study import (
+    StubWorkers,
+    stub_config,
+    stub_document,
+    stub_executable,
+    substance,
+)
 from tests.study.study_driver import Drivers
 
 SMALL: dict[str, Any] = {"models": ["one"], "search": {"trials": 8}}
+
+
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, sections: dict[str, Any]) -> Any:
+    """What the run of a study with stub workers says that nothing happened to."""
+    run = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        StubWorkers(patch, tmp_path_factory.mktemp("stub"))
+        Study(stub_config(**sections), run).confirm()
+    return substance(run)
 
 
 class Command:

@@ -16,7 +16,7 @@ import pytest
 from evomerge.errors import UserError
 from evomerge.study.record import Record
 from evomerge.study.study import JOURNAL, Study
-from tests.faults.command import SMALL, Command
+from tests.faults.command import SMALL, Command, undisturbed
 from tests.study.small_study import StubWorkers, events, paid, stub_config, substance
 from tests.study.study_driver import Drivers, children, is_running
 
@@ -26,11 +26,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the run says that nothing happened to."""
-    run = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        StubWorkers(patch, tmp_path_factory.mktemp("stub"))
-        Study(stub_config(**SMALL), run).confirm()
-    return substance(run)
+    return undisturbed(tmp_path_factory, SMALL)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -11,7 +11,7 @@ import pytest
 
 from evomerge import faults
 from evomerge.study.study import JOURNAL, Study
-from tests.faults.command import SMALL, Command
+from tests.faults.command import SMALL, Command, undisturbed
 from tests.models import make_family
 from tests.study.small_study import StubWorkers, paid, stub_config, substance
 from tests.study.study_driver import Drivers
@@ -29,11 +29,7 @@ TORN = ["journal.truncate"]
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the run says that nothing happened to."""
-    run = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        StubWorkers(patch, tmp_path_factory.mktemp("stub"))
-        Study(stub_config(**FEWER), run).confirm()
-    return substance(run)
+    return undisturbed(tmp_path_factory, FEWER)
 
 
 def every_call(

@@ -10,7 +10,6 @@ from evomerge.dimension import Dimension
 from evomerge.errors import UserError
 from evomerge.search import CatCma, CmaEs, create
 from evomerge.search.coordinates import Coordinates
-from tests.search.test_optimizer_conformance import BY_HAND, OPTIMIZERS
 
 METHODS = ("p", "q", "r")
 
@@ -42,16 +41,6 @@ def loss(dimensions, point, target, worse):
         elif rest == "weight" or rest[0] == value[f"{block}.method"]:
             total += (number - target[name]) ** 2
     return total
-
-
-@pytest.fixture(
-    params=[
-        pytest.param(key, marks=pytest.mark.slow) if key in BY_HAND else key for key in OPTIMIZERS
-    ]
-)
-def make(request):
-    name, options = OPTIMIZERS[request.param]
-    return lambda **more: create(name, **options, **more)
 
 
 def test_what_is_inactive_is_at_its_start_and_a_retold_search_goes_on_the_same(make):

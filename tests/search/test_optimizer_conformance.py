@@ -50,11 +50,10 @@ SPACES = {
 }
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(key, marks=pytest.mark.slow) if key in BY_HAND else key for key in OPTIMIZERS
-    ]
-)
+EVERY = [pytest.param(key, marks=pytest.mark.slow) if key in BY_HAND else key for key in OPTIMIZERS]
+
+
+@pytest.fixture(params=EVERY)
 def make(request):
     """A function that makes the optimizer under test."""
     name, options = OPTIMIZERS[request.param]
