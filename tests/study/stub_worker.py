@@ -26,7 +26,7 @@ DEFAULTS: dict[str, Any] = {
     "signal": 1.0,  # how much of a score is the recipe's quality; 0 is pure chance
     "salt": "",  # of the chance
     "seconds": 0.0,  # that each evaluation takes
-    "log": None,  # file that gets a line for every evaluation that is begun
+    "log": None,  # folder with a file of each worker: a line for every evaluation that is begun
     "fail": None,  # kind of failure of every recipe from the search (with a list of weights)
     "fail_above": None,  # ... or only of those whose first weight is above this
     "die_on": None,  # file: a worker that finds it removes it and dies in the middle of an answer
@@ -232,10 +232,11 @@ class Stub:
         return {"weights_digest": name}
 
     def note(self, entry: list[Any]) -> None:
-        line = json.dumps([os.getpid(), *entry]) + "\n"
-        handle = os.open(self.settings["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(handle, line.encode())
-        os.close(handle)
+        # A file of its own: a line that a kill cuts short is then its last, and nobody's beginning.
+        folder = Path(self.settings["log"])
+        folder.mkdir(exist_ok=True)
+        with open(folder / str(os.getpid()), "a") as file:
+            file.write(json.dumps(entry) + "\n")
 
 
 def fault_points() -> Callable[[str], None]:

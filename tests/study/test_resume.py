@@ -60,7 +60,7 @@ class Killed:
 
     @property
     def evaluations(self) -> Path:
-        """Where the stub workers of the present run note what they begin."""
+        """Folder where the stub workers of the present run note what they begin."""
         return self.folder / f"evaluations-{self.starts}"
 
     def held(self) -> set[tuple[str, str, str, int]]:
@@ -80,12 +80,15 @@ class Killed:
 
     def begun(self) -> set[tuple[str, str, str, int]]:
         """The same of everything that the stub workers of this run have begun."""
-        if not self.evaluations.exists():
-            return set()
-        lines = map(json.loads, self.evaluations.read_text().splitlines())
+        # What stands behind the last line break was cut short by a kill, before anything was begun.
+        lines = (
+            json.loads(line)
+            for file in self.evaluations.glob("*")
+            for line in file.read_text().split("\n")[:-1]
+        )
         return {
             (name, mode, task, i)
-            for _, name, mode, items in lines
+            for name, mode, items in lines
             for task, ids in items.items()
             for i in ids
         }
@@ -96,6 +99,7 @@ def uninterrupted(drivers: Drivers, tmp_path_factory: pytest.TempPathFactory) ->
     study = Killed(drivers, stub_config(), tmp_path_factory.mktemp("whole") / "study")
     study.start()
     assert drivers.wait() == 0, (study.folder / "output").read_text()
+    assert study.begun() == study.held() != set()
     return study
 
 
