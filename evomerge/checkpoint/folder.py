@@ -22,7 +22,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 _MAX_CONFIG_BYTES = 4 * 2**20
-_READ = (".json", ".jinja", ".model", ".txt", ".safetensors", "additional_chat_templates")
+_READ = (".json", ".jinja", ".model", ".txt", ".safetensors", ".py", "additional_chat_templates")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?")
 
 
@@ -48,7 +48,7 @@ def resolve(model: str | Path) -> Path:
             snapshot_download(
                 name,
                 revision=revision or None,
-                allow_patterns=["*.safetensors", "*.json", "README.md", *TOKENIZER_FILES],
+                allow_patterns=["*.safetensors", "*.json", "*.py", "README.md", *TOKENIZER_FILES],
             )
         )
     except Exception as error:  # the hub's client raises a dozen unrelated kinds

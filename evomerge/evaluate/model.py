@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import HF_MODULES_CACHE
 
+from evomerge.checkpoint.remote_code import how_to_allow, named_code
 from evomerge.errors import UserError
 from evomerge.evaluate.spread import device_map, dispatch
 
@@ -20,6 +24,7 @@ def load_model(
     source: str | Path | PretrainedConfig,
     dtype: torch.dtype | str = torch.float32,
     device: torch.device | str | Sequence[str] = "cpu",
+    trust_remote_code: bool = False,
 ) -> tuple[Any, Any]:
     """Load a causal LM for scoring: eval mode, no gradients, no progress bars.
 
@@ -29,6 +34,7 @@ def load_model(
             written in place.
         dtype: Type of the weights, or its name (``"bfloat16"``); ``"auto"`` keeps the checkpoint's.
         device: Where the model lives; several names spread its layers over them (`spread`).
+        trust_remote_code: Whether Python in the folder may run; see `checkpoint.remote_code`.
 
     Returns:
         The model, and its tokenizer (``None`` where the source has no tokenizer files).
@@ -37,37 +43,41 @@ def load_model(
     dtype = _dtype(dtype)
     devices = [str(device)] if isinstance(device, str | torch.device) else list(device)
     if isinstance(source, PretrainedConfig):
-        return _for_scoring(_from_config(source, dtype), devices), None
+        return _for_scoring(_from_config(source, dtype, trust_remote_code), devices), None
     folder = Path(source)
     if folder.exists() and not (folder / "config.json").is_file():
         raise UserError(f"expected a model folder with a config.json, but '{folder}' has none")
     try:
-        if folder.is_dir() and not any(folder.glob("*.safetensors")):
-            _refuse_other_weights(folder)
-            model = _from_config(AutoConfig.from_pretrained(source), dtype)
-        else:
-            model = AutoModelForCausalLM.from_pretrained(
-                source,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=False,
-                device_map=_places(source, dtype, devices),
-            )
+        with _one_at_a_time(trust_remote_code):
+            if folder.is_dir() and not any(folder.glob("*.safetensors")):
+                _refuse_other_weights(folder)
+                model = _from_config(_config(source, trust_remote_code), dtype, trust_remote_code)
+            else:
+                model = AutoModelForCausalLM.from_pretrained(
+                    source,
+                    dtype=dtype,
+                    use_safetensors=True,
+                    trust_remote_code=trust_remote_code,
+                    device_map=_places(source, dtype, devices, trust_remote_code),
+                )
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot load the model '{source}': {_first_line(error)}") from error
-    return _for_scoring(model, devices), load_tokenizer(source)
+        raise UserError(f"cannot load the model '{source}': {_why(error, folder)}") from error
+    return _for_scoring(model, devices), load_tokenizer(source, trust_remote_code)
 
 
-def load_tokenizer(source: str | Path) -> Any:
+def load_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a model folder, or ``None`` if it has no tokenizer files."""
     folder = Path(source)
     names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
     if folder.is_dir() and not any((folder / name).is_file() for name in names):
         return None
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        with _one_at_a_time(trust_remote_code):
+            return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot load the tokenizer of '{source}': {_first_line(error)}") from error
+        raise UserError(
+            f"cannot load the tokenizer of '{source}': {_why(error, folder)}"
+        ) from error
 
 
 def cache_argument(model: Any) -> str | None:
@@ -79,23 +89,48 @@ def cache_argument(model: Any) -> str | None:
     return next((name for name in ("cache", "past_key_values") if name in accepted), None)
 
 
-def _from_config(config: PretrainedConfig, dtype: torch.dtype | str) -> Any:
+@contextmanager
+def _one_at_a_time(trust_remote_code: bool) -> Iterator[None]:
+    """transformers copies a model's Python files to where it imports them from, file by file."""
+    if not trust_remote_code:
+        yield
+        return
+    cache = Path(HF_MODULES_CACHE)
+    cache.mkdir(parents=True, exist_ok=True)
+    with open(cache / ".evomerge.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _config(source: str | Path, trust_remote_code: bool) -> PretrainedConfig:
+    config: PretrainedConfig = AutoConfig.from_pretrained(
+        source, trust_remote_code=trust_remote_code
+    )
+    return config
+
+
+def _from_config(
+    config: PretrainedConfig, dtype: torch.dtype | str, trust_remote_code: bool
+) -> Any:
     chosen = {} if isinstance(dtype, str) else {"dtype": dtype}
     build: Any = AutoModelForCausalLM.from_config
     # Random initialisation is wasted on weights that are written over, and would draw from the
     # global generators; buffers (rotary tables) still get their true values.
     with transformers.initialization.no_init_weights(), torch.random.fork_rng(devices=[]):
-        return build(config, trust_remote_code=False, **chosen)
+        return build(config, trust_remote_code=trust_remote_code, **chosen)
 
 
 def _places(
-    source: str | Path, dtype: torch.dtype | str, devices: Sequence[str]
+    source: str | Path,
+    dtype: torch.dtype | str,
+    devices: Sequence[str],
+    trust_remote_code: bool,
 ) -> dict[str, str] | None:
     """Where each part is loaded to, if there are several devices; one is moved to as a whole."""
     if len(devices) == 1:
         return None
     with torch.device("meta"):
-        model = _from_config(AutoConfig.from_pretrained(source), dtype)
+        model = _from_config(_config(source, trust_remote_code), dtype, trust_remote_code)
     model.tie_weights()  # a head that is the embedding goes where that goes
     return device_map(model, devices)
 
@@ -132,5 +167,8 @@ def _refuse_other_weights(folder: Path) -> None:
         )
 
 
-def _first_line(error: Exception) -> str:
+def _why(error: Exception, folder: Path) -> str:
+    """The remedy where a model's own code was not allowed, else an error's first line."""
+    if "trust_remote_code=True" in str(error) and folder.is_dir() and named_code(folder):
+        return how_to_allow(folder)
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -14,6 +14,7 @@ from torch import Tensor
 from evomerge import methods
 from evomerge.checkpoint import atomic_folder, write_shards
 from evomerge.checkpoint.header import DTYPES
+from evomerge.checkpoint.remote_code import copy_code
 from evomerge.errors import UserError
 from evomerge.merge.card import model_card
 from evomerge.merge.operations import Inputs, operation_of
@@ -176,7 +177,8 @@ def digest(named: Iterable[tuple[str, Tensor]]) -> str:
 def write(built: Plan, parents: Parents, out: Path, *, replace: bool = False) -> str:
     """Write a merged model as a Hugging Face folder that appears only when whole.
 
-    The folder holds config, safetensors, the tokenizer, the recipe and a model card.
+    The folder holds config, safetensors, the tokenizer, the recipe and a model card, and the
+    Python files that the config names.
 
     Returns:
         The digest of its weights.
@@ -204,6 +206,7 @@ def write(built: Plan, parents: Parents, out: Path, *, replace: bool = False) ->
         config = {**built.config, "dtype": recipe.output_dtype}
         config.pop("torch_dtype", None)
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        copy_code(parents.checkpoints[recipe.donor].folder, folder)
         write_tokenizer(recipe, parents.opened, folder)
         recipe.to_yaml(folder / "evomerge_recipe.yaml")
         (folder / "README.md").write_text(model_card(recipe), encoding="utf-8")

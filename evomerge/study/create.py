@@ -65,6 +65,7 @@ def create_study(
     seed: int = 0,
     workers: Mapping[str, Any] | None = None,
     output: Mapping[str, Any] | None = None,
+    trust_remote_code: str | None = None,
     listener: Listener | None = None,
     reuse: Sequence[str | Path] = (),
 ) -> Study:
@@ -91,6 +92,7 @@ def create_study(
         seed: Of the item pools, the methods that drop at random, and the optimizer if it has none.
         workers: As in a study file, e.g. ``{"backend": "ray", "count": 8, "gpus": 1}``.
         output: As in a study file, e.g. ``{"dtype": "float32"}``.
+        trust_remote_code: As in a study file.
         listener: Called after every event with the event and the record.
         reuse: Other run folders, as for `Study`.
 
@@ -115,6 +117,7 @@ def create_study(
         },
         "workers": dict(workers or {}),
         "output": dict(output or {}),
+        "trust_remote_code": trust_remote_code,
     }
     return Study(StudyConfig.from_dict(document, Path.cwd()), directory, listener, reuse)
 

@@ -18,6 +18,7 @@ import torch
 from evomerge import faults, merge, mergekit
 from evomerge.architecture import layer_count
 from evomerge.checkpoint import check_compatible, check_same_kind, check_same_tokens
+from evomerge.checkpoint.remote_code import allowed_code
 from evomerge.errors import UserError
 from evomerge.evaluate.harness import Harness
 from evomerge.evaluate.model import load_model, load_tokenizer
@@ -51,6 +52,8 @@ class Evaluator:
         self.device = self.devices[0]
         self.parents = merge.open_parents([config.base_model, *config.models], self.device)
         self.watch = ParentWatch(self.parents)
+        base, allowed = self.parents.checkpoints[config.base_model], config.trust_remote_code
+        self._model_code = {} if allowed is None else allowed_code(base.folder, allowed)
         self._resident: str | None = None  # the digest of the recipe that the live model holds
         self.halvings = 0  # how often batches were halved, because memory ran out
         self._scorer: Scorer | None = None
@@ -97,7 +100,14 @@ class Evaluator:
         self.parents.check_finite()
         self.halvings = request.get("halvings", 0)
         evaluation = self.harness.describe()
-        evaluation["warnings"] = [*evaluation["warnings"], *self.scorer.check()]
+        evaluation["warnings"] = [
+            *evaluation["warnings"],
+            *(
+                f"allowed model code: {file}, SHA-256 {digest[:16]}"
+                for file, digest in self._model_code.items()
+            ),
+            *self.scorer.check(),
+        ]
         probe = request.get("batches")  # [mode, items]: what was scored before, and in which?
         norms = {}
         if request.get("norms"):
@@ -183,7 +193,7 @@ class Evaluator:
         if self._harness is None:
             evaluate = self.config.evaluate
             base = self.parents.checkpoints[self.config.base_model]
-            self._tokenizer = load_tokenizer(base.folder)
+            self._tokenizer = load_tokenizer(base.folder, bool(self._model_code))
             if self._tokenizer is None:
                 raise UserError(f"{base.folder}: expected tokenizer files, but there are none")
             self._harness = Harness.load(
@@ -206,7 +216,9 @@ class Evaluator:
         harness = self.harness
         if self._model is None:
             base = self.parents.checkpoints[self.config.base_model]
-            self._model, _ = load_model(base.folder, self.config.output.dtype, self.devices)
+            self._model, _ = load_model(
+                base.folder, self.config.output.dtype, self.devices, bool(self._model_code)
+            )
             if len(self.devices) > 1:
                 self.parents.spread(self._model)
             evaluate = self.config.evaluate

@@ -249,7 +249,8 @@ class Finish:
             return None
         model = (self.directory / "best" / "model").resolve()
         words = ["lm_eval", "--model", "hf", "--model_args"]
-        words += [f"pretrained={model},dtype={self.config.output.dtype}"]
+        code = ",trust_remote_code=True" if self.config.trust_remote_code else ""
+        words += [f"pretrained={model},dtype={self.config.output.dtype}{code}"]
         words += ["--tasks", ",".join(tasks)]
         if evaluate.include_path:
             words += ["--include_path", evaluate.include_path[0]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,9 @@ class StudyConfig:
         search: Which optimizer, for how long.
         workers: Where candidates are built and scored.
         output: What becomes of the winner.
+        trust_remote_code: SHA-256 of the Python files in base_model's folder, which then run as
+            you do, for an architecture that transformers lacks; `evomerge check` tells it. Other
+            models' files never run.
     """
 
     base_model: str
@@ -38,6 +42,7 @@ class StudyConfig:
     search: SearchConfig = field(default_factory=SearchConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
+    trust_remote_code: str | None = None
 
     @classmethod
     def from_yaml(cls, file: str | Path) -> StudyConfig:
@@ -81,6 +86,17 @@ class StudyConfig:
         self.evaluate.check(where)
         self.search.check([task.name for task in self.evaluate.tasks], where)
         self.workers.check(where)
+        code = self.trust_remote_code
+        if code is not None and not re.fullmatch("[0-9a-f]{64}", code):
+            raise UserError(
+                f"{where}: trust_remote_code: expected the SHA-256 of base_model's Python files, "
+                f"as `evomerge check` tells it, but got {code[:80]!r}"
+            )
+        if code is not None and self.evaluate.engine == "vllm":
+            raise UserError(
+                f"{where}: trust_remote_code: vLLM does not run a model's own code here; expected "
+                "engine: hf"
+            )
         if self.workers.gpus > 1 and self.evaluate.engine == "vllm":
             raise UserError(
                 f"{where}: workers.gpus: vLLM shares the weights of one GPU; expected at most 1, "
