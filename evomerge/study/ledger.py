@@ -63,6 +63,7 @@ class Ledger:
         """Let this scheduler's workers do what has to be done."""
         self._scheduler = scheduler
         scheduler.disagreed = self._disagreed
+        scheduler.pool.notice = partial(self.warn, "workers wait")
         scheduler.halvings = max(scheduler.halvings, self.record.halvings)
 
     def borrow(self, run: str, record: Record) -> None:

@@ -14,9 +14,12 @@ from evomerge import faults
 from evomerge.errors import UserError
 from evomerge.redact import redact
 from evomerge.study.cluster_head import Head, check_reachable
+from evomerge.study.cluster_room import Room
 from evomerge.study.config import StudyConfig
 from evomerge.study.versions import versions
 from evomerge.study.worker_pool import ENVIRONMENT, Message, Pool, Reply
+
+_LOOPBACK = ("127.0.0.1", "::1")
 
 
 class RayPool(Pool):
@@ -30,8 +33,6 @@ class RayPool(Pool):
         super().__init__(config)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        if config.workers.ray_address is None:  # no other machine joins: all ports on loopback
-            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         import ray
 
         self._ray = ray
@@ -40,7 +41,9 @@ class RayPool(Pool):
             with _own_sigterm():
                 _start_ray(ray, config)
         self._head = Head(_gcs_address(ray))
-        self._actors = [self._spawn() for _ in range(self.size)]
+        self._room = Room(config.workers, config.workers.ray_address or "this program's address")
+        self._placing: dict[int, Any] = {}  # worker -> the first call to it, until it answers
+        self._actors = [self._spawn(worker) for worker in range(self.size)]
         self._running: dict[Any, int] = {}
 
     def submit(self, worker: int, request: Message) -> None:
@@ -50,7 +53,8 @@ class RayPool(Pool):
         self._running[reference] = worker
 
     def poll(self, timeout: float) -> list[Reply]:
-        """Wait for the calls that are under way."""
+        """Wait for the calls that are under way, or for workers' places where there are none."""
+        self._look_for_places(timeout if not self._running else 0.0)
         if not self._running:
             return []
         waiting = list(self._running)
@@ -75,7 +79,11 @@ class RayPool(Pool):
         self._head.wait()  # without it Ray would wait, and end this process
         self._running = {r: w for r, w in self._running.items() if w != worker}
         self._ray.kill(self._actors[worker])
-        self._actors[worker] = self._spawn()
+        self._actors[worker] = self._spawn(worker)
+
+    def is_up(self, worker: int) -> bool:
+        """Whether the actor has found a place on the cluster."""
+        return worker not in self._placing
 
     def close(self) -> None:
         """Kill the actors, and Ray itself if it was started from here."""
@@ -92,27 +100,55 @@ class RayPool(Pool):
         ids: list[int] = self._ray.get([actor.process_id.remote() for actor in self._actors])
         return ids
 
-    def _spawn(self) -> Any:
+    def _look_for_places(self, timeout: float) -> None:
+        """See which actors have been placed; say so if some wait for long."""
+        if self._placing:
+            waiting = list(self._placing.values())
+            placed, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=0)
+            if not placed:
+                placed, _ = self._ray.wait(waiting, num_returns=1, timeout=timeout)
+            self._placing = {w: r for w, r in self._placing.items() if r not in placed}
+        if (told := self._room.look(len(self._placing), self._resources)) is not None:
+            self.notice(told)
+
+    def _resources(self) -> tuple[list[dict[str, float]], dict[str, float]]:
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        return nodes, self._ray.available_resources()
+
+    def _spawn(self, worker: int) -> Any:
         faults.reach("pool.spawn")
         workers = self.config.workers
         variables = {**ENVIRONMENT, "OMP_NUM_THREADS": str(workers.threads)}
-        actor = self._ray.remote(_Actor).options(
+        made = self._ray.remote(_Actor).options(
             num_cpus=workers.threads,
             num_gpus=workers.gpus,
             max_restarts=0,
             max_task_retries=0,
             runtime_env={"env_vars": variables},
         )
-        return actor.remote(json.dumps({**self.config.to_dict(), "versions": versions()}))
+        try:
+            actor = made.remote(json.dumps({**self.config.to_dict(), "versions": versions()}))
+        except (ImportError, AttributeError) as error:  # of a ray:// server, which reads our code
+            raise UserError(
+                f"workers: the Ray cluster at {workers.ray_address} cannot make one ({error}): "
+                "install the same version of evomerge on all of its nodes"
+            ) from None
+        self._placing[worker] = actor.process_id.remote()
+        actor.load.remote()
+        return actor
 
 
 class _Actor:
-    """The Ray side of a worker."""
+    """The Ray side of a worker: its methods run one after the other, in the order of the calls."""
 
     def __init__(self, config: str):
+        self._config = config
+        self._made: Any = None
+
+    def load(self) -> None:
         from evomerge.study.evaluator import start
 
-        self._made = start(json.loads(config))
+        self._made = start(json.loads(self._config))
 
     def handle(self, request: str) -> str:
         from evomerge.study.evaluator import Evaluator
@@ -141,14 +177,23 @@ def _start_ray(ray: Any, config: StudyConfig) -> None:
         if workers.ray_address is not None:
             ray.init(address=workers.ray_address, **quiet)
             return
-        ray.init(
-            address="local",
-            num_cpus=max(workers.count * workers.threads, os.cpu_count() or 1),
-            include_dashboard=False,
-            dashboard_host="127.0.0.1",
-            _node_ip_address="127.0.0.1",
-            **quiet,
-        )
+        with _on_loopback():
+            ray.init(
+                address="local",
+                num_cpus=max(workers.count * workers.threads, os.cpu_count() or 1),
+                include_dashboard=False,
+                dashboard_host="127.0.0.1",
+                _node_ip_address="127.0.0.1",
+                **quiet,
+            )
+        own = ray.util.get_node_ip_address()
+        if own not in _LOOPBACK:
+            ray.shutdown()
+            raise UserError(
+                f"workers: this version of Ray ({ray.__version__}) listens on {own}, not on "
+                "loopback alone; use `workers: {backend: local}`, or start Ray yourself and name "
+                "it with --ray-address"
+            )
         found, wanted = ray.cluster_resources().get("GPU", 0), workers.count * workers.gpus
         if found < wanted:  # actors would wait for ever
             ray.shutdown()
@@ -170,6 +215,27 @@ def _gcs_address(ray: Any) -> str | None:
         return str(ray.get_runtime_context().gcs_address)
     except Exception:  # Ray's client has no such thing, and says so in its own way
         return None
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have Ray start as where no other machine can join: all of its ports on loopback.
+
+    Its processes read that from the environment. In this one it was read when Ray was imported,
+    perhaps by somebody else, and `_node_ip_address` alone is turned into an outward address.
+    """
+    from ray._private import ray_constants
+
+    name, cluster = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", ray_constants.ENABLE_RAY_CLUSTER
+    told = os.environ.get(name)
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = cluster
+        del os.environ[name]
+        if told is not None:
+            os.environ[name] = told
 
 
 @contextlib.contextmanager

@@ -114,6 +114,8 @@ class Scheduler:
         for worker in range(self.pool.size):
             if worker in self._running or not self._is_trusted(worker):
                 continue
+            if not self.pool.is_up(worker):
+                continue
             task = self._take(worker, waiting, done) or self._straggler()
             if task is None:
                 continue

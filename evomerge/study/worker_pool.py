@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,11 +35,16 @@ class Reply:
 
 
 class Pool(ABC):
-    """Workers numbered 0 to size - 1; each serves one request at a time."""
+    """Workers numbered 0 to size - 1; each serves one request at a time.
+
+    Attributes:
+        notice: Called with what the user should know while workers wait.
+    """
 
     def __init__(self, config: StudyConfig):
         self.config = config
         self.size = config.workers.count
+        self.notice: Callable[[str], None] = lambda _: None
 
     @abstractmethod
     def submit(self, worker: int, request: Message) -> None:
@@ -55,6 +61,10 @@ class Pool(ABC):
     @abstractmethod
     def close(self) -> None:
         """End all workers."""
+
+    def is_up(self, worker: int) -> bool:
+        """Whether a worker can be given work; before that, a request would only wait for it."""
+        return 0 <= worker < self.size
 
     def device(self, worker: int) -> str:
         """What a worker computes on, as far as this pool can tell it from other workers'."""

@@ -243,11 +243,12 @@ with open_pool(config, Path("unused")) as pool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("before", ["", "import ray\n"])
 def test_a_ray_that_we_start_listens_on_loopback_alone_and_has_no_dashboard(
-    small_study: Path,
+    small_study: Path, before: str
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", OPEN_RAY, str(small_study)],
+        [sys.executable, "-c", before + OPEN_RAY, str(small_study)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "ONLY_THIS_TEST": "1"},
         capture_output=True,
         text=True,

@@ -109,6 +109,17 @@ def test_every_unit_gets_its_own_answer_in_whatever_order_workers_finish(
     assert answers == {n: {"value": n} for n in range(20)}
 
 
+def test_workers_without_a_place_get_no_work_and_hold_nothing_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = FakePool(3, answered)
+    places = {0: 10.0, 1: 12.0, 2: 1e9}  # seconds from which each is up
+    monkeypatch.setattr(pool, "is_up", lambda worker: pool.clock >= places[worker])
+    assert run(pool, units(20)) == {n: {"value": n} for n in range(20)}
+    assert {worker for worker, _ in pool.sent} == {0, 1}
+    assert 10.0 <= pool.clock < 30.0
+
+
 def test_no_units_need_no_workers() -> None:
     pool = FakePool(2, answered)
     assert run(pool, []) == {}

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from evomerge.errors import UserError
+from evomerge.errors import ResumableError, UserError
+from evomerge.study import cluster_room
 from evomerge.study import study as study_module
 from evomerge.study.config import StudyConfig
 from evomerge.study.local_workers import LocalPool
@@ -248,6 +249,40 @@ def test_ray_actors_on_a_running_cluster_give_what_this_process_gives(
     assert substance(tmp_path / "run") == substance(finished)
     host, port = cluster.split(":")
     socket.create_connection((host, int(port)), timeout=5).close()
+
+
+def test_workers_that_fit_on_no_node_are_told_of_and_then_given_up(
+    cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_room, "TELL_AFTER", 0.3)
+    monkeypatch.setattr(cluster_room, "GIVE_UP_AFTER", 1.2)
+    where = {"backend": "ray", "ray_address": cluster, "count": 2, "gpus": 2.0}
+    said: list[str] = []
+    with open_pool(stub_config(workers=where), Path("unused")) as pool:
+        pool.notice = said.append
+        with pytest.raises(ResumableError, match="workers: no node came that can hold one: each"):
+            gather(pool, 1)
+        assert [pool.is_up(0), pool.is_up(1)] == [False, False]
+    assert said == [
+        "workers: no node can hold one: each needs 1 CPU and 2 GPUs, and the Ray cluster at "
+        f"{cluster} has 4 CPUs and 1 GPU on 1 node, of which 4 CPUs and 1 GPU are free; waiting "
+        "0.02 minutes for a node that can; ask for less (workers.threads, workers.gpus), or add a "
+        "node that is large enough"
+    ]
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_with_the_workers_that_fit_on_the_cluster(
+    cluster: str, finished: Path, small_study: Path, tmp_path: Path
+) -> None:
+    config = StudyConfig.from_yaml(small_study)
+    workers = replace(config.workers, backend="ray", ray_address=cluster, count=3, threads=2)
+    Study(replace(config, workers=workers), tmp_path / "run").confirm()
+    found = substance(tmp_path / "run")
+    (told,) = found.pop("warning")
+    assert "1 of 3 wait for a place: each needs 2 CPUs and 0 GPUs" in told["message"]
+    assert "ask for no more than 2 (--workers 2)" in told["message"]
+    assert found == substance(finished)
 
 
 def test_an_address_without_a_cluster_is_refused_at_once() -> None:
