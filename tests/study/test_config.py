@@ -90,6 +90,7 @@ def test_the_least_study_has_the_documented_defaults() -> None:
             "ray_address": None,
         },
         "output": {"dtype": "bfloat16", "save_model": True},
+        "trust_remote_code": None,
     }
 
 
