@@ -183,11 +183,14 @@ def _steps(study: OpenStudy, told: Mapping[str, Any]) -> dict[str, list[float]]:
 
 
 def _fixed(config: Mapping[str, Any], path: tuple[str, ...] = ()) -> Any:
-    """A configuration without what may change between runs."""
+    """A configuration without what may change between runs, and without keys that say nothing.
+
+    A key that came with a later version is none until it is used, and so no difference.
+    """
     return {
         key: _fixed(value, (*path, key)) if isinstance(value, Mapping) else value
         for key, value in config.items()
-        if (*path, key) not in _FREE
+        if (*path, key) not in _FREE and value is not None
     }
 
 

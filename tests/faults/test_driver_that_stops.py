@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from evomerge.errors import UserError
+from evomerge.study.config import StudyConfig
 from evomerge.study.record import Record
 from evomerge.study.study import JOURNAL, Study
 from tests.faults.command import SMALL, Command, undisturbed
@@ -157,6 +158,23 @@ def _allowed(run: Path) -> Any:
     study = Record.from_events(events(run)).study
     assert study is not None
     return StudyConfig.from_dict(study["config"], Path("/"))
+
+
+def test_a_key_that_an_earlier_version_did_not_know_is_no_change(
+    stub_workers: StubWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del stub_workers
+    whole = StudyConfig.to_dict
+    with monkeypatch.context() as earlier:
+        known = {"base_model", "models", "space", "evaluate", "search", "workers", "output"}
+        earlier.setattr(
+            StudyConfig, "to_dict", lambda self: {k: whole(self)[k] for k in sorted(known)}
+        )
+        Study(stub_config(), tmp_path / "run").optimize(4)
+    assert whole(stub_config()).keys() - known == {"trust_remote_code"}
+    Study(stub_config(), tmp_path / "run").optimize(8)
+    with pytest.raises(UserError, match="trust_remote_code was None, now 000"):
+        Study(stub_config(trust_remote_code="0" * 64), tmp_path / "run").optimize(8)
 
 
 def test_a_space_of_a_few_points_ends_and_equal_recipes_are_paid_for_once(
