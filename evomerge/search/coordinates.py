@@ -12,7 +12,7 @@ differs in the last bits, still asks for the same points.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,8 @@ class Coordinates:
         self.free = tuple(i for i, count in enumerate(counts) if count != 1)
         self.cells = tuple(counts[i] for i in self.free)
         self.steps = np.array([self.dimensions[i].step for i in self.free], dtype=np.float64)
+        self._decoders = [_decoder(dimension) for dimension in self.dimensions]
+        self._middle = [decoded(0.5) for decoded in self._decoders]
         at = {dimension.name: i for i, dimension in enumerate(self.dimensions)}
         self._needs = {
             i: [[(at[name], values) for name, values in clause] for clause in dimension.needs]
@@ -59,9 +61,9 @@ class Coordinates:
 
     def decode(self, units: Sequence[float] | Floats) -> Point:
         """Map unit coordinates, clipped into [0, 1], to the point that they stand for."""
-        values = [_from_unit(dimension, 0.5) for dimension in self.dimensions]
-        for i, unit in zip(self.free, units, strict=True):
-            values[i] = _from_unit(self.dimensions[i], min(max(float(unit), 0.0), 1.0))
+        values = list(self._middle)
+        for i, unit in zip(self.free, np.asarray(units, dtype=np.float64).tolist(), strict=True):
+            values[i] = self._decoders[i](_clipped(unit, 0.0, 1.0))
         return tuple(values)
 
     def inactive(self, points: Sequence[Point]) -> Mask:
@@ -126,17 +128,20 @@ def _to_unit(dimension: Dimension, value: Value) -> float:
     return min(max((scaled - low) / (high - low), 0.0), 1.0)
 
 
-def _from_unit(dimension: Dimension, unit: float) -> Value:
+def _decoder(dimension: Dimension) -> Callable[[float], Value]:
+    """What maps [0, 1] to the values of a dimension; made once, called for every point."""
     if dimension.kind == "categorical":
-        n_choices = len(dimension.choices)
-        return dimension.choices[min(int(unit * n_choices), n_choices - 1)]
+        choices = dimension.choices
+        return lambda unit: choices[min(int(unit * len(choices)), len(choices) - 1)]
     low, high = _edges(dimension)
-    scaled = low + unit * (high - low)
-    value = math.exp(scaled) if dimension.log else scaled
     if dimension.kind == "int":
         smallest, largest = integer_range(dimension)
-        return min(max(round(value), smallest), largest)
-    return rounded(dimension, value)
+        exp = math.exp if dimension.log else float
+        return lambda unit: min(max(round(exp(low + unit * (high - low))), smallest), largest)
+    if dimension.log:
+        return lambda unit: rounded(dimension, math.exp(low + unit * (high - low)))
+    digits = _digits(high - low)
+    return lambda unit: _clipped(round(low + unit * (high - low), digits), low, high)
 
 
 def rounded(dimension: Dimension, value: float) -> float:
@@ -145,10 +150,17 @@ def rounded(dimension: Dimension, value: float) -> float:
     >>> rounded(Dimension("weight", low=0.0, high=1.0), 1 / 3)
     0.333333
     """
-    scale = value if dimension.log else dimension.high - dimension.low
-    if scale > 0:
-        value = round(value, 6 - math.floor(math.log10(scale)))
-    return min(max(value, float(dimension.low)), float(dimension.high))
+    digits = _digits(value if dimension.log else dimension.high - dimension.low)
+    return _clipped(round(value, digits), float(dimension.low), float(dimension.high))
+
+
+def _digits(scale: float) -> int:
+    """Decimal places that keep six digits of a scale; all of them if it is 0."""
+    return 6 - math.floor(math.log10(scale)) if scale > 0 else 400
+
+
+def _clipped(value: float, low: float, high: float) -> float:
+    return value if low <= value <= high else min(max(value, low), high)
 
 
 def choice_index(dimension: Dimension, value: Value) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from evomerge import search
 from evomerge.dimension import Point
+from evomerge.search.coordinates import Coordinates
 from evomerge.study.baseline import Baseline
 from evomerge.study.open_study import OpenStudy
 from evomerge.study.telling import distance
@@ -39,9 +40,8 @@ def contenders(study: OpenStudy, baseline: Baseline, optimizer: search.Optimizer
     if study.config.search.select == "simplest":
         found, leaders = found[:2], [*found[2:], *leaders]
         start = baseline.start() or tuple(d.start for d in study.space.dimensions)
-        leaders.sort(
-            key=lambda n: distance(study.space.dimensions, record.trials[n].point or start, start)
-        )
+        space = Coordinates(study.space.dimensions)
+        leaders.sort(key=lambda n: distance(space, record.trials[n].point or start, start))
     unique: dict[str, int] = {}
     for number in [*found, *leaders]:
         unique.setdefault(record.trials[number].digest, number)

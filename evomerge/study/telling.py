@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evomerge import search
-from evomerge.dimension import Dimension, Point
+from evomerge.dimension import Point
 from evomerge.search.coordinates import Coordinates
 from evomerge.study.baseline import Baseline
 from evomerge.study.constraints import Constraint, Limits, demoted
@@ -51,8 +51,8 @@ class Telling:
         told = study.config.search
         self._is_pareto = told.objective == "pareto"
         self._price = told.simplicity
-        self._dimensions = study.space.dimensions
-        self._start = tuple(d.start for d in self._dimensions) if start is None else start
+        self._coordinates = Coordinates(study.space.dimensions)
+        self._start = tuple(d.start for d in study.space.dimensions) if start is None else start
         constraints = constraints_of(study)
         self._limits: Limits | None = None
         if constraints:
@@ -96,7 +96,7 @@ class Telling:
         the same items: items that are easier for all are then no merit of the points.
         """
         n = len(points)
-        prices = [self._price * distance(self._dimensions, p, self._start) for p in points]
+        prices = [self._price and self._price * self._distance(point) for point in points]
         if account.objectives is None:
             less = at_reference if optimizer.compares_generations and at_reference else 0.0
             columns = [[None if v is None else v - less for v in values[:n]]]
@@ -114,6 +114,9 @@ class Telling:
             return list(paid[0])
         rows = zip(*paid, strict=True)
         return [None if None in row else [v for v in row if v is not None] for row in rows]
+
+    def _distance(self, point: Point) -> float:
+        return distance(self._coordinates, point, self._start)
 
     def _by_task(self, rows: Sequence[Row]) -> dict[str, float]:
         found = scores(rows, self._tasks, self._field)
@@ -137,15 +140,16 @@ def constraints_of(study: OpenStudy) -> list[Constraint]:
     return [Constraint.parse(text, names, "search.constraints") for text in told]
 
 
-def distance(dimensions: Sequence[Dimension], point: Point, start: Point) -> float:
+def distance(coordinates: Coordinates, point: Point, start: Point) -> float:
     """Mean share of the dimensions' ranges between two points; another choice counts as 1.
 
-    >>> distance([Dimension("a"), Dimension("b", low=0.0, high=4.0)], (0.5, 1.0), (0.0, 0.0))
+    >>> from evomerge.dimension import Dimension
+    >>> space = Coordinates([Dimension("a"), Dimension("b", low=0.0, high=4.0)])
+    >>> distance(space, (0.5, 1.0), (0.0, 0.0))
     0.375
     """
-    coordinates = Coordinates(dimensions)
     apart = np.abs(coordinates.encode(point) - coordinates.encode(start))
     for place, i in enumerate(coordinates.free):
-        if dimensions[i].kind == "categorical" and point[i] != start[i]:
+        if coordinates.dimensions[i].kind == "categorical" and point[i] != start[i]:
             apart[place] = 1.0
     return float(apart.mean())

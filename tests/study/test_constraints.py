@@ -11,6 +11,7 @@ import pytest
 from evomerge.dimension import Dimension
 from evomerge.errors import UserError
 from evomerge.report import status_text
+from evomerge.search.coordinates import Coordinates
 from evomerge.study.constraints import Constraint, Limits, demoted
 from evomerge.study.objective import Row, Tasks
 from evomerge.study.pareto import front_of, hypervolume
@@ -103,7 +104,7 @@ def test_hypervolume_counts_nothing_below_the_reference_and_no_beaten_trial() ->
 
 
 def test_distance_counts_another_choice_as_the_whole_range() -> None:
-    space = [Dimension("a"), Dimension("m", "categorical", choices=("x", "y"))]
+    space = Coordinates([Dimension("a"), Dimension("m", "categorical", choices=("x", "y"))])
     assert distance(space, (0.5, "y"), (0.25, "x")) == pytest.approx((0.25 + 1) / 2)
     assert distance(space, (0.25, "x"), (0.25, "x")) == 0
 
