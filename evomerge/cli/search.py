@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ def run(
     """Run a study with progress, write its report, and print what matters."""
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory}: expected a run folder, but it is a file")
+    gc.freeze()  # modules stay: no search for garbage goes through all of torch again
     with contextlib.ExitStack() as stack:
         listeners: list[Listener] = [stack.enter_context(Progress(config))]
         for told in log_to:

@@ -31,37 +31,34 @@ class Agreement:
         self._study = study
         self._by_metric = study.config.evaluate.fitness == "metric"
         self._pairs = baseline.pairs()
-        self._leader: _Leader | None = None
+        self._led: list[_Leader] = []  # whose metric was not taken in yet
         self._leaders: deque[tuple[float, float]] = deque(maxlen=LEADERS)
 
     @property
     def wanted(self) -> list[Wanted]:
         """The last leader's metric."""
-        return [self._leader.wanted] if self._leader else []
+        return [leader.wanted for leader in self._led[-1:]]
 
     def lead(self, trials: Sequence[int], values: Sequence[float | None], items: Items) -> None:
         """Take in a generation that was scored."""
         scored = [(v, -n) for v, n in zip(values, trials, strict=True) if v is not None]
-        self._leader = None
         if scored and not self._by_metric:
             value, number = max(scored)
-            self._leader = _Leader(value, Wanted([-number], items, "metric", "search"))
+            self._led.append(_Leader(value, Wanted([-number], items, "metric", "search")))
 
     def correlation(self) -> float | None:
         """The rank correlation with the last leader; ``None`` where the metric is the fitness."""
-        self.follow()
-        return None if self._by_metric else rank_correlation([*self._pairs, *self._leaders])
-
-    def follow(self) -> None:
-        """Take the last leader's metric in."""
-        if self._leader is not None:
-            wanted = self._leader.wanted
+        found: list[tuple[float, float]] = []
+        while self._led and len(found) < LEADERS:  # of a long past, only as many as count
+            leader = self._led.pop()
+            wanted = leader.wanted
             rows = self._study.outcomes(wanted.trials, wanted.items, "metric", "search")
             for some in rows.values():
                 if some is not None:
-                    metric = self._study.fitness(some, "metric")
-                    self._leaders.append((self._leader.fitness, metric))
-        self._leader = None
+                    found.append((leader.fitness, self._study.fitness(some, "metric")))
+        self._led.clear()
+        self._leaders.extend(reversed(found))
+        return None if self._by_metric else rank_correlation([*self._pairs, *self._leaders])
 
     def warn_if_low(self, correlation: float | None, generation: int) -> None:
         """Warn once whenever the smooth score stops ranking as the metric does."""

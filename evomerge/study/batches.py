@@ -8,10 +8,12 @@ is empty for outcomes of another run that were not scored just together.
 
 from __future__ import annotations
 
-import json
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 Shard = Mapping[str, Sequence[int]]
@@ -47,8 +49,8 @@ class BatchTable:
         halvings = event.get("halvings", 0)
         for batches, count in event.get("batches", ()):
             shard: dict[str, list[int]] = {}
-            for row in event["rows"][start : start + count]:
-                shard.setdefault(row[0], []).append(row[1])
+            for task, rows in groupby(event["rows"][start : start + count], itemgetter(0)):
+                shard.setdefault(task, []).extend(map(itemgetter(1), rows))
             start += count
             if not batches:
                 continue
@@ -72,5 +74,7 @@ class BatchTable:
 
 
 def _key(mode: str, shard: Shard) -> bytes:
-    text = json.dumps([mode, list(shard.items())], separators=(",", ":"))
-    return blake2b(text.encode(), digest_size=12).digest()
+    digest = blake2b(mode.encode(), digest_size=12)
+    for task, ids in shard.items():
+        digest.update(f"{task!r}{len(ids)}".encode() + array("q", ids).tobytes())
+    return digest.digest()

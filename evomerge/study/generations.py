@@ -202,7 +202,6 @@ class Generations:
             recipes = [study.space.fill(point) for point in (*points, *extra)]
             study.check_same(past.trials, recipes, f"generation {past.generation}, trial")
         values = list(past.fitness or ())
-        self._agreement.follow()
         self._agreement.lead(past.trials, values, items)
         objectives, violations = past.objectives, past.violations
         account = Account(

@@ -20,7 +20,7 @@ from evomerge.study.config import StudyConfig
 from evomerge.study.failures import FATAL
 from evomerge.study.journal import Journal
 from evomerge.study.objective import Row
-from evomerge.study.record import Record, TrialRecord
+from evomerge.study.record import Record, TrialRecord, no_collection
 from evomerge.study.scheduler import ATTEMPTS, Scheduler, Unit
 from evomerge.study.shards import shard_items, shards
 from evomerge.study.worker_pool import Message
@@ -49,7 +49,8 @@ class Ledger:
     def __init__(self, journal: Path, listener: Listener | None = None):
         self.record = Record()
         self._listener = listener
-        self._journal = Journal.open(journal, create=True, replay=self.record.apply)
+        with no_collection():
+            self._journal = Journal.open(journal, create=True, replay=self.record.apply)
         self._lenders: dict[str, Record] = {}
         self._scheduler: Scheduler | None = None
         self._parents: dict[str, Any] | None = None

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from math import isnan, nan
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from evomerge.study.objective import DocId, Row
@@ -48,8 +50,8 @@ class OutcomeTable(Mapping[Key, Row]):
     def add(self, digest: str, mode: str, rows: Sequence[Sequence[object]]) -> None:
         """Keep `rows` (`Row` or lists in its order) unless their item is there already."""
         by_task: dict[str, list[Sequence[Any]]] = {}
-        for row in rows:
-            by_task.setdefault(str(row[0]), []).append(row)
+        for task, run in groupby(rows, itemgetter(0)):
+            by_task.setdefault(str(task), []).extend(run)
         for task, some in by_task.items():
             self._add(digest, mode, task, some)
 
@@ -85,6 +87,14 @@ class OutcomeTable(Mapping[Key, Row]):
                 left[task] = absent
         return left
 
+    def has(self, digest: str, mode: str, items: Items) -> bool:
+        """Whether all of these items have an outcome."""
+        for task, ids in items.items():
+            columns = self._columns.get((digest, mode, task))
+            if not set(columns.ids if columns else ()).issuperset(ids):
+                return False
+        return True
+
     def written(self, digest: str, tasks: Iterable[str]) -> Written:
         """How a recipe's answers came out in those tasks (the ones that generate)."""
         flags = bytearray()
@@ -115,22 +125,27 @@ class OutcomeTable(Mapping[Key, Row]):
         return self._length
 
     def _add(self, digest: str, mode: str, task: str, rows: Sequence[Sequence[Any]]) -> None:
-        empty = _Columns(array("q"), array("d"), array("d"), bytearray())
-        columns = self._columns.setdefault((digest, mode, task), empty)
+        columns = self._columns.get((digest, mode, task))
+        if columns is None:
+            columns = _Columns(array("q"), array("d"), array("d"), bytearray())
+            self._columns[digest, mode, task] = columns
         if columns.ids or len({row[1] for row in rows}) < len(rows):
             rows = self._unseen(columns, rows)
-        if rows:
-            if len(set(map(len, rows))) > 1:  # most have no seventh value
-                rows = [Row(*row) for row in rows]
+        if not rows:
+            return
+        try:
             _, ids, metric, smooth, truncated, extracted, *more = zip(*rows, strict=True)
-            columns.ids.extend(ids)
-            columns.metric.extend([nan if value is None else value for value in metric])
-            columns.smooth.extend([nan if value is None else value for value in smooth])
-            flags = [t + 2 * e for t, e in zip(truncated, extracted, strict=True)]
-            if more:
-                flags = [flag + 4 * d for flag, d in zip(flags, more[0], strict=True)]
-            columns.flags.extend(flags)
-            self._length += len(rows)
+        except ValueError:  # most have no seventh value
+            whole = [Row(*row) for row in rows]
+            _, ids, metric, smooth, truncated, extracted, *more = zip(*whole, strict=True)
+        columns.ids.extend(ids)
+        columns.metric.extend(_without_none(metric))
+        columns.smooth.extend(_without_none(smooth))
+        flags = [t + 2 * e for t, e in zip(truncated, extracted, strict=True)]
+        if more:
+            flags = [flag + 4 * d for flag, d in zip(flags, more[0], strict=True)]
+        columns.flags.extend(flags)
+        self._length += len(rows)
 
     def _unseen(self, columns: _Columns, rows: Sequence[Sequence[Any]]) -> list[Row]:
         """Those rows whose item is new, and a count of those that contradict the first delivery."""
@@ -143,6 +158,10 @@ class OutcomeTable(Mapping[Key, Row]):
                 first = unseen.setdefault(row.doc_id, row)
             self.disagreements += first != row
         return list(unseen.values())
+
+
+def _without_none(values: Sequence[float | None]) -> Sequence[float]:
+    return [nan if value is None else value for value in values] if None in values else values  # type: ignore[return-value]
 
 
 def _places(columns: _Columns) -> dict[DocId, int]:

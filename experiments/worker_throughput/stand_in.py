@@ -96,7 +96,8 @@ class SleepingPool(Pool):
         if self.mean_seconds:
             mean = self.mean_seconds * len(items) / (2 * PER_GENERATION)
             seconds = self._draw.lognormvariate(math.log(mean) - self.spread**2 / 2, self.spread)
-        return {"rows": rows, "seconds": {"build": 0.0, "forward": seconds, "total": seconds}}
+        spent = {"build": 0.0, "forward": seconds, "total": seconds}
+        return {"rows": rows, "seconds": spent, "batches": ["stand-in"] * len(request["shards"])}
 
 
 PER_GENERATION = 32  # of each of two tasks, so 64 items a candidate
