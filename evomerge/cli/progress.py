@@ -111,7 +111,10 @@ class Progress:
                 return f"race: {taken} is taken{instead}: {event['reason']}"
             case "verdict":
                 items = _items(record, "holdout")
-                return f"verdict: {event['winner']['name']}, judged on {items:,} held-out items"
+                judged = (event.get("contender") or event["winner"])["name"]
+                taken = event["winner"]["name"]
+                told = "" if taken == judged else f"; {taken} is recommended"
+                return f"verdict: {judged}, judged on {items:,} held-out items{told}"
             case "exported":
                 return f"export: weights {str(event['weights_digest'])[:12]}, as scored"
         return None

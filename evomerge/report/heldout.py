@@ -9,10 +9,10 @@ from typing import Any
 from evomerge.report.charts import Gap, differences
 from evomerge.report.numbers import number, percent
 from evomerge.report.run import Run
+from evomerge.study.comparison import compare
 from evomerge.study.objective import Row, Tasks, fitness, scores, sign
 from evomerge.study.paired import paired_difference
 from evomerge.study.record import TrialRecord
-from evomerge.study.verdict import compare
 
 
 @dataclass(frozen=True)

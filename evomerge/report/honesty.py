@@ -11,11 +11,11 @@ from evomerge.report.heldout import entrants
 from evomerge.report.numbers import interval, number, percent, plural
 from evomerge.report.race_table import last_race
 from evomerge.report.run import Run
+from evomerge.study.comparison import compare
 from evomerge.study.control import compare_arms
 from evomerge.study.inflation import winner_inflation
 from evomerge.study.objective import fitness
 from evomerge.study.record import TrialRecord
-from evomerge.study.verdict import compare
 
 
 def section(run: Run) -> dict[str, Any]:

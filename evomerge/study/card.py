@@ -43,9 +43,12 @@ def write_study_card(directory: Path, record: Record) -> Path | None:
 
 def _results(verdict: Mapping[str, Any], record: Record) -> str:
     scores, pools = verdict["scores"], (record.study or {})["pools"]["holdout"]
-    names = ["winner", *dict.fromkeys(c["against"] for c in verdict["comparisons"])]
-    names = [name for name in names if name in scores]
-    heads = ["this model" if name == "winner" else name for name in names]
+    this = verdict["winner"]["name"]
+    against = dict.fromkeys(c["against"] for c in verdict["comparisons"])
+    names = ["winner", *(n for n in ("contender", *against) if n in scores and n != this)]
+    contender = (verdict.get("contender") or {}).get("name")
+    called = {"winner": f"this model ({this})", "contender": contender}
+    heads = [called.get(name) or name for name in names]
     lines = [
         f"{verdict['sentence']}\n",
         "## Results on held-out items\n",
@@ -57,7 +60,12 @@ def _results(verdict: Mapping[str, Any], record: Record) -> str:
         cells = [f"{scores[name][task]:.4f}" for name in names]
         lines.append(f"| {task} | {spec['metric']} | {len(pools[task])} | {' | '.join(cells)} |")
     if verdict["comparisons"]:
-        lines += ["", "| against | difference | interval | won | lost |", "|---|---|---|---|---|"]
+        which = f"{contender}, which won the race," if contender else "this model"
+        lines += [
+            "",
+            f"| {which} against | difference | interval | won | lost |",
+            "|---|---|---|---|---|",
+        ]
     for c in verdict["comparisons"]:
         between = "" if c["low"] is None else f"{c['low']:+.4f} to {c['high']:+.4f}"
         lines.append(

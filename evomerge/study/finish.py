@@ -11,13 +11,14 @@ from typing import Any
 
 from evomerge.partial import telling, write_text
 from evomerge.recipe import Recipe
+from evomerge.study.comparison import Entrant, compare
 from evomerge.study.config import FunctionTaskConfig, StudyConfig, TextTaskConfig
 from evomerge.study.constraints import Constraint, Limits
 from evomerge.study.ledger import Items, Ledger
 from evomerge.study.objective import fitness
 from evomerge.study.race import Race
 from evomerge.study.record import TrialRecord
-from evomerge.study.verdict import Entrant, broken, compare, verdict, with_constraints
+from evomerge.study.verdict import broken, verdict
 
 ONE_ERROR = 0.6827  # confidence of an interval of one standard error to either side
 JUDGED_ANCHORS = 3  # so many of the best anchors are compared with the winner, besides all parents
@@ -163,14 +164,18 @@ class Finish:
             failure = record.trials[number].failure
             why = failure.message if failure else "for no reason given"
             raise RuntimeError(f"the race's winner could not be scored on held-out items: {why}")
+        tables, kept_in_race = {}, False
+        if self._constraints:
+            limits = self._limits(baseline, items, "verdict")
+            tables = {n: limits.table(entrant.rows) for n, entrant in entrants.items()}
+            kept_in_race = not self._broken(number, baseline)
         judged = verdict(
             entrants[number],
             [entrants[n] for n in dict.fromkeys(rivals) if n in entrants],
             record.tasks_of("holdout"),
+            constraints=tables,
+            kept_in_race=kept_in_race,
         )
-        if self._constraints:
-            kept = self._limits(baseline, items, "verdict").table(entrants[number].rows)
-            judged = with_constraints(judged, kept, not self._broken(number, baseline))
         judged = _with_recommended_as_winner(judged)
         judged["reproduce"] = self._reproduce()
         said = record.verdict is not None and _told(record.verdict) == judged

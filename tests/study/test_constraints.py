@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,22 @@ import pytest
 
 from evomerge.dimension import Dimension
 from evomerge.errors import UserError
+from evomerge.recipe import Recipe
 from evomerge.report import status_text
+from evomerge.report.page import page
+from evomerge.report.run import Run
 from evomerge.search.coordinates import Coordinates
+from evomerge.study import telling
+from evomerge.study.card import study_card
+from evomerge.study.comparison import Entrant
 from evomerge.study.constraints import Constraint, Limits, demoted
+from evomerge.study.finish import Finish
 from evomerge.study.objective import Row, Tasks
 from evomerge.study.pareto import front_of, hypervolume
 from evomerge.study.study import Study
 from evomerge.study.telling import distance
 from evomerge.study.trial import pareto_front
-from evomerge.study.verdict import with_constraints
+from evomerge.study.verdict import verdict
 from tests.study.small_study import StubWorkers, stub_config
 
 TASKS: Tasks = {
@@ -171,19 +179,86 @@ def test_constraints_that_all_keep_change_nothing_but_the_record(
     assert bound.record.chosen == []
 
 
-def test_a_winner_that_breaks_a_constraint_is_no_improvement_in_flag_and_in_words() -> None:
-    shown = "Improvement shown: trial 9 scores +0.2 against the best parent."
-    judged = {"winner": {"kind": "trial", "name": "trial 9"}, "sentence": shown}
-    row = {"constraint": "qa >= base", "score": 0.5, "limit": 0.625}
-    told = with_constraints({**judged, "improvement_shown": True}, [{**row, "kept": False}], True)
+def entrant(number: int, kind: str, qa: float, race: float | None = None) -> Entrant:
+    """A model that is right on so many of 100 questions."""
+    answers = [Row("qa", i, float(i < 100 * qa), None, 0, 1) for i in range(100)]
+    return Entrant(number, kind, f"{kind} {number}", f"d{number}", answers, race)
+
+
+def judged(limit: float, rivals: list[Entrant], *, kept_in_race: bool = True) -> dict[str, Any]:
+    """The verdict on a trial that is right on 90 of 100, which may have at most `limit`."""
+    tasks: Tasks = {"qa": TASKS["qa"]}
+    limits = Limits([Constraint.parse(f"qa <= {limit}", ["qa"], "")], [], tasks, "metric")
+    winner = entrant(9, "trial", 0.9, race=0.9)
+    tables = {e.trial: limits.table(e.rows) for e in (winner, *rivals)}
+    return verdict(winner, rivals, tasks, constraints=tables, kept_in_race=kept_in_race)
+
+
+def test_a_winner_that_breaks_a_constraint_is_neither_an_improvement_nor_recommended() -> None:
+    rivals = [
+        entrant(0, "parent", 0.3),
+        entrant(1, "anchor", 0.2, race=0.4),  # in the race, and keeps it
+        entrant(2, "anchor", 0.6, race=0.6),  # best in the race, and breaks it
+    ]
+    told = judged(0.5, rivals)
     assert told["improvement_shown"] is False
-    assert told["sentence"] == (
-        "No improvement shown: on held-out items trial 9 breaks qa >= base "
-        "(0.5000, the limit is 0.6250), which it keeps on those of the race. Whatever the "
-        "constraints, trial 9 scores +0.2 against the best parent."
+    assert told["recommended"]["name"] == "anchor 1"
+    assert told["constraints"][0] == {
+        "constraint": "qa <= 0.5",
+        "score": 0.9,
+        "limit": 0.5,
+        "kept": False,
+    }
+    said = told["sentence"]
+    assert said.startswith(
+        "No improvement shown: on held-out items trial 9 breaks qa <= 0.5 (0.9000, the limit is "
+        "0.5000), which it keeps on those of the race. anchor 1, which needs no search, keeps "
+        "every constraint and is recommended. Whatever the constraints, trial 9 scores +0.6000 ("
     )
-    kept = with_constraints({**judged, "improvement_shown": True}, [{**row, "kept": True}], True)
-    assert (kept["improvement_shown"], kept["sentence"]) == (True, shown)
+    assert said.count("recommended") == 1
+    assert judged(0.5, rivals[:1])["recommended"]["name"] == "parent 0"  # though it did not race
+    assert "of the race" not in judged(0.5, rivals, kept_in_race=False)["sentence"]
+
+
+def test_where_nothing_keeps_the_constraints_the_winner_stays_and_that_is_said() -> None:
+    told = judged(0.1, [entrant(0, "parent", 0.3), entrant(1, "anchor", 0.2, race=0.4)])
+    assert told["improvement_shown"] is False
+    assert told["recommended"] == told["winner"]
+    assert "still recommended, since no parent or anchor keeps every constraint" in told["sentence"]
+
+
+def test_a_constraint_that_is_kept_changes_no_verdict() -> None:
+    told = judged(0.95, [entrant(0, "parent", 0.3)])
+    assert told["improvement_shown"] is True
+    assert told["recommended"]["name"] == "trial 9"
+    assert told["sentence"].startswith("Improvement shown: trial 9 scores +0.6000")
+
+
+def test_verdict_recipe_card_and_report_name_one_model_if_the_winner_breaks_a_constraint(
+    stub_workers: StubWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub_workers()
+    monkeypatch.setattr(Finish, "_broken", lambda *_: "")  # on the race's items all keep it
+    monkeypatch.setattr(telling, "constraints_of", lambda _: [])  # and in the search
+    study = run(tmp_path, constraints=["stub_choice <= best parent"])
+    folder = tmp_path / "run"
+    told = json.loads((folder / "verdict.json").read_text())
+    assert told["contender"]["kind"] == "trial"
+    assert told["winner"]["kind"] in ("parent", "anchor")
+    assert told["improvement_shown"] is False
+    name, number = told["winner"]["name"], told["winner"]["trial"]
+    record = study.record
+    assert record.exported is not None
+    assert record.exported["trial"] == number
+    recipe = record.trials[number].recipe
+    assert Recipe.from_yaml(folder / "best" / "recipe.yaml").to_dict() == recipe
+    assert study.best_recipe.to_dict() == recipe
+    assert told["scores"]["winner"] == told["scores"][name] != told["scores"]["contender"]
+    card = study_card(record, "title")
+    assert f"this model ({name}) | {told['contender']['name']}" in card
+    assert f"| {told['contender']['name']}, which won the race, against | difference" in card
+    assert f"{name}, which needs no search, keeps every constraint and is recommended" in card
+    assert f"<p>Recommended: <strong>{name}</strong>" in page(Run.read(folder))
 
 
 def test_a_high_price_keeps_the_search_near_its_start(

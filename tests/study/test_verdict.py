@@ -4,10 +4,11 @@ import math
 import numpy as np
 import pytest
 
+from evomerge.study.comparison import Entrant, compare
 from evomerge.study.objective import Row
 from evomerge.study.paired import paired_difference
 from evomerge.study.race import Race
-from evomerge.study.verdict import Entrant, compare, verdict
+from evomerge.study.verdict import verdict
 
 QUIZ = {"quiz": {"metric": "acc", "higher_is_better": True, "weight": 1.0}}
 TWO = {
