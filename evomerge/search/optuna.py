@@ -19,8 +19,8 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.samplers import BaseSampler
-from optuna.trial import Trial, TrialState
+from optuna.samplers import BaseSampler, CmaEsSampler, TPESampler
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from evomerge.dimension import Dimension, Point, Value
 from evomerge.errors import UserError, unknown
@@ -36,7 +36,10 @@ _SAMPLERS = (
     "RandomSampler",
     "TPESampler",
 )
-_IMPUTED = ("GPSampler",)  # in a conditional space; TPE is asked for what is active instead
+# In a conditional space some are asked only for what is active, as Optuna's users do it; others
+# need every parameter of every trial, and get the start for what is inactive.
+_BY_RUN = ("CmaEsSampler", "TPESampler")
+_IMPUTED = ("GPSampler", "NSGAIIISampler", "NSGAIISampler")
 _DO_NOT_ADAPT = ("QMCSampler", "RandomSampler")
 
 # Points of one generation are asked before any is told, so TPE needs constant_liar to keep them
@@ -53,6 +56,9 @@ class OptunaSampler(Optimizer):
     The first point of all is the initial one. A failed point is told the worst fitness seen so
     far: Optuna's own FAIL state would make TPE forget it and ask for its neighbours again.
     Optuna compares fitness across generations, so it suits a fitness whose items stay the same.
+
+    Of a parameter that is inactive TPE is told nothing, NSGA-II and GP that it has its start, and
+    CMA-ES searches only what is always active: the rest, choices too, is left to TPE.
 
     Args:
         sampler: Name of a class in `optuna.samplers`.
@@ -75,7 +81,7 @@ class OptunaSampler(Optimizer):
         if sampler not in _SAMPLERS:
             raise UserError(unknown("Optuna sampler", sampler, _SAMPLERS))
         self.adapts = sampler not in _DO_NOT_ADAPT
-        self._imputed = sampler in _IMPUTED
+        self._sampler = sampler
         self._sampler_class: type[BaseSampler] = getattr(optuna.samplers, sampler)
         self._sampler_options = {**_DEFAULTS.get(sampler, {}), **sampler_options}
         known = [name for name in self._sampler_parameters() if name not in ("seed", "self")]
@@ -86,16 +92,23 @@ class OptunaSampler(Optimizer):
     def _begin(self) -> None:
         parameters = self._sampler_parameters()
         options = dict(self._sampler_options)
-        self._by_run = "group" in parameters and self._coordinates.conditional
-        if self._by_run:
-            options["group"] = options.get("multivariate", False)
+        conditional = self._coordinates.conditional
+        self._by_run = conditional and self._sampler in _BY_RUN
+        self._imputed = conditional and self._sampler in _IMPUTED
+        kind = self._sampler_class
         options["seed"] = int(np.random.SeedSequence(self._seed).generate_state(1)[0])
+        if self._by_run and "group" in parameters:
+            options["group"] = options.get("multivariate", False)
+        if self._by_run and self._sampler == "CmaEsSampler":
+            kind = _AlwaysActive
+            options["needy"] = {d.name for d in self._coordinates.dimensions if d.needs}
+            options.setdefault("independent_sampler", TPESampler(seed=options["seed"]))
         for size in ("population_size", "popsize"):  # a sampler with generations gets ours
             if size in parameters:
                 options.setdefault(size, max(self._population, 2))
         with _quiet():
             self._study = optuna.create_study(
-                sampler=self._sampler_class(**options),
+                sampler=kind(**options),
                 directions=["maximize"] * self._objectives,
                 study_name="search",
             )
@@ -115,16 +128,17 @@ class OptunaSampler(Optimizer):
                     self._study.ask(self._distributions) for _ in range(self._population)
                 ]
                 points = [self._decode(trial.params) for trial in self._trials]
-                if self._coordinates.conditional and self._imputed:
+                if self._imputed:
                     self._impute(points)
         if self._trials[0].number == 0:
             points[0] = self._initial  # unrounded
         return points
 
     def _impute(self, points: list[Point]) -> None:
-        """Let inactive parameters hold one value, so that to a model of the fitness they are equal.
+        """Let an inactive parameter hold its start, which is what stands in the recipe.
 
-        Hutter 2011, https://doi.org/10.1007/978-3-642-25566-3_40, section 4.1.
+        So to a model of the fitness equal recipes are equal, and no child inherits what counted
+        for nothing. Hutter 2011, https://doi.org/10.1007/978-3-642-25566-3_40, section 4.1.
         """
         for trial, point in zip(self._trials, points, strict=True):
             for i, dimension in enumerate(self._coordinates.dimensions):
@@ -165,6 +179,21 @@ class OptunaSampler(Optimizer):
 
     def _sampler_parameters(self) -> list[str]:
         return list(inspect.signature(self._sampler_class.__init__).parameters)
+
+
+class _AlwaysActive(CmaEsSampler):
+    """CMA-ES over what is always active; every other parameter is the independent sampler's."""
+
+    def __init__(self, needy: set[str], **options: Any) -> None:
+        super().__init__(**options)
+        self._needy = needy
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Without those that have been active in every trial so far, but need not be."""
+        found = super().infer_relative_search_space(study, trial)
+        return {name: one for name, one in found.items() if name not in self._needy}
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:

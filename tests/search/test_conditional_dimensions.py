@@ -131,6 +131,46 @@ def distribution(optimizer):
     return strategy._mean[-1], strategy.deviations[-1] * strategy._A[-1]
 
 
+@pytest.mark.parametrize("sampler", ["NSGAIISampler", "GPSampler", "TPESampler", "CmaEsSampler"])
+def test_optuna_is_told_the_start_or_nothing_of_what_is_inactive(sampler):
+    # what it is told follows from the recipe alone, so what it learns does too
+    told_all = sampler in ("NSGAIISampler", "GPSampler")
+    dimensions = space(each=1)
+    optimizer = create("optuna", sampler=sampler, population=8)
+    optimizer.start(dimensions, 0)
+    asleep = 0
+    for _ in range(2):
+        points = optimizer.ask()
+        optimizer.tell(points, [-sum((x - 0.7) ** 2 for x in p[1:5:3]) for p in points])
+        for trial, point in zip(optimizer._study.trials[-8:], points, strict=True):
+            inactive = optimizer._coordinates.inactive([point])[0]
+            for dimension, sleeps in zip(dimensions, inactive, strict=True):
+                if sleeps:
+                    asleep += 1
+                    assert trial.params.get(dimension.name) == (0.4 if told_all else None)
+                else:
+                    assert dimension.name in trial.params
+    assert asleep == 2 * 8 * 2 * 2
+
+
+def test_optuna_s_cma_es_searches_what_is_always_active_alone():
+    # b has been active in every trial of the first generations, but need not be in the next
+    dimensions = [
+        *[Dimension(f"x{i}") for i in range(3)],
+        Dimension("method", "categorical", choices=("p", "q")),
+        Dimension("b", needs=((("method", ("p", "q")),),)),
+    ]
+    optimizer = create("optuna", sampler="CmaEsSampler", population=6)
+    optimizer.start(dimensions, 0)
+    for _ in range(12):
+        points = optimizer.ask()
+        optimizer.tell(points, [-sum((x - 0.8) ** 2 for x in p[:3]) for p in points])
+    sampler, study = optimizer._study.sampler, optimizer._study
+    searched = sampler.infer_relative_search_space(study, study.trials[-1])
+    assert sorted(searched) == ["x0", "x1", "x2"]
+    assert np.mean([point[:3] for point in points], axis=0) == pytest.approx([0.8] * 3, abs=0.1)
+
+
 def test_a_distribution_that_is_told_nothing_of_conditions_does_move_what_has_no_effect():
     dimensions = [*[Dimension(f"x{i}") for i in range(4)], Dimension("idle", initial=0.3)]
     optimizer = CatCma(sigma=0.1, population=8)
