@@ -8,7 +8,7 @@ would ignore in silence is an error.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,8 @@ def from_mergekit(documents: Sequence[Any], folder: Path, where: str = "mergekit
         UserError: A key is unknown, has no counterpart here, or is wrong; names it.
     """
     notes: dict[str, None] = {}
-    ours = [_ours(document, folder, where, notes) for document in documents]
+    made = {document.get("name") for document in documents if isinstance(document, Mapping)}
+    ours = [_ours(document, folder, where, notes, made) for document in documents]
     recipe = Recipe.from_dict(
         ours[0] if len(ours) == 1 else nesting.of_documents(ours, where), where
     )
@@ -55,7 +56,9 @@ def from_mergekit(documents: Sequence[Any], folder: Path, where: str = "mergekit
     return Imported(recipe, tuple(notes))
 
 
-def _ours(document: Any, folder: Path, where: str, notes: dict[str, None]) -> dict[str, Any]:
+def _ours(
+    document: Any, folder: Path, where: str, notes: dict[str, None], made: Set[Any]
+) -> dict[str, Any]:
     """One configuration in our words; what changes meaning goes to the notes."""
     held = {k: v for k, v in yaml_file.mapping(document, where).items() if v is not None}
     held = nesting.relocate(_models(_without_modules(held, where), where), folder)
@@ -68,7 +71,7 @@ def _ours(document: Any, folder: Path, where: str, notes: dict[str, None]) -> di
                 f"{method} drops at random: mergekit would draw other masks than evomerge, whose "
                 "`seed` decides them"
             ] = None
-    return _with_dtypes(held, notes)
+    return _with_dtypes(held, notes, made)
 
 
 def spelled(value: Any, where: str) -> Any:
@@ -218,7 +221,9 @@ def _with_base_among_models(
     return {**document, "models": [*models, {"model": base}]}
 
 
-def _with_dtypes(document: dict[str, Any], notes: dict[str, None]) -> dict[str, Any]:
+def _with_dtypes(
+    document: dict[str, Any], notes: dict[str, None], made: Set[Any]
+) -> dict[str, Any]:
     """Written in what mergekit writes, which without a dtype is what the parents are stored in."""
     dtype = str(document.get("dtype", "")).removeprefix("torch.")
     if dtype in ("bfloat16", "float16"):
@@ -228,7 +233,7 @@ def _with_dtypes(document: dict[str, Any], notes: dict[str, None]) -> dict[str, 
         ] = None
     if dtype or "out_dtype" in document:
         return document
-    stored = _stored(document)
+    stored = _stored(document, made)
     if stored is None:
         notes["no dtype is given: written in float32, mergekit keeps that of the parents"] = None
     elif stored != "float32":
@@ -237,14 +242,27 @@ def _with_dtypes(document: dict[str, Any], notes: dict[str, None]) -> dict[str, 
     return document
 
 
-def _stored(document: Mapping[str, Any]) -> str | None:
-    """The one dtype that a configuration's first model is stored in, if it is on this machine."""
-    models, slices = document.get("models") or [], document.get("slices") or []
-    sources = slices[0].get("sources") or [] if slices and isinstance(slices[0], Mapping) else []
-    first = document.get("base_model") or next(iter([*models, *sources]), None)
-    name = first.get("model") if isinstance(first, Mapping) else first
-    folder = Path(os.path.expanduser(model_name.host_of(name))) if isinstance(name, str) else None
-    if folder is None or not folder.is_dir():
-        return None
-    kinds = {info.dtype for info in Checkpoint.open(folder).tensors.values()} & set(_STORED)
-    return _STORED[kinds.pop()] if len(kinds) == 1 else None
+def _stored(document: Mapping[str, Any], made: Set[Any]) -> str | None:
+    """What all its models together are stored in, if every one is on this machine and of one dtype.
+
+    As in mergekit the wider counts, and float32 of bfloat16 and float16. Models that other
+    documents make (`made`) do not count.
+    """
+    entries = [*(document.get("models") or []), document.get("base_model")]
+    for part in document.get("slices") or []:
+        entries += [*(part.get("sources") or []), part.get("base_model")] if part else []
+    kinds: set[str] = set()
+    for entry in entries:
+        name = entry.get("model") if isinstance(entry, Mapping) else entry
+        if not isinstance(name, str) or name in made:
+            continue
+        folder = Path(os.path.expanduser(model_name.host_of(name)))
+        if not folder.is_dir():
+            return None
+        held = {info.dtype for info in Checkpoint.open(folder).tensors.values()} & set(_STORED)
+        if len(held) != 1:
+            return None
+        kinds |= held
+    if len(kinds) <= 1:
+        return _STORED[kinds.pop()] if kinds else None
+    return "float64" if "F64" in kinds else "float32"

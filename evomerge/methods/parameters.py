@@ -138,7 +138,7 @@ class ParameterSpec:
     def check(self, value: object) -> Setting:
         """Return one value (one model's, if per model) in its canonical type, or say what it isn't.
 
-        A float may be written as a whole number, a whole number as 3.0, a bool as 0 or 1
+        A float may be written as a whole number, a whole number as 3.0, a truth as 0 or 1
         (mergekit recipes do); nan and infinity are never valid.
 
         Raises:
@@ -154,9 +154,8 @@ class ParameterSpec:
             for choice in self.choices:
                 if type(value) is type(choice) and value == choice:
                     return choice
-            if self.kind == "bool" and isinstance(value, Real) and value in (0, 1):
-                return bool(value)
-            return None
+            truth = next((c for c in self.choices if isinstance(c, bool) and c == value), None)
+            return truth if isinstance(value, Real) else None
         if isinstance(value, bool) or not isinstance(value, Real):
             return None
         number = float(value)

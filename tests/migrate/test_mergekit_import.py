@@ -9,7 +9,7 @@ from evomerge.errors import UserError
 from evomerge.merge import build
 from evomerge.mergekit_import import from_mergekit
 from evomerge.recipe import Recipe
-from tests.models import make_family
+from tests.models import make_family, make_model
 
 TIES = """
 models:
@@ -110,6 +110,21 @@ dtype: float32
     assert [note.split()[0] for note in found.notes] == ["density", "rescale"]
 
 
+@pytest.mark.parametrize("method", ["della_linear", "dare_ties"])
+def test_truths_may_be_numbers_as_mergekit_writes_them(method):
+    found = imported(f"""
+merge_method: {method}
+base_model: base
+models: [{{model: a, parameters: {{weight: 1}}}}]
+parameters: {{normalize: 0.0, rescale: [{{filter: mlp, value: 1.0}}, {{value: [0, 1]}}]}}
+dtype: float32
+""")
+    assert found.recipe.parameters == {
+        "normalize": False,
+        "rescale": [{"value": True, "filter": "mlp"}, {"value": [False, True]}],
+    }
+
+
 def test_chance_and_a_donor_of_mergekits_own_choosing_are_noted():
     assert any("mergekit would draw other masks" in note for note in imported("""
 merge_method: dare_ties
@@ -129,6 +144,17 @@ def test_without_a_dtype_the_parents_own_is_written(tmp_path):
     elsewhere = imported(text)
     assert elsewhere.recipe.out_dtype is None
     assert any("written in float32" in note for note in elsewhere.notes)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [("bfloat16", "float32", None), ("bfloat16", "float16", None), ("float16", "float16", "float16")],
+)
+def test_without_a_dtype_the_wider_of_the_parents_is_written(tmp_path, low, high, expected):
+    make_model(tmp_path / "a", dtype=low, layers=1)
+    make_model(tmp_path / "b", dtype=high, layers=1)
+    found = imported(LINEAR.replace("dtype: float32", ""), tmp_path)
+    assert (found.recipe.dtype, found.recipe.out_dtype) == ("float32", expected)
 
 
 @pytest.mark.parametrize(
