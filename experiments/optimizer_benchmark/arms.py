@@ -17,6 +17,7 @@ class Arm:
         paired: Whether it is told how far a candidate is ahead of the best anchor on its items.
         anchored: Whether it scores the anchors first, starts from the best and ends with a race;
             otherwise it starts where its authors start and answers with the best score seen.
+        steps: ``even``, or ``deltas``: first steps by the parents' changes.
     """
 
     optimizer: str
@@ -26,6 +27,7 @@ class Arm:
     redraw: bool = True
     paired: bool = False
     anchored: bool = True
+    steps: Literal["even", "deltas"] = "even"
 
 
 ARMS = {
@@ -65,7 +67,20 @@ ARMS = {
     "tpe, paired": Arm("tpe", paired=True),
     "genetic, not paired": Arm("genetic"),
     "tpe, fixed items": Arm("tpe", redraw=False),
+    "coarse_to_fine, 4 items": Arm("coarse_to_fine", per_task=4),
+    "catcma, 4 items, steps: deltas": Arm("catcma", per_task=4, steps="deltas"),
+    "cmaes, 4 items, steps: deltas": Arm("cmaes", per_task=4, steps="deltas"),
+    "coarse_to_fine, 4 items, steps: deltas": Arm("coarse_to_fine", per_task=4, steps="deltas"),
+    # soups: a plan of few candidates, so on as many items as the budget allows, always the same
+    "greedy_soup": Arm("greedy_soup", per_task=32, redraw=False),
+    "coordinate_grid": Arm("coordinate_grid", per_task=26, redraw=False),
+    "lottery_pools": Arm("lottery_pools", per_task=19, redraw=False),
+    "simplex_grid": Arm("simplex_grid", per_task=20, redraw=False),
+    "lorahub": Arm("lorahub", per_task=8, redraw=False),
 }
 
 # Compared in every space; the rest says what makes the difference, in one.
 HEADLINE = ("catcma, 4 items", "mergekit-evolve", "mergenetic", "random", "tpe", "cmaes")
+
+# In a space of one weight per model, the only one that they search.
+SOUPS = ("greedy_soup", "coordinate_grid", "lottery_pools", "simplex_grid", "lorahub")

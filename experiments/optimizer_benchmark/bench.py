@@ -11,13 +11,15 @@ import fcntl
 import hashlib
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from arms import ARMS, HEADLINE, Arm
 from peers import MergekitEvolve, Mergenetic
-from spaces import spaces
+from spaces import first_steps, parents, spaces
 
+from evomerge.dimension import Dimension
 from evomerge.recipe import Recipe
 from evomerge.search import create
 from evomerge.study.anchors import anchors
@@ -40,9 +42,11 @@ class Judge:
     def __init__(self, zoo: Path) -> None:
         tasks = sorted(p.stem for p in (zoo / "tasks").glob("demo_*.yaml"))
         tasks = [t for t in tasks if not t.endswith(("_ll", "_mc"))]
+        self.zoo = zoo
+        base, models = parents(zoo)
         document = {
-            "base_model": str(zoo / "base"),
-            "models": [str(p) for p in sorted(zoo.glob("expert-*"))],
+            "base_model": base,
+            "models": models,
             "space": "global_linear",
             "evaluate": {"tasks": tasks, "include_path": [str(zoo / "tasks")]},
             "output": {"dtype": "float32"},
@@ -96,7 +100,7 @@ class Search:
             self.optimizer = Mergenetic(dimensions, seed)
         else:
             self.optimizer = create(arm.optimizer, **arm.options)
-            self.optimizer.start(self.space.dimensions, seed, start)
+            self.optimizer.start(self._dimensions(), seed, start)
 
     def run(self) -> dict:
         began, watched = time.process_time(), {}
@@ -139,6 +143,13 @@ class Search:
             return max(self.gains, key=lambda pair: pair[0])[1]
         assert self.best_seen is not None
         return self.best_seen[1]
+
+    def _dimensions(self) -> list[Dimension]:
+        if self.arm.steps == "even":
+            return list(self.space.dimensions)
+        steps = first_steps(self.judge.zoo, self.space)
+        pairs = zip(self.space.dimensions, steps, strict=True)
+        return [replace(dimension, step=step) for dimension, step in pairs]
 
     def _anchors(self) -> tuple | None:
         """Score the anchors; the best one that the space holds is the start."""

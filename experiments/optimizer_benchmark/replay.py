@@ -24,7 +24,6 @@ from evomerge.search import create
 
 FEATURES, RIDGE = 400, 3.0
 LOW, HIGH = -0.25, 1.5
-EXPERTS = ("expert-reverse", "expert-sort", "expert-max", "expert-ja")
 
 
 class Surrogate:
@@ -112,16 +111,9 @@ def fit(matrices: Path, file: Path) -> None:
 
 
 def steps(zoo: Path, file: Path) -> None:
-    from spaces import spaces
+    from spaces import first_steps, parents, spaces
 
-    from evomerge import merge
-    from evomerge.study.steps import steps_of
-
-    base, *models = (str(zoo / name) for name in ("base", *EXPERTS))
-    parents = merge.open_parents([base, *models], "cpu")
-    layers = int(json.loads((zoo / "base" / "config.json").read_text())["num_hidden_layers"])
-    norms = merge.squared_norms(parents, base, models)
-    file.write_text(json.dumps(steps_of(spaces(base, models)["parts"], norms, layers)) + "\n")
+    file.write_text(json.dumps(first_steps(zoo, spaces(*parents(zoo))["parts"])) + "\n")
 
 
 def run(

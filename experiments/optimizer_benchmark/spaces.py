@@ -1,5 +1,8 @@
 """The three spaces that are searched, all of them task arithmetic: 4, 20 and 60 dimensions."""
 
+import json
+from pathlib import Path
+
 from evomerge.space import SearchSpace
 
 LOW, HIGH = -0.25, 1.5  # of every weight, as in search_spaces/task_arithmetic_by_depth.yaml
@@ -26,3 +29,22 @@ def spaces(base: str, models: list[str], low: float = LOW, high: float = HIGH) -
         name: SearchSpace.from_dict(document, name).bind(base, models, "float32")
         for name, document in documents.items()
     }
+
+
+def parents(zoo: Path) -> tuple[str, list[str]]:
+    """The base and the experts of a zoo, in the order in which all spaces have their weights."""
+    return str(zoo / "base"), [str(path) for path in sorted(zoo.glob("expert-*"))]
+
+
+def first_steps(zoo: Path, space: SearchSpace) -> list[float]:
+    """For each dimension its first step by the parents' changes, as `search.steps: deltas` has it.
+
+    Reads the weights, and so needs torch.
+    """
+    from evomerge import merge
+    from evomerge.study.steps import steps_of
+
+    base, models = parents(zoo)
+    norms = merge.squared_norms(merge.open_parents([base, *models], "cpu"), base, models)
+    layers = json.loads((zoo / "base" / "config.json").read_text())["num_hidden_layers"]
+    return steps_of(space, norms, int(layers))
