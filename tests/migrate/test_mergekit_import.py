@@ -148,7 +148,11 @@ def test_without_a_dtype_the_parents_own_is_written(tmp_path):
 
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
-    [("bfloat16", "float32", None), ("bfloat16", "float16", None), ("float16", "float16", "float16")],
+    [
+        ("bfloat16", "float32", None),
+        ("bfloat16", "float16", None),
+        ("float16", "float16", "float16"),
+    ],
 )
 def test_without_a_dtype_the_wider_of_the_parents_is_written(tmp_path, low, high, expected):
     make_model(tmp_path / "a", dtype=low, layers=1)
