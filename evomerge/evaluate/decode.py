@@ -7,7 +7,6 @@ rows that are done leave it, and nothing is decoded to text unless a token could
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -102,7 +101,6 @@ class Decoder:
 
     Attributes:
         deepest: Longest row whose beginning may be shared (`packed.deepest`).
-        seconds: Time spent in `__call__` so far; the caller may reset it.
     """
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int, deepest: int = 0) -> None:
@@ -110,7 +108,6 @@ class Decoder:
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.deepest = deepest
-        self.seconds = 0.0
         self._ends = end_tokens(model, tokenizer)
         self._special = set(tokenizer.all_special_tokens)
         self._texts: dict[int, str] = {}
@@ -123,7 +120,6 @@ class Decoder:
         Raises:
             NonFiniteError: If the logits of an unfinished row are NaN or infinite.
         """
-        began = time.perf_counter()
         answers: dict[int, Answer] = {}
         begun: tuple[tuple[int, ...], Any] = ((), None)
         with torch.inference_mode():
@@ -133,7 +129,6 @@ class Decoder:
                     begun = prefix, prefix_cache(self.model, tokens) if prefix else None
                 told = self._continue([prompts[i] for i in numbers], len(prefix), begun[1])
                 answers.update(zip(numbers, told, strict=True))
-        self.seconds += time.perf_counter() - began
         return [answers[number] for number in range(len(prompts))]
 
     def arrange(self, prompts: Sequence[Prompt]) -> Iterator[Arranged]:

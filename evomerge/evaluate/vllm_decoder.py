@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -38,7 +37,6 @@ class VllmDecoder:
         options: Passed on to `vllm.LLM`, such as ``gpu_memory_utilization`` or ``max_model_len``.
 
     Attributes:
-        seconds: Time spent in `__call__` so far, handing over weights included; may be reset.
         name: What decodes, for the evaluation protocol: engine, version and options.
 
     Raises:
@@ -51,7 +49,6 @@ class VllmDecoder:
             raise UserError(
                 f"evaluate.engine_options: {taken[0]} is not an option here: the study decides it"
             )
-        self.seconds = 0.0
         self.name = f"vllm {_version()} {dict(sorted(options.items()))}"
         self._model = model
         self._tokenizer = tokenizer
@@ -80,18 +77,15 @@ class VllmDecoder:
         """Continue every prompt with the live model's weights as they are now."""
         if not prompts:
             return []
-        began = time.perf_counter()
         self._hand_over()
         asked = [
             self._vllm.TokensPrompt(prompt_token_ids=list(prompt.tokens)) for prompt in prompts
         ]
         settings = [self._settings(prompt) for prompt in prompts]
         told = self._engine.generate(asked, settings, use_tqdm=False)
-        answers = [
+        return [
             self._answer(prompt, one.outputs[0]) for prompt, one in zip(prompts, told, strict=True)
         ]
-        self.seconds += time.perf_counter() - began
-        return answers
 
     def _hand_over(self) -> None:
         weights = [(name, tensor.detach()) for name, tensor in self._model.named_parameters()]

@@ -91,7 +91,7 @@ def measured(config: StudyConfig, mode: Any, rounds: int, hflm: bool = True) -> 
     items = {task: ids[: PER_TASK if len(known) > 1 else len(ids)] for task, ids in known.items()}
     recipes = [a.recipe.to_dict() for a in anchors(config) if "task arithmetic" in a.name]
     scorer = evaluator.scorer
-    plan = scorer._plan(scorer._checked(items), mode)
+    plan = scorer._plan_of(scorer._checked(items), mode)
     forward = bare_forward(scorer._model, plan.batches)
 
     def candidate(number: int) -> None:

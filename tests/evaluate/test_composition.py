@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from evomerge.evaluate import Harness, Scorer
-from evomerge.evaluate.scorer import Mode
+from evomerge.evaluate.plan import Mode
 from tests.evaluate.evaluation_bench import TASKS, Bench
 
 ITEMS = {"choice": [0, 3, 4, 9], "write": [1, 2, 7], "likelihood": [2, 5]}
@@ -55,17 +55,17 @@ def test_generation_begins_in_the_batches_that_are_told(
 ) -> None:
     scorer = Scorer(llama.model, llama.tokenizer, harness, batch_size=1)
     began: list[Any] = []
-    right = scorer._decoder._continue
+    right = scorer._generation._decoder._continue
 
     def watched(prompts: Any, given: int, prefix: Any) -> Any:
         began.append([prompt.owner for prompt in prompts])
         return right(prompts, given, prefix)
 
-    monkeypatch.setattr(scorer._decoder, "_continue", watched)
+    monkeypatch.setattr(scorer._generation._decoder, "_continue", watched)
     items = {"write": list(range(20))}
     scorer.score(items, "metric")
     plan = scorer._plan_of(scorer._checked(items), "metric")
-    prompts = [scorer._encoder.prompt(*one) for one in plan.prompts]
-    told = [[prompts[i].owner for i in some] for _, some in scorer._decoder.arrange(prompts)]
+    prompts, arranged, _ = scorer._generation.batches(plan.prompts)
+    told = [[prompts[i].owner for i in some] for _, some in arranged]
     assert began == told
     assert len(told) > 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import torch
 
 from evomerge.errors import UserError
 from evomerge.evaluate import Harness, NonFiniteError, Scorer, TaskRequest
-from evomerge.evaluate.scorer import Mode
+from evomerge.evaluate.decode import Answer, Decoder
+from evomerge.evaluate.plan import Mode
 from evomerge.evaluate.smooth import smooth_answers
 from tests.evaluate.evaluation_bench import (
     CHOICE,
@@ -30,6 +32,17 @@ def harness(bench: Bench) -> Harness:
 
 def rows(scorer: Scorer, items: Any, mode: Mode) -> list:
     return [outcome.to_row() for outcome in scorer.score(items, mode)]
+
+
+def answers(scorer: Scorer, asked: Any) -> list[Answer]:
+    return scorer._generation(scorer._generation.share_out(asked))
+
+
+def only_for_lm_eval(model: Any) -> Any:
+    """The same model with a setting that our loop does not know, and that changes no answer."""
+    copied = copy.deepcopy(model)
+    copied.generation_config.suppress_tokens = []
+    return copied
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -56,11 +69,17 @@ def test_outcomes_come_in_the_order_asked_and_do_not_depend_on_it(
 
 
 def test_smooth_scores_lie_in_the_unit_interval_and_cost_no_decoding(
-    bench: Bench, harness: Harness, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, harness: Harness
 ) -> None:
-    scorer = Scorer(bench.model, bench.tokenizer, harness)
-    monkeypatch.setattr(scorer, "_decoder", lambda prompts: [1 / 0 for _ in prompts])
+    class Dear(Decoder):
+        def __call__(self, prompts: Any) -> list[Answer]:
+            return [1 / 0 for _ in prompts]
+
+    decoder = Dear(bench.model, bench.tokenizer, batch_size=64)
+    scorer = Scorer(bench.model, bench.tokenizer, harness, decoder=decoder)
     outcomes = scorer.score(harness.items, "smooth")
+    with pytest.raises(ZeroDivisionError):
+        scorer.score({"write": [0]}, "metric")
     for outcome in outcomes:
         assert outcome.smooth is not None
         assert 0.0 <= outcome.smooth <= 1.0
@@ -90,12 +109,12 @@ def test_the_best_of_several_right_answers_counts(llama: Bench) -> None:
     harness = Harness.load(["write_any"], [llama.folder])
     scorer = Scorer(llama.model, llama.tokenizer, harness)
     outcomes = scorer.score(harness.items, "smooth")
-    plan = scorer._plan(scorer._checked(harness.items), "smooth")
-    answers = smooth_answers(scorer._forward(plan.batches, plan.pairs))
+    plan = scorer._plan_of(scorer._checked(harness.items), "smooth")
+    found = smooth_answers(scorer._forward(plan.batches, plan.pairs))
     owners = [pair.owner[1] for pair in plan.pairs]
     assert len(owners) > len(outcomes)
     for outcome in outcomes:
-        several = [a for a, owner in zip(answers, owners, strict=True) if owner == outcome.doc_id]
+        several = [a for a, owner in zip(found, owners, strict=True) if owner == outcome.doc_id]
         assert outcome.smooth == max(several)
 
 
@@ -121,14 +140,14 @@ def test_an_answer_whose_every_margin_is_positive_is_what_generation_gives(
 ) -> None:
     scorer = Scorer(bench.model, bench.tokenizer, harness)
     items = {"write": harness.items["write"], "write_digit": harness.items["write_digit"]}
-    plan = scorer._plan(scorer._checked(items), "smooth")
+    plan = scorer._plan_of(scorer._checked(items), "smooth")
     golds = scorer._forward(plan.batches, plan.pairs)
     whole = [pair.owner for pair, gold in zip(plan.pairs, golds, strict=True) if gold.is_greedy]
     ended = {
         pair.owner for pair, gold in zip(plan.pairs, golds, strict=True) if gold.margins.min() > 0
     }
     asked = [(item, harness.requests(*item)[0]) for item in whole]
-    texts = scorer._generate(asked)
+    texts = answers(scorer, asked)
     right = 0
     for (item, _), answer in zip(asked, texts, strict=True):
         _, gold = harness.golds(*item)[0]
@@ -182,31 +201,32 @@ def test_a_task_that_samples_gives_the_same_every_time_and_leaves_the_generators
     scorer = Scorer(llama.model, llama.tokenizer, harness)
     state = torch.random.get_rng_state()
     asked = [(("drawn", i), harness.requests("drawn", i)[0]) for i in range(12)]
-    first, second = scorer._generate(asked), scorer._generate(asked)
+    first, second = answers(scorer, asked), answers(scorer, asked)
     assert first == second
     assert torch.equal(state, torch.random.get_rng_state())
     greedy = Harness.load(["write"], [llama.folder])
-    plain = Scorer(llama.model, llama.tokenizer, greedy)._generate(
-        [(("write", i), greedy.requests("write", i)[0]) for i in range(12)]
+    plain = answers(
+        Scorer(llama.model, llama.tokenizer, greedy),
+        [(("write", i), greedy.requests("write", i)[0]) for i in range(12)],
     )
     assert first != plain
 
 
 def test_a_model_that_only_lm_eval_can_decode_gets_the_same_outcomes(
-    bench: Bench, harness: Harness, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, harness: Harness
 ) -> None:
     items = {name: harness.items[name] for name in ("write", "write_digit", "choice")}
     ours = Scorer(bench.model, bench.tokenizer, harness, batch_size=6)
-    theirs = Scorer(bench.model, bench.tokenizer, harness, batch_size=6)
-    monkeypatch.setattr(theirs, "_decodable", False)
+    theirs = Scorer(only_for_lm_eval(bench.model), bench.tokenizer, harness, batch_size=6)
+    assert (ours.warnings, len(theirs.warnings)) == ([], 1)
+    assert ours.composition(items, "metric") != theirs.composition(items, "metric")
     expected = [(one.metric, one.extracted) for one in ours.score(items, "metric")]
     assert [(one.metric, one.extracted) for one in theirs.score(items, "metric")] == expected
     assert theirs.seconds > 0
     with torch.no_grad():
         broken = make_model(bench.model.config.model_type, seed=3)
         broken.get_input_embeddings().weight.fill_(float("nan"))
-    scorer = Scorer(broken, bench.tokenizer, harness)
-    monkeypatch.setattr(scorer, "_decodable", False)
+    scorer = Scorer(only_for_lm_eval(broken), bench.tokenizer, harness)
     with pytest.raises(NonFiniteError, match="task 'write', document"):
         scorer.score({"write": [4]}, "metric")
 

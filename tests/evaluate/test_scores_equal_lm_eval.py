@@ -19,8 +19,9 @@ from lm_eval.tasks import TaskManager
 from evomerge.evaluate import load_model
 from evomerge.evaluate.harness import Harness, stock_model
 from evomerge.evaluate.packed import deepest
+from evomerge.evaluate.plan import Mode
 from evomerge.evaluate.request import Request
-from evomerge.evaluate.scorer import Mode, Scorer
+from evomerge.evaluate.scorer import Scorer
 from tests.evaluate.evaluation_bench import TASKS, Bench, make_model
 
 ADDITIVE = [name for name in TASKS if name != "rolling"]
@@ -107,7 +108,7 @@ def test_log_likelihoods_are_within_a_thousandth_of_lm_evals(
         pytest.skip("not among the tasks with a chat template")
     scorer = Scorer(any_bench.model, any_bench.tokenizer, harness)
     scorer._deepest = deepest(any_bench.model) if packed else 0
-    plan = scorer._plan(scorer._checked({task: harness.items[task]}), "metric")
+    plan = scorer._plan_of(scorer._checked({task: harness.items[task]}), "metric")
     assert any(batch.last is not None for batch in plan.batches) == packed
     ours = scorer._forward(plan.batches, plan.pairs)
     theirs = [
@@ -131,7 +132,8 @@ def test_generated_texts_are_lm_evals(
     asked: list[tuple[tuple[str, int], Request]] = [
         ((task, doc_id), harness.requests(task, doc_id)[0]) for doc_id in harness.items[task]
     ]
-    ours = [answer.text for answer in scorer._generate(asked)]
+    prompts = scorer._generation.share_out(asked)
+    ours = [answer.text for answer in scorer._generation(prompts)]
     told = {sample["doc_id"]: sample["resps"][0][0] for sample in stock["samples"][task]}
     assert ours == [told[doc_id] for doc_id in harness.items[task]]
     assert len(set(ours)) >= 3
