@@ -1,0 +1,39 @@
+"""Arguments of the command line that are numbers within bounds; what is out of them is told."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def number(text: str) -> int:
+    """A trial's number."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a trial's number, but got {text!r}")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """How many: at least one."""
+    value = int(text) if text.isdecimal() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, but got {text}")
+    return value
+
+
+def port(text: str) -> int:
+    """A port to listen on."""
+    value = count(text)
+    if value > 65535:
+        raise argparse.ArgumentTypeError(f"expected a port of at most 65535, but got {text}")
+    return value
+
+
+def seconds(text: str) -> float:
+    """A time between two looks."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.01 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"expected 0.01 to 3600 seconds, but got {text}")
+    return value
