@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from evomerge import methods, model_name, yaml_file
+from evomerge import model_name, yaml_file
 from evomerge.architecture import layer_count
 from evomerge.checkpoint import read_config, resolve
 from evomerge.errors import UserError
-from evomerge.holes import is_choice
 
 _MODEL_KEYS = ("model", "models", "base_model", "tokenizer_source")
 
@@ -108,57 +107,3 @@ def _grouped(blocks: list[Any], model: str, where: str) -> list[Any]:
         edges = [round(depth * i / groups) for i in range(groups + 1)]
         cut += [{**copy.deepcopy(block), "layers": [*span]} for span in pairwise(edges)]
     return cut
-
-
-def without_inactive(document: Mapping[str, Any], template: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop the parameters that a chosen method does not have: no trace of them in the recipe.
-
-    Only where `template` leaves the method open; elsewhere a stray parameter stays an error.
-    """
-    open_top = is_choice(template.get("merge_method"))
-    blocks, open_blocks = document.get("blocks") or [], template.get("blocks") or []
-    if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
-        return dict(document)  # the reader will say what is wrong
-    own = document.get("merge_method")
-    chosen = [str(block.get("merge_method", own)) for block in blocks]
-    is_open = [
-        is_choice(b["merge_method"]) if "merge_method" in b else open_top for b in open_blocks
-    ]
-    result = dict(document)
-    if open_top or any(is_open):
-        result = _pruned(result, [str(own), *chosen])
-    if blocks:
-        result["blocks"] = [
-            _pruned(block, [method]) if is_open[i] else block
-            for i, (block, method) in enumerate(zip(blocks, chosen, strict=True))
-        ]
-    if isinstance(document.get("merges"), dict):
-        held = template.get("merges") or {}
-        result["merges"] = {
-            name: without_inactive(inner, held.get(name) or {})
-            for name, inner in document["merges"].items()
-        }
-    return result
-
-
-def _pruned(scope: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
-    """A recipe or a block without the parameters that only methods other than `names` have."""
-
-    def declared(some: list[str]) -> set[str]:
-        known = [name for name in some if name in methods.names()]
-        return {p.name for name in known for p in methods.get(name).parameters}
-
-    foreign = declared(list(methods.names())) - declared(names)
-
-    def kept(part: Any) -> Any:
-        if not isinstance(part, dict) or not isinstance(part.get("parameters"), dict):
-            return part
-        return {
-            **part,
-            "parameters": {k: v for k, v in part["parameters"].items() if k not in foreign},
-        }
-
-    result: dict[str, Any] = kept(dict(scope))
-    if isinstance(scope.get("models"), list):
-        result["models"] = [kept(entry) for entry in scope["models"]]
-    return result

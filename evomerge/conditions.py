@@ -8,7 +8,7 @@ from typing import Any
 
 from evomerge import methods
 from evomerge.dimension import Clause, Dimension
-from evomerge.holes import Hole, Place, is_choice, model_of, takes_part
+from evomerge.holes import Hole, Place, model_of, takes_part
 
 
 def conditioned(document: dict[str, Any], holes: Sequence[Hole]) -> tuple[Hole, ...]:
@@ -82,53 +82,6 @@ def _model_clauses(
     if not is_last:
         return [((own[model], (True,)),)]
     return [((own[model], (True,)), (name, (False,))) for name in others]
-
-
-def without_absent(document: dict[str, Any], template: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the models that do not take part, here and in the blocks.
-
-    If none does, the first stays: a recipe needs one.
-    """
-    result = dict(document)
-    models, listed = document.get("models"), template.get("models")
-    if isinstance(models, list) and isinstance(listed, list):
-        is_open = [_is_open(entry) for entry in listed]
-        is_in = [not o or e["include"] for e, o in zip(models, is_open, strict=True)]
-        if models and not any(is_in):
-            is_in[0] = True
-        told = [
-            {k: v for k, v in entry.items() if k != "include"} if is_hole else entry
-            for entry, is_hole in zip(models, is_open, strict=True)
-        ]
-        result["models"] = [entry for entry, stays in zip(told, is_in, strict=True) if stays]
-        gone = [e["model"] for e, stays in zip(told, is_in, strict=True) if not stays]
-        if gone and isinstance(document.get("blocks"), list):
-            result["blocks"] = [_without(block, gone) for block in document["blocks"]]
-    if isinstance(document.get("merges"), dict):
-        held = template.get("merges") or {}
-        result["merges"] = {
-            name: without_absent(inner, held.get(name) or {})
-            for name, inner in document["merges"].items()
-        }
-    return result
-
-
-def _is_open(entry: Any) -> bool:
-    """Whether a template leaves open if a model takes part."""
-    if not isinstance(entry, dict) or "model" not in entry:
-        return False
-    return entry.get("include") == "search" or is_choice(entry.get("include"))
-
-
-def _without(block: Any, gone: list[Any]) -> Any:
-    if not isinstance(block, dict) or not isinstance(block.get("models"), list):
-        return block
-    kept = [
-        entry
-        for entry in block["models"]
-        if (entry.get("model") if isinstance(entry, dict) else entry) not in gone
-    ]
-    return {**block, "models": kept} if kept else {k: v for k, v in block.items() if k != "models"}
 
 
 def _blocks(recipe: Any) -> list[dict[str, Any]]:

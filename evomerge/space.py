@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import methods, model_name, nesting, recipe_reader, yaml_file
-from evomerge.binding import any_groups, bound, placeholders, without_inactive
-from evomerge.conditions import conditioned, without_absent
+from evomerge.binding import any_groups, bound, placeholders
+from evomerge.conditions import conditioned
 from evomerge.dimension import Point, Value
 from evomerge.errors import UserError, unknown
+from evomerge.filled import without_traces
 from evomerge.holes import Place, find_holes, is_choice, method_scope, model_of, takes_part
 from evomerge.recipe import Recipe
 
@@ -115,8 +116,7 @@ class SearchSpace:
             values = list(point[at : at + len(hole.dimensions)])
             at += len(values)
             _put(document, hole.path, values if hole.gradient else values[0])
-        document = without_absent(document, self.document)
-        return recipe_reader.read(without_inactive(document, self.document), self.where)
+        return recipe_reader.read(without_traces(document, self.document), self.where)
 
     def point_of(self, recipe: Recipe) -> Point | None:
         """The point whose recipe merges as `recipe` does, or ``None`` if the space has none.
