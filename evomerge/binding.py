@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from evomerge import model_name, yaml_file
+from evomerge import yaml_file
 from evomerge.architecture import layer_count
-from evomerge.checkpoint import read_config, resolve
+from evomerge.checkpoint import config_of
 from evomerge.errors import UserError
 
 _MODEL_KEYS = ("model", "models", "base_model", "tokenizer_source")
@@ -88,7 +88,7 @@ def any_groups(document: Mapping[str, Any]) -> bool:
 
 def _grouped(blocks: list[Any], model: str, where: str) -> list[Any]:
     """Cut blocks that say ``layers: {groups: n}`` into n of equal depth."""
-    config = read_config(resolve(model_name.host_of(model)))
+    config = config_of(model)
     depth = layer_count(config)
     if depth is None:
         raise UserError(f"{model}/config.json: does not say how many layers there are")

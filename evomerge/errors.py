@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -24,6 +23,8 @@ def unknown(kind: str, word: str, known: Iterable[str]) -> str:
     >>> unknown("method", "tise", ["linear", "ties"])
     "unknown method 'tise': did you mean 'ties'? known: linear, ties"
     """
+    import difflib  # it takes long, and where models are checked nobody needs it
+
     names = sorted(known)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""

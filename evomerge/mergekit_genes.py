@@ -13,7 +13,7 @@ from typing import Any
 
 from evomerge import methods, model_name, yaml_file
 from evomerge.architecture import layer_count
-from evomerge.checkpoint import read_config, resolve
+from evomerge.checkpoint import config_of
 from evomerge.errors import UserError, unknown
 from evomerge.mergekit_import import spelled
 
@@ -116,7 +116,7 @@ def space_of(
     spec = methods.get(genome.merge_method)
     groups, span = 1, 0
     if genome.layer_granularity > 0:
-        depth = layer_count(read_config(resolve(genome.models[0])))
+        depth = layer_count(config_of(genome.models[0]))
         span = genome.layer_granularity
         if depth is None or depth % span:
             raise UserError(

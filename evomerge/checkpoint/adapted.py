@@ -9,8 +9,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from evomerge.checkpoint.adapter import WEIGHTS, Adapter, Change
+from evomerge.checkpoint.adapter import Adapter, Change
 from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.folder import ADAPTER_WEIGHTS as WEIGHTS
 from evomerge.checkpoint.header import TensorInfo
 from evomerge.checkpoint.store import Factors
 from evomerge.errors import UserError
@@ -33,9 +34,10 @@ def adapted(host: Checkpoint, adapter: Adapter) -> Checkpoint:
     tensors = dict(host.tensors)
     for name, change in changes.items():
         if change.left is not None:
-            tensors[name] = replace(tensors[name], dtype="F32")
+            tensors[name] = tensors[name]._replace(dtype="F32")
         elif change.replaced_by is not None:
-            tensors[name] = replace(tensors[name], dtype=adapter.tensors[change.replaced_by].dtype)
+            dtype = adapter.tensors[change.replaced_by].dtype
+            tensors[name] = tensors[name]._replace(dtype=dtype)
     return Checkpoint(host.folder, host.config, tensors, _Adapted(host, adapter, changes))
 
 

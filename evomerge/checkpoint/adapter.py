@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from evomerge.checkpoint.document import read_json
+from evomerge.checkpoint.folder import ADAPTER_CONFIG as CONFIG
+from evomerge.checkpoint.folder import ADAPTER_WEIGHTS as WEIGHTS
 from evomerge.checkpoint.folder import resolve
 from evomerge.checkpoint.header import TensorInfo, read_header
+from evomerge.checkpoint.inspection import inspect
 from evomerge.checkpoint.store import Factors, Files
 from evomerge.errors import UserError
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _LARGEST_ALPHA = 1e30  # what a float32 still holds after a product
 _FACTOR = re.compile(r"(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B)(?:\.default)?")
@@ -83,6 +84,7 @@ class Adapter:
                 delta; says why.
         """
         folder = resolve(adapter)
+        inspect([folder])
         config = _read_config(folder)
         if not (folder / WEIGHTS).is_file():
             pickle = (folder / "adapter_model.bin").is_file()

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from evomerge.checkpoint.folder import TOKENIZER_FILES
 from evomerge.checkpoint.header import TensorInfo
+from evomerge.checkpoint.inspection import tokens_of
 from evomerge.checkpoint.store import Factors, Store
-from evomerge.checkpoint.vocabulary import read_vocabulary
+from evomerge.checkpoint.vocabulary import TokenSum, read_tokenizer
 
 
 class Checkpoint:
@@ -61,7 +62,13 @@ class Checkpoint:
     @cached_property
     def vocabulary(self) -> dict[str, int] | None:
         """Token to id as tokenizer.json holds it; ``None`` without such a file."""
-        return read_vocabulary(self.folder)
+        tokenizer = None if self.tokens is None else read_tokenizer(self.folder)
+        return None if tokenizer is None else tokenizer.vocabulary
+
+    @cached_property
+    def tokens(self) -> TokenSum | None:
+        """What tells its vocabulary from others, without holding it; ``None`` without one."""
+        return tokens_of(self.folder)
 
     def tokenizer_files(self) -> list[Path]:
         """The tokenizer's files that this folder holds."""

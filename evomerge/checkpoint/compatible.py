@@ -8,6 +8,8 @@ from evomerge.architecture import tied_partner
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.errors import UserError
 
+_MOST_MEGABYTES = 160  # of two vocabularies that are compared token by token
+
 
 def check_compatible(
     base: Checkpoint, other: Checkpoint, ignored: Callable[[str], bool] | None = None
@@ -69,11 +71,22 @@ def check_same_tokens(base: Checkpoint, other: Checkpoint) -> None:
     Raises:
         UserError: Names the first tokens that differ.
     """
-    ours, theirs = base.vocabulary, other.vocabulary
-    if ours is None or theirs is None or ours == theirs:
+    first, second = base.tokens, other.tokens
+    if first is None or second is None or first.digest == second.digest:
         return
-    differing = sorted(set(ours.items()) ^ set(theirs.items()))
-    tokens = list(dict.fromkeys(token for token, _ in differing))
+    differ = f"{other.folder}: its tokenizer differs from that of {base.folder}"
+    remedy = (
+        "merging would mix the rows of different tokens: name a tokenizer_source (union, base or "
+        "a model), which brings them together"
+    )
+    if first.megabytes + second.megabytes > _MOST_MEGABYTES:
+        raise UserError(f"{differ} ({first.size:,} and {second.size:,} tokens); {remedy}")
+    ours, theirs = base.vocabulary or {}, other.vocabulary or {}
+    tokens = [token for token, number in ours.items() if theirs.get(token) != number]
+    tokens += [token for token in theirs if token not in ours]
+    if not tokens:
+        return
+    tokens.sort()
     told = [
         f"{token!r}={theirs[token]} is not there"
         if token not in ours
@@ -82,8 +95,4 @@ def check_same_tokens(base: Checkpoint, other: Checkpoint) -> None:
         else f"{token!r}={theirs[token]} is {ours[token]} there"
         for token in tokens[:5]
     ]
-    raise UserError(
-        f"{other.folder}: its tokenizer differs from that of {base.folder}, in {len(tokens)} "
-        f"tokens: {', '.join(told)}; merging would mix the rows of different tokens: name a "
-        "tokenizer_source (union, base or a model), which brings them together"
-    )
+    raise UserError(f"{differ}, in {len(tokens)} tokens: {', '.join(told)}; {remedy}")

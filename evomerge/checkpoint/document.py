@@ -42,12 +42,17 @@ def parse_json(data: bytes, most_parts: int = MAX_PARTS) -> Any:
     Raises:
         ValueError: It is not that; also for nesting that is too deep.
     """
-    if sum(map(data.count, (b"{", b"[", b",", b":"))) > most_parts:
+    if parts_of(data) > most_parts:
         raise ValueError(f"it has more than {most_parts:,} parts")
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
+        return json.loads(data.decode("utf-8"), object_pairs_hook=unique)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def parts_of(data: bytes) -> int:
+    """How many values JSON has at most: its braces, brackets, commas and colons."""
+    return sum(map(data.count, (b"{", b"[", b",", b":")))
 
 
 def check_file(file: Path) -> int:
@@ -79,7 +84,8 @@ def _check_link(file: Path) -> None:
         )
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; ValueError for a key that stands twice."""
     made = dict(pairs)
     if len(made) < len(pairs):
         seen: set[str] = set()

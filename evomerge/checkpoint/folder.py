@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,19 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template.jinja",
 )
+CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+INDEX = "model.safetensors.index.json"
+# What libraries read of a tokenizer beside tokenizer.json.
+TOKENIZER_SETTINGS = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+)
 _MAX_CONFIG_BYTES = 4 * 2**20
+_INSPECTED = {CONFIG, ADAPTER_CONFIG, INDEX, "tokenizer.json", *TOKENIZER_SETTINGS}
 _READ = (".json", ".jinja", ".model", ".txt", ".safetensors", ".py", "additional_chat_templates")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?")
 
@@ -34,7 +48,7 @@ def resolve(model: str | Path) -> Path:
     """
     path = Path(os.path.expanduser(model))  # which leaves an unknown user's ~name as it is
     if path.is_dir():
-        _check_links(path)
+        check_links(path)
         return path
     if path.exists():
         raise UserError(f"{model}: expected a model folder but it is a file")
@@ -62,7 +76,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: It is missing, outside the folder, or no JSON object.
     """
-    file = folder / "config.json"
+    file = folder / CONFIG
     if not file.is_file():
         raise UserError(
             f"{folder}: expected a Hugging Face model folder, but it has no config.json"
@@ -73,7 +87,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _check_links(folder: Path) -> None:
+def check_links(folder: Path) -> None:
     """Refuse links that lead out of a model's folder; the libraries that read it follow them.
 
     Raises:
@@ -82,3 +96,20 @@ def _check_links(folder: Path) -> None:
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.is_symlink() and entry.name.endswith(_READ):
             check_file(Path(entry.path))
+
+
+def stamps(folder: Path) -> dict[str, list[int]]:
+    """Inode, bytes, and times of writing and of change of every file that is inspected.
+
+    A file that is written over or replaced has another stamp.
+    """
+    found = {}
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(folder):
+            if entry.name in _INSPECTED or entry.name.endswith(".safetensors"):
+                with contextlib.suppress(OSError):  # a link to nothing: who reads it says so
+                    held = entry.stat()
+                    if stat.S_ISREG(held.st_mode):
+                        times = held.st_mtime_ns, held.st_ctime_ns
+                        found[entry.name] = [held.st_ino, held.st_size, *times]
+    return found

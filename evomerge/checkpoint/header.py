@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import Any, NamedTuple
 
 from evomerge.checkpoint.document import MAX_BYTES, check_file, parse_json
 from evomerge.errors import UserError
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+# Bytes of an element. `dtypes.py` has torch's names: this file is read without torch.
+ELEMENT_BYTES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
 }
 FLOATS = ("F64", "F32", "F16", "BF16")
 _MAX_TENSORS = 100_000
@@ -31,8 +29,7 @@ _MAX_NAME_BYTES = 512
 _MAX_AXES = 16
 
 
-@dataclass(frozen=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """What a header says of one tensor: safetensors' dtype code, shape, and the file it is in."""
 
     dtype: str
@@ -83,14 +80,14 @@ def _tensor(name: str, entry: Any, file: Path) -> tuple[TensorInfo, tuple[int, i
     try:
         begin, end = map(_whole, entry["data_offsets"])
         shape = tuple(map(_whole, entry["shape"]))
-        dtype = DTYPES[entry["dtype"]]
+        bytes_each = ELEMENT_BYTES[entry["dtype"]]
     except (KeyError, TypeError, ValueError):
         raise UserError(
             f"{file}: tensor {name[:80]!r} has an unknown dtype or a bad entry"
         ) from None
     if not 0 < _bytes_of(name) <= _MAX_NAME_BYTES or min(shape, default=0) < 0:
         raise UserError(f"{file}: tensor {name[:80]!r} has a bad name or shape")
-    if len(shape) > _MAX_AXES or end - begin != math.prod(shape) * dtype.itemsize:
+    if len(shape) > _MAX_AXES or end - begin != math.prod(shape) * bytes_each:
         raise UserError(
             f"{file}: tensor {name!r} of shape {_brief(shape)} does not fit its "
             f"{str(end - begin)[:40]} bytes"

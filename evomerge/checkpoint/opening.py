@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from evomerge import model_name
 from evomerge.checkpoint.adapted import adapted
-from evomerge.checkpoint.adapter import CONFIG, Adapter
+from evomerge.checkpoint.adapter import Adapter
 from evomerge.checkpoint.checkpoint import Checkpoint
-from evomerge.checkpoint.folder import read_config, resolve
+from evomerge.checkpoint.folder import ADAPTER_CONFIG, CONFIG, read_config, resolve
 from evomerge.checkpoint.header import TensorInfo, read_header
-from evomerge.checkpoint.shards import shards_of
+from evomerge.checkpoint.index import shards_of
+from evomerge.checkpoint.inspection import inspect
 from evomerge.checkpoint.store import Files
 from evomerge.errors import UserError
 
@@ -25,14 +29,36 @@ def open_model(model: str) -> Checkpoint:
     if adapter is not None:
         return adapted(open_model(host), Adapter.open(adapter))
     folder = resolve(host)
-    if not (folder / "config.json").is_file() and (folder / CONFIG).is_file():
+    if not (folder / CONFIG).is_file() and (folder / ADAPTER_CONFIG).is_file():
         raise UserError(
             f"{model}: it is an adapter, not a model; write {{model: BASE, adapter: {model}}}"
         )
     return _open_folder(folder)
 
 
+def config_of(model: str) -> dict[str, Any]:
+    """The config.json of a model by its name, adapters or none.
+
+    Raises:
+        UserError: There is no such model, or its folder is damaged.
+    """
+    folder = resolve(model_name.host_of(model))
+    inspect([folder])
+    return read_config(folder)
+
+
+def inspect_models(models: Iterable[str]) -> None:
+    """Have the folders of models inspected together, adapters' too; hub ids wait till they open.
+
+    Raises:
+        UserError: A file in one is damaged, or takes too much to read.
+    """
+    parts = dict.fromkeys(part for model in models for part in model_name.parts_of(model))
+    inspect([resolve(part) for part in parts if os.path.isdir(os.path.expanduser(part))])
+
+
 def _open_folder(folder: Path) -> Checkpoint:
+    inspect([folder])
     config = read_config(folder)
     tensors: dict[str, TensorInfo] = {}
     for shard, promised in shards_of(folder).items():
@@ -41,4 +67,4 @@ def _open_folder(folder: Path) -> Checkpoint:
         if lacking is not None:
             raise UserError(f"{folder}: {lacking} is not in {shard}, where the index places it")
         tensors.update(held)
-    return Checkpoint(folder, config, tensors, Files(folder, tensors, "config.json"))
+    return Checkpoint(folder, config, tensors, Files(folder, tensors, CONFIG))

@@ -1,57 +1,172 @@
-"""The token ids of a model's tokenizer, read from tokenizer.json."""
+"""A model's tokenizer as tokenizer.json holds it: its token ids, and the tokens added to it."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
-from evomerge.checkpoint.document import read_json
+from evomerge.checkpoint.document import check_file
+from evomerge.checkpoint.long_json import LongJson
 from evomerge.errors import UserError
 
-# Gemma's 262,144 tokens and their merges take 33 MB and 1.4 million parts.
-_EXPECTED = "a tokenizer of the tokenizers library"
-_MAX_BYTES = 64 * 2**20
+# Gemma's 262,144 tokens and their merges take 33 MB and 1.4 million parts; XLM-V, which has most,
+# has 901,629 tokens.
+MAX_BYTES = 64 * 2**20
 _MAX_PARTS = 4_000_000
+_MAX_TOKENS = 2**20
+_BESIDE = 100  # bytes that a token takes in a dictionary, with its id, besides its text
+_BATCH = 10_000
 
 
-def read_vocabulary(folder: Path) -> dict[str, int] | None:
-    """Token to id as tokenizer.json holds it; ``None`` without such a file.
+class Tokenizer(NamedTuple):
+    """What is known of a tokenizer.
 
-    Raises:
-        UserError: The file is not what the tokenizers library writes.
+    Attributes:
+        vocabulary: Token to id, added tokens too.
+        added: Its ``added_tokens``, as they stand there.
+        span: Which bytes of the file hold those; an empty place for them where it has none.
     """
-    if not (folder / "tokenizer.json").is_file():
-        return None
-    document = read_tokenizer(folder)
-    vocabulary = document["model"]["vocab"]
-    if isinstance(vocabulary, list):  # unigram: a list of [token, score]
-        vocabulary = {entry[0]: i for i, entry in enumerate(vocabulary)}
-    added = {entry["content"]: entry["id"] for entry in document.get("added_tokens", [])}
-    return {str(token): int(number) for token, number in {**vocabulary, **added}.items()}
+
+    vocabulary: dict[str, int]
+    added: list[dict[str, Any]]
+    span: tuple[int, int]
 
 
-def read_tokenizer(folder: Path) -> dict[str, Any]:
-    """What tokenizer.json holds; its tokens and their ids are of the right kinds.
+class TokenSum(NamedTuple):
+    """What tells two vocabularies apart.
+
+    Attributes:
+        digest: SHA-256 over every token and its id, in the order of the ids.
+        size: How many tokens there are.
+        megabytes: How much memory they take, about.
+    """
+
+    digest: str
+    size: int
+    megabytes: float
+
+
+def read_tokenizer(folder: Path) -> Tokenizer | None:
+    """What tokenizer.json holds; ``None`` without such a file.
+
+    The merges of its tokens are read and forgotten, so that it takes a tenth of what it would.
 
     Raises:
         UserError: The file is not what the tokenizers library writes.
     """
     file = folder / "tokenizer.json"
+    if not file.is_file():
+        return None
+    size = check_file(file)
+    if size > MAX_BYTES:
+        raise UserError(f"{file}: expected at most {MAX_BYTES:,} bytes but it has {size:,}")
     try:
-        document: dict[str, Any] = read_json(file, _MAX_BYTES, _MAX_PARTS, _EXPECTED)
-        vocabulary = document["model"]["vocab"]
-        whole = [entry["id"] for entry in document.get("added_tokens", [])]
-        tokens = [entry["content"] for entry in document.get("added_tokens", [])]
-        if isinstance(vocabulary, list):
-            tokens += [entry[0] for entry in vocabulary]
+        with file.open("rb") as stream:
+            return _read(stream)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise UserError(
+            f"{file}: expected a tokenizer of the tokenizers library: {error}"
+        ) from None
+
+
+def sum_of(vocabulary: dict[str, int]) -> TokenSum:
+    """The sum of a vocabulary. Equal ones may differ in it where two tokens share an id."""
+    digest, tokens = hashlib.sha256(), sorted(vocabulary, key=vocabulary.__getitem__)
+    for start in range(0, len(tokens), _BATCH):
+        some = tokens[start : start + _BATCH]
+        ids = [vocabulary[token] for token in some]
+        digest.update(f"{ids} {[*map(len, some)]} {''.join(some)}".encode("utf-8", "surrogatepass"))
+    held = sum(map(sys.getsizeof, tokens)) + _BESIDE * len(tokens)
+    return TokenSum(digest.hexdigest(), len(tokens), held / 2**20)
+
+
+def write_added(folder: Path, out: Path, added: Sequence[Mapping[str, Any]]) -> None:
+    """Write a folder's tokenizer.json into another, with other added tokens and nothing else new.
+
+    Raises:
+        UserError: It is not what the tokenizers library writes.
+    """
+    tokenizer = read_tokenizer(folder)
+    assert tokenizer is not None, f"{folder} has a tokenizer.json"
+    text = json.dumps(added, ensure_ascii=False).encode()
+    with (folder / "tokenizer.json").open("rb") as old, (out / "tokenizer.json").open("wb") as new:
+        begin, end = tokenizer.span
+        if begin == end:  # no array, not even an empty one
+            text = b'"added_tokens": ' + text + b", "
+        new.write(old.read(begin) + text)
+        old.seek(end)
+        shutil.copyfileobj(old, new)
+
+
+def _read(stream: BinaryIO) -> Tokenizer:
+    document = LongJson(stream, _MAX_PARTS)
+    vocabulary: dict[str, int] | None = None
+    added: list[dict[str, Any]] = []
+    document.peek()
+    span = document.position + 1, document.position + 1
+    for key in document.fields():
+        if key == "model":
+            vocabulary = _model(document)
+        elif key == "added_tokens":
+            document.peek()
+            begin = document.position
+            added = [entry for some in document.items() for entry in some]
+            span = begin, document.position
         else:
-            whole += vocabulary.values()
-        if not all(type(number) is int for number in whole):
-            raise ValueError("an id is no whole number")
-        if not all(isinstance(token, str) for token in tokens):
-            raise ValueError("a token is no text")
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{file}: expected {_EXPECTED}: {error}") from None
-    return document
+            document.value()
+    if document.peek():
+        raise ValueError("something stands behind its end")
+    if vocabulary is None:
+        raise ValueError("it has no model.vocab")
+    own = {entry["content"]: entry["id"] for entry in added}
+    _check(own)
+    vocabulary.update(own)
+    return Tokenizer(vocabulary, added, span)
+
+
+def _model(document: LongJson) -> dict[str, int] | None:
+    vocabulary = None
+    for key in document.fields():
+        if key == "vocab":
+            vocabulary = _vocabulary(document)
+        elif document.peek() == "[":
+            for _ in document.items():  # merges
+                pass
+        else:
+            document.value()
+    return vocabulary
+
+
+def _vocabulary(document: LongJson) -> dict[str, int]:
+    vocabulary: dict[str, int] = {}
+    count = 0
+    if document.peek() == "[":  # unigram: [token, score], and an id is a place in the list
+        for some in document.items():
+            vocabulary.update({entry[0]: count + i for i, entry in enumerate(some)})
+            count = _counted(count + len(some))
+    else:
+        for entries in document.entries():
+            vocabulary.update(entries)
+            count = _counted(count + len(entries))
+        if len(vocabulary) < count:
+            raise ValueError("a token stands twice")
+    _check(vocabulary)
+    return vocabulary
+
+
+def _counted(count: int) -> int:
+    if count > _MAX_TOKENS:
+        raise ValueError(f"it has more than {_MAX_TOKENS:,} tokens")
+    return count
+
+
+def _check(tokens: dict[Any, Any]) -> None:
+    if not all(type(number) is int for number in tokens.values()):
+        raise ValueError("an id is no whole number")
+    if not all(isinstance(token, str) for token in tokens):
+        raise ValueError("a token is no text")

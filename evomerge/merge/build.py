@@ -13,7 +13,7 @@ from torch import Tensor
 
 from evomerge import methods
 from evomerge.checkpoint import atomic_folder, write_shards
-from evomerge.checkpoint.header import DTYPES
+from evomerge.checkpoint.dtypes import DTYPES
 from evomerge.checkpoint.remote_code import copy_code
 from evomerge.errors import UserError
 from evomerge.merge.card import model_card

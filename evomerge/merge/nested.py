@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from evomerge import nesting
-from evomerge.checkpoint import Checkpoint, TensorInfo
+from evomerge.checkpoint import Checkpoint, TensorInfo, inspect_models
 from evomerge.checkpoint.header import FLOATS
 from evomerge.errors import UserError
 from evomerge.merge.build import merged
@@ -28,7 +28,9 @@ def open_parents(models: Iterable[str], device: str = "cpu") -> Parents:
         UserError: A model cannot be read, or a recipe's file is wrong.
     """
     names = list(dict.fromkeys(models))
-    parents = Parents([name for name in names if not nesting.is_file(name)], device)
+    folders = [name for name in names if not nesting.is_file(name)]
+    inspect_models(folders)
+    parents = Parents(folders, device)
     for name in names:
         if nesting.is_file(name):
             recipe = Recipe.from_yaml(name)

@@ -17,7 +17,7 @@ from typing import Any
 from evomerge.architecture import vocabulary_size
 from evomerge.checkpoint import Checkpoint
 from evomerge.checkpoint.document import read_json
-from evomerge.checkpoint.vocabulary import read_tokenizer
+from evomerge.checkpoint.vocabulary import read_tokenizer, write_added
 from evomerge.errors import UserError
 from evomerge.merge.chat import chat_template, write_chat_template
 from evomerge.recipe import Recipe
@@ -47,13 +47,10 @@ class MergedTokenizer:
                 shutil.copyfile(file, folder / file.name)
         if not self.added:
             return
-        document = read_tokenizer(self.donor.folder)
         replaced = {entry["id"] for entry in self.added}
-        kept = [e for e in document.get("added_tokens", []) if e["id"] not in replaced]
-        document["added_tokens"] = sorted([*kept, *self.added], key=lambda entry: int(entry["id"]))
-        (folder / "tokenizer.json").write_text(
-            json.dumps(document, ensure_ascii=False), encoding="utf-8"
-        )
+        kept = [e for e in _added_tokens(self.donor) if e["id"] not in replaced]
+        added = sorted([*kept, *self.added], key=lambda entry: int(entry["id"]))
+        write_added(self.donor.folder, folder, added)
         settings = folder / "tokenizer_config.json"
         if settings.is_file():
             held = read_json(settings)
@@ -146,5 +143,6 @@ def vocabulary_of(checkpoint: Checkpoint) -> dict[str, int]:
 
 
 def _added_tokens(checkpoint: Checkpoint) -> Sequence[Mapping[str, Any]]:
-    entries: list[dict[str, Any]] = read_tokenizer(checkpoint.folder).get("added_tokens", [])
-    return sorted(entries, key=lambda entry: int(entry["id"]))
+    tokenizer = read_tokenizer(checkpoint.folder)
+    assert tokenizer is not None, "its vocabulary was read"
+    return sorted(tokenizer.added, key=lambda entry: int(entry["id"]))

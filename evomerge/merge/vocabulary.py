@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from evomerge.architecture import (
     with_vocabulary_size,
 )
 from evomerge.checkpoint import Checkpoint, Factors, TensorInfo, tied_tensor
-from evomerge.checkpoint.header import DTYPES
+from evomerge.checkpoint.dtypes import DTYPES
 from evomerge.errors import UserError
 from evomerge.merge.tokenizer import MergedTokenizer, merged_tokenizer, vocabulary_of
 from evomerge.recipe import Recipe
@@ -104,7 +104,7 @@ class _Aligned:
     def checkpoint(self) -> Checkpoint:
         """The parent as every merge sees it, with the new shapes beforehand."""
         tensors = {
-            name: replace(info, dtype=self._dtype(name), shape=(self.size, *info.shape[1:]))
+            name: info._replace(dtype=self._dtype(name), shape=(self.size, *info.shape[1:]))
             if _has_rows(self.parent, name)
             else info
             for name, info in self.parent.tensors.items()

@@ -18,6 +18,7 @@ import torch
 from evomerge import faults, merge, mergekit
 from evomerge.architecture import layer_count
 from evomerge.checkpoint import check_compatible, check_same_kind, check_same_tokens
+from evomerge.checkpoint.inspection import remember
 from evomerge.checkpoint.remote_code import allowed_code
 from evomerge.errors import UserError
 from evomerge.evaluate.harness import Harness
@@ -269,9 +270,11 @@ def start(config: Message) -> Evaluator | Message:
     """An evaluator, or the failure to make one as an answer.
 
     Args:
-        config: A study's configuration, with the driver's ``versions``, which must be ours.
+        config: A study's configuration, with the driver's ``versions``, which must be ours, and
+            what it ``inspected``, which holds where files are the same.
     """
     told = dict(config)
+    remember(told.pop("inspected", {}))
     differs = difference(told.pop("versions", versions()), versions())
     if differs:
         return failure(

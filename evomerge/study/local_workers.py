@@ -18,7 +18,6 @@ from evomerge import faults
 from evomerge.errors import UserError
 from evomerge.study import gpus
 from evomerge.study.config import StudyConfig
-from evomerge.study.versions import versions
 from evomerge.study.worker_log import Words, WorkerLog, out_of_memory_kills
 from evomerge.study.worker_pool import ENVIRONMENT, Message, Pool, Reply
 
@@ -94,7 +93,7 @@ class LocalPool(Pool):
                 f"workers: cannot start another process: {error.strerror}; what was finished is "
                 "kept, and the same command resumes"
             ) from None
-        _send(child, {**self.config.to_dict(), "versions": versions()})
+        _send(child, self.told)
         assert child.stderr is not None
         words = self._log.take(child.stderr)
         listener = threading.Thread(target=self._listen, args=(worker, child, words), daemon=True)

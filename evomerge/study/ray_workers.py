@@ -16,7 +16,6 @@ from evomerge.redact import redact
 from evomerge.study.cluster_head import Head, check_reachable
 from evomerge.study.cluster_room import Room
 from evomerge.study.config import StudyConfig
-from evomerge.study.versions import versions
 from evomerge.study.worker_pool import ENVIRONMENT, Message, Pool, Reply
 
 _LOOPBACK = ("127.0.0.1", "::1")
@@ -127,7 +126,7 @@ class RayPool(Pool):
             runtime_env={"env_vars": variables},
         )
         try:
-            actor = made.remote(json.dumps({**self.config.to_dict(), "versions": versions()}))
+            actor = made.remote(json.dumps(self.told))
         except (ImportError, AttributeError) as error:  # of a ray:// server, which reads our code
             raise UserError(
                 f"workers: the Ray cluster at {workers.ray_address} cannot make one ({error}): "

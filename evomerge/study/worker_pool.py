@@ -7,7 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from evomerge.checkpoint import inspect_models
+from evomerge.checkpoint.inspection import inspected
 from evomerge.study.config import StudyConfig
+from evomerge.study.versions import versions
 
 Message = dict[str, Any]
 
@@ -45,6 +48,12 @@ class Pool(ABC):
         self.config = config
         self.size = config.workers.count
         self.notice: Callable[[str], None] = lambda _: None
+        inspect_models([config.base_model, *config.models])
+
+    @property
+    def told(self) -> Message:
+        """What a worker is told when it starts: the study, our versions, what was inspected."""
+        return {**self.config.to_dict(), "versions": versions(), "inspected": inspected()}
 
     @abstractmethod
     def submit(self, worker: int, request: Message) -> None:
