@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoint import resolve
+from evomerge.checkpoint.document import read_json
+from evomerge.checkpoint.inspection import inspect
 from evomerge.errors import UserError
 from evomerge.mergekit_genes import base_and_models, read_genome, space_of, typed_fields
 
@@ -132,8 +134,11 @@ def _chat(held: Mapping[str, Any], base: str, notes: list[str]) -> bool:
 def _has_chat_template(model: str) -> bool:
     folder = resolve(model)
     file = folder / "tokenizer_config.json"
-    told = file.read_text(encoding="utf-8") if file.is_file() else ""
-    return (folder / "chat_template.jinja").is_file() or '"chat_template"' in told
+    inspect([folder])
+    held = read_json(file) if file.is_file() else {}
+    return (folder / "chat_template.jinja").is_file() or (
+        isinstance(held, dict) and "chat_template" in held
+    )
 
 
 def _limit(held: Mapping[str, Any], notes: list[str], where: str) -> int:

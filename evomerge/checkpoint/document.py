@@ -31,7 +31,8 @@ def read_json(
     if size > most_bytes:
         raise UserError(f"{file}: expected at most {most_bytes:,} bytes but it has {size:,}")
     try:
-        return parse_json(file.read_bytes(), most_parts)
+        with file.open("rb") as stream:
+            return parse_json(stream.read(size), most_parts)  # no more, whatever it has by now
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: expected {expected}: {error}") from None
 

@@ -21,12 +21,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge.checkpoint.folder import stamps
+from evomerge.checkpoint.document import read_json
+from evomerge.checkpoint.folder import TOKENIZER_SETTINGS, stamps
 from evomerge.checkpoint.inspector import MEGABYTES, PROCESSOR_SECONDS, SECONDS
 from evomerge.checkpoint.vocabulary import TokenSum, read_tokenizer, sum_of
 from evomerge.errors import UserError
 
-# So much JSON takes 7 MB and 10 ms at worst.
+# So much JSON takes 7 MB and 16 ms at worst, less than a child does.
 _SMALL = 2**18
 _WAITED = 90.0  # seconds a folder: the child gives up before
 _START = """
@@ -79,6 +80,18 @@ def tokens_of(folder: Path) -> TokenSum | None:
         tokenizer = read_tokenizer(folder)
         found["tokens"] = None if tokenizer is None else sum_of(tokenizer.vocabulary)
     return found["tokens"] and TokenSum(*found["tokens"])
+
+
+def check_settings(folder: Path) -> None:
+    """Read the JSON files that libraries read of a tokenizer beside tokenizer.json.
+
+    Raises:
+        UserError: One is no JSON, or takes more than any model's.
+    """
+    inspect([folder])
+    for name in TOKENIZER_SETTINGS:
+        if (folder / name).is_file():
+            read_json(folder / name)
 
 
 def inspected() -> dict[str, Any]:

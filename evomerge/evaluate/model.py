@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import HF_MODULES_CACHE
 
+from evomerge.checkpoint.inspection import check_settings
 from evomerge.checkpoint.remote_code import how_to_allow, named_code
 from evomerge.errors import UserError
 from evomerge.evaluate.spread import device_map, dispatch
@@ -71,6 +72,8 @@ def load_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
     names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
     if folder.is_dir() and not any((folder / name).is_file() for name in names):
         return None
+    if folder.is_dir():
+        check_settings(folder)
     try:
         with _one_at_a_time(trust_remote_code):
             return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)

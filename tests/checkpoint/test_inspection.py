@@ -23,6 +23,7 @@ from evomerge.checkpoint import (
 from evomerge.checkpoint.dtypes import DTYPES
 from evomerge.checkpoint.header import ELEMENT_BYTES
 from evomerge.errors import UserError
+from evomerge.evaluate.model import load_tokenizer
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 LARGE = {"format": "x" * inspection._SMALL}  # as metadata, more than is read without a child
@@ -246,6 +247,17 @@ def test_equal_vocabularies_are_equal_in_any_order(tmp_path):
     )
     assert first.tokens.digest != second.tokens.digest  # two tokens share an id
     check_same_tokens(first, second)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json"])
+@pytest.mark.parametrize("text", ["[" * 100_000, "{", "x" * 2**25], ids=["deep", "cut", "large"])
+def test_settings_of_a_tokenizer_are_read_before_libraries_read_them(tmp_path, name, text):
+    folder = model(tmp_path / "model", {"x": ENTRY}, {"model": {"vocab": {"a": 0}}})
+    (folder / name).write_text(text)
+    assert list(Checkpoint.open(folder).tensors) == ["x"]  # which needs none of them
+    with pytest.raises(UserError, match=rf"{name}: expected") as caught:
+        load_tokenizer(folder)
+    assert "\n" not in str(caught.value)
 
 
 def test_torch_and_the_header_agree_on_the_bytes_of_an_element():

@@ -95,7 +95,12 @@ ROWS: dict[int, tuple[str, list[str]]] = {
     ),
     17: (
         "hostile safetensors",
-        [f"{_BAD}::test_a_sample_of_the_bad_inputs", f"{_BAD}::test_three_thousand_mutated"],
+        [
+            f"{_BAD}::test_a_sample_of_the_bad_inputs",
+            f"{_BAD}::test_three_thousand_mutated",
+            "tests/checkpoint/test_inspection.py::test_a_child_that_dies_of_its_limits",
+            "tests/faults/test_large_inputs.py::test_hostile_files",
+        ],
     ),
     18: (
         "two drivers, one stopped",

@@ -31,7 +31,7 @@ SAMPLE = 29  # every so many of the corpus in the default suite
 REAL = 12  # ... and as processes of their own, in the whole
 SECONDS = 1.0  # of the processor: a busy machine is not the input's doing
 HUNG = 10.0  # by the clock, for what waits without working
-MEGABYTES = 200
+MEGABYTES = 50  # of the process itself; its child has 180 (test_large_inputs.py has the largest)
 
 
 @pytest.fixture(scope="session")
