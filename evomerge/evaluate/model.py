@@ -172,6 +172,6 @@ def _refuse_other_weights(folder: Path) -> None:
 
 def _why(error: Exception, folder: Path) -> str:
     """The remedy where a model's own code was not allowed, else an error's first line."""
-    if "trust_remote_code=True" in str(error) and folder.is_dir() and named_code(folder):
+    if "trust_remote_code" in str(error) and folder.is_dir() and named_code(folder):
         return how_to_allow(folder)
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -254,8 +254,10 @@ class Finish:
             return None
         model = (self.directory / "best" / "model").resolve()
         words = ["lm_eval", "--model", "hf", "--model_args"]
-        code = ",trust_remote_code=True" if self.config.trust_remote_code else ""
-        words += [f"pretrained={model},dtype={self.config.output.dtype}{code}"]
+        told: dict[str, object] = {"pretrained": model, "dtype": self.config.output.dtype}
+        if self.config.trust_remote_code:
+            told["trust_remote_code"] = True
+        words += [",".join(f"{key}={value}" for key, value in told.items())]
         words += ["--tasks", ",".join(tasks)]
         if evaluate.include_path:
             words += ["--include_path", evaluate.include_path[0]]
