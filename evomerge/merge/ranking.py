@@ -8,7 +8,7 @@ is the order in which `methods.deltas.largest` takes them. A key packs both, so 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -61,11 +61,19 @@ class Bracket(NamedTuple):
         return Bracket(last, last)
 
 
+class Keys(Protocol):
+    """Keys, ascending, int64: an array, or a file's."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, at: slice, /) -> np.ndarray: ...
+
+
 @dataclass(frozen=True)
 class Ranking:
     """Every `stride`-th key of a ranking, ascending, from the first on; int64."""
 
-    keys: np.ndarray
+    keys: Keys
     count: int
     stride: int
 
@@ -76,12 +84,12 @@ class Ranking:
         if kept >= self.count:
             return Bracket(EVERYTHING, EVERYTHING)
         at, missing = divmod(kept - 1, self.stride)
-        first = _edge(int(self.keys[at]))
+        first, *rest = (_edge(key) for key in self.keys[at : at + 2].tolist())
         if missing == 0:
             return Bracket(first, first)
-        if at + 1 == len(self.keys):
+        if not rest:
             return Bracket(first, EVERYTHING, missing)
-        after = _edge(int(self.keys[at + 1]))
+        after = rest[0]
         return Bracket(first, Edge(after.bits, after.at - 1), missing)
 
 

@@ -12,15 +12,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from evomerge.merge.delta import Delta
 from evomerge.merge.ranking import EXACT, Ranking, rank
-from evomerge.partial import beside
+from evomerge.merge.ranking_file import ranking_in
 
 _FORMAT = "1"  # changes whenever files of an older version must not be read
 
@@ -58,12 +55,7 @@ class Statistics:
 
     def _kept_on_disk(self, delta: Delta) -> Ranking:
         name = self._digest(delta)
-        file = self._folder / f"{name}.safetensors"
-        held = _read(file, name, delta.count)
-        if held is None:
-            held = rank(delta)
-            _write(file, name, held)
-        return held
+        return ranking_in(self._folder / f"{name}.safetensors", name, delta)
 
     def _digest(self, delta: Delta) -> str:
         parts = [_FORMAT, str(delta.working)]
@@ -86,39 +78,3 @@ def cache_folder() -> Path:
     if named:
         return Path(named).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "evomerge"
-
-
-def _read(file: Path, name: str, count: int) -> Ranking | None:
-    """A ranking from disk; ``None`` if there is none, or the file is not what was written."""
-    try:
-        with safe_open(file, framework="pt") as stream:
-            metadata = stream.metadata() or {}
-            keys = stream.get_tensor("keys")
-            stride = int(metadata["stride"])
-    except (OSError, SafetensorError, KeyError, ValueError):
-        return None
-    whole = keys.dtype == torch.int64 and keys.dim() == 1 and stride > 0
-    if not whole or len(keys) != -(-count // stride) or metadata.get("name") != name:
-        return None
-    if metadata.get("sha256") != _sha256(keys.numpy()):
-        return None
-    return Ranking(keys.numpy(), count, stride)
-
-
-def _write(file: Path, name: str, ranking: Ranking) -> None:
-    """Put a ranking on disk, whole or not at all; a disk that is full or read-only is no error."""
-    metadata = {"name": name, "stride": str(ranking.stride), "sha256": _sha256(ranking.keys)}
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial = beside(file)
-        try:
-            partial.write_bytes(save({"keys": torch.from_numpy(ranking.keys)}, metadata))
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError:
-        return
-
-
-def _sha256(keys: np.ndarray) -> str:
-    return hashlib.sha256(keys.data).hexdigest()
