@@ -90,6 +90,7 @@ ROWS: dict[int, tuple[str, list[str]]] = {
         "parent cut, changed or gone in mid-run",
         [
             f"{_PARENTS}::test_a_study_stops_naming_the_file",
+            f"{_PARENTS}::test_a_file_cut_in_place",
             f"{_PARENTS}::test_a_worker_that_starts_after",
         ],
     ),

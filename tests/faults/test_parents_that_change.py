@@ -79,6 +79,29 @@ def test_a_study_stops_naming_the_file_and_goes_on_when_it_is_put_back(
     assert substance(tmp_path / "run") == substance(tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
+def test_a_file_cut_in_place_under_a_worker_that_dies_of_it_is_named(
+    small_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = copy_of(small_study, tmp_path)
+    file = tmp_path / "zoo" / "two" / "model.safetensors"
+    whole = file.read_bytes()
+    monkeypatch.setenv("EVOMERGE_FAULT", f"worker.evaluate:2:bus:{tmp_path / 'struck'}")
+
+    def strike(event: Mapping[str, Any], record: Record) -> None:
+        del record
+        if event["event"] == "outcomes":
+            os.truncate(file, len(whole) // 2)
+
+    with pytest.raises(UserError, match=r"two/model\.safetensors: truncated: expected \d+ bytes"):
+        Study(config, tmp_path / "run", strike).confirm()
+    assert (tmp_path / "struck").exists()
+    assert len(events(tmp_path / "run", "outcomes")) == 1
+    file.write_bytes(whole)
+    Study(config, tmp_path / "run").confirm()
+    assert len(events(tmp_path / "run", "verdict")) == 1
+
+
 def test_a_file_that_is_written_again_with_the_same_content_is_the_same(
     small_study: Path, tmp_path: Path
 ) -> None:
