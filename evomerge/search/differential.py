@@ -12,6 +12,7 @@ import numpy as np
 
 from evomerge.dimension import Point
 from evomerge.search.coordinates import Floats
+from evomerge.search.moves import cloud
 from evomerge.search.optimizer import Optimizer, share_of_range
 
 _BEST = 0.2  # p: the share of the population whose members are steered towards
@@ -101,23 +102,6 @@ class DifferentialEvolution(Optimizer):
         drawn = np.array([self._rng.permutation(n - 1)[:2] for _ in range(n)])  # (n, 2)
         others = drawn + (drawn >= np.arange(n)[:, None])
         return others[:, 0], others[:, 1]
-
-
-def cloud(rng: np.random.Generator, centre: Floats, sigma: Floats | float, n: int) -> Floats:
-    """n points about a centre of the unit cube, reflected into it; the first is the centre."""
-    units = centre + sigma * rng.standard_normal((n, len(centre)))
-    units[0] = centre
-    return reflected(units)
-
-
-def reflected(units: Floats) -> Floats:
-    """Fold what lies outside the unit cube back into it.
-
-    >>> reflected(np.array([-0.25, 0.5, 1.25]))
-    array([0.25, 0.5 , 0.75])
-    """
-    folded: Floats = 1 - np.abs(1 - np.mod(units, 2))
-    return folded
 
 
 def _cauchy(rng: np.random.Generator, middle: float, n: int) -> Floats:

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from evomerge.dimension import Dimension, Point
 from evomerge.search.coordinates import Floats
-from evomerge.search.differential import cloud, reflected
+from evomerge.search.moves import cloud, mutated
 from evomerge.search.optimizer import ItemScores, Optimizer, share_of_range
 
-_MUTATED = 0.25  # share of a child's coordinates that are moved, at least one
 _EPSILON = 1e-6
 
 
@@ -134,12 +133,8 @@ class GeneticAlgorithm(Optimizer):
         blended = share * ours + (1 - share) * theirs
         taken = np.where(self._rng.random(len(share)) < share, ours, theirs)
         child = np.where(self._is_choice, taken, blended)
-        moved = self._rng.random(len(child)) < _MUTATED
-        moved[self._rng.integers(len(child))] = True
-        steps = self._steps * self._rng.standard_normal(len(child))
-        elsewhere = self._rng.random(len(child))
-        mutated = np.where(self._is_choice, elsewhere, reflected(child + steps))
-        return self._coordinates.held(np.where(moved, mutated, child), a.units)
+        moved = mutated(self._rng, child, self._steps, self._is_choice)
+        return self._coordinates.held(moved, a.units)
 
 
 def profiles(members: Sequence[Member]) -> Floats | None:

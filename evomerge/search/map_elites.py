@@ -14,10 +14,8 @@ import numpy as np
 
 from evomerge.dimension import Point
 from evomerge.search.coordinates import Floats
-from evomerge.search.differential import cloud, reflected
+from evomerge.search.moves import cloud, mutated
 from evomerge.search.optimizer import ItemScores, Optimizer, share_of_range, whole_number
-
-_MUTATED = 0.25  # share of a child's coordinates that are moved, at least one
 
 
 @dataclass(frozen=True)
@@ -131,12 +129,8 @@ class MapElites(Optimizer):
         line = first + t * (second - first)
         taken = np.where(self._rng.random(len(line)) < 0.5, first, second)
         child = np.where(self._is_choice, taken, np.clip(line, 0, 1))
-        moved = self._rng.random(len(child)) < _MUTATED
-        moved[self._rng.integers(len(child))] = True
-        steps = self._steps * self._rng.standard_normal(len(child))
-        elsewhere = self._rng.random(len(child))
-        mutated = np.where(self._is_choice, elsewhere, reflected(child + steps))
-        return self._coordinates.held(np.where(moved, mutated, child), first)
+        moved = mutated(self._rng, child, self._steps, self._is_choice)
+        return self._coordinates.held(moved, first)
 
 
 def _means(scores: ItemScores) -> dict[str, float]:

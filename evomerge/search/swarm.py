@@ -13,7 +13,7 @@ import numpy as np
 
 from evomerge.dimension import Point
 from evomerge.search.coordinates import Floats
-from evomerge.search.differential import cloud
+from evomerge.search.moves import cloud
 from evomerge.search.optimizer import Optimizer, share_of_range
 
 _INERTIA, _PULL = 0.7298, 1.49618  # chi, and chi * 2.05: Clerc's constriction

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge.study.objective import DocId, Row, Tasks, sign
 from evomerge.study.paired import Difference, paired_difference
+
+_ONE_ERROR = 0.6827  # confidence of an interval of one standard error to either side
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,30 @@ def compare(
     found = paired_difference(*columns, tasks, confidence)
     return Comparison(
         found.difference, found.low, found.high, wins, losses, len(a) - wins - losses, len(a)
+    )
+
+
+def simplest(
+    order: Sequence[int], scored: Mapping[int, Sequence[Row] | None], best: int, tasks: Tasks
+) -> int:
+    """The first in an order that is within one standard error of the best.
+
+    Breiman 1984, Classification and Regression Trees, section 3.4.3; the error is that of the
+    paired difference to the best.
+
+    Args:
+        order: Candidates, the simplest first, the best among them.
+        scored: Each one's outcomes on the same items; ``None`` if it could not be scored.
+        best: The one of the highest score.
+        tasks: Directions and weights.
+    """
+    top = scored[best]
+    assert top is not None
+    return next(
+        number
+        for number in order
+        if number == best
+        or ((rows := scored[number]) and compare(top, rows, tasks, _ONE_ERROR).low <= 0)
     )
 
 

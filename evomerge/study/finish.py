@@ -11,7 +11,7 @@ from typing import Any
 
 from evomerge.partial import telling, write_text
 from evomerge.recipe import Recipe
-from evomerge.study.comparison import Entrant, compare
+from evomerge.study.comparison import Entrant, simplest
 from evomerge.study.config import FunctionTaskConfig, StudyConfig, TextTaskConfig
 from evomerge.study.constraints import Constraint, Limits
 from evomerge.study.ledger import Items, Ledger
@@ -20,7 +20,6 @@ from evomerge.study.race import Race
 from evomerge.study.record import TrialRecord
 from evomerge.study.verdict import broken, verdict
 
-ONE_ERROR = 0.6827  # confidence of an interval of one standard error to either side
 JUDGED_ANCHORS = 3  # so many of the best anchors are compared with the winner, besides all parents
 
 
@@ -126,19 +125,11 @@ class Finish:
         Contenders stand in the order of their simplicity.
         """
         scored = self._outcomes(alive, self.pools["race"], "race")
-        best = scored[winner]
-        assert best is not None
-        for number in alive:
-            rows = scored[number]
-            if (
-                rows
-                and compare(best, rows, self.ledger.record.tasks_of("race"), ONE_ERROR).low <= 0
-            ):
-                if number != winner:
-                    reason = "nearer to the start, and within one standard error of the best"
-                    self._choose(number, winner, reason)
-                return number
-        return winner
+        number = simplest(alive, scored, winner, self.ledger.record.tasks_of("race"))
+        if number != winner:
+            reason = "nearer to the start, and within one standard error of the best"
+            self._choose(number, winner, reason)
+        return number
 
     def _verdict(self, number: int, baseline: Sequence[TrialRecord]) -> dict[str, Any]:
         """Compare the winner with every parent and the best anchors on held-out items."""

@@ -6,10 +6,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from evomerge.merge import build, open_parents, with_merges
 from evomerge.mergekit import as_yaml, to_mergekit
 from evomerge.recipe import Recipe
+from tests.models import load
 
 PYTHON = os.environ.get("MERGEKIT_PYTHON")
 needs_mergekit = [
@@ -67,6 +69,19 @@ def merged_by_mergekit(files, top):
     script = Path(__file__).with_name("run_mergekit.py")
     problems = json.loads(mergekit_python(script, json.dumps(commands)))
     return {name: (*merge, problems[i]) for i, (name, merge) in enumerate(result.items())}
+
+
+def different(ours, theirs):
+    """Tensors of two merges that are not the same to the bit: {name: what differs}."""
+    mine, its = load(ours), load(theirs)
+    found = dict.fromkeys(mine.keys() ^ its.keys(), "in one alone")
+    for name in sorted(mine.keys() & its.keys()):
+        a, b = mine[name], its[name]
+        if (a.dtype, a.shape) != (b.dtype, b.shape):
+            found[name] = f"{a.dtype} {tuple(a.shape)}, not {b.dtype} {tuple(b.shape)}"
+        elif not torch.equal(a, b):
+            found[name] = f"{int((a != b).sum())} of {a.numel()} elements"
+    return found
 
 
 def mergekit_python(script, text):

@@ -6,8 +6,8 @@ import torch
 from evomerge import yaml_file
 from evomerge.merge import build
 from evomerge.mergekit_import import from_mergekit
-from tests.models import load, make_family
-from tests.peer.both import merged_by_mergekit, needs_mergekit
+from tests.models import make_family
+from tests.peer.both import different, merged_by_mergekit, needs_mergekit
 
 pytestmark = needs_mergekit
 # Names in capitals are folders of the family.
@@ -107,11 +107,4 @@ def merges(tmp_path_factory):
 def test_what_is_imported_builds_the_tensors_that_mergekit_makes(merges, name):
     ours, theirs, problem = merges[name]
     assert problem is None, problem
-    mine, its = load(ours), load(theirs)
-    assert set(mine) == set(its)
-    different = {
-        tensor: (mine[tensor].dtype, its[tensor].dtype)
-        for tensor in mine
-        if not torch.equal(mine[tensor], its[tensor])
-    }
-    assert not different
+    assert not different(ours, theirs)

@@ -11,8 +11,8 @@ from evomerge import yaml_file
 from evomerge.errors import UserError
 from evomerge.merge import build
 from evomerge.mergekit_import import from_mergekit
-from tests.models import DTYPES, load, make_family
-from tests.peer.both import merged_by_mergekit, named, needs_mergekit
+from tests.models import DTYPES, make_family
+from tests.peer.both import different, merged_by_mergekit, named, needs_mergekit
 from tests.peer.random_documents import METHODS, TRIMMING, Generator
 
 pytestmark = [*needs_mergekit, pytest.mark.slow]
@@ -90,14 +90,7 @@ def test_a_random_configuration_is_merged_as_by_mergekit_or_refused_by_both(merg
             "needs t" in problem and "parameter t" in its_problem
         )
         return
-    mine, its = load(ours), load(theirs)
-    assert set(mine) == set(its)
-    different = {
-        tensor: (str(mine[tensor].dtype), str(its[tensor].dtype))
-        for tensor in mine
-        if mine[tensor].dtype != its[tensor].dtype or not torch.equal(mine[tensor], its[tensor])
-    }
-    assert not different
+    assert not different(ours, theirs)
     layers = [
         config.get("num_hidden_layers", config.get("n_layer"))
         for config in (json.loads((f / "config.json").read_text()) for f in (ours, theirs))

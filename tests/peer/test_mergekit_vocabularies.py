@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.models import VOCABULARY, load, make_family, retokenized
-from tests.peer.both import entries, merged_by_both, needs_mergekit, recipes_of
+from tests.peer.both import different, entries, merged_by_both, needs_mergekit, recipes_of
 
 pytestmark = needs_mergekit
 # One plain token and special ones of one model: of more, mergekit leaves the order to chance.
@@ -70,20 +70,13 @@ def test_mergekit_makes_the_same_rows_and_tokens(merges, name):
 
     ours, theirs, problem = merges[name]
     assert problem is None, problem
-    mine, its = load(ours), load(theirs)
-    assert set(mine) == set(its)
-    different = {
-        tensor: (mine[tensor].shape, its[tensor].shape)
-        for tensor in mine
-        if not torch.equal(mine[tensor], its[tensor])
-    }
-    assert not different
+    assert not different(ours, theirs)
     first, second = (AutoTokenizer.from_pretrained(folder) for folder in (ours, theirs))
     assert first.get_vocab() == second.get_vocab()
     assert first.all_special_tokens == second.all_special_tokens
     assert first("w3 x1 <a1> w9")["input_ids"] == second("w3 x1 <a1> w9")["input_ids"]
     configs = [json.loads((folder / "config.json").read_text()) for folder in (ours, theirs)]
-    assert configs[0]["vocab_size"] == configs[1]["vocab_size"] == len(mine["lm_head.weight"])
+    assert configs[0]["vocab_size"] == configs[1]["vocab_size"] == len(load(ours)["lm_head.weight"])
     if "chat_template" in RECIPES[name]:
         first, second = (t.apply_chat_template(CHAT, tokenize=False) for t in (first, second))
         assert first == second

@@ -18,6 +18,7 @@ from evomerge.space import SearchSpace, shipped
 from tests.models import load, make_family
 from tests.peer.both import (
     PYTHON,
+    different,
     entries,
     merged_by_both,
     named,
@@ -389,14 +390,7 @@ NAMES = [
 def test_mergekit_makes_the_same_tensors_of_the_exported_document(merges, name):
     recipe, ours, theirs, problem = merges[name]
     assert problem is None, problem
-    mine, its = load(ours), load(theirs)
-    assert set(mine) == set(its)
-    different = {
-        tensor: (int((mine[tensor] != its[tensor]).sum()), mine[tensor].numel())
-        for tensor in mine
-        if mine[tensor].dtype != its[tensor].dtype or not torch.equal(mine[tensor], its[tensor])
-    }
-    assert not different, f"{len(different)} of {len(mine)} tensors differ: {different}"
+    assert not different(ours, theirs)
     keys = ("num_hidden_layers", "n_layer", "tie_word_embeddings", "dtype", "vocab_size")
     configs = [json.loads((folder / "config.json").read_text()) for folder in (ours, theirs)]
     first, second = ({key: config.get(key) for key in keys} for config in configs)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tests.models import load, make_family
-from tests.peer.both import entries, merged_by_both, needs_mergekit, recipes_of
+from tests.models import make_family
+from tests.peer.both import different, entries, merged_by_both, needs_mergekit, recipes_of
 from tests.peer.test_mergekit_yaml import ATTENTION, MLP
 
 pytestmark = needs_mergekit
@@ -82,11 +82,4 @@ def merges(tmp_path_factory):
 def test_mergekit_makes_the_same_tensors(merges, name):
     ours, theirs, problem = merges[name]
     assert problem is None, problem
-    mine, its = load(ours), load(theirs)
-    assert set(mine) == set(its)
-    different = {
-        tensor: (int((mine[tensor] != its[tensor]).sum()), mine[tensor].numel())
-        for tensor in mine
-        if not torch.equal(mine[tensor], its[tensor])
-    }
-    assert not different, f"{len(different)} of {len(mine)} tensors differ: {different}"
+    assert not different(ours, theirs)

@@ -18,7 +18,7 @@ from evomerge.report.run import Run
 from evomerge.search.coordinates import Coordinates
 from evomerge.study import telling
 from evomerge.study.card import study_card
-from evomerge.study.comparison import Entrant
+from evomerge.study.comparison import Entrant, simplest
 from evomerge.study.constraints import Constraint, Limits, demoted
 from evomerge.study.finish import Finish
 from evomerge.study.objective import Row, Tasks
@@ -277,20 +277,48 @@ def test_a_high_price_keeps_the_search_near_its_start(
     assert ends[1] < ends[0]
 
 
+def test_the_simplest_is_within_one_standard_error_of_the_best() -> None:
+    # of 100 items the best has 10 and 4 that the first has not and it has not: 6/101 = .059 ahead,
+    # with an error of sqrt((14 + 1)/101 - .059²)/10 = .038; of the second 7 and 4, .030 and .034
+    tasks: Tasks = {"qa": TASKS["qa"]}
+
+    def answers(*right: range) -> list[Row]:
+        solved = {i for some in right for i in some}
+        return [Row("qa", i, float(i in solved), None, 0, 1) for i in range(100)]
+
+    best = answers(range(50))
+    first, second = answers(range(10, 54)), answers(range(7, 54))
+    scored = {1: first, 2: second, 3: best, 4: None}
+    assert simplest([1, 2, 3], scored, 3, tasks) == 2
+    assert simplest([4, 1, 3, 2], scored, 3, tasks) == 3
+    assert simplest([1, 3], scored, 1, tasks) == 1
+
+
 def test_the_simplest_of_equals_is_chosen_if_asked_for(
-    stub_workers: StubWorkers, tmp_path: Path
+    stub_workers: StubWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stub_workers()
+    asked: list[list[Any]] = []
+
+    def noted(*given: Any) -> int:
+        asked.append([*given, simplest(*given)])
+        return int(asked[-1][-1])
+
+    monkeypatch.setattr("evomerge.study.finish.simplest", noted)
+    stub_workers(signal=0.0)  # all are equal, and the race's leader leads by chance
     best = run(tmp_path / "best").record
-    simplest = run(tmp_path / "simplest", select="simplest").record
+    record = run(tmp_path / "simplest", select="simplest").record
     assert best.verdict is not None
-    assert simplest.verdict is not None
-    order = simplest.races[-1]["contenders"]
-    alive = simplest.races[-1]["alive"]
-    chosen = (simplest.verdict.get("contender") or simplest.verdict["winner"])["trial"]
-    assert chosen in alive
-    assert order.index(chosen) <= order.index(simplest.races[-1]["winner"])
-    told = [(e["trial"], e["instead_of"]) for e in simplest.chosen]
-    won = simplest.races[-1]["winner"]
-    assert told == ([] if chosen == won else [(chosen, won)])
+    assert record.verdict is not None
+    assert record.study is not None
+    race = record.races[-1]
+    ((order, scored, winner, tasks, found),) = asked
+    assert list(order) == [n for n in race["contenders"] if n in race["alive"]]
+    assert {len(scored[n]) for n in order} == {
+        sum(map(len, record.study["pools"]["race"].values()))
+    }
+    assert winner == race["winner"] != found
+    assert tasks == record.tasks_of("race")
+    chosen = (record.verdict.get("contender") or record.verdict["winner"])["trial"]
+    assert chosen == found
+    assert [(e["trial"], e["instead_of"]) for e in record.chosen] == [(found, winner)]
     assert best.chosen == []
