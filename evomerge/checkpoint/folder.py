@@ -70,6 +70,19 @@ def resolve(model: str | Path) -> Path:
         raise UserError(f"{model}: no such folder, and the hub did not give it: {reason}") from None
 
 
+def cached(model: str) -> Path | None:
+    """This machine's copy of a hub id, which may lack files; ``None`` without one."""
+    if not _HUB_ID.fullmatch(model) or Path(os.path.expanduser(model)).exists():
+        return None
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = model.partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+    except Exception:  # as above
+        return None
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of a model folder.
 

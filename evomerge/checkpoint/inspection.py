@@ -38,6 +38,7 @@ for name, folder in (("evomerge", sys.argv[1]), ("evomerge.checkpoint", sys.argv
 from evomerge.checkpoint.inspector import main
 main(sys.argv[3:])
 """
+_LATE = {getattr(signal, name, None) for name in ("SIGALRM", "SIGXCPU")}
 _known: dict[str, dict[str, Any]] = {}  # what was found in each folder, by its name
 
 
@@ -94,9 +95,9 @@ def check_settings(folder: Path) -> None:
             read_json(folder / name)
 
 
-def inspected() -> dict[str, Any]:
-    """All that was found so far, as plain data; for `remember` in another process."""
-    return dict(_known)
+def inspected(folders: Iterable[Path]) -> dict[str, Any]:
+    """What was found in folders, as plain data; for `remember` in another process."""
+    return {name: _known[name] for name in map(str, folders) if name in _known}
 
 
 def remember(found: Mapping[str, Any]) -> None:
@@ -151,12 +152,12 @@ def _asked(folders: Sequence[str]) -> dict[str, dict[str, Any]]:
     if not lines and not late:
         last = noise.decode(errors="replace").strip().rpartition("\n")[2]
         return _without_child(folders, last or f"it ended with code {child.returncode}")
-    found = {line["folder"]: line for line in lines if "folder" in line}
-    if len(found) < len(folders) and not any("refused" in answer for answer in found.values()):
+    answers = [line for line in lines if "stamps" in line]
+    if len(answers) < len(folders) and not (lines and "refused" in lines[-1]):
         reading = [line["reading"] for line in lines if "reading" in line]
-        late = late or -child.returncode in (signal.SIGALRM, signal.SIGXCPU)
+        late = late or -child.returncode in _LATE
         raise _too_much(reading[-1] if reading else folders[0], child.returncode, late)
-    return found
+    return dict(zip(folders, answers, strict=False))  # fewer, if one was refused
 
 
 def _too_much(file: str, code: int, late: bool) -> UserError:

@@ -42,7 +42,7 @@ _DESCRIPTORS = 16
 
 
 def main(folders: Sequence[str]) -> None:
-    """Inspect folders one after the other; one answer for each."""
+    """Inspect folders one after the other, with one answer for each, until one is refused."""
     _limit()
     _tell({"ready": True})
     known: dict[str, Any] = {}
@@ -51,7 +51,7 @@ def main(folders: Sequence[str]) -> None:
             answer = _inspect(Path(folder), known)
         except MemoryError:
             return
-        _tell({"folder": folder, **answer})
+        _tell(answer)
         if "refused" in answer:
             return
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,10 +12,10 @@ from evomerge import model_name
 from evomerge.checkpoint.adapted import adapted
 from evomerge.checkpoint.adapter import Adapter
 from evomerge.checkpoint.checkpoint import Checkpoint
-from evomerge.checkpoint.folder import ADAPTER_CONFIG, CONFIG, read_config, resolve
+from evomerge.checkpoint.folder import ADAPTER_CONFIG, CONFIG, cached, read_config, resolve
 from evomerge.checkpoint.header import TensorInfo, read_header
 from evomerge.checkpoint.index import shards_of
-from evomerge.checkpoint.inspection import inspect
+from evomerge.checkpoint.inspection import inspect, inspected
 from evomerge.checkpoint.store import Files
 from evomerge.errors import UserError
 
@@ -47,14 +48,22 @@ def config_of(model: str) -> dict[str, Any]:
     return read_config(folder)
 
 
-def inspect_models(models: Iterable[str]) -> None:
-    """Have the folders of models inspected together, adapters' too; hub ids wait till they open.
+def inspect_models(models: Iterable[str]) -> dict[str, Any]:
+    """Have the folders of models inspected together, adapters' too; nothing is downloaded.
+
+    Returns:
+        What was found, as plain data: `inspection.remember` takes it in another process.
 
     Raises:
         UserError: A file in one is damaged, or takes too much to read.
     """
     parts = dict.fromkeys(part for model in models for part in model_name.parts_of(model))
-    inspect([resolve(part) for part in parts if os.path.isdir(os.path.expanduser(part))])
+    folders = [resolve(part) for part in parts if os.path.isdir(os.path.expanduser(part))]
+    inspect(folders)
+    copies = [copy for copy in map(cached, parts) if copy is not None]
+    with contextlib.suppress(UserError):  # a copy that is not whole yet is told when it opens
+        inspect(copies)
+    return inspected([*folders, *copies])
 
 
 def _open_folder(folder: Path) -> Checkpoint:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from evomerge.checkpoint import inspect_models
-from evomerge.checkpoint.inspection import inspected
 from evomerge.study.config import StudyConfig
 from evomerge.study.versions import versions
 
@@ -48,12 +47,12 @@ class Pool(ABC):
         self.config = config
         self.size = config.workers.count
         self.notice: Callable[[str], None] = lambda _: None
-        inspect_models([config.base_model, *config.models])
+        self._inspected = inspect_models([config.base_model, *config.models])
 
     @property
     def told(self) -> Message:
         """What a worker is told when it starts: the study, our versions, what was inspected."""
-        return {**self.config.to_dict(), "versions": versions(), "inspected": inspected()}
+        return {**self.config.to_dict(), "versions": versions(), "inspected": self._inspected}
 
     @abstractmethod
     def submit(self, worker: int, request: Message) -> None:

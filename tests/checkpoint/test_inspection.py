@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from evomerge.checkpoint import (
@@ -21,6 +22,7 @@ from evomerge.checkpoint import (
     inspection,
 )
 from evomerge.checkpoint.dtypes import DTYPES
+from evomerge.checkpoint.folder import stamps
 from evomerge.checkpoint.header import ELEMENT_BYTES
 from evomerge.errors import UserError
 from evomerge.evaluate.model import load_tokenizer
@@ -94,8 +96,7 @@ def test_models_that_are_opened_together_have_one_child(large, tmp_path, asked):
 
 
 def test_what_another_process_found_holds_where_the_files_are_the_same(large, asked):
-    inspection.inspect([large])
-    told = json.loads(json.dumps(inspection.inspected()))
+    told = json.loads(json.dumps(inspect_models([str(large)])))
     inspection._known.clear()
     inspection.remember(told)
     assert Checkpoint.open(large).tokens.size == 2
@@ -103,6 +104,22 @@ def test_what_another_process_found_holds_where_the_files_are_the_same(large, as
     (large / "model.safetensors").write_bytes(b"no longer")
     with pytest.raises(UserError, match="not a safetensors file, or truncated"):
         Checkpoint.open(large)
+
+
+def test_this_machines_copy_of_a_hub_id_is_inspected_unless_it_is_not_whole(
+    large, tmp_path, asked, monkeypatch
+):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    copy = tmp_path / "models--org--name" / "snapshots" / "abc"
+    (tmp_path / "models--org--name" / "refs").mkdir(parents=True)
+    (tmp_path / "models--org--name" / "refs" / "main").write_text("abc")
+    shutil.copytree(large, copy)
+    assert list(inspect_models(["org/name", "org/other"])) == [str(copy)]
+    assert asked == [[str(copy)]]
+    (copy / "model.safetensors.index.json").write_text('{"weight_map": {"x": "2.safetensors"}}')
+    (copy / "tokenizer.json").write_text(" " * inspection._SMALL)
+    assert inspect_models(["org/name"])[str(copy)]["stamps"] != stamps(copy)  # not of now
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def read_list(text: str | bytes) -> list[Any]:
     return read
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(st.lists(VALUES, max_size=12), WINDOWS, st.sampled_from([None, 1]), st.booleans())
 def test_an_array_is_the_same_through_any_window(values, window, indent, ascii_only):
     text = json.dumps(values, indent=indent, ensure_ascii=ascii_only)
@@ -50,7 +50,7 @@ def test_an_array_is_the_same_through_any_window(values, window, indent, ascii_o
         assert read_list(text.encode("utf-8", "surrogatepass")) == values
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(st.dictionaries(st.text(max_size=6), VALUES, max_size=12), WINDOWS)
 def test_an_object_is_the_same_through_any_window(entries, window):
     text = json.dumps(entries)
@@ -69,7 +69,7 @@ def test_an_object_is_the_same_through_any_window(entries, window):
     assert {key: value for piece in pieces for key, value in piece.items()} == entries == fields
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(st.lists(VALUES, max_size=6), WINDOWS, st.integers(0, 200), st.sampled_from('[]{},:"\\ 1x'))
 def test_a_damaged_array_is_refused_where_python_refuses_it(values, window, at, letter):
     text = json.dumps(values)
