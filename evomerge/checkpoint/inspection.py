@@ -149,9 +149,11 @@ def _asked(folders: Sequence[str]) -> dict[str, dict[str, Any]]:
             child.kill()
             raise
     lines = [json.loads(line) for line in told[: told.rfind(b"\n") + 1].splitlines()]
+    last = noise.decode(errors="replace").strip().rpartition("\n")[2]
     if not lines and not late:
-        last = noise.decode(errors="replace").strip().rpartition("\n")[2]
         return _without_child(folders, last or f"it ended with code {child.returncode}")
+    if child.returncode == 1 and not last.startswith("MemoryError"):
+        raise RuntimeError(f"the child that reads {folders} failed: {last}")
     answers = [line for line in lines if "stamps" in line]
     if len(answers) < len(folders) and not (lines and "refused" in lines[-1]):
         reading = [line["reading"] for line in lines if "reading" in line]

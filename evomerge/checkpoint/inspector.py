@@ -32,7 +32,7 @@ from evomerge.checkpoint.folder import (
 )
 from evomerge.checkpoint.header import read_header
 from evomerge.checkpoint.index import shards_of
-from evomerge.checkpoint.vocabulary import read_tokenizer, sum_of
+from evomerge.checkpoint.vocabulary import MAX_BYTES, read_tokenizer, sum_of
 from evomerge.errors import UserError
 
 MEGABYTES = 180  # beyond what it holds when it begins
@@ -45,18 +45,20 @@ def main(folders: Sequence[str]) -> None:
     """Inspect folders one after the other, with one answer for each, until one is refused."""
     _limit()
     _tell({"ready": True})
-    known: dict[str, Any] = {}
+    known: dict[str | None, Any] = {}
     for folder in folders:
         try:
             answer = _inspect(Path(folder), known)
         except MemoryError:
             return
+        except OSError as error:
+            answer = {"stamps": {}, "refused": f"{error.filename}: {error.strerror}"}
         _tell(answer)
         if "refused" in answer:
             return
 
 
-def _inspect(folder: Path, known: dict[str, Any]) -> dict[str, Any]:
+def _inspect(folder: Path, known: dict[str | None, Any]) -> dict[str, Any]:
     """The files as they were before they were read, and what is wrong with them, or the tokens."""
     seen = stamps(folder)
     try:
@@ -94,13 +96,15 @@ def _read_weights(folder: Path) -> None:
         read_header(folder / name)
 
 
-def _tokens(folder: Path, known: dict[str, Any]) -> dict[str, Any]:
+def _tokens(folder: Path, known: dict[str | None, Any]) -> dict[str, Any]:
     """The sum of the tokenizer's tokens; of equal files only one is read."""
     file = folder / "tokenizer.json"
     if not file.is_file():
         return {"tokens": None}
-    with file.open("rb") as stream:
-        content = hashlib.file_digest(stream, "sha256").hexdigest()
+    content = None
+    if file.stat().st_size <= MAX_BYTES:
+        with file.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
     if content not in known:
         tokenizer = read_tokenizer(folder)
         known[content] = None if tokenizer is None else sum_of(tokenizer.vocabulary)

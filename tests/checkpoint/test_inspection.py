@@ -181,6 +181,19 @@ def test_a_child_that_dies_of_its_limits_is_the_files_fault(large, monkeypatch, 
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_that_the_child_may_not_open_is_named(large, monkeypatch):
+    told = "PermissionError(13, 'Permission denied', str(file))"
+    child_runs(monkeypatch, f"def closed(file): raise {told}\ninspector.read_header = closed")
+    with pytest.raises(UserError, match=r"large/model\.safetensors: Permission denied$"):
+        Checkpoint.open(large)
+
+
+def test_a_child_that_fails_by_our_fault_is_not_the_files(large, monkeypatch):
+    child_runs(monkeypatch, "inspector.read_header = None")
+    with pytest.raises(RuntimeError, match="'NoneType' object is not callable"):
+        Checkpoint.open(large)
+
+
 def test_a_child_that_hangs_is_killed(large, monkeypatch):
     monkeypatch.setattr(inspection, "_WAITED", 0.3)
     child_runs(monkeypatch, "import time; time.sleep(60)")
