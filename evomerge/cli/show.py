@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import UserError
 from evomerge.partial import telling, write_text
 from evomerge.study.journal import JOURNAL, iterate
 from evomerge.study.record import Record
+
+if TYPE_CHECKING:
+    from evomerge.methods.parameters import ParameterSpec
 
 
 def record_of(directory: Path) -> Record:
@@ -150,7 +153,9 @@ def show_methods(name: str | None, as_json: bool) -> None:
         width = max(len(spec.name) for spec in specs)
         for spec in specs:
             print(f"{spec.name:<{width}}  {spec.summary}")
-        print("\nevomerge methods NAME tells a method's parameters and its paper")
+            searched = ", ".join(map(_searched, spec.parameters)) or "no parameters"
+            print(f"{'':<{width}}  {searched} · {spec.reference}")
+        print("\n[from, to]: searched there; evomerge methods NAME tells what each parameter does")
         return
     spec = specs[0]
     print(f"{spec.name}: {spec.summary}\n{spec.reference}\n")
@@ -165,6 +170,12 @@ def show_methods(name: str | None, as_json: bool) -> None:
             print(f"      searched in [{parameter.low:g}, {parameter.high:g}]")
         if parameter.doc:
             print(f"      {parameter.doc}")
+
+
+def _searched(parameter: ParameterSpec) -> str:
+    if parameter.low is None:
+        return parameter.name
+    return f"{parameter.name} [{parameter.low:g}, {parameter.high:g}]"
 
 
 def show_spaces(name: str | None) -> None:

@@ -8,15 +8,22 @@ from pathlib import Path
 
 import pytest
 
+from evomerge.methods import registered
 from evomerge.study.study import JOURNAL
 from tests.cli.conftest import Run
 
 StudyFile = Callable[..., Path]
 
 
-def test_methods_are_listed_with_what_each_does(evomerge: Run) -> None:
+def test_methods_are_listed_with_what_each_does_its_ranges_and_its_paper(evomerge: Run) -> None:
     told = evomerge("methods")
     assert told.code == 0
+    for method in registered():
+        assert method.summary in told.out
+        assert f"· {method.reference}\n" in told.out
+    searched = "weight [0, 1], density [0, 1], gamma [0, 0.1], normalize, rescale, lambda [0, 2]"
+    assert f"  {searched} · Davari" in told.out
+    assert "  no parameters · " in told.out
     for name in ("linear", "slerp", "task_arithmetic", "ties", "dare_ties", "model_stock"):
         assert f"\n{name} " in f"\n{told.out}"
 
