@@ -151,14 +151,14 @@ def _default(entry: Any) -> str:
 
 def commands() -> str:
     """Every command with its arguments."""
-    from evomerge.cli.main import _parser
+    from evomerge.cli.parser import make_parser
 
     lines = [
         "# Commands\n",
         "Exit codes: 0 done; 1 a fault of evomerge; 2 yours, told in one line; 130 interrupted and "
         "resumable.\n",
     ]
-    subcommands = next(a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
+    subcommands = next(a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
     helps = {action.dest: action.help or "" for action in subcommands._choices_actions}
     for name, command in subcommands.choices.items():
         usage = " ".join(command.format_usage().removeprefix("usage: ").split())

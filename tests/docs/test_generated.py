@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from evomerge import methods
-from evomerge.cli.main import _parser
+from evomerge.cli.parser import make_parser
 from evomerge.study.config import StudyConfig
 
 pytest.importorskip("mkdocs")
@@ -62,7 +62,7 @@ def test_every_method_and_parameter_is_listed(generator: Any) -> None:
 
 def test_every_command_is_listed_with_its_options(generator: Any) -> None:
     page = generator.commands()
-    for name in _parser()._subparsers._group_actions[0].choices:  # type: ignore[union-attr, call-overload]
+    for name in make_parser()._subparsers._group_actions[0].choices:  # type: ignore[union-attr, call-overload]
         assert f"\n## {name}\n" in page
     assert "`--deadline DEADLINE`" in page
 

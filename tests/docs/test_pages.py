@@ -16,7 +16,7 @@ import pytest
 
 from evomerge import yaml_file
 from evomerge.cli import main
-from evomerge.cli.main import _parser
+from evomerge.cli.parser import make_parser
 from evomerge.study.config import StudyConfig
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -142,7 +142,7 @@ def test_every_command_in_the_readme_is_one_with_such_arguments() -> None:
     told = [words for block in shown for words in commands(block)]
     assert len(told) >= 4
     for words in told:
-        assert callable(_parser().parse_args(words).run)
+        assert callable(make_parser().parse_args(words).run)
 
 
 def test_every_comment_before_a_block_is_one_that_is_understood() -> None:
