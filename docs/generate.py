@@ -158,7 +158,9 @@ def commands() -> str:
         "Exit codes: 0 done; 1 a fault of evomerge; 2 yours, told in one line; 130 interrupted and "
         "resumable.\n",
     ]
-    subcommands = next(a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    subcommands = next(
+        a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction)
+    )
     helps = {action.dest: action.help or "" for action in subcommands._choices_actions}
     for name, command in subcommands.choices.items():
         usage = " ".join(command.format_usage().removeprefix("usage: ").split())
