@@ -37,7 +37,8 @@ def panel(record: Record, pace: Pace, wanted: int | None, deadline: float | None
     table.add_row("failures", Text(failures_text(s["failures"])))
     for warning in record.warnings[-2:]:
         table.add_row("warning", Text(warning["message"], style="yellow"))
-    table.add_row("time", Text(_time(pace, wanted, deadline, _workers(record))))
+    ends = None if record.phase in ("race", "verdict", "done") else wanted
+    table.add_row("time", Text(_time(pace, ends, deadline, _workers(record))))
     return table
 
 

@@ -42,7 +42,11 @@ def push(source: Path, repository: str, *, public: bool = False) -> str:
             api.upload_folder(
                 repo_id=made.repo_id, folder_path=staged, commit_message="Upload by evomerge"
             )
-        except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+        except OfflineModeIsEnabled:
+            raise UserError(
+                f"{repository}: the Hub was not asked, since HF_HUB_OFFLINE is set: unset it"
+            ) from None
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 f"{repository}: the Hub refused: {reason}; log in with `hf auth login`, or set "

@@ -32,7 +32,9 @@ def journal_of(directory: Path) -> Path:
         UserError: The folder holds none.
     """
     if not (directory / JOURNAL).is_file():
-        raise UserError(f"{directory}: expected a run folder, but it has no {JOURNAL}")
+        inner = directory / "run"  # as `evomerge demo` makes them
+        hint = f"; {inner} is one" if (inner / JOURNAL).is_file() else ""
+        raise UserError(f"{directory}: expected a run folder, but it has no {JOURNAL}{hint}")
     return directory / JOURNAL
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,12 +11,13 @@ from typing import Any
 from evomerge.partial import telling, write_text
 from evomerge.recipe import Recipe
 from evomerge.study.comparison import Entrant, simplest
-from evomerge.study.config import FunctionTaskConfig, StudyConfig, TextTaskConfig
+from evomerge.study.config import StudyConfig
 from evomerge.study.constraints import Constraint, Limits
 from evomerge.study.ledger import Items, Ledger
 from evomerge.study.objective import fitness
 from evomerge.study.race import Race
 from evomerge.study.record import TrialRecord
+from evomerge.study.reproduce import reproduce
 from evomerge.study.verdict import broken, verdict
 
 JUDGED_ANCHORS = 3  # so many of the best anchors are compared with the winner, besides all parents
@@ -168,7 +168,7 @@ class Finish:
             kept_in_race=kept_in_race,
         )
         judged = _with_recommended_as_winner(judged)
-        judged["reproduce"] = self._reproduce()
+        judged["reproduce"] = reproduce(self.config, self.directory / "best" / "model", items)
         said = record.verdict is not None and _told(record.verdict) == judged
         if not said or record.phase != "done":  # said again after more of the search, though equal
             self.ledger.log({"event": "verdict", **judged})
@@ -233,33 +233,6 @@ class Finish:
 
     def _outcomes(self, trials: Sequence[int], items: Items, phase: str) -> dict[int, Any]:
         return self.ledger.outcomes(trials, items, "metric", phase)
-
-    def _reproduce(self) -> str | None:
-        """The stock command that prints the winner's held-out scores on lm-eval's tasks."""
-        evaluate = self.config.evaluate
-        ours = {
-            t.name for t in evaluate.tasks if isinstance(t, TextTaskConfig | FunctionTaskConfig)
-        }
-        tasks = {task: ids for task, ids in self.pools["holdout"].items() if task not in ours}
-        if not tasks:
-            return None
-        model = (self.directory / "best" / "model").resolve()
-        words = ["lm_eval", "--model", "hf", "--model_args"]
-        told: dict[str, object] = {"pretrained": model, "dtype": self.config.output.dtype}
-        if self.config.trust_remote_code:
-            told["trust_remote_code"] = True
-        words += [",".join(f"{key}={value}" for key, value in told.items())]
-        words += ["--tasks", ",".join(tasks)]
-        if evaluate.include_path:
-            words += ["--include_path", evaluate.include_path[0]]
-        if evaluate.num_fewshot is not None:
-            words += ["--num_fewshot", str(evaluate.num_fewshot)]
-        if evaluate.apply_chat_template:
-            words += ["--apply_chat_template"]
-        samples = {task: sorted(ids) for task, ids in tasks.items()}
-        words += ["--samples", json.dumps(samples, separators=(",", ":"))]
-        words += ["--batch_size", str(evaluate.rows_per_batch)]
-        return shlex.join(words)
 
 
 def _with_recommended_as_winner(judged: dict[str, Any]) -> dict[str, Any]:

@@ -106,7 +106,9 @@ class Ledger:
         )
         failed = answers[0].get("failed")
         if failed:
-            hint = "; workers.log in the run folder says more, and the same command resumes"
+            assert self._scheduler is not None
+            words = self._scheduler.pool.words
+            hint = f"; look at {words}; the same command resumes"
             raise UserError(failed["message"] + hint * (failed["kind"] in _LOST))
         return answers[0]
 

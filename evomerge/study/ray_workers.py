@@ -28,6 +28,8 @@ class RayPool(Pool):
     lost one is replaced from here, so that what happened to a request is known.
     """
 
+    words = "Ray's logs of the session (/tmp/ray/session_latest/logs on each node)"
+
     def __init__(self, config: StudyConfig):
         super().__init__(config)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

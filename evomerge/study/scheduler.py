@@ -239,8 +239,8 @@ class Scheduler:
         self._losses += 1
         if self._losses > MOST_LOSSES * self.pool.size:
             raise UserError(
-                f"workers are lost as soon as they start ({reason}); the last lines of workers.log "
-                "in the run folder say why"
+                f"workers are lost as soon as they start ({reason}); the last lines of "
+                f"{self.pool.words} say why"
             )
         time.sleep(min(0.1 * 2**self._losses, 5.0) if self._losses > 1 else 0.0)
         self._restart(worker)

@@ -41,7 +41,10 @@ class Pool(ABC):
 
     Attributes:
         notice: Called with what the user should know while workers wait.
+        words: Where what the workers print can be read, for messages.
     """
+
+    words = "workers.log in the run folder"
 
     def __init__(self, config: StudyConfig):
         self.config = config

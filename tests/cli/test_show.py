@@ -115,6 +115,9 @@ def test_a_folder_without_a_run_is_refused(evomerge: Run, tmp_path: Path, comman
         assert told.err == (
             f"evomerge: error: {place}: expected a run folder, but it has no journal.log\n"
         )
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "journal.log").touch()
+    assert evomerge(command, tmp_path).err.endswith(f"journal.log; {tmp_path / 'run'} is one\n")
 
 
 @pytest.mark.usefixtures("stub_workers")
