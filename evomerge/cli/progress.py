@@ -81,6 +81,9 @@ class Progress:
 
     def _line(self, event: Mapping[str, Any], record: Record) -> str | None:
         match event["event"]:
+            case "study" if event.get("elsewhere"):
+                size = plural(len(event["dimensions"]), "dimension")
+                return f"check: {plural(len(event['tasks']), 'task')}, scored elsewhere; {size}"
             case "study":
                 pools = {p: sum(map(len, t.values())) for p, t in event["pools"].items()}
                 size, dimensions = event["parameters"] / 1e6, len(event["dimensions"])
@@ -122,7 +125,7 @@ class Progress:
     def _generation(self, event: Mapping[str, Any], record: Record) -> str:
         values = [value for value in event["fitness"] if value is not None]
         best = f"best {max(values):.4f}" if values else "all failed"
-        against = (event["reference"] or {}).get("fitness")
+        against = (event.get("reference") or {}).get("fitness")
         gain = f" ({max(values) - against:+.4f} to the best anchor)" if values and against else ""
         answers = _answers(record, event["generation"])
         correlation = event["correlation"]

@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from evomerge import yaml_file
+from evomerge.errors import UserError
 from evomerge.report import settled
 from evomerge.report.charts import WIDTH, Band, heat_map
 from evomerge.report.numbers import plural, short_names
@@ -34,6 +35,16 @@ def section(run: Run) -> dict[str, Any]:
 
 
 def _shown(run: Run, trial: TrialRecord) -> dict[str, Any]:
+    try:
+        return _drawn(run, trial)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # read without methods
+        raise UserError(
+            f"{run.folder}: the recipe of {trial.name} in the journal is none that evomerge wrote "
+            f"({type(error).__name__}: {error}): restore a copy of the journal"
+        ) from None
+
+
+def _drawn(run: Run, trial: TrialRecord) -> dict[str, Any]:
     recipe = trial.recipe
     depth = run.depth or settled.depth_of(recipe)
     maps, fixed = _maps(recipe, depth)

@@ -8,7 +8,7 @@ from typing import Any
 
 from evomerge.report.numbers import duration, number, percent, plural
 from evomerge.study.control import compare_arms
-from evomerge.study.objective import fitness
+from evomerge.study.objective import fitness, weighted
 from evomerge.study.outcome_table import Written
 from evomerge.study.pareto import front_of
 from evomerge.study.record import AskRecord, Record, TrialRecord
@@ -80,8 +80,10 @@ def baseline(record: Record) -> dict[str, dict[str, Any]]:
 
 
 def _metric(record: Record, trial: TrialRecord) -> float | None:
-    items = record.asks[0].items or {}
-    if record.outcomes.missing(trial.digest, "metric", items):
+    if trial.number in record.told_scores:  # evaluated elsewhere
+        return weighted(record.told_scores[trial.number], record.tasks)
+    items = record.asks[0].items
+    if items is None or record.outcomes.missing(trial.digest, "metric", items):
         return None
     tasks = record.tasks_of("search")
     return fitness(record.outcomes.rows(trial.digest, "metric", items), tasks, "metric")

@@ -27,6 +27,7 @@ from typing import Any, BinaryIO, Self
 from evomerge import faults
 from evomerge.errors import UserError
 from evomerge.partial import cause, sync
+from evomerge.study.event_check import EventCheck
 from evomerge.study.lock import Holder, take_lock
 
 Event = dict[str, Any]
@@ -73,10 +74,10 @@ def follow(path: Path | str) -> Iterator[Event | None]:
             f"cannot read journal {path}: {error.strerror}; expected a study's run folder"
         ) from None
     with file:
-        end, count = 0, 0
+        end, count, check = 0, 0, EventCheck()
         while True:
             file.seek(end)
-            for until, event in frames(file, path, end, count):
+            for until, event in frames(file, path, end, count, check):
                 end, count = until, count + 1
                 yield event
             yield None
@@ -250,7 +251,11 @@ def _unframe(line: bytes) -> bytes | None:
 
 
 def frames(
-    file: BinaryIO, path: Path, end: int = 0, before: int = 0
+    file: BinaryIO,
+    path: Path,
+    end: int = 0,
+    before: int = 0,
+    check: EventCheck | None = None,
 ) -> Iterator[tuple[int, Event]]:
     """Every whole frame as (offset of its end, event), up to the end or a torn tail.
 
@@ -259,10 +264,13 @@ def frames(
         path: For messages.
         end: Where the last frame that was read ends.
         before: How many were read.
+        check: What these were checked by.
 
     Raises:
-        UserError: A frame is damaged and a whole one follows, or this is no journal.
+        UserError: A frame is damaged and a whole one follows, an event is none that evomerge
+            writes, or this is no journal.
     """
+    check = EventCheck() if check is None else check
     for count, line in enumerate(file, before):
         payload = _unframe(line)
         if payload is None:
@@ -271,14 +279,27 @@ def frames(
         event = _event(payload, end, path)
         if count == 0:
             _check_header(event, path)
+        wrong = check.fault(event)
+        if wrong:
+            raise UserError(
+                f"{path} holds an event at byte {end} that evomerge never wrote, "
+                f"`{event['event']}`{wrong}; {_remedy(path, count, end)}"
+            )
         end += len(line)
         yield end, event
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse).decode  # NaN and infinities are never written
 
 
 def _event(payload: bytes, offset: int, path: Path) -> Event:
     """What a whole frame says; its checksum is right, but anybody can make one that is."""
     try:
-        event: Event = json.loads(payload)
+        event: Event = _decode(payload.decode("ascii"))
         if isinstance(event["event"], str):
             return event
     except (ValueError, RecursionError, KeyError, TypeError, IndexError):
@@ -293,11 +314,17 @@ def _check_tail(offset: int, count: int, tail: bytes, path: Path) -> None:
         if stop and _unframe(tail[match.start() : stop]) is not None:
             raise UserError(
                 f"{path} is damaged at byte {offset} (a readable event follows at byte "
-                f"{offset + match.start()}): restore a copy, or keep the {count} events before "
-                f"the damage with `evomerge repair {shlex.quote(str(path.parent))} --to {offset}`"
+                f"{offset + match.start()}): {_remedy(path, count, offset)}"
             )
     if count == 0 and not _frame(_payload(_HEADER)).startswith(tail):
         raise UserError(f"{path} is not an evomerge journal: expected its first line to be one")
+
+
+def _remedy(path: Path, count: int, offset: int) -> str:
+    return (
+        f"restore a copy, or keep the {count} events before the damage with `evomerge repair "
+        f"{shlex.quote(str(path.parent))} --to {offset}`"
+    )
 
 
 def _check_header(event: Event, path: Path) -> None:

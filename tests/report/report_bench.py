@@ -10,8 +10,8 @@ TASKS = {
 SEARCH = {"quiz": [0, 1], "text": [0]}
 RACE = {"quiz": [10, 11, 12, 13], "text": [10, 11]}
 HOLDOUT = {"quiz": [20, 21, 22, 23], "text": [20, 21]}
-NAMES = ["left", "right", "base", "uniform average", "trial 4", "trial 5", "trial 6", "trial 7"]
-KINDS = ["parent", "parent", "base", "anchor", "trial", "trial", "trial", "trial"]
+NAMES = ["left", "right", "base", "uniform average", *(f"trial {n}" for n in range(4, 9))]
+KINDS = ["parent", "parent", "base", "anchor", *["trial"] * 5]
 # Held-out answers: quiz items 20 to 23, text items 20 and 21. Means by hand: winner 3/4 and 2.0,
 # so 3/4 * 0.75 - 1/4 * 2.0 = 0.0625; uniform average 2/4 and 2.5, so 0.375 - 0.625 = -0.25.
 ANSWERS = {
@@ -21,10 +21,8 @@ ANSWERS = {
     3: ([1, 1, 0, 0], [2.0, 3.0]),
     6: ([1, 1, 1, 0], [2.0, 2.0]),
 }
-DIMENSIONS = [
-    {"name": "models[left].weight[0]", "kind": "float", "low": 0.0, "high": 1.0},
-    {"name": "models[left].weight[1]", "kind": "float", "low": 0.0, "high": 1.0},
-]
+RANGE = {"kind": "float", "low": 0.0, "high": 1.0, "log": False, "choices": []}
+DIMENSIONS = [{"name": f"models[left].weight[{i}]", **RANGE} for i in (0, 1)]
 
 
 def recipe(weight=0.5):
@@ -62,7 +60,9 @@ def study(**changes):
         "dimensions": DIMENSIONS,
         "protocol": "p" * 64,
         "fingerprints": {"/zoo/base": "b" * 64, "/zoo/left": "l" * 64, "/zoo/right": "r" * 64},
+        "parameters": 1000,
         "layers": 3,
+        "device": "cpu",
         "tasks": TASKS,
         "pools": {"search": SEARCH, "race": RACE, "holdout": HOLDOUT},
         "warnings": [],
@@ -146,7 +146,7 @@ def verdict():
         "winner": {"kind": "trial", "trial": 6, "digest": "d6", "name": "trial 6"},
         "improvement_shown": True,
         "sentence": "Improvement shown: trial 6 scores +0.3125 (-0.1 to +0.7) (95 % intervals).",
-        "scores": {},
+        "scores": {"winner": {"quiz": 0.75, "text": 2.0}},
         "comparisons": [
             {
                 "against": "uniform average",

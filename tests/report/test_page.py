@@ -119,16 +119,16 @@ def test_the_race_table_has_rungs_with_their_items_and_who_went_out(read):
 
 def test_after_a_second_race_only_that_one_is_shown_with_the_items_it_was_decided_on(read):
     again = [
-        bench.asked([5], 2, bench.SEARCH),
+        bench.asked([8], 2, bench.SEARCH),
         bench.outcomes(
-            5, "race", "metric", bench.metric_rows({"quiz": [10], "text": [10]}, [1], [3.0]), 1160.0
+            8, "race", "metric", bench.metric_rows({"quiz": [10], "text": [10]}, [1], [3.0]), 1160.0
         ),
-        bench.raced(0, [6], [5], {6: 0.25, 5: -0.5}, 6),
+        bench.raced(0, [6], [8], {6: 0.25, 8: -0.5}, 6),
     ]
     page = read([*bench.events(), *again])
     head, *rows = page.tables["race"][0]
     assert head[2:] == ["rung 1 2 items", "outcome"]  # trial 6 has all six, from the first race
-    assert [row[0] for row in rows if row[2] != "–"] == ["trial 6", "trial 5"]
+    assert [row[0] for row in rows if row[2] != "–"] == ["trial 6", "trial 8"]
     assert "Only the last of 2 races is shown." in page.text["race"]
 
 
@@ -210,7 +210,7 @@ def test_a_recommended_anchor_is_shown_beside_the_trial_that_won_the_race(read):
 
 
 def test_a_verdict_that_the_study_has_outgrown_is_marked_as_old(read):
-    more = bench.asked([7], 2, bench.SEARCH)
+    more = bench.asked([8], 2, bench.SEARCH)
     assert "of an earlier, shorter search" in read([*bench.events(), more]).text["verdict"]
     assert "of an earlier, shorter search" not in read().text["verdict"]
 

@@ -10,13 +10,16 @@ from evomerge.study.journal import Journal, iterate
 from evomerge.study.objective import Row
 from evomerge.study.outcome_table import OutcomeTable
 from evomerge.study.record import AskRecord, Failure, Record
+from tests.report import report_bench as bench
 
 TASKS = {
     "quiz": {"metric": "acc", "higher_is_better": True, "weight": 1.0},
     "text": {"metric": "perplexity", "higher_is_better": False, "weight": 1.0},
 }
 ITEMS = {"quiz": [3, 5], "text": [1]}
-STUDY = {"event": "study", "format": 1, "version": "0.1.0", "config": {}, "tasks": TASKS}
+CHOICE = {"name": "method", "kind": "categorical", "choices": ["ties"]}
+DIMENSIONS = [bench.DIMENSIONS[0], {**bench.DIMENSIONS[0], **CHOICE}]
+STUDY = bench.study(tasks=TASKS, dimensions=DIMENSIONS)
 
 
 def asked(numbers, generation, items=ITEMS, kind="trial", digests=None):
@@ -226,7 +229,7 @@ def test_replaying_in_pieces_is_replaying_at_once(tmp_path):
     path = tmp_path / "journal.log"
     live = Record()
     with Journal.open(path, create=True) as journal:
-        for event in WHOLE[2:]:
+        for event in bench.events():
             journal.append(event)
             live.apply(event)
     replayed = Record.from_events(iterate(path))
