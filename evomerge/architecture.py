@@ -56,6 +56,17 @@ def place(name: str) -> Place:
     return Place(int(found.group(1)) if found else None, component)
 
 
+@lru_cache(maxsize=100_000)
+def stack_of(name: str) -> str:
+    """The stack of layers that a tensor is in: what its name has before the number; '' outside.
+
+    >>> stack_of("encoder.block.3.layer.0.wo.weight"), stack_of("shared.weight")
+    ('encoder.block.', '')
+    """
+    found = _LAYER.search(name)
+    return name[: found.start(1)] if found else ""
+
+
 def is_head(name: str, *, of_classes: bool = False) -> bool:
     """Whether a tensor belongs to what stands on a model's last layer, norms in it included.
 

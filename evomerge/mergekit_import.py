@@ -95,17 +95,22 @@ def spelled(value: Any, where: str) -> Any:
 
 
 def _without_modules(document: dict[str, Any], where: str) -> dict[str, Any]:
-    """The one module's content in the configuration's own place."""
+    """The one module's content, or what all say alike, in the configuration's own place."""
     modules = document.pop("modules", None)
     if modules is None:
         return document
     modules = yaml_file.mapping(modules, f"{where}: modules")
-    if len(modules) != 1 or "models" in document or "slices" in document:
+    different = [one for one in modules.values() if one != next(iter(modules.values()))]
+    by_layer = any(isinstance(one, Mapping) and one.get("slices") for one in modules.values())
+    several = len(modules) > 1 and (different or by_layer)
+    if not modules or several or "models" in document or "slices" in document:
         raise UserError(
-            f"{where}: modules: expected one module and neither models nor slices beside it, but "
-            f"got {', '.join(modules) or 'none'}; a recipe merges one stack of layers"
+            f"{where}: modules: expected one module, or several that list the same models with the "
+            "same parameters, and neither models nor slices beside them, but got "
+            f"{', '.join(modules) or 'none'}; which tensors a module has, its name does not tell: "
+            "write models, with filters on the tensors' names"
         )
-    ((name, content),) = modules.items()
+    name, content = next(iter(modules.items()))
     content = yaml_file.mapping(content, f"{where}: modules.{name}")
     yaml_file.check_keys(content, ("models", "slices", "parameters"), f"{where}: modules.{name}")
     inner = yaml_file.mapping(content.pop("parameters", None) or {}, f"{where}: modules.{name}")

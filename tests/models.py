@@ -123,6 +123,32 @@ def load(folder: str | Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def make_t5(folder: Path, *, seed: int = 0) -> Path:
+    """Make a folder of a model with two stacks: three layers encode, four decode."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(
+        vocab_size=len(VOCABULARY),
+        d_model=16,
+        d_kv=8,
+        d_ff=24,
+        num_layers=3,
+        num_decoder_layers=4,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+        decoder_start_token_id=0,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = T5ForConditionalGeneration(config)
+        for parameter in model.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    write_tokenizer(folder)
+    return Path(folder)
+
+
 def _config(architecture: str, layers: int, tied: bool) -> Any:
     from transformers import GPT2Config, LlamaConfig, Qwen3Config
 

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from evomerge import methods
-from evomerge.architecture import Place, layer_count, place, renumbered, tied_partner, with_layers
+from evomerge.architecture import (
+    Place,
+    layer_count,
+    place,
+    renumbered,
+    stack_of,
+    tied_partner,
+    with_layers,
+)
 from evomerge.checkpoint import Checkpoint, tied_tensor
 from evomerge.errors import UserError
 from evomerge.levels import Level, Levels, filtered, levels_of, position, settle
@@ -70,14 +78,15 @@ def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Plan:
     donor = checkpoints[recipe.donor]
     names = [name for name in donor.tensors if not _tied_copy(name, donor)]
     if not recipe.slices:
-        depth = _depth(donor)
+        depths = _depths(donor)
+        depth = depths[""]
         for i, block in enumerate(recipe.blocks):
             if block.layers is not None and block.layers[1] > depth:
                 raise UserError(
                     f"blocks[{i}].layers: it ends at layer {block.layers[1]}, but {donor.folder} "
                     f"has {depth} layers"
                 )
-        jobs = tuple(_jobs_of_models(recipe, names, depth, checkpoints))
+        jobs = tuple(_jobs_of_models(recipe, names, depths, checkpoints))
         return Plan(recipe, jobs, with_heads(recipe, donor.config))
     jobs = tuple(_jobs_of_slices(recipe, names, checkpoints))
     firsts = [part.sources[0] for part in recipe.slices]
@@ -86,18 +95,22 @@ def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Plan:
 
 
 def _jobs_of_models(
-    recipe: Recipe, names: list[str], depth: int, checkpoints: Mapping[str, Checkpoint]
+    recipe: Recipe,
+    names: list[str],
+    depths: Mapping[str, int],
+    checkpoints: Mapping[str, Checkpoint],
 ) -> Iterator[Job]:
     """Tensors of one layer and component share their values, unless filters look at names."""
     shared = not filtered(recipe)
-    known: dict[Place, tuple[Levels, Mapping[str, Any]]] = {}
+    known: dict[tuple[str, Place], tuple[Levels, Mapping[str, Any]]] = {}
     for name, model in sorted_out(recipe, names, checkpoints).items():
         if model is not None:
             yield _copied(Ref(model, name), checkpoints)
             continue
         sources = [(entry.model, name) for entry in recipe.models]
-        at = place(name)
-        levels, parameters = known.get(at) or (levels_of(recipe, name, depth), None)
+        stack = stack_of(name)
+        at = stack, place(name)
+        levels, parameters = known.get(at) or (levels_of(recipe, name, depths[stack]), None)
         job = _job(name, levels, recipe.base_model, sources, name, checkpoints, parameters)
         if shared:
             known[at] = levels, job.parameters
@@ -121,6 +134,12 @@ def _jobs_of_slices(
             layered.setdefault(layer, []).append(name)
     if not layered:
         raise UserError(f"{recipe.donor}: slices need layers, but no tensor's name has a number")
+    stacks = sorted({stack_of(name) for some in layered.values() for name in some})
+    if len(stacks) > 1:
+        raise UserError(
+            f"{recipe.donor}: slices need one stack of layers, but there are {', '.join(stacks)}; "
+            "write models, with filters on their names"
+        )
     template = layered[min(layered)]
     before = [n for n in names if place(n).layer is None and not _behind_layers(place(n))]
     behind = [n for n in names if place(n).layer is None and _behind_layers(place(n))]
@@ -189,10 +208,14 @@ def _ref(model: str, name: str, checkpoints: Mapping[str, Checkpoint]) -> Ref:
     return Ref(model, partner)
 
 
-def _depth(donor: Checkpoint) -> int:
-    """Number of layers: what the names say, else the config."""
-    layers = [at.layer for at in map(place, donor.tensors) if at.layer is not None]
-    return max(layers) + 1 if layers else layer_count(donor.config) or 0
+def _depths(donor: Checkpoint) -> dict[str, int]:
+    """Layers of each stack, as the names say; '' has the deepest's, or what the config says."""
+    depths: dict[str, int] = {}
+    for name in donor.tensors:
+        layer = place(name).layer
+        if layer is not None:
+            depths[stack_of(name)] = max(layer + 1, depths.get(stack_of(name), 0))
+    return {**depths, "": max(depths.values(), default=layer_count(donor.config) or 0)}
 
 
 def _behind_layers(at: Place) -> bool:

@@ -1,7 +1,8 @@
 """Coarse to fine: a gradient is one value first, then two, then four, then every knot by itself.
 
 Few dimensions are found quickly; each refinement starts at the mean that the coarser search found,
-with a smaller step. A strategy over another optimizer, CatCMAwM.
+with a smaller step. A strategy over another optimizer, CatCMAwM; in 60 dimensions it made more than
+that alone, in 20 less (experiments/optimizer_benchmark).
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ the base's tensors, is known before anything is scored:
 
     r_j = range_j sqrt( Σ_t c_tj² |delta_t|² / Σ_t c_tj² |base_t|² ),    c_tj = d weight_t / d x_j
 
-First steps grow with sqrt(r_j), and their mean square over the weights is 1. On the surrogate of
-the demo zoo (experiments/LOG.md) that is worth a little; it is an option, not the default.
+First steps grow with sqrt(r_j), and their mean square over the weights is 1. It is an option, not
+the default: on two zoos it was worth nothing (experiments/optimizer_benchmark).
 """
 
 from __future__ import annotations

@@ -81,6 +81,3 @@ ARMS = {
 
 # Compared in every space; the rest says what makes the difference, in one.
 HEADLINE = ("catcma, 4 items", "mergekit-evolve", "mergenetic", "random", "tpe", "cmaes")
-
-# In a space of one weight per model, the only one that they search.
-SOUPS = ("greedy_soup", "coordinate_grid", "lottery_pools", "simplex_grid", "lorahub")

@@ -9,7 +9,7 @@ import torch
 from evomerge.errors import UserError
 from evomerge.merge import build
 from evomerge.recipe import Recipe
-from tests.models import load, make_model
+from tests.models import load, make_model, make_t5
 
 COMMON = {
     "vocab_size": 40,
@@ -96,6 +96,27 @@ def test_models_of_every_kind_are_averaged_whole(kind, loader, config, tmp_path)
     build(average(*folders), tmp_path / "out")
     got, _ = outputs(tmp_path / "out", loader)
     torch.testing.assert_close(got, averaged_by_hand(folders, loader), rtol=1e-4, atol=1e-5)
+
+
+def test_a_gradient_runs_over_each_stack_of_layers_by_itself(tmp_path):
+    folders = [str(make_t5(tmp_path / f"{seed}", seed=seed)) for seed in (1, 2)]
+    first, second = map(load, folders)
+    entries = [
+        {"model": folder, "parameters": {"weight": weight}}
+        for folder, weight in zip(folders, ([1.0, 0.0], [0.0, 1.0]), strict=True)
+    ]
+    build(Recipe.from_dict({"merge_method": "linear", "models": entries}), tmp_path / "out")
+    merged = load(tmp_path / "out")
+    shares = {f"encoder.block.{i}.": share for i, share in enumerate((0, 1 / 2, 1))}
+    shares |= {f"decoder.block.{i}.": share for i, share in enumerate((0, 1 / 3, 2 / 3, 1))}
+    assert merged.keys() == first.keys()
+    for name, tensor in merged.items():
+        share = next((s for stack, s in shares.items() if name.startswith(stack)), 0)
+        torch.testing.assert_close(tensor, (1 - share) * first[name] + share * second[name])
+    piece = {"model": folders[0], "layer_range": [0, 2]}
+    stack = {"merge_method": "passthrough", "slices": [{"sources": [piece]}]}
+    with pytest.raises(UserError, match=r"one stack of layers, but .* decoder\.block\., enc"):
+        build(Recipe.from_dict(stack), tmp_path / "stack")
 
 
 def test_reward_models_are_merged_by_any_method(tmp_path):

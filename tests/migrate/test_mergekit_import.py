@@ -80,6 +80,18 @@ dtype: float32
     }
 
 
+def test_modules_that_all_say_the_same_are_a_merge_of_the_whole():
+    same = "{models: [{model: x, parameters: {weight: 0.5}}, y], parameters: {weight: 1}}"
+    found = imported(
+        f"merge_method: linear\nmodules: {{encoder: {same}, decoder: {same}}}\n"
+    ).recipe
+    assert [(e.model, dict(e.parameters)) for e in found.models] == [
+        ("x", {"weight": 0.5}),
+        ("y", {}),
+    ]
+    assert found.parameters == {"weight": 1.0}
+
+
 @pytest.mark.parametrize("method", ["linear", "karcher"])
 def test_a_base_is_one_more_model_where_mergekit_merges_it_so(method):
     text = f"""
@@ -175,7 +187,7 @@ def test_without_a_dtype_the_wider_of_the_parents_is_written(tmp_path, low, high
             ("{model: {path: org/b, revision: v2}, lora: null}", "{override_architecture: X}"),
             "unknown key 'override_architecture'",
         ),
-        (("models:", "modules: {}\nmodels:"), "modules: expected one module and neither models"),
+        (("models:", "modules: {}\nmodels:"), "modules: expected one module, or several"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_by_its_key(change, message):
@@ -188,7 +200,16 @@ def test_a_mistake_is_told_by_its_key(change, message):
     ("modules", "message"),
     [
         ("{}", "modules: expected one module"),
-        ("{a: {models: [x]}, b: {models: [x]}}", "modules: .* but got a, b"),
+        ("{a: {models: [x]}, b: {models: [y]}}", "modules: .* but got a, b"),
+        (
+            "{a: {models: [x]}, b: {models: [x], parameters: {weight: 1}}}",
+            "modules: .* with the same parameters.* but got a, b",
+        ),
+        (
+            "{a: {slices: [{sources: [{model: x, layer_range: [0, 1]}]}]}, "
+            "b: {slices: [{sources: [{model: x, layer_range: [0, 1]}]}]}}",
+            "modules: .* but got a, b",
+        ),
         ("{a: {modls: [x]}}", r"modules\.a: unknown key 'modls': did you mean 'models'"),
         (
             "{a: {models: [x], parameters: {wight: 1}}}",

@@ -1,4 +1,4 @@
-"""Three hundred random configurations, built by us and by mergekit 0.1.5: the same, bit for bit."""
+"""Random configurations, built by us and by mergekit 0.1.5: the same, bit for bit."""
 
 import json
 
@@ -11,7 +11,7 @@ from evomerge import yaml_file
 from evomerge.errors import UserError
 from evomerge.merge import build
 from evomerge.mergekit_import import from_mergekit
-from tests.models import DTYPES, make_family
+from tests.models import DTYPES, make_family, make_t5, near
 from tests.peer.both import different, merged_by_mergekit, named, needs_mergekit
 from tests.peer.random_documents import METHODS, TRIMMING, Generator
 
@@ -23,6 +23,7 @@ FAMILIES = {
     "gpt2": ("gpt2", 3, ("float32",) * 4),
     "qwen3": ("qwen3", 3, ("float32",) * 4),  # no slices: mergekit leaves layer_types as they were
     "bfloat16": ("llama", 4, ("bfloat16",) * 4),
+    "t5": ("t5", 4, ("float32",) * 4),  # two stacks, of three and of four layers
     "mixed": ("llama", 4, ("float32", "bfloat16", "float16", "float32")),
 }
 ROUNDS = 3  # of every method in every family
@@ -35,6 +36,10 @@ def families(tmp_path_factory):
 
 
 def family(folder, architecture, layers, dtypes):
+    if architecture == "t5":
+        base = make_t5(folder / "base")
+        made = {name: str(near(base, folder / name, seed=i)) for i, name in enumerate("abc")}
+        return {"base": str(base), **made}
     folders = make_family(
         folder, architecture, names="abc", layers=layers, tied=architecture == "qwen3"
     )
@@ -55,7 +60,11 @@ def documents():
                 continue  # many of one magnitude: which of them are kept differs, see ties
             for n in range(ROUNDS):
                 seed = 10_000 * f + 100 * m + n
-                drawn = Generator(seed, method, layers, stacks=kind != "qwen3").document()
+                stacks = kind not in ("qwen3", "t5")
+                drawn = Generator(seed, method, layers, stacks=stacks).document()
+                if kind == "t5" and "modules" in drawn:
+                    same = drawn["modules"]["default"]
+                    drawn["modules"] = dict.fromkeys(("encoder", "decoder", "shared"), same)
                 if n == 2 and kind != "bfloat16" and method != "passthrough":
                     del drawn["dtype"]  # of one dtype, or of several: the widest
                     drawn.pop("out_dtype", None)
