@@ -27,11 +27,13 @@ def reproduce(config: StudyConfig, model: Path, items: Mapping[str, Sequence[int
     tasks = [task for task in items if task not in ours]
     if not config.output.save_model or not tasks:
         return None
-    code = ",trust_remote_code=True" if config.trust_remote_code else ""
+    told: dict[str, object] = {"pretrained": model.resolve(), "dtype": config.output.dtype}
+    if config.trust_remote_code:
+        told["trust_remote_code"] = True
+    arguments = ",".join(f"{key}={value}" for key, value in told.items())
     commands = []
     for folder, some in _by_folder(tasks, evaluate.include_path).items():
-        words = ["lm_eval", "--model", "hf", "--model_args"]
-        words += [f"pretrained={model.resolve()},dtype={config.output.dtype}{code}"]
+        words = ["lm_eval", "--model", "hf", "--model_args", arguments]
         words += ["--tasks", ",".join(some)]
         if folder is not None:
             words += ["--include_path", folder]
