@@ -88,6 +88,10 @@ def named(task: str, source: Path | None) -> Iterator[None]:
         raise
     except SecurityError as error:
         raise UserError(f"task '{task}' ({source}): unsafe template: {error}") from error
+    except StopIteration as error:  # what datasets says of a file without a line
+        raise UserError(
+            f"task '{task}' ({source or 'inline'}) has no documents: its data file is empty"
+        ) from error
     except Exception as error:  # a task file can fail in any way; it is the user's in all of them
         reason = " ".join(str(error).split())[:300] or "no reason given"
         raise UserError(

@@ -86,7 +86,8 @@ def test_a_task_without_documents_is_refused(folder: Path) -> None:
     (folder / "empty.jsonl").write_text("")
     write_task(folder, "hollow", CHOICE + metrics("acc"), data="empty.jsonl")
     message = refusal(["hollow"], folder)
-    assert message.startswith(f"task 'hollow' ({folder / 'hollow.yaml'}) cannot be used: ")
+    told = "has no documents: its data file is empty"
+    assert message == f"task 'hollow' ({folder / 'hollow.yaml'}) {told}"
 
 
 def test_a_template_with_an_unknown_field_names_task_and_field(folder: Path) -> None:
