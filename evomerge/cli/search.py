@@ -13,7 +13,6 @@ from evomerge.cli.progress import Progress
 from evomerge.cli.show import make_report
 from evomerge.errors import UserError
 from evomerge.report.loggers import open_logger
-from evomerge.study.card import write_study_card
 from evomerge.study.config import StudyConfig, seconds
 from evomerge.study.ledger import Listener
 from evomerge.study.record import Record
@@ -104,7 +103,6 @@ def run(
 
         study = Study(config, directory, listen, reuse, allow_changed=allow_changed)
         verdict = study.confirm()
-    write_study_card(directory, study.record)
     report = make_report(directory, None, quiet=True)
     print(f"\n{verdict['sentence']}\n")
     print(f"  report   {report}")

@@ -18,6 +18,7 @@ from evomerge.recipe import Recipe
 from evomerge.space import SearchSpace
 from evomerge.study import dataframes
 from evomerge.study.baseline import Baseline
+from evomerge.study.card import write_study_card
 from evomerge.study.check import check, finished, refuse_another
 from evomerge.study.config import StudyConfig
 from evomerge.study.contenders import contenders
@@ -231,6 +232,7 @@ class Study:
             refuse_another(study, allow_changed=self._allow_changed)
             done = finished(study)
             if done is not None:
+                write_study_card(self.directory, study.record)
                 return done
             with open_pool(self.config, self.directory / "workers.log") as pool:
                 study.ledger.employ(Scheduler(pool))
@@ -243,7 +245,9 @@ class Study:
                 if not finish:
                     return None
                 ending = Finish(self.config, self.directory, study.ledger, study.pools)
-                return ending.run(contenders(study, baseline, optimizer), baseline.trials)
+                judged = ending.run(contenders(study, baseline, optimizer), baseline.trials)
+                write_study_card(self.directory, study.record)
+                return judged
         finally:
             self.close()
 

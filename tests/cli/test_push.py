@@ -14,11 +14,9 @@ from huggingface_hub import ModelCard
 
 from evomerge import methods
 from evomerge.recipe import Recipe
-from evomerge.study.card import write_study_card
-from evomerge.study.record import Record
 from tests.cli.conftest import Run
 from tests.cli.hub_stand_in import TOKEN, Hub
-from tests.study.small_study import events, finished_study
+from tests.study.small_study import finished_study
 
 ROOT = Path(__file__).parents[2]
 
@@ -91,10 +89,7 @@ def test_what_is_no_model_is_refused_before_anything_is_sent(evomerge: Run, tmp_
 
 
 def test_the_card_of_a_run_holds_its_results_as_the_hub_reads_them(finished: Path) -> None:
-    record = Record.from_events(events(finished))
-    card_file = write_study_card(finished, record)
-    assert card_file is not None
-    card = ModelCard.load(card_file)
+    card = ModelCard.load(finished / "best" / "model" / "README.md")
     verdict = json.loads((finished / "verdict.json").read_text())
     found = {r.dataset_type: r.metric_value for r in card.data.eval_results}
     assert found == pytest.approx(verdict["scores"]["winner"], abs=1e-6)

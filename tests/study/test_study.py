@@ -350,6 +350,7 @@ def test_what_may_differ_on_resume_may_differ(tmp_path: Path) -> None:
     run = tmp_path / "run"
     first = go(run, output={"save_model": False})
     assert not (run / "best" / "model").exists()
+    assert first["reproduce"] is None  # there is no model to run it with
     second = go(run, workers={"count": 1, "threads": 2}, output={"save_model": True})
     assert (run / "best" / "model").is_dir()
     assert f"pretrained={run / 'best' / 'model'}," in second["reproduce"]
