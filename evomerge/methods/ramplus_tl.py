@@ -35,7 +35,7 @@ def ramplus_tl(
 
     Differs from mergekit 0.1.5: negative r, alpha or epsilon are errors; an epsilon of 0 is no
     division by zero (a model with no change of its own has nothing to amplify); sums run in model
-    order for any number of models.
+    order for any number of models; in float64 the gain is float64 too (mergekit's is float32).
 
     Args:
         base: Any shape.
