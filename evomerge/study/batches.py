@@ -42,6 +42,8 @@ class BatchTable:
     _first: dict[bytes, str] = field(default_factory=dict)  # shard -> batches
     _scored: dict[tuple[str, str], dict[bytes, str]] = field(default_factory=dict)
     _halvings: int = 0
+    _last_shard: tuple[str, Shard] | None = None
+    _last_key: bytes = b""
 
     def note(self, event: Mapping[str, Any]) -> None:
         """Take in an ``outcomes`` event; an earlier version wrote no batches."""
@@ -54,7 +56,9 @@ class BatchTable:
             start += count
             if not batches:
                 continue
-            key = _key(mode, shard)
+            if (mode, shard) != self._last_shard:  # all of a generation have the same
+                self._last_shard, self._last_key = (mode, shard), _key(mode, shard)
+            key = self._last_key
             first = self._first.setdefault(key, batches)
             self.conflicts += first != batches
             # Of equal strings one is kept.

@@ -56,6 +56,8 @@ class EventCheck:
             return self._begun(event)
         if kind == "asked":
             return self._asked(event["trials"]) or self._without_items(event["items"])
+        if kind == "told":
+            return self._told(event)
         if kind == "outcomes":
             pool = self._pools.get(_POOLS.get(event["phase"], "search"), {})
             return None if _are_rows(event["rows"], pool) else f".rows: expected {_ROWS}"
@@ -218,10 +220,14 @@ def _words(shape: Any) -> str:
 
 def _are_rows(rows: Sequence[Any], tasks: Mapping[str, Any]) -> bool:
     """Whether these are outcomes, as `Row` is written; by columns, since there are many."""
-    if not {*map(type, rows)} <= {list} or not {*map(len, rows)} <= {6, 7}:
+    lengths = {*map(len, rows)} if {*map(type, rows)} <= {list} else {0}
+    if not lengths <= {6, 7}:
         return False
+    if not rows:
+        return True
+    columns = zip(*rows, strict=True) if len(lengths) == 1 else zip_longest(*rows, fillvalue=0)
+    names, ids, metric, smooth, *flags = columns
     try:
-        names, ids, metric, smooth, *flags = zip_longest(*rows, fillvalue=0) if rows else [()] * 4
         array("q", ids)
         flagged = b"".join(map(bytes, flags))
         return tasks.keys() >= {*names} and not flagged.strip(b"\0\1") and _finite(metric, smooth)
@@ -231,8 +237,9 @@ def _are_rows(rows: Sequence[Any], tasks: Mapping[str, Any]) -> bool:
 
 def _finite(*columns: Sequence[Any]) -> bool:
     """Whether all are numbers or None."""
-    return all(
-        column.count(None) == len(column)
-        or math.isfinite(math.fsum([value for value in column if value is not None]))
-        for column in columns
-    )
+    for column in columns:
+        missing = column.count(None)
+        some = [value for value in column if value is not None] if missing else column
+        if missing < len(column) and not math.isfinite(math.fsum(some)):
+            return False
+    return True

@@ -129,22 +129,26 @@ class OutcomeTable(Mapping[Key, Row]):
         if columns is None:
             columns = _Columns(array("q"), array("d"), array("d"), bytearray())
             self._columns[digest, mode, task] = columns
-        if columns.ids or len({row[1] for row in rows}) < len(rows):
+        if columns.ids:
             rows = self._unseen(columns, rows)
         if not rows:
             return
         try:
             _, ids, metric, smooth, truncated, extracted, *more = zip(*rows, strict=True)
         except ValueError:  # most have no seventh value
-            whole = [Row(*row) for row in rows]
-            _, ids, metric, smooth, truncated, extracted, *more = zip(*whole, strict=True)
+            rows = [Row(*row) for row in rows]
+            _, ids, metric, smooth, truncated, extracted, *more = zip(*rows, strict=True)
+        if len({*ids}) < len(ids):  # the same item twice, not stored before
+            rows = self._unseen(columns, rows)
+            _, ids, metric, smooth, truncated, extracted, *more = zip(*rows, strict=True)
         columns.ids.extend(ids)
         columns.metric.extend(_without_none(metric))
         columns.smooth.extend(_without_none(smooth))
-        flags = [t + 2 * e for t, e in zip(truncated, extracted, strict=True)]
-        if more:
-            flags = [flag + 4 * d for flag, d in zip(flags, more[0], strict=True)]
-        columns.flags.extend(flags)
+        if truncated.count(0) == extracted.count(1) == len(ids) and not more:  # nearly always
+            columns.flags.extend(b"\2" * len(ids))
+        else:
+            bits = zip(truncated, extracted, more[0] if more else [0] * len(ids), strict=True)
+            columns.flags.extend([t + 2 * e + 4 * d for t, e, d in bits])
         self._length += len(rows)
 
     def _unseen(self, columns: _Columns, rows: Sequence[Sequence[Any]]) -> list[Row]:
@@ -160,8 +164,11 @@ class OutcomeTable(Mapping[Key, Row]):
         return list(unseen.values())
 
 
-def _without_none(values: Sequence[float | None]) -> Sequence[float]:
-    return [nan if value is None else value for value in values] if None in values else values  # type: ignore[return-value]
+def _without_none(values: Sequence[Any]) -> Sequence[float]:
+    missing = values.count(None)
+    if missing == len(values):
+        return [nan] * missing
+    return [nan if value is None else value for value in values] if missing else values
 
 
 def _places(columns: _Columns) -> dict[DocId, int]:

@@ -7,6 +7,9 @@ WHAT is one of
     growth      1,000 trials without sleep: seconds and memory, last hundred over first hundred
     loop        10,000 trials without sleep: milliseconds a trial, journal and fdatasync included;
                 ARGUMENT of both: optimizers, such as cmaes,random
+    resume      10,000 trials with nothing left to do, in a process of its own: seconds of the
+                processor of journal, whole study, status and report, and megabytes;
+                ARGUMENTS: optimizers, trials, knots (half as many as dimensions)
     workers     two real workers against one on the demo zoo, interleaved;
                 ARGUMENTS: DEMO_DIR, rounds, trials
     soak        1,000 trials of a real worker on the demo zoo: as growth;
@@ -18,9 +21,12 @@ RUNS in the environment names a folder for the runs, such as /dev/shm where no d
 from __future__ import annotations
 
 import dataclasses
+import gc
+import itertools
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -29,8 +35,14 @@ from typing import Any
 
 from stand_in import SleepingPool, study
 
+from evomerge import search
+from evomerge.report import status_text
+from evomerge.report.page import page
+from evomerge.report.run import Run
 from evomerge.study import study as study_module
 from evomerge.study.config import StudyConfig
+from evomerge.study.journal import JOURNAL, iterate
+from evomerge.study.record import Record
 from evomerge.study.study import Study
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -76,6 +88,12 @@ def children() -> list[int]:
 def resident(process: int | str = "self") -> int:
     """Bytes of memory that a process holds."""
     return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * PAGE
+
+
+def peak() -> float:
+    """Megabytes of memory that this process has held at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1e3
 
 
 def searched(config: StudyConfig, clock: Clock, again: bool = False) -> float:
@@ -142,6 +160,54 @@ def growth(trials: int = 1000, what: str = "growth", chosen: str = "cmaes,catcma
         )
 
 
+def resume(chosen: str = "catcma,cmaes,random", trials: int = 10_000, knots: int = 5) -> None:
+    """Search, then begin again in new processes; the last line of each is what it measured."""
+    study_module.open_pool = SleepingPool
+    SleepingPool.mean_seconds = 0.0
+    for optimizer in chosen.split(","):
+        with tempfile.TemporaryDirectory(dir=os.environ.get("RUNS")) as run:
+            Study(study(trials, 20, 1, optimizer, 1, knots), run).optimize()
+            again = [sys.executable, __file__, "again", run, optimizer, str(trials), str(knots)]
+            for _ in range(3):
+                subprocess.run(again, check=True)
+
+
+def again(run: Path, optimizer: str, trials: int, knots: int) -> None:
+    """What one resume costs; imports are told apart."""
+    imports = time.process_time()  # torch among them
+    search.create(optimizer)  # its library is imported when it is made
+    study_module.open_pool = SleepingPool
+    SleepingPool.mean_seconds = 0.0
+    held = [resident() / 1e6]
+    gc.freeze()  # as the command does it
+    moments = [time.process_time()]
+    record = Record.from_events(iterate(run / JOURNAL))
+    moments.append(time.process_time())
+    held.append(resident() / 1e6)
+    Study(study(trials, 20, 1, optimizer, 1, knots), run).optimize()
+    moments.append(time.process_time())
+    status_text(record)
+    moments.append(time.process_time())
+    page(Run.read(run))
+    moments.append(time.process_time())
+    journal, whole, status, report = (b - a for a, b in itertools.pairwise(moments))
+    show(
+        what="resume",
+        optimizer=optimizer,
+        trials=len(record.trials),
+        dimensions=2 * knots,
+        journal_mb=(run / JOURNAL).stat().st_size / 1e6,
+        imports_seconds=imports,
+        journal_seconds=journal,
+        journal_held_mb=held[1] - held[0],
+        resume_seconds=whole,
+        status_seconds=journal + status,
+        report_seconds=report,
+        most_mb=peak(),
+        imported_mb=held[0],
+    )
+
+
 def workers(demo: Path, rounds: int = 5, trials: int = 42) -> None:
     """Trials per second of the search, two workers over one; start-up is not counted."""
     ratios = []
@@ -198,6 +264,10 @@ if __name__ == "__main__":
     chosen, *rest = sys.argv[1:]
     if chosen == "busy":
         busy(*map(float, rest))
+    elif chosen == "resume":
+        resume(*rest[:1], *map(int, rest[1:]))
+    elif chosen == "again":
+        again(Path(rest[0]), rest[1], *map(int, rest[2:]))
     elif chosen in ("growth", "loop"):
         growth({"growth": 1000, "loop": 10_000}[chosen], chosen, *rest)
     else:

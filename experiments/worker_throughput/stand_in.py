@@ -104,10 +104,15 @@ PER_GENERATION = 32  # of each of two tasks, so 64 items a candidate
 
 
 def study(
-    trials: int, population: int, workers: int, optimizer: str = "cmaes", shards: int = 16
+    trials: int,
+    population: int,
+    workers: int,
+    optimizer: str = "cmaes",
+    shards: int = 16,
+    knots: int = 5,
 ) -> StudyConfig:
-    """A study for these workers: 64 items a candidate, in so many shards."""
-    weight = {"low": 0.0, "high": 1.5, "knots": 5}
+    """A study for them: 64 items a candidate in so many shards, 2 x `knots` dimensions."""
+    weight = {"low": 0.0, "high": 1.5, "knots": knots}
     document = {
         "base_model": "base",
         "models": ["one", "two"],

@@ -92,6 +92,21 @@ def test_sleeping_workers_search(load: Load, capsys: pytest.CaptureFixture[str],
     assert told["last_ms"] > 0
 
 
+def test_a_resume_is_measured(load: Load, capfd: pytest.CaptureFixture[str],
+                              monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    run = load("worker_throughput/run.py")
+    monkeypatch.setattr(run.study_module, "open_pool", run.SleepingPool)
+
+    def here(words: list[str], **_: bool) -> None:
+        run.again(Path(words[3]), words[4], *map(int, words[5:]))
+
+    monkeypatch.setattr(run.subprocess, "run", here)
+    run.resume("random", 40)
+    told = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert len(told) == 3
+    assert all(one["trials"] > 40 and one["resume_seconds"] > 0 for one in told)
+
+
 def test_an_optimizer_benchmark_search_ends(load: Load, zoo: Path) -> None:
     bench = load("optimizer_benchmark/bench.py")
     judge = bench.Judge(zoo)

@@ -144,7 +144,7 @@ def read(run: Path) -> None:
 
 
 def asked(run: Path) -> None:
-    with evomerge.load_study(run) as study:
+    with Study(CONFIG, run) as study:
         trial = study.ask()
         study.tell(trial, dict.fromkeys(study.record.tasks, 0.5))
 
