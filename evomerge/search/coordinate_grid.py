@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from evomerge.search.optimizer import whole_number
+from evomerge.search.optimizer import MOST_POINTS, whole_number
 from evomerge.search.procedure import Plan, Procedure, by_fitness, singles
 
 
@@ -25,7 +25,7 @@ class CoordinateGrid(Procedure):
 
     def __init__(self, steps: int = 5, seed: int | None = None) -> None:
         super().__init__(seed=seed)
-        self._steps = whole_number("CoordinateGrid steps", steps, 1)
+        self._steps = whole_number("CoordinateGrid steps", steps, 1, MOST_POINTS)
 
     def plan(self, n: int) -> Plan:
         """Choose the models' lambdas in order of decreasing fitness."""

@@ -16,6 +16,7 @@ from evomerge.errors import UserError, unknown
 from evomerge.search.coordinates import Coordinates, Mask, n_values
 
 ItemScores = Mapping[str, Mapping[int, float]]  # task -> item -> score, higher is better
+MOST_POINTS = 100_000  # asked at once, or on a grid: more is a mistake, and would fill the memory
 
 
 class Optimizer(ABC):
@@ -189,9 +190,8 @@ class Optimizer(ABC):
         chosen = self._population_option if population is None else population
         if chosen is None:
             return max(default_population(len(self._coordinates)), self.smallest_population)
-        return whole_number(
-            f"search population for {type(self).__name__}", chosen, self.smallest_population
-        )
+        what = f"search population for {type(self).__name__}"
+        return whole_number(what, chosen, self.smallest_population, MOST_POINTS)
 
     def _check_started(self, what: str) -> None:
         if not self._started:
@@ -224,11 +224,12 @@ def ranks(fitness: Sequence[float | None]) -> NDArray[np.float64] | None:
     return ranked
 
 
-def whole_number(what: str, value: Any, smallest: int) -> int:
-    """Return an option that must be an integer >= `smallest`, or say what it is instead."""
+def whole_number(what: str, value: Any, smallest: int, largest: int | None = None) -> int:
+    """Return an option that must be an integer in this range, or say what it is instead."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < smallest:
-        raise UserError(f"{what}: expected an integer >= {smallest}, but got {value!r}")
+    if not whole or value < smallest or (largest is not None and value > largest):
+        most = "" if largest is None else f" and <= {largest:,}"
+        raise UserError(f"{what}: expected an integer >= {smallest}{most}, but got {value!r}")
     return int(value)
 
 

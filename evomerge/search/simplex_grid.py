@@ -5,12 +5,14 @@ Rame 2023, https://arxiv.org/abs/2306.04488; Croce 2023, https://arxiv.org/abs/2
 
 from __future__ import annotations
 
+import math
 from itertools import combinations, pairwise
 
 import numpy as np
 
+from evomerge.errors import UserError
 from evomerge.search.coordinates import Floats
-from evomerge.search.optimizer import whole_number
+from evomerge.search.optimizer import MOST_POINTS, whole_number
 from evomerge.search.procedure import Plan, Procedure
 
 _AT_ONCE = 16  # candidates of one generation
@@ -29,10 +31,16 @@ class SimplexGrid(Procedure):
 
     def __init__(self, steps: int = 4, seed: int | None = None) -> None:
         super().__init__(seed=seed)
-        self._steps = whole_number("SimplexGrid steps", steps, 1)
+        self._steps = whole_number("SimplexGrid steps", steps, 1, MOST_POINTS)
 
     def plan(self, n: int) -> Plan:
         """Score the corners first, then the rest of the grid."""
+        count = math.comb(n + self._steps - 1, self._steps)
+        if count > MOST_POINTS:
+            raise UserError(
+                f"SimplexGrid steps: {self._steps} between {n} models are {count:,} points, "
+                f"expected at most {MOST_POINTS:,}; take fewer"
+            )
         points = compositions(n, self._steps)
         points.sort(key=lambda point: (-float(point.max()), *(-point)))
         for start in range(0, len(points), _AT_ONCE):

@@ -361,6 +361,8 @@ def test_what_cannot_be_searched_is_refused_in_one_line(make):
         optimizer.start(space, 0, population=0)
     with pytest.raises(UserError, match="search population"):
         optimizer.start(space, 0, population="many")
+    with pytest.raises(UserError, match=r"search population .* and <= 100,000, but got 1000000000"):
+        optimizer.start(space, 0, population=10**30)
 
 
 def test_starting_again_forgets_the_last_search(make):

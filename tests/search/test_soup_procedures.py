@@ -147,6 +147,12 @@ def test_simplex_grid_asks_every_point_once(n, steps):
     assert len(told) == len(points) == math.comb(n + steps - 1, steps)
 
 
+@pytest.mark.parametrize("steps", [100, 10**30])
+def test_a_grid_that_nobody_could_walk_is_refused(steps):
+    with pytest.raises(UserError, match=r"SimplexGrid steps: .*100,000"):
+        follow(create("simplex_grid", steps=steps), lambda point: point[0], WEIGHTS[:4])
+
+
 def test_lorahub_recovers_a_planted_sparse_mixture():
     # twenty models of which three matter; the price of the others takes them to zero
     space = [Dimension(f"w{i}", low=-1.5, high=1.5) for i in range(20)]
