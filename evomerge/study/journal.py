@@ -24,6 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+import orjson
+
 from evomerge import faults
 from evomerge.errors import UserError
 from evomerge.partial import cause, sync
@@ -293,13 +295,23 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no number")
 
 
-_decode = json.JSONDecoder(parse_constant=_refuse).decode  # NaN and infinities are never written
+_python = json.JSONDecoder(parse_constant=_refuse).decode  # NaN and infinities are never written
+
+
+def _decode(payload: bytes) -> Any:
+    """What `json` reads, to the last bit, in less than half its time: most of a replay's."""
+    if not payload.isascii():
+        raise ValueError("it is not ASCII")
+    try:
+        return orjson.loads(payload)
+    except ValueError:  # half a surrogate pair, which a file's name may hold
+        return _python(payload.decode("ascii"))
 
 
 def _event(payload: bytes, offset: int, path: Path) -> Event:
     """What a whole frame says; its checksum is right, but anybody can make one that is."""
     try:
-        event: Event = _decode(payload.decode("ascii"))
+        event: Event = _decode(payload)
         if isinstance(event["event"], str):
             return event
     except (ValueError, RecursionError, KeyError, TypeError, IndexError):

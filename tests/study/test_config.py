@@ -160,6 +160,8 @@ def test_missing_keys_are_named(key: str) -> None:
         ("search.trials", True, "expected a whole number"),
         ("search.trials", None, "expected a whole number"),
         ("search.trials", 0, "search.trials: expected at least 1, got 0"),
+        ("search.seed", 2**63, "search.seed: expected 0 to 2\\*\\*63 - 1, got 9223372036854775808"),
+        ("search.seed", -1, "search.seed: expected 0 to"),
         ("search.deadline", "soon", "search.deadline: expected a time span such as 45m or 8h"),
         ("search.deadline", 60, "search: deadline: expected text, but got 60"),
         ("search.options", [1], "search: options: expected a mapping"),

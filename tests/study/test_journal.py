@@ -1,6 +1,7 @@
 """Run with: pytest tests/study/test_journal.py (add `-m slow` for the timing of a long journal)."""
 
 import errno
+import io
 import json
 import os
 import resource
@@ -12,12 +13,15 @@ import sys
 import textwrap
 import time
 import zlib
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from evomerge.errors import UserError
 from evomerge.study import journal as journal_module
-from evomerge.study.journal import Journal, iterate, read
+from evomerge.study.journal import Journal, frames, iterate, read
 
 EVENTS = [  # of kinds that no version knows, so that anything may be in them
     {"event": "one", "format": 1, "name": "ärger ☃", "config": {"b": 1, "a": [0.1, None, True]}},
@@ -75,6 +79,23 @@ def test_a_frame_is_crc_length_and_ascii_json_on_one_line(tmp_path):
     )
     header = b'{"event":"journal","format":1}'
     assert path.read_bytes().startswith(b"%08x 30 %s\n" % (zlib.crc32(header), header))
+
+
+numbers = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+texts = st.text(st.characters(codec=None, categories=None))  # halves of surrogate pairs among them
+values = st.recursive(
+    st.none() | st.booleans() | numbers | texts,
+    lambda inner: st.lists(inner) | st.dictionaries(texts, inner),
+)
+
+
+@given(values)
+def test_values_are_read_back_to_the_last_bit(value):
+    events = [{"event": "journal", "format": 1}, {"event": "x", "value": value}]
+    payloads = [json.dumps(event, separators=(",", ":")).encode() for event in events]
+    lines = [b"%08x %d %s\n" % (zlib.crc32(p), len(p), p) for p in payloads]
+    (_, _), (_, found) = frames(io.BytesIO(b"".join(lines)), Path("journal.log"))
+    assert repr(found["value"]) == repr(value)
 
 
 def test_the_file_is_private(tmp_path):
