@@ -24,6 +24,7 @@ _NAMES = {
 _ROWS = "[task of that phase, document, metric or null, smooth or null, 0 or 1, 0 or 1]"
 _POOLS = {"race": "race", "verdict": "holdout"}  # of a phase; of all others ``search``
 _MOST_LAYERS = 10_000
+_LATEST = 1e11  # seconds since 1970: the year 5138
 _BEFORE_THE_STUDY = ("journal", "opened", "warning", "study")
 
 
@@ -81,6 +82,8 @@ class EventCheck:
                 return f"{where}: {error}"
         if (event["layers"] or 0) > _MOST_LAYERS:
             return f".layers: expected at most {_MOST_LAYERS}"
+        if event.get("shard_items", 1) < 1:
+            return ".shard_items: expected at least 1"
         weights = [task["weight"] for task in event["tasks"].values()]
         if min(weights, default=0) < 0 or not any(weights):
             return ".tasks: expected weights >= 0, and one above"
@@ -186,6 +189,8 @@ class EventCheck:
             return type(value) is int and value in self._ask_of
         if shape is Known.BATCHES:
             return type(value) is list and [*map(type, value)] == [str, int] and value[1] >= 0
+        if shape is Known.MOMENT:
+            return _is(value, float) and 0 <= value < _LATEST
         return isinstance(value, str) and value in (self._tasks or ())
 
 

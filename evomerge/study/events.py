@@ -2,7 +2,7 @@
 
 A shape is a type of JSON (`float` takes whole numbers too, `object` anything), None, a tuple of
 alternatives, [shape], {type: shape} for any names, {"key": shape, "key?": shape} for these keys
-(those with a ? may be missing), or something that an earlier event has to hold.
+(those with a ? may be missing), or one of `Known`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 
 class Known(Enum):
-    """Shapes of what an earlier event has to hold."""
+    """Shapes that are no type alone; the first two are what an earlier event has to hold."""
 
     TRIAL = "the number of a trial that was asked"
     TASK = "a task of the study"
     BATCHES = "a pair of a text and a number of rows"
+    MOMENT = "seconds since 1970"
 
 
 _NUMBER = (float, None)  # the likelier first
@@ -166,4 +167,4 @@ class Keys(NamedTuple):
         return shape
 
 
-EVENTS = {kind: Keys.of({**shape, "time?": float}) for kind, shape in _SHAPES.items()}
+EVENTS = {kind: Keys.of({**shape, "time?": Known.MOMENT}) for kind, shape in _SHAPES.items()}

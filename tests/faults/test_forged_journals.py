@@ -29,7 +29,7 @@ from tests.study.stub_worker import DEFAULTS, Stub
 
 Event = dict[str, Any]
 MISSING = object()
-OTHERS = (MISSING, None, True, -1, 10**30, 0.5, float("inf"), "x", [], ["x"], {}, {"x": None})
+OTHERS = (MISSING, None, True, -1, 10**30, 1e30, 0.5, float("inf"), "x", [], ["x"], {}, {"x": None})
 CONFIG = stub_config(search={"trials": 8, "random_share": 0.2})
 SAMPLE = 41  # every so many in the default suite
 SEARCHES = 397  # ... of those with which a study is run to its end
