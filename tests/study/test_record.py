@@ -30,7 +30,7 @@ def asked(numbers, generation, items=ITEMS, kind="trial", digests=None):
             "name": f"{kind} {n}",
             "generation": generation,
             "index": i,
-            "point": [0.1 * n, "ties"] if kind == "trial" else None,
+            "point": [0.1 * (n % 10), "ties"] if kind == "trial" else None,
             "recipe": {"merge_method": "ties"},
             "digest": digests[i] if digests else f"d{n}",
         }
@@ -285,8 +285,8 @@ def test_the_outcome_table_is_a_dict_that_keeps_what_came_first(deliveries):
 def test_ten_thousand_trials_are_read_in_seconds_and_megabytes(tmp_path, monkeypatch):
     monkeypatch.setattr("evomerge.study.journal._sync", lambda _: None)
     path = tmp_path / "journal.log"
-    ids = {"quiz": list(range(48))}
-    rows = [["quiz", i, None, 1 / (i + 3), 0, 1] for i in ids["quiz"]]
+    ids = {"quiz": list(range(46)), "text": [0, 1]}
+    rows = [[task, i, None, 1 / (i + 3), 0, 1] for task, some in ids.items() for i in some]
     with Journal.open(path, create=True) as journal:
         journal.append(STUDY)
         for g in range(1000):
