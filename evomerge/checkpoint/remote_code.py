@@ -115,7 +115,7 @@ def _listed(files: dict[str, str]) -> str:
 def _references(folder: Path) -> Iterator[str]:
     for name in _NAMING:
         if (folder / name).is_file():
-            config = read_json(folder / name, _MAX_BYTES)
+            config = read_json(folder / name)
             yield from _texts(config.get("auto_map") if isinstance(config, dict) else None)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -98,6 +97,8 @@ def _one_at_a_time(trust_remote_code: bool) -> Iterator[None]:
     if not trust_remote_code:
         yield
         return
+    import fcntl  # POSIX only, as in study/lock.py
+
     cache = Path(HF_MODULES_CACHE)
     cache.mkdir(parents=True, exist_ok=True)
     with open(cache / ".evomerge.lock", "w") as lock:

@@ -202,11 +202,11 @@ def write(built: Plan, parents: Parents, out: Path, *, replace: bool = False) ->
             yield name, tensor.cpu()
 
     with atomic_folder(out, replace=replace) as folder:
+        copy_code(parents.checkpoints[recipe.donor].folder, folder)  # may refuse: before the work
         write_shards(folder, recorded(), sizes)
         config = {**built.config, "dtype": recipe.output_dtype}
         config.pop("torch_dtype", None)
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        copy_code(parents.checkpoints[recipe.donor].folder, folder)
         write_tokenizer(recipe, parents.opened, folder)
         recipe.to_yaml(folder / "evomerge_recipe.yaml")
         (folder / "README.md").write_text(model_card(recipe), encoding="utf-8")
