@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import HF_MODULES_CACHE
 
@@ -120,7 +120,7 @@ def _from_config(
     build: Any = AutoModelForCausalLM.from_config
     # Random initialisation is wasted on weights that are written over, and would draw from the
     # global generators; buffers (rotary tables) still get their true values.
-    with transformers.initialization.no_init_weights(), torch.random.fork_rng(devices=[]):
+    with no_init_weights(), torch.random.fork_rng(devices=[]):
         return build(config, trust_remote_code=trust_remote_code, **chosen)
 
 
