@@ -239,7 +239,7 @@ def optimizers() -> str:
     """Every optimizer with its options."""
     import inspect
 
-    from evomerge.search import registry
+    from evomerge.optimizers import registry
 
     lines = [
         "# Optimizers\n",
@@ -271,7 +271,7 @@ def _arguments(kind: Any) -> dict[str, str]:
 
 def spaces() -> str:
     """Every shipped search space, whole."""
-    from evomerge.space import shipped
+    from evomerge.recipe.space.space import shipped
 
     lines = [
         "# Search spaces\n",

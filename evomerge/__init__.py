@@ -5,34 +5,34 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from evomerge.core.version import __version__
+
 if TYPE_CHECKING:
-    from evomerge.errors import UserError
+    from evomerge.core.errors import UserError
     from evomerge.merge.make import build
     from evomerge.methods import merge_method
-    from evomerge.recipe import Recipe
-    from evomerge.search import CatCma, CmaEs, OptunaSampler, RandomSearch
-    from evomerge.space import SearchSpace
+    from evomerge.optimizers import CatCma, CmaEs, OptunaSampler, RandomSearch
+    from evomerge.recipe.recipe import Recipe
+    from evomerge.recipe.space.space import SearchSpace
     from evomerge.study.config import StudyConfig
     from evomerge.study.create import LMEval, create_study
     from evomerge.study.load import load_study
     from evomerge.study.study import Study
     from evomerge.study.trial import Trial
 
-__version__ = "0.1.0"
-
 # Where each public name lives; imported when first used, so that `import evomerge` is cheap.
 _HOMES = {
-    "CatCma": "search",
-    "CmaEs": "search",
+    "CatCma": "optimizers",
+    "CmaEs": "optimizers",
     "LMEval": "study.create",
-    "OptunaSampler": "search",
-    "RandomSearch": "search",
-    "Recipe": "recipe",
-    "SearchSpace": "space",
+    "OptunaSampler": "optimizers",
+    "RandomSearch": "optimizers",
+    "Recipe": "recipe.recipe",
+    "SearchSpace": "recipe.space.space",
     "Study": "study.study",
     "StudyConfig": "study.config",
     "Trial": "study.trial",
-    "UserError": "errors",
+    "UserError": "core.errors",
     "build": "merge.make",
     "create_study": "study.create",
     "load_study": "study.load",

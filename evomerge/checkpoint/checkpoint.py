@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from evomerge.checkpoint.folder import TOKENIZER_FILES
-from evomerge.checkpoint.header import TensorInfo
-from evomerge.checkpoint.inspection import tokens_of
+from evomerge.checkpoint.files.folder import TOKENIZER_FILES
+from evomerge.checkpoint.files.header import TensorInfo
+from evomerge.checkpoint.sandbox.client import tokens_of
 from evomerge.checkpoint.store import Factors, Store
 from evomerge.checkpoint.vocabulary import TokenSum, read_tokenizer
 

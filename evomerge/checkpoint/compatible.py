@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from evomerge.architecture import tied_partner
+from evomerge.checkpoint.architecture import tied_partner
 from evomerge.checkpoint.checkpoint import Checkpoint
-from evomerge.errors import UserError
+from evomerge.core.errors import UserError
 
 _MOST_MEGABYTES = 160  # of two vocabularies that are compared token by token
 

@@ -8,16 +8,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from evomerge import model_name
-from evomerge.checkpoint.adapted import adapted
-from evomerge.checkpoint.adapter import Adapter
+from evomerge.checkpoint import names as model_name
+from evomerge.checkpoint.adapters.applied import adapted
+from evomerge.checkpoint.adapters.lora import Adapter
 from evomerge.checkpoint.checkpoint import Checkpoint
-from evomerge.checkpoint.folder import ADAPTER_CONFIG, CONFIG, cached, read_config, resolve
-from evomerge.checkpoint.header import TensorInfo, read_header
-from evomerge.checkpoint.index import shards_of
-from evomerge.checkpoint.inspection import inspect, inspected
+from evomerge.checkpoint.files.folder import ADAPTER_CONFIG, CONFIG, cached, read_config, resolve
+from evomerge.checkpoint.files.header import TensorInfo, read_header
+from evomerge.checkpoint.files.index import shards_of
+from evomerge.checkpoint.sandbox.client import inspect, inspected
 from evomerge.checkpoint.store import Files
-from evomerge.errors import UserError
+from evomerge.core.errors import UserError
 
 
 def open_model(model: str) -> Checkpoint:

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, Protocol
 from safetensors import SafetensorError
 from torch import Tensor
 
-from evomerge.checkpoint.apart import open_apart
-from evomerge.checkpoint.header import TensorInfo
-from evomerge.errors import UserError
+from evomerge.checkpoint.files.header import TensorInfo
+from evomerge.checkpoint.files.mapping import open_apart
+from evomerge.core.errors import UserError
 
 
 class Factors(NamedTuple):

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from evomerge.checkpoint.document import check_file
-from evomerge.checkpoint.long_json import LongJson
-from evomerge.errors import UserError
+from evomerge.checkpoint.files.document import check_file
+from evomerge.checkpoint.sandbox.windowed_json import LongJson
+from evomerge.core.errors import UserError
 
 # Gemma's 262,144 tokens and their merges take 33 MB and 1.4 million parts; XLM-V, which has most,
 # has 901,629 tokens.

@@ -12,8 +12,8 @@ from types import FrameType
 from typing import NoReturn
 
 from evomerge.cli.parser import make_parser
-from evomerge.errors import ResumableError, UserError
-from evomerge.redact import redact
+from evomerge.core.errors import ResumableError, UserError
+from evomerge.core.redact import redact
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 
 from evomerge import __version__
-from evomerge.cli.extract import add_extract_lora
-from evomerge.cli.look_commands import add_look_commands
-from evomerge.cli.recipe_commands import add_lists, add_recipe_commands
-from evomerge.cli.run_commands import add_run_commands
-from evomerge.cli.trajectory import add_trajectory
+from evomerge.cli.commands.extract import add_extract_lora
+from evomerge.cli.commands.look_commands import add_look_commands
+from evomerge.cli.commands.recipe_commands import add_lists, add_recipe_commands
+from evomerge.cli.commands.run_commands import add_run_commands
+from evomerge.cli.commands.trajectory import add_trajectory
 
 _EPILOG = """\
 Start with `evomerge demo`. The same search command again resumes a search.
@@ -58,6 +58,6 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _completion(arguments: argparse.Namespace) -> None:
-    from evomerge.cli.completion import completion_script
+    from evomerge.cli.commands.completion import completion_script
 
     print(completion_script(make_parser(), arguments.shell))

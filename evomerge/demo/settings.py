@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from evomerge.errors import UserError, unknown
+from evomerge.core.errors import UserError, unknown
 
 ARCHITECTURES = ("llama", "qwen3", "gpt2")
 HEAD_WIDTH = 32  # the narrowest head that vLLM's CPU build runs

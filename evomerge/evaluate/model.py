@@ -14,9 +14,9 @@ from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import HF_MODULES_CACHE
 
-from evomerge.checkpoint.inspection import check_settings
-from evomerge.checkpoint.remote_code import how_to_allow, named_code
-from evomerge.errors import UserError
+from evomerge.checkpoint.files.remote_code import how_to_allow, named_code
+from evomerge.checkpoint.sandbox.client import check_settings
+from evomerge.core.errors import UserError
 from evomerge.evaluate.spread import device_map, dispatch
 
 

@@ -7,19 +7,19 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evomerge.errors import UserError, unknown
-from evomerge.evaluate.decode import Decoder
-from evomerge.evaluate.encode import Encoder
-from evomerge.evaluate.generation import Generation
-from evomerge.evaluate.gold_check import check_golds
-from evomerge.evaluate.harness import Harness, stock_model
-from evomerge.evaluate.judge import outcomes
-from evomerge.evaluate.likelihood import Batch, Forward, Pair, make_batches
+from evomerge.core.errors import UserError, unknown
+from evomerge.evaluate.generation.decode import Decoder
+from evomerge.evaluate.generation.generation import Generation
+from evomerge.evaluate.generation.vllm import VllmDecoder
+from evomerge.evaluate.likelihood.attention import deepest
+from evomerge.evaluate.likelihood.likelihood import Batch, Forward, Pair, make_batches
+from evomerge.evaluate.likelihood.stems import Depth, stem_depth
 from evomerge.evaluate.outcomes import Outcome
-from evomerge.evaluate.packed import deepest
-from evomerge.evaluate.plan import Item, Mode, Plan, make_plan
-from evomerge.evaluate.stems import Depth, stem_depth
-from evomerge.evaluate.vllm_decoder import VllmDecoder
+from evomerge.evaluate.scoring.encode import Encoder
+from evomerge.evaluate.scoring.judge import outcomes
+from evomerge.evaluate.scoring.plan import Item, Mode, Plan, make_plan
+from evomerge.evaluate.tasks.gold_check import check_golds
+from evomerge.evaluate.tasks.harness import Harness, stock_model
 
 _NOT_PACKED = (
     "this model does not give the same logits for rows packed with a block mask: shared contexts "

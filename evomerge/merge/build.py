@@ -12,17 +12,18 @@ import torch
 from torch import Tensor
 
 from evomerge import methods
-from evomerge.checkpoint import atomic_folder, write_shards
 from evomerge.checkpoint.dtypes import DTYPES
-from evomerge.checkpoint.remote_code import copy_code
-from evomerge.errors import UserError
-from evomerge.merge.card import model_card
-from evomerge.merge.operations import Inputs, operation_of
-from evomerge.merge.parents import Parents
-from evomerge.merge.plan import Job, Plan
-from evomerge.merge.tokenizer import write_tokenizer
-from evomerge.recipe import DTYPES as DTYPE_NAMES
-from evomerge.recipe import Recipe
+from evomerge.checkpoint.files.remote_code import copy_code
+from evomerge.checkpoint.files.shards import write_shards
+from evomerge.core.atomic import atomic_folder
+from evomerge.core.errors import UserError
+from evomerge.merge.kernels.lowering import Inputs, operation_of
+from evomerge.merge.output.card import model_card
+from evomerge.merge.parents.parents import Parents
+from evomerge.merge.plan.plan import Job, Plan
+from evomerge.merge.vocabulary.tokenizer import write_tokenizer
+from evomerge.recipe.recipe import DTYPES as DTYPE_NAMES
+from evomerge.recipe.recipe import Recipe
 
 TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPE_NAMES}
 

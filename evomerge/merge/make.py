@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from evomerge.merge.build import write
-from evomerge.merge.nested import open_parents, with_merges
-from evomerge.merge.plan import plan
-from evomerge.recipe import Recipe
+from evomerge.merge.parents.nested import open_parents, with_merges
+from evomerge.merge.plan.plan import plan
+from evomerge.recipe.recipe import Recipe
 
 
 def build(recipe: Recipe, out: str | Path, *, device: str = "cpu", replace: bool = False) -> str:

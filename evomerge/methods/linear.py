@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from evomerge.errors import UserError
+from evomerge.core.errors import UserError
 from evomerge.methods.parameters import PerModelWeight, one_per_model
 from evomerge.methods.registry import merge_method
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from evomerge.errors import UserError
+from evomerge.core.errors import UserError
 from evomerge.methods.deltas import sum_in_order, weighted_deltas
 from evomerge.methods.parameters import PerModelFloat, Range, one_per_model
 from evomerge.methods.registry import FactorPair, merge_method

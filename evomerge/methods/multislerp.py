@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from evomerge.errors import UserError
+from evomerge.core.errors import UserError
 from evomerge.methods.deltas import sum_in_order
 from evomerge.methods.parameters import PerModelWeight, Range, one_per_model
 from evomerge.methods.registry import merge_method

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 from torch import Tensor
 
-from evomerge.errors import UserError
+from evomerge.core.errors import UserError
 
 Kind = Literal["float", "int", "bool", "choice"]
 Setting = float | int | bool | str  # one value of a parameter

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
-from evomerge.errors import UserError, unknown
+from evomerge.core.errors import UserError, unknown
 from evomerge.methods.parameters import (
     REQUIRED,
     Count,

@@ -1,7 +1,7 @@
 """What a run did, read from its journal alone: an HTML page and a few lines of text. No torch."""
 
 from evomerge.report.pace import Pace
-from evomerge.report.page import write_report
+from evomerge.report.page.page import write_report
 from evomerge.report.status import status_text, summary
 
 __all__ = ["Pace", "status_text", "summary", "write_report"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evomerge.report.complement import complement
-from evomerge.report.importance import importance
 from evomerge.report.landscape import landscape_lines
-from evomerge.report.mirror import importances
 from evomerge.report.numbers import number, percent, plural
-from evomerge.study.record import Record
+from evomerge.report.optuna_mirror import importances
+from evomerge.study.analysis.complement import complement
+from evomerge.study.analysis.importance import importance
+from evomerge.study.journal.record import Record
 
 _SHOWN = 8
 

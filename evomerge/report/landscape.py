@@ -9,7 +9,7 @@ from evomerge.report.numbers import number, plural
 
 
 def landscape_lines(found: Mapping[str, Any]) -> list[str]:
-    """Tables of the line, the slice and the parts; see `evomerge.study.landscape.landscape`."""
+    """Tables of the line, the slice and the parts; see `study.analysis.landscape`."""
     lines = [
         f"around {found['winner']}, by the {found['fitness']} score on "
         f"{plural(found['items'], 'item')} of the race's pool, which the search has "

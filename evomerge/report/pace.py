@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from evomerge.study.record import Record
+from evomerge.study.journal.record import Record
 
 _RECENT = 512  # deliveries that the items per second are taken over
 _SHORTEST = 1e-3  # seconds

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evomerge.architecture import layer_count
-from evomerge.study import journal
-from evomerge.study.objective import Row, Tasks
-from evomerge.study.record import Record, TrialRecord
+from evomerge.checkpoint.architecture import layer_count
+from evomerge.study.journal import journal
+from evomerge.study.journal.record import Record, TrialRecord
+from evomerge.study.statistics.outcome import Row, Tasks
 
 _POOLS = {"race": "race", "verdict": "holdout"}  # which pool a phase draws its items from
 PHASES = ("anchors", "search", "race", "verdict")

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from evomerge.report.numbers import duration, number, percent, plural
-from evomerge.study.control import compare_arms
-from evomerge.study.objective import fitness, weighted
-from evomerge.study.outcome_table import Written
-from evomerge.study.pareto import front_of
-from evomerge.study.record import AskRecord, Record, TrialRecord
+from evomerge.study.journal.outcomes import Written
+from evomerge.study.journal.record import AskRecord, Record, TrialRecord
+from evomerge.study.phases.control import compare_arms
+from evomerge.study.statistics.outcome import fitness, weighted
+from evomerge.study.statistics.pareto import front_of
 
 
 def summary(record: Record) -> dict[str, Any]:

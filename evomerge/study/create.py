@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge import search
-from evomerge.errors import UserError
-from evomerge.search import Optimizer
-from evomerge.space import SearchSpace
+from evomerge import optimizers as search
+from evomerge.core.errors import UserError
+from evomerge.optimizers import Optimizer
+from evomerge.recipe.space.space import SearchSpace
 from evomerge.study.config import StudyConfig
 from evomerge.study.ledger import Listener
 from evomerge.study.study import Study

@@ -14,16 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import UserError
-from evomerge.redact import redacted
+from evomerge.core.errors import UserError
+from evomerge.core.redact import redacted
 from evomerge.study.config import StudyConfig
-from evomerge.study.failures import FATAL
-from evomerge.study.journal import Journal
-from evomerge.study.objective import Row
-from evomerge.study.record import Record, TrialRecord, no_collection
-from evomerge.study.scheduler import ATTEMPTS, Scheduler, Unit
-from evomerge.study.shards import shard_items, shards
-from evomerge.study.worker_pool import Message
+from evomerge.study.journal.journal import Journal
+from evomerge.study.journal.record import Record, TrialRecord, no_collection
+from evomerge.study.journal.shards import shard_items, shards
+from evomerge.study.statistics.outcome import Row
+from evomerge.study.workers.failures import FATAL
+from evomerge.study.workers.pool import Message
+from evomerge.study.workers.scheduler import ATTEMPTS, Scheduler, Unit
 
 Items = Mapping[str, Sequence[int]]
 Listener = Callable[[Mapping[str, Any], Record], None]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evomerge.errors import UserError
+from evomerge.core.errors import UserError
 from evomerge.study.config import StudyConfig
-from evomerge.study.journal import JOURNAL, iterate
+from evomerge.study.journal.journal import JOURNAL, iterate
 from evomerge.study.ledger import Listener
 from evomerge.study.study import Study
 

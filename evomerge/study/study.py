@@ -13,26 +13,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from evomerge.errors import UserError
-from evomerge.recipe import Recipe
-from evomerge.space import SearchSpace
-from evomerge.study import dataframes
-from evomerge.study.baseline import Baseline
-from evomerge.study.card import write_study_card
-from evomerge.study.check import check, finished, refuse_another
+from evomerge.core.errors import UserError
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.space.space import SearchSpace
 from evomerge.study.config import StudyConfig
-from evomerge.study.contenders import contenders
-from evomerge.study.elsewhere import Elsewhere
-from evomerge.study.finish import Finish
-from evomerge.study.generations import Generations, start_optimizer
-from evomerge.study.journal import JOURNAL, iterate
+from evomerge.study.context import OpenStudy, study_space
+from evomerge.study.journal import dataframes
+from evomerge.study.journal.journal import JOURNAL, iterate
+from evomerge.study.journal.record import Record
+from evomerge.study.journal.reuse import lendable
 from evomerge.study.ledger import Ledger, Listener
-from evomerge.study.open_study import OpenStudy, study_space
-from evomerge.study.record import Record
-from evomerge.study.reuse import lendable
-from evomerge.study.scheduler import Scheduler
+from evomerge.study.phases.ask_tell import Elsewhere
+from evomerge.study.phases.baseline import Baseline
+from evomerge.study.phases.card import write_study_card
+from evomerge.study.phases.check import check, finished, refuse_another
+from evomerge.study.phases.conclusion import Finish
+from evomerge.study.phases.contenders import contenders
+from evomerge.study.phases.search import Generations, start_optimizer
 from evomerge.study.trial import Trial, best_numbers
-from evomerge.study.workers import open_pool
+from evomerge.study.workers.open_pool import open_pool
+from evomerge.study.workers.scheduler import Scheduler
 
 if TYPE_CHECKING:
     import pandas
@@ -127,11 +127,11 @@ class Study:
         return best[0]
 
     def trials_dataframe(self) -> pandas.DataFrame:
-        """One row per trial; see `evomerge.study.dataframes.trials_dataframe` for the columns."""
+        """One row per trial; see `study.journal.dataframes` for the columns."""
         return dataframes.trials_dataframe(self.record)
 
     def outcomes_dataframe(self) -> pandas.DataFrame:
-        """One row per recipe, mode and item; see `evomerge.study.dataframes.outcomes_dataframe`."""
+        """One row per recipe, mode and item; see `study.journal.dataframes`."""
         return dataframes.outcomes_dataframe(self.record)
 
     def optimize(self, n_trials: int | None = None, callbacks: Sequence[Callback] = ()) -> None:

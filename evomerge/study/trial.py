@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from evomerge.dimension import Value
-from evomerge.recipe import Recipe
-from evomerge.study.record import AskRecord, Failure, Record, State, TrialRecord
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.space.dimension import Value
+from evomerge.study.journal.record import AskRecord, Failure, Record, State, TrialRecord
 
 
 class Trial:

@@ -7,9 +7,9 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from evomerge.study.journal import read
-from evomerge.study.objective import fitness
-from evomerge.study.record import Record
+from evomerge.study.journal.journal import read
+from evomerge.study.journal.record import Record
+from evomerge.study.statistics.outcome import fitness
 
 
 def main(directory: Path, wall_seconds: float) -> None:

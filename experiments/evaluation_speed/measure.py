@@ -21,14 +21,14 @@ from typing import Any
 import torch
 from large import make
 
-from evomerge.evaluate import packing
-from evomerge.evaluate.likelihood import Batch, model_input
-from evomerge.evaluate.packed import model_arguments, prefix_cache
-from evomerge.evaluate.packing import minimum_tokens
-from evomerge.evaluate.stems import Depth, stem_arguments
-from evomerge.study.anchors import anchors
+from evomerge.evaluate.likelihood import packing
+from evomerge.evaluate.likelihood.attention import model_arguments, prefix_cache
+from evomerge.evaluate.likelihood.likelihood import Batch, model_input
+from evomerge.evaluate.likelihood.packing import minimum_tokens
+from evomerge.evaluate.likelihood.stems import Depth, stem_arguments
 from evomerge.study.config import StudyConfig
-from evomerge.study.evaluator import Evaluator
+from evomerge.study.phases.anchors import anchors
+from evomerge.study.workers.evaluator import Evaluator
 
 SKILLS = ("reverse", "sort", "max", "ja", "ja_reverse", "ja_sort", "ja_max")
 PER_TASK = 48  # items, as a generation of the demo has them

@@ -19,11 +19,11 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["evomerge", "yaml", "json"]):
-    from evomerge import yaml_file
-    from evomerge.checkpoint.header import read_header
-    from evomerge.errors import UserError
-    from evomerge.study.journal import Journal, iterate
-    from evomerge.study.repair import repair
+    from evomerge.checkpoint.files.header import read_header
+    from evomerge.core import yaml_file
+    from evomerge.core.errors import UserError
+    from evomerge.study.journal.journal import Journal, iterate
+    from evomerge.study.journal.repair import repair
     from tests.faults.bad_inputs import BYTES, HEADERS, TEXTS, WEIGHTS, _frame
     from tests.study.small_study import stub_document
 

@@ -21,9 +21,11 @@ from statistics import median
 import torch
 from safetensors.torch import save_file
 
-from evomerge.merge import Parents, fill, plan
-from evomerge.merge.kernels import BlockedKernels
-from evomerge.recipe import Recipe
+from evomerge.merge.build import fill
+from evomerge.merge.kernels.blocked import BlockedKernels
+from evomerge.merge.parents.parents import Parents
+from evomerge.merge.plan.plan import plan
+from evomerge.recipe.recipe import Recipe
 
 ROUNDS = 9
 NAMES = ("base", "a", "b", "c")

@@ -19,15 +19,15 @@ from arms import ARMS, HEADLINE, Arm
 from peers import MergekitEvolve, Mergenetic
 from spaces import first_steps, parents, spaces
 
-from evomerge.dimension import Dimension
-from evomerge.recipe import Recipe
-from evomerge.search import create
-from evomerge.study.anchors import anchors
+from evomerge.optimizers import create
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.space.dimension import Dimension
 from evomerge.study.config import StudyConfig
-from evomerge.study.evaluator import Evaluator
-from evomerge.study.objective import Row, fitness, item_scores
-from evomerge.study.pools import generation_items, split
-from evomerge.study.race import Race
+from evomerge.study.phases.anchors import anchors
+from evomerge.study.statistics.outcome import Row, fitness, item_scores
+from evomerge.study.statistics.pools import generation_items, split
+from evomerge.study.statistics.race import Race
+from evomerge.study.workers.evaluator import Evaluator
 
 BUDGET = 11_200  # item evaluations: 100 candidates on 16 items of each of seven tasks
 SHARES = {"search": 0.5, "race": 0.1, "holdout": 0.4}  # of 512 documents a task

@@ -6,8 +6,8 @@ import time
 
 import numpy as np
 
-from evomerge.dimension import Dimension
-from evomerge.search import create
+from evomerge.optimizers import create
+from evomerge.recipe.space.dimension import Dimension
 
 ARMS = ("random", "sobol", "catcma", "cmaes", "sepcma", "de", "genetic", "swarm", "map_elites")
 TRIALS, WINDOW = 10_000, 500

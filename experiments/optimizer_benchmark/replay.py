@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from evomerge.dimension import Dimension
-from evomerge.search import create
+from evomerge.optimizers import create
+from evomerge.recipe.space.dimension import Dimension
 
 FEATURES, RIDGE = 400, 3.0
 LOW, HIGH = -0.25, 1.5

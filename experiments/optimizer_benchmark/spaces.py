@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from evomerge.space import SearchSpace
+from evomerge.recipe.space.space import SearchSpace
 
 LOW, HIGH = -0.25, 1.5  # of every weight, as in search_spaces/task_arithmetic_by_depth.yaml
 
@@ -41,10 +41,11 @@ def first_steps(zoo: Path, space: SearchSpace) -> list[float]:
 
     Reads the weights, and so needs torch.
     """
-    from evomerge import merge
-    from evomerge.study.steps import steps_of
+    from evomerge.merge.kernels.norms import squared_norms
+    from evomerge.merge.parents.nested import open_parents
+    from evomerge.study.phases.steps import steps_of
 
     base, models = parents(zoo)
-    norms = merge.squared_norms(merge.open_parents([base, *models], "cpu"), base, models)
+    norms = squared_norms(open_parents([base, *models], "cpu"), base, models)
     layers = json.loads((zoo / "base" / "config.json").read_text())["num_hidden_layers"]
     return steps_of(space, norms, int(layers))

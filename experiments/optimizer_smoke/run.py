@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from evomerge.dimension import Dimension
-from evomerge.search import create
+from evomerge.optimizers import create
+from evomerge.recipe.space.dimension import Dimension
 
 HERE = Path(__file__).parent
 BUDGET = 240  # evaluations

@@ -35,14 +35,14 @@ from typing import Any
 
 from stand_in import SleepingPool, study
 
-from evomerge import search
+from evomerge import optimizers as search
 from evomerge.report import status_text
-from evomerge.report.page import page
+from evomerge.report.page.page import page
 from evomerge.report.run import Run
 from evomerge.study import study as study_module
 from evomerge.study.config import StudyConfig
-from evomerge.study.journal import JOURNAL, iterate
-from evomerge.study.record import Record
+from evomerge.study.journal.journal import JOURNAL, iterate
+from evomerge.study.journal.record import Record
 from evomerge.study.study import Study
 
 PAGE = os.sysconf("SC_PAGE_SIZE")

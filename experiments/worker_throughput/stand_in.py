@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.study.config import StudyConfig
-from evomerge.study.worker_pool import Pool, Reply
+from evomerge.study.workers.pool import Pool, Reply
 
 TASKS, DOCUMENTS = ("one", "two"), 400
 

@@ -7,15 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evomerge.checkpoint import (
-    Checkpoint,
-    atomic_folder,
-    check_compatible,
-    check_same_tokens,
-    resolve,
-    write_shards,
-)
-from evomerge.errors import UserError
+from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.compatible import check_compatible, check_same_tokens
+from evomerge.checkpoint.files.folder import resolve
+from evomerge.checkpoint.files.shards import write_shards
+from evomerge.core.atomic import atomic_folder
+from evomerge.core.errors import UserError
 from tests.models import make_model, near
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from evomerge.cli import check, main
+from evomerge.cli import main
+from evomerge.cli.commands import check
 from evomerge.study import study as study_module
 from tests.study.small_study import InProcessPool, StubWorkers, real_study, stub_document
 from tests.study.study_driver import Drivers, drivers_of_session

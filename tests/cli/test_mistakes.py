@@ -379,7 +379,7 @@ def test_unknown_names_get_the_nearest_known_one(
 def test_a_fault_of_ours_has_code_1_and_a_traceback(
     evomerge: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from evomerge import space
+    from evomerge.recipe.space import space
 
     monkeypatch.setattr(space, "shipped", lambda: 1 // 0)
     told = evomerge("spaces")
@@ -400,7 +400,7 @@ def test_a_real_worker_tells_the_driver_in_one_line(tmp_path: Path) -> None:
 def test_a_package_that_is_not_installed_is_named_without_a_traceback(
     evomerge: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from evomerge.cli import show
+    from evomerge.cli.commands import show
 
     def fails(*_: object) -> None:
         raise ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")

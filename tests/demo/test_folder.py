@@ -1,7 +1,7 @@
 import pytest
 
-from evomerge.demo.folder import MARKER, is_complete, only_builder, written_whole
-from evomerge.errors import UserError
+from evomerge.core.errors import UserError
+from evomerge.core.folder import MARKER, is_complete, only_builder, written_whole
 
 
 def _write(folder, made_from, text="weights"):

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.cli import check, main
-from evomerge.study import landscape
+from evomerge.cli import main
+from evomerge.cli.commands import check
 from evomerge.study import study as study_module
+from evomerge.study.analysis import landscape
 from tests.study.small_study import InProcessPool, real_study
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from evomerge import yaml_file
 from evomerge.cli import main
 from evomerge.cli.parser import make_parser
+from evomerge.core import yaml_file
 from evomerge.study.config import StudyConfig
 
 DOCS = Path(__file__).parents[2] / "docs"

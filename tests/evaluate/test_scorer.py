@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from evomerge.errors import UserError
-from evomerge.evaluate import Harness, NonFiniteError, Scorer, TaskRequest
-from evomerge.evaluate.decode import Answer, Decoder
-from evomerge.evaluate.plan import Mode
-from evomerge.evaluate.smooth import smooth_answers
+from evomerge.core.errors import UserError
+from evomerge.evaluate.generation.decode import Answer, Decoder
+from evomerge.evaluate.outcomes import NonFiniteError
+from evomerge.evaluate.scorer import Scorer
+from evomerge.evaluate.scoring.plan import Mode
+from evomerge.evaluate.scoring.smooth import smooth_answers
+from evomerge.evaluate.tasks.harness import Harness
+from evomerge.evaluate.tasks.request import TaskRequest
 from tests.evaluate.evaluation_bench import (
     CHOICE,
     GENERATE,

@@ -16,12 +16,12 @@ import pytest
 import torch
 from lm_eval.tasks import TaskManager
 
-from evomerge.evaluate import load_model
-from evomerge.evaluate.harness import Harness, stock_model
-from evomerge.evaluate.packed import deepest
-from evomerge.evaluate.plan import Mode
-from evomerge.evaluate.request import Request
+from evomerge.evaluate.likelihood.attention import deepest
+from evomerge.evaluate.model import load_model
 from evomerge.evaluate.scorer import Scorer
+from evomerge.evaluate.scoring.plan import Mode
+from evomerge.evaluate.tasks.harness import Harness, stock_model
+from evomerge.evaluate.tasks.request import Request
 from tests.evaluate.evaluation_bench import TASKS, Bench, make_model
 
 ADDITIVE = [name for name in TASKS if name != "rolling"]

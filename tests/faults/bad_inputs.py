@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import methods
-from evomerge.study.journal import Journal
+from evomerge.study.journal.journal import Journal
 from tests.study.small_study import stub_document
 
 Spoil = Callable[[Path], list[str]]  # changes files in a home folder; the command's words

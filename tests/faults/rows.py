@@ -9,9 +9,9 @@ _PARENTS = "tests/faults/test_parents_that_change.py"
 _WHOLE = "tests/faults/test_whole_or_not_at_all.py"
 _DOORS = "tests/faults/test_secrets_and_doors.py"
 _BAD = "tests/faults/test_bad_inputs.py"
-_JOURNAL = "tests/study/test_journal.py"
+_JOURNAL = "tests/study/journal/test_journal.py"
 _RESUME = "tests/study/test_resume.py"
-_SCHEDULER = "tests/study/test_scheduler.py"
+_SCHEDULER = "tests/study/workers/test_scheduler.py"
 _CLUSTER = "tests/faults/test_clusters.py"
 _CLI = "tests/cli/test_mistakes.py"
 
@@ -61,7 +61,7 @@ ROWS: dict[int, tuple[str, list[str]]] = {
         "NaN or infinity in weights or logits",
         [
             f"{_CLI}::test_spoilt_models_are_named_by_search_and_by_build[not_finite]",
-            "tests/evaluate/test_likelihood.py::test_weights_that_are_not_finite",
+            "tests/evaluate/likelihood/test_likelihood.py::test_weights_that_are_not_finite",
         ],
     ),
     10: (
@@ -83,7 +83,7 @@ ROWS: dict[int, tuple[str, list[str]]] = {
         [
             f"{_JOURNAL}::test_cut_at_every_byte",
             f"{_JOURNAL}::test_every_flipped_byte",
-            "tests/study/test_repair.py::test_damage_in_the_middle",
+            "tests/study/journal/test_repair.py::test_damage_in_the_middle",
         ],
     ),
     16: (
@@ -99,7 +99,7 @@ ROWS: dict[int, tuple[str, list[str]]] = {
         [
             f"{_BAD}::test_a_sample_of_the_bad_inputs",
             f"{_BAD}::test_three_thousand_mutated",
-            "tests/checkpoint/test_inspection.py::test_a_child_that_dies_of_its_limits",
+            "tests/checkpoint/sandbox/test_sandbox.py::test_a_child_that_dies_of_its_limits",
             "tests/faults/test_large_inputs.py::test_hostile_files",
         ],
     ),
@@ -113,8 +113,8 @@ ROWS: dict[int, tuple[str, list[str]]] = {
         "result late or twice",
         [
             f"{_SCHEDULER}::test_a_straggler_is_done_again",
-            "tests/study/test_record.py::test_the_first_delivery_of_an_outcome",
-            "tests/study/test_record.py::test_the_outcome_table_is_a_dict",
+            "tests/study/journal/test_record.py::test_the_first_delivery_of_an_outcome",
+            "tests/study/journal/test_record.py::test_the_outcome_table_is_a_dict",
         ],
     ),
     22: (
@@ -144,6 +144,6 @@ ROWS: dict[int, tuple[str, list[str]]] = {
         ],
     ),
     30: ("file system without flock", [f"{_JOURNAL}::test_without_file_locks"]),
-    31: ("journal of 10,000 trials", ["tests/study/test_record.py::test_ten_thousand"]),
+    31: ("journal of 10,000 trials", ["tests/study/journal/test_record.py::test_ten_thousand"]),
     32: ("worker of another version", [f"{_FAIL}::test_a_worker_of_other_versions"]),
 }

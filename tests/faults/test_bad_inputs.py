@@ -18,12 +18,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evomerge import search
+from evomerge import optimizers as search
 from evomerge.cli import main
-from evomerge.errors import UserError
-from evomerge.recipe import Recipe
+from evomerge.core.errors import UserError
+from evomerge.recipe.recipe import Recipe
 from evomerge.study.config import StudyConfig
-from tests.checkpoint.test_damaged_weights import mutated
+from tests.checkpoint.files.test_damaged_weights import mutated
 from tests.faults.bad_inputs import BadInput, corpus
 from tests.models import make_family
 
@@ -162,7 +162,7 @@ def test_every_bad_input_is_told_in_one_line(
 
 
 IMPORTS = """
-import evomerge.cli.search, evomerge.merge, evomerge.report
+import evomerge.cli.commands.search, evomerge.merge.build, evomerge.report
 from evomerge import search
 for name in ("catcma", "cmaes"):
     search.create(name)

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from evomerge.study.config import StudyConfig
-from evomerge.study.record import Record
+from evomerge.study.journal.record import Record
 from evomerge.study.study import JOURNAL, Study
 from tests.study.small_study import events, paid, substance
 

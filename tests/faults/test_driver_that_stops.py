@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from evomerge.errors import UserError
+from evomerge.core.errors import UserError
 from evomerge.study.config import StudyConfig
-from evomerge.study.record import Record
+from evomerge.study.journal.record import Record
 from evomerge.study.study import JOURNAL, Study
 from tests.faults.command import SMALL, Command, undisturbed
 from tests.study.small_study import StubWorkers, events, paid, stub_config, substance
@@ -143,7 +143,7 @@ def test_a_changed_study_is_refused_with_every_difference_or_goes_on_and_is_reco
         Study(stub_config(**SMALL, evaluate={"num_fewshot": 2}) and _seeded(), run).optimize(4)
     with pytest.raises(UserError, match="is not the recipe in the journal"):
         Study(_seeded(), run, allow_changed=True).optimize(8)
-    monkeypatch.setattr("evomerge.study.check.versions", lambda: {"code": "other"})
+    monkeypatch.setattr("evomerge.study.phases.check.versions", lambda: {"code": "other"})
     with pytest.raises(UserError, match=r"began with other versions: .*code \w+ -> other.*--allow"):
         Study(_allowed(run), run).optimize(8)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from evomerge import faults
+from evomerge.core import faults
 from evomerge.study.study import JOURNAL, Study
 from tests.faults.command import SMALL, Command, undisturbed
 from tests.models import make_family

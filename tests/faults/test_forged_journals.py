@@ -14,15 +14,15 @@ from optuna.storages import InMemoryStorage
 
 import evomerge
 from evomerge.cli import main
-from evomerge.cli.dashboard import _catch_up
-from evomerge.errors import UserError
-from evomerge.report.mirror import Mirror
+from evomerge.cli.commands.dashboard import _catch_up
+from evomerge.core.errors import UserError
+from evomerge.report.optuna_mirror import Mirror
 from evomerge.study import study as study_module
 from evomerge.study.config import StudyConfig
-from evomerge.study.journal import JOURNAL, follow, iterate
-from evomerge.study.record import Record
+from evomerge.study.journal.journal import JOURNAL, follow, iterate
+from evomerge.study.journal.record import Record
 from evomerge.study.study import Study
-from evomerge.study.worker_pool import Pool, Reply
+from evomerge.study.workers.pool import Pool, Reply
 from tests.report import report_bench as bench
 from tests.study.small_study import stub_config
 from tests.study.stub_worker import DEFAULTS, Stub
@@ -194,7 +194,7 @@ class Hurried:
 def stubs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Stubs for workers and for waiting, and a folder of its own."""
     monkeypatch.setattr(study_module, "open_pool", StubPool)
-    monkeypatch.setattr("evomerge.cli.watch.time", Hurried)
+    monkeypatch.setattr("evomerge.cli.commands.watch.time", Hurried)
     monkeypatch.chdir(tmp_path)
 
 

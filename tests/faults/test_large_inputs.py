@@ -26,15 +26,13 @@ import json, os, resource, sys
 reader = os.fork()
 if reader:
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(reader, 0)[1]))
-for name, folder in (("evomerge", "evomerge"), ("evomerge.checkpoint", "evomerge/checkpoint")):
-    sys.modules[name] = type(sys)(name)
-    sys.modules[name].__path__ = [sys.argv[1] + "/" + folder]
+sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from evomerge.checkpoint import inspection
-from evomerge.checkpoint.folder import read_config
-from evomerge.checkpoint.header import read_header
+from evomerge.checkpoint.sandbox import client
+from evomerge.checkpoint.files.folder import read_config
+from evomerge.checkpoint.files.header import read_header
 from evomerge.checkpoint.vocabulary import read_tokenizer
-from evomerge.errors import UserError
+from evomerge.core.errors import UserError
 
 def peaks():
     kinds = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
@@ -43,11 +41,11 @@ def peaks():
 folder, began, told = Path(sys.argv[2]), peaks()[0], None
 kept = []
 try:
-    inspection.inspect([folder])
+    client.inspect([folder])
     kept.append(read_config(folder))
     if (folder / "model.safetensors").is_file():
         kept.append(read_header(folder / "model.safetensors"))
-    if inspection.tokens_of(folder):
+    if client.tokens_of(folder):
         kept.append(read_tokenizer(folder))
 except UserError as error:
     told = str(error)

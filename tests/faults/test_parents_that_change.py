@@ -13,12 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evomerge.errors import UserError
+from evomerge.core.errors import UserError
 from evomerge.study import study as study_module
 from evomerge.study.config import StudyConfig
-from evomerge.study.evaluator import Evaluator
-from evomerge.study.record import Record
+from evomerge.study.journal.record import Record
 from evomerge.study.study import Study
+from evomerge.study.workers.evaluator import Evaluator
 from tests.study.small_study import InProcessPool, events, substance
 
 SLOW = pytest.mark.slow

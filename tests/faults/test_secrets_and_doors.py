@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.cli import main
-from evomerge.redact import redact, redacted
+from evomerge.core.redact import redact, redacted
 from tests.faults.command import Command
 from tests.study.small_study import StubWorkers, stub_document
 from tests.study.study_driver import Drivers, children

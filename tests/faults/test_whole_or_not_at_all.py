@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from evomerge import faults, partial
-from evomerge.checkpoint import atomic_folder
-from evomerge.errors import UserError
+from evomerge.core import faults, partial
+from evomerge.core.atomic import atomic_folder
+from evomerge.core.errors import UserError
 
 
 def arm(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
@@ -58,7 +58,7 @@ def test_what_a_killed_process_left_is_swept_and_what_a_living_one_makes_is_not(
 ) -> None:
     code = (
         "import sys, os, signal; from pathlib import Path\n"
-        "from evomerge.checkpoint import atomic_folder\n"
+        "from evomerge.core.atomic import atomic_folder\n"
         "with atomic_folder(Path(sys.argv[1])) as folder:\n"
         "    (folder / 'half').write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

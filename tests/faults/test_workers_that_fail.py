@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.errors import UserError
-from evomerge.study import scheduler
-from evomerge.study.failures import kind_of
+from evomerge.core.errors import UserError
 from evomerge.study.study import Study
+from evomerge.study.workers import scheduler
+from evomerge.study.workers.failures import kind_of
 from tests.study.small_study import StubWorkers, events, paid, stub_config, substance
 
 SLOW = [pytest.mark.slow]
@@ -175,7 +175,7 @@ def test_a_real_worker_under_a_memory_limit_is_out_of_memory_and_not_a_fault() -
     code = (
         "import resource, torch\n"
         "from pathlib import Path\n"
-        "from evomerge.study.failures import kind_of\n"
+        "from evomerge.study.workers.failures import kind_of\n"
         "used = int(Path('/proc/self/statm').read_text().split()[0]) * 4096\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))\n"
         "try:\n    torch.empty(2**32)\n"
@@ -188,8 +188,8 @@ def test_a_real_worker_under_a_memory_limit_is_out_of_memory_and_not_a_fault() -
 
 
 def test_a_worker_of_other_versions_is_refused(tmp_path: Path) -> None:
-    from evomerge.study.evaluator import start
-    from evomerge.study.versions import versions
+    from evomerge.study.workers.evaluator import start
+    from evomerge.study.workers.versions import versions
 
     config = json.loads(json.dumps(stub_config().to_dict()))
     other = {**versions(), "torch": "1.0", "code": "0"}

@@ -2,7 +2,7 @@
 
 import torch
 
-from evomerge.recipe import Recipe
+from evomerge.recipe.recipe import Recipe
 
 PROMPT = torch.tensor([[1, 7, 4, 20, 39, 5]])
 

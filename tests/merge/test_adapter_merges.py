@@ -6,12 +6,15 @@ import pytest
 import torch
 import yaml
 
-from evomerge.checkpoint import Checkpoint
-from evomerge.errors import UserError
-from evomerge.merge import Parents, build, digest, fill, live_tensors, plan, tensors
-from evomerge.mergekit import as_yaml, to_mergekit
-from evomerge.recipe import Recipe
-from evomerge.space import SearchSpace
+from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.core.errors import UserError
+from evomerge.merge.build import digest, fill, live_tensors, tensors
+from evomerge.merge.make import build
+from evomerge.merge.parents.parents import Parents
+from evomerge.merge.plan.plan import plan
+from evomerge.recipe.mergekit.to_mergekit import as_yaml, to_mergekit
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.space.space import SearchSpace
 from tests.adapters import make_adapter, merged_by_peft
 from tests.merge.merging import load_live
 from tests.models import load, make_model

@@ -10,9 +10,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from evomerge.checkpoint import Checkpoint, write_shards
-from evomerge.merge import Parents, build, digest, fill, live_tensors, plan, tensors, write
-from evomerge.recipe import Recipe
+from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.files.shards import write_shards
+from evomerge.merge.build import digest, fill, live_tensors, tensors, write
+from evomerge.merge.make import build
+from evomerge.merge.parents.parents import Parents
+from evomerge.merge.plan.plan import plan
+from evomerge.recipe.recipe import Recipe
 from tests.merge.merging import load_live, logits, recipe_of
 from tests.models import load, make_family
 

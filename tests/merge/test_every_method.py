@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from evomerge.merge import Parents, plan, tensors
+from evomerge.merge.build import tensors
+from evomerge.merge.parents.parents import Parents
+from evomerge.merge.plan.plan import plan
 from evomerge.methods import CounterRandom, registered
-from evomerge.recipe import Recipe
+from evomerge.recipe.recipe import Recipe
 from tests.models import load, make_family
 
 

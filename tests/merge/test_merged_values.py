@@ -8,8 +8,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from evomerge.errors import UserError
-from evomerge.merge import Parents, build, digest, plan, tensors
+from evomerge.core.errors import UserError
+from evomerge.merge.build import digest, tensors
+from evomerge.merge.make import build
+from evomerge.merge.parents.parents import Parents
+from evomerge.merge.plan.plan import plan
 from tests.merge.merging import recipe_of
 from tests.models import load, make_family
 

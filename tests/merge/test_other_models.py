@@ -6,9 +6,9 @@ import warnings
 import pytest
 import torch
 
-from evomerge.errors import UserError
-from evomerge.merge import build
-from evomerge.recipe import Recipe
+from evomerge.core.errors import UserError
+from evomerge.merge.make import build
+from evomerge.recipe.recipe import Recipe
 from tests.models import load, make_model, make_t5
 
 COMMON = {

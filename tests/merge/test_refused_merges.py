@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from evomerge.errors import UserError
-from evomerge.merge import Parents, build, digest, fill, plan
+from evomerge.core.errors import UserError
+from evomerge.merge.build import digest, fill
+from evomerge.merge.make import build
+from evomerge.merge.parents.parents import Parents
+from evomerge.merge.plan.plan import plan
 from tests.merge.merging import load_live, recipe_of
 from tests.models import load, make_family, make_model, near
 

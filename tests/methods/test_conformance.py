@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from evomerge.errors import UserError
+from evomerge.core.errors import UserError
 from evomerge.methods import CounterRandom, registered
 
 SHAPES = [(), (1,), (7,), (4, 9), (2, 3, 5), (0,), (0, 4), (4, 0)]

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from evomerge.errors import UserError
-from evomerge.merge import build
+from evomerge.core.errors import UserError
+from evomerge.merge.make import build
 from evomerge.methods import lora_lego, lorahub
-from evomerge.recipe import Recipe
+from evomerge.recipe.recipe import Recipe
 from tests.adapters import make_adapter, merged_by_peft
 from tests.models import load, make_model
 

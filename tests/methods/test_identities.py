@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from evomerge.errors import UserError
+from evomerge.core.errors import UserError
 from evomerge.methods import (
     CounterRandom,
     arcee_fusion,

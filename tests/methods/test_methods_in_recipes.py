@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from evomerge import methods
-from evomerge.checkpoint import Checkpoint
-from evomerge.errors import UserError
-from evomerge.merge import build
-from evomerge.mergekit import to_mergekit
+from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.core.errors import UserError
+from evomerge.merge.make import build
 from evomerge.methods import registered
-from evomerge.recipe import Recipe
+from evomerge.recipe.mergekit.to_mergekit import to_mergekit
+from evomerge.recipe.recipe import Recipe
 from tests.models import load, make_family
 
 

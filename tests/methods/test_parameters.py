@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evomerge.errors import UserError
+from evomerge.core.errors import UserError
 from evomerge.methods import (
     REQUIRED,
     Count,

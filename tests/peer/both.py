@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from evomerge.merge import build, open_parents, with_merges
-from evomerge.mergekit import as_yaml, to_mergekit
-from evomerge.recipe import Recipe
+from evomerge.merge.make import build
+from evomerge.merge.parents.nested import open_parents, with_merges
+from evomerge.recipe.mergekit.to_mergekit import as_yaml, to_mergekit
+from evomerge.recipe.recipe import Recipe
 from tests.models import load
 
 PYTHON = os.environ.get("MERGEKIT_PYTHON")

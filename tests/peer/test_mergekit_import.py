@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from evomerge import yaml_file
-from evomerge.merge import build
-from evomerge.mergekit_import import from_mergekit
+from evomerge.core import yaml_file
+from evomerge.merge.make import build
+from evomerge.recipe.mergekit.from_mergekit import from_mergekit
 from tests.models import make_family
 from tests.peer.both import different, merged_by_mergekit, needs_mergekit
 

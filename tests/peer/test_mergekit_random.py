@@ -7,10 +7,10 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from evomerge import yaml_file
-from evomerge.errors import UserError
-from evomerge.merge import build
-from evomerge.mergekit_import import from_mergekit
+from evomerge.core import yaml_file
+from evomerge.core.errors import UserError
+from evomerge.merge.make import build
+from evomerge.recipe.mergekit.from_mergekit import from_mergekit
 from tests.models import DTYPES, make_family, make_t5, near
 from tests.peer.both import different, merged_by_mergekit, named, needs_mergekit
 from tests.peer.random_documents import METHODS, TRIMMING, Generator

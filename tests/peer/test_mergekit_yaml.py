@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from evomerge import methods
-from evomerge.binding import placeholders
-from evomerge.checkpoint import Checkpoint
-from evomerge.merge import build
-from evomerge.mergekit import as_yaml, to_mergekit
-from evomerge.recipe import Recipe
-from evomerge.space import SearchSpace, shipped
+from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.merge.make import build
+from evomerge.recipe.mergekit.to_mergekit import as_yaml, to_mergekit
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.space.space import SearchSpace, shipped
+from evomerge.recipe.space.template import placeholders
 from tests.models import load, make_family
 from tests.peer.both import (
     PYTHON,

@@ -6,9 +6,10 @@ import math
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evomerge import methods, yaml_file
-from evomerge.recipe import Recipe
-from evomerge.space import SearchSpace
+from evomerge import methods
+from evomerge.core import yaml_file
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.space.space import SearchSpace
 
 # names that YAML would take for something else, and any other
 NAMES = st.sampled_from(

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evomerge.report.complement import complement
 from evomerge.report.explain import explanation, explanation_text
-from evomerge.report.importance import importance
-from evomerge.study.record import Record
+from evomerge.study.analysis.complement import complement
+from evomerge.study.analysis.importance import importance
+from evomerge.study.journal.record import Record
 
 NAMES = ["models[a].weight[0]", "models[a].weight[1]", "models[b].weight[0]", "models[b].weight[1]"]
 

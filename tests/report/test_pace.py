@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from evomerge.report import Pace
-from evomerge.study.record import Record
+from evomerge.study.journal.record import Record
 from tests.report import report_bench as bench
 
 

@@ -1,5 +1,5 @@
 from evomerge.report import status_text, summary
-from evomerge.study.record import Record
+from evomerge.study.journal.record import Record
 from tests.report import report_bench as bench
 
 

@@ -13,9 +13,9 @@ import pytest
 
 from evomerge.study import study as study_module
 from evomerge.study.config import StudyConfig
-from evomerge.study.journal import iterate
+from evomerge.study.journal.journal import iterate
 from evomerge.study.study import JOURNAL, Study
-from evomerge.study.worker_pool import Pool, Reply
+from evomerge.study.workers.pool import Pool, Reply
 
 PYTHON = sys.executable  # before a stub takes its place
 STUB_SPACE: dict[str, Any] = {
@@ -95,7 +95,7 @@ class InProcessPool(Pool):
 
     def submit(self, worker: int, request: dict[str, Any]) -> None:
         """Answer at once."""
-        from evomerge.study.evaluator import Evaluator, start
+        from evomerge.study.workers.evaluator import Evaluator, start
 
         if self._worker is None:
             self._worker = start(json.loads(json.dumps(self.config.to_dict())))

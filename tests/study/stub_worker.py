@@ -1,7 +1,7 @@
 """A worker that needs no model: scores follow from the recipe's numbers and a hash of the item.
 
-It speaks as `evomerge.study.worker` does, and starts in hundredths of a second, since it imports
-nothing but the standard library. What it does is set by STUB_WORKER, a JSON object in the
+It speaks as `evomerge.study.workers.child` does, and starts in hundredths of a second, since it
+imports nothing but the standard library. What it does is set by STUB_WORKER, a JSON object in the
 environment: see `DEFAULTS`.
 """
 
@@ -244,7 +244,7 @@ def fault_points() -> Callable[[str], None]:
     if not os.environ.get("EVOMERGE_FAULT", "").startswith("worker."):
         return lambda _point: None
     sys.path.insert(0, str(Path(__file__).parents[2]))
-    from evomerge import faults
+    from evomerge.core import faults
 
     return faults.reach
 

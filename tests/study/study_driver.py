@@ -108,9 +108,11 @@ def children(process: int) -> list[int]:
 
 def serve() -> None:
     """Fork a driver for every line of stdin."""
-    from evomerge import report, search
-    from evomerge.cli import search as command
-    from evomerge.study import anchors, study
+    from evomerge import optimizers as search
+    from evomerge import report
+    from evomerge.cli.commands import search as command
+    from evomerge.study import study
+    from evomerge.study.phases import anchors
 
     assert all((anchors, command, report, study))
     for name in ("catcma", "cmaes"):  # so that their libraries are there already
@@ -137,8 +139,8 @@ def run(request: dict[str, Any]) -> int:
             goes; and ``torn``: ``[n, share]`` kills this process when it has written that share of
             the bytes of its n-th event.
     """
-    from evomerge import faults
     from evomerge.cli import main
+    from evomerge.core import faults
     from evomerge.study.config import StudyConfig
     from evomerge.study.study import Study
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import evomerge as em
-from evomerge.errors import UserError
+from evomerge.core.errors import UserError
 from evomerge.study.study import Study
 from evomerge.study.trial import Trial, pareto_front
 from tests.study.small_study import StubWorkers, events, stub_config
@@ -264,7 +264,7 @@ def test_the_outcomes_table_has_a_row_for_every_item_paid_for(searched: Path) ->
 
 
 def test_truncated_and_unextracted_answers_are_shares_of_what_was_generated() -> None:
-    from evomerge.study.record import Record
+    from evomerge.study.journal.record import Record
 
     record = Record()
     task = {"metric": "m", "higher_is_better": True, "weight": 1.0}

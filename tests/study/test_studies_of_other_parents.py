@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from evomerge import yaml_file
 from evomerge.cli.main import main
-from evomerge.merge import build
-from evomerge.recipe import Recipe
+from evomerge.core import yaml_file
+from evomerge.merge.make import build
+from evomerge.recipe.recipe import Recipe
 from tests.models import load
 from tests.study.small_study import real_study
 

@@ -12,19 +12,19 @@ from typing import Any
 import pytest
 
 import evomerge as em
-from evomerge.cli.progress import Progress
-from evomerge.errors import UserError
-from evomerge.recipe import Recipe
+from evomerge.cli.display.progress import Progress
+from evomerge.core.errors import UserError
+from evomerge.optimizers import GeneticAlgorithm, Optimizer
+from evomerge.recipe.recipe import Recipe
 from evomerge.report import summary
-from evomerge.report.page import page
+from evomerge.report.page.page import page
 from evomerge.report.run import Run
 from evomerge.report.status import status_text
-from evomerge.search import GeneticAlgorithm, Optimizer
-from evomerge.study import scheduler
 from evomerge.study.config import StudyConfig
-from evomerge.study.correlation import rank_correlation
-from evomerge.study.record import Record
+from evomerge.study.journal.record import Record
+from evomerge.study.statistics.correlation import rank_correlation
 from evomerge.study.study import JOURNAL, Study
+from evomerge.study.workers import scheduler
 from tests.study.small_study import (
     StubWorkers,
     events,
@@ -397,7 +397,7 @@ def test_a_journal_of_another_optimizer_version_is_refused_with_the_trial_named(
 ) -> None:
     run = tmp_path / "run"
     go(run, search={"trials": 8})
-    from evomerge.search.catcma import CatCma
+    from evomerge.optimizers.evolution.catcma import CatCma
 
     propose = CatCma._propose
     monkeypatch.setattr(CatCma, "_propose", lambda self: propose(self)[::-1])

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from evomerge.errors import UserError
+from evomerge.core.errors import UserError
 from evomerge.study.config.items import ItemsConfig
 from evomerge.study.config.tasks import FunctionTaskConfig, TaskConfig
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from evomerge.errors import UserError
-from evomerge.study.pools import check_shares
+from evomerge.core.errors import UserError
+from evomerge.study.statistics.pools import check_shares
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from evomerge.errors import UserError
-from evomerge.study.constraints import Constraint
+from evomerge.core.errors import UserError
+from evomerge.study.statistics.constraints import Constraint
 
 
 @dataclass(frozen=True)

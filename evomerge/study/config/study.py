@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evomerge import model_name, yaml_file
-from evomerge.errors import UserError
-from evomerge.study.config import reading
+from evomerge.checkpoint import names as model_name
+from evomerge.core import schema as reading
+from evomerge.core import yaml_file
+from evomerge.core.errors import UserError
 from evomerge.study.config.evaluate import EvaluateConfig
 from evomerge.study.config.output import OutputConfig
 from evomerge.study.config.search import SearchConfig

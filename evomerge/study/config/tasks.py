@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import UserError
+from evomerge.core.errors import UserError
 
 
 @dataclass(frozen=True)

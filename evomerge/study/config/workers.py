@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from evomerge.errors import UserError
+from evomerge.core.errors import UserError
 
 
 @dataclass(frozen=True)

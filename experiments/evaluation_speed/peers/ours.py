@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from evomerge.space import SearchSpace
+from evomerge.recipe.space.space import SearchSpace
 from evomerge.study.config import StudyConfig
-from evomerge.study.evaluator import Evaluator
-from evomerge.study.shards import shard_items, shards
+from evomerge.study.journal.shards import shard_items, shards
+from evomerge.study.workers.evaluator import Evaluator
 
 SPACE = {
     "merge_method": None,  # the job's

@@ -1,0 +1,131 @@
+"""A model with a LoRA adapter on it, as one more checkpoint: its tensors are merged when read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from evomerge.checkpoint.adapters.lora import Adapter, Change
+from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.files.folder import ADAPTER_WEIGHTS as WEIGHTS
+from evomerge.checkpoint.files.header import TensorInfo
+from evomerge.checkpoint.store import Factors
+from evomerge.core.errors import UserError
+
+
+def adapted(host: Checkpoint, adapter: Adapter) -> Checkpoint:
+    """The host with the adapter on it; any host whose tensors the adapter fits, not only its own.
+
+    What the adapter adds to is float32, whatever the host is stored in: it is rounded once, when a
+    merge is written. All other tensors are the host's own.
+
+    Raises:
+        UserError: The host lacks a tensor that the adapter changes, or it is of another shape.
+    """
+    changes = {}
+    for name, change in adapter.changes.items():
+        held = _held_name(name, host, adapter)
+        changes[held] = _fitted(held, change, host, adapter)
+    _check_tied(host, changes, adapter)
+    tensors = dict(host.tensors)
+    for name, change in changes.items():
+        if change.left is not None:
+            tensors[name] = tensors[name]._replace(dtype="F32")
+        elif change.replaced_by is not None:
+            dtype = adapter.tensors[change.replaced_by].dtype
+            tensors[name] = tensors[name]._replace(dtype=dtype)
+    return Checkpoint(host.folder, host.config, tensors, _Adapted(host, adapter, changes))
+
+
+class _Adapted:
+    """The tensors of a host, an adapter's changes made."""
+
+    def __init__(self, host: Checkpoint, adapter: Adapter, changes: Mapping[str, Change]):
+        self.host = host
+        self.adapter = adapter
+        self.changes = changes
+
+    @property
+    def fingerprint(self) -> str:
+        both = f"{self.host.fingerprint} {self.adapter.fingerprint}"
+        return hashlib.sha256(both.encode()).hexdigest()
+
+    @property
+    def files(self) -> list[Path]:
+        return [*self.host.store.files, *self.adapter.files]
+
+    def tensor(self, name: str) -> Tensor:
+        change = self.changes.get(name)
+        if change is None:
+            return self.host.tensor(name)
+        key = change.replaced_by
+        whole = self.adapter.read(key) if key is not None else self.host.tensor(name)
+        if change.left is None:
+            return whole
+        return whole.float() + self.adapter.product(change)
+
+    def factors(self, name: str) -> Factors | None:
+        change = self.changes.get(name)
+        return None if change is None else self.adapter.factors(change)
+
+
+def _held_name(name: str, host: Checkpoint, adapter: Adapter) -> str:
+    """The name that the host has for a tensor of PEFT's model: the same, or one ending alike."""
+    if name in host.tensors:
+        return name
+    alike = [
+        held for held in host.tensors if held.endswith(f".{name}") or name.endswith(f".{held}")
+    ]
+    if len(alike) != 1:
+        raise UserError(f"{adapter.folder}: it changes {name}, which {host.folder} does not have")
+    return alike[0]
+
+
+def _fitted(name: str, change: Change, host: Checkpoint, adapter: Adapter) -> Change:
+    """The change in the layout of the host's tensor; an error if it fits in neither."""
+    shape = host.tensors[name].shape
+    if change.replaced_by is not None:
+        given = adapter.tensors[change.replaced_by].shape
+        if given != shape:
+            raise _misfit(adapter, name, given, host, shape)
+    if change.left is None or change.right is None:
+        return change
+    product = (adapter.tensors[change.left].shape[0], adapter.tensors[change.right].shape[1])
+    turned = product[::-1]
+    if change.transposed or product != shape:  # an embedding, or a layer that stores (in, out)
+        if turned != shape:
+            raise _misfit(adapter, name, product, host, shape)
+        return replace(change, transposed=True)
+    # A square layer fits both ways, and only the configuration tells.
+    square = product == turned and bool(adapter.config.get("fan_in_fan_out"))
+    return replace(change, transposed=square)
+
+
+def _misfit(
+    adapter: Adapter,
+    name: str,
+    given: tuple[int, ...],
+    host: Checkpoint,
+    shape: tuple[int, ...],
+) -> UserError:
+    return UserError(
+        f"{adapter.folder / WEIGHTS}: it changes {name} by {list(given)}, but in {host.folder} "
+        f"that is {list(shape)}"
+    )
+
+
+def _check_tied(host: Checkpoint, changes: Mapping[str, Change], adapter: Adapter) -> None:
+    """Refuse to change a tied embedding: whether its head moves along, the adapter does not say."""
+    if not host.config.get("tie_word_embeddings"):
+        return
+    for name in changes:
+        info: TensorInfo = host.tensors[name]
+        if len(info.shape) == 2 and info.shape[0] == host.config.get("vocab_size"):
+            raise UserError(
+                f"{adapter.folder}: it changes {name}, which in {host.folder} is tied to the head "
+                "or the embedding; merge it with PEFT, untied, and name the result"
+            )

@@ -1,0 +1,1 @@
+"""The files of a model folder: where they are, their JSON, headers, shards, and Python."""

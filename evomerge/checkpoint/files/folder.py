@@ -1,0 +1,128 @@
+"""Where a model is: a folder, or a hub id that is downloaded once; and its config.json."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+from evomerge.checkpoint.files.document import check_file, read_json
+from evomerge.core.errors import UserError
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+)
+CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+INDEX = "model.safetensors.index.json"
+# What libraries read of a tokenizer beside tokenizer.json.
+TOKENIZER_SETTINGS = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+)
+_MAX_CONFIG_BYTES = 4 * 2**20
+_INSPECTED = {CONFIG, ADAPTER_CONFIG, INDEX, "tokenizer.json", *TOKENIZER_SETTINGS}
+_READ = (".json", ".jinja", ".model", ".txt", ".safetensors", ".py", "additional_chat_templates")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?")
+
+
+def resolve(model: str | Path) -> Path:
+    """The folder of a model: itself, or the local copy of a hub id.
+
+    Raises:
+        UserError: There is none, or a link in it leads out of it.
+    """
+    path = Path(os.path.expanduser(model))  # which leaves an unknown user's ~name as it is
+    if path.is_dir():
+        check_links(path)
+        return path
+    if path.exists():
+        raise UserError(f"{model}: expected a model folder but it is a file")
+    if not _HUB_ID.fullmatch(str(model)):
+        raise UserError(f"{model}: no such folder, and not a hub id of the form org/name")
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = str(model).partition("@")
+    try:
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision or None,
+                allow_patterns=["*.safetensors", "*.json", "*.py", "README.md", *TOKENIZER_FILES],
+            )
+        )
+    except Exception as error:  # the hub's client raises a dozen unrelated kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{model}: no such folder, and the hub did not give it: {reason}") from None
+
+
+def cached(model: str) -> Path | None:
+    """This machine's copy of a hub id, which may lack files; ``None`` without one."""
+    if not _HUB_ID.fullmatch(model) or Path(os.path.expanduser(model)).exists():
+        return None
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = model.partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, local_files_only=True))
+    except Exception:  # as above
+        return None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a model folder.
+
+    Raises:
+        UserError: It is missing, outside the folder, or no JSON object.
+    """
+    file = folder / CONFIG
+    if not file.is_file():
+        raise UserError(
+            f"{folder}: expected a Hugging Face model folder, but it has no config.json"
+        )
+    config = read_json(file, _MAX_CONFIG_BYTES)
+    if not isinstance(config, dict):
+        raise UserError(f"{file}: expected a JSON object")
+    return config
+
+
+def check_links(folder: Path) -> None:
+    """Refuse links that lead out of a model's folder; the libraries that read it follow them.
+
+    Raises:
+        UserError: Names the first such link.
+    """
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_symlink() and entry.name.endswith(_READ):
+            check_file(Path(entry.path))
+
+
+def stamps(folder: Path) -> dict[str, list[int]]:
+    """Inode, bytes, and times of writing and of change of every file that is inspected.
+
+    A file that is written over or replaced has another stamp.
+    """
+    found = {}
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(folder):
+            if entry.name in _INSPECTED or entry.name.endswith(".safetensors"):
+                with contextlib.suppress(OSError):  # a link to nothing: who reads it says so
+                    held = entry.stat()
+                    if stat.S_ISREG(held.st_mode):
+                        times = held.st_mtime_ns, held.st_ctime_ns
+                        found[entry.name] = [held.st_ino, held.st_size, *times]
+    return found

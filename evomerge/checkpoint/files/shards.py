@@ -1,0 +1,61 @@
+"""Writing a model's safetensors, as one file or as numbered shards with an index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from evomerge.core import faults
+from evomerge.core.errors import UserError
+
+
+def write_shards(
+    folder: Path,
+    tensors: Iterable[tuple[str, Tensor]],
+    sizes: Mapping[str, int],
+    max_shard_bytes: int = 5 * 10**9,
+) -> None:
+    """Write tensors as model.safetensors, or as numbered shards with an index.
+
+    Args:
+        folder: Where; it exists.
+        tensors: (name, tensor) in the order of `sizes`; consumed one shard at a time.
+        sizes: Bytes of each tensor, from which the shards are cut beforehand.
+        max_shard_bytes: A shard holds at most this much, but at least one tensor.
+    """
+    cuts: list[list[str]] = [[]]
+    held = 0
+    for name, size in sizes.items():
+        if cuts[-1] and held + size > max_shard_bytes:
+            cuts.append([])
+            held = 0
+        cuts[-1].append(name)
+        held += size
+    stream, weight_map = iter(tensors), {}
+    for number, names in enumerate(cuts, 1):
+        file = "model.safetensors"
+        if len(cuts) > 1:
+            file = f"model-{number:05d}-of-{len(cuts):05d}.safetensors"
+        shard = {}
+        for expected in names:
+            name, tensor = next(stream)
+            assert name == expected, f"tensors must come in the order of sizes: {name}, {expected}"
+            shard[name] = tensor.contiguous()
+            weight_map[name] = file
+        faults.reach("shard.write")
+        try:
+            save_file(shard, folder / file, metadata={"format": "pt"})
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{folder / file}: cannot write it: {_reason(error)}") from None
+    if len(cuts) > 1:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,105 @@
+"""How recipes name a model: a folder, a hub id, or either with an adapter on it: ``base+adapter``.
+
+The form with ``+`` is mergekit's. ``{model: base, adapter: folder}`` says the same in a mapping and
+is turned into it before anything else reads a document, so that a model's name is always text.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from evomerge.core.errors import UserError
+
+
+def split(name: str, folder: Path = Path()) -> tuple[str, str | None]:
+    """A model and the adapter on it, or ``None`` where the name is of one folder or hub id.
+
+    A ``+`` in a folder's own name does not part it; folders are looked for below `folder`.
+
+    >>> split("org/base+org/adapter")
+    ('org/base', 'org/adapter')
+    >>> split("org/base+first+second")
+    ('org/base+first', 'second')
+    >>> split("org/base")
+    ('org/base', None)
+    """
+    if "+" not in name or _is_there(name, folder):
+        return name, None
+    cuts = [at for at, letter in enumerate(name) if letter == "+"]
+    both = (
+        at
+        for at in reversed(cuts)
+        if _is_there(name[:at], folder) and _is_there(name[at + 1 :], folder)
+    )
+    at = next(both, cuts[-1])
+    return name[:at], name[at + 1 :]
+
+
+def host_of(name: str) -> str:
+    """The folder or hub id under every adapter of a name.
+
+    >>> host_of("org/base+first+second")
+    'org/base'
+    """
+    host, adapter = split(name)
+    return name if adapter is None else host_of(host)
+
+
+def parts_of(name: str, folder: Path = Path()) -> list[str]:
+    """The model and every adapter on it, in order."""
+    host, adapter = split(name, folder)
+    return [name] if adapter is None else [*parts_of(host, folder), adapter]
+
+
+def relocated(name: str, folder: Path) -> str:
+    """The same name with every folder in it that is relative to `folder` made absolute."""
+    return "+".join(
+        str((folder / part).resolve()) if _is_there(part, folder) else part
+        for part in parts_of(name, folder)
+    )
+
+
+def joined(document: Any, where: str) -> Any:
+    """The same document with every ``{model: base, adapter: folder}`` as one name.
+
+    Raises:
+        UserError: An adapter, or the model that it belongs to, is no text.
+    """
+    if isinstance(document, list):
+        return [joined(item, where) for item in document]
+    if not isinstance(document, dict):
+        return document
+    result = {key: joined(value, where) for key, value in document.items()}
+    for key in ("model", "base_model", "tokenizer_source"):
+        if key in result:
+            result[key] = _alone(result[key])
+    if isinstance(result.get("models"), list):
+        result["models"] = [_alone(item) for item in result["models"]]
+    if "adapter" in result:
+        model, adapter = result.get("model"), result.pop("adapter")
+        if not (isinstance(model, str) and model and isinstance(adapter, str) and adapter):
+            raise UserError(
+                f"{where}: expected {{model: base, adapter: folder}}, both as text, but got "
+                f"model {model!r} and adapter {adapter!r}"
+            )
+        result["model"] = f"{model}+{adapter}"
+    return result
+
+
+def _alone(value: Any) -> Any:
+    """The name in ``{model: name}``, which an adapter may have been joined to; else the value."""
+    alone = isinstance(value, dict) and set(value) == {"model"} and isinstance(value["model"], str)
+    return value["model"] if alone else value
+
+
+def public(name: str) -> str:
+    """A name that does not tell where on a machine a model lay."""
+    return "+".join(
+        Path(part).name if Path(part).is_absolute() else part for part in parts_of(name)
+    )
+
+
+def _is_there(name: str, folder: Path) -> bool:
+    return bool(name) and (folder / os.path.expanduser(name)).exists()

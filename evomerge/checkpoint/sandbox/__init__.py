@@ -1,0 +1,1 @@
+"""A child process with limits reads untrusted model files before this process does."""

@@ -1,0 +1,149 @@
+"""What the child does that reads a model's files before the process itself does.
+
+It is started by `inspection` with nothing but Python's own library, and reads within the kernel's
+limits. What it stands within them the process stands too: both read by the same functions. It
+answers in lines of JSON; the last one before an early end names the file that it was reading.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evomerge.checkpoint.files.document import read_json
+from evomerge.checkpoint.files.folder import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    CONFIG,
+    INDEX,
+    TOKENIZER_SETTINGS,
+    check_links,
+    read_config,
+    stamps,
+)
+from evomerge.checkpoint.files.header import read_header
+from evomerge.checkpoint.files.index import shards_of
+from evomerge.checkpoint.vocabulary import MAX_BYTES, read_tokenizer, sum_of
+from evomerge.core.errors import UserError
+
+MEGABYTES = 180  # beyond what it holds when it begins
+PROCESSOR_SECONDS = 5  # a file
+SECONDS = 60  # a file, by the clock
+_DESCRIPTORS = 16
+
+
+def main(folders: Sequence[str]) -> None:
+    """Inspect folders one after the other, with one answer for each, until one is refused."""
+    _limit()
+    _tell({"ready": True})
+    known: dict[str | None, Any] = {}
+    for folder in folders:
+        try:
+            answer = _inspect(Path(folder), known)
+        except MemoryError:
+            return
+        except OSError as error:
+            answer = {"stamps": {}, "refused": f"{error.filename}: {error.strerror}"}
+        _tell(answer)
+        if "refused" in answer:
+            return
+
+
+def _inspect(folder: Path, known: dict[str | None, Any]) -> dict[str, Any]:
+    """The files as they were before they were read, and what is wrong with them, or the tokens."""
+    seen = stamps(folder)
+    try:
+        check_links(folder)
+        _read_weights(folder)
+    except UserError as error:
+        return {"stamps": seen, "refused": str(error)}
+    for name in TOKENIZER_SETTINGS:
+        if (folder / name).is_file():
+            _begin(folder / name)
+            with contextlib.suppress(UserError):  # told by whoever uses it
+                read_json(folder / name)
+    _begin(folder / "tokenizer.json")
+    try:
+        return {"stamps": seen, **_tokens(folder, known)}
+    except UserError as error:
+        return {"stamps": seen, "broken": str(error)}
+
+
+def _read_weights(folder: Path) -> None:
+    if (folder / CONFIG).is_file():
+        _begin(folder / CONFIG)
+        read_config(folder)
+    weights: set[str] = set()
+    if (folder / ADAPTER_CONFIG).is_file():
+        _begin(folder / ADAPTER_CONFIG)
+        read_json(folder / ADAPTER_CONFIG)
+        if (folder / ADAPTER_WEIGHTS).is_file():
+            weights.add(ADAPTER_WEIGHTS)
+    if (folder / INDEX).is_file() or any(folder.glob("*.safetensors")):
+        _begin(folder / INDEX)
+        weights.update(shards_of(folder))
+    for name in sorted(weights):
+        _begin(folder / name)
+        read_header(folder / name)
+
+
+def _tokens(folder: Path, known: dict[str | None, Any]) -> dict[str, Any]:
+    """The sum of the tokenizer's tokens; of equal files only one is read."""
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return {"tokens": None}
+    content = None
+    if file.stat().st_size <= MAX_BYTES:
+        with file.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+    if content not in known:
+        tokenizer = read_tokenizer(folder)
+        known[content] = None if tokenizer is None else sum_of(tokenizer.vocabulary)
+    return {"tokens": known[content]}
+
+
+def _begin(file: Path) -> None:
+    """Say which file comes next, and let it take as long as any other may."""
+    _tell({"reading": str(file)})
+    if sys.platform != "win32":
+        signal.alarm(SECONDS)  # whose signal ends a process that does not expect it
+        _at_most("RLIMIT_CPU", math.ceil(time.process_time()) + PROCESSOR_SECONDS, hard=False)
+
+
+def _limit() -> None:
+    """No more memory, no file written, none but a few opened, no image of this process on disk."""
+    held = 0  # of address space; where there is no /proc it counts as none
+    with contextlib.suppress(OSError), open("/proc/self/statm", "rb") as stream:
+        held = int(stream.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    _at_most("RLIMIT_AS", held + MEGABYTES * 2**20)
+    _at_most("RLIMIT_FSIZE", 0)
+    _at_most("RLIMIT_NOFILE", _DESCRIPTORS)
+    _at_most("RLIMIT_CORE", 0)
+
+
+def _at_most(kind: str, value: int, hard: bool = True) -> None:
+    """Set a limit, unless a lower one holds; nothing where the system has none of this kind."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    with contextlib.suppress(ValueError, OSError, AttributeError):
+        number = getattr(resource, kind)
+        ceiling = resource.getrlimit(number)[1]
+        if ceiling != resource.RLIM_INFINITY:
+            value = min(value, ceiling)
+        resource.setrlimit(number, (value, value if hard else ceiling))
+
+
+def _tell(answer: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()

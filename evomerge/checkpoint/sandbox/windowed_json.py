@@ -1,0 +1,149 @@
+"""JSON that is read through a window: a long file never stands in memory as a whole.
+
+Python's own scanner does the work. Of an array or object it takes as many members at once as end
+before a comma of the window: a piece that parses between brackets is whole members, since a comma
+inside of a string or of a deeper value leaves that open.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from evomerge.checkpoint.files.document import parts_of, unique
+
+_WINDOW = 2**18  # bytes
+_LARGEST = 2**21  # characters of one value that is no long array or object
+_TRIES = 3  # commas that a piece may end at, from the last one on
+_SPACE = re.compile(r"[ \t\n\r]*")
+_DECODER = json.JSONDecoder(object_pairs_hook=unique)
+
+
+class LongJson:
+    """A JSON text, read from its beginning; whoever uses it knows what stands where.
+
+    Every method raises ValueError where the text is no JSON, or none of what is expected.
+    """
+
+    def __init__(self, stream: BinaryIO, most_parts: int):
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._window = ""
+        self._at = 0
+        self._passed = 0  # bytes before the window
+        self._ended = False
+        self._singly = False  # no piece of this window parses
+        self._parts_left, self._most_parts = most_parts, most_parts
+
+    @property
+    def position(self) -> int:
+        """How many bytes are read."""
+        return self._passed + len(self._window[: self._at].encode())
+
+    def value(self) -> Any:
+        """The next value, which is not long."""
+        self.peek()
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self._window, self._at)
+                if end < len(self._window) or self._ended:  # else a number may go on
+                    self._at = end
+                    return value
+            except RecursionError:
+                raise ValueError("it is nested too deeply") from None
+            except ValueError:
+                if self._ended:
+                    raise
+            if len(self._window) - self._at > _LARGEST:
+                raise ValueError(f"one value is broken, or longer than {_LARGEST:,} characters")
+            self._more()
+
+    def fields(self) -> Iterator[str]:
+        """Every key of the object that is next; the caller takes its value before going on."""
+        seen: set[str] = set()
+        self._take("{")
+        closed = self.peek() == "}"
+        while not closed:
+            key = self.value()
+            if not isinstance(key, str) or key in seen:
+                raise ValueError(f"key {str(key)[:80]!r} stands twice, or is no text")
+            seen.add(key)
+            self._take(":")
+            yield key
+            closed = self._take(",}") == "}"
+        if not seen:
+            self._take("}")
+
+    def items(self) -> Iterator[list[Any]]:
+        """The elements of the array that is next, as many at a time as is convenient."""
+        yield from self._members("[", "]")
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """The object that is next, as many entries at a time as is convenient.
+
+        A key may stand in two of them; the caller sees to that.
+        """
+        yield from self._members("{", "}")
+
+    def peek(self) -> str:
+        """The next character that is no white space; none at the end."""
+        while True:
+            found = _SPACE.match(self._window, self._at)
+            assert found is not None
+            self._at = found.end()
+            if self._at < len(self._window) or self._ended:
+                return self._window[self._at : self._at + 1]
+            self._more()
+
+    def _members(self, opening: str, closing: str) -> Iterator[Any]:
+        self._take(opening)
+        closed = self.peek() == closing
+        if closed:
+            self._take(closing)
+        while not closed:
+            yield self._some(opening, closing)
+            closed = self._take("," + closing) == closing
+
+    def _some(self, opening: str, closing: str) -> Any:
+        if not self._ended and len(self._window) - self._at < _WINDOW // 4:
+            self._more()
+        end = len(self._window)
+        for _ in range(0 if self._singly else _TRIES):
+            end = self._window.rfind(",", self._at, end)
+            if end < 0:
+                break
+            try:
+                some = _DECODER.decode(f"{opening}{self._window[self._at : end]}{closing}")
+            except (ValueError, RecursionError):
+                continue
+            if some:
+                self._at = end
+                return some
+        self._singly = True
+        first = self.value()
+        if opening == "[":
+            return [first]
+        if not isinstance(first, str):
+            raise ValueError("a key is no text")
+        self._take(":")
+        return {first: self.value()}
+
+    def _take(self, expected: str) -> str:
+        found = self.peek()
+        if not found or found not in expected:
+            at = f"{found!r} at byte {self.position}" if found else "its end"
+            raise ValueError(f"expected {' or '.join(map(repr, expected))} but got {at}")
+        self._at += 1
+        return found
+
+    def _more(self) -> None:
+        data = self._stream.read(_WINDOW)
+        self._parts_left -= parts_of(data)
+        if self._parts_left < 0:
+            raise ValueError(f"it has more than {self._most_parts:,} parts")
+        self._passed += len(self._window[: self._at].encode())
+        self._window = self._window[self._at :] + self._decoder.decode(data, final=not data)
+        self._at, self._ended, self._singly = 0, not data, False

@@ -1,0 +1,47 @@
+"""`evomerge extract-lora`: a fine-tune as a LoRA adapter of its base, with its error."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+_COMPONENTS = ("norm", "embedding", "head")
+_SHOWN = 5
+
+
+def add_extract_lora(commands: Any) -> None:
+    """Add the command to the parser's."""
+    parser = commands.add_parser("extract-lora", help="a fine-tune as a LoRA adapter of its base")
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("base", metavar="BASE")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the PEFT folder to make")
+    parser.add_argument("--rank", type=int, required=True, metavar="R", help="of each delta, >= 1")
+    parser.add_argument(
+        "--save-whole",
+        nargs="+",
+        default=[],
+        choices=_COMPONENTS,
+        help="what goes to modules_to_save; without it, only linear layers are kept",
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from evomerge.merge.output.extract_lora import extract_lora, total_error
+
+    report = extract_lora(
+        arguments.model, arguments.base, arguments.out, arguments.rank, arguments.save_whole
+    )
+    factored = [entry for entry in report if entry.kept == "rank"]
+    for entry in sorted(factored, key=lambda entry: -entry.error)[:_SHOWN]:
+        print(f"{entry.error:8.4f}  {entry.name} (rank {entry.rank})")
+    if len(factored) > _SHOWN:
+        print(f"          and {len(factored) - _SHOWN} with less; all in extraction.json")
+    for kept, words in (("whole", "saved whole"), ("left out", "left out")):
+        names = [entry.name for entry in report if entry.kept == kept]
+        if names:
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            print(f"{words}: {', '.join(names[:_SHOWN])}{more}")
+    print(f"relative error {total_error(report):.4f}, what was left out included")
+    print(f"wrote {arguments.out}")

@@ -1,0 +1,83 @@
+"""What `evomerge check` says of the parents: do they complement each other, do they average?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evomerge.recipe.recipe import Recipe
+from evomerge.report.explain import complement_lines
+from evomerge.report.numbers import number, plural
+from evomerge.study.analysis.barriers import barriers, ends, middles
+from evomerge.study.analysis.complement import complementarity
+from evomerge.study.config import StudyConfig
+from evomerge.study.statistics.outcome import Row, Tasks
+from evomerge.study.workers.scheduler import Scheduler, Unit
+
+AT_MOST_SECONDS = 120.0  # longer than that only for whom asks
+
+
+def requests(config: StudyConfig, items: Mapping[str, Any]) -> list[Unit]:
+    """A unit for each model and each middle of two; and by the metric for each parent.
+
+    Each is tagged (what, name or names).
+    """
+    mode, models = config.evaluate.fitness, ends(config)
+
+    def unit(tag: tuple[str, Any], recipe: Recipe, mode: str = mode) -> Unit:
+        request = {"do": "evaluate", "recipe": recipe.to_dict(), "shards": [items], "mode": mode}
+        return Unit(recipe.digest, request, tag)
+
+    return [
+        *(unit(("end", end.name), end.recipe) for end in models),
+        *(unit(("metric", e.name), e.recipe, "metric") for e in models if e.kind == "parent"),
+        *(unit(("middle", pair), recipe) for pair, recipe in middles(config).items()),
+    ]
+
+
+def parents_lines(
+    config: StudyConfig, scheduler: Scheduler, units: list[Unit], tasks: Tasks
+) -> list[str]:
+    """Score the units, and say in words what came out; what fails is left out."""
+    rows: dict[str, dict[Any, list[Row]]] = {"end": {}, "metric": {}, "middle": {}}
+
+    def keep(unit: Unit, answer: Mapping[str, Any], _worker: int) -> None:
+        if "failed" not in answer:
+            what, name = unit.tag
+            rows[what][name] = [Row(*row) for row in answer["rows"]]
+
+    scheduler.run(units, keep)
+    parents = [unit.tag[1] for unit in units if unit.tag[0] == "metric"]
+    by_metric = {name: rows["metric"][name] for name in parents if name in rows["metric"]}
+    between = {pair: some for pair, some in rows["middle"].items() if {*pair} <= {*rows["end"]}}
+    mode = config.evaluate.fitness
+    n_items = len(next(iter(between.values()), []))
+    return [
+        *complement_lines(complementarity(by_metric, tasks)),
+        *barrier_lines(barriers(rows["end"], between, tasks, mode), n_items),
+    ]
+
+
+def barrier_lines(found: list[dict[str, Any]], n_items: int) -> list[str]:
+    """What the middles mean for the search."""
+    if not found:
+        return []
+    lines = [
+        f"between two models, {plural(n_items, 'item')}: how far the score of their average falls "
+        "below the mean of theirs; where it does, they lie in different basins and averages lose"
+    ]
+    lines += [f"  {pair['a']} + {pair['b']}: {_words(pair)}" for pair in found]
+    return lines
+
+
+def _words(pair: Mapping[str, Any]) -> str:
+    drop = float(pair["barrier"])
+    size = f"{number(abs(drop))} {'below' if drop > 0 else 'above'}"
+    low, high = (number(-float(pair[end]), sign=True) for end in ("high", "low"))
+    if pair["low"] > 0:
+        told = "a barrier: stay near one of them, or merge sparsely (TIES, DARE)"
+    elif pair["high"] < 0:
+        told = "no barrier: averaging gains"
+    else:
+        told = "no barrier seen on so few items"
+    return f"{size} ({low} to {high}), {told}"

@@ -1,0 +1,90 @@
+"""`evomerge push`: a merged model to the Hugging Face Hub, with its card and its public recipe."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from evomerge.core.errors import UserError
+from evomerge.study.journal.journal import JOURNAL
+
+_LEFT_OUT = {"README.md", "evomerge_recipe.yaml"}  # written anew, without this machine's paths
+
+
+def push(source: Path, repository: str, *, public: bool = False) -> str:
+    """Upload a run's recommended model, or a folder that `evomerge build` wrote.
+
+    Args:
+        source: A run folder with an exported model, or a model folder.
+        repository: ``name`` or ``organisation/name``; made if it is missing.
+        public: Whether a new repository is public.
+
+    Returns:
+        The address of the model.
+
+    Raises:
+        UserError: There is no model, or the Hub refuses.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    model, card, recipe = _model(source, repository.rpartition("/")[2])
+    api = HfApi()
+    with tempfile.TemporaryDirectory(prefix="evomerge-push-") as folder:
+        staged = Path(folder)
+        for file in model.iterdir():
+            if file.name not in _LEFT_OUT and not file.name.startswith("."):
+                (staged / file.name).symlink_to(file.resolve())
+        (staged / "README.md").write_text(card, encoding="utf-8")
+        (staged / "evomerge_recipe.yaml").write_text(recipe, encoding="utf-8")
+        try:
+            made = api.create_repo(repository, exist_ok=True, private=not public)
+            api.upload_folder(
+                repo_id=made.repo_id, folder_path=staged, commit_message="Upload by evomerge"
+            )
+        except OfflineModeIsEnabled:
+            raise UserError(
+                f"{repository}: the Hub was not asked, since HF_HUB_OFFLINE is set: unset it"
+            ) from None
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"{repository}: the Hub refused: {reason}; log in with `hf auth login`, or set "
+                "HF_TOKEN to a token that may write"
+            ) from None
+        except Exception as error:
+            if not type(error).__module__.startswith("httpx"):  # whichever the hub's client brings
+                raise
+            raise UserError(
+                f"{repository}: the Hub cannot be reached: {error}; look at the "
+                "network, and at HF_ENDPOINT and proxies if they are set"
+            ) from None
+    return str(made)
+
+
+def _model(source: Path, title: str) -> tuple[Path, str, str]:
+    """The model folder, its card, and its recipe for everybody to see."""
+    from evomerge.merge.output.card import model_card, public_recipe
+    from evomerge.recipe.recipe import Recipe
+    from evomerge.study.phases.card import study_card
+
+    if (source / JOURNAL).is_file():
+        from evomerge.cli.commands.show import record_of
+
+        record = record_of(source)
+        exported = (record.exported or {}).get("model")
+        if record.verdict is None or not exported or not (source / exported).is_dir():
+            raise UserError(
+                f"{source}: expected a finished run with a model, but it is in phase "
+                f"{record.phase} and has exported {exported or 'no model'}"
+            )
+        recipe = Recipe.from_dict(record.trials[record.verdict["winner"]["trial"]].recipe)
+        return source / exported, study_card(record, title), public_recipe(recipe)
+    held = source / "evomerge_recipe.yaml"
+    if not held.is_file() or not (source / "config.json").is_file():
+        raise UserError(
+            f"{source}: expected a run folder, or a model folder that evomerge wrote, but it has "
+            f"neither {JOURNAL} nor {held.name} with a config.json"
+        )
+    recipe = Recipe.from_yaml(held)
+    return source, model_card(recipe, title), public_recipe(recipe)

@@ -1,0 +1,100 @@
+"""`evomerge trajectory`: an average over the checkpoints of a run, or of several, as a recipe."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from evomerge.core.errors import UserError
+
+_OPTIONS = {  # of each kind; the first of a list is required
+    "uniform": ("start", "stride"),
+    "last": ("k", "stride"),
+    "ema": ("decay",),
+    "cumulative": (),
+    "swad": ("losses", "converged", "overfit", "tolerance"),
+}
+_REQUIRED = ("k", "decay", "losses")
+
+
+def add_trajectory(commands: Any) -> None:
+    """Add the command to the parser's."""
+    parser = commands.add_parser("trajectory", help="average a run's checkpoints: print the recipe")
+    parser.add_argument("kind", choices=tuple(_OPTIONS), metavar="KIND", help=", ".join(_OPTIONS))
+    parser.add_argument(
+        "checkpoints",
+        nargs="*",
+        metavar="CHECKPOINT",
+        help="from first to last; or one folder of checkpoint-N folders",
+    )
+    parser.add_argument(
+        "--run",
+        dest="runs",
+        action="append",
+        nargs="+",
+        default=[],
+        metavar="CHECKPOINT",
+        help="one of several runs, whose averages are averaged",
+    )
+    parser.add_argument("--start", type=int, help="uniform: the first checkpoint's number, from 0")
+    parser.add_argument("--stride", type=int, help="uniform, last: take every so manyth")
+    parser.add_argument("--k", type=int, help="last: how many")
+    parser.add_argument("--decay", type=float, help="ema: share that the past keeps, in [0, 1)")
+    parser.add_argument("--losses", metavar="FILE", help="swad: JSON list, a loss per checkpoint")
+    parser.add_argument("--converged", type=int, help="swad: N_s of the paper (default 3)")
+    parser.add_argument("--overfit", type=int, help="swad: N_e of the paper (default 6)")
+    parser.add_argument("--tolerance", type=float, help="swad: r of the paper (default 1.3)")
+    parser.add_argument("--out-dtype", help="of the result: float32 (default), bfloat16, float16")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: print it")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from evomerge.recipe import average as trajectory
+
+    options: dict[str, Any] = {}
+    for name in sorted({option for options in _OPTIONS.values() for option in options}):
+        value = getattr(arguments, name)
+        if value is not None and name not in _OPTIONS[arguments.kind]:
+            raise UserError(f"--{name}: {arguments.kind} has no such option")
+        if value is None and name in _OPTIONS[arguments.kind] and name in _REQUIRED:
+            raise UserError(f"{arguments.kind}: expected --{name}")
+        if value is not None:
+            options[name] = _losses(Path(value)) if name == "losses" else value
+    if arguments.out_dtype is not None:
+        options["out_dtype"] = arguments.out_dtype
+    runs = [_checkpoints(run) for run in [arguments.checkpoints, *arguments.runs] if run]
+    if not runs:
+        raise UserError("trajectory: expected checkpoints")
+
+    def average(run: trajectory.Checkpoints) -> Any:
+        return getattr(trajectory, arguments.kind)(run, **options)
+
+    several = len(runs) > 1
+    recipe = trajectory.soup_of_averages(runs, average) if several else average(runs[0])
+    text = recipe.to_yaml(arguments.out)
+    print(arguments.out if arguments.out is not None else text, end="\n" if arguments.out else "")
+
+
+def _checkpoints(named: list[str]) -> list[str]:
+    """What stands on the command line, or what a single run's folder holds; folders absolute."""
+    from evomerge.checkpoint.names import relocated
+    from evomerge.recipe.average import checkpoints_of
+
+    if len(named) == 1 and Path(named[0]).is_dir():
+        folder = Path(named[0])
+        named = named if (folder / "config.json").is_file() else checkpoints_of(folder)
+    return [relocated(name, Path.cwd()) for name in named]
+
+
+def _losses(file: Path) -> list[float]:
+    try:
+        losses = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file}: expected a JSON list of losses: {error}") from None
+    plain = isinstance(losses, list) and all(type(loss) in (int, float) for loss in losses)
+    if not plain:
+        raise UserError(f"{file}: expected a JSON list of numbers")
+    return [float(loss) for loss in losses]

@@ -1,0 +1,81 @@
+"""The live view of a study: what a person wants to know at a glance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from evomerge.report import Pace, summary
+from evomerge.report.numbers import duration, percent
+from evomerge.report.status import baseline_text, failures_text, leader_text, phase_text
+from evomerge.study.journal.record import Record
+
+
+def panel(record: Record, pace: Pace, wanted: int | None, deadline: float | None) -> Table:
+    """A grid of names and values.
+
+    Args:
+        record: The study so far.
+        pace: Has listened to the same events.
+        wanted: How many trials are asked for.
+        deadline: How many seconds the session may last.
+    """
+    s = summary(record)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    table.add_row("phase", phase_text(s))
+    table.add_row("trials", _trials(s["searched"], wanted))
+    if s["leader"]:
+        table.add_row("best", Text(leader_text(s["leader"])))
+    if s["baseline"]:
+        table.add_row("anchors", Text(baseline_text(s["baseline"])))
+    table.add_row("speed", Text(speed(record, pace)))
+    table.add_row("failures", Text(failures_text(s["failures"])))
+    for warning in record.warnings[-2:]:
+        table.add_row("warning", Text(warning["message"], style="yellow"))
+    ends = None if record.phase in ("race", "verdict", "done") else wanted
+    table.add_row("time", Text(_time(pace, ends, deadline, _workers(record))))
+    return table
+
+
+def speed(record: Record, pace: Pace) -> str:
+    """Trials and items per second, and the share of worker time in the forward pass."""
+    rates = [(pace.trials_per_second, "trials/s"), (pace.items_per_second, "items/s")]
+    told = [f"{_rate(rate)} {unit}" for rate, unit in rates if rate is not None]
+    total = record.seconds["total"]
+    if total:
+        told.append(f"{percent(record.seconds['forward'] / total)} of worker time in the model")
+    return ", ".join(told) or "not known yet"
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.2g}"
+
+
+def _trials(done: int, wanted: int | None) -> Any:
+    if not wanted:
+        return f"{done:,}"
+    row = Table.grid(padding=(0, 2))
+    row.add_row(ProgressBar(total=wanted, completed=done, width=30), f"{done:,} of {wanted:,}")
+    return row
+
+
+def _time(pace: Pace, wanted: int | None, deadline: float | None, workers: int) -> str:
+    told = [] if pace.elapsed is None else [f"{duration(pace.elapsed)} gone"]
+    left = pace.seconds_left(wanted)
+    if left:
+        told.append(f"about {duration(left)} of search left ({duration(left * workers)} of workers")
+        told[-1] += "' time), then race and verdict"
+    until = pace.until_deadline(deadline)
+    if until is not None:
+        told.append(f"deadline in {duration(until)}")
+    return ", ".join(told) or "not begun"
+
+
+def _workers(record: Record) -> int:
+    found: int = (record.study or {}).get("config", {}).get("workers", {}).get("count", 1)
+    return found

@@ -1,0 +1,183 @@
+"""Progress of a study: a live panel on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+
+from evomerge.cli.display.panel import panel, speed
+from evomerge.report import Pace
+from evomerge.report.numbers import duration, plural
+from evomerge.report.status import answers_text, baseline, baseline_text, ended_text
+from evomerge.study.config import StudyConfig, seconds
+from evomerge.study.journal.record import Record
+
+REFRESH_SECONDS = 0.25  # of the panel; drawing it takes longer the longer a study is
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # rich would end the process with a code that means our fault
+
+
+class Progress:
+    """Listens to a study's events and tells how it goes.
+
+    Args:
+        config: The study's; ``None`` takes what the study's own event says.
+        pace: Told of every event; it may begin with the journal's first.
+    """
+
+    def __init__(self, config: StudyConfig | None = None, pace: Pace | None = None):
+        self._config = config
+        self._console = _Console(file=sys.stdout, highlight=False)
+        self._live: Live | None = None
+        self._drawn = float("-inf")
+        self._pace = pace or Pace(time.time())
+
+    def __enter__(self) -> Progress:
+        if self._console.is_terminal:
+            self._live = Live(
+                console=self._console, refresh_per_second=1 / REFRESH_SECONDS, transient=True
+            )
+            self._live.start()
+            self._live.update("starting: workers load models and tasks")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, event: Mapping[str, Any], record: Record) -> None:
+        """Take in an event; lines are for the steps that last, the panel for every one."""
+        self._pace.apply(event, record)
+        line = self._line(event, record)
+        if line:
+            self._console.print(line, markup=False, soft_wrap=True)
+        self.refresh(record, at_once=line is not None)
+
+    def refresh(self, record: Record, at_once: bool = False) -> None:
+        """Draw the panel again, on a terminal; `at_once`, though it was drawn a moment ago."""
+        just_drawn = time.monotonic() < self._drawn + REFRESH_SECONDS
+        if self._live is None or (just_drawn and not at_once):
+            return
+        self._drawn = time.monotonic()
+        told = self._search(record)
+        allowed = seconds(told.get("deadline"))
+        self._live.update(panel(record, self._pace, told.get("trials"), allowed))
+
+    def _search(self, record: Record) -> Mapping[str, Any]:
+        """What the search was asked for."""
+        if self._config is not None:
+            return asdict(self._config.search)
+        found: Mapping[str, Any] = (record.study or {}).get("config", {}).get("search", {})
+        return found
+
+    def _line(self, event: Mapping[str, Any], record: Record) -> str | None:
+        match event["event"]:
+            case "study" if event.get("elsewhere"):
+                size = plural(len(event["dimensions"]), "dimension")
+                return f"check: {plural(len(event['tasks']), 'task')}, scored elsewhere; {size}"
+            case "study":
+                pools = {p: sum(map(len, t.values())) for p, t in event["pools"].items()}
+                size, dimensions = event["parameters"] / 1e6, len(event["dimensions"])
+                text = (
+                    f"check: {len(event['fingerprints'])} models of {size:.3g} M parameters agree; "
+                    f"{len(event['tasks'])} tasks; {pools['search']:,} items to search, "
+                    f"{pools['race']:,} to race, {pools['holdout']:,} held out; "
+                    f"{plural(dimensions, 'dimension')}"
+                )
+                return "\n".join([text, *(f"warning: {w}" for w in event["warnings"])])
+            case "told":
+                told = self._generation(event, record)
+                if event["generation"] == 0:
+                    return f"anchors: {baseline_text(baseline(record))}\n{told}"
+                return told
+            case "warning":
+                return f"warning: {event['message']}"
+            case "failed":
+                name = record.trials[event["trial"]].name
+                return f"failed: {name}: {event['kind']}: {event['message']}"
+            case "search_ended":
+                return f"search: {ended_text(event)}"
+            case "raced":
+                return self._race(event, record)
+            case "chosen":
+                taken, other = (record.trials[event[k]].name for k in ("trial", "instead_of"))
+                instead = f" rather than {other}" if taken != other else ""
+                return f"race: {taken} is taken{instead}: {event['reason']}"
+            case "verdict":
+                items = _items(record, "holdout")
+                judged = (event.get("contender") or event["winner"])["name"]
+                taken = event["winner"]["name"]
+                told = "" if taken == judged else f"; {taken} is recommended"
+                return f"verdict: {judged}, judged on {items:,} held-out items{told}"
+            case "exported":
+                return f"export: weights {str(event['weights_digest'])[:12]}, as scored"
+        return None
+
+    def _generation(self, event: Mapping[str, Any], record: Record) -> str:
+        values = [value for value in event["fitness"] if value is not None]
+        best = f"best {max(values):.4f}" if values else "all failed"
+        against = (event.get("reference") or {}).get("fitness")
+        gain = f" ({max(values) - against:+.4f} to the best anchor)" if values and against else ""
+        answers = _answers(record, event["generation"])
+        correlation = event["correlation"]
+        rank = (
+            "" if correlation is None else f", rank correlation with the metric {correlation:.2f}"
+        )
+        done, wanted = self._searched(record), self._search(record).get("trials")
+        text = (
+            f"search: generation {event['generation']}, {done}/{wanted} trials, {best}{gain}"
+            f"{_kept(event)}{answers}{rank}"
+        )
+        if self._live is not None:  # whose panel says the rest
+            return text
+        left = self._pace.seconds_left(wanted)
+        behind = f", {duration(left)} left" if left else ""
+        return f"{text}, {speed(record, self._pace)}{behind}"
+
+    def _race(self, event: Mapping[str, Any], record: Record) -> str:
+        leader = max(event["scores"], key=lambda n: event["scores"][n])
+        names = f"{record.trials[int(leader)].name} {event['scores'][leader]:.3f}"
+        won = event["winner"]
+        end = f"won by {record.trials[won].name}" if won is not None else f"led by {names}"
+        stay = f"{len(event['alive'])} of {len(event['scores'])} stay"
+        return f"race: rung {event['rung'] + 1}, {stay}, {end}"
+
+    @staticmethod
+    def _searched(record: Record) -> int:
+        return sum(len(g.trials) for g in record.generations.values() if g.fitness is not None)
+
+
+def _answers(record: Record, generation: int) -> str:
+    """What became of the answers of the last leader that was scored by the metric."""
+    for number in (generation, generation - 1):
+        ask = record.generations.get(number)
+        scored = zip(ask.fitness or (), ask.trials, strict=True) if ask else ()
+        best = max(((f, -n) for f, n in scored if f is not None), default=None)
+        if best is not None and record.written(-best[1]).answers:
+            told = answers_text(record.written(-best[1]))
+            return told and f", {record.trials[-best[1]].name}: {told}"
+    return ""
+
+
+def _kept(event: Mapping[str, Any]) -> str:
+    """How many of a generation keep the constraints, if there are any.
+
+    >>> _kept({"violations": [0.0, 0.25, None]})
+    ', 1 of 2 keep the constraints'
+    """
+    told = [broken for broken in event.get("violations") or () if broken is not None]
+    kept = sum(not broken for broken in told)
+    return f", {kept} of {len(told)} keep the constraints" if told else ""
+
+
+def _items(record: Record, pool: str) -> int:
+    return sum(map(len, record.study["pools"][pool].values())) if record.study else 0

@@ -1,0 +1,93 @@
+"""Folders that appear whole or not at all, and say what they were made from."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from evomerge.core.errors import UserError
+from evomerge.core.partial import sync
+
+MARKER = "zoo.json"
+_PARTIAL = ".partial-"
+_LOCK = ".lock"
+
+
+def is_complete(folder: Path, made_from: Mapping[str, object]) -> bool:
+    """Whether `folder` was made from exactly this, and each of its files is still as written."""
+    written = _read_marker(folder)
+    if written is None or written.get("made_from") != json.loads(json.dumps(made_from)):
+        return False
+    return written.get("sha256") == _checksums(folder)
+
+
+@contextmanager
+def written_whole(folder: Path, made_from: Mapping[str, object]) -> Iterator[Path]:
+    """Yield an empty folder beside `folder`; on success mark it and move it into place.
+
+    A `folder` that this package made earlier is replaced. Anything else in its place is the
+    user's, and a `UserError`.
+    """
+    _refuse_to_replace_others(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL}{folder.name}-", dir=folder.parent))
+    try:
+        partial.chmod(0o755)  # mkdtemp's folders are the owner's alone
+        yield partial
+        marker = {"made_from": made_from, "sha256": _checksums(partial)}
+        (partial / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+        for file in partial.iterdir():
+            sync(file)
+        if folder.exists():
+            folder.rename(partial.with_name(f"{partial.name}-old"))
+        partial.rename(folder)
+        sync(folder.parent)
+    finally:
+        for leftover in folder.parent.glob(f"{partial.name}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextmanager
+def only_builder(directory: Path) -> Iterator[None]:
+    """Hold `directory` for this process, wait for another that holds it, clear what others left."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file closes, or the process dies
+        for leftover in directory.glob(f"{_PARTIAL}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield
+
+
+def checksum(file: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    files = sorted(file for file in folder.iterdir() if file.is_file() and file.name != MARKER)
+    return {file.name: checksum(file) for file in files}
+
+
+def _read_marker(folder: Path) -> dict[str, object] | None:
+    try:
+        content = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _refuse_to_replace_others(folder: Path) -> None:
+    ours = (folder / MARKER).exists()
+    empty = folder.is_dir() and not any(folder.iterdir())
+    if folder.exists() and not (ours or empty):
+        raise UserError(
+            f"expected a folder that the demo zoo made (with {MARKER}) or none, but {folder} is "
+            "something else: move it away, or choose another directory"
+        )

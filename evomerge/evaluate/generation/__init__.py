@@ -1,0 +1,1 @@
+"""Generated answers, decoded by the live model or by vLLM."""

@@ -1,0 +1,252 @@
+"""Greedy generation on the resident model: one loop for all tasks, each row with its own stops.
+
+Gives the text that lm-eval's `generate_until` gives, sooner: rows of different tasks share a batch,
+rows that are done leave it, and nothing is decoded to text unless a token could end a stop string.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from transformers import DynamicCache
+
+from evomerge.evaluate.likelihood.attention import growing_cache, prefix_cache
+from evomerge.evaluate.likelihood.packing import shared_prefixes
+from evomerge.evaluate.model import cache_argument
+from evomerge.evaluate.outcomes import NonFiniteError
+
+# Generation settings that change greedy decoding, with the value that leaves it alone.
+NEUTRAL = {
+    "num_beams": 1,
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "guidance_scale": 1.0,
+}
+FORBIDDEN = (
+    "bad_words_ids",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "sequence_bias",
+    "exponential_decay_length_penalty",
+    "watermarking_config",
+    "penalty_alpha",
+    "dola_layers",
+    "prompt_lookup_num_tokens",
+    "stop_strings",
+)
+
+# A step of decoding costs the same for few rows as for many: short rows share a larger batch.
+ROW_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text to continue.
+
+    Attributes:
+        owner: (task, doc_id), for messages.
+        tokens: The prompt.
+        stops: Strings that end the answer; the answer is cut before the first of them.
+        max_tokens: Longest answer.
+    """
+
+    owner: tuple[str, int]
+    tokens: tuple[int, ...]
+    stops: tuple[str, ...]
+    max_tokens: int
+
+
+class Arranged(NamedTuple):
+    """A batch of prompts by number, and the tokens that all of them begin with."""
+
+    prefix: tuple[int, ...]
+    numbers: list[int]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A generated text, and whether it ran into `max_tokens` without a stop."""
+
+    text: str
+    truncated: bool
+
+
+def can_decode(model: Any) -> bool:
+    """Whether greedy decoding of this model is the plain loop that `Decoder` runs."""
+    settings = model.generation_config
+    accepted = inspect.signature(model.forward).parameters
+    plain = all(getattr(settings, name, None) in (None, value) for name, value in NEUTRAL.items())
+    return (
+        plain
+        and all(getattr(settings, name, None) is None for name in FORBIDDEN)
+        and cache_argument(model) is not None
+        and {"attention_mask", "position_ids"} <= set(accepted)
+        and not getattr(model, "_is_stateful", False)
+        and not getattr(model.config, "is_encoder_decoder", False)
+    )
+
+
+class Decoder:
+    """Greedy decoding with a key-value cache; examples that prompts share are read once.
+
+    Attributes:
+        deepest: Longest row whose beginning may be shared (`packed.deepest`).
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int, deepest: int = 0) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self.deepest = deepest
+        self._ends = end_tokens(model, tokenizer)
+        self._special = set(tokenizer.all_special_tokens)
+        self._texts: dict[int, str] = {}
+        self._cache_argument = cache_argument(model) or ""
+        self._is_spread = hasattr(model, "hf_device_map")
+
+    def __call__(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        """Continue every prompt; batches depend on which prompts there are, not on their order.
+
+        Raises:
+            NonFiniteError: If the logits of an unfinished row are NaN or infinite.
+        """
+        answers: dict[int, Answer] = {}
+        begun: tuple[tuple[int, ...], Any] = ((), None)
+        with torch.inference_mode():
+            for prefix, numbers in self.arrange(prompts):
+                if prefix != begun[0]:
+                    tokens = torch.tensor(prefix).to(self.model.device)
+                    begun = prefix, prefix_cache(self.model, tokens) if prefix else None
+                told = self._continue([prompts[i] for i in numbers], len(prefix), begun[1])
+                answers.update(zip(numbers, told, strict=True))
+        return [answers[number] for number in range(len(prompts))]
+
+    def arrange(self, prompts: Sequence[Prompt]) -> Iterator[Arranged]:
+        """Batches of prompts that begin with the same prefix, the longest first."""
+        begins = shared_prefixes(
+            prompt.tokens
+            for prompt in prompts
+            if len(prompt.tokens) + prompt.max_tokens <= self.deepest
+        )
+        sharing: dict[tuple[int, ...], list[int]] = {}
+        for number, prompt in enumerate(prompts):
+            sharing.setdefault(begins.get(prompt.tokens, ()), []).append(number)
+        for prefix in sorted(sharing):
+            order = sorted(
+                sharing[prefix],
+                key=lambda i: (-len(prompts[i].tokens), prompts[i].tokens, prompts[i].owner),
+            )
+            while order:
+                longest = len(prompts[order[0]].tokens) + prompts[order[0]].max_tokens
+                rows = self.batch_size * max(1, ROW_TOKENS // longest)
+                chosen, order = order[:rows], order[rows:]
+                yield Arranged(prefix, chosen)
+
+    def _continue(self, prompts: Sequence[Prompt], given: int, prefix: Any) -> list[Answer]:
+        """Continue one batch; the cache of its prompts' first `given` tokens is `prefix`."""
+        device = self.model.device
+        length = len(prompts[0].tokens) - given  # the longest: prompts come sorted
+        gaps = [length + given - len(prompt.tokens) for prompt in prompts]
+        rows = [(0,) * gap + p.tokens[given:] for gap, p in zip(gaps, prompts, strict=True)]
+        inputs = torch.tensor(rows).to(device)
+        padded = any(gaps)
+        mask = positions = None
+        if padded:
+            offsets = torch.tensor(gaps, device=device).unsqueeze(1)
+            columns = torch.arange(length, device=device).unsqueeze(0)
+            mask = (columns >= offsets).long()  # (rows, length)
+            mask = torch.cat((mask.new_ones(len(prompts), given), mask), dim=1)
+            positions = given + (columns - offsets).clamp(min=0)
+        written: list[list[int]] = [[] for _ in prompts]
+        answers: list[Answer | None] = [None] * len(prompts)
+        alive = list(range(len(prompts)))  # batch row -> prompt
+        if prefix is None:
+            cache = DynamicCache(config=self.model.config)
+        else:
+            cache = growing_cache(prefix, len(prompts))
+        while True:
+            logits = self.model(
+                input_ids=inputs,
+                attention_mask=mask,
+                position_ids=positions,
+                use_cache=True,
+                logits_to_keep=1,
+                **{self._cache_argument: cache},
+            ).logits[:, -1]
+            best, chosen = logits.max(dim=-1)
+            finite = torch.isfinite(best).tolist()
+            tokens = chosen.tolist()
+            for row, number in enumerate(alive):
+                if answers[number] is None:
+                    if not finite[row]:
+                        raise NonFiniteError(*prompts[number].owner)
+                    written[number].append(tokens[row])
+                    answers[number] = self._finished(written[number], prompts[number])
+            unfinished = [row for row, number in enumerate(alive) if answers[number] is None]
+            if not unfinished:
+                return [answer for answer in answers if answer is not None]
+            inputs = chosen.unsqueeze(1)
+            if mask is not None and positions is not None:
+                mask = torch.cat((mask, mask.new_ones(len(alive), 1)), dim=1)
+                positions = positions[:, -1:] + 1
+            if 2 * len(unfinished) <= len(alive):  # the finished leave when they are half
+                kept = torch.tensor(unfinished, device=device)
+                # The cache of a spread model is on several devices; all take the CPU's indices.
+                cache.batch_select_indices(kept.cpu() if self._is_spread else kept)
+                inputs = inputs[kept]
+                if mask is not None and positions is not None:
+                    mask, positions = mask[kept], positions[kept]
+                alive = [alive[row] for row in unfinished]
+
+    def _finished(self, written: list[int], prompt: Prompt) -> Answer | None:
+        """The answer, if the last token ended it."""
+        last = written[-1]
+        text = self._text(last)
+        if last in self._ends or (text in self._special and text in prompt.stops):
+            return Answer(cut(self._decode(written), prompt.stops)[0], truncated=False)
+        if self._may_stop(text, prompt.stops):
+            answer, stopped = cut(self._decode(written), prompt.stops)
+            if stopped:
+                return Answer(answer, truncated=False)
+        if len(written) >= prompt.max_tokens:
+            return Answer(cut(self._decode(written), prompt.stops)[0], truncated=True)
+        return None
+
+    def _may_stop(self, text: str, stops: Sequence[str]) -> bool:
+        # A stop string is completed by a token that holds its last character. A blank may be
+        # dropped from a single token's text, and "\ufffd" is a character still incomplete.
+        return "\ufffd" in text or any(stop[-1] in text or stop[-1] == " " for stop in stops)
+
+    def _text(self, token: int) -> str:
+        text = self._texts.get(token)
+        if text is None:
+            text = self._texts[token] = self.tokenizer.decode([token])
+        return text
+
+    def _decode(self, tokens: list[int]) -> str:
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Tokens that end an answer: what the model's generation settings and its tokenizer name."""
+    ends = model.generation_config.eos_token_id
+    listed = ends if isinstance(ends, list) else [ends]
+    return frozenset([*listed, tokenizer.eos_token_id]) - {None}
+
+
+def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
+    """The text before the first stop string, and whether there was one."""
+    whole = len(text)
+    for stop in stops:
+        text = text.split(stop)[0]
+    return text, len(text) < whole

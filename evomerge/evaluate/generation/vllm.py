@@ -1,0 +1,126 @@
+"""Greedy generation by a resident vLLM engine whose weights are replaced in place.
+
+The only door to vllm. The live model stays what it is, a Hugging Face model that candidates are
+built into and that scores likelihoods; the engine stands beside it and only generates, which is
+what it does better (a request for log-probabilities does without vLLM's prefix cache). Before every
+call the live weights are handed over by vLLM's own `reload_weights`, and its prefix cache, which
+holds keys and values of the weights before, is reset. A head tied to the embedding is untied in the
+engine: vLLM 0.32 reloads the one and keeps the other as it was.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+from typing import Any
+
+from evomerge.core.errors import UserError
+from evomerge.evaluate.generation.decode import Answer, Prompt, cut, end_tokens
+
+# What evomerge itself decides; anything else may be asked for in `engine_options`.
+OURS = (
+    *("model", "dtype", "seed", "tokenizer", "trust_remote_code", "skip_tokenizer_init"),
+    *("load_format", "hf_overrides"),
+)
+
+
+class VllmDecoder:
+    """Continues prompts as `decode.Decoder` does, with vLLM.
+
+    Args:
+        model: The live model; its parameters are handed to the engine before every call.
+        tokenizer: Its tokenizer.
+        folder: A model folder of the same architecture, which the engine starts from.
+        options: Passed on to `vllm.LLM`, such as ``gpu_memory_utilization`` or ``max_model_len``.
+
+    Attributes:
+        name: What decodes, for the evaluation protocol: engine, version and options.
+
+    Raises:
+        UserError: vLLM is not installed, does not take an option or cannot run the model.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, folder: Path, options: Mapping[str, Any]):
+        taken = sorted(set(options) & set(OURS))
+        if taken:
+            raise UserError(
+                f"evaluate.engine_options: {taken[0]} is not an option here: the study decides it"
+            )
+        self.name = f"vllm {_version()} {dict(sorted(options.items()))}"
+        self._model = model
+        self._tokenizer = tokenizer
+        self._ends = end_tokens(model, tokenizer)
+        # In this process, so that weights are handed over by reference.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        import vllm
+
+        self._vllm = vllm
+        dtype = str(model.dtype).removeprefix("torch.")
+        try:
+            self._engine = vllm.LLM(
+                str(folder),
+                dtype=dtype,
+                seed=0,
+                load_format="dummy",  # weights are handed over before the first answer
+                hf_overrides={"tie_word_embeddings": False},
+                **options,
+            )
+        except (RuntimeError, TypeError, ValueError, ImportError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise UserError(f"evaluate.engine: vLLM cannot run {folder}: {reason}") from error
+
+    def __call__(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        """Continue every prompt with the live model's weights as they are now."""
+        if not prompts:
+            return []
+        self._hand_over()
+        asked = [
+            self._vllm.TokensPrompt(prompt_token_ids=list(prompt.tokens)) for prompt in prompts
+        ]
+        settings = [self._settings(prompt) for prompt in prompts]
+        told = self._engine.generate(asked, settings, use_tqdm=False)
+        return [
+            self._answer(prompt, one.outputs[0]) for prompt, one in zip(prompts, told, strict=True)
+        ]
+
+    def _hand_over(self) -> None:
+        weights = [(name, tensor.detach()) for name, tensor in self._model.named_parameters()]
+        head = self._model.get_output_embeddings()
+        if not any(name == "lm_head.weight" for name, _ in weights) and head is not None:
+            weights.append(("lm_head.weight", head.weight.detach()))
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+        if not self._engine.reset_prefix_cache():
+            raise RuntimeError("vLLM did not reset its prefix cache, whose content is stale")
+
+    def _settings(self, prompt: Prompt) -> Any:
+        special = set(self._tokenizer.all_special_tokens) & set(prompt.stops)
+        ends = {*self._ends, *self._tokenizer.convert_tokens_to_ids(sorted(special))}
+        return self._vllm.SamplingParams(
+            temperature=0.0,
+            max_tokens=prompt.max_tokens,
+            stop=list(prompt.stops) or None,
+            stop_token_ids=sorted(ends),
+        )
+
+    def _answer(self, prompt: Prompt, told: Any) -> Answer:
+        text = str(self._tokenizer.decode(list(told.token_ids), skip_special_tokens=True))
+        text, stopped = cut(text, prompt.stops)
+        return Answer(text, truncated=told.finish_reason == "length" and not stopped)
+
+
+def _version() -> str:
+    """The version of whichever distribution brings vLLM: there is one for each kind of device.
+
+    Raises:
+        UserError: There is none.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            "evaluate.engine: vLLM is not installed here: pip install 'evomerge[vllm]', or "
+            "leave engine out"
+        )
+    return version(packages_distributions()["vllm"][0])

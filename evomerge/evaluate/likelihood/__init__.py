@@ -1,0 +1,1 @@
+"""Log-likelihoods of answers, in packed batches that compute shared prefixes once."""

@@ -1,0 +1,122 @@
+"""Requests to tokens, once: exactly as lm-eval's Hugging Face model would encode them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+from evomerge.core.errors import UserError
+from evomerge.evaluate.generation.decode import Prompt
+from evomerge.evaluate.likelihood.likelihood import Pair
+from evomerge.evaluate.tasks.harness import Harness, greedy_settings, rolling_windows
+from evomerge.evaluate.tasks.request import Request
+
+Item = tuple[str, int]
+
+
+class Encoder:
+    """Encodes requests with lm-eval's own methods and remembers the result."""
+
+    def __init__(self, stock: Any, harness: Harness) -> None:
+        self._stock = stock
+        self._harness = harness
+        self._golds: dict[Item, list[Pair]] = {}
+        self._pairs: dict[Hashable, list[Pair]] = {}
+        self._prompts: dict[Hashable, Prompt | None] = {}
+        ends = stock.model.generation_config.eos_token_id
+        listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
+        self._ends = [*listed, stock.tokenizer.eos_token_id]
+
+    def pairs(self, item: Item, request: Request) -> list[Pair]:
+        """The (context, continuation) pairs of a log-likelihood request; rolling ones have many."""
+        key = (item, request.kind, request.args)
+        if key not in self._pairs:
+            if request.kind == "loglikelihood_rolling":
+                found = rolling_windows(self._stock, request.args[0])
+            else:
+                found = [self._encode(*request.args)]
+            self._pairs[key] = [self._pair(item, *tokens) for tokens in found]
+        return self._pairs[key]
+
+    def golds(self, item: Item) -> list[Pair]:
+        """A pair for each right answer of a generation item, with what may rightly end it."""
+        if item not in self._golds:
+            asked = self._harness.requests(*item)
+            settings = greedy_settings(self._stock, asked[0].args[1])
+            stops = settings[0] if settings else ()
+            self._golds[item] = [
+                self._gold(item, context, answer, stops)
+                for context, answer in self._harness.golds(*item)
+            ]
+        return self._golds[item]
+
+    def prompt(self, item: Item, request: Request) -> Prompt | None:
+        """The prompt of a generation request; ``None`` if it asks for more than greedy decoding."""
+        context, settings = request.args
+        key = (item, context)
+        if key not in self._prompts:
+            greedy = greedy_settings(self._stock, settings)
+            self._prompts[key] = None
+            if greedy is not None and len(request.args) == 2:
+                stops, most = greedy
+                room = self._stock.max_length - most
+                if room < 1:
+                    raise UserError(
+                        f"task '{item[0]}' generates up to {most} tokens, but the model's whole "
+                        f"length is {self._stock.max_length}; lower its `max_gen_toks`"
+                    )
+                tokens = self._stock.tok_batch_encode([context])[0][0].tolist()[-room:]
+                if not tokens:
+                    raise UserError(f"task '{item[0]}': the prompt of document {item[1]} is empty")
+                self._prompts[key] = Prompt(item, tuple(tokens), stops, most)
+        return self._prompts[key]
+
+    def probe(self, item: Item, request: Request) -> Pair:
+        """The prompt of a generation request as a pair, to look at the model's logits on it."""
+        tokens = self._stock.tok_batch_encode([request.args[0]])[0][0].tolist()
+        return self._pair(item, tokens, tokens[-1:])
+
+    def most_tokens(self, request: Request) -> int:
+        """The longest answer that a generation request allows."""
+        return self._limits(request)[1]
+
+    def stops(self, request: Request) -> tuple[str, ...]:
+        """The strings that end the answer to a generation request."""
+        return self._limits(request)[0]
+
+    def _limits(self, request: Request) -> tuple[tuple[str, ...], int]:
+        settings = {**request.args[1], "do_sample": False, "temperature": 0.0}
+        names = ("until", "do_sample", "max_gen_toks", "max_new_tokens", "max_tokens")
+        greedy = greedy_settings(self._stock, {k: v for k, v in settings.items() if k in names})
+        return greedy or ((), int(self._stock.max_gen_toks))
+
+    def _encode(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        stock = self._stock
+        if context:
+            context_tokens, tokens = stock._encode_pair(context, continuation)
+            return list(context_tokens), list(tokens)
+        tokens = list(stock.tok_encode(continuation, add_special_tokens=False))
+        if tokens[:1] == [stock.prefix_token_id]:
+            return tokens[:1], tokens[1:]
+        return [stock.prefix_token_id], tokens
+
+    def _pair(
+        self, item: Item, context: list[int], continuation: list[int], ends: tuple[int, ...] = ()
+    ) -> Pair:
+        longest = self._stock.max_length
+        if not context or not continuation or len(continuation) + bool(ends) > longest:
+            raise UserError(
+                f"task '{item[0]}', document {item[1]}: expected a context of at least 1 token and "
+                f"an answer of 1 to {longest} tokens, "
+                f"but they have {len(context)} and {len(continuation)}"
+            )
+        return Pair(item, tuple(context), tuple(continuation), ends)
+
+    def _gold(self, item: Item, context: str, answer: str, stops: tuple[str, ...]) -> Pair:
+        tokens, gold = self._encode(context, answer)
+        ends = [end for end in self._ends if end is not None]
+        for stop in stops:
+            _, longer = self._encode(context, answer + stop)
+            if longer[: len(gold)] == gold and len(longer) > len(gold):
+                ends.append(longer[len(gold)])
+        return self._pair(item, tokens, gold, tuple(dict.fromkeys(ends)))

@@ -1,0 +1,118 @@
+"""From what the model said of a plan's pairs and prompts to one outcome per item."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evomerge.evaluate.generation.decode import Answer
+from evomerge.evaluate.likelihood.likelihood import Likelihoods
+from evomerge.evaluate.outcomes import Outcome
+from evomerge.evaluate.scoring.degenerate import is_degenerate
+from evomerge.evaluate.scoring.plan import Asked, Item, Mode, Plan
+from evomerge.evaluate.scoring.smooth import smooth_answers, smooth_metric
+from evomerge.evaluate.tasks.harness import Harness
+from evomerge.evaluate.tasks.request import Grade
+
+
+def outcomes(
+    plan: Plan, likelihoods: Likelihoods, texts: Sequence[Answer], mode: Mode, harness: Harness
+) -> list[Outcome]:
+    """One outcome per item of the plan, in its order.
+
+    Args:
+        plan: What was asked.
+        likelihoods: Of its pairs.
+        texts: The answers to its prompts.
+        mode: Whether smooth scores are wanted.
+        harness: The items' tasks.
+    """
+    chosen: dict[Item, tuple[float, float]] = {}  # metric and smooth score
+    for items, table in plan.tables:
+        metric, smooth = table.judge(likelihoods.totals)
+        chosen.update(zip(items, zip(metric.tolist(), smooth.tolist(), strict=True), strict=True))
+    grades = _grades(plan, likelihoods, texts, harness)
+    answers = smooth_answers(likelihoods).tolist()
+    found = []
+    for asked in plan.asked:
+        task, doc_id = asked.item
+        grade = grades.get(asked.item)
+        value = chosen[asked.item][0] if asked.item in chosen else None
+        value = value if grade is None else grade.value
+        written = [texts[where] for where in asked.requests if isinstance(where, int)]
+        smoothed = None
+        if mode == "smooth":
+            smoothed = _smooth(asked, answers, chosen, value, harness)
+        found.append(
+            Outcome(
+                task=task,
+                doc_id=doc_id,
+                metric=value,
+                smooth=smoothed,
+                truncated=any(answer.truncated for answer in written),
+                extracted=grade is None or not written or grade.extracted,
+                degenerate=bool(written)
+                and not _is_right(value, harness.metrics[task].higher_is_better)
+                and all(is_degenerate(answer.text, answer.truncated) for answer in written),
+            )
+        )
+    return found
+
+
+def _is_right(value: float | None, higher_is_better: bool) -> bool:
+    """Whether the metric holds an answer for right: it may be right to write nothing."""
+    if value is None:
+        return False
+    return value >= 0.5 if higher_is_better else value <= 0.0
+
+
+def _grades(
+    plan: Plan, likelihoods: Likelihoods, texts: Sequence[Answer], harness: Harness
+) -> dict[Item, Grade]:
+    """What lm-eval says of the items that only it can grade."""
+    totals, are_greedy = likelihoods.totals.tolist(), likelihoods.are_greedy.tolist()
+    replies: dict[str, dict[int, list[Any]]] = {}
+    for asked in plan.asked:
+        if asked.graded:
+            replies.setdefault(asked.item[0], {})[asked.item[1]] = [
+                _reply(kind, where, totals, are_greedy, texts)
+                for kind, where in zip(asked.kinds, asked.requests, strict=True)
+            ]
+    grades = {}
+    for task, some in replies.items():
+        for doc_id, grade in harness.grade(task, some).items():
+            grades[task, doc_id] = grade
+    return grades
+
+
+def _smooth(
+    asked: Asked,
+    answers: Sequence[float],
+    chosen: Mapping[Item, tuple[float, float]],
+    value: float | None,
+    harness: Harness,
+) -> float | None:
+    task = asked.item[0]
+    if asked.golds:
+        return max(answers[asked.golds.start : asked.golds.stop])
+    if asked.item in chosen:
+        return chosen[asked.item][1]
+    if asked.kinds == ("loglikelihood",) and isinstance(asked.requests[0], range):
+        return answers[asked.requests[0].start]
+    if value is None:
+        return None
+    return smooth_metric(value, harness.metrics[task].higher_is_better)
+
+
+def _reply(
+    kind: str,
+    where: range | int,
+    totals: Sequence[float],
+    are_greedy: Sequence[bool],
+    texts: Sequence[Answer],
+) -> Any:
+    if isinstance(where, int):
+        return texts[where].text
+    if kind == "loglikelihood_rolling":
+        return sum(totals[where.start : where.stop])
+    return totals[where.start], are_greedy[where.start]

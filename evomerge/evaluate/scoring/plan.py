@@ -1,0 +1,109 @@
+"""What a set of items asks of the model: made once, whatever the weights are.
+
+Parts of items are numbers of pairs and of prompts in two long lists, so that pairs and prompts of
+all tasks share batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from evomerge.evaluate.batch_digest import composition
+from evomerge.evaluate.generation.generation import Generation, Prompts
+from evomerge.evaluate.likelihood.likelihood import Batch, Pair
+from evomerge.evaluate.scoring.choice_table import ChoiceTable
+from evomerge.evaluate.scoring.encode import Encoder
+from evomerge.evaluate.tasks.harness import Harness
+from evomerge.evaluate.tasks.request import Request
+from evomerge.evaluate.tasks.target import Choices
+
+Mode = Literal["smooth", "metric"]
+Item = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Where an item's parts are in a plan.
+
+    Attributes:
+        item: The item.
+        kinds: lm-eval's type of each request.
+        requests: For each request the range of its pairs, or the number of its prompt.
+        golds: The range of the pairs of its gold texts; empty where it has or needs none.
+        graded: Whether lm-eval reads its metric off the answers.
+    """
+
+    item: Item
+    kinds: tuple[str, ...]
+    requests: tuple[range | int, ...]
+    golds: range
+    graded: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a set of items that does not depend on the weights."""
+
+    asked: tuple[Asked, ...]
+    pairs: tuple[Pair, ...]
+    batches: tuple[Batch, ...]
+    prompts: Prompts
+    tables: tuple[tuple[tuple[Item, ...], ChoiceTable], ...]
+    composition: str  # digest of the batches
+
+
+def make_plan(
+    items: tuple[Item, ...],
+    mode: Mode,
+    harness: Harness,
+    encoder: Encoder,
+    batches_of: Callable[[Sequence[Pair]], list[Batch]],
+    generation: Generation,
+) -> Plan:
+    """Encode what a set of items asks, and put it into batches.
+
+    Args:
+        items: The items, none of them a user's function's.
+        mode: See `Scorer.score`.
+        harness: Their tasks.
+        encoder: Turns requests into tokens.
+        batches_of: Puts pairs into batches.
+        generation: Shares prompts out.
+    """
+    pairs: list[Pair] = []
+    prompts: list[tuple[Item, Request]] = []
+    asked = []
+    choosing: dict[str, list[tuple[Item, Choices, list[int]]]] = {}
+    for item in items:
+        kind = harness.output_type(item[0])
+        golds = encoder.golds(item) if (kind, mode) == ("generate_until", "smooth") else []
+        requests = [] if golds else harness.requests(*item)
+        where: list[range | int] = []
+        for request in requests:
+            if request.kind == "generate_until":
+                where.append(len(prompts))
+                prompts.append((item, request))
+            else:
+                found = encoder.pairs(item, request)
+                where.append(range(len(pairs), len(pairs) + len(found)))
+                pairs += found
+        span = range(len(pairs), len(pairs) + len(golds))
+        pairs += golds
+        graded = not golds
+        if kind == "multiple_choice":
+            choices = harness.choices(*item)
+            if choices.golds:
+                numbers = [span.start for span in where if isinstance(span, range)]
+                choosing.setdefault(item[0], []).append((item, choices, numbers))
+                graded = not harness.chooses(item[0])
+        kinds = tuple(request.kind for request in requests)
+        asked.append(Asked(item, kinds, tuple(where), span, graded))
+    tables = tuple(
+        (tuple(item for item, _, _ in some), ChoiceTable.of([(c, n) for _, c, n in some]))
+        for some in choosing.values()
+    )
+    batches, shared = tuple(batches_of(pairs)), generation.share_out(prompts)
+    digest = composition(items, pairs, batches, *generation.batches(shared))
+    return Plan(tuple(asked), tuple(pairs), batches, shared, tables, digest)

@@ -1,0 +1,120 @@
+"""What decides a score besides the weights: documents, prompts, metrics, versions, as a hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from evomerge.evaluate.tasks.metric import PER_LENGTH, Metric
+
+# Raise it when the meaning of a score changes: outcomes of another scoring are not reused.
+SCORING = 2
+LOCAL_DATA = ("json", "csv", "text", "parquet", "arrow", "pandas", "xml")
+# Prompts are hashed as they are built, documents by content; paths and comments decide nothing.
+NOT_PROTOCOL = (
+    "metadata",
+    "dataset_path",
+    "dataset_kwargs",
+    "dataset_name",
+    "custom_dataset",
+    "tag",
+    "task_alias",
+)
+
+
+def document_key(document: Any) -> str:
+    """Hash of a document's content: 16 hex digits of the SHA-256 of its canonical JSON.
+
+    >>> document_key({"a": 1, "b": 2}) == document_key({"b": 2, "a": 1})
+    True
+    """
+    return hashlib.sha256(_canonical(document).encode()).hexdigest()[:16]
+
+
+def protocol_digest(
+    tasks: Mapping[str, tuple[Any, Metric, Mapping[int, Sequence[Any]]]],
+    item_keys: Mapping[str, Sequence[str]],
+    tokenizer: Any,
+    apply_chat_template: bool,
+    functions: Mapping[str, str],
+) -> str:
+    """Hash of the evaluation: equal digests and equal weights give equal outcomes.
+
+    Args:
+        tasks: For each task lm-eval's object, its metric, and its requests by document.
+        item_keys: For each task the keys of its documents.
+        tokenizer: The tokenizer, or ``None``.
+        apply_chat_template: Whether prompts went through its chat template.
+        functions: For each task that is a user's function the hash of its source.
+    """
+    digest = hashlib.sha256()
+    header = {
+        "scoring": SCORING,
+        "lm_eval": version("lm_eval"),
+        "tokenizer": tokenizer_identity(tokenizer),
+        "chat": apply_chat_template,
+        "functions": {name: [source, len(item_keys[name])] for name, source in functions.items()},
+    }
+    digest.update(_canonical(header).encode())
+    for name, (task, metric, instances) in tasks.items():
+        config = {k: v for k, v in task.dump_config().items() if k not in NOT_PROTOCOL}
+        told = [name, config, [metric.name, metric.filter], list(item_keys[name])]
+        digest.update(_canonical(told).encode())
+        for asked in instances.values():
+            for instance in asked:
+                digest.update(_canonical([instance.request_type, list(instance.args)]).encode())
+    return digest.hexdigest()
+
+
+def tokenizer_identity(tokenizer: Any) -> str | None:
+    """Hash of what a tokenizer does: its vocabulary, rules, special tokens and chat template."""
+    if tokenizer is None:
+        return None
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
+    special = dict(tokenizer.special_tokens_map)
+    if backend is not None:  # these remember the last call, not what the tokenizer is
+        rules = {key: value for key, value in rules.items() if key not in ("padding", "truncation")}
+    special.pop("pad_token", None)  # set by whoever pads first; padding is never scored
+    told = [rules, special, getattr(tokenizer, "chat_template", None)]
+    return hashlib.sha256(_canonical(told).encode()).hexdigest()
+
+
+def task_warnings(name: str, task: Any, source: Path | None, built_in: Path) -> Iterable[str]:
+    """What the user should know about a task before searching on it."""
+    ours = source is not None and built_in in source.resolve().parents
+    path = getattr(task.config, "dataset_path", None)
+    public = ours or (path is not None and path not in LOCAL_DATA and not Path(path).exists())
+    if public and task.has_test_docs():
+        yield (
+            f"task '{name}' scores the test split of a public benchmark ({path}): a recipe "
+            "searched on it has no honest score on it"
+        )
+    metrics = task.aggregation()
+    if task.OUTPUT_TYPE == "loglikelihood_rolling" and any(m in PER_LENGTH for m in metrics):
+        yield (
+            f"task '{name}': documents count equally here; lm-eval weights them by length, so its "
+            "number differs"
+        )
+    shots = getattr(task.config, "num_fewshot", None) or 0
+    fewshot = getattr(task.config, "fewshot_config", None)
+    scored = task.config.test_split or task.config.validation_split
+    source = task.config.training_split or task.config.validation_split
+    if shots > 0 and (task.config.fewshot_split or source or scored) == scored:
+        yield (
+            f"task '{name}' draws its examples from the very documents that it scores: held-out "
+            "ones are seen, with their answers, while searching"
+        )
+    if shots > 0 and getattr(fewshot, "sampler", "default") != "first_n":
+        yield (
+            f"task '{name}' draws its {shots} examples at random, document after document: "
+            "lm_eval with --samples draws others than lm_eval on the whole task does"
+        )
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)

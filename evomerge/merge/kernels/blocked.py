@@ -1,0 +1,151 @@
+"""Operations in PyTorch, block by block, so that what lies between reading and writing stays in
+the cache: where there is no C++ compiler, on other devices, and for what `native` does not know.
+
+The arithmetic is that of the plain functions, and so are the bits.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from evomerge.merge.kernels.delta import Delta, loaded
+from evomerge.merge.kernels.operation import Operation, Part, settled
+from evomerge.merge.kernels.ranking import Bracket, Edge, keys_of
+from evomerge.methods.deltas import add_to_base, disjoint_deltas, l1_norm, positive, weighted_deltas
+
+_CPU_BLOCK = 2**15  # elements: fastest of 2**13..2**18; larger temporaries are given back each time
+_BLOCK = 2**24  # elsewhere: bounds scratch memory
+_ROW = 128  # elements that are looked at together where few are sought
+
+
+class BlockedKernels:
+    """Kernels of PyTorch operations, on any device."""
+
+    def run(self, operation: Operation, out: Tensor) -> bool:
+        """Write the result into `out`, flat."""
+        exact = settled(operation, self)
+        edges = [edge for part in exact.parts for edge in _edges(part)]
+        for start, stop in _blocks(0, out.numel(), out.device, edges):
+            out[start:stop].copy_(_merged(exact, start, stop))
+        return True
+
+    def between(self, delta: Delta, bracket: Bracket) -> Tensor:
+        """The keys of the elements that a bracket leaves open, in any order."""
+        low, high = bracket.maybe.bits, bracket.kept.bits
+        whole = (0, delta.count)
+        if low == high:  # the same magnitude: those of the indices in between
+            whole = bracket.kept.at + 1, min(bracket.maybe.at + 1, delta.count)
+        found = []
+        for start, stop in _blocks(*whole, delta.model.device):
+            magnitude = delta.part(start, stop).abs_()
+            near = positive(_value(high + 1) - magnitude)
+            if low > 0:
+                near *= positive(magnitude - _value(low - 1))
+            rows = pad(near, (0, -len(near) % _ROW)).view(-1, _ROW).sum(dim=1).nonzero()  # (r, 1)
+            index = (rows * _ROW + torch.arange(_ROW, device=rows.device)).reshape(-1)
+            index = index[index < len(near)]
+            found.append(keys_of(magnitude[index], index + start))
+        keys = torch.cat(found)
+        return keys[(keys > bracket.kept.key) & (keys <= bracket.maybe.key)]
+
+    def norm(self, delta: Delta, part: Part) -> Tensor:
+        """The L1 norm of what a settled mask leaves of a delta, shape ()."""
+        masked = torch.empty(delta.count, device=delta.model.device)
+        for start, stop in _blocks(0, delta.count, masked.device, _edges(part)):
+            masked[start:stop].copy_(_masked(delta.part(start, stop), part, start))
+        return l1_norm(masked)
+
+
+def _blocks(
+    start: int, stop: int, device: torch.device, edges: list[Edge] | None = None
+) -> Iterator[tuple[int, int]]:
+    """Cut a range into blocks, none of which an edge's index divides."""
+    step = _CPU_BLOCK if device.type == "cpu" else _BLOCK
+    cuts = {edge.at + 1 for edge in edges or [] if start <= edge.at < stop - 1}
+    marks = sorted({*range(start, stop, step), *cuts, stop})
+    yield from pairwise(marks)
+
+
+def _edges(part: Part) -> list[Edge]:
+    return [*([part.kept.kept] if part.kept else []), *([part.outlier] if part.outlier else [])]
+
+
+def _merged(operation: Operation, start: int, stop: int) -> Tensor:
+    """One block, in float32."""
+    working, parts = operation.working, operation.parts
+    base = None if operation.base is None else loaded(operation.base, start, stop, working)
+    if operation.kind == "copied":
+        return loaded(parts[0].model, start, stop, working) if base is None else base
+    models = [loaded(part.model, start, stop, working) for part in parts]
+    weights = [part.weight for part in parts]
+    if operation.kind == "linear":
+        merged = torch.zeros_like(models[0])
+        for model, weight in zip(models, merged.new_tensor(weights), strict=True):
+            merged.addcmul_(model, weight)  # as linear.py does
+        return merged if operation.divisor is None else merged.div_(operation.divisor)
+    if operation.kind == "scaled":
+        return models[0].mul_(weights[0])
+    deltas = models if base is None else [model.sub_(base) for model in models]
+    if operation.kind == "pair":
+        merged = weights[0] * deltas[0] + weights[1] * deltas[1]
+        if operation.divisor is not None:
+            merged /= operation.divisor
+        return merged if base is None else base + merged
+    for delta, part in zip(deltas, parts, strict=True):
+        _masked(delta, part, start)
+        if part.divides:
+            delta /= part.scale
+        elif part.scale != 1:
+            delta *= part.scale
+    if base is None:
+        return deltas[0]  # pruned
+    if operation.kind == "weighted":
+        mixed = weighted_deltas(deltas, weights, normalize=False)
+        if operation.divisor is not None:
+            mixed /= operation.divisor
+    else:
+        mixed = disjoint_deltas(
+            deltas,
+            weights,
+            normalize=operation.normalize,
+            consensus=operation.consensus,
+            aggregate=operation.aggregate,
+        )
+    return add_to_base(base, mixed, operation.lambda_)
+
+
+def _masked(delta: Tensor, part: Part, start: int) -> Tensor:
+    """Zero in place what a mask drops of the elements from `start` on."""
+    if part.dropping is not None:
+        dropping = part.dropping
+        uniforms = dropping.random.uniform(
+            dropping.model_index, delta.shape, start=start, device=delta.device
+        )
+        return delta.mul_(positive(dropping.density - uniforms))
+    if part.kept is None:
+        return delta
+    magnitude = delta.abs()
+    mask = _within(part.kept.kept, magnitude, start)
+    if part.outlier is not None:
+        mask -= _within(part.outlier, magnitude, start)
+    return delta.mul_(mask)
+
+
+def _within(edge: Edge, magnitude: Tensor, start: int) -> Tensor:
+    """1.0 for each element up to an edge, which lies at the end of the block or outside it."""
+    least = edge.bits if start <= edge.at else edge.bits + 1
+    if least == 0:
+        return torch.ones_like(magnitude)
+    return (magnitude - _value(least - 1)).sign_().clamp_(min=0)  # `positive`, in place
+
+
+def _value(bits: int) -> float:
+    """The float32 number of these bits."""
+    number: float = struct.unpack("<f", struct.pack("<I", bits))[0]
+    return number

@@ -1,0 +1,336 @@
+"""From a method and its parameters to an `Operation`, for the methods that one pass can do.
+
+What an operation does is the plain function's own arithmetic: the conformance test holds the two
+equal to the bit. A method, or a rare option, without an operation runs as the plain function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from evomerge.core.errors import UserError
+from evomerge.merge.kernels.delta import Delta
+from evomerge.merge.kernels.operation import Dropping, Kernels, Kind, Operation, Part, settled_part
+from evomerge.merge.kernels.ranking import EVERYTHING, NOTHING, Bracket
+from evomerge.merge.kernels.statistics import Statistics
+from evomerge.methods import CounterRandom
+from evomerge.methods.deltas import (
+    Aggregate,
+    Consensus,
+    ZeroSign,
+    adds_nothing,
+    kept_count,
+    l1_ratio,
+    usable_sum,
+)
+from evomerge.methods.nuslerp import arc_weights as nuslerp_weights
+from evomerge.methods.nuslerp import cosine as nuslerp_cosine
+from evomerge.methods.nuslerp import share_of_second
+from evomerge.methods.parameters import DropRescale
+from evomerge.methods.slerp import arc_weights as slerp_weights
+from evomerge.methods.slerp import cosine as slerp_cosine
+
+
+class Inputs(NamedTuple):
+    """What one tensor is merged from.
+
+    Attributes:
+        base: Flat, as stored, or ``None``.
+        models: Flat, as stored.
+        keys: What tells base and models apart from other tensors of the process.
+        working: The dtype that they are rounded to.
+        random: Source of chance, for methods that need it.
+        statistics: What is known of them.
+        kernels: What looks at them where more must be known.
+    """
+
+    base: Tensor | None
+    models: Sequence[Tensor]
+    keys: tuple[object, ...]
+    working: torch.dtype
+    random: CounterRandom | None
+    statistics: Statistics
+    kernels: Kernels
+
+    @property
+    def size(self) -> int:
+        """Elements of the tensor."""
+        return self.models[0].numel()
+
+    def delta(self, index: int) -> Delta:
+        """One model's delta."""
+        return Delta(self.base, self.models[index], self.working)
+
+    def top(self, index: int, kept: int) -> Bracket | None:
+        """Where the `kept` largest elements of a model's delta end; ``None``: all are kept."""
+        if kept <= 0:
+            return Bracket(NOTHING, NOTHING)
+        if kept >= self.size:
+            return None
+        key = (self.keys[0], self.keys[1 + index], self.working)
+        return self.statistics.ranking(key, lambda: self.delta(index)).largest(kept)
+
+    def band(self, index: int, density: float, gamma: float) -> Part:
+        """A model without its outliers and without its smallest elements (trim_outliers)."""
+        model, keep = self.models[index], int(density * self.size)
+        reach = min(self.size, keep + int(gamma * self.size))
+        part = self.settled(Part(model, kept=self.top(index, reach)))
+        if reach == keep:
+            return part
+        outliers = self.settled(Part(model, kept=self.top(index, reach - keep))).kept
+        everything = Bracket(EVERYTHING, EVERYTHING)
+        return part._replace(kept=part.kept or everything, outlier=(outliers or everything).kept)
+
+    def operation(self, kind: Kind, parts: Sequence[Part], **more: Any) -> Operation:
+        """An operation on the base."""
+        return Operation(kind, self.base, parts, self.working, **more)
+
+    def settled(self, part: Part) -> Part:
+        """A part whose bracket is closed."""
+        return settled_part(part, self.operation("pruned", [part]), self.kernels)
+
+    def rescaled(self, index: int, part: Part) -> Part:
+        """A part scaled such that its delta keeps the L1 norm that it has before the mask."""
+        part = self.settled(part)
+        key = ("l1", self.keys[0], self.keys[1 + index], self.working)
+        before = self.statistics.scalar(key, lambda: self._norm(index, Part(part.model)))
+        return part._replace(scale=float(l1_ratio(before, self._norm(index, part))))
+
+    def _norm(self, index: int, part: Part) -> Tensor:
+        norm = self.kernels.norm(self.delta(index), part)
+        assert norm is not None
+        return norm
+
+
+class Sum(Protocol):
+    """Sums up masked deltas: `_weighted` or `_disjoint`."""
+
+    def __call__(
+        self,
+        inputs: Inputs,
+        part_of: Callable[[int], Part],
+        weight: Sequence[float],
+        density: Sequence[float],
+        normalize: bool,
+        lambda_: float,
+    ) -> Operation:
+        """The operation that adds up the parts."""
+        ...
+
+
+def operation_of(method: str, inputs: Inputs, parameters: Mapping[str, Any]) -> Operation | None:
+    """The operation that a method comes to; ``None`` if it has none.
+
+    Raises:
+        UserError: The method refuses its parameters; the message starts with the method's name.
+    """
+    make = _OPERATIONS.get(method)
+    if make is None or inputs.size == 0:
+        return None
+    given = dict(parameters)
+    if "lambda" in given:
+        given["lambda_"] = given.pop("lambda")
+    return make(inputs, **given)
+
+
+def _copied(inputs: Inputs, model: Tensor | None = None) -> Operation:
+    """The base's own values, or a model's."""
+    if model is None:
+        return inputs.operation("copied", [Part(inputs.models[0])])
+    return Operation("copied", None, [Part(model)], inputs.working)
+
+
+def _linear(inputs: Inputs, weight: Sequence[float], normalize: bool) -> Operation:
+    total = float(torch.tensor(weight).sum())
+    if normalize and total == 0:
+        raise UserError(
+            f"linear: expected weights whose sum is not 0, but got {list(weight)}: "
+            "change a weight, or set normalize to false"
+        )
+    parts = [Part(m, w) for m, w in zip(inputs.models, weight, strict=True)]
+    return Operation("linear", None, parts, inputs.working, total if normalize else None)
+
+
+def _passthrough(inputs: Inputs, scale: Sequence[float]) -> Operation:
+    (model,), (factor,) = inputs.models, scale
+    if factor == 1:
+        return _copied(inputs, model)
+    return Operation("scaled", None, [Part(model, factor)], inputs.working)
+
+
+def _magnitude_prune(inputs: Inputs, density: Sequence[float]) -> Operation | None:
+    (model,), (part,) = inputs.models, density
+    kept = kept_count(part, inputs.size)
+    if kept == 0:
+        return None
+    return Operation("pruned", None, [Part(model, kept=inputs.top(0, kept))], inputs.working)
+
+
+def _wise_ft(inputs: Inputs, alpha: float) -> Operation:
+    assert inputs.base is not None
+    if alpha in (0, 1):
+        return _copied(inputs, inputs.models[0] if alpha else None)
+    parts = [Part(inputs.base, 1 - alpha), Part(inputs.models[0], alpha)]
+    return Operation("pair", None, parts, inputs.working)
+
+
+def _slerp(inputs: Inputs, t: float) -> Operation:
+    assert inputs.base is not None
+    if t in (0, 1):
+        return _copied(inputs, inputs.models[0] if t else None)
+    pair = (inputs.base, inputs.models[0])
+    angle = inputs.statistics.scalar(
+        ("slerp", *inputs.keys, inputs.working),
+        lambda: slerp_cosine(*(Delta(None, m, inputs.working).part(0, inputs.size) for m in pair)),
+    )
+    weights = slerp_weights(angle, t)
+    parts = [Part(m, float(w)) for m, w in zip(pair, weights, strict=True)]
+    return Operation("pair", None, parts, inputs.working)
+
+
+def _nuslerp(
+    inputs: Inputs, weight: Sequence[float], nuslerp_row_wise: bool, nuslerp_flatten: bool
+) -> Operation | None:
+    del nuslerp_row_wise  # says nothing of flattened tensors
+    if not nuslerp_flatten:
+        return None
+    angle = inputs.statistics.scalar(
+        ("nuslerp", *inputs.keys, inputs.working),
+        lambda: nuslerp_cosine(*(inputs.delta(i).part(0, inputs.size) for i in (0, 1))),
+    )
+    *weights, divisor = nuslerp_weights(angle, share_of_second(*weight))
+    parts = [Part(m, float(w)) for m, w in zip(inputs.models, weights, strict=True)]
+    return inputs.operation("pair", parts, divisor=float(divisor))
+
+
+def _task_arithmetic(
+    inputs: Inputs, weight: Sequence[float], normalize: bool, lambda_: float
+) -> Operation:
+    whole = [1.0] * len(weight)
+    return _weighted(
+        inputs, lambda i: Part(inputs.models[i], weight[i]), weight, whole, normalize, lambda_
+    )
+
+
+def _ties(
+    inputs: Inputs,
+    weight: Sequence[float],
+    density: Sequence[float],
+    normalize: bool,
+    rescale: bool,
+    lambda_: float,
+    consensus: Consensus,
+    aggregate: Aggregate,
+    zero_sign: ZeroSign,
+) -> Operation | None:
+    if zero_sign == "majority":  # needs the votes of the whole tensor
+        return None
+
+    def trimmed(index: int) -> Part:
+        kept = inputs.top(index, kept_count(density[index], inputs.size))
+        part = Part(inputs.models[index], weight[index], kept)
+        return inputs.rescaled(index, part) if rescale and 0 < density[index] < 1 else part
+
+    merged = _disjoint(inputs, trimmed, weight, density, normalize, lambda_)
+    if (consensus, aggregate) == ("sum", "mean"):
+        return merged
+    return merged._replace(consensus=consensus, aggregate=aggregate)
+
+
+def _dare(sum_up: Sum) -> Callable[..., Operation]:
+    def operation(
+        inputs: Inputs,
+        weight: Sequence[float],
+        density: Sequence[float],
+        normalize: bool,
+        rescale: DropRescale,
+        lambda_: float,
+    ) -> Operation:
+        assert inputs.random is not None
+        random = inputs.random
+
+        def dropped(index: int) -> Part:
+            model, kept = inputs.models[index], density[index]
+            if kept >= 1:
+                return Part(model, weight[index])
+            part = Part(model, weight[index], dropping=Dropping(random, index, kept))
+            if not rescale or kept <= 0:
+                return part
+            if rescale == "inverse":
+                return part._replace(scale=kept, divides=True)
+            return inputs.rescaled(index, part)
+
+        return sum_up(inputs, dropped, weight, density, normalize, lambda_)
+
+    return operation
+
+
+def _breadcrumbs(sum_up: Sum) -> Callable[..., Operation]:
+    def operation(
+        inputs: Inputs,
+        weight: Sequence[float],
+        density: Sequence[float],
+        gamma: Sequence[float],
+        normalize: bool,
+        rescale: bool,
+        lambda_: float,
+    ) -> Operation:
+        def middling(index: int) -> Part:
+            if density[index] >= 1:
+                return Part(inputs.models[index], weight[index])
+            part = inputs.band(index, density[index], gamma[index])
+            part = part._replace(weight=weight[index])
+            return inputs.rescaled(index, part) if rescale else part
+
+        return sum_up(inputs, middling, weight, density, normalize, lambda_)
+
+    return operation
+
+
+def _weighted(
+    inputs: Inputs,
+    part_of: Callable[[int], Part],
+    weight: Sequence[float],
+    density: Sequence[float],
+    normalize: bool,
+    lambda_: float,
+) -> Operation:
+    if adds_nothing(lambda_, weight, density):
+        return _copied(inputs)
+    parts = [part_of(i) for i in range(len(weight))]
+    divisor = float(usable_sum(weight, torch.empty(0))) if normalize else None
+    return inputs.operation("weighted", parts, divisor=divisor, lambda_=lambda_)
+
+
+def _disjoint(
+    inputs: Inputs,
+    part_of: Callable[[int], Part],
+    weight: Sequence[float],
+    density: Sequence[float],
+    normalize: bool,
+    lambda_: float,
+) -> Operation:
+    if adds_nothing(lambda_, weight, density):
+        return _copied(inputs)
+    parts = [part_of(i) for i in range(len(weight))]
+    return inputs.operation("disjoint", parts, normalize=normalize, lambda_=lambda_)
+
+
+_OPERATIONS: Mapping[str, Callable[..., Operation | None]] = {
+    "breadcrumbs": _breadcrumbs(_weighted),
+    "breadcrumbs_ties": _breadcrumbs(_disjoint),
+    "dare_linear": _dare(_weighted),
+    "dare_ties": _dare(_disjoint),
+    "linear": _linear,
+    "magnitude_prune": _magnitude_prune,
+    "nuslerp": _nuslerp,
+    "passthrough": _passthrough,
+    "slerp": _slerp,
+    "task_arithmetic": _task_arithmetic,
+    "ties": _ties,
+    "wise_ft": _wise_ft,
+}

@@ -1,0 +1,80 @@
+"""What merging needs to know of whole tensors, worked out once: rankings, L1 norms, cosines.
+
+They depend on the parents alone, not on a candidate's coefficients. Rankings of tensors above
+65,536 elements are also kept on disk, in ``~/.cache/evomerge`` or where the environment variable
+``EVOMERGE_CACHE`` says, under a digest of the tensors' bytes; a file that is damaged is made anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from evomerge.merge.kernels.delta import Delta
+from evomerge.merge.kernels.ranking import EXACT, Ranking, rank
+from evomerge.merge.kernels.ranking_file import ranking_in
+
+_FORMAT = "1"  # changes whenever files of an older version must not be read
+
+
+class Statistics:
+    """Statistics of the tensors of one process, by whatever key tells its tensors apart.
+
+    Args:
+        folder: Where rankings are kept on disk; ``None`` is `cache_folder`.
+        on_disk: Whether they are kept there at all.
+    """
+
+    def __init__(self, folder: Path | None = None, *, on_disk: bool = True):
+        self._on_disk = on_disk
+        self._folder = (cache_folder() if folder is None else folder) / "rankings"
+        self._rankings: dict[object, Ranking] = {}
+        self._scalars: dict[object, Tensor] = {}
+        self._digests: dict[object, tuple[Tensor, str]] = {}
+
+    def ranking(self, key: object, delta_of: Callable[[], Delta]) -> Ranking:
+        """The ranking of a delta's elements by magnitude; the delta is asked for if it is new."""
+        held = self._rankings.get(key)
+        if held is None:
+            delta = delta_of()
+            kept = self._on_disk and delta.count > EXACT
+            held = self._kept_on_disk(delta) if kept else rank(delta)
+            self._rankings[key] = held
+        return held
+
+    def scalar(self, key: object, compute: Callable[[], Tensor]) -> Tensor:
+        """A number that `compute` gives, shape ()."""
+        if key not in self._scalars:
+            self._scalars[key] = compute()
+        return self._scalars[key]
+
+    def _kept_on_disk(self, delta: Delta) -> Ranking:
+        name = self._digest(delta)
+        return ranking_in(self._folder / f"{name}.safetensors", name, delta)
+
+    def _digest(self, delta: Delta) -> str:
+        parts = [_FORMAT, str(delta.working)]
+        for tensor in (delta.base, delta.model):
+            if tensor is None:
+                parts.append("none")
+                continue
+            place = (tensor.data_ptr(), tensor.numel(), tensor.dtype, tensor.device)
+            if place not in self._digests:
+                data = tensor.cpu().view(torch.uint8).numpy()
+                # the tensor is held too, lest another take its address
+                self._digests[place] = tensor, hashlib.sha256(data.data).hexdigest()
+            parts.append(f"{tensor.dtype} {self._digests[place][1]}")
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where this user's caches lie: ``EVOMERGE_CACHE``, else below the user's cache folder."""
+    named = os.environ.get("EVOMERGE_CACHE")
+    if named:
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "evomerge"

@@ -1,0 +1,93 @@
+"""The model card of a merged model: what it is made of, how, how good, and what to cite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evomerge import methods
+from evomerge.checkpoint import names as model_name
+from evomerge.core import yaml_file
+from evomerge.merge.output.licence import licence_of
+from evomerge.recipe.recipe import Recipe
+
+_CARD = """---
+{metadata}---
+# {title}
+
+A merge of {count} models by `{methods}`, made by evomerge.
+{results}
+## Parents
+
+{parents}
+{licence}
+## Recipe
+
+```yaml
+{recipe}```
+
+## Methods
+
+{references}
+"""
+
+
+def model_card(
+    recipe: Recipe,
+    title: str = "Merged model",
+    results: str = "",
+    metadata: Mapping[str, Any] | None = None,
+) -> str:
+    """Write the card as Markdown; folders are named by their last part, hub ids whole.
+
+    Args:
+        recipe: What the model is.
+        title: The card's heading.
+        results: Markdown that goes behind the first sentence.
+        metadata: More for the card's head, such as ``model-index``.
+    """
+    named = {model: model_name.public(model) for model in recipe.model_names}
+    licences = {model: licence_of(model) for model in named}
+    known = set(licences.values())
+    inner = [name for merge in recipe.merges.values() for name in merge.method_names]
+    used = list(dict.fromkeys([*recipe.method_names, *inner]))
+    head: dict[str, Any] = {"library_name": "transformers", "tags": ["merge", "evomerge"]}
+    head["base_model"] = list(named.values())
+    head["base_model_relation"] = "merge"
+    if len(known) == 1 and None not in known:
+        head["license"] = known.pop()
+    return _CARD.format(
+        metadata=yaml_file.write({**head, **(metadata or {})}),
+        title=title,
+        count=len(named),
+        methods="`, `".join(used),
+        results=f"\n{results}" if results else "",
+        parents="\n".join(
+            f"- {name}{' (base)' if model == recipe.base_model else ''}"
+            f"{f' ({licences[model]})' if licences[model] else ''}"
+            for model, name in named.items()
+        ),
+        licence=_licence_note(licences),
+        recipe=public_recipe(recipe),
+        references="\n".join(f"- `{name}`: {methods.get(name).reference}" for name in used),
+    )
+
+
+def public_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, which does not tell where on a machine its models lie."""
+    text = recipe.to_yaml()
+    for model in sorted(recipe.model_names, key=len, reverse=True):
+        text = text.replace(model, model_name.public(model))
+    return text
+
+
+def _licence_note(licences: Mapping[str, str | None]) -> str:
+    """What somebody who publishes the merge has to see to."""
+    unknown = [model_name.public(model) for model, licence in licences.items() if licence is None]
+    if unknown:
+        return (
+            f"\nNo licence is stated by {', '.join(unknown)}; a merge is bound by its parents'.\n"
+        )
+    if len(set(licences.values())) > 1:
+        return "\nThe parents' licences differ; a merge is bound by all of them.\n"
+    return ""

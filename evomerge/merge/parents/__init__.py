@@ -1,0 +1,1 @@
+"""The parents of a merge as they are held in memory, nested merges among them."""

@@ -1,0 +1,119 @@
+"""Merges as parents of merges: made tensor by tensor when they are read, nothing is written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.files.header import FLOATS, TensorInfo
+from evomerge.checkpoint.opening import inspect_models
+from evomerge.core.errors import UserError
+from evomerge.merge.build import merged
+from evomerge.merge.parents.parents import Parents
+from evomerge.merge.plan.plan import Plan, plan
+from evomerge.merge.vocabulary.align import aligned
+from evomerge.recipe import nested as nesting
+from evomerge.recipe.recipe import Recipe
+
+_CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
+
+
+def open_parents(models: Iterable[str], device: str = "cpu") -> Parents:
+    """Open parents by name; one that is a recipe's file is merged when it is read, and kept.
+
+    Raises:
+        UserError: A model cannot be read, or a recipe's file is wrong.
+    """
+    names = list(dict.fromkeys(models))
+    folders = [name for name in names if not nesting.is_file(name)]
+    inspect_models(folders)
+    parents = Parents(folders, device)
+    for name in names:
+        if nesting.is_file(name):
+            recipe = Recipe.from_yaml(name)
+            own = with_merges(recipe, open_parents(recipe.model_names, device), checked=True)
+            own.check(recipe)
+            parents.opened[name] = _checkpoint(recipe, own, name)
+    return parents
+
+
+def with_merges(recipe: Recipe, parents: Parents, *, checked: bool = False) -> Parents:
+    """The parents of a recipe with merges in it: its inputs, merges by their names there.
+
+    Args:
+        recipe: The recipe; without merges its parents are `parents` as they are.
+        parents: Every model that it names.
+        checked: Whether the parents of each merge are checked first, as for a build of its own.
+
+    Raises:
+        UserError: A tensor that a merge needs is not there, or parents do not fit.
+    """
+    if not recipe.merges:
+        return parents
+    opened = dict(parents.opened)
+    for name, inner in recipe.merges.items():
+        own = parents.beside({model: opened[model] for model in inner.inputs}, recipe.merges)
+        if checked:
+            own.check(inner)
+        opened[name] = _checkpoint(inner, own, f"merges.{name}")
+    return parents.beside({model: opened[model] for model in recipe.inputs}, recipe.merges)
+
+
+def _checkpoint(recipe: Recipe, parents: Parents, where: str) -> Checkpoint:
+    """A merge as a checkpoint: the tensors that a build to disk would hold."""
+    brought = aligned(recipe, parents.opened)
+    if any(brought[model] is not checkpoint for model, checkpoint in parents.opened.items()):
+        raise UserError(
+            f"{where}: its tokenizer changes its models' vocabulary; build it by itself first, and "
+            "name the folder"
+        )
+    built = plan(recipe, parents.checkpoints)
+    code = _CODES[built.recipe.output_dtype]
+    tensors = {}
+    for job in built.jobs:
+        ref = job.base or job.models[0]
+        stored = parents.checkpoints[ref.model].tensors[ref.name]
+        tensors[job.name] = TensorInfo(
+            code if stored.dtype in FLOATS else stored.dtype, job.shape, file=""
+        )
+    donor = parents.checkpoints[built.recipe.donor]
+    config = {**built.config, "dtype": built.recipe.output_dtype}
+    config.pop("torch_dtype", None)
+    return Checkpoint(donor.folder, config, tensors, _Merge(built, parents))
+
+
+class _Merge:
+    """The tensors of a merge, each made when it is asked for; the last one is remembered.
+
+    A merge asks for all inputs of one tensor before it goes on to the next, some more than once.
+    """
+
+    def __init__(self, built: Plan, parents: Parents):
+        self._built = built
+        self._parents = parents
+        self._jobs: Mapping[str, int] = {job.name: i for i, job in enumerate(built.jobs)}
+        self._last: tuple[str, Tensor] | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        checkpoints, recipe = self._parents.checkpoints, self._built.recipe
+        parts = [recipe.digest, *(checkpoints[name].fingerprint for name in recipe.inputs)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    @property
+    def files(self) -> list[Path]:
+        return [file for held in self._parents.checkpoints.values() for file in held.store.files]
+
+    def tensor(self, name: str) -> Tensor:
+        if self._last is None or self._last[0] != name:
+            self._last = None  # let go of it before the next one is made
+            job = self._built.jobs[self._jobs[name]]
+            self._last = (name, merged(job, self._parents, self._built.recipe))
+        return self._last[1]
+
+    def factors(self, name: str) -> None:
+        del name

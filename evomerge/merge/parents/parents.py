@@ -1,0 +1,179 @@
+"""The parents of a merge, opened once and kept: memory-mapped on the CPU, resident on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from evomerge.checkpoint.architecture import is_head
+from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.compatible import check_compatible, check_same_kind, check_same_tokens
+from evomerge.checkpoint.files.header import FLOATS
+from evomerge.checkpoint.store import Factors
+from evomerge.core.errors import UserError
+from evomerge.merge.kernels.native import kernels_for
+from evomerge.merge.kernels.statistics import Statistics
+from evomerge.merge.parents.thresholds import Magnitudes
+from evomerge.merge.plan.matching import check_labels
+from evomerge.merge.plan.plan import Job, Ref
+from evomerge.merge.vocabulary.align import aligned
+from evomerge.recipe.recipe import Recipe
+
+Flat = tuple[tuple[Ref | None, ...], Tensor | None, list[Tensor]]  # names, base, models
+
+
+class Parents:
+    """Open checkpoints by the names that recipes give them.
+
+    On the CPU tensors stay memory-mapped, so that processes of one machine share one copy. On
+    another device each is copied there when first needed, and kept.
+    """
+
+    def __init__(self, models: Iterable[str], device: str = "cpu"):
+        self.opened = {model: Checkpoint.open(model) for model in models}
+        self.checkpoints: Mapping[str, Checkpoint] = self.opened  # with the vocabulary of a recipe
+        self.device = torch.device(device)
+        self.places: Mapping[str, torch.device] = {}  # by a tensor's name, if they are several
+        self.kernels = kernels_for(self.device)
+        self.statistics = Statistics()
+        self._kept: dict[tuple[Ref, torch.device], Tensor] = {}
+        self._flat: dict[tuple[Ref | None, tuple[Ref, ...], torch.device], Flat] = {}
+        self._magnitudes: dict[tuple[str, str, torch.dtype], Magnitudes] = {}
+        self._passing: frozenset[str] = frozenset()  # models whose tensors are not kept
+
+    def beside(self, opened: Mapping[str, Checkpoint], passing: Iterable[str]) -> Parents:
+        """Other parents on the same device, sharing what is kept; `passing` ones are not kept."""
+        other = Parents((), str(self.device))
+        other.places = self.places
+        other.checkpoints = other.opened = dict(opened)
+        other._kept, other.statistics = self._kept, self.statistics
+        other._passing = frozenset(passing)
+        return other
+
+    def check(self, recipe: Recipe) -> None:
+        """Bring the parents of a recipe to its vocabulary, and refuse those that do not fit.
+
+        Raises:
+            UserError: Tensors or tokens differ, or one holds a value that is not finite.
+        """
+        donor = self.opened[recipe.donor]
+        for checkpoint in self.opened.values():
+            check_same_kind(donor, checkpoint)
+            if recipe.vocabulary is None:
+                check_same_tokens(donor, checkpoint)
+        self.checkpoints, self._kept = aligned(recipe, self.opened), {}
+        self._flat = {}
+        self.statistics = Statistics()
+        for checkpoint in self.checkpoints.values():
+            if not recipe.slices:
+                _check_tensors(recipe, self.checkpoints[recipe.donor], checkpoint)
+        check_labels(recipe, self.checkpoints)
+        self.check_finite()
+
+    def tensor(self, ref: Ref) -> Tensor:
+        """One parent's tensor, in its stored dtype; never to be written to."""
+        return self._on(ref, self.places.get(ref.name, self.device))
+
+    def device_for(self, out: Tensor) -> torch.device:
+        """Where a tensor is merged: where the live one is, if those are in several places."""
+        return out.device if self.places else self.device
+
+    def spread(self, model: torch.nn.Module) -> None:
+        """Keep each tensor on the device where a live model holds the one of its name."""
+        prefix = f"{getattr(model, 'base_model_prefix', '')}."
+        held = {name: tensor.device for name, tensor in model.state_dict().items()}
+        self.places = {name.removeprefix(prefix): device for name, device in held.items()} | held
+
+    def _on(self, ref: Ref, device: torch.device) -> Tensor:
+        passing = ref.model in self._passing
+        kept = None if passing else self._kept.get((ref, device))
+        if kept is None:
+            kept = self.checkpoints[ref.model].tensor(ref.name).to(device)
+            if not passing:
+                self._kept[ref, device] = kept
+        return kept
+
+    def flat(self, job: Job, device: torch.device) -> Flat:
+        """What a job reads, on a device, each tensor as one row of numbers."""
+        sources = (job.base, job.models, device)
+        found = self._flat.get(sources)
+        if found is None:
+            base = None if job.base is None else self._on(job.base, device).reshape(-1)
+            models = [self._on(ref, device).reshape(-1) for ref in job.models]
+            found = (job.base, *job.models), base, models
+            if not self._passing:
+                self._flat[sources] = found
+        return found
+
+    def stamps(self) -> dict[str, tuple[int, int]]:
+        """Size in bytes and time of change of every file, as they are now; (-1, -1) if it is gone.
+
+        The time is in nanoseconds. A file that is written over or replaced has another stamp.
+        """
+        found = {}
+        for checkpoint in self.opened.values():
+            for file in checkpoint.store.files:
+                try:
+                    status = file.stat()
+                    found[str(file)] = (status.st_size, status.st_mtime_ns)
+                except OSError:
+                    found[str(file)] = (-1, -1)
+        return found
+
+    def factors(self, ref: Ref, device: torch.device) -> Factors | None:
+        """What an adapter adds to one parent's tensor, on a device; ``None`` where none does."""
+        held = self.checkpoints[ref.model].factors(ref.name)
+        return held and Factors(*(factor.to(device) for factor in held))
+
+    def thresholds(self, job: Job, working: torch.dtype) -> list[float]:
+        """The least magnitude of each model's changes that its density keeps, over all tensors."""
+        assert job.base is not None, f"{job.method} trims changes, and takes a base"
+        found = []
+        for ref, density in zip(job.models, job.parameters["density"], strict=True):
+            key = (job.base.model, ref.model, working)
+            if key not in self._magnitudes:
+                self._magnitudes[key] = Magnitudes().count(self._changes(*key))
+            found.append(self._magnitudes[key].threshold(density, self._changes(*key)))
+        return found
+
+    def _changes(self, base: str, model: str, working: torch.dtype) -> Iterator[Tensor]:
+        """Every change of a model, tensor by tensor, in float32."""
+        for name, info in self.checkpoints[base].tensors.items():
+            if info.dtype in FLOATS and name in self.checkpoints[model].tensors:
+                before, after = (self.tensor(Ref(m, name)).to(working) for m in (base, model))
+                yield after.float() - before.float()
+
+    def statistics_of(self, job: Job) -> Statistics:
+        """What is known of a job's tensors; nothing is remembered of those that are not kept."""
+        if not self._passing:
+            return self.statistics
+        refs = [*job.models, *([job.base] if job.base is not None else [])]
+        passing = any(ref.model in self._passing for ref in refs)
+        return Statistics(on_disk=False) if passing else self.statistics
+
+    def check_finite(self) -> None:
+        """Refuse parents that hold NaN or infinity, naming the tensor.
+
+        Raises:
+            UserError: A tensor holds a value that is not finite.
+        """
+        for model, checkpoint in self.checkpoints.items():
+            if model in self._passing:
+                continue  # made of parents that have been checked
+            for name in checkpoint.tensors:
+                tensor = self.tensor(Ref(model, name))
+                if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                    bad = int((~torch.isfinite(tensor)).sum())
+                    raise UserError(
+                        f"{checkpoint.folder}: tensor {name} holds {bad} values that are NaN or "
+                        "infinite; a merge would spread them"
+                    )
+
+
+def _check_tensors(recipe: Recipe, donor: Checkpoint, other: Checkpoint) -> None:
+    """Refuse tensors that differ, unless the recipe says what to do with them."""
+    if recipe.unmatched == "error":
+        ignored = is_head if recipe.heads != "merge" else None
+        check_compatible(donor, other, ignored)

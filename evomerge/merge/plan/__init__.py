@@ -1,0 +1,1 @@
+"""What to compute for each tensor: a recipe matched with the tensors of its parents."""

@@ -1,0 +1,101 @@
+"""Which tensors of several models are merged, and what becomes of those that do not match.
+
+Heads (of classifiers above all) may be merged, taken from the base or dropped; what else is not in
+every model, or not of one shape, is an error unless the recipe says what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evomerge.checkpoint.architecture import is_head
+from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.compatible import tied_tensor
+from evomerge.core.errors import UserError
+from evomerge.recipe.recipe import Recipe
+
+# What a config says of a head that is gone.
+_OF_HEADS = ("architectures", "id2label", "label2id", "num_labels", "problem_type")
+
+
+def sorted_out(
+    recipe: Recipe, names: list[str], checkpoints: Mapping[str, Checkpoint]
+) -> dict[str, str | None]:
+    """Every tensor of the result in order: ``None`` if it is merged, or the model it comes from.
+
+    Args:
+        recipe: A recipe without slices.
+        names: The tensors of its donor.
+        checkpoints: Every model that it names, opened.
+
+    Raises:
+        UserError: Tensors differ and the recipe does not say what to do; names the first of them.
+    """
+    donor = checkpoints[recipe.donor]
+    inputs = {model: checkpoints[model] for model in recipe.inputs}
+    result: dict[str, str | None] = {}
+    for name in names:
+        if recipe.heads != "merge" and is_head(name):
+            if recipe.heads == "base":
+                result[name] = recipe.donor
+        elif _matches(name, donor, inputs):
+            result[name] = None
+        elif recipe.unmatched in ("base", "union"):
+            result[name] = recipe.donor
+    if recipe.unmatched == "union":
+        for model, checkpoint in inputs.items():
+            for name in checkpoint.tensors:
+                foreign = name not in donor.tensors and tied_tensor(name, donor) is None
+                if foreign and not (is_head(name) and recipe.heads != "merge"):
+                    result.setdefault(name, model)
+    return result
+
+
+def check_labels(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> None:
+    """Refuse to average classifiers whose rows are of other classes.
+
+    Raises:
+        UserError: Names a tensor, and the remedies.
+    """
+    donor = checkpoints[recipe.donor]
+    head = next((name for name in donor.tensors if is_head(name, of_classes=True)), None)
+    if head is None or recipe.heads != "merge":
+        return
+    for model in recipe.inputs:
+        other = checkpoints[model]
+        if head in other.tensors and _labels(other) != _labels(donor):
+            raise UserError(
+                f"{head}: its rows are other classes in {other.folder} than in {donor.folder} "
+                f"({_told(other)}; {_told(donor)}); say `heads: base` or `heads: drop`"
+            )
+
+
+def with_heads(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The result's config, which says nothing of heads that were dropped."""
+    gone = _OF_HEADS if recipe.heads == "drop" else ()
+    return {key: value for key, value in config.items() if key not in gone}
+
+
+def _matches(name: str, donor: Checkpoint, inputs: Mapping[str, Checkpoint]) -> bool:
+    shape = donor.tensors[name].shape
+    for checkpoint in inputs.values():
+        held = checkpoint.tensors.get(name)
+        if held is None:
+            held = checkpoint.tensors.get(tied_tensor(name, checkpoint) or "")
+        if held is None or held.shape != shape:
+            return False
+    return True
+
+
+def _labels(checkpoint: Checkpoint) -> dict[str, str]:
+    """Names of classes by number, as text; what transformers leaves out are its defaults."""
+    held = checkpoint.config.get("id2label")
+    if not isinstance(held, dict):
+        return {"0": "LABEL_0", "1": "LABEL_1"}
+    return {str(number): str(label) for number, label in held.items()}
+
+
+def _told(checkpoint: Checkpoint) -> str:
+    listed = list(_labels(checkpoint).values())
+    return ", ".join(listed[:4]) + (" …" if len(listed) > 4 else "")

@@ -1,0 +1,229 @@
+"""From a recipe and its parents to jobs: one per output tensor, every value settled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from evomerge import methods
+from evomerge.checkpoint.architecture import (
+    Place,
+    layer_count,
+    place,
+    renumbered,
+    stack_of,
+    tied_partner,
+    with_layers,
+)
+from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.compatible import tied_tensor
+from evomerge.core.errors import UserError
+from evomerge.merge.plan.matching import sorted_out, with_heads
+from evomerge.recipe.recipe import Recipe, Slice
+from evomerge.recipe.values import Level, Levels, filtered, levels_of, position, settle
+
+
+class Ref(NamedTuple):  # hashed a dozen times a job, which a dataclass does in Python
+    """A tensor of a parent: the model as the recipe names it, and the tensor's name there."""
+
+    model: str
+    name: str
+
+
+class Job(NamedTuple):
+    """How one output tensor is made.
+
+    Attributes:
+        name: Of the output tensor.
+        shape: Of it and of every input.
+        base: The base model's tensor, if the method takes one.
+        models: The merged models' tensors, in the recipe's order.
+        method: The merge method's name.
+        parameters: Settled values; lists with one value per model where the method wants them.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    base: Ref | None
+    models: tuple[Ref, ...]
+    method: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe made ready to build.
+
+    Attributes:
+        recipe: The recipe.
+        jobs: One per output tensor, in the donor's order.
+        config: The config.json of the result.
+    """
+
+    recipe: Recipe
+    jobs: tuple[Job, ...]
+    config: Mapping[str, Any]
+
+
+def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Plan:
+    """Settle every tensor of a recipe.
+
+    Args:
+        recipe: The recipe.
+        checkpoints: Every model that it names, opened.
+
+    Raises:
+        UserError: A layer or tensor that the recipe asks for is not there.
+    """
+    donor = checkpoints[recipe.donor]
+    names = [name for name in donor.tensors if not _tied_copy(name, donor)]
+    if not recipe.slices:
+        depths = _depths(donor)
+        depth = depths[""]
+        for i, block in enumerate(recipe.blocks):
+            if block.layers is not None and block.layers[1] > depth:
+                raise UserError(
+                    f"blocks[{i}].layers: it ends at layer {block.layers[1]}, but {donor.folder} "
+                    f"has {depth} layers"
+                )
+        jobs = tuple(_jobs_of_models(recipe, names, depths, checkpoints))
+        return Plan(recipe, jobs, with_heads(recipe, donor.config))
+    jobs = tuple(_jobs_of_slices(recipe, names, checkpoints))
+    firsts = [part.sources[0] for part in recipe.slices]
+    origin = [(checkpoints[s.model].config, i) for s in firsts for i in range(*s.layer_range)]
+    return Plan(recipe, jobs, with_layers(donor.config, origin))
+
+
+def _jobs_of_models(
+    recipe: Recipe,
+    names: list[str],
+    depths: Mapping[str, int],
+    checkpoints: Mapping[str, Checkpoint],
+) -> Iterator[Job]:
+    """Tensors of one layer and component share their values, unless filters look at names."""
+    shared = not filtered(recipe)
+    known: dict[tuple[str, Place], tuple[Levels, Mapping[str, Any]]] = {}
+    for name, model in sorted_out(recipe, names, checkpoints).items():
+        if model is not None:
+            yield _copied(Ref(model, name), checkpoints)
+            continue
+        sources = [(entry.model, name) for entry in recipe.models]
+        stack = stack_of(name)
+        at = stack, place(name)
+        levels, parameters = known.get(at) or (levels_of(recipe, name, depths[stack]), None)
+        job = _job(name, levels, recipe.base_model, sources, name, checkpoints, parameters)
+        if shared:
+            known[at] = levels, job.parameters
+        yield job
+
+
+def _copied(ref: Ref, checkpoints: Mapping[str, Checkpoint]) -> Job:
+    """One model's tensor as it is."""
+    shape = checkpoints[ref.model].tensors[ref.name].shape
+    return Job(ref.name, shape, None, (ref,), "passthrough", {"scale": [1.0]})
+
+
+def _jobs_of_slices(
+    recipe: Recipe, names: Sequence[str], checkpoints: Mapping[str, Checkpoint]
+) -> list[Job]:
+    """Layer tensors slice by slice, renumbered; the others from the first or the last slice."""
+    layered: dict[int, list[str]] = {}
+    for name in names:
+        layer = place(name).layer
+        if layer is not None:
+            layered.setdefault(layer, []).append(name)
+    if not layered:
+        raise UserError(f"{recipe.donor}: slices need layers, but no tensor's name has a number")
+    stacks = sorted({stack_of(name) for some in layered.values() for name in some})
+    if len(stacks) > 1:
+        raise UserError(
+            f"{recipe.donor}: slices need one stack of layers, but there are {', '.join(stacks)}; "
+            "write models, with filters on their names"
+        )
+    template = layered[min(layered)]
+    before = [n for n in names if place(n).layer is None and not _behind_layers(place(n))]
+    behind = [n for n in names if place(n).layer is None and _behind_layers(place(n))]
+    jobs = [_slice_job(recipe, recipe.slices[0], n, None, checkpoints) for n in before]
+    output = 0
+    for part in recipe.slices:
+        for step in range(part.sources[0].layer_range[1] - part.sources[0].layer_range[0]):
+            for name in template:
+                renamed = renumbered(name, output)
+                jobs.append(_slice_job(recipe, part, renamed, step, checkpoints))
+            output += 1
+    return jobs + [_slice_job(recipe, recipe.slices[-1], n, None, checkpoints) for n in behind]
+
+
+def _slice_job(
+    recipe: Recipe,
+    part: Slice,
+    name: str,
+    step: int | None,
+    checkpoints: Mapping[str, Checkpoint],
+) -> Job:
+    length = part.sources[0].layer_range[1] - part.sources[0].layer_range[0]
+    depth = position(step, 0, length)
+    shared: list[Level] = [(part.parameters, depth), (recipe.parameters, depth)]
+    sources, own = [], []
+    for source in part.sources:
+        first = source.layer_range[0]
+        sources.append((source.model, name if step is None else renumbered(name, first + step)))
+        own.append([(source.parameters, depth), *shared])
+    base = part.base_model or recipe.base_model
+    base_name = next((n for model, n in sources if model == base), sources[0][1])
+    levels = Levels(recipe.merge_method, shared, own)
+    return _job(name, levels, base, sources, base_name, checkpoints)
+
+
+def _job(
+    name: str,
+    levels: Levels,
+    base: str | None,
+    sources: Sequence[tuple[str, str]],
+    base_name: str,
+    checkpoints: Mapping[str, Checkpoint],
+    parameters: Mapping[str, Any] | None = None,
+) -> Job:
+    """One tensor's job; `parameters` are settled here unless they are known."""
+    spec = methods.get(levels.method)
+    merged = [i for i, (model, _) in enumerate(sources) if not (spec.takes_base and model == base)]
+    base_ref = _ref(base, base_name, checkpoints) if spec.takes_base and base else None
+    refs = tuple(_ref(*sources[i], checkpoints) for i in merged)
+    read = refs if base_ref is None else (*refs, base_ref)
+    shapes = {checkpoints[ref.model].tensors[ref.name].shape for ref in read}
+    if len(shapes) > 1:
+        raise UserError(f"{name}: its shapes differ: {sorted(map(list, shapes))}")
+    if parameters is None:
+        parameters = settle(levels, name, sources, merged)
+    return Job(name, shapes.pop(), base_ref, refs, levels.method, parameters)
+
+
+def _ref(model: str, name: str, checkpoints: Mapping[str, Checkpoint]) -> Ref:
+    tensors = checkpoints[model].tensors
+    if name in tensors:
+        return Ref(model, name)
+    partner = tied_tensor(name, checkpoints[model])
+    if partner is None:
+        raise UserError(f"{model}: it has no tensor {name}, which the recipe needs")
+    return Ref(model, partner)
+
+
+def _depths(donor: Checkpoint) -> dict[str, int]:
+    """Layers of each stack, as the names say; '' has the deepest's, or what the config says."""
+    depths: dict[str, int] = {}
+    for name in donor.tensors:
+        layer = place(name).layer
+        if layer is not None:
+            depths[stack_of(name)] = max(layer + 1, depths.get(stack_of(name), 0))
+    return {**depths, "": max(depths.values(), default=layer_count(donor.config) or 0)}
+
+
+def _behind_layers(at: Place) -> bool:
+    return at.component in ("norm", "head")
+
+
+def _tied_copy(name: str, donor: Checkpoint) -> bool:
+    """Whether the live model reads this tensor's tied partner instead, so that it is no tensor."""
+    tied = bool(donor.config.get("tie_word_embeddings"))
+    return tied and name == "lm_head.weight" and tied_partner(name, donor.tensors) is not None

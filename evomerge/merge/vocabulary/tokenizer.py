@@ -1,0 +1,148 @@
+"""The tokenizer of a merged model: one parent's, or the union of all, with what a recipe adds.
+
+The union is the base's vocabulary with the tokens of the others that it lacks behind it, model by
+model and by their ids: first those of their vocabularies, then those that were added to them.
+Where mergekit 0.1.5 orders these as its hash seed has it, the order is fixed here.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge.checkpoint.architecture import vocabulary_size
+from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.files.document import read_json
+from evomerge.checkpoint.vocabulary import read_tokenizer, write_added
+from evomerge.core.errors import UserError
+from evomerge.merge.vocabulary.chat import chat_template, write_chat_template
+from evomerge.recipe.recipe import Recipe
+
+_PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True}
+_STALE = ("added_tokens.json",)  # of slow tokenizers; tokenizer.json has it all
+
+
+@dataclass(frozen=True)
+class MergedTokenizer:
+    """What the result's tokenizer is.
+
+    Attributes:
+        donor: The model whose tokenizer files it is made of.
+        added: Entries of tokenizer.json's added_tokens that are put to the donor's, in order.
+        tokens: Every token with its id.
+    """
+
+    donor: Checkpoint
+    added: tuple[Mapping[str, Any], ...]
+    tokens: Mapping[str, int]
+
+    def write(self, folder: Path) -> None:
+        """Write the tokenizer's files into a model folder."""
+        for file in self.donor.tokenizer_files():
+            if not (self.added and file.name in _STALE):
+                shutil.copyfile(file, folder / file.name)
+        if not self.added:
+            return
+        replaced = {entry["id"] for entry in self.added}
+        kept = [e for e in _added_tokens(self.donor) if e["id"] not in replaced]
+        added = sorted([*kept, *self.added], key=lambda entry: int(entry["id"]))
+        write_added(self.donor.folder, folder, added)
+        settings = folder / "tokenizer_config.json"
+        if settings.is_file():
+            held = read_json(settings)
+            if isinstance(held.get("added_tokens_decoder"), dict):  # as transformers 4 wrote it
+                for entry in self.added:
+                    own = {key: value for key, value in entry.items() if key != "id"}
+                    held["added_tokens_decoder"][str(entry["id"])] = own
+                settings.write_text(json.dumps(held, ensure_ascii=False, indent=2) + "\n")
+
+
+def write_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], folder: Path) -> None:
+    """Write tokenizer, chat template and generation settings of a recipe's result.
+
+    Raises:
+        UserError: The recipe gives a chat template to models that have no tokenizer files.
+    """
+    tokenizer = merged_tokenizer(recipe, checkpoints)
+    if tokenizer is None:
+        tokenizer = MergedTokenizer(checkpoints[recipe.donor], (), {})
+    tokenizer.write(folder)
+    settings = tokenizer.donor.folder / "generation_config.json"
+    if settings.is_file():
+        shutil.copyfile(settings, folder / settings.name)
+    template = chat_template(recipe, checkpoints)
+    if template is not None:
+        if not tokenizer.donor.tokenizer_files():
+            raise UserError(f"{tokenizer.donor.folder}: no tokenizer to give a chat_template to")
+        write_chat_template(template, folder)
+
+
+def merged_tokenizer(
+    recipe: Recipe, checkpoints: Mapping[str, Checkpoint]
+) -> MergedTokenizer | None:
+    """The tokenizer that a recipe asks for, or ``None`` if it has no `tokenizer_source`.
+
+    Raises:
+        UserError: A parent has no tokenizer.json, or tokens without a row.
+    """
+    rule = recipe.vocabulary
+    if rule is None:
+        return None
+    named = rule.source if rule.source not in ("base", "union") else recipe.donor
+    donor = checkpoints[named]
+    tokens = vocabulary_of(donor)
+    added: list[Mapping[str, Any]] = []
+
+    def add(token: str, settings: Mapping[str, Any]) -> None:
+        number = tokens.setdefault(token, max(tokens.values(), default=-1) + 1)
+        added.append({**settings, "id": number, "content": token})
+
+    if rule.source == "union":
+        others = [checkpoints[name] for name in recipe.inputs if name != recipe.donor]
+        vocabularies = [vocabulary_of(other) for other in others]
+        known = {entry["content"] for entry in _added_tokens(donor)}
+        foreign = {e["content"]: e for other in others for e in reversed(_added_tokens(other))}
+        for vocabulary in vocabularies:
+            for token in sorted(vocabulary, key=vocabulary.__getitem__):
+                if token not in tokens and token not in foreign:
+                    add(token, {**_PLAIN, "special": False})
+        for other in others:
+            for entry in _added_tokens(other):
+                if entry["content"] not in known:
+                    known.add(entry["content"])
+                    add(entry["content"], entry)
+    for token in rule.tokens:
+        if token not in tokens:
+            add(token, {**_PLAIN, "special": False})
+    return MergedTokenizer(donor, tuple(added), tokens)
+
+
+def vocabulary_of(checkpoint: Checkpoint) -> dict[str, int]:
+    """A new mapping of a model's tokens to their ids; all have a row of its embeddings.
+
+    Raises:
+        UserError: There is no tokenizer.json, or an id lies beyond the embeddings.
+    """
+    held = checkpoint.vocabulary
+    if held is None:
+        raise UserError(
+            f"{checkpoint.folder}: tokenizers are merged by their tokenizer.json, and it has none"
+        )
+    rows = vocabulary_size(checkpoint.config)
+    beyond = [] if rows is None else [token for token, number in held.items() if number >= rows]
+    if beyond:
+        raise UserError(
+            f"{checkpoint.folder}: {len(beyond)} tokens have no row in embeddings of {rows}, first "
+            f"{beyond[0]!r}={held[beyond[0]]}"
+        )
+    return dict(held)
+
+
+def _added_tokens(checkpoint: Checkpoint) -> Sequence[Mapping[str, Any]]:
+    tokenizer = read_tokenizer(checkpoint.folder)
+    assert tokenizer is not None, "its vocabulary was read"
+    return sorted(tokenizer.added, key=lambda entry: int(entry["id"]))

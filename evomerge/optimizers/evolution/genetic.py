@@ -1,0 +1,190 @@
+"""A genetic algorithm for recipes: where to cut is evolved, and mates make up for each other.
+
+M2N2, Abrantes 2025, https://arxiv.org/abs/2508.16204: a child takes one parent's mixture up to a
+depth and the other's below it; the mate is drawn by what it solves and the parent does not; and
+fitness on an item is shared among all who solve it, which keeps specialists alive.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evomerge.optimizers.coordinates import Floats
+from evomerge.optimizers.evolution.moves import cloud, mutated
+from evomerge.optimizers.optimizer import ItemScores, Optimizer, share_of_range
+from evomerge.recipe.space.dimension import Dimension, Point
+
+_EPSILON = 1e-6
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of the archive: where it is, how good, and what it scored on each item (if told)."""
+
+    units: Floats
+    fitness: float
+    scores: ItemScores | None
+
+
+class GeneticAlgorithm(Optimizer):
+    """An archive of recipes, bred a generation at a time.
+
+        child_j = w a_j + (1 - w) b_j   above the cut,   (1 - w) a_j + w b_j   below it
+        g(a, b) = sum_i max(s_bi - s_ai, 0) / (z_i + eps)     how much b is drawn as a's mate
+        f(x)    = sum_i s_xi / (z_i + eps)                     who stays in the archive
+
+    with cut and w uniform in [0, 1], s_xi the score of x on item i, and z_i the archive's sum of
+    them. Items are those that all members have seen; where there are none (items redrawn), the
+    tasks' means stand for them; without scores (`tell` got none) fitness decides and mates are
+    drawn evenly. The member of the highest fitness always stays. M2N2 mutates no large models, but
+    a search that starts from one recipe has nothing to cross without.
+
+    Args:
+        sigma: Standard deviation of the first archive about the initial point and of mutations, as
+            a share of each dimension's range.
+        population: Children per generation and size of the archive; ``None`` means
+            ``4 + floor(3 ln d)``.
+        seed: The seed used when `start` is given none.
+    """
+
+    smallest_population = 2
+    compares_generations = True
+    takes_steps = True
+    learns_from_items = True
+
+    def __init__(
+        self, sigma: float = 0.1, population: int | None = None, seed: int | None = None
+    ) -> None:
+        super().__init__(population=population, seed=seed)
+        self._sigma = share_of_range("GeneticAlgorithm sigma", sigma)
+
+    def _begin(self) -> None:
+        self._rng = np.random.default_rng(self._seed)
+        self._steps = self._sigma * self._coordinates.steps
+        self._archive: list[Member] = []
+        used = [self._coordinates.dimensions[i] for i in self._coordinates.free]
+        self._depths = depths(used)
+        self._is_choice = np.array([dimension.kind == "categorical" for dimension in used])
+        self._first = True
+
+    def _propose(self) -> list[Point]:
+        if len(self._archive) < 2:
+            centre = (
+                self._archive[0].units if self._archive else self._coordinates.encode(self._initial)
+            )
+            self._children = cloud(self._rng, centre, self._steps, self._population)
+        else:
+            parents = self._parents()
+            self._children = np.array([self._child(*pair) for pair in parents])
+        points = [self._coordinates.decode(units) for units in self._children]
+        if self._first:
+            points[0] = self._initial
+        return points
+
+    def _learn(self, fitness: list[float | None]) -> None:
+        self._first = False
+        told = zip(self._children, fitness, self._scores, strict=True)
+        born = [Member(units, value, some) for units, value, some in told if value is not None]
+        pool = self._archive + born
+        if not pool:
+            return
+        shared = profiles(pool)
+        worth = (
+            np.array([member.fitness for member in pool])
+            if shared is None
+            else (shared / (shared.sum(axis=0) + _EPSILON)).sum(axis=1)
+        )
+        best = max(range(len(pool)), key=lambda i: pool[i].fitness)
+        worth[best] = math.inf
+        kept = np.argsort(-worth, kind="stable")[: self._population]
+        self._archive = [pool[i] for i in kept]
+
+    def _parents(self) -> list[tuple[Member, Member]]:
+        """Pairs: the better of two drawn, and a mate that makes up for it."""
+        shared = profiles(self._archive)
+        fitness = np.array([member.fitness for member in self._archive])
+        pairs = []
+        for _ in range(self._population):
+            drawn = self._rng.integers(len(fitness), size=2)
+            first = int(drawn[np.argmax(fitness[drawn])])
+            attraction = np.ones(len(fitness))
+            if shared is not None:
+                gains = np.maximum(shared - shared[first], 0)  # (members, items)
+                attraction = (gains / (shared.sum(axis=0) + _EPSILON)).sum(axis=1)
+            attraction[first] = 0
+            if attraction.sum() <= 0:  # nobody solves what it fails
+                attraction = np.ones(len(fitness))
+                attraction[first] = 0
+            second = self._rng.choice(len(fitness), p=attraction / attraction.sum())
+            pairs.append((self._archive[first], self._archive[second]))
+        return pairs
+
+    def _child(self, a: Member, b: Member) -> Floats:
+        cut, w = self._rng.random(2)
+        share = np.where(self._depths < cut, w, 1 - w)  # a's
+        theirs = self._coordinates.held(b.units, a.units)  # what is inactive there says nothing
+        ours = self._coordinates.held(a.units, theirs)
+        blended = share * ours + (1 - share) * theirs
+        taken = np.where(self._rng.random(len(share)) < share, ours, theirs)
+        child = np.where(self._is_choice, taken, blended)
+        moved = mutated(self._rng, child, self._steps, self._is_choice)
+        return self._coordinates.held(moved, a.units)
+
+
+def profiles(members: Sequence[Member]) -> Floats | None:
+    """Scores of all members on what all have seen: items, else tasks' means; (members, n).
+
+    Shifted to be at least 0 where a score is negative. ``None`` if somebody's scores are unknown.
+    """
+    scores = [member.scores for member in members]
+    if any(not some for some in scores):
+        return None
+    keys = [{(task, item) for task, items in some.items() for item in items} for some in scores]  # type: ignore[union-attr]
+    common = sorted(set.intersection(*keys))
+    if common:
+        table = np.array([[some[t][i] for t, i in common] for some in scores])  # type: ignore[index]
+    else:
+        tasks = sorted(set.intersection(*(set(some) for some in scores)))  # type: ignore[arg-type]
+        means = [
+            [math.fsum(some[t].values()) / len(some[t]) for t in tasks]  # type: ignore[index]
+            for some in scores
+        ]
+        table = np.array(means)
+    shifted: Floats = table - np.minimum(table.min(axis=0), 0)
+    return shifted
+
+
+def depths(dimensions: Sequence[Dimension]) -> NDArray[np.float64]:
+    """How deep in the model each dimension acts, 0 to 1, read off its name.
+
+    ``blocks[2:4].…`` acts in the middle of its layers, ``…weight[3]`` (a knot) at its share of the
+    depth; one that acts everywhere is put at its place among the dimensions.
+
+    >>> depths([Dimension("weight[0]"), Dimension("weight[1]"), Dimension("blocks[2:4].t")])
+    array([0.  , 1.  , 0.75])
+    """
+    names = [dimension.name for dimension in dimensions]
+    spans = [re.search(r"blocks\[(\d+):(\d+)", name) for name in names]
+    deepest = max((int(span[2]) for span in spans if span), default=1)
+    knots = [re.fullmatch(r"(.*)\[(\d+)\](~\d+)?", name) for name in names]
+    last: dict[str, int] = {}
+    for knot in knots:
+        if knot:
+            stem = knot[1] + (knot[3] or "")
+            last[stem] = max(last.get(stem, 0), int(knot[2]))
+    found = []
+    for i, (span, knot) in enumerate(zip(spans, knots, strict=True)):
+        within = 0.5
+        if knot and (end := last[knot[1] + (knot[3] or "")]):
+            within = int(knot[2]) / end
+        elif not span:
+            within = i / max(1, len(names) - 1)
+        low, high = (int(span[1]) / deepest, int(span[2]) / deepest) if span else (0.0, 1.0)
+        found.append(low + within * (high - low))
+    return np.array(found, dtype=np.float64)

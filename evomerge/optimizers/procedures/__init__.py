@@ -1,0 +1,1 @@
+"""Fixed procedures that end by themselves: grids and greedy soups."""

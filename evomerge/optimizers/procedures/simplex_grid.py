@@ -1,0 +1,65 @@
+"""Every mixture on a grid of the simplex: the front of rewarded soups, and what to compare with.
+
+Rame 2023, https://arxiv.org/abs/2306.04488; Croce 2023, https://arxiv.org/abs/2302.10164.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations, pairwise
+
+import numpy as np
+
+from evomerge.core.errors import UserError
+from evomerge.optimizers.coordinates import Floats
+from evomerge.optimizers.optimizer import MOST_POINTS, whole_number
+from evomerge.optimizers.procedures.procedure import Plan, Procedure
+
+_AT_ONCE = 16  # candidates of one generation
+
+
+class SimplexGrid(Procedure):
+    """All weights that are multiples of 1/steps and add up to 1: C(n + steps - 1, steps) of them.
+
+    The corners are the models themselves, so the best point is at least as good as the best of
+    them, on the items searched on; `study.best_trials` is the Pareto front.
+
+    Args:
+        steps: 1 / the distance of neighbours (rewarded soups: 10).
+        seed: Taken for the contract's sake.
+    """
+
+    def __init__(self, steps: int = 4, seed: int | None = None) -> None:
+        super().__init__(seed=seed)
+        self._steps = whole_number("SimplexGrid steps", steps, 1, MOST_POINTS)
+
+    def plan(self, n: int) -> Plan:
+        """Score the corners first, then the rest of the grid."""
+        count = math.comb(n + self._steps - 1, self._steps)
+        if count > MOST_POINTS:
+            raise UserError(
+                f"SimplexGrid steps: {self._steps} between {n} models are {count:,} points, "
+                f"expected at most {MOST_POINTS:,}; take fewer"
+            )
+        points = compositions(n, self._steps)
+        points.sort(key=lambda point: (-float(point.max()), *(-point)))
+        for start in range(0, len(points), _AT_ONCE):
+            some = points[start : start + _AT_ONCE]
+            values = yield some
+            best = int(np.argmax(values))
+            if values[best] > self.fitness:
+                self.accept(some[best], values[best])
+
+
+def compositions(n: int, steps: int) -> list[Floats]:
+    """All ways of cutting `steps` into n parts of at least 0, divided by `steps`.
+
+    >>> [point.tolist() for point in compositions(2, 2)]
+    [[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]]
+    """
+    found = []
+    for bars in combinations(range(steps + n - 1), n - 1):
+        edges = [-1, *bars, steps + n - 1]
+        parts = [b - a - 1 for a, b in pairwise(edges)]
+        found.append(np.array(parts, dtype=np.float64) / steps)
+    return found

@@ -1,0 +1,1 @@
+"""Optimizers that draw each point anew: uniformly, or by any Optuna sampler."""

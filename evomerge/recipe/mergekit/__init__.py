@@ -1,0 +1,1 @@
+"""Mergekit's own files, read as recipes and spaces, and recipes written as mergekit runs them."""

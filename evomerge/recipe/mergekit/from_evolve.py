@@ -1,0 +1,155 @@
+"""mergekit-evolve's genome files as study files, with a note for each field that changes meaning.
+
+mergekit_genes.py turns its genes into holes of a space; here are tasks, limits and notes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge.checkpoint.files.document import read_json
+from evomerge.checkpoint.files.folder import resolve
+from evomerge.checkpoint.sandbox.client import inspect
+from evomerge.core.errors import UserError
+from evomerge.recipe.mergekit.genes import base_and_models, read_genome, space_of, typed_fields
+
+_LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "brier_score", "ter")
+_PER_GENERATION = 48  # what a study file defaults to
+_TRIALS = 100  # mergekit-evolve's own --max-fevals
+
+
+@dataclass(frozen=True)
+class ImportedStudy:
+    """A study file as plain data, and where it differs from the genome file, in sentences."""
+
+    document: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
+def is_genome_file(document: Any) -> bool:
+    """Whether a document is mergekit-evolve's rather than mergekit's."""
+    return isinstance(document, Mapping) and "genome" in document
+
+
+def from_genome(
+    document: Any, folder: Path, include_path: Sequence[Path] = (), where: str = "genome file"
+) -> ImportedStudy:
+    """Read a genome file of mergekit-evolve 0.1.5 as a study file.
+
+    Args:
+        document: The file as plain data.
+        folder: What its relative folders are relative to.
+        include_path: Folders of task YAML (mergekit-evolve's ``--task-search-path``).
+        where: What messages call it.
+
+    Raises:
+        UserError: A field is unknown or wrong, or asks for what a study cannot do; names it.
+    """
+    known = {
+        "tasks": list,
+        "limit": int,
+        "num_fewshot": int,
+        "shuffle": bool,
+        "random_init": bool,
+        "apply_chat_template": bool,
+        "fewshot_as_multiturn": bool,
+    }
+    held = typed_fields(document, {"genome": Mapping, **known}, where)
+    genome = read_genome(held["genome"], folder, f"{where}: genome")
+    notes: list[str] = []
+    base, models = base_and_models(genome, notes, f"{where}: genome")
+    evaluate = {
+        "tasks": _tasks(held.get("tasks"), where),
+        "include_path": [str(path.resolve()) for path in include_path],
+        "num_fewshot": held.get("num_fewshot"),
+        "apply_chat_template": _chat(held, base, notes),
+        "fitness": "metric",
+        "items": {"per_generation": _limit(held, notes, where)},
+    }
+    notes += [
+        "fitness metric, as mergekit-evolve scores; smooth, the default, tells close recipes apart "
+        "and decodes nothing",
+        "a task's score is its mean over items, better upwards whatever the metric's direction, "
+        "and weights are shares",
+        f"trials: {_TRIALS} is mergekit-evolve's --max-fevals, which it reads from the command "
+        "line; workers, deadline and seed are told below or by `evomerge search`",
+        "not all items are searched on: winners are raced on fresh ones and judged on held-out "
+        "ones, against the parents and plain merges",
+        "merges are computed in float32 and cast once to bfloat16, in which mergekit-evolve "
+        "computes",
+    ]
+    if held.get("shuffle"):
+        notes.append("shuffle: items are always drawn in a seeded order")
+    if held.get("random_init"):
+        notes.append("random_init: the search starts from the best plain merge, or each `initial`")
+    study = {
+        "base_model": base,
+        "models": models,
+        "space": space_of(genome, base, models, notes, f"{where}: genome"),
+        "evaluate": evaluate,
+        "search": {"optimizer": "cmaes", "trials": _TRIALS, "seed": 0},
+        "output": {"dtype": "bfloat16"},
+    }
+    return ImportedStudy(study, tuple(notes))
+
+
+def _tasks(listed: Any, where: str) -> list[dict[str, Any]]:
+    if not listed:
+        raise UserError(f"{where}: expected one or more tasks")
+    result = []
+    for i, task in enumerate(listed):
+        place = f"{where}: tasks[{i}]"
+        held = {"name": task} if isinstance(task, str) else task
+        held = typed_fields(held, {"name": str, "weight": (int, float), "metric": str}, place)
+        if "name" not in held:
+            raise UserError(f"{place}: expected a name")
+        metric, weight = held.get("metric", "acc,none"), float(held.get("weight", 1.0))
+        if not math.isfinite(weight):
+            raise UserError(f"{place}: weight: expected a number but got {weight}")
+        if weight < 0 and not any(word in metric for word in _LOWER_IS_BETTER):
+            raise UserError(
+                f"{place}: weight: a study maximises what is better upwards and takes no negative "
+                f"weight for {metric}, but got {weight:g}"
+            )
+        result.append({"name": held["name"], "metric": metric, "weight": abs(weight)})
+    return result
+
+
+def _chat(held: Mapping[str, Any], base: str, notes: list[str]) -> bool:
+    """Whether prompts are chats: mergekit-evolve's default, where the tokenizer can."""
+    if not held.get("apply_chat_template", True):
+        return False
+    if not held.get("fewshot_as_multiturn", True):
+        notes.append("fewshot_as_multiturn: few-shot examples of a chat are always turns of it")
+    if "apply_chat_template" in held or _has_chat_template(base):
+        return True
+    notes.append("apply_chat_template: false, for the tokenizer of base_model has no chat template")
+    return False
+
+
+def _has_chat_template(model: str) -> bool:
+    folder = resolve(model)
+    file = folder / "tokenizer_config.json"
+    inspect([folder])
+    held = read_json(file) if file.is_file() else {}
+    return (folder / "chat_template.jinja").is_file() or (
+        isinstance(held, dict) and "chat_template" in held
+    )
+
+
+def _limit(held: Mapping[str, Any], notes: list[str], where: str) -> int:
+    limit = held.get("limit")
+    if limit is None:
+        notes.append(
+            f"limit: mergekit-evolve scores every candidate on all items, a study on "
+            f"{_PER_GENERATION} of each task, drawn anew for each generation"
+        )
+        return _PER_GENERATION
+    if limit < 1:
+        raise UserError(f"{where}: limit: expected at least 1, but got {limit}")
+    notes.append("limit: so many items of each task, drawn anew for each generation, not the first")
+    return int(limit)

@@ -1,0 +1,276 @@
+"""mergekit's configurations as recipes, with a note for each key whose meaning changes.
+
+A recipe is a mergekit configuration, so that most pass through as they are. What mergekit spells in
+other ways (``modules``, models as mappings, a base merged as one more input) is rewritten; what it
+would ignore in silence is an error.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge import methods
+from evomerge.checkpoint import names as model_name
+from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.core import yaml_file
+from evomerge.core.errors import UserError
+from evomerge.recipe import nested as nesting
+from evomerge.recipe.recipe import Recipe
+
+_UNUSED = {"task_arithmetic": ("density", "rescale")}  # mergekit's, without effect there
+_STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A recipe, and where its result may differ from mergekit's, in sentences."""
+
+    recipe: Recipe
+    notes: tuple[str, ...]
+
+
+def from_mergekit(documents: Sequence[Any], folder: Path, where: str = "mergekit") -> Imported:
+    """Read a mergekit 0.1.5 configuration as a recipe; several, with names, as for mergekit-multi.
+
+    Args:
+        documents: The configurations as plain data, left as they were: one, or several that name
+            each other, which become the recipe's `merges`.
+        folder: What its relative folders are relative to.
+        where: What messages call it.
+
+    Raises:
+        UserError: A key is unknown, has no counterpart here, or is wrong; names it.
+    """
+    notes: dict[str, None] = {}
+    made = {document.get("name") for document in documents if isinstance(document, Mapping)}
+    ours = [_ours(document, folder, where, notes, made) for document in documents]
+    recipe = Recipe.from_dict(
+        ours[0] if len(ours) == 1 else nesting.of_documents(ours, where), where
+    )
+    if recipe.base_model is None:
+        notes[
+            "without base_model mergekit takes config and tokenizer of any one model, evomerge of "
+            f"the first, {model_name.public(recipe.donor)}"
+        ] = None
+    return Imported(recipe, tuple(notes))
+
+
+def _ours(
+    document: Any, folder: Path, where: str, notes: dict[str, None], made: Set[Any]
+) -> dict[str, Any]:
+    """One configuration in our words; what changes meaning goes to the notes."""
+    held = {k: v for k, v in yaml_file.mapping(document, where).items() if v is not None}
+    held = nesting.relocate(_models(_without_modules(held, where), where), folder)
+    method = held.get("merge_method")
+    if method in methods.names():
+        held = _without_unused(held, method, notes)
+        held = _with_base_among_models(held, methods.get(method), notes)
+        if methods.get(method).stochastic:
+            notes[
+                f"{method} drops at random: mergekit would draw other masks than evomerge, whose "
+                "`seed` decides them"
+            ] = None
+    return _with_dtypes(held, notes, made)
+
+
+def spelled(value: Any, where: str) -> Any:
+    """A model in our words: mergekit also writes ``{model: {path, revision}, lora: ...}``.
+
+    Raises:
+        UserError: It asks for another architecture, or is no such mapping.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    held = {k: v for k, v in yaml_file.mapping(value, where).items() if v is not None}
+    yaml_file.check_keys(held, ("model", "path", "revision", "lora"), where)
+    if "lora" in held:
+        base, lora = (spelled(held[key], where) for key in ("model", "lora"))
+        return f"{base}+{lora}"
+    if "model" in held:
+        return spelled(held["model"], where)
+    if not isinstance(held.get("path"), str):
+        raise UserError(f"{where}: expected a path")
+    return held["path"] + (f"@{held['revision']}" if "revision" in held else "")
+
+
+def _without_modules(document: dict[str, Any], where: str) -> dict[str, Any]:
+    """The one module's content, or what all say alike, in the configuration's own place."""
+    modules = document.pop("modules", None)
+    if modules is None:
+        return document
+    modules = yaml_file.mapping(modules, f"{where}: modules")
+    different = [one for one in modules.values() if one != next(iter(modules.values()))]
+    by_layer = any(isinstance(one, Mapping) and one.get("slices") for one in modules.values())
+    several = len(modules) > 1 and (different or by_layer)
+    if not modules or several or "models" in document or "slices" in document:
+        raise UserError(
+            f"{where}: modules: expected one module, or several that list the same models with the "
+            "same parameters, and neither models nor slices beside them, but got "
+            f"{', '.join(modules) or 'none'}; which tensors a module has, its name does not tell: "
+            "write models, with filters on the tensors' names"
+        )
+    name, content = next(iter(modules.items()))
+    content = yaml_file.mapping(content, f"{where}: modules.{name}")
+    yaml_file.check_keys(content, ("models", "slices", "parameters"), f"{where}: modules.{name}")
+    inner = yaml_file.mapping(content.pop("parameters", None) or {}, f"{where}: modules.{name}")
+    outer = yaml_file.mapping(document.pop("parameters", None) or {}, f"{where}: parameters")
+    both = {key: _layered(inner[key], outer.get(key)) for key in inner}
+    return {**document, **content, **({"parameters": {**outer, **both}} if inner | outer else {})}
+
+
+def _layered(inner: Any, outer: Any) -> Any:
+    """One setting before another: where the first's filters all pass a tensor by, the second's."""
+    cases = inner if isinstance(inner, list) else [inner]
+    if outer is None or not all(isinstance(case, Mapping) for case in cases):
+        return inner
+    rest = outer if isinstance(outer, list) and isinstance(outer[0], Mapping) else [outer]
+    return [*cases, *(case if isinstance(case, Mapping) else {"value": case} for case in rest)]
+
+
+def _models(document: dict[str, Any], where: str) -> dict[str, Any]:
+    """The document with every model in our words."""
+    result = dict(document)
+    for key in ("base_model", "tokenizer_source"):
+        if key in result:
+            result[key] = spelled(result[key], f"{where}: {key}")
+    if isinstance(result.get("tokenizer"), Mapping):
+        result["tokenizer"] = _tokenizer(result["tokenizer"], f"{where}: tokenizer")
+    if isinstance(result.get("models"), list):
+        result["models"] = [
+            _entry(entry, f"{where}: models[{i}]") for i, entry in enumerate(result["models"])
+        ]
+    if isinstance(result.get("slices"), list):
+        result["slices"] = [
+            _slice(part, f"{where}: slices[{i}]") for i, part in enumerate(result["slices"])
+        ]
+    return result
+
+
+def _tokenizer(block: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The tokenizer block with every model in our words."""
+
+    def source(value: Any, at: str) -> Any:
+        if not isinstance(value, Mapping) or "kind" not in value:
+            return spelled(value, at)
+        held = {key: item for key, item in value.items() if item is not None}
+        return {**held, **({"model": spelled(held["model"], at)} if "model" in held else {})}
+
+    result = dict(block)
+    if "source" in result:
+        result["source"] = source(result["source"], f"{where}.source")
+    if isinstance(result.get("tokens"), Mapping):
+        result["tokens"] = {
+            token: {**row, "source": source(row["source"], f"{where}.tokens[{token!r}]")}
+            if isinstance(row, Mapping) and "source" in row
+            else row
+            for token, row in result["tokens"].items()
+        }
+    return result
+
+
+def _slice(part: Any, where: str) -> Any:
+    if not isinstance(part, Mapping):
+        return part
+    part = _entry(part, where)
+    if part.get("base_model") is not None:
+        part["base_model"] = spelled(part["base_model"], f"{where}.base_model")
+    if isinstance(part.get("sources"), list):
+        part["sources"] = [
+            _entry(entry, f"{where}.sources[{i}]") for i, entry in enumerate(part["sources"])
+        ]
+    return part
+
+
+def _entry(entry: Any, where: str) -> Any:
+    """An entry without its nulls, which mergekit reads as absent."""
+    if not isinstance(entry, Mapping):
+        return entry
+    held = {key: value for key, value in entry.items() if value is not None}
+    if "model" in held:
+        held["model"] = spelled(held["model"], f"{where}.model")
+    return held
+
+
+def _without_unused(document: Any, method: str, notes: dict[str, None]) -> Any:
+    """The document without parameters that mergekit knows and makes nothing of."""
+    unused = _UNUSED.get(method, ())
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, list):
+            return [walk(item) for item in value]
+        if not isinstance(value, Mapping):
+            return value
+        result = {key: walk(item) for key, item in value.items()}
+        parameters = result.get("parameters")
+        if isinstance(parameters, Mapping):
+            for name in sorted(set(unused) & parameters.keys()):
+                notes[f"{name} is left out: mergekit's {method} makes no use of it"] = None
+            result["parameters"] = {k: v for k, v in parameters.items() if k not in unused}
+        return result
+
+    return walk(document)
+
+
+def _with_base_among_models(
+    document: dict[str, Any], spec: methods.MethodSpec, notes: dict[str, None]
+) -> dict[str, Any]:
+    """Under `models` mergekit merges the base too, by methods that take none."""
+    base, models = document.get("base_model"), document.get("models")
+    if spec.takes_base or base is None or not isinstance(models, list):
+        return document
+    names = [entry.get("model") if isinstance(entry, Mapping) else entry for entry in models]
+    if base in names:
+        return document
+    notes[f"{spec.name} takes no base: base_model is one more model, as in mergekit"] = None
+    return {**document, "models": [*models, {"model": base}]}
+
+
+def _with_dtypes(
+    document: dict[str, Any], notes: dict[str, None], made: Set[Any]
+) -> dict[str, Any]:
+    """Written in what mergekit writes, which without a dtype is what the parents are stored in."""
+    dtype = str(document.get("dtype", "")).removeprefix("torch.")
+    if dtype in ("bfloat16", "float16"):
+        notes[
+            f"dtype {dtype}: parents are rounded to it as by mergekit, but arithmetic runs in "
+            "float32, which loses less"
+        ] = None
+    if dtype or "out_dtype" in document:
+        return document
+    stored = _stored(document, made)
+    if stored is None:
+        notes["no dtype is given: written in float32, mergekit keeps that of the parents"] = None
+    elif stored != "float32":
+        notes[f"no dtype is given: computed in float32 and written in {stored}, as stored"] = None
+        return {**document, "out_dtype": stored}
+    return document
+
+
+def _stored(document: Mapping[str, Any], made: Set[Any]) -> str | None:
+    """What all its models together are stored in, if every one is on this machine and of one dtype.
+
+    As in mergekit the wider counts, and float32 of bfloat16 and float16. Models that other
+    documents make (`made`) do not count.
+    """
+    entries = [*(document.get("models") or []), document.get("base_model")]
+    for part in document.get("slices") or []:
+        entries += [*(part.get("sources") or []), part.get("base_model")] if part else []
+    kinds: set[str] = set()
+    for entry in entries:
+        name = entry.get("model") if isinstance(entry, Mapping) else entry
+        if not isinstance(name, str) or name in made:
+            continue
+        folder = Path(os.path.expanduser(model_name.host_of(name)))
+        if not folder.is_dir():
+            return None
+        held = {info.dtype for info in Checkpoint.open(folder).tensors.values()} & set(_STORED)
+        if len(held) != 1:
+            return None
+        kinds |= held
+    if len(kinds) <= 1:
+        return _STORED[kinds.pop()] if kinds else None
+    return "float64" if "F64" in kinds else "float32"

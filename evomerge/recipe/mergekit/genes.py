@@ -1,0 +1,191 @@
+"""The genome of a mergekit-evolve file: its fields, and its genes as holes of a search space.
+
+A weight (and a density) for each model, group of layers and filter becomes a hole; groups become
+slices or, if they are `smooth`, knots over depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge import methods
+from evomerge.checkpoint import names as model_name
+from evomerge.checkpoint.architecture import layer_count
+from evomerge.checkpoint.opening import config_of
+from evomerge.core import yaml_file
+from evomerge.core.errors import UserError, unknown
+from evomerge.recipe.mergekit.from_mergekit import spelled
+
+_METHODS = ("linear", "slerp", "task_arithmetic", "ties", "dare_ties")
+_DENSITY = {"low": 0.0, "high": 1.0, "initial": 1.0}
+
+
+@dataclass(frozen=True)
+class Genome:
+    """The definition under ``genome``, with mergekit-evolve's defaults; models are absolute."""
+
+    models: list[str]
+    merge_method: str
+    base_model: str | None = None
+    tokenizer_source: str | None = None
+    layer_granularity: int = 0
+    normalize: bool | None = None
+    allow_negative_weights: bool = False
+    filters: list[str] | None = None
+    smooth: bool = False
+
+
+def read_genome(document: Any, folder: Path, where: str) -> Genome:
+    """Read what stands under ``genome``; folders are made absolute.
+
+    Raises:
+        UserError: A field is unknown or wrong; names it.
+    """
+    kinds = {
+        "models": list,
+        "merge_method": str,
+        "base_model": (str, Mapping),
+        "tokenizer_source": str,
+        "layer_granularity": int,
+        "normalize": bool,
+        "allow_negative_weights": bool,
+        "filters": list,
+        "smooth": bool,
+    }
+    held = typed_fields(document, kinds, where)
+    for key in ("models", "merge_method"):
+        if not held.get(key):
+            raise UserError(f"{where}: expected a key '{key}'")
+    if held["merge_method"] not in _METHODS:
+        raise UserError(f"{where}: {unknown('merge_method', held['merge_method'], _METHODS)}")
+    if not all(isinstance(pattern, str) and pattern for pattern in held.get("filters", [])):
+        raise UserError(f"{where}: filters: expected texts, but got {held['filters']!r}")
+
+    def named(value: Any, key: str) -> str:
+        name = spelled(value, f"{where}: {key}")
+        if not isinstance(name, str) or not name:
+            raise UserError(f"{where}: {key}: expected a folder or a hub id but got {value!r}")
+        return model_name.relocated(name, folder)
+
+    held["models"] = [named(model, f"models[{i}]") for i, model in enumerate(held["models"])]
+    if "base_model" in held:
+        held["base_model"] = named(held["base_model"], "base_model")
+    if held.get("tokenizer_source") not in (None, "base", "union"):
+        held["tokenizer_source"] = named(held["tokenizer_source"], "tokenizer_source")
+    return Genome(**held)
+
+
+def base_and_models(genome: Genome, notes: list[str], where: str) -> tuple[str, list[str]]:
+    """The study's base model, and the models that are merged.
+
+    Raises:
+        UserError: The method needs another base, or other models.
+    """
+    base, models = genome.base_model, genome.models
+    if methods.get(genome.merge_method).takes_base and genome.merge_method != "slerp":
+        if base is None:
+            raise UserError(f"{where}: {genome.merge_method} needs a base_model")
+        if base in models:
+            notes.append("base_model takes no part among the models: its genes changed nothing")
+        return base, [model for model in models if model != base]
+    if genome.merge_method == "slerp":
+        if len(models) != 2 or base not in (None, *models):
+            raise UserError(
+                f"{where}: slerp merges two models, one of them the base_model if that is given, "
+                f"but got {len(models)}; mergekit-evolve takes the two largest genes of a group: "
+                "use task_arithmetic, linear or multislerp for more"
+            )
+        notes.append(
+            "slerp: one t in [0, 1] per group, where mergekit-evolve takes a softmax of two genes "
+            "whose t rarely reaches either end"
+        )
+    elif base is not None and base not in models:
+        notes.append("linear: base_model lends config and tokenizer, mergekit-evolve fails on it")
+    return base or models[0], models
+
+
+def space_of(
+    genome: Genome, base: str, models: Sequence[str], notes: list[str], where: str
+) -> dict[str, Any]:
+    """The recipe with a hole for every gene.
+
+    Raises:
+        UserError: The layers cannot be cut into groups of that size.
+    """
+    spec = methods.get(genome.merge_method)
+    groups, span = 1, 0
+    if genome.layer_granularity > 0:
+        depth = layer_count(config_of(genome.models[0]))
+        span = genome.layer_granularity
+        if depth is None or depth % span:
+            raise UserError(
+                f"{where}: layer_granularity: expected a divisor of the {depth} layers of "
+                f"{genome.models[0]}, but got {span}"
+            )
+        groups = depth // span
+    knots = {"knots": groups} if genome.smooth and groups > 1 else {}
+    negative = genome.allow_negative_weights
+    weight = {"low": -1.0 if negative else 0.0, "high": 1.5, "initial": round(1 / len(models), 6)}
+    own = {"weight": _filtered({**weight, **knots}, genome.filters)}
+    if any(parameter.name == "density" for parameter in spec.parameters):
+        own["density"] = _filtered({**_DENSITY, **knots}, genome.filters)
+    shared: dict[str, Any] = {}
+    if genome.merge_method == "slerp":
+        own, shared = {}, {"t": {"low": 0.0, "high": 1.0, "initial": 0.5}}
+    else:
+        notes.append(f"weights lie in [{weight['low']:g}, 1.5]; mergekit-evolve bounds none")
+    whole: dict[str, Any] = {"merge_method": genome.merge_method}
+    if genome.base_model is not None or spec.takes_base:
+        whole["base_model"] = base
+    if groups > 1 and not knots:
+        whole["slices"] = [
+            {
+                "sources": [
+                    _entry(model, own, {"layer_range": [i * span, (i + 1) * span]})
+                    for model in models
+                ],
+                **({"parameters": shared} if shared else {}),
+            }
+            for i in range(groups)
+        ]
+        shared = {}
+    else:
+        whole["models"] = [_entry(model, own, {}) for model in models]
+    if any(parameter.name == "normalize" for parameter in spec.parameters):
+        default = genome.merge_method != "task_arithmetic"
+        shared = {**shared, "normalize": default if genome.normalize is None else genome.normalize}
+    whole |= {"parameters": shared} if shared else {}
+    if genome.tokenizer_source is not None:
+        whole["tokenizer_source"] = genome.tokenizer_source
+    return whole
+
+
+def _entry(model: str, own: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    return {"model": model, **more, **({"parameters": dict(own)} if own else {})}
+
+
+def _filtered(hole: Mapping[str, Any], filters: Sequence[str] | None) -> Any:
+    """One hole, or one for each filter and one for the rest."""
+    if not filters:
+        return dict(hole)
+    return [*({"filter": f, "value": dict(hole)} for f in filters), {"value": dict(hole)}]
+
+
+def typed_fields(document: Any, kinds: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The document without nulls, each value of its kind.
+
+    Raises:
+        UserError: A key is unknown, or a value of another kind.
+    """
+    held = {k: v for k, v in yaml_file.mapping(document, where).items() if v is not None}
+    yaml_file.check_keys(held, kinds, where)
+    words = {bool: "true or false", int: "a whole number", list: "a list", str: "text"}
+    for key, value in held.items():
+        kind = kinds[key]
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            expected = words.get(kind, "a mapping")
+            raise UserError(f"{where}: {key}: expected {expected}, but got {value!r}")
+    return held

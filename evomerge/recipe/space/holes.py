@@ -1,0 +1,239 @@
+"""Holes: where a recipe leaves a value open, and the dimensions that fill it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from evomerge import methods
+from evomerge.core import yaml_file
+from evomerge.core.errors import UserError, unknown
+from evomerge.recipe.space.dimension import Dimension
+
+Place = tuple[str | int, ...]  # the keys and indices that lead to a value
+_RANGE_KEYS = ("low", "high", "knots", "log", "initial")
+
+
+@dataclass(frozen=True)
+class Hole:
+    """Where a hole is in the document, and the dimensions that fill it (several for knots)."""
+
+    path: Place
+    dimensions: tuple[Dimension, ...]
+    gradient: bool
+
+
+def is_choice(value: Any) -> bool:
+    """Whether a value is a hole of the form {choice: [...]}."""
+    return isinstance(value, dict) and "choice" in value
+
+
+def _is_range(value: Any) -> bool:
+    return isinstance(value, dict) and ("low" in value or "high" in value or "knots" in value)
+
+
+def find_holes(document: dict[str, Any], where: str) -> list[Hole]:
+    """Every hole of a document, in the order in which they stand."""
+    found: list[Hole] = []
+
+    def walk(value: Any, path: Place) -> None:
+        if value == "search" or is_choice(value) or _is_range(value):
+            found.append(_hole(document, value, path, where))
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                if not (key == "layers" and isinstance(item, dict)):
+                    walk(item, (*path, key))
+        elif isinstance(value, list):
+            for i, item in enumerate(value):
+                walk(item, (*path, i))
+
+    walk(document, ())
+    return _told_apart(found)
+
+
+def _told_apart(holes: list[Hole]) -> list[Hole]:
+    """The holes with a number behind every name that another dimension has too."""
+    seen: dict[str, int] = {}
+    result = []
+    for hole in holes:
+        dimensions = []
+        for dimension in hole.dimensions:
+            seen[dimension.name] = seen.get(dimension.name, 0) + 1
+            count = seen[dimension.name]
+            name = dimension.name if count == 1 else f"{dimension.name}~{count}"
+            dimensions.append(replace(dimension, name=name))
+        result.append(replace(hole, dimensions=tuple(dimensions)))
+    return result
+
+
+def _hole(document: dict[str, Any], value: Any, path: Place, where: str) -> Hole:
+    name = _label(document, path)
+    inside = "parameters" in path[:-1]
+    if not inside and takes_part(path):
+        return Hole(path, (_participation(value, name, where),), False)
+    if not inside and path[-1] != "merge_method":
+        raise UserError(
+            f"{where}: {name}: only parameters and merge_method can be searched, "
+            "and whether to include a model"
+        )
+    if is_choice(value):
+        choices = value["choice"]
+        value = yaml_file.mapping(value, f"{where}: {name}")
+        yaml_file.check_keys(value, ("choice", "initial"), f"{where}: {name}")
+        if not isinstance(choices, list) or not choices:
+            raise UserError(f"{where}: {name}: expected a list of choices, got {choices!r}")
+        if not inside:
+            for choice in choices:
+                if choice not in methods.names():
+                    raise UserError(
+                        f"{where}: {name}: {unknown('merge method', str(choice), methods.names())}"
+                    )
+        initial = value.get("initial")
+        dimension = Dimension(name, "categorical", choices=tuple(choices), initial=initial)
+        if initial is not None and not dimension.contains(initial):
+            raise UserError(f"{where}: {name}: initial {initial!r} is not among {choices}")
+        return Hole(path, (dimension,), False)
+    if not inside:
+        raise UserError(f"{where}: {name}: expected {{choice: [...]}} but got {value!r}")
+    return _range_hole(document, {} if value == "search" else value, path, name, where)
+
+
+def takes_part(path: Place) -> bool:
+    """Whether a path is that of ``include`` of one of a recipe's models."""
+    above = path[2:] if path[0] == "merges" else path
+    return len(above) == 3 and (above[0], above[2]) == ("models", "include")
+
+
+def _participation(value: Any, name: str, where: str) -> Dimension:
+    """Whether a model takes part: ``search``, or a choice of true and false with an initial."""
+    told = {} if value == "search" else yaml_file.mapping(value, f"{where}: {name}")
+    yaml_file.check_keys(told, ("choice", "initial"), f"{where}: {name}")
+    choices, initial = told.get("choice", [True, False]), told.get("initial", True)
+    if sorted(map(repr, choices if isinstance(choices, list) else [])) != ["False", "True"]:
+        raise UserError(f"{where}: {name}: expected search or {{choice: [true, false]}}")
+    if type(initial) is not bool:
+        raise UserError(f"{where}: {name}: expected initial to be true or false, got {initial!r}")
+    return Dimension(name, "categorical", choices=(True, False), initial=initial)
+
+
+def _range_hole(
+    document: dict[str, Any], value: dict[str, Any], path: Place, name: str, where: str
+) -> Hole:
+    value = yaml_file.mapping(value, f"{where}: {name}")
+    yaml_file.check_keys(value, _RANGE_KEYS, f"{where}: {name}")
+    parameter_name = next(str(path[i + 1]) for i, part in enumerate(path) if part == "parameters")
+    parameter = _declared(method_scope(document, path), parameter_name, f"{where}: {name}")
+    if parameter.kind in ("bool", "choice"):
+        if value:
+            raise UserError(
+                f"{where}: {name}: it is {parameter.expected}, not in a range: "
+                "write search, or {choice: [...]}"
+            )
+        return Hole(path, (Dimension(name, "categorical", choices=parameter.choices),), False)
+    low, high = value.get("low", parameter.low), value.get("high", parameter.high)
+    initial, knots = value.get("initial"), value.get("knots")
+    for key, number in (("low", low), ("high", high), ("initial", initial)):
+        if number is not None and not _is_finite(number):
+            raise UserError(f"{where}: {name}: expected {key} to be a number but got {number!r}")
+    if low is None or high is None or not low <= high:
+        raise UserError(
+            f"{where}: {name}: `low <= high` must hold, but got (low={low}, high={high})"
+        )
+    hard_low, hard_high = parameter.valid_low, parameter.valid_high
+    if (hard_low is not None and low < hard_low) or (hard_high is not None and high > hard_high):
+        raise UserError(
+            f"{where}: {name}: expected [{low}, {high}] to lie inside [{hard_low}, {hard_high}]"
+        )
+    if initial is not None and not low <= initial <= high:
+        raise UserError(f"{where}: {name}: initial {initial} lies outside [{low}, {high}]")
+    if knots is not None and (type(knots) is not int or not 1 <= knots <= 1000):
+        raise UserError(f"{where}: {name}: expected knots to be a whole number >= 1, got {knots!r}")
+    if type(value.get("log", False)) is not bool:
+        raise UserError(f"{where}: {name}: expected log to be true or false")
+    if value.get("log") and low <= 0:
+        raise UserError(f"{where}: {name}: `low > 0` must hold for a logarithmic range, got {low}")
+    whole = parameter.kind == "int"
+
+    def dimension(label: str) -> Dimension:
+        cast: Callable[[float], float] = int if whole else float
+        return Dimension(
+            label,
+            "int" if whole else "float",
+            cast(low),
+            cast(high),
+            bool(value.get("log")),
+            initial=None if initial is None else cast(initial),
+        )
+
+    if knots is None:
+        return Hole(path, (dimension(name),), False)
+    return Hole(path, tuple(dimension(f"{name}[{k}]") for k in range(knots)), True)
+
+
+def _is_finite(number: Any) -> bool:
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return False
+    return abs(number) < 1e300  # a float holds it, and its product with another too
+
+
+def _declared(scope: dict[str, Any], name: str, where: str) -> methods.ParameterSpec:
+    """What the method, or the first choice of method that has it, declares of a parameter."""
+    chosen: Any = scope.get("merge_method")
+    listed = chosen["choice"] if is_choice(chosen) else [chosen]
+    candidates = [str(one) for one in listed] if isinstance(listed, list) else []
+    for candidate in candidates:
+        if candidate not in methods.names():
+            raise UserError(f"{where}: {unknown('merge method', str(candidate), methods.names())}")
+        for parameter in methods.get(candidate).parameters:
+            if parameter.name == name:
+                return parameter
+    known = {p.name for c in candidates for p in methods.get(c).parameters}
+    raise UserError(f"{where}: {unknown('parameter of ' + ', '.join(candidates), name, known)}")
+
+
+def method_scope(document: dict[str, Any], path: Place) -> dict[str, Any]:
+    """The mapping whose merge_method governs a path: its block if that has one, or the recipe."""
+    if path and path[0] == "merges":
+        return method_scope(document["merges"][path[1]], path[2:])
+    if path and path[0] == "blocks":
+        block = document["blocks"][path[1]]
+        if "merge_method" in block:
+            return dict(block)
+    return document
+
+
+def model_of(document: dict[str, Any], path: Place) -> str | None:
+    """The model that a path's parameters belong to, if they belong to one."""
+    value: Any = document
+    for part in path:
+        value = value[part]
+        if isinstance(value, dict) and "model" in value:
+            return str(value["model"])
+    return None
+
+
+def _label(document: dict[str, Any], path: Place) -> str:
+    """A path in words: ``blocks[0:3,attention].models[expert-a].weight``."""
+    words: list[str] = []
+    value: Any = document
+    for part in path:
+        value = value[part]
+        if isinstance(part, str):
+            words += [] if part in ("parameters", "value") else [part]
+            continue
+        key = str(part)
+        if isinstance(value, dict) and "model" in value:
+            key = Path(str(value["model"])).name
+        elif isinstance(value, dict) and words and words[-1] == "blocks":
+            layers, components = value.get("layers"), value.get("components")
+            span = ":".join(map(str, layers)) if isinstance(layers, list) else ""
+            listed = components if isinstance(components, list) else [components or ""]
+            named = "+".join(map(str, listed))
+            key = ",".join(filter(None, [span, named])) or key
+        elif isinstance(value, dict) and value.get("filter"):
+            key = value["filter"]
+        if words:
+            words[-1] += f"[{key}]"
+    return ".".join(words)

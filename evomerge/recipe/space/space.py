@@ -1,0 +1,244 @@
+"""A search space: a recipe with holes in it. Fill the holes with a point and you have a recipe.
+
+A hole stands where a value would: ``search`` (the range that the method declares),
+``{low: 0, high: 1.5}`` (one's own), either with ``knots: 4`` (as many values, spread over depth as
+a mergekit gradient), or ``{choice: [ties, slerp]}``; ``include: search`` beside a model leaves open
+whether it takes part. A template names no models: ``"*"`` stands for each model that it is bound
+to, ``"*1"`` for the first, and ``layers: {groups: 4}`` makes four blocks of equal depth out of one.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evomerge import methods
+from evomerge.checkpoint import names as model_name
+from evomerge.core import yaml_file
+from evomerge.core.errors import UserError, unknown
+from evomerge.recipe import nested as nesting
+from evomerge.recipe import read as recipe_reader
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.space.activity import conditioned
+from evomerge.recipe.space.dimension import Point, Value
+from evomerge.recipe.space.holes import (
+    Place,
+    find_holes,
+    is_choice,
+    method_scope,
+    model_of,
+    takes_part,
+)
+from evomerge.recipe.space.pruning import without_traces
+from evomerge.recipe.space.template import any_groups, bound, placeholders
+
+
+class SearchSpace:
+    """A recipe with holes; read-only once made.
+
+    >>> space = SearchSpace.from_dict(
+    ...     {"merge_method": "linear", "models": [
+    ...         {"model": "a", "parameters": {"weight": {"low": 0, "high": 2}}},
+    ...         {"model": "b", "parameters": {"weight": 1.0}}]})
+    >>> [d.name for d in space.dimensions]
+    ['models[a].weight']
+    >>> space.fill((0.5,)).models[0].parameters["weight"]
+    0.5
+    """
+
+    def __init__(self, document: Mapping[str, Any], where: str = "space"):
+        self.document = copy.deepcopy(dict(document))
+        self.where = where
+        self.holes = conditioned(self.document, find_holes(self.document, where))
+        self.dimensions = tuple(d for hole in self.holes for d in hole.dimensions)
+        if not self.unbound:
+            self._check()
+
+    @classmethod
+    def from_dict(cls, document: Any, where: str = "space") -> SearchSpace:
+        """Make a space of plain data.
+
+        Raises:
+            UserError: A hole or anything around it is wrong; names its place.
+        """
+        document = nesting.flattened(model_name.joined(document, where), where)
+        return cls(yaml_file.mapping(document, where), where)
+
+    @classmethod
+    def from_yaml(cls, file: str | Path) -> SearchSpace:
+        """Read a space from a file, or one of those in search_spaces/ by its name."""
+        path = find(file)
+        return cls.from_dict(nesting.read(path), where=str(path))
+
+    @property
+    def unbound(self) -> bool:
+        """Whether the space still names no models."""
+        return bool(placeholders(self.document)) or any_groups(self.document)
+
+    def bind(
+        self,
+        base: str | None,
+        models: Sequence[str],
+        dtype: str | None = None,
+        seed: int | None = None,
+    ) -> SearchSpace:
+        """Put models into a template.
+
+        Args:
+            base: The base model; becomes base_model where the space names none.
+            models: What ``"*"`` stands for.
+            dtype: What the merged tensors are written in (out_dtype), unless the space says.
+            seed: Of the recipe, unless the space says.
+
+        Raises:
+            UserError: The space asks for a model that is not there.
+        """
+        document = bound(self.document, base, list(models), self.where)
+        if base is not None:
+            for recipe in [document, *(document.get("merges") or {}).values()]:
+                recipe.setdefault("base_model", base)
+        if dtype is not None and "out_dtype" not in document:
+            document["out_dtype"] = dtype
+        if seed and "seed" not in document:
+            document["seed"] = seed
+        return SearchSpace(document, self.where)
+
+    def fill(self, point: Sequence[Value]) -> Recipe:
+        """The recipe at a point.
+
+        Raises:
+            UserError: A value lies outside its dimension, or the recipe it makes is wrong.
+        """
+        if len(point) != len(self.dimensions):
+            raise UserError(
+                f"{self.where}: expected {len(self.dimensions)} values (one per dimension), "
+                f"but got {len(point)}"
+            )
+        for dimension, value in zip(self.dimensions, point, strict=True):
+            if not dimension.contains(value):
+                allowed = dimension.choices or f"[{dimension.low}, {dimension.high}]"
+                raise UserError(
+                    f"{self.where}: {dimension.name}: expected {allowed}, got {value!r}"
+                )
+        document, at = copy.deepcopy(self.document), 0
+        for hole in self.holes:
+            values = list(point[at : at + len(hole.dimensions)])
+            at += len(values)
+            _put(document, hole.path, values if hole.gradient else values[0])
+        return recipe_reader.read(without_traces(document, self.document), self.where)
+
+    def point_of(self, recipe: Recipe) -> Point | None:
+        """The point whose recipe merges as `recipe` does, or ``None`` if the space has none.
+
+        Looks only for recipes without blocks, slices, merges, gradients and filters, as anchors
+        are.
+        """
+        if recipe.blocks or recipe.slices or recipe.merges or self.document.get("merges"):
+            return None
+        weights = {entry.model: entry.parameters for entry in recipe.models}
+        values: list[Value] = []
+        for hole in self.holes:
+            scope, name = method_scope(self.document, hole.path), hole.path[-1]
+            model = model_of(self.document, hole.path)
+            if name == "merge_method":
+                value: Any = recipe.merge_method
+            elif name == "include":
+                value = model in weights
+            elif model is not None and model not in weights:
+                value = None
+            else:
+                chosen = scope.get("merge_method")
+                if chosen != recipe.merge_method and not is_choice(chosen):
+                    return None
+                held = {**recipe.parameters, **weights.get(model or "", {})}
+                value = held.get(str(name), _default(recipe.merge_method, str(name)))
+            for dimension in hole.dimensions:
+                if value is None:  # the method has no such parameter: any value will do
+                    values.append(dimension.start)
+                elif not isinstance(value, list) and dimension.contains(value):
+                    values.append(value)
+                else:
+                    return None
+        point = tuple(values)
+        fixed = self.fill(point)
+        return point if _plain(fixed, recipe) else None
+
+    def _check(self) -> None:
+        """Refuse what no point can mend, and every choice that no recipe can have."""
+        start = [d.start for d in self.dimensions]
+        models = [hole.dimensions[0].name for hole in self.holes if takes_part(hole.path)]
+        starts = [start]
+        for every in (True, False) if models else ():  # all of them, and as few as there may be
+            starts.append([every if d.name in models else d.start for d in self.dimensions])
+        for point in starts:
+            self.fill(point)
+            for i, dimension in enumerate(self.dimensions):
+                for choice in dimension.choices[1:]:
+                    self.fill([*point[:i], choice, *point[i + 1 :]])
+
+
+def find(name: str | Path) -> Path:
+    """The file of a space: a path, or a name in search_spaces/.
+
+    Raises:
+        UserError: There is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = shipped()
+    if str(name) in known:
+        return known[str(name)]
+    raise UserError(f"{name}: no such file, and {unknown('space', str(name), known)}")
+
+
+def shipped() -> dict[str, Path]:
+    """The spaces that come with evomerge, by name."""
+    here = Path(__file__).parents[2]
+    folders = (here / "search_spaces", here.parent / "search_spaces")  # in a wheel, in a clone
+    folder = next((f for f in folders if f.is_dir()), folders[0])
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def _put(document: Any, path: Place, value: Any) -> None:
+    for part in path[:-1]:
+        document = document[part]
+    document[path[-1]] = value
+
+
+def _default(method: str, name: str) -> Any:
+    for parameter in methods.get(method).parameters:
+        if parameter.name == name:
+            return None if parameter.required else parameter.default
+    return None
+
+
+def _plain(filled: Recipe, wanted: Recipe) -> bool:
+    """Whether a filled recipe, wherever it has a value, has the wanted recipe's value there."""
+    spec = methods.get(wanted.merge_method)
+    held = {entry.model: entry.parameters for entry in filled.models}
+    if filled.method_names != wanted.method_names or [*held] != [e.model for e in wanted.models]:
+        return False
+    if spec.takes_base and filled.base_model != wanted.base_model:
+        return False
+    if (filled.dtype, filled.output_dtype) != (wanted.dtype, wanted.output_dtype):
+        return False
+    if spec.stochastic and filled.seed != wanted.seed:
+        return False
+    for entry in wanted.models:
+        for parameter in spec.parameters:
+            name, default = parameter.name, _default(spec.name, parameter.name)
+            want = {**wanted.parameters, **entry.parameters}.get(name, default)
+            levels = [{**filled.parameters, **held[entry.model]}]
+            for block in filled.blocks:
+                own = {e.model: e.parameters for e in block.models}.get(entry.model, {})
+                levels.append({**levels[0], **block.parameters, **own})
+            for level in levels:
+                have = level.get(name, default)
+                if isinstance(have, list) and len(set(map(str, have))) == 1:
+                    have = have[0]
+                if have != want:
+                    return False
+    return True

@@ -1,5 +1,0 @@
-"""Trackers that a study can tell how it goes: TensorBoard, MLflow, Weights & Biases."""
-
-from evomerge.report.loggers.logger import Logger, open_logger
-
-__all__ = ["Logger", "open_logger"]

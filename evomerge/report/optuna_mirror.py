@@ -1,0 +1,153 @@
+"""A study copied into an Optuna storage, so that Optuna's dashboard can show it.
+
+The journal stays the truth: the copy can be thrown away and made again. With `search/optuna.py`,
+which holds the samplers, the only door to the `optuna` package.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.importance import (
+    FanovaImportanceEvaluator,
+    PedAnovaImportanceEvaluator,
+    get_param_importances,
+)
+from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from evomerge.report.status import baseline
+from evomerge.study.journal.record import AskRecord, Record
+
+_LEAST = 20  # trials
+FITNESS, GAIN = "fitness", "gain over the reference anchor"
+
+
+class Mirror:
+    """Listens to a study's events and copies every generation once it is told.
+
+    A trial's value is its gain over the reference anchor on the same items, which can be compared
+    between generations as fitness can't; its fitness is an attribute. A failed trial is failed.
+
+    Args:
+        name: The Optuna study's.
+        storage: An Optuna storage or its URL; one that holds the study already is gone on with.
+    """
+
+    def __init__(self, name: str, storage: str | BaseStorage):
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.study = optuna.create_study(
+            storage=storage, study_name=name, direction="maximize", load_if_exists=True
+        )
+        self._known = {trial.user_attrs.get("trial") for trial in self.study.trials}
+        self._asked: dict[int, float] = {}
+
+    def __call__(self, event: Mapping[str, Any], record: Record) -> None:
+        """Take in an event that the record already has."""
+        if event["event"] == "asked" and event["trials"]:
+            generation = event["trials"][0]["generation"]
+            if generation is not None and event.get("time") is not None:
+                self._asked[generation] = event["time"]
+        elif event["event"] == "told":
+            ask = record.generations[event["generation"]]
+            if ask.generation == 0:
+                self._begin(record, ask)
+            self._copy(record, ask, event.get("time"))
+        elif event["event"] == "verdict":
+            self.study.set_user_attr("verdict", event["sentence"])
+
+    def _begin(self, record: Record, ask: AskRecord) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # metric names are an experimental feature of Optuna
+            self.study.set_metric_names([FITNESS if ask.reference is None else GAIN])
+        for kind, best in baseline(record).items():
+            self.study.set_user_attr(f"best {kind} (metric)", f"{best['name']} {best['score']:.4f}")
+
+    def _copy(self, record: Record, ask: AskRecord, told: float | None) -> None:
+        dimensions = (record.study or {})["dimensions"]
+        for number, fitness in zip(ask.trials, ask.fitness or (), strict=True):
+            if number in self._known:
+                continue
+            self._known.add(number)
+            trial = record.trials[number]
+            attributes: dict[str, Any] = {"trial": number, "name": trial.name}
+            attributes |= {"generation": ask.generation, "digest": trial.digest}
+            if trial.failure is not None:
+                attributes["failure"] = f"{trial.failure.kind}: {trial.failure.message}"
+            if fitness is not None:
+                attributes |= {"fitness": fitness, "scores": record.scores(number)}
+            value = None if fitness is None else fitness - (ask.reference or 0.0)
+            times = self._asked.get(ask.generation or 0), told
+            self.study.add_trial(_frozen(dimensions, trial.point, value, attributes, times))
+
+
+def importances(record: Record) -> dict[str, dict[str, float]]:
+    """What Optuna says of the dimensions, from the trials' gains: {evaluator: {name: share}}.
+
+    ``fanova`` (Hutter 2014, https://proceedings.mlr.press/v32/hutter14.html): shares of the
+    variance that a forest explains. ``ped_anova`` (Watanabe 2023,
+    https://arxiv.org/abs/2304.10255): how much the best tenth of the trials differs from all.
+    Largest first; empty below 20 trials. Neither says how well it predicts.
+    """
+    mirror = Mirror("importance", InMemoryStorage())
+    for ask in record.generations.values():
+        if ask.fitness is not None:
+            mirror._copy(record, ask, None)
+    study = mirror.study
+    if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < _LEAST:
+        return {}
+    found = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # notices that an evaluator is experimental
+        evaluators = {
+            "ped_anova": PedAnovaImportanceEvaluator(),
+            "fanova": FanovaImportanceEvaluator(seed=0),
+        }
+        for name, evaluator in evaluators.items():
+            shares = get_param_importances(study, evaluator=evaluator)
+            found[name] = {dimension: float(share) for dimension, share in shares.items()}
+    return found
+
+
+def _frozen(
+    dimensions: Sequence[Mapping[str, Any]],
+    point: Sequence[Any] | None,
+    value: float | None,
+    attributes: dict[str, Any],
+    times: tuple[float | None, float | None],
+) -> FrozenTrial:
+    values = dict(zip((d["name"] for d in dimensions), point or (), strict=False))
+    start, end = (None if moment is None else datetime.fromtimestamp(moment) for moment in times)
+    distributions = {d["name"]: _distribution(d) for d in dimensions if d["name"] in values}
+    return FrozenTrial(
+        number=-1,  # given by the storage
+        trial_id=-1,
+        state=TrialState.FAIL if value is None else TrialState.COMPLETE,
+        value=value,
+        datetime_start=start or end or datetime.fromtimestamp(0),
+        datetime_complete=end or start or datetime.fromtimestamp(0),
+        params=values,
+        distributions=distributions,
+        user_attrs=attributes,
+        system_attrs={},
+        intermediate_values={},
+    )
+
+
+def _distribution(dimension: Mapping[str, Any]) -> BaseDistribution:
+    if dimension["kind"] == "categorical":
+        return CategoricalDistribution(dimension["choices"])
+    low, high, log = dimension["low"], dimension["high"], bool(dimension.get("log"))
+    if dimension["kind"] == "int":
+        return IntDistribution(int(low), int(high), log)
+    return FloatDistribution(low, high, log)

@@ -1,0 +1,1 @@
+"""The HTML report, a file for each of its sections."""

@@ -1,0 +1,80 @@
+"""Anchors against the winner, by the tasks' own metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from evomerge.report.charts.charts import WIDTH, Bar, bars
+from evomerge.report.charts.svg import Figure
+from evomerge.report.numbers import number, plural
+from evomerge.report.page.heldout import entrants
+from evomerge.report.run import Run
+from evomerge.study.journal.record import TrialRecord
+from evomerge.study.statistics.outcome import Row, Tasks, fitness, weights
+
+
+def section(run: Run) -> dict[str, Any]:
+    """Bars of the real metric, on search items and, where measured, on held-out ones."""
+    record = run.record
+    items = record.asks[0].items if record.asks else None
+    held = {e.trial.digest: e for e in entrants(run)}
+    shown: dict[str, tuple[TrialRecord, list[Bar]]] = {}
+    for trial in record.trials.values():
+        some: list[Bar] = []
+        if items and trial.kind in ("parent", "base", "anchor"):
+            rows = record.outcomes.rows(trial.digest, "metric", items)
+            if rows and not record.outcomes.missing(trial.digest, "metric", items):
+                some.append(
+                    _bar(rows, run.record.tasks_of("search"), "f5", "items of the search pool")
+                )
+        if trial.digest in held and trial.digest not in shown:
+            kind = "f1" if trial.number == run.ours else "f2"
+            some.append(_bar(held[trial.digest].rows, run.held_out_tasks, kind, "held-out items"))
+        if some and trial.digest not in shown:
+            shown[trial.digest] = (trial, some)
+    if not shown:
+        return {"missing": "No anchor has been scored by the tasks' own metrics yet."}
+    order = sorted(shown.values(), key=lambda p: (p[0].number != run.ours, -p[1][-1].value))
+    legend = Figure(WIDTH, 20, "Legend")
+    entries = [("bar", "f5", f"search pool, {plural(_count(items), 'item')}")]
+    if held:
+        count = plural(_count(run.pools["holdout"]), "item")
+        entries.append(("bar", "f2", f"held-out, {count}"))
+    if run.ours is not None and held:
+        entries.append(("bar", "f1", f"held-out: {record.trials[run.ours].name}"))
+    legend.legend(0, 14, entries)
+    rows_ = [(trial.name, trial.number == run.ours, some) for trial, some in order]
+    name = "weighted mean of the tasks' metrics, higher is better"
+    return {
+        "legend": legend.markup(),
+        "bars": bars(rows_, name, "Scores of all anchors and of the winner"),
+        "unmeasured": [
+            t.name
+            for t in record.trials.values()
+            if t.kind in ("parent", "base", "anchor") and t.digest not in shown
+        ],
+    }
+
+
+def _bar(rows: Sequence[Row], tasks: Tasks, kind: str, where: str) -> Bar:
+    """The weighted mean of the metric, with 1.96 standard errors."""
+    value, half = fitness(rows, tasks, "metric"), 1.96 * _standard_error(rows, tasks)
+    return Bar(value, half, kind, f"{number(value)} ± {number(half)} on {len(rows):,} {where}")
+
+
+def _standard_error(rows: Sequence[Row], tasks: Tasks) -> float:
+    """sqrt(Σ_t w_t² s_t² / n_t), of the weighted mean."""
+    total = 0.0
+    for task, share in weights(tasks).items():
+        values = [r.metric for r in rows if r.task == task and r.metric is not None]
+        if len(values) > 1:
+            mean = math.fsum(values) / len(values)
+            variance = math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)
+            total += share**2 * variance / len(values)
+    return math.sqrt(total)
+
+
+def _count(items: Any) -> int:
+    return sum(len(ids) for ids in (items or {}).values())

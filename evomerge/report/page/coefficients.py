@@ -1,0 +1,249 @@
+"""What a recipe does at each depth: heat maps of its parameters, a strip of its methods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from evomerge.core import yaml_file
+from evomerge.core.errors import UserError
+from evomerge.report import recipe_view as settled
+from evomerge.report.charts.charts import WIDTH, Band, heat_map
+from evomerge.report.charts.svg import Figure, scale, text_width
+from evomerge.report.numbers import plural, short_names
+from evomerge.report.recipe_view import Spot
+from evomerge.report.run import Run
+from evomerge.report.status import summary
+from evomerge.study.journal.record import TrialRecord
+
+_MOST_MAPS = 12
+Column = tuple[Band, Sequence[Spot]]
+
+
+def section(run: Run) -> dict[str, Any]:
+    """The recommended recipe; beside it the race's winner if another one; or the leader so far."""
+    numbers = [n for n in (run.recommended, run.ours) if n is not None]
+    leader = summary(run.record)["leader"]
+    if not numbers and leader is not None:
+        numbers = [leader["trial"]]
+    if not numbers:
+        return {"missing": "No candidate has been scored yet."}
+    shown = [_shown(run, run.record.trials[n]) for n in dict.fromkeys(numbers)]
+    return {"recipes": shown, "unfinished": run.recommended is None}
+
+
+def _shown(run: Run, trial: TrialRecord) -> dict[str, Any]:
+    try:
+        return _drawn(run, trial)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # read without methods
+        raise UserError(
+            f"{run.folder}: the recipe of {trial.name} in the journal is none that evomerge wrote "
+            f"({type(error).__name__}: {error}): restore a copy of the journal"
+        ) from None
+
+
+def _drawn(run: Run, trial: TrialRecord) -> dict[str, Any]:
+    recipe = trial.recipe
+    depth = run.depth or settled.depth_of(recipe)
+    maps, fixed = _maps(recipe, depth)
+    return {
+        "name": trial.name,
+        "role": _role(run, trial),
+        "method": _methods(recipe, depth),
+        "maps": maps[:_MOST_MAPS],
+        "left_out": max(0, len(maps) - _MOST_MAPS),
+        "fixed": fixed,
+        "assumed_depth": run.depth is None,
+        "depth": depth,
+        "yaml": yaml_file.write(dict(recipe)),
+        "edges": _at_the_edge(run, trial),
+    }
+
+
+def _role(run: Run, trial: TrialRecord) -> str:
+    if trial.number == run.recommended:
+        return "recommended and exported" if run.record.exported else "recommended"
+    return "won the race" if trial.number == run.ours else "furthest ahead in the search so far"
+
+
+def _maps(recipe: Mapping[str, Any], depth: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """A heat map per parameter and group of like components; and what is the same everywhere."""
+    names = short_names(settled.models(recipe))
+    maps: list[dict[str, Any]] = []
+    fixed: list[str] = []
+    spots = settled.spots(depth)
+    for parameter, per_model in settled.parameters(recipe).items():
+        rows: dict[str, str | None] = {"all models": None}
+        if per_model:
+            rows = {name: model for model, name in names.items()}
+        table = {
+            (name, spot): settled.value(recipe, parameter, model, spot, depth)
+            for name, model in rows.items()
+            for spot in spots
+        }
+        rows = {
+            name: m for name, m in rows.items() if any(table[name, s] is not None for s in spots)
+        }
+        values = [table[name, spot] for name in rows for spot in spots]
+        if not values or all(value == values[0] for value in values):
+            fixed += [f"{parameter} = {_plain(values[0])}"] if values else []
+            continue
+        numeric = {key: None if v is None else float(v) for key, v in table.items()}
+        ends = _ends(parameter, [v for v in numeric.values() if v is not None])
+        layouts = [
+            (title, columns, _cells(rows, columns, numeric))
+            for title, columns in _layouts(list(rows), table, depth)
+        ]
+        filled = [part for part in layouts if any(v is not None for row in part[2] for v in row)]
+        for title, columns, cells in filled:
+            bands, last = [band for band, _ in columns], title == filled[-1][0]
+            aria = f"{parameter} by model and layer"
+            figure = heat_map(list(rows), bands, cells, ends, aria, key=last)
+            maps.append({"title": f"{parameter}{title}", "figure": figure})
+    return maps, fixed
+
+
+def _cells(
+    rows: Iterable[str], columns: Sequence[Column], table: Mapping[tuple[str, Spot], float | None]
+) -> list[list[float | None]]:
+    """A value per row and column; a column's spots are alike, so the first one's is taken."""
+    return [[table[name, some[0]] for _, some in columns] for name in rows]
+
+
+def _layouts(
+    rows: Sequence[str], table: Mapping[tuple[str, Spot], Any], depth: int
+) -> list[tuple[str, list[Column]]]:
+    """One layout if all components of a layer are alike, else one per group of like components."""
+
+    def signature(some: Sequence[Spot]) -> list[Any]:
+        return [table[name, spot] for name in rows for spot in some]
+
+    by_part = {
+        part: [Spot(i, part, f"model.layers.{i}.{end}") for i in range(depth)]
+        for part, end in settled.LAYER_PARTS.items()
+    }
+    groups: list[list[str]] = []
+    for part, some in by_part.items():
+        like = next((g for g in groups if signature(by_part[g[0]]) == signature(some)), None)
+        if like is None:
+            groups.append([part])
+        else:
+            like.append(part)
+    outside = _outside(signature)
+    if len(groups) == 1:
+        layers = _layers(by_part["attention"], signature)
+        if len(layers) == 1 and len(outside) == 1:
+            same = signature(layers[0][1]) == signature(outside[0][1])
+            if same:
+                return [("", [(Band("everywhere", outside=True), layers[0][1])])]
+        first, behind = (outside, []) if len(outside) == 1 else (outside[:1], outside[1:])
+        return [("", [*first, *layers, *behind])]
+    found = [
+        (f", {' and '.join(group)}", _layers(by_part[group[0]], signature)) for group in groups
+    ]
+    return [*found, (", outside the layers", outside)]
+
+
+def _layers(some: Sequence[Spot], signature: Any) -> list[Column]:
+    """Layers as columns, neighbours that are alike as one."""
+    runs: list[list[Spot]] = []
+    for spot in some:
+        if runs and signature([runs[-1][0]]) == signature([spot]):
+            runs[-1].append(spot)
+        else:
+            runs.append([spot])
+    return [
+        (
+            Band(
+                str(run[0].layer) if len(run) == 1 else f"{run[0].layer}–{run[-1].layer}", len(run)
+            ),
+            run,
+        )
+        for run in runs
+    ]
+
+
+def _outside(signature: Any) -> list[Column]:
+    """Embedding, final norm and head as columns; one column if they are alike."""
+    some = [Spot(None, part, name) for part, name in settled.OUTSIDE.items()]
+    if all(signature([spot]) == signature([some[0]]) for spot in some):
+        return [(Band("outside", outside=True), some[:1])]
+    labels = {"embedding": "embed", "norm": "final norm", "head": "head"}
+    return [(Band(labels[spot.component], outside=True), [spot]) for spot in some]
+
+
+def _ends(parameter: str, values: Sequence[float]) -> tuple[float, float]:
+    """Values that take the full colours."""
+    least = 1.0 if parameter in ("weight", "density", "t") else 0.0
+    high = scale([0.0, least, *map(abs, values)], 0, 1, 4).high
+    return (-high if min(values) < 0 else 0.0), high
+
+
+def _methods(recipe: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    """The method, or where several are used a strip that shows which holds where."""
+    held = {spot: settled.method_at(recipe, spot) for spot in settled.spots(depth)}
+    used = list(dict.fromkeys(held.values()))
+    if len(used) == 1:
+        return {"name": used[0]}
+    parts = list(settled.LAYER_PARTS)
+    figure = Figure(WIDTH, 30 * len(parts) + 78, "Merge method by component and layer")
+    width = min((WIDTH - 190) / depth, 110.0)
+    for i, part in enumerate(parts):
+        figure.text(178, 27 + 30 * i, part, "", "end")
+        first = 0
+        for layer in range(depth + 1):
+            names = [_name(held, part, at) for at in (first, layer)]
+            if layer == depth or names[0] != names[1]:
+                x, w = 190 + width * first, width * (layer - first)
+                layers = f"layers {first} to {layer - 1}"
+                kind = f"f{1 + used.index(names[0]) % 5} band"
+                figure.rect(x + 1, 8 + 30 * i, w - 2, 28, kind, f"{part}, {layers}: {names[0]}")
+                if text_width(names[0]) < w - 8:
+                    figure.text(x + w / 2, 26 + 30 * i, names[0], "onband", "middle")
+                first = layer
+    bottom = 30 * len(parts) + 8
+    for layer in range(0, depth, max(1, round(34 / width))):
+        figure.text(190 + width * (layer + 0.5), bottom + 16, str(layer), "tick", "middle")
+    figure.text(190 + width * depth / 2, bottom + 34, "layer", "axis", "middle")
+    figure.legend(
+        190, bottom + 60, [("bar", f"f{1 + i % 5} band", name) for i, name in enumerate(used)]
+    )
+    outside = {spot.component: name for spot, name in held.items() if spot.layer is None}
+    return {
+        "figure": Markup(figure.markup()),
+        "outside": ", ".join(f"{part}: {name}" for part, name in outside.items()),
+    }
+
+
+def _name(held: Mapping[Spot, str], part: str, layer: int) -> str:
+    end = settled.LAYER_PARTS[part]
+    return held.get(Spot(layer, part, f"model.layers.{layer}.{end}"), "")
+
+
+def _at_the_edge(run: Run, trial: TrialRecord) -> str:
+    """How many coordinates lie at an end of their range: a sign that the range is too narrow."""
+    dimensions = (run.record.study or {}).get("dimensions") or []
+    if trial.point is None or len(trial.point) != len(dimensions):
+        return ""
+    at_edge = [
+        d["name"]
+        for d, v in zip(dimensions, trial.point, strict=True)
+        if d["kind"] != "categorical"
+        and min(v - d["low"], d["high"] - v) <= 0.005 * (d["high"] - d["low"])
+    ]
+    ranged = sum(d["kind"] != "categorical" for d in dimensions)
+    if not at_edge or not ranged:
+        return ""
+    return (
+        f"{len(at_edge)} of {plural(ranged, 'value')} lie at an end of their range: "
+        + ", ".join(at_edge[:8])
+        + (" …" if len(at_edge) > 8 else ".")
+    )
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,192 @@
+"""What the study cost: seconds by phase and kind, a timeline of the workers, and what failed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import Any
+
+from markupsafe import Markup
+
+from evomerge.report.charts.charts import WIDTH
+from evomerge.report.charts.svg import Figure, Scale, scale, ticks
+from evomerge.report.numbers import duration, percent
+from evomerge.report.run import PHASES, Job, Run
+
+_PHASE_KINDS = {"anchors": "f5", "search": "f1", "race": "f2", "verdict": "f3"}
+_UNITS = ((1.0, "seconds"), (60.0, "minutes"), (3600.0, "hours"), (86400.0, "days"))
+
+
+def section(run: Run) -> dict[str, Any]:
+    """Totals, the figures, and the failures."""
+    status = run.record.status()
+    if not run.jobs and not run.failures:
+        return {"missing": "No worker has delivered anything yet."}
+    total = sum(job.end - job.start for job in run.jobs)
+    forward = sum(job.forward for job in run.jobs)
+    searched = [t for t in run.record.trials.values() if t.kind == "trial" and t.state == "told"]
+    in_search = sum(job.end - job.start for job in run.jobs if job.phase == "search")
+    workers = sorted({job.worker for job in run.jobs}, key=_natural)
+    facts = [
+        ("wall time", duration(run.wall_seconds), _before(run)),
+        ("worker time", duration(total), ""),
+        ("in the forward pass", percent(forward / total) if total else "–", "of worker time"),
+        ("workers busy", _busy(run, len(workers), total), "of wall time"),
+        ("trials", f"{status['trials']['asked']:,}", _trials(status["trials"])),
+        (
+            "item evaluations",
+            f"{status['item_evaluations']:,}",
+            f"and {run.record.reused:,} taken from other runs" if run.record.reused else "",
+        ),
+        (
+            "per searched trial",
+            duration(in_search / len(searched)) if searched else "–",
+            "worker time",
+        ),
+        ("per item", f"{1000 * total / max(1, status['item_evaluations']):.1f} ms", "worker time"),
+    ]
+    return {
+        "facts": facts,
+        "by_phase": _by_phase(run.jobs) if run.jobs else None,
+        "timeline": _timeline(run, workers) if run.jobs else None,
+        "sessions": len(run.sessions),
+        "failures": _failures(run),
+    }
+
+
+def _busy(run: Run, workers: int, total: float) -> str:
+    available = workers * run.wall_seconds
+    return percent(min(1.0, total / available)) if available else "–"
+
+
+def _before(run: Run) -> str:
+    """How long the check and the workers' start took, before anything was delivered."""
+    if not run.jobs or not run.sessions:
+        return ""
+    first = min(job.start for job in run.jobs) - run.sessions[0][0]
+    return f"{duration(first)} of it to start" if first >= 1 else ""
+
+
+def _trials(counts: dict[str, int]) -> str:
+    failed = f", {counts['failed']} failed" if counts["failed"] else ""
+    return f"anchors included{failed}"
+
+
+def _by_phase(jobs: Sequence[Job]) -> Markup:
+    """A bar per phase, stacked: build, forward pass, everything else."""
+    rows = []
+    for phase in PHASES:
+        some = [job for job in jobs if job.phase == phase]
+        if some:
+            total = sum(job.end - job.start for job in some)
+            build, forward = sum(job.build for job in some), sum(job.forward for job in some)
+            rows.append((phase, build, forward, max(0.0, total - build - forward)))
+    parts = [(total := sum(row[1:]), total)[0] for row in rows]
+    height = 34 + 28 * len(rows)
+    figure = Figure(WIDTH, height + 42, "Worker seconds by phase")
+    unit, name = _unit(max(parts))
+    at = scale([0.0, max(parts) / unit], 90, WIDTH - 230, 6)
+    figure.x_axis(at, height, 30, _ticks(at), f"{name} of worker time")
+    for i, (phase, *seconds) in enumerate(rows):
+        y, x, total = 36 + 28 * i, 0.0, sum(seconds)
+        figure.text(78, y + 14, phase, "", "end")
+        for kind, label, spent in zip(("f2", "f1", "f5"), _PARTS, seconds, strict=True):
+            tip = f"{phase}, {label}: {duration(spent)}"
+            figure.rect(at(x / unit), y, at(spent / unit) - at(0), 19, kind, tip)
+            x += spent
+        share = percent(seconds[1] / total) if total else "–"
+        said = f"{duration(total)}, {share} in the forward pass"
+        figure.text(at(x / unit) + 8, y + 14, said, "value small")
+    legend = [("bar", kind, label) for kind, label in zip(("f2", "f1", "f5"), _PARTS, strict=True)]
+    figure.legend(90, 16, legend)
+    return figure.markup()
+
+
+_PARTS = ("build the merge", "forward pass", "everything else")
+
+
+def _timeline(run: Run, workers: Sequence[str]) -> Markup:
+    """One lane per worker; deliveries of one phase that follow closely are drawn as one.
+
+    Time while nobody had the study open is left out.
+    """
+    total = max(run.wall_seconds, 1e-9)
+    unit, name = _unit(total)
+    lane = 24 if len(workers) <= 24 else max(3, 576 // len(workers))
+    bottom = 30 + lane * len(workers)
+    figure = Figure(WIDTH, bottom + 46, "What each worker did when")
+    at = Scale(0.0, total / unit, 90, WIDTH - 14)
+    figure.x_axis(at, bottom, 26, _ticks(at), f"{name} since the start")
+    for i, worker in enumerate(workers):
+        y = 30 + lane * i
+        if lane >= 12:
+            figure.text(78, y + lane / 2 + 4, f"worker {worker}", "", "end", 76)
+        mine = [
+            (job.phase, _open_seconds(run, job.start), _open_seconds(run, job.end))
+            for job in run.jobs
+            if job.worker == worker
+        ]
+        for phase, first, until, count in _merged(sorted(mine, key=itemgetter(1)), 0.0015 * total):
+            x, wide = at(first / unit), at(until / unit) - at(first / unit)
+            said = "1 delivery" if count == 1 else f"{count:,} deliveries"
+            tip = f"worker {worker}, {phase}: {said} in {duration(until - first)}"
+            kind = _PHASE_KINDS.get(phase, "f4")
+            figure.rect(x, y + lane * 0.12, max(0.8, wide), lane * 0.76, kind, tip)
+    for opened, _ in run.sessions[1:]:
+        x = at(_open_seconds(run, opened) / unit)
+        figure.rule(x, 24, x, bottom, "zero")
+    used = [phase for phase in PHASES if any(job.phase == phase for job in run.jobs)]
+    figure.legend(90, 16, [("bar", _PHASE_KINDS[phase], phase) for phase in used])
+    return figure.markup()
+
+
+def _open_seconds(run: Run, moment: float) -> float:
+    """For how long the study had been open at a moment."""
+    return sum(max(0.0, min(moment, end) - start) for start, end in run.sessions)
+
+
+def _merged(
+    spans: Sequence[tuple[str, float, float]], near: float
+) -> list[tuple[str, float, float, int]]:
+    """(phase, start, end, how many) of neighbours with no visible gap between them."""
+    found: list[tuple[str, float, float, int]] = []
+    for phase, start, end in spans:
+        if found and found[-1][0] == phase and start - found[-1][2] < near:
+            _, first, until, count = found[-1]
+            found[-1] = (phase, first, max(until, end), count + 1)
+        else:
+            found.append((phase, start, end, 1))
+    return found
+
+
+def _failures(run: Run) -> list[dict[str, Any]]:
+    """Each kind with its count, the trials, and its most frequent messages."""
+    found = []
+    for kind, count in Counter(event["kind"] for event in run.failures).most_common():
+        some = [event for event in run.failures if event["kind"] == kind]
+        messages = Counter(event["message"] for event in some)
+        trials = dict.fromkeys(run.record.trials[event["trial"]].name for event in some)
+        found.append(
+            {
+                "kind": kind,
+                "count": count,
+                "phases": ", ".join(dict.fromkeys(event["phase"] for event in some)),
+                "trials": ", ".join(list(trials)[:6]) + (" …" if len(trials) > 6 else ""),
+                "messages": [(m, n) for m, n in messages.most_common(3)],
+                "more": max(0, len(messages) - 3),
+            }
+        )
+    return found
+
+
+def _unit(seconds: float) -> tuple[float, str]:
+    return next(((u, n) for u, n in reversed(_UNITS) if seconds >= 2 * u), _UNITS[0])
+
+
+def _ticks(at: Scale) -> list[tuple[float, str]]:
+    return ticks(at.low, at.high, 8)
+
+
+def _natural(worker: str) -> tuple[int, str]:
+    return (int(worker) if worker.isdecimal() else 1 << 30, worker)

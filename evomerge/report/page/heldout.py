@@ -1,0 +1,132 @@
+"""The held-out comparison: every entrant on every task, and the paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evomerge.report.charts.charts import Gap, differences
+from evomerge.report.numbers import number, percent
+from evomerge.report.run import Run
+from evomerge.study.journal.record import TrialRecord
+from evomerge.study.statistics.comparison import compare
+from evomerge.study.statistics.outcome import Row, Tasks, fitness, scores, sign
+from evomerge.study.statistics.paired import paired_difference
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A model with all its held-out outcomes; `scores` as measured, `mean` higher where better."""
+
+    trial: TrialRecord
+    rows: Sequence[Row]
+    scores: dict[str, float]
+    mean: float
+
+
+def entrants(run: Run) -> list[Entrant]:
+    """Whatever was measured on all held-out items, the best first."""
+    found: dict[str, Entrant] = {}
+    ours = run.ours
+    for trial in sorted(run.record.trials.values(), key=lambda t: t.number != ours):
+        rows = run.rows(trial, "holdout") if trial.digest not in found else None
+        if rows:
+            mean = fitness(rows, run.held_out_tasks, "metric")
+            found[trial.digest] = Entrant(trial, rows, scores(rows, run.held_out_tasks), mean)
+    return sorted(found.values(), key=lambda e: (-e.mean, e.trial.number))
+
+
+def section(run: Run) -> dict[str, Any]:
+    """The table, the forest plot over all tasks, and the one by task."""
+    found = entrants(run)
+    if not found:
+        return {"missing": "Nothing has been measured on the held-out items yet."}
+    ours = next((e for e in found if e.trial.number == run.ours), None)
+    best = {
+        task: max(sign(run.held_out_tasks[task]) * e.scores[task] for e in found)
+        for task in run.held_out_tasks
+    }
+    table = [
+        {
+            "name": e.trial.name,
+            "kind": e.trial.kind,
+            "ours": e is ours,
+            "tag": _tag(run, e),
+            "cells": [
+                (number(e.scores[t]), sign(run.held_out_tasks[t]) * e.scores[t] >= best[t] - 1e-12)
+                for t in run.held_out_tasks
+            ],
+            "mean": number(e.mean),
+        }
+        for e in found
+    ]
+    return {
+        "tasks": [
+            {
+                "name": task,
+                "metric": spec["metric"],
+                "less": not spec["higher_is_better"],
+                "weight": spec["weight"],
+                "items": len(run.pools["holdout"][task]),
+            }
+            for task, spec in run.held_out_tasks.items()
+        ],
+        "weighted": len({spec["weight"] for spec in run.held_out_tasks.values()}) > 1,
+        "table": table,
+        **(_figures(run, ours, [e for e in found if e is not ours]) if ours else {}),
+        "note": (run.record.verdict or {}).get("note"),
+    }
+
+
+def _figures(run: Run, ours: Entrant, rivals: Sequence[Entrant]) -> dict[str, Any]:
+    told = {c["trial"]: c for c in (run.record.verdict or {}).get("comparisons", [])}
+    gaps = []
+    for rival in rivals:
+        c = told.get(rival.trial.number)
+        if c is None:
+            own = compare(ours.rows, rival.rows, run.held_out_tasks)
+            c = {
+                k: getattr(own, k) for k in ("difference", "low", "high", "wins", "losses", "ties")
+            }
+        counts = f"{c['wins']} won, {c['losses']} lost, {c['ties']} tied"
+        judged = rival.trial.number in told
+        gaps.append(Gap(rival.trial.name, c["difference"], c["low"], c["high"], counts, judged))
+    axis = f"{ours.trial.name} − entrant, paired by item; right of 0: ours is better"
+    aria = "Paired differences on held-out items"
+    closest = _closest(rivals)
+    return {
+        "forest": differences(gaps, axis, aria) if gaps else None,
+        "by_task": _by_task(run.held_out_tasks, ours, closest)
+        if closest and len(run.held_out_tasks) > 1
+        else None,
+        "rival": closest.trial.name if closest else None,
+        "ours": ours.trial.name,
+        "judged": len(told),
+        "confidence": percent((run.record.verdict or {}).get("confidence", 0.95)),
+    }
+
+
+def _closest(rivals: Sequence[Entrant]) -> Entrant | None:
+    """The best of what needed no search."""
+    simple = [e for e in rivals if e.trial.kind in ("parent", "base", "anchor")]
+    return max(simple, key=lambda e: e.mean, default=None)
+
+
+def _by_task(tasks: Tasks, ours: Entrant, rival: Entrant) -> Any:
+    gaps = []
+    for task, spec in tasks.items():
+        columns = [
+            {task: [r.metric for r in e.rows if r.task == task and r.metric is not None]}
+            for e in (ours, rival)
+        ]
+        d = paired_difference(columns[0], columns[1], {task: {**spec, "weight": 1.0}})
+        gaps.append(Gap(task, d.difference, d.low, d.high))
+    name = f"{ours.trial.name} − {rival.trial.name}; right of 0: ours is better"
+    return differences(gaps, name, "Paired differences by task")
+
+
+def _tag(run: Run, entrant: Entrant) -> str:
+    if entrant.trial.number == run.recommended:
+        return "recommended"
+    return "won the race" if entrant.trial.number == run.ours else ""

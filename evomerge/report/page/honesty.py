@@ -1,0 +1,233 @@
+"""What could flatter a result: answers that were cut or not found, and gains that shrink."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from evomerge.report.charts.charts import Gap, differences
+from evomerge.report.numbers import interval, number, percent, plural
+from evomerge.report.page.heldout import entrants
+from evomerge.report.page.race import last_race
+from evomerge.report.run import Run
+from evomerge.study.analysis.winners_curse import winner_inflation
+from evomerge.study.journal.record import TrialRecord
+from evomerge.study.phases.control import compare_arms
+from evomerge.study.statistics.comparison import compare
+from evomerge.study.statistics.outcome import fitness
+
+
+def section(run: Run) -> dict[str, Any]:
+    """Truncation and extraction per entrant; the winner's gain stage by stage."""
+    told = {"luck": _luck(run), "control": _control(run), "batches": _batches(run)}
+    return {"flags": _flags(run), **told, **_gains(run)}
+
+
+def _batches(run: Run) -> str | None:
+    """Whether the candidates of a generation were scored in the same batches, in a sentence."""
+    record = run.record
+    if record.study is None or record.batches.last is None:
+        return None  # nobody wrote it down
+    alike = several = 0
+    for ask in record.generations.values():
+        told = {record.batches_of(number) for number in ask.trials} - {None}
+        if ask.fitness is not None and told:
+            several += 1
+            alike += len(told) == 1
+    if alike == several:
+        return (
+            f"All candidates of a generation were scored in the same batches, in all {several} "
+            "generations."
+        )
+    return (
+        f"In {alike} of {several} generations all candidates were scored in the same batches; in "
+        "the others scores may differ by rounding."
+    )
+
+
+def _luck(run: Run) -> str | None:
+    """How much of the best search score is expected to be luck, in a sentence."""
+    found = winner_inflation(run.record)
+    if found is None:
+        return None
+    return (
+        f"The best of {found['candidates']:,} candidates on {found['items']:,} items each is "
+        f"expected to be {number(found['expected'])} above its true fitness: scores differ by "
+        f"{number(found['spread'])} within a generation, {number(found['noise'])} of it is chance "
+        "of the items. Race and verdict look at other items."
+    )
+
+
+def _control(run: Run) -> str | None:
+    """The optimizer next to trials drawn at random, in a sentence."""
+    found = compare_arms(run.record)
+    if found is None:
+        return None
+    best, theirs = (number(found[key], sign=True) for key in ("optimizer_best", "best"))
+    means = [number(found[key], sign=True) for key in ("optimizer_mean", "mean")]
+    return (
+        f"{plural(found['trials'], 'trial')} drawn at random on the same items: mean gain over the "
+        f"reference {means[1]}, best {theirs}; the optimizer's trials: mean {means[0]}, best of as "
+        f"many {best}."
+    )
+
+
+def _flags(run: Run) -> dict[str, Any]:
+    """Counts over the held-out items of every entrant."""
+    rows: list[dict[str, Any]] = []
+    total = 0
+    for entrant in entrants(run):
+        cut = sum(row.truncated for row in entrant.rows)
+        lost = sum(not row.extracted for row in entrant.rows)
+        total += len(entrant.rows)
+        by_task = {
+            task: (
+                sum(r.truncated for r in entrant.rows if r.task == task),
+                sum(not r.extracted for r in entrant.rows if r.task == task),
+            )
+            for task in run.tasks
+        }
+        rows.append(
+            {
+                "name": entrant.trial.name,
+                "ours": entrant.trial.number == run.ours,
+                "items": len(entrant.rows),
+                "cut": _share(cut, len(entrant.rows)),
+                "lost": _share(lost, len(entrant.rows)),
+                "where": ", ".join(
+                    f"{task} ({_both(*counts)})" for task, counts in by_task.items() if any(counts)
+                ),
+                "any": cut + lost > 0,
+            }
+        )
+    return {"rows": rows, "any": any(row["any"] for row in rows), "total": f"{total:,}"}
+
+
+def _both(cut: int, lost: int) -> str:
+    parts = [f"{cut} cut"] if cut else []
+    return ", ".join([*parts, *([f"{lost} without answer"] if lost else [])])
+
+
+def _share(count: int, of: int) -> str:
+    return f"{count:,} ({percent(count / of)})" if count else "0"
+
+
+def _gains(run: Run) -> dict[str, Any]:
+    """The winner against the reference anchor: in the search, in the race, on held-out items."""
+    ours = run.record.trials.get(run.ours) if run.ours is not None else None
+    rival = _reference(run)
+    if ours is None or rival is None or ours.number == rival.number:
+        return {"missing_gain": _why(ours, rival)}
+    stages = [*_search_stage(run, ours), *_race_stages(run, ours, rival)]
+    held = _compared(run, ours, rival, "holdout")
+    stages += [held] if held else []
+    plotted = [replace(s["gap"], label=s["stage"]) for s in stages if s["interval"]]
+    axis = f"{ours.name} − {rival.name}, on the same items"
+    return {
+        "stages": stages,
+        "gain_figure": differences(plotted, axis, "Gain by stage") if plotted else None,
+        "ours_name": ours.name,
+        "rival_name": rival.name,
+    }
+
+
+def _reference(run: Run) -> TrialRecord | None:
+    """The anchor that every generation was compared with; the last one if it changed."""
+    if not run.references:
+        return None
+    return run.record.trials[run.references[max(run.references)]]
+
+
+def _why(ours: TrialRecord | None, rival: TrialRecord | None) -> str:
+    if ours is None:
+        return "There is no winner yet, so there is no gap to look at."
+    if rival is None:
+        return "The journal names no reference anchor, so there is no gap to look at."
+    return f"The race was won by the reference anchor itself, {ours.name}: there is no gap."
+
+
+def _search_stage(run: Run, ours: TrialRecord) -> list[dict[str, Any]]:
+    """The gain that the optimizer saw; of the best trial if the winner was never in the search."""
+    told = {g: a for g, a in run.record.generations.items() if a.fitness is not None}
+    gains = [
+        (value - ask.reference, generation, number_)
+        for generation, ask in told.items()
+        if ask.reference is not None
+        for number_, value in zip(ask.trials, ask.fitness or (), strict=True)
+        if value is not None
+    ]
+    if not gains:
+        return []
+    own = [g for g in gains if run.record.trials[g[2]].digest == ours.digest]
+    gain, generation, n = max(own or gains)
+    ask = told[generation]
+    value = ask.fitness[ask.trials.index(n)] if ask.fitness else None
+    unit = "metric" if run.config.get("evaluate", {}).get("fitness") == "metric" else "smooth score"
+    who = "" if own else f"by {run.record.trials[n].name}; the search did not score {ours.name}"
+    label = f"search, generation {generation}"
+    return [
+        {
+            "stage": label,
+            "unit": unit,
+            "items": sum(map(len, (ask.items or {}).values())),
+            "who": who,
+            "ours": number(value) if own else f"({number(value)})",
+            "theirs": number(ask.reference),
+            "gain": number(gain, sign=True),
+            "interval": "",
+            "gap": None,
+        }
+    ]
+
+
+def _race_stages(run: Run, ours: TrialRecord, rival: TrialRecord) -> list[dict[str, Any]]:
+    """One stage per rung that had both, the last with an interval if all its items are there."""
+    found = []
+    for event, items in last_race(run):
+        both = [_score(event, run, trial) for trial in (ours, rival)]
+        if both[0] is None or both[1] is None:
+            continue
+        label = f"race, rung {event['rung'] + 1}"
+        found.append(
+            _stage(label, items, both[0], both[1], Gap(label, both[0] - both[1], None, None))
+        )
+    whole = _compared(run, ours, rival, "race")
+    if found and whole and found[-1]["items"] == whole["items"]:
+        found[-1] = {**whole, "stage": found[-1]["stage"]}
+    return found
+
+
+def _score(event: Mapping[str, Any], run: Run, trial: TrialRecord) -> float | None:
+    """A trial's score at a rung, or that of an equal recipe."""
+    for n, score in event["scores"].items():
+        if run.record.trials[int(n)].digest == trial.digest:
+            return float(score)
+    return None
+
+
+def _compared(run: Run, ours: TrialRecord, rival: TrialRecord, pool: str) -> dict[str, Any] | None:
+    a, b = run.rows(ours, pool), run.rows(rival, pool)
+    if a is None or b is None:
+        return None
+    tasks = run.record.tasks_of(pool)
+    c = compare(a, b, tasks)
+    label = {"race": "race, all items", "holdout": "held-out items"}[pool]
+    gap = Gap(label, c.difference, c.low, c.high, plural(c.items, "item"), pool == "holdout")
+    values = [fitness(rows, tasks, "metric") for rows in (a, b)]
+    return _stage(label, c.items, values[0], values[1], gap)
+
+
+def _stage(label: str, items: int, ours: float, theirs: float, gap: Gap) -> dict[str, Any]:
+    known = gap.low is not None and gap.high is not None
+    return {
+        "stage": label,
+        "unit": "metric",
+        "items": items,
+        "who": "",
+        "ours": number(ours),
+        "theirs": number(theirs),
+        "gain": number(gap.difference, sign=True),
+        "interval": interval(gap.low or 0.0, gap.high or 0.0) if known else "",
+        "gap": gap,
+    }

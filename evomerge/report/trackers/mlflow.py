@@ -1,0 +1,50 @@
+"""An MLflow run. The only door to the `mlflow` package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evomerge.report.trackers.tracker import Logger
+
+_EXPERIMENT = "evomerge"
+_TAG = "evomerge.study"
+
+
+class MlflowLogger(Logger):
+    """Logs to the tracking server or store that was named, else to MLFLOW_TRACKING_URI's."""
+
+    def __init__(self, directory: Path, place: str | None):
+        from mlflow import MlflowClient  # here, so that the file can be read without the package
+
+        super().__init__(directory, place)
+        self._connect = MlflowClient
+
+    def _begin(self, identity: str, config: Mapping[str, Any]) -> None:
+        self._client = self._connect(tracking_uri=self.place)
+        held = self._client.get_experiment_by_name(_EXPERIMENT)
+        experiment = (
+            self._client.create_experiment(_EXPERIMENT) if held is None else held.experiment_id
+        )
+        found = self._client.search_runs([experiment], f"tags.`{_TAG}` = '{identity}'")
+        if found:  # a resumed study
+            self._run = found[0].info.run_id
+            self._client.update_run(self._run, status="RUNNING")
+            return
+        made = self._client.create_run(
+            experiment, run_name=self.directory.resolve().name, tags={_TAG: identity}
+        )
+        self._run = made.info.run_id
+        for name, value in config.items():
+            self._client.log_param(self._run, name, str(value)[:500])
+
+    def _log(self, numbers: Mapping[str, float], step: int) -> None:
+        for name, value in numbers.items():
+            self._client.log_metric(self._run, name, value, step=step)
+
+    def _say(self, sentence: str) -> None:
+        self._client.set_tag(self._run, "verdict", sentence)
+
+    def _end(self) -> None:
+        self._client.set_terminated(self._run)

@@ -1,0 +1,42 @@
+"""A Weights & Biases run. The only door to the `wandb` package.
+
+``WANDB_MODE=offline`` keeps it on this machine; ``wandb sync`` sends it later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evomerge.report.trackers.tracker import Logger
+
+
+class WandbLogger(Logger):
+    """Logs to the project that was named, or to ``evomerge``."""
+
+    def __init__(self, directory: Path, place: str | None):
+        import wandb  # here, so that the file can be read without the package
+
+        super().__init__(directory, place)
+        self._wandb = wandb
+
+    def _begin(self, identity: str, config: Mapping[str, Any]) -> None:
+        self._run = self._wandb.init(
+            project=self.place or "evomerge",
+            name=self.directory.resolve().name,
+            id=identity,
+            resume="allow",
+            config=dict(config),
+            dir=str(self.directory),
+            settings=self._wandb.Settings(silent=True, console="off", x_disable_stats=True),
+        )
+
+    def _log(self, numbers: Mapping[str, float], step: int) -> None:
+        self._run.log({**numbers, "generation": step})
+
+    def _say(self, sentence: str) -> None:
+        self._run.summary["verdict"] = sentence
+
+    def _end(self) -> None:
+        self._run.finish()

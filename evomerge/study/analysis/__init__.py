@@ -1,0 +1,1 @@
+"""What a finished run shows: landscape, barriers, importances, winner's curse, forecasts."""

@@ -1,0 +1,77 @@
+"""What lies between two parents: the loss barrier, seen at the middle of the line between them.
+
+Frankle 2020, https://arxiv.org/abs/1912.05671 (linear mode connectivity): where the middle of two
+models is worse than they are on average, they lie in different basins, and averages of them lose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+from evomerge.recipe.recipe import Recipe
+from evomerge.study.config import StudyConfig
+from evomerge.study.phases.anchors import Anchor, anchors
+from evomerge.study.statistics.outcome import Row, Tasks, fitness, item_scores
+from evomerge.study.statistics.paired import paired_difference
+
+Pair = tuple[str, str]
+
+
+def ends(config: StudyConfig) -> list[Anchor]:
+    """The parents and the base, by themselves."""
+    return [anchor for anchor in anchors(config) if anchor.kind in ("parent", "base")]
+
+
+def middles(config: StudyConfig) -> dict[Pair, Recipe]:
+    """The average of every two of them, parents first, by their names."""
+    found = {}
+    for a, b in combinations(ends(config), 2):
+        models = [entry.model for end in (a, b) for entry in end.recipe.models]
+        halves = [{"model": model, "parameters": {"weight": 0.5}} for model in models]
+        found[a.name, b.name] = Recipe.from_dict({**a.recipe.to_dict(), "models": halves})
+    return found
+
+
+def barriers(
+    at_ends: Mapping[str, Sequence[Row]],
+    at_middles: Mapping[Pair, Sequence[Row]],
+    tasks: Tasks,
+    field: Any,
+) -> list[dict[str, Any]]:
+    """How far the score at each middle is below the straight line between the two ends.
+
+        barrier = (s_a + s_b) / 2 - s_middle
+
+    Args:
+        at_ends: Outcomes of the models, by name.
+        at_middles: Outcomes of the averages, on the same items.
+        tasks: The study's tasks.
+        field: ``smooth`` or ``metric``.
+
+    Returns:
+        For each pair ``a``, ``b``, the score at the ``middle``, the ``barrier`` (negative where the
+        middle is above the line) and its paired 95 % interval ``low`` to ``high``; the highest
+        barrier first.
+    """
+    higher: Tasks = {task: {**spec, "higher_is_better": True} for task, spec in tasks.items()}
+    found = []
+    for (a, b), rows in at_middles.items():
+        one, other, middle = (
+            item_scores(some, tasks, field) for some in (at_ends[a], at_ends[b], rows)
+        )
+        straight = {t: [(one[t][i] + other[t][i]) / 2 for i in middle[t]] for t in middle}
+        reached = {task: list(values.values()) for task, values in middle.items()}
+        above = paired_difference(straight, reached, higher)
+        found.append(
+            {
+                "a": a,
+                "b": b,
+                "middle": fitness(rows, tasks, field),
+                "barrier": above.difference,
+                "low": above.low,
+                "high": above.high,
+            }
+        )
+    return sorted(found, key=lambda pair: -float(str(pair["barrier"])))

@@ -1,0 +1,102 @@
+"""Cuts through a search space: a line through two points, a slice, a point with parts of another.
+
+Steps are even in a dimension's range, or in its logarithm where it is searched so; whole numbers
+are rounded; a choice changes half-way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from evomerge.recipe.space.dimension import Dimension, Point, Value
+
+
+def line(
+    dimensions: Sequence[Dimension], start: Point, winner: Point, n: int, length: float
+) -> dict[float, Point]:
+    """`n` points by their place on the line from the start (0) through the winner (1).
+
+    It goes on to about `length`. There are none if start and winner are the same.
+    """
+    if start == winner:
+        return {}
+    steps = max(1, round((n - 1) / length))  # from the start to the winner
+    return {
+        i / steps: tuple(map(between, dimensions, start, winner, [i / steps] * len(winner)))
+        for i in range(n)
+    }
+
+
+def between(dimension: Dimension, a: Value, b: Value, place: float) -> Value:
+    """The value at a place between a (0) and b (1), or beyond them, kept within its range."""
+    if dimension.kind == "categorical" or place in (0, 1) or a == b:
+        return a if place < 0.5 else b
+    x, y = float(a), float(b)
+    value = x * (y / x) ** place if dimension.log else x + (y - x) * place
+    if dimension.kind == "int":
+        value = round(value)
+    return min(max(value, dimension.low), dimension.high)
+
+
+def axes(
+    dimensions: Sequence[Dimension], start: Point, winner: Point, important: Sequence[str]
+) -> list[int]:
+    """The two dimensions of the slice, or the only one."""
+    names = [d.name for d in dimensions]
+    if important:
+        return [names.index(name) for name in important[:2]]
+    apart = [_apart(*three) for three in zip(dimensions, start, winner, strict=True)]
+    return sorted(range(len(names)), key=lambda i: -apart[i])[:2]
+
+
+def _apart(dimension: Dimension, a: Value, b: Value) -> float:
+    """How far apart two values are, in ranges of the dimension."""
+    if dimension.kind == "categorical":
+        return float(a != b)
+    return abs(float(a) - float(b)) / max(dimension.high - dimension.low, 1e-12)
+
+
+def values(dimension: Dimension, at: Value, n: int) -> list[Value]:
+    """Values over the whole range, the winner's in place of the nearest one."""
+    if dimension.kind == "categorical":
+        return list(dimension.choices)
+    low, high = dimension.low, dimension.high
+    if dimension.kind == "int":
+        low, high = int(low), int(high)
+    values = [between(dimension, low, high, i / (n - 1)) for i in range(n)]
+    nearest = min(range(n), key=lambda i: abs(float(values[i]) - float(at)))
+    values[nearest] = at
+    return list(dict.fromkeys(values))
+
+
+def moved(point: Point, axes: Sequence[int], values: Sequence[Value]) -> Point:
+    """The point with these values in these places."""
+    moved = list(point)
+    for axis, value in zip(axes, values, strict=True):
+        moved[axis] = value
+    return tuple(moved)
+
+
+def parts(dimensions: Sequence[Dimension], start: Point, winner: Point) -> dict[str, Point]:
+    """The winner with one part of the recipe as it is in the start, where that differs."""
+    axes: dict[str, list[int]] = {}
+    for i, dimension in enumerate(dimensions):
+        for part in parts_of(dimension.name):
+            axes.setdefault(part, []).append(i)
+    put_back = {part: moved(winner, some, [start[i] for i in some]) for part, some in axes.items()}
+    return {part: point for part, point in put_back.items() if point not in (winner, start)}
+
+
+def parts_of(name: str) -> list[str]:
+    """What a dimension is part of: a block, a knot over depth, a model.
+
+    >>> parts_of("models[a].weight[3]"), parts_of("blocks[0:2,attention].models[a].weight")
+    (['knot 3', 'model a'], ['block 0:2,attention', 'model a'])
+    """
+    found = {
+        "block": re.match(r"blocks\[([^\]]*)\]", name),
+        "knot": re.search(r"\[(\d+)\]$", name),
+        "model": re.search(r"models\[([^\]]*)\]", name),
+    }
+    return [f"{kind} {match[1]}" for kind, match in found.items() if match]

@@ -1,0 +1,212 @@
+"""The landscape around a finished study's winner, scored anew by the study's own workers.
+
+Three cuts through the search space: the line from the best anchor through the winner and beyond it
+(Goodfellow 2015, https://arxiv.org/abs/1412.6544), a slice along two dimensions, and the winner
+with one part at a time put back to the anchor's values. All recipes are scored on the same items of
+the race's pool, which the search has not seen. What is scored goes into a journal of its own in
+RUN/explain, so an interrupted call goes on, and the study's journal stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from evomerge.core.errors import UserError
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.space.dimension import Point
+from evomerge.recipe.space.space import SearchSpace
+from evomerge.study.analysis import cuts
+from evomerge.study.config import StudyConfig
+from evomerge.study.context import OpenStudy, study_space
+from evomerge.study.journal.journal import JOURNAL, iterate
+from evomerge.study.journal.record import Record
+from evomerge.study.ledger import Ledger
+from evomerge.study.phases.check import check
+from evomerge.study.statistics.outcome import Row, Tasks, fitness, item_scores
+from evomerge.study.statistics.paired import paired_difference
+from evomerge.study.statistics.pools import generation_items
+from evomerge.study.workers.open_pool import open_pool
+from evomerge.study.workers.scheduler import Scheduler
+
+FOLDER = "explain"
+BEYOND = 0.5  # how far the line goes on behind the winner, in lengths of the way to it
+_SAME = ("fingerprints", "protocol", "pools", "dimensions")
+
+
+def landscape(directory: Path, n: int, important: Sequence[str] = ()) -> dict[str, Any]:
+    """Score a line, a slice and ablations around the winner of a finished study.
+
+    Args:
+        directory: The run folder.
+        n: Points on the line, and values of each dimension of the slice; at least 3.
+        important: Names of dimensions, the most important first; the slice is along the first two.
+            Without them, along those in which winner and anchor lie furthest apart.
+
+    Returns:
+        ``winner`` and ``start``, names; ``items``, their count, and ``fitness``, the score that is
+        used; ``line`` [{place, score, gain, low, high}], at place 0 the start and at 1 the winner;
+        ``barrier``, how far the line falls below the straight line between their scores;
+        ``slice`` {dimensions, values, scores}, by the first dimension's values, then the second's;
+        ``parts`` [{part, score, gain, low, high}]. A gain is over the winner, with a paired 95 %
+        interval. What could not be merged or scored is None; `line` is None without another point.
+
+    Raises:
+        UserError: There is no verdict, the winner is no point of the space, or parents or tasks are
+            not those of the run.
+    """
+    past = Record.from_events(iterate(directory / JOURNAL))
+    if past.study is None or past.study.get("elsewhere") or past.verdict is None:
+        raise UserError(
+            f"{directory}: expected a study that its own workers have scored to a verdict; end it "
+            "with `evomerge search`"
+        )
+    config = StudyConfig.from_dict(past.study["config"], Path("/"))
+    space = study_space(config)
+    name, winner = _winner(past, space, directory)
+    start_name, start = _start(past, space, winner)
+    along = cuts.line(space.dimensions, start, winner, n, 1 + BEYOND)
+    axes = cuts.axes(space.dimensions, start, winner, important)
+    values = [cuts.values(space.dimensions[axis], winner[axis], n) for axis in axes]
+    grid = [cuts.moved(winner, axes, at) for at in product(*values)]
+    parts = cuts.parts(space.dimensions, start, winner)
+    points = [winner, *along.values(), *grid, *parts.values()]
+    with_rows = _scored(directory / FOLDER, config, space, past, points)
+    rows, tasks = with_rows["rows"], past.tasks_of("race")
+    if rows[winner] is None:
+        raise UserError(f"{directory}: the winner could not be scored: {with_rows['why']}")
+
+    def told(point: Point) -> dict[str, float | None]:
+        return _told(rows[point], rows[winner], tasks, config.evaluate.fitness)
+
+    line = [{"place": place, **told(point)} for place, point in along.items()]
+    scores = [told(point)["score"] for point in grid]
+    width = len(values[-1])
+    return {
+        "winner": name,
+        "start": start_name,
+        "items": with_rows["items"],
+        "fitness": config.evaluate.fitness,
+        "line": line or None,
+        "barrier": _barrier(line),
+        "slice": {
+            "dimensions": [space.dimensions[axis].name for axis in axes],
+            "values": values,
+            "scores": [scores[i : i + width] for i in range(0, len(scores), width)],
+        },
+        "parts": [{"part": part, **told(point)} for part, point in parts.items()],
+    }
+
+
+def _winner(record: Record, space: SearchSpace, directory: Path) -> tuple[str, Point]:
+    """What the verdict recommends, or else what won the race: the first that is a point."""
+    verdict = record.verdict or {}
+    for key in ("winner", "contender"):
+        if key in verdict:
+            number = verdict[key]["trial"]
+            point = _point(record, space, number)
+            if point is not None:
+                return record.trials[number].name, point
+    raise UserError(
+        f"{directory}: expected a winner that is a point of the space, but "
+        f"{verdict['winner']['name']} is none, so nothing lies around it"
+    )
+
+
+def _start(record: Record, space: SearchSpace, winner: Point) -> tuple[str, Point]:
+    """The best other anchor by the metric that the space holds, or else the space's start."""
+    items = record.asks[0].items or {}
+    scored = {}
+    for number in record.asks[0].trials:
+        digest = record.trials[number].digest
+        if not record.outcomes.missing(digest, "metric", items):
+            rows = record.outcomes.rows(digest, "metric", items)
+            scored[number] = fitness(rows, record.tasks_of("search"), "metric")
+    for number in sorted(scored, key=lambda n: -scored[n]):
+        point = _point(record, space, number)
+        if point is not None and point != winner:
+            return record.trials[number].name, point
+    return "the space's start", tuple(d.start for d in space.dimensions)
+
+
+def _point(record: Record, space: SearchSpace, number: int) -> Point | None:
+    trial = record.trials[number]
+    return trial.point or space.point_of(Recipe.from_dict(trial.recipe))
+
+
+def _scored(
+    folder: Path, config: StudyConfig, space: SearchSpace, past: Record, points: Sequence[Point]
+) -> dict[str, Any]:
+    """Outcomes of every point (None where it failed), the number of items, the last failure."""
+    assert past.study is not None
+    try:
+        folder.mkdir(exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot make this folder: {error}") from None
+    ledger = Ledger(folder / JOURNAL)
+    try:
+        held = ledger.record.study
+        if held is None:
+            ledger.log(dict(past.study))
+        elif any(held.get(key) != past.study.get(key) for key in _SAME):
+            raise UserError(f"{folder}: this was made of another run; remove it and try again")
+        study = OpenStudy(config, folder, space, ledger)
+        per_task = config.evaluate.items_per_task
+        items = generation_items(study.pools["race"], per_task, study.seed, 0)
+        unique = list(dict.fromkeys(points))
+        first = study.record.next_number
+        with open_pool(config, folder / "workers.log") as pool:
+            ledger.employ(Scheduler(pool))
+            check(study, allow_changed=True)  # other versions score all of these points alike
+            study.ask(
+                [("trial", f"point {i}", p, space.fill(p)) for i, p in enumerate(unique)],
+                None,
+                items,
+            )
+            numbers = range(first, first + len(unique))
+            rows = ledger.outcomes(numbers, items, config.evaluate.fitness, "landscape")
+        failures = [t.failure.message for t in study.record.trials.values() if t.failure]
+    finally:
+        ledger.close()
+    return {
+        "rows": dict(zip(unique, (rows[number] for number in numbers), strict=True)),
+        "items": sum(map(len, items.values())),
+        "why": failures[-1] if failures else "",
+    }
+
+
+def _told(
+    rows: Sequence[Row] | None, winner: Sequence[Row], tasks: Tasks, field: Any
+) -> dict[str, float | None]:
+    """The score, and the gain over the winner with its interval."""
+    if rows is None:
+        return dict.fromkeys(("score", "gain", "low", "high"))
+    if rows is winner:  # no luck in that comparison
+        return {"score": fitness(rows, tasks, field), "gain": 0.0, "low": 0.0, "high": 0.0}
+    ours, theirs = (_columns(some, tasks, field) for some in (rows, winner))
+    higher: Tasks = {task: {**spec, "higher_is_better": True} for task, spec in tasks.items()}
+    found = paired_difference(ours, theirs, higher)
+    return {
+        "score": fitness(rows, tasks, field),
+        "gain": found.difference,
+        "low": found.low,
+        "high": found.high,
+    }
+
+
+def _columns(rows: Sequence[Row], tasks: Tasks, field: Any) -> Mapping[str, list[float]]:
+    by_task = item_scores(rows, tasks, field)
+    return {task: [values[i] for i in sorted(values)] for task, values in by_task.items()}
+
+
+def _barrier(line: Sequence[Mapping[str, Any]]) -> float | None:
+    """The largest fall below the straight line between the scores at 0 and at 1; at least 0."""
+    scores: dict[float, float] = {
+        at["place"]: at["score"] for at in line if at["place"] <= 1 and at["score"] is not None
+    }
+    if 0 not in scores or 1 not in scores:
+        return None
+    a, b = scores[0], scores[1]
+    return max(a + place * (b - a) - score for place, score in scores.items())

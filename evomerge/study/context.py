@@ -1,0 +1,154 @@
+"""An open study: what every phase works with while a study runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evomerge.core.errors import UserError
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.space.dimension import Point
+from evomerge.recipe.space.space import SearchSpace
+from evomerge.study.config import StudyConfig
+from evomerge.study.journal.record import Record
+from evomerge.study.ledger import Items, Ledger
+from evomerge.study.phases.control import KIND as RANDOM
+from evomerge.study.statistics.outcome import Row, fitness, item_scores
+
+Asked = tuple[str, str, Point | None, Recipe]  # kind, name, point, recipe
+
+
+@dataclass(frozen=True)
+class OpenStudy:
+    """A study whose journal is open for writing.
+
+    Attributes:
+        config: What to search, on what, for how long.
+        directory: The run folder.
+        space: The search space with its models in their places.
+        ledger: The journal, its record, and the workers that fill it.
+    """
+
+    config: StudyConfig
+    directory: Path
+    space: SearchSpace
+    ledger: Ledger
+
+    @property
+    def record(self) -> Record:
+        """What the study has done so far."""
+        return self.ledger.record
+
+    @property
+    def seed(self) -> int:
+        """The study's seed."""
+        return self.config.search.seed
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """How anchors are scored: as the search scores, and by the metric."""
+        return ("smooth", "metric") if self.config.evaluate.fitness == "smooth" else ("metric",)
+
+    @property
+    def pools(self) -> dict[str, dict[str, list[int]]]:
+        """The items of each pool by task, as the journal holds them."""
+        assert self.record.study is not None
+        pools: dict[str, dict[str, list[int]]] = self.record.study["pools"]
+        return pools
+
+    def fitness(self, rows: Sequence[Row], field: str) -> float:
+        """The objective over these outcomes, by ``smooth`` or ``metric``."""
+        return fitness(
+            rows, self.record.tasks_of("search"), "smooth" if field == "smooth" else "metric"
+        )
+
+    def item_scores(
+        self, rows: Sequence[Row] | None, field: str
+    ) -> dict[str, dict[int, float]] | None:
+        """What an optimizer that learns from items is told of a trial; ``None`` if it failed."""
+        if rows is None:
+            return None
+        return item_scores(
+            rows, self.record.tasks_of("search"), "smooth" if field == "smooth" else "metric"
+        )
+
+    def outcomes(
+        self, trials: Sequence[int], items: Items, mode: str, phase: str
+    ) -> dict[int, list[Row] | None]:
+        """The outcomes of trials on items, paid for where the journal lacks them."""
+        return self.ledger.outcomes(trials, items, mode, phase)
+
+    def ask(self, asked: Sequence[Asked], generation: int | None, items: Items | None) -> None:
+        """Write down trials that are asked together."""
+        first = self.record.next_number
+        trials = [
+            {
+                "trial": first + i,
+                "kind": kind,
+                "name": name,
+                "generation": generation,
+                "index": i,
+                "point": None if point is None else list(point),
+                "recipe": recipe.to_dict(),
+                "digest": recipe.digest,
+            }
+            for i, (kind, name, point, recipe) in enumerate(asked)
+        ]
+        self.ledger.log({"event": "asked", "trials": trials, "items": items})
+
+    def ask_generation(
+        self,
+        generation: int,
+        points: Sequence[Point],
+        recipes: Sequence[Recipe],
+        items: Items | None,
+        n_random: int = 0,
+    ) -> None:
+        """Write down a generation of the search, the last `n_random` of it the control arm's."""
+        first = self.record.next_number
+        kinds = ["trial"] * (len(points) - n_random) + [RANDOM] * n_random
+        asked = [
+            (kind, f"{'random ' * (kind == RANDOM)}trial {first + i}", point, recipe)
+            for i, (kind, point, recipe) in enumerate(zip(kinds, points, recipes, strict=True))
+        ]
+        self.ask(asked, generation, items)
+
+    def check_same(self, numbers: Sequence[int], recipes: Sequence[Recipe], what: str) -> None:
+        """What is asked now must be what the journal says was asked then.
+
+        Raises:
+            UserError: It is not; names the first that differs.
+        """
+        held = [self.record.trials[number].digest for number in numbers]
+        for i, recipe in enumerate(recipes):
+            if i >= len(held) or held[i] != recipe.digest:
+                raise UserError(
+                    f"{self.directory}: {what} {i} is not the recipe in the journal: another "
+                    "version of evomerge or of the optimizer's library wrote it; resume with that, "
+                    "or start another run folder"
+                )
+
+
+def study_space(config: StudyConfig) -> SearchSpace:
+    """The study's space with its models in their places.
+
+    Raises:
+        UserError: It cannot be read or bound, has nothing to search, or names a strange model.
+    """
+    if isinstance(config.space, str):
+        space = SearchSpace.from_yaml(config.space)
+    else:
+        space = SearchSpace.from_dict(config.space, "study: space")
+    bound = space.bind(config.base_model, config.models, config.output.dtype, config.search.seed)
+    if not bound.dimensions:
+        raise UserError(f"{bound.where}: it has no holes, so there is nothing to search")
+    strangers = set(bound.fill([d.start for d in bound.dimensions]).model_names) - {
+        config.base_model,
+        *config.models,
+    }
+    if strangers:
+        raise UserError(
+            f"{bound.where}: it names {sorted(strangers)[0]}, which is not among the study's models"
+        )
+    return bound

@@ -1,0 +1,1 @@
+"""The append-only log that is the run: written, checked, recovered, replayed."""

@@ -1,0 +1,349 @@
+"""The journal: a study's append-only log, which is the run itself.
+
+One event is one line, ``<crc32, 8 hex digits> <payload bytes> <payload: JSON in ASCII>``, written
+with one ``write`` and one ``fdatasync`` before `Journal.append` returns: what was appended
+survives a kill at any later moment. JSON in ASCII holds no newline, so a frame is a line, and what
+a crash left half-written can only be the file's tail. Opening for writing cuts such a tail off;
+a bad frame with a good one behind it is damage that no crash explains, and is refused.
+
+There is one writer at a time (``flock``), and any number of readers, who take no lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import secrets
+import shlex
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import orjson
+
+from evomerge.core import faults
+from evomerge.core.errors import UserError
+from evomerge.core.partial import cause, sync
+from evomerge.study.journal.event_check import EventCheck
+from evomerge.study.journal.lock import Holder, take_lock
+
+Event = dict[str, Any]
+
+FORMAT = 1
+JOURNAL = "journal.log"  # its name in a run folder
+_HEADER: Event = {"event": "journal", "format": FORMAT}
+_FRAME_START = re.compile(rb'[0-9a-f]{8} [1-9][0-9]* \{"event":')
+# macOS has no fdatasync; there fsync is what there is.
+_sync = getattr(os, "fdatasync", os.fsync)
+
+
+def read(path: Path | str) -> list[Event]:
+    """All whole events of a journal, also while a study is writing it.
+
+    Takes no lock, changes nothing and ignores a torn tail; the frames ``journal`` and ``opened``
+    are among the events.
+
+    Raises:
+        UserError: There is no journal, it is damaged, or it is of a newer format.
+    """
+    return list(iterate(path))
+
+
+def iterate(path: Path | str) -> Iterator[Event]:
+    """Like `read`, one event at a time: a long journal never is in memory as a whole."""
+    for event in follow(path):
+        if event is None:
+            return
+        yield event
+
+
+def follow(path: Path | str) -> Iterator[Event | None]:
+    """Like `iterate`, and on: ``None`` says that nothing more is there yet; then ask again later.
+
+    A reader that falls behind an opening that cut a torn tail off misses nothing, since only
+    whole events are handed out.
+    """
+    path = Path(path)
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UserError(
+            f"cannot read journal {path}: {error.strerror}; expected a study's run folder"
+        ) from None
+    with file:
+        end, count, check = 0, 0, EventCheck()
+        while True:
+            file.seek(end)
+            for until, event in frames(file, path, end, count, check):
+                end, count = until, count + 1
+                yield event
+            yield None
+
+
+class Journal:
+    """A journal open for writing; `Journal.open` makes one, and `close` or ``with`` ends it.
+
+    Attributes:
+        path: The file.
+        torn_bytes: How many bytes of a half-written tail were cut off at opening.
+        token: This writer's fencing token, as in its ``opened`` event.
+    """
+
+    def __init__(self, path: Path, fd: int, lock: Path, token: str) -> None:
+        self.path = path
+        self.token = token
+        self.torn_bytes = 0
+        self._fd = fd
+        self._lock = lock
+        self._size = 0  # bytes that this writer knows to be whole frames
+
+    @classmethod
+    def open(
+        cls, path: Path | str, *, create: bool, replay: Callable[[Event], object] | None = None
+    ) -> Self:
+        """Open `path` for appending, replay its events and record that it was opened.
+
+        Args:
+            path: The journal. Its neighbour with the suffix ``.lock`` says who holds it.
+            create: Whether a missing journal is made (mode 0600) or is an error.
+            replay: Called with every event that the file holds, in order, e.g. `Record.apply`.
+
+        Raises:
+            UserError: It is missing, damaged, of a newer format, or another process holds it.
+        """
+        path = Path(path)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+        try:
+            fd = os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            what = f"folder {path.parent}" if create else "such file: expected a study's run folder"
+            raise UserError(f"cannot open journal {path}: there is no {what}") from None
+        except OSError as error:
+            raise UserError(f"cannot open journal {path}: {error.strerror}") from None
+        journal = cls(path, fd, path.with_suffix(".lock"), secrets.token_hex(8))
+        try:
+            holder = take_lock(fd, path, journal._lock)
+        except BaseException:
+            os.close(fd)
+            raise
+        try:
+            journal._recover(replay or (lambda _: None))
+            journal._announce(holder)
+        except OSError as error:
+            journal.close()
+            raise UserError(
+                f"{error.strerror} while opening {path}: mend that, then run the same command again"
+            ) from None
+        except BaseException:
+            journal.close()
+            raise
+        return journal
+
+    def append(self, event: Event) -> None:
+        """Write one event; when this returns, it is on the disk.
+
+        Raises:
+            UserError: The disk is full or failing, or another process wrote to the file. The file
+                then ends with the last whole event, this journal is closed, and a new one resumes.
+            ValueError: `event` has no name, holds NaN or infinity, or the journal is closed.
+        """
+        frame = _frame(_payload(event))
+        if self._fd < 0:
+            raise ValueError(f"the journal {self.path} is closed")
+        self._check_unshared()
+        try:
+            faults.reach("journal.write")
+            written = os.write(self._fd, frame)
+            if written < len(frame):  # a full disk takes what still fits, without an error
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            faults.reach("journal.sync")
+            _sync(self._fd)
+            self._size += len(frame)
+        except OSError as error:
+            # After a failed sync nobody knows what the disk holds: never try that fd again.
+            self._rewind()
+            self.close()
+            raise UserError(
+                f"{cause(error)} while writing {len(frame)} bytes to {self.path}: nothing finished "
+                "is lost; mend that, then run the same command again to resume"
+            ) from None
+        except BaseException:  # an interrupt between the two calls: the event was not acknowledged
+            self._rewind()
+            raise
+
+    def close(self) -> None:
+        """Give up the lock and the file; closing twice is harmless."""
+        if self._fd >= 0:
+            self._lock.unlink(missing_ok=True)  # before the lock goes: a successor writes its own
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _recover(self, replay: Callable[[Event], object]) -> None:
+        """Read every whole frame, cut the torn tail off, and give an empty file its header."""
+        with open(self._fd, "rb", closefd=False) as file:
+            for end, event in frames(file, self.path):
+                replay(event)
+                self._size = end
+        self.torn_bytes = os.fstat(self._fd).st_size - self._size
+        if self.torn_bytes:
+            faults.reach("journal.truncate")
+            os.ftruncate(self._fd, self._size)
+            os.fsync(self._fd)
+        if not self._size:
+            self.append(_HEADER)
+            sync(self.path.parent)
+
+    def _announce(self, holder: Holder) -> None:
+        event = {"event": "opened", "token": self.token, "pid": holder.pid, "host": holder.host}
+        self.append({**event, "time": holder.start})
+
+    def _check_unshared(self) -> None:
+        status = os.fstat(self._fd)
+        if status.st_size == self._size and status.st_nlink:
+            return
+        os.close(self._fd)  # and leave the lock's note: it may be the other process's by now
+        self._fd = -1
+        if not status.st_nlink:
+            raise UserError(f"{self.path} was deleted or replaced while the study was writing it")
+        raise UserError(
+            f"{self.path} has {status.st_size} bytes where this process left {self._size}: another "
+            "process wrote to it; stop that one, then run the same command again"
+        )
+
+    def _rewind(self) -> None:
+        with contextlib.suppress(OSError):  # the next opening cuts the same tail off
+            os.ftruncate(self._fd, self._size)
+
+
+def _payload(event: Event) -> bytes:
+    """JSON on one line, with the event's name first and the other keys in their order."""
+    if not isinstance(event.get("event"), str):
+        raise ValueError(f"a journal event needs a name under 'event', but got {event!r:.80}")
+    named = {"event": event["event"], **event}
+    return json.dumps(named, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+def _frame(payload: bytes) -> bytes:
+    return b"%08x %d %s\n" % (zlib.crc32(payload), len(payload), payload)
+
+
+def _unframe(line: bytes) -> bytes | None:
+    """The payload of a whole frame, or None: a frame must be byte for byte what is written."""
+    parts = line.split(b" ", 2)
+    if len(parts) < 3:
+        return None
+    payload = parts[2].removesuffix(b"\n")
+    return payload if line == _frame(payload) else None
+
+
+def frames(
+    file: BinaryIO,
+    path: Path,
+    end: int = 0,
+    before: int = 0,
+    check: EventCheck | None = None,
+) -> Iterator[tuple[int, Event]]:
+    """Every whole frame as (offset of its end, event), up to the end or a torn tail.
+
+    Args:
+        file: Placed at `end`.
+        path: For messages.
+        end: Where the last frame that was read ends.
+        before: How many were read.
+        check: What these were checked by.
+
+    Raises:
+        UserError: A frame is damaged and a whole one follows, an event is none that evomerge
+            writes, or this is no journal.
+    """
+    check = EventCheck() if check is None else check
+    for count, line in enumerate(file, before):
+        payload = _unframe(line)
+        if payload is None:
+            _check_tail(end, count, line + file.read(), path)
+            return
+        event = _event(payload, end, path)
+        if count == 0:
+            _check_header(event, path)
+        wrong = check.fault(event)
+        if wrong:
+            raise UserError(
+                f"{path} holds an event at byte {end} that evomerge never wrote, "
+                f"`{event['event']}`{wrong}; {_remedy(path, count, end)}"
+            )
+        end += len(line)
+        yield end, event
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+_python = json.JSONDecoder(parse_constant=_refuse).decode  # NaN and infinities are never written
+
+
+def _decode(payload: bytes) -> Any:
+    """What `json` reads, to the last bit, in less than half its time: most of a replay's."""
+    if not payload.isascii():
+        raise ValueError("it is not ASCII")
+    try:
+        return orjson.loads(payload)
+    except ValueError:  # half a surrogate pair, which a file's name may hold
+        return _python(payload.decode("ascii"))
+
+
+def _event(payload: bytes, offset: int, path: Path) -> Event:
+    """What a whole frame says; its checksum is right, but anybody can make one that is."""
+    try:
+        event: Event = _decode(payload)
+        if isinstance(event["event"], str):
+            return event
+    except (ValueError, RecursionError, KeyError, TypeError, IndexError):
+        pass
+    raise UserError(f"{path} holds something at byte {offset} that evomerge never wrote: no event")
+
+
+def _check_tail(offset: int, count: int, tail: bytes, path: Path) -> None:
+    """Refuse a bad frame that no torn write explains: a frame follows, or nothing precedes."""
+    for match in _FRAME_START.finditer(tail, 1):  # also where a newline was lost
+        stop = tail.find(b"\n", match.start()) + 1
+        if stop and _unframe(tail[match.start() : stop]) is not None:
+            raise UserError(
+                f"{path} is damaged at byte {offset} (a readable event follows at byte "
+                f"{offset + match.start()}): {_remedy(path, count, offset)}"
+            )
+    if count == 0 and not _frame(_payload(_HEADER)).startswith(tail):
+        raise UserError(f"{path} is not an evomerge journal: expected its first line to be one")
+
+
+def _remedy(path: Path, count: int, offset: int) -> str:
+    return (
+        f"restore a copy, or keep the {count} events before the damage with `evomerge repair "
+        f"{shlex.quote(str(path.parent))} --to {offset}`"
+    )
+
+
+def _check_header(event: Event, path: Path) -> None:
+    if event["event"] != "journal" or not isinstance(event.get("format"), int):
+        raise UserError(f"{path} is not an evomerge journal: its first event is {event['event']!r}")
+    if event["format"] > FORMAT:
+        raise UserError(
+            f"{path} has journal format {event['format']}, but this evomerge reads up to {FORMAT}: "
+            "upgrade evomerge"
+        )

@@ -1,0 +1,1 @@
+"""The phases of a study in order: check, anchors, search, race, verdict, export."""

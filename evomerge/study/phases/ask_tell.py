@@ -1,0 +1,197 @@
+"""Evaluation elsewhere: trials are handed out one by one, and their scores are told by the caller.
+
+The journal is the same as that of a search with workers, and so is the order: first the anchors,
+then generations, which the optimizer is told as a whole. So whoever evaluates may stop at any
+moment and go on later; what was handed out and never told is handed out again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from evomerge import optimizers as search
+from evomerge.core.errors import UserError, unknown
+from evomerge.core.version import __version__
+from evomerge.recipe.space.dimension import Point
+from evomerge.study.context import OpenStudy
+from evomerge.study.journal.record import AskRecord
+from evomerge.study.phases.anchors import anchors
+from evomerge.study.phases.baseline import start_point
+from evomerge.study.phases.check import refuse_another
+from evomerge.study.phases.feedback import objective_names
+from evomerge.study.phases.search import start_optimizer
+from evomerge.study.statistics.outcome import weighted
+
+
+class Elsewhere:
+    """Asks and tells of a study whose journal is open; making it begins or resumes the study."""
+
+    def __init__(self, study: OpenStudy):
+        self._study = study
+        self._handed: set[int] = set()
+        self._optimizer: search.Optimizer | None = None
+        self._points: list[Point] | None = None  # proposed by the optimizer, not yet told to it
+        self._told = 0  # generations that the optimizer was told
+        if study.config.search.constraints or study.config.search.simplicity:
+            raise UserError(
+                "search.constraints and search.simplicity need evaluation by the study itself: "
+                "leave them out, and tell a failure (None) for a trial that breaks a constraint"
+            )
+        refuse_another(study, elsewhere=True)
+        if study.record.study is None:
+            study.ledger.log(_study_event(study))
+
+    def ask(self) -> int:
+        """The number of the next trial to evaluate.
+
+        Raises:
+            UserError: All trials of the generation are handed out, or the search has ended.
+        """
+        ask = self._baseline()
+        if all(map(self._is_settled, ask.trials)):
+            ask = self._generation()
+        left = [n for n in ask.trials if not self._is_settled(n)]
+        free = [n for n in left if n not in self._handed]
+        if not free:
+            raise UserError(
+                f"ask(): all trials that are asked together are handed out, and {len(left)} of "
+                f"them are not told yet (the first is {left[0]}): tell() their scores first"
+            )
+        self._handed.add(free[0])
+        return free[0]
+
+    def tell(self, number: int, scores: Mapping[str, float] | float | None, reason: str) -> None:
+        """Write down the scores of a trial by task, or that it failed (None)."""
+        record = self._study.record
+        if number not in record.trials:
+            raise UserError(f"tell(): expected a trial that ask() handed out, but got {number}")
+        if self._is_settled(number):
+            raise UserError(f"tell(): the result of trial {number} was told before")
+        if scores is None:
+            failure = {"phase": "search", "kind": "elsewhere", "message": reason}
+            self._study.ledger.log({"event": "failed", "trial": number, **failure})
+        else:
+            told = self._checked(scores)
+            self._study.ledger.log({"event": "scored", "trial": number, "scores": told})
+        self._close(record.ask_of(number))
+
+    def _baseline(self) -> AskRecord:
+        """The anchors, asked before anything else."""
+        study = self._study
+        wanted = anchors(study.config)
+        if not study.record.asks:
+            study.ask([(a.kind, a.name, None, a.recipe) for a in wanted], None, None)
+        ask = study.record.asks[0]
+        study.check_same(ask.trials, [a.recipe for a in wanted], "anchor")
+        return ask
+
+    def _generation(self) -> AskRecord:
+        """The generation that is to be evaluated now."""
+        study, optimizer = self._study, self._begun()
+        while True:
+            if self._points is None:
+                if optimizer.stopped:
+                    raise UserError(f"ask(): the search has ended: {optimizer.stopped}")
+                self._points = optimizer.ask()
+            recipes = [study.space.fill(point) for point in self._points]
+            if self._told not in study.record.generations:
+                study.ask_generation(self._told, self._points, recipes, None)
+            ask = study.record.generations[self._told]
+            study.check_same(ask.trials, recipes, f"generation {self._told}, trial")
+            if not all(map(self._is_settled, ask.trials)):
+                return ask
+            values: Sequence[float | Sequence[float] | None] = self._close(ask)
+            if study.config.search.objective == "pareto":
+                values = [self._objectives(number) for number in ask.trials]
+            optimizer.tell(self._points, values)
+            self._points, self._told = None, self._told + 1
+
+    def _begun(self) -> search.Optimizer:
+        if self._optimizer is None:
+            study = self._study
+            if study.config.search.steps != "even":
+                raise UserError(
+                    f"search.steps: {study.config.search.steps} needs workers, which read the "
+                    "parents; a study that is scored elsewhere has even steps"
+                )
+            start = start_point(study, self._anchor_fitness())
+            self._optimizer = start_optimizer(study.config, study.space, start)
+        return self._optimizer
+
+    def _close(self, ask: AskRecord) -> Sequence[float | None]:
+        """Write down the fitness of a generation once all of it is settled."""
+        if ask.generation is None or not all(map(self._is_settled, ask.trials)):
+            return ()
+        values = [self._fitness(number) for number in ask.trials]
+        if ask.fitness is None:
+            by_anchor = self._anchor_fitness()
+            best = max(by_anchor, key=lambda n: by_anchor[n], default=None)
+            reference = None if best is None else {"trial": best, "fitness": by_anchor[best]}
+            event = {"event": "told", "generation": ask.generation, "trials": list(ask.trials)}
+            self._study.ledger.log(
+                {**event, "fitness": values, "reference": reference, "correlation": None}
+            )
+        return values
+
+    def _fitness(self, number: int) -> float | None:
+        scores = self._study.record.told_scores.get(number)
+        return None if scores is None else weighted(scores, self._study.record.tasks)
+
+    def _objectives(self, number: int) -> list[float] | None:
+        scores = self._study.record.told_scores.get(number)
+        names = objective_names(self._study)
+        return None if scores is None else [scores[task] for task in names]
+
+    def _anchor_fitness(self) -> dict[int, float]:
+        found = {n: self._fitness(n) for n in self._study.record.asks[0].trials}
+        return {n: value for n, value in found.items() if value is not None}
+
+    def _is_settled(self, number: int) -> bool:
+        return self._study.record.trials[number].state != "asked"
+
+    def _checked(self, scores: Mapping[str, float] | float) -> dict[str, float]:
+        tasks = list(self._study.record.tasks)
+        if not isinstance(scores, Mapping):
+            if len(tasks) != 1:
+                raise UserError(f"tell(): expected a score for each of {tasks}, got {scores!r}")
+            scores = {tasks[0]: scores}
+        for task in scores:
+            if task not in tasks:
+                raise UserError(f"tell(): {unknown('task', str(task), tasks)}")
+        for task in tasks:
+            value = scores.get(task)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not math.isfinite(value or 0.0):
+                raise UserError(
+                    f"tell(): expected a finite number for task {task}, but got {value!r}; a trial "
+                    "that failed is told as None"
+                )
+        return {task: float(scores[task]) for task in tasks}
+
+
+def _study_event(study: OpenStudy) -> dict[str, Any]:
+    tasks = {
+        task.name: {"metric": "score", "higher_is_better": True, "weight": task.weight}
+        for task in study.config.evaluate.tasks
+        if study.config.evaluate.items.pool_of.get(task.name, "search") == "search"
+    }
+    return {
+        "event": "study",
+        "format": 1,
+        "version": __version__,
+        "config": study.config.to_dict(),
+        "space": study.space.document,
+        "dimensions": [asdict(d) for d in study.space.dimensions],
+        "elsewhere": True,
+        "protocol": "elsewhere",
+        "fingerprints": {},
+        "parameters": 0,
+        "layers": 0,
+        "device": "elsewhere",
+        "tasks": tasks,
+        "pools": {},
+        "warnings": [],
+    }

@@ -1,0 +1,78 @@
+"""Phase 1: the anchors, scored on one item set; where the search starts, and what it must beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from evomerge.core.errors import UserError
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.space.dimension import Point
+from evomerge.study.context import OpenStudy
+from evomerge.study.journal.record import TrialRecord
+from evomerge.study.phases.anchors import anchors
+from evomerge.study.statistics.outcome import Row
+from evomerge.study.statistics.pools import generation_items
+
+
+class Baseline:
+    """The anchors of a study; making it scores them, by the smooth score and by the metric."""
+
+    def __init__(self, study: OpenStudy):
+        self._study = study
+        wanted = anchors(study.config)
+        per_task = 2 * study.config.evaluate.items_per_task
+        items = generation_items(study.pools["search"], per_task, study.seed, -1)
+        if not study.record.asks:
+            study.ask([(a.kind, a.name, None, a.recipe) for a in wanted], None, items)
+        ask = study.record.asks[0]
+        study.check_same(ask.trials, [a.recipe for a in wanted], "anchor")
+        for mode in study.modes:
+            study.outcomes(ask.trials, items, mode, "anchors")
+        self._numbers = ask.trials
+
+    @property
+    def trials(self) -> list[TrialRecord]:
+        """The anchors as the record has them now."""
+        return [self._study.record.trials[number] for number in self._numbers]
+
+    def rows(self, field: str) -> dict[int, list[Row]]:
+        """Outcomes of the anchors that could be scored, by ``smooth`` or ``metric``."""
+        items = self._study.record.asks[0].items or {}
+        scored = self._study.outcomes(self._numbers, items, field, "anchors")
+        return {number: rows for number, rows in scored.items() if rows is not None}
+
+    def scores(self, field: str) -> dict[int, float]:
+        """Their fitness."""
+        return {n: self._study.fitness(rows, field) for n, rows in self.rows(field).items()}
+
+    @property
+    def reference(self) -> int:
+        """The anchor that is best by the metric.
+
+        Raises:
+            UserError: No anchor could be scored.
+        """
+        by_metric = self.scores("metric")
+        if not by_metric:
+            cause = next(t.failure for t in self.trials if t.failure is not None)
+            raise UserError(f"no anchor could be scored: {cause.message}")
+        return max(by_metric, key=lambda number: by_metric[number])
+
+    def pairs(self) -> list[tuple[float, float]]:
+        """(smooth, metric) of every anchor."""
+        smooth = self.scores(self._study.modes[0])
+        metric = self.scores("metric")
+        return [(smooth[number], metric[number]) for number in smooth if number in metric]
+
+    def start(self) -> Point | None:
+        """Where the search starts: the best anchor that the space holds."""
+        return start_point(self._study, self.scores(self._study.modes[0]))
+
+
+def start_point(study: OpenStudy, scored: Mapping[int, float]) -> Point | None:
+    """The point of the best of these trials that the space holds; ``None`` if it holds none."""
+    for number in sorted(scored, key=lambda n: -scored[n]):
+        point = study.space.point_of(Recipe.from_dict(study.record.trials[number].recipe))
+        if point is not None:
+            return point
+    return None

@@ -1,0 +1,95 @@
+"""The model card of a finished study: the merge's own, with its held-out results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evomerge.core.partial import telling, write_text
+from evomerge.merge.output.card import model_card
+from evomerge.recipe.recipe import Recipe
+from evomerge.study.journal.record import Record
+
+
+def study_card(record: Record, title: str) -> str:
+    """Write the card of a study's recommended model.
+
+    Args:
+        record: Of a study that has a verdict.
+        title: The card's heading.
+    """
+    assert record.verdict is not None
+    assert record.study is not None
+    trial = record.trials[record.verdict["winner"]["trial"]]
+    return model_card(
+        Recipe.from_dict(trial.recipe),
+        title,
+        _results(record.verdict, record),
+        {"pipeline_tag": "text-generation", "model-index": [_index(title, record)]},
+    )
+
+
+def write_study_card(directory: Path, record: Record) -> Path | None:
+    """Put the study's card on the exported model; ``None`` where no model was exported."""
+    model = (record.exported or {}).get("model")
+    if record.verdict is None or not model or not (directory / model).is_dir():
+        return None
+    card: Path = directory / model / "README.md"
+    with telling(card):
+        write_text(card, study_card(record, directory.resolve().name))
+    return card
+
+
+def _results(verdict: Mapping[str, Any], record: Record) -> str:
+    scores, pools = verdict["scores"], (record.study or {})["pools"]["holdout"]
+    this = verdict["winner"]["name"]
+    against = dict.fromkeys(c["against"] for c in verdict["comparisons"])
+    names = ["winner", *(n for n in ("contender", *against) if n in scores and n != this)]
+    contender = (verdict.get("contender") or {}).get("name")
+    called = {"winner": f"this model ({this})", "contender": contender}
+    heads = [called.get(name) or name for name in names]
+    lines = [
+        f"{verdict['sentence']}\n",
+        "## Results on held-out items\n",
+        "Nobody searched on these items.\n",
+        f"| task | metric | items | {' | '.join(heads)} |",
+        f"|---|---|---|{'---|' * len(heads)}",
+    ]
+    for task, spec in record.tasks_of("holdout").items():
+        cells = [f"{scores[name][task]:.4f}" for name in names]
+        lines.append(f"| {task} | {spec['metric']} | {len(pools[task])} | {' | '.join(cells)} |")
+    if verdict["comparisons"]:
+        which = f"{contender}, which won the race," if contender else "this model"
+        lines += [
+            "",
+            f"| {which} against | difference | interval | won | lost |",
+            "|---|---|---|---|---|",
+        ]
+    for c in verdict["comparisons"]:
+        between = "" if c["low"] is None else f"{c['low']:+.4f} to {c['high']:+.4f}"
+        lines.append(
+            f"| {c['against']} | {c['difference']:+.4f} | {between} | {c['wins']} | {c['losses']} |"
+        )
+    digest = (record.exported or {}).get("weights_digest")
+    lines.append(f"\n{verdict.get('note', '')}".rstrip())
+    if digest:
+        lines.append(f"\nWeights digest: `{digest}`.")
+    return "\n".join(lines) + "\n"
+
+
+def _index(title: str, record: Record) -> dict[str, Any]:
+    """The results as the Hub reads them."""
+    assert record.verdict is not None
+    scores = record.verdict["scores"]["winner"]
+    return {
+        "name": title,
+        "results": [
+            {
+                "task": {"type": "text-generation"},
+                "dataset": {"name": f"{task}, held-out items", "type": task},
+                "metrics": [{"type": record.tasks[task]["metric"], "value": round(value, 6)}],
+            }
+            for task, value in scores.items()
+        ],
+    }

@@ -1,0 +1,211 @@
+"""Phase 0: parents and tasks are checked, and what is asked for is compared with the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from evomerge.core.errors import UserError
+from evomerge.core.redact import redacted
+from evomerge.core.version import __version__
+from evomerge.study.context import OpenStudy
+from evomerge.study.journal.shards import shard_items
+from evomerge.study.phases.steps import steps_of
+from evomerge.study.statistics.pools import split
+from evomerge.study.workers.versions import difference, versions
+
+# What may differ when a study is resumed: how long, where, and what is kept.
+_FREE = {("search", "trials"), ("search", "deadline"), ("workers",), ("output", "save_model")}
+
+
+def finished(study: OpenStudy) -> Mapping[str, Any] | None:
+    """The verdict of a study that has nothing left to do."""
+    record, wanted = study.record, study.config.search.trials
+    if record.study is None or record.verdict is None or record.exported is None:
+        return None
+    ended = record.search_ended
+    asked = sum(len(g.trials) for g in record.generations.values())
+    enough = ended is not None and (ended["trials"] >= wanted or ended["wanted"] >= wanted)
+    whole = record.exported["model"] is not None or not study.config.output.save_model
+    if asked and enough and whole and record.phase == "done":  # not amid an extension's end
+        return {k: v for k, v in record.verdict.items() if k not in ("event", "time")}
+    return None
+
+
+def refuse_another(study: OpenStudy, elsewhere: bool = False, allow_changed: bool = False) -> None:
+    """Refuse to resume with a study that asks for something else.
+
+    Args:
+        study: What is asked for now, with the journal of the run folder.
+        elsewhere: Whether its trials are evaluated elsewhere.
+        allow_changed: Write the differences down and go on. What would have asked for other
+            recipes is still refused, when the recipes are compared.
+
+    Raises:
+        UserError: Names every key that differs.
+    """
+    past = study.record.study
+    if past is None:
+        return
+    if bool(past.get("elsewhere")) != elsewhere:
+        is_told = "scores its trials with its own workers: call optimize() or confirm()"
+        if past.get("elsewhere"):
+            is_told = "is told its scores from elsewhere: go on with ask() and tell()"
+        raise UserError(f"{study.directory}: this study {is_told}, or start another run folder")
+    now = redacted(study.config.to_dict())
+    old, new = _fixed(past["config"]), _fixed(now)
+    if old != new:
+        told = _differences(old, new, "study")
+        if not allow_changed:
+            raise UserError(
+                f"{study.directory}: this run began with another study: {'; '.join(told)}; start "
+                "another run folder, or go on with --allow-changed, which the journal records"
+            )
+        study.ledger.log({"event": "changed", "differences": told, "now": {"config": now}})
+
+
+def check(study: OpenStudy, allow_changed: bool = False) -> None:
+    """Have a worker check parents and tasks; begin the journal, or compare with it.
+
+    Args:
+        study: The study.
+        allow_changed: Go on with another version of evomerge or of a library, and write that down.
+
+    Raises:
+        UserError: They do not work together, or are not those that the study began with.
+    """
+    first = study.space.fill([dimension.start for dimension in study.space.dimensions])
+    scored = study.record.batches.last
+    probe: dict[str, Any] = {} if scored is None else {"batches": [scored.mode, scored.items]}
+    if study.record.study is None and study.config.search.steps == "deltas":
+        probe["norms"] = True
+    told = study.ledger.request(do="describe", recipe=first.to_dict(), **probe)
+    if "stamp" in told:
+        study.ledger.expect({"stamp": told["stamp"], "fingerprints": told["fingerprints"]})
+    event = _study_event(study, told)
+    past = study.record.study
+    if past is None:
+        study.ledger.log(event)
+        return
+    for key, what in (
+        ("fingerprints", "a parent's weights"),
+        ("protocol", "the tasks"),
+        ("task_code", "the tasks' code"),
+    ):
+        if past.get(key, {}) != event[key]:
+            named = _differences(past.get(key, {}), event[key], key)[0]
+            raise UserError(
+                f"{study.directory}: {what} changed since this study began ({named}); "
+                "put back what it began with, or start another run folder"
+            )
+    held = past.get("versions", {})
+    differs = difference(held, {name: v for name, v in versions().items() if name in held})
+    if differs:
+        if not allow_changed:
+            raise UserError(
+                f"{study.directory}: this run began with other versions: {differs}; install those, "
+                "or go on with --allow-changed, which the journal records"
+            )
+        now = {"versions": versions()}
+        study.ledger.log({"event": "changed", "differences": [differs], "now": now})
+    _check_batches(study, told.get("batches"), allow_changed)
+
+
+def _check_batches(study: OpenStudy, now: str | None, allow_changed: bool) -> None:
+    """What was scored must be scored in the same batches today, or comparisons are not exact."""
+    scored = study.record.batches.last
+    allowed = (study.record.study or {}).get("batches")  # by an earlier --allow-changed
+    if scored is None or now is None or now in (scored.batches, allowed):
+        return
+    told = (
+        f"batches of {sum(map(len, scored.items.values()))} items were {scored.batches}, now {now}"
+    )
+    if not allow_changed:
+        raise UserError(
+            f"{study.directory}: items are put together in other batches than when this study "
+            f"began ({told}), so scores would differ by rounding; resume with the same "
+            "device, batch size and versions, or go on with --allow-changed, which the journal "
+            "records"
+        )
+    study.ledger.log({"event": "changed", "differences": [told], "now": {"batches": now}})
+
+
+def _study_event(study: OpenStudy, told: Mapping[str, Any]) -> dict[str, Any]:
+    evaluation = told["evaluation"]
+    keys = evaluation["item_keys"]
+    ids = evaluation["items"]
+    shares = study.config.evaluate.items.shares
+    whole = study.config.evaluate.items.pool_of
+    pools = {
+        pool: {task: [ids[task][i] for i in chosen] for task, chosen in items.items()}
+        for pool, items in split(keys, shares, study.seed, whole).items()
+    }
+    tasks = {
+        task: {
+            "metric": metric["name"],
+            "higher_is_better": metric["higher_is_better"],
+            "weight": evaluation["weights"][task],
+            "output_type": evaluation["output_types"][task],
+        }
+        for task, metric in evaluation["metrics"].items()
+    }
+    for pool, items in pools.items():
+        if not any(tasks[task]["weight"] for task in items):
+            raise UserError(f"evaluate.tasks: all tasks of the pool '{pool}' have weight 0")
+    return {
+        "event": "study",
+        "format": 1,
+        "version": __version__,
+        "versions": versions(),
+        "config": study.config.to_dict(),
+        "space": study.space.document,
+        "dimensions": [asdict(d) for d in study.space.dimensions],
+        "protocol": evaluation["digest"],
+        "fingerprints": told["fingerprints"],
+        "parameters": told["parameters"],
+        "layers": told["layers"],
+        "device": told["device"],
+        "tasks": tasks,
+        "pools": pools,
+        "shard_items": shard_items(study.config),
+        "warnings": evaluation["warnings"],
+        "task_code": evaluation.get("code", {}),
+        **_steps(study, told),
+    }
+
+
+def _steps(study: OpenStudy, told: Mapping[str, Any]) -> dict[str, list[float]]:
+    """What the optimizer's first steps are, where the study asks for other than even ones."""
+    if "norms" not in told:
+        return {}
+    return {"steps": steps_of(study.space, told["norms"], told["layers"] or 1)}
+
+
+def _fixed(config: Mapping[str, Any], path: tuple[str, ...] = ()) -> Any:
+    """A configuration without what may change between runs, and without keys that say nothing.
+
+    A key that came with a later version is none until it is used, and so no difference.
+    """
+    return {
+        key: _fixed(value, (*path, key)) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if (*path, key) not in _FREE and value is not None
+    }
+
+
+def _differences(old: Any, new: Any, path: str) -> list[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [
+            told
+            for key in keys
+            if old.get(key) != new.get(key)
+            for told in _differences(old.get(key), new.get(key), f"{path}.{key}")
+        ]
+    return [f"{path} was {_short(old)}, now {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,58 @@
+"""Who races: the best anchors, the optimizer's mean, and the search's leaders."""
+
+from __future__ import annotations
+
+from evomerge import optimizers as search
+from evomerge.optimizers.coordinates import Coordinates
+from evomerge.recipe.space.dimension import Point
+from evomerge.study.context import OpenStudy
+from evomerge.study.phases.baseline import Baseline
+from evomerge.study.phases.feedback import distance
+
+# An optimizer's mean, and the leaders of the whole search and of its last generations, race.
+LEADERS, RECENT_LEADERS, RECENT_GENERATIONS = 4, 3, 3
+
+
+def contenders(study: OpenStudy, baseline: Baseline, optimizer: search.Optimizer) -> list[int]:
+    """The numbers of the trials that race, simplest first.
+
+    Leaders are ranked by how far they were ahead of the reference anchor on the same items,
+    since generations see different items; those that broke a constraint stay out.
+    """
+    record = study.record
+    by_metric = baseline.scores("metric")
+    found = sorted(by_metric, key=lambda number: -by_metric[number])[:2]
+    mean = optimizer.mean
+    if mean is not None:
+        found.append(_mean(study, mean))
+    gains = {}
+    for generation in record.generations.values():
+        against = generation.reference
+        broken = generation.violations or (0.0,) * len(generation.trials)
+        told = zip(generation.trials, generation.fitness or (), broken, strict=False)
+        for number, value, by in told:
+            if value is not None and against is not None and not by:
+                gains[number] = value - against
+    last = max(record.generations, default=0) - RECENT_GENERATIONS
+    recent = [n for n in gains if (record.trials[n].generation or 0) > last]
+    leaders = sorted(gains, key=lambda n: (-gains[n], n))[:LEADERS]
+    leaders += sorted(recent, key=lambda n: (-gains[n], n))[:RECENT_LEADERS]
+    if study.config.search.select == "simplest":
+        found, leaders = found[:2], [*found[2:], *leaders]
+        start = baseline.start() or tuple(d.start for d in study.space.dimensions)
+        space = Coordinates(study.space.dimensions)
+        leaders.sort(key=lambda n: distance(space, record.trials[n].point or start, start))
+    unique: dict[str, int] = {}
+    for number in [*found, *leaders]:
+        unique.setdefault(record.trials[number].digest, number)
+    return list(unique.values())
+
+
+def _mean(study: OpenStudy, point: Point) -> int:
+    """The trial at the optimizer's mean, asked now unless it was before."""
+    recipe = study.space.fill(point)
+    for trial in study.record.trials.values():
+        if trial.digest == recipe.digest:
+            return trial.number
+    study.ask([("mean", "the optimizer's mean", point, recipe)], None, None)
+    return study.record.next_number - 1

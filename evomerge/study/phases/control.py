@@ -1,0 +1,95 @@
+"""The control arm: a few random trials among the optimizer's, on the same items.
+
+They cost a share of the trials and answer what no budget-matched paper table does for one's own
+models: is the optimizer better than drawing at random here? The optimizer is not told of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from evomerge.optimizers import create
+from evomerge.recipe.space.dimension import Dimension, Point
+from evomerge.study.journal.record import Record
+
+KIND = "random"  # of these trials in the journal
+_SEED = 20_240_613  # keeps its draws apart from the optimizer's own
+
+
+class ControlArm:
+    """Draws the random trials of a search, so many that they keep to their share of it.
+
+    Args:
+        dimensions: The space.
+        seed: The study's; the same seed and generations give the same trials.
+        share: Of all the search's trials, in [0, .5].
+    """
+
+    def __init__(self, dimensions: Sequence[Dimension], seed: int, share: float) -> None:
+        self._drawn = create("random", population=1)
+        self._drawn.start(dimensions, seed + _SEED)
+        self._draw()  # its first point is the space's own start, which is not random
+        self._per_trial = share / (1 - share)
+        self._others, self._given = 0, 0
+
+    def due(self, n_others: int) -> int:
+        """How many are due with the next `n_others` trials of the optimizer."""
+        return math.floor(self._per_trial * (self._others + n_others) + 1e-9) - self._given
+
+    def points(self, n_others: int, most: int) -> list[Point]:
+        """What is asked besides `n_others` trials of the optimizer: what is due, up to `most`."""
+        new = max(0, min(self.due(n_others), most))
+        self._others += n_others
+        self._given += new
+        return [self._draw() for _ in range(new)]
+
+    def _draw(self) -> Point:
+        points = self._drawn.ask()
+        self._drawn.tell(points, [None])
+        return points[0]
+
+
+def compare_arms(record: Record) -> dict[str, Any] | None:
+    """Random trials next to the optimizer's, by their gain over the reference on the same items.
+
+    Returns:
+        ``trials`` of the control arm, its ``mean`` and ``best`` gain, and the same of the
+        optimizer: its ``optimizer_mean`` gain, and ``optimizer_best``, the best that as many of its
+        trials have on average (fair, since the best of more is better). ``None`` without such
+        trials.
+    """
+    by_kind: dict[str, list[float]] = {}
+    for ask in record.generations.values():
+        for number, value in zip(ask.trials, ask.fitness or (), strict=False):
+            if value is not None and ask.reference is not None:
+                kind = record.trials[number].kind
+                by_kind.setdefault(kind, []).append(value - ask.reference)
+    control, others = by_kind.get(KIND, []), by_kind.get("trial", [])
+    if not control or not others:
+        return None
+    return {
+        "trials": len(control),
+        "mean": _mean(control),
+        "best": max(control),
+        "optimizer_mean": _mean(others),
+        "optimizer_best": best_of(others, len(control)),
+    }
+
+
+def best_of(values: Sequence[float], k: int) -> float:
+    """The mean of the best of k drawn from `values`, over all draws without putting back.
+
+    >>> best_of([1.0, 2.0, 3.0], 2)  # (2 + 3 + 3) / 3
+    2.6666666666666665
+    """
+    k = min(k, len(values))
+    draws = math.comb(len(values), k)
+    ordered = sorted(values)  # the i-th is the best of C(i, k - 1) draws
+    return math.fsum(v * math.comb(i, k - 1) / draws for i, v in enumerate(ordered))
+
+
+def _mean(values: Iterable[float]) -> float:
+    some = list(values)
+    return math.fsum(some) / len(some)

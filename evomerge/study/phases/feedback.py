@@ -1,0 +1,155 @@
+"""What an optimizer is told of a generation: gains, objectives, constraints and simplicity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evomerge import optimizers as search
+from evomerge.optimizers.coordinates import Coordinates
+from evomerge.recipe.space.dimension import Point
+from evomerge.study.context import OpenStudy
+from evomerge.study.phases.baseline import Baseline
+from evomerge.study.statistics.constraints import Constraint, Limits, demoted
+from evomerge.study.statistics.outcome import Field, Row, scores, sign
+
+Rows = Sequence[Row] | None
+Told = float | Sequence[float] | None
+
+
+@dataclass(frozen=True)
+class Account:
+    """A generation as the journal has it besides fitness; None where the study asks for neither.
+
+    Attributes:
+        objectives: Each trial's gain over the reference by task, higher is better.
+        violations: How far each trial breaks the constraints, 0 where it keeps them.
+    """
+
+    objectives: list[list[float] | None] | None
+    violations: list[float | None] | None
+
+
+class Telling:
+    """Turns outcomes into what the optimizer is told.
+
+    Args:
+        study: The study.
+        baseline: Its anchors; constraints are limits on what these score.
+        reference: The number of the reference anchor.
+        start: Where the search starts; simplicity is nearness to it.
+    """
+
+    def __init__(
+        self, study: OpenStudy, baseline: Baseline, reference: int, start: Point | None
+    ) -> None:
+        self._study = study
+        self._tasks = study.record.tasks_of("search")
+        self._field: Field = "smooth" if study.modes[0] == "smooth" else "metric"
+        told = study.config.search
+        self._is_pareto = told.objective == "pareto"
+        self._price = told.simplicity
+        self._coordinates = Coordinates(study.space.dimensions)
+        self._start = tuple(d.start for d in study.space.dimensions) if start is None else start
+        constraints = constraints_of(study)
+        self._limits: Limits | None = None
+        if constraints:
+            scored = baseline.rows(self._field)
+            kinds = {trial.number: trial.kind for trial in baseline.trials}
+            some = [(kinds[number], rows) for number, rows in scored.items()]
+            self._limits = Limits(constraints, some, self._tasks, self._field)
+            self._known = scored[reference]
+
+    def account(self, rows: Sequence[Rows], held: Rows) -> Account:
+        """Objectives and violations of a generation, given the reference's outcomes beside it."""
+        objectives: list[list[float] | None] | None = None
+        violations: list[float | None] | None = None
+        if self._is_pareto:
+            names = objective_names(self._study)
+            theirs = self._by_task(held) if held is not None else dict.fromkeys(names, 0.0)
+            objectives = []
+            for some in rows:
+                mine = None if some is None else self._by_task(some)
+                objectives.append(None if mine is None else [mine[t] - theirs[t] for t in names])
+        if self._limits is not None:
+            violations = []
+            for some in rows:
+                if some is None or held is None:
+                    violations.append(None if some is None else 0.0)
+                else:
+                    violations.append(self._limits.violation_beside(some, held, self._known))
+        return Account(objectives, violations)
+
+    def told(
+        self,
+        optimizer: search.Optimizer,
+        points: Sequence[Point],
+        values: Sequence[float | None],
+        at_reference: float | None,
+        account: Account,
+    ) -> list[Told]:
+        """What `tell` gets for the first len(points) trials.
+
+        One that compares generations is told how far a point is ahead of the reference anchor on
+        the same items: items that are easier for all are then no merit of the points.
+        """
+        n = len(points)
+        prices = [self._price and self._price * self._distance(point) for point in points]
+        if account.objectives is None:
+            less = at_reference if optimizer.compares_generations and at_reference else 0.0
+            columns = [[None if v is None else v - less for v in values[:n]]]
+        else:
+            some = account.objectives[:n]
+            width = len(objective_names(self._study))
+            columns = [[None if v is None else v[k] for v in some] for k in range(width)]
+        paid = [
+            [None if v is None else v - price for v, price in zip(column, prices, strict=True)]
+            for column in columns
+        ]
+        if account.violations is not None:
+            paid = [demoted(column, account.violations[:n]) for column in paid]
+        if account.objectives is None:
+            return list(paid[0])
+        rows = zip(*paid, strict=True)
+        return [None if None in row else [v for v in row if v is not None] for row in rows]
+
+    def _distance(self, point: Point) -> float:
+        return distance(self._coordinates, point, self._start)
+
+    def _by_task(self, rows: Sequence[Row]) -> dict[str, float]:
+        found = scores(rows, self._tasks, self._field)
+        missing = any(row.smooth is None for row in rows)
+        field: Field = "metric" if missing else self._field
+        return {task: sign(self._tasks[task], field) * score for task, score in found.items()}
+
+
+def objective_names(study: OpenStudy) -> list[str]:
+    """The tasks that count, in the study's order: the objectives of a Pareto search."""
+    tasks: Mapping[str, float] = {t.name: t.weight for t in study.config.evaluate.tasks}
+    apart = {t for t, pool in study.config.evaluate.items.pool_of.items() if pool != "search"}
+    tasks = {task: weight for task, weight in tasks.items() if task not in apart}
+    return [task for task, weight in tasks.items() if weight > 0]
+
+
+def constraints_of(study: OpenStudy) -> list[Constraint]:
+    """The study's constraints, read."""
+    names = [task.name for task in study.config.evaluate.tasks]
+    told = study.config.search.constraints
+    return [Constraint.parse(text, names, "search.constraints") for text in told]
+
+
+def distance(coordinates: Coordinates, point: Point, start: Point) -> float:
+    """Mean share of the dimensions' ranges between two points; another choice counts as 1.
+
+    >>> from evomerge.recipe.space.dimension import Dimension
+    >>> space = Coordinates([Dimension("a"), Dimension("b", low=0.0, high=4.0)])
+    >>> distance(space, (0.5, 1.0), (0.0, 0.0))
+    0.375
+    """
+    apart = np.abs(coordinates.encode(point) - coordinates.encode(start))
+    for place, i in enumerate(coordinates.free):
+        if coordinates.dimensions[i].kind == "categorical" and point[i] != start[i]:
+            apart[place] = 1.0
+    return float(apart.mean())

@@ -1,0 +1,261 @@
+"""Phase 2: the search, generation after generation, each on its own items."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from evomerge import optimizers as search
+from evomerge.core.errors import UserError
+from evomerge.recipe.space.dimension import Point
+from evomerge.recipe.space.space import SearchSpace
+from evomerge.study.config import StudyConfig, seconds
+from evomerge.study.context import OpenStudy
+from evomerge.study.journal.record import AskRecord
+from evomerge.study.ledger import Items, Wanted
+from evomerge.study.phases.baseline import Baseline
+from evomerge.study.phases.control import ControlArm
+from evomerge.study.phases.degenerate import degenerate
+from evomerge.study.phases.feedback import Account, Telling, Told
+from evomerge.study.phases.surrogate import Agreement
+from evomerge.study.statistics.outcome import Row
+from evomerge.study.statistics.pools import generation_items
+
+
+def start_optimizer(
+    config: StudyConfig,
+    space: SearchSpace,
+    start: Point | None,
+    steps: Sequence[float] | None = None,
+) -> search.Optimizer:
+    """The study's optimizer, ready to be asked.
+
+    Args:
+        config: The study's.
+        space: What to search.
+        start: Where to start; ``None`` is where the space says.
+        steps: For each dimension its first step, relative to the optimizer's own.
+
+    Raises:
+        UserError: There is no such optimizer, or it cannot search this space.
+    """
+    told = config.search
+    optimizer = search.create(told.optimizer, **told.options)
+    seed = None if "seed" in told.options else told.seed
+    counted = sum(task.weight > 0 for task in config.evaluate.tasks)
+    objectives = counted if told.objective == "pareto" else 1
+    if told.steps != "even" and not optimizer.takes_steps:
+        raise UserError(
+            f"search.steps: {told.steps} is for optimizers that step from a start, such as catcma "
+            f"and cmaes, and {told.optimizer} does not"
+        )
+    dimensions = space.dimensions
+    if steps is not None:
+        pairs = zip(dimensions, steps, strict=True)
+        dimensions = tuple(replace(dimension, step=step) for dimension, step in pairs)
+    optimizer.start(dimensions, seed, start, told.population, objectives)
+    return optimizer
+
+
+class Generations:
+    """The search of one study.
+
+    Args:
+        study: The study.
+        baseline: Its anchors.
+        started: When this run began, on the monotonic clock: the deadline counts from there.
+        is_stopped: Asked before a new generation; true ends the search.
+    """
+
+    def __init__(
+        self,
+        study: OpenStudy,
+        baseline: Baseline,
+        started: float,
+        is_stopped: Callable[[], bool] = lambda: False,
+    ):
+        self._study = study
+        self._baseline = baseline
+        self._started = started
+        self._is_stopped = is_stopped
+        self._reference = baseline.reference
+        self._agreement = Agreement(study, baseline)
+
+    def run(self) -> search.Optimizer:
+        """Search until trials, time or the optimizer's own ideas are used up."""
+        study, told = self._study, self._study.config.search
+        start = self._baseline.start()
+        steps = (study.record.study or {}).get("steps")
+        optimizer = start_optimizer(study.config, study.space, start, steps)
+        self._telling = Telling(study, self._baseline, self._reference, start)
+        share = told.random_share if optimizer.adapts else 0.0
+        control = ControlArm(study.space.dimensions, study.seed, share)
+        asked, generation, reason = 0, 0, "trials"
+        ended = study.record.search_ended
+        while True:
+            if optimizer.stopped:
+                reason = optimizer.stopped
+                break
+            if generation and asked + optimizer.population > told.trials:
+                break
+            past = study.record.generations.get(generation)
+            if past is None:
+                early = self._ended_early(ended)
+                if early:
+                    reason = early
+                    break
+            points = optimizer.ask()
+            # The control arm takes what room there is; in the past, what room there was.
+            most = told.trials - asked if past is None else len(past.trials)
+            extra = control.points(len(points), most - len(points))
+            asked += len(points) + len(extra)
+            optimizer.tell(points, *self._generation(optimizer, generation, points, extra))
+            self._check_that_some_live(generation)
+            generation += 1
+        self._agreement.correlation()  # the last leader, too, is scored by the metric
+        if ended is None or (ended["trials"], ended["wanted"]) != (asked, told.trials):
+            end = {"reason": reason, "trials": asked, "wanted": told.trials}
+            study.ledger.log({"event": "search_ended", **end})
+        return optimizer
+
+    def _generation(
+        self,
+        optimizer: search.Optimizer,
+        generation: int,
+        points: Sequence[Point],
+        extra: Sequence[Point],
+    ) -> tuple[list[Told], list[search.ItemScores | None]]:
+        """Score one generation and write down its fitness; returns what the optimizer is told."""
+        study, reference = self._study, self._reference
+        past = study.record.generations.get(generation)
+        if past is not None and past.fitness is not None:
+            return self._again(optimizer, past, points, extra)
+        items = generation_items(
+            study.pools["search"],
+            study.config.evaluate.items_per_task,
+            study.seed,
+            0 if optimizer.same_items else generation,
+        )
+        recipes = [study.space.fill(point) for point in (*points, *extra)]
+        if generation not in study.record.generations:
+            study.ask_generation(generation, (*points, *extra), recipes, items, len(extra))
+        ask = study.record.generations[generation]
+        study.check_same(ask.trials, recipes, f"generation {generation}, trial")
+        field = study.config.evaluate.fitness
+        wanted = Wanted([*ask.trials, reference], items, field, "search")
+        # The last leader is scored by the metric on the way: no worker waits for it alone.
+        study.ledger.score([wanted, *self._agreement.wanted])
+        correlation = self._agreement.correlation()
+        rows = study.outcomes(wanted.trials, items, field, "search")
+        self._fail_the_degenerate(ask.trials, rows)
+        values = [
+            None if (some := rows.get(number)) is None else study.fitness(some, field)
+            for number in ask.trials
+        ]
+        self._agreement.lead(ask.trials, values, items)
+        held = rows[reference]
+        at_reference = None if held is None else study.fitness(held, field)
+        account = self._telling.account([rows.get(number) for number in ask.trials], held)
+        self._agreement.warn_if_low(correlation, generation)
+        study.ledger.log(
+            {
+                "event": "told",
+                "generation": generation,
+                "trials": list(ask.trials),
+                "fitness": values,
+                "reference": {"trial": reference, "fitness": at_reference},
+                "correlation": correlation,
+                **{k: v for k, v in vars(account).items() if v is not None},
+            }
+        )
+        told = self._telling.told(optimizer, points, values, at_reference, account)
+        return told, self._item_scores(optimizer, ask.trials[: len(points)], items)
+
+    def _fail_the_degenerate(
+        self, trials: Sequence[int], rows: dict[int, list[Row] | None]
+    ) -> None:
+        """Take the outcomes of trials away that write nothing, and write down why."""
+        record = self._study.record
+        for number in trials:
+            some, held = rows.get(number), rows[self._reference]
+            why = some and degenerate(some, held, record.generating)
+            if why and record.trials[number].digest != record.trials[self._reference].digest:
+                failed = {"kind": "degenerate", "message": why}
+                self._study.ledger.fail(number, "search", failed)
+                rows[number] = None
+
+    def _again(
+        self,
+        optimizer: search.Optimizer,
+        past: AskRecord,
+        points: Sequence[Point],
+        extra: Sequence[Point],
+    ) -> tuple[list[Told], list[search.ItemScores | None]]:
+        """What the optimizer was told of a generation, as the journal has it.
+
+        It stays so, also for a trial that could be scored by now.
+        """
+        study, items = self._study, past.items or {}
+        if [study.record.trials[n].point for n in past.trials] != [*points, *extra]:
+            recipes = [study.space.fill(point) for point in (*points, *extra)]
+            study.check_same(past.trials, recipes, f"generation {past.generation}, trial")
+        values = list(past.fitness or ())
+        self._agreement.lead(past.trials, values, items)
+        objectives, violations = past.objectives, past.violations
+        account = Account(
+            None if objectives is None else [None if v is None else list(v) for v in objectives],
+            None if violations is None else list(violations),
+        )
+        told = self._telling.told(optimizer, points, values, past.reference, account)
+        return told, self._item_scores(optimizer, past.trials[: len(points)], items)
+
+    def _item_scores(
+        self, optimizer: search.Optimizer, trials: Sequence[int], items: Items
+    ) -> list[search.ItemScores | None]:
+        """Each trial's score of every item, for an optimizer that learns from these."""
+        if not optimizer.learns_from_items:
+            return [None] * len(trials)
+        study, field = self._study, self._study.config.evaluate.fitness
+        told = {number: study.record.trials[number].fitness for number in trials}
+        live = [number for number, fitness in told.items() if fitness is not None]
+        rows = study.outcomes(live, items, field, "search")
+        return [study.item_scores(rows.get(number), field) for number in trials]
+
+    def _ended_early(self, ended: Mapping[str, Any] | None) -> str | None:
+        """Why no new generation begins; an earlier run's end holds until more is asked for."""
+        if self._is_stopped():
+            return "stopped"
+        if self._is_late():
+            return "deadline"
+        if ended is not None and ended["wanted"] >= self._study.config.search.trials:
+            return str(ended["reason"])
+        return None
+
+    def _is_late(self) -> bool:
+        """Whether the deadline leaves just the time that race and verdict will take."""
+        study = self._study
+        limit = seconds(study.config.search.deadline)
+        if limit is None:
+            return False
+        paid = study.record.seconds["total"] / max(1, study.record.item_evaluations)
+        final = sum(len(ids) for p in ("race", "holdout") for ids in study.pools[p].values())
+        reserve = 3 * final * 12 * paid / study.config.workers.count
+        return time.monotonic() - self._started > limit - min(reserve, limit / 2)
+
+    def _check_that_some_live(self, generation: int) -> None:
+        """Stop when three generations in a row failed as a whole, other than by what they write."""
+        record = self._study.record
+        last = [record.generations[g] for g in range(max(0, generation - 2), generation + 1)]
+        kinds = {f.kind for g in last for n in g.trials if (f := record.trials[n].failure)}
+        if (
+            len(last) == 3
+            and all(not any(v is not None for v in g.fitness or ()) for g in last)
+            and kinds != {"degenerate"}
+        ):
+            failure = record.trials[last[-1].trials[0]].failure
+            raise UserError(
+                "every trial of three generations failed; the last one said: "
+                f"{failure.message if failure else 'nothing'}"
+            )

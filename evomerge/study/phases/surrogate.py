@@ -1,0 +1,76 @@
+"""Whether the smooth score ranks recipes as the metric does, followed through a search."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from evomerge.study.context import OpenStudy
+from evomerge.study.ledger import Items, Wanted
+from evomerge.study.phases.baseline import Baseline
+from evomerge.study.statistics.correlation import LOW, rank_correlation
+
+LEADERS = 24  # leaders of so many last generations say, with the anchors, what correlates
+
+
+@dataclass(frozen=True)
+class _Leader:
+    fitness: float
+    wanted: Wanted
+
+
+class Agreement:
+    """Rank correlation of the smooth score with the metric, over anchors and last leaders.
+
+    A generation's leader, its best trial by the smooth score, is scored by the metric while the
+    next generation is scored, so that no worker waits for it alone.
+    """
+
+    def __init__(self, study: OpenStudy, baseline: Baseline):
+        self._study = study
+        self._by_metric = study.config.evaluate.fitness == "metric"
+        self._pairs = baseline.pairs()
+        self._led: list[_Leader] = []  # whose metric was not taken in yet
+        self._leaders: deque[tuple[float, float]] = deque(maxlen=LEADERS)
+
+    @property
+    def wanted(self) -> list[Wanted]:
+        """The last leader's metric."""
+        return [leader.wanted for leader in self._led[-1:]]
+
+    def lead(self, trials: Sequence[int], values: Sequence[float | None], items: Items) -> None:
+        """Take in a generation that was scored."""
+        scored = [(v, -n) for v, n in zip(values, trials, strict=True) if v is not None]
+        if scored and not self._by_metric:
+            value, number = max(scored)
+            self._led.append(_Leader(value, Wanted([-number], items, "metric", "search")))
+
+    def correlation(self) -> float | None:
+        """The rank correlation with the last leader; ``None`` where the metric is the fitness."""
+        found: list[tuple[float, float]] = []
+        while self._led and len(found) < LEADERS:  # of a long past, only as many as count
+            leader = self._led.pop()
+            wanted = leader.wanted
+            rows = self._study.outcomes(wanted.trials, wanted.items, "metric", "search")
+            for some in rows.values():
+                if some is not None:
+                    found.append((leader.fitness, self._study.fitness(some, "metric")))
+        self._led.clear()
+        self._leaders.extend(reversed(found))
+        return None if self._by_metric else rank_correlation([*self._pairs, *self._leaders])
+
+    def warn_if_low(self, correlation: float | None, generation: int) -> None:
+        """Warn once whenever the smooth score stops ranking as the metric does."""
+        record = self._study.record
+        before = record.generations.get(generation - 1)
+        was_low = before is not None and before.correlation is not None and before.correlation < LOW
+        if correlation is None or correlation >= LOW or was_low:
+            return
+        if not any(warning.get("generation") == generation for warning in record.warnings):
+            self._study.ledger.warn(
+                "correlation",
+                f"generation {generation}: the smooth score ranks recipes unlike the metric (rank "
+                f"correlation {correlation:.2f}): consider fitness: metric in a new study",
+                generation=generation,
+            )

@@ -1,0 +1,1 @@
+"""Numbers only: outcomes, item pools, paired differences, the race, and the verdict."""

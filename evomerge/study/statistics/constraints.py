@@ -1,0 +1,147 @@
+"""Constraints: what a recipe must not lose, such as ``mmlu >= best parent - 0.01``.
+
+A recipe that breaks one ranks below all that keep theirs, by how much it breaks it (Deb 2000,
+https://doi.org/10.1016/S0045-7825(99)00389-8). During the search the score compared is the one
+searched by (the smooth score, as a rule); in the race and on held-out items it is the metric.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evomerge.core.errors import UserError, unknown
+from evomerge.study.statistics.outcome import Field, Row, Tasks, scores
+
+_FORM = re.compile(
+    r"\s*(?P<task>\S+)\s*(?P<sign>>=|<=)\s*"
+    r"(?:(?P<than>best parent|best anchor|base)(?:\s*(?P<by>[+-]\s*\d*\.?\d+))?"
+    r"|(?P<number>-?\d*\.?\d+))\s*"
+)
+_KINDS = {"best parent": "parent", "best anchor": "anchor", "base": "base"}
+Rows = Sequence[Row]
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """One line of `search.constraints`.
+
+    Attributes:
+        text: As it was written.
+        task: The task whose mean score is compared, in the task's own direction.
+        at_most: Whether the score may not exceed the limit (else it may not fall below it).
+        than: ``best parent``, ``best anchor``, ``base``, or None for a number alone.
+        offset: Added to what `than` scores; the limit itself where `than` is None.
+    """
+
+    text: str
+    task: str
+    at_most: bool
+    than: str | None
+    offset: float
+
+    @classmethod
+    def parse(cls, text: str, tasks: Sequence[str], where: str) -> Constraint:
+        """Read ``TASK >= best parent - 0.01``.
+
+        Raises:
+            UserError: It has another form, or names no task of the study.
+        """
+        found = _FORM.fullmatch(text)
+        if found is None:
+            raise UserError(
+                f"{where}: expected TASK >= LIMIT or TASK <= LIMIT, where LIMIT is a number, or "
+                f"one of best parent, best anchor, base, plus or minus a number; got {text!r}"
+            )
+        if found["task"] not in tasks:
+            raise UserError(f"{where}: {unknown('task', found['task'], tasks)}")
+        number = found["number"] or (found["by"] or "0").replace(" ", "")
+        return cls(text, found["task"], found["sign"] == "<=", found["than"], float(number))
+
+    def limit(self, by_kind: Mapping[str, Sequence[float]]) -> float:
+        """The limit, given what parents, base and anchors score on the task."""
+        if self.than is None:
+            return self.offset
+        some = by_kind[_KINDS[self.than]]
+        return (min(some) if self.at_most else max(some)) + self.offset
+
+    def broken_by(self, value: float, limit: float) -> float:
+        """How far a score is on the wrong side of the limit; 0 if it is on the right one."""
+        return max(0.0, value - limit if self.at_most else limit - value)
+
+
+class Limits:
+    """Constraints with their limits on one set of items.
+
+    Args:
+        constraints: The study's.
+        baseline: Kind (``parent``, ``base``, ``anchor``) and outcomes of each baseline recipe.
+        tasks: The study's tasks.
+        field: Which score counts.
+    """
+
+    def __init__(
+        self,
+        constraints: Sequence[Constraint],
+        baseline: Sequence[tuple[str, Rows]],
+        tasks: Tasks,
+        field: Field,
+    ) -> None:
+        self._tasks, self._field = tasks, field
+        by_kind: dict[str, dict[str, list[float]]] = {c.task: {} for c in constraints}
+        for kind, rows in baseline if constraints else ():
+            for task, score in scores(rows, tasks, field).items():
+                if task in by_kind:
+                    by_kind[task].setdefault(kind, []).append(score)
+        self._limits = [(c, c.limit(by_kind[c.task])) for c in constraints]
+
+    def violation(self, rows: Rows) -> float:
+        """The sum of what these outcomes, on the same items, break."""
+        mine = scores(rows, self._tasks, self._field)
+        return sum(c.broken_by(mine[c.task], limit) for c, limit in self._limits)
+
+    def violation_beside(self, rows: Rows, reference: Rows, known: Rows) -> float:
+        """The same for outcomes on other items, by way of a reference scored on both.
+
+        Args:
+            rows: A candidate's, on a generation's items.
+            reference: The reference anchor's, on those.
+            known: The reference anchor's on the items of the limits.
+        """
+        ours, theirs, then = (scores(r, self._tasks, self._field) for r in (rows, reference, known))
+        return sum(
+            c.broken_by(then[c.task] + ours[c.task] - theirs[c.task], limit)
+            for c, limit in self._limits
+        )
+
+    def table(self, rows: Rows) -> list[dict[str, Any]]:
+        """For the verdict: each constraint, the score, its limit, and whether it holds."""
+        mine = scores(rows, self._tasks, self._field)
+        return [
+            {
+                "constraint": c.text,
+                "score": mine[c.task],
+                "limit": limit,
+                "kept": c.broken_by(mine[c.task], limit) == 0,
+            }
+            for c, limit in self._limits
+        ]
+
+
+def demoted(
+    values: Sequence[float | None], violations: Sequence[float | None]
+) -> list[float | None]:
+    """Fitness with those that break constraints below all that keep them, the worst last.
+
+    >>> demoted([0.9, 0.5, None, 0.6], [0.1, 0.0, None, 0.3])
+    [0.4, 0.5, None, 0.2]
+    """
+    known = [value for value in values if value is not None]
+    kept = [v for v, broken in zip(values, violations, strict=True) if v is not None and not broken]
+    floor = min(kept or known, default=0.0)
+    return [
+        value if value is None or not broken else round(min(floor, value) - broken, 12)
+        for value, broken in zip(values, violations, strict=True)
+    ]

@@ -1,0 +1,210 @@
+"""The verdict: is the race's winner better than what needed no search, on items kept back for this?
+
+The winner is compared with the best parent and with the best anchor, item by item. "Best" is what
+scores highest on these very held-out items: that rival's luck counts against the winner, never for
+it. An improvement is announced only if both intervals lie wholly above 0, and the winner keeps the
+study's constraints on these items. The winner itself was chosen on other items, so its own score
+here is fair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+from evomerge.study.statistics.comparison import Comparison, Entrant, compare
+from evomerge.study.statistics.outcome import Tasks, fitness, scores
+
+Kind = Literal["trial", "anchor", "parent"]
+Table = Sequence[Mapping[str, Any]]  # of constraints
+_KINDS: Mapping[str, Kind] = {"base": "parent", "parent": "parent", "anchor": "anchor"}
+
+
+def verdict(
+    winner: Entrant,
+    rivals: Sequence[Entrant],
+    tasks: Tasks,
+    confidence: float = 0.95,
+    constraints: Mapping[int, Table] | None = None,
+    kept_in_race: bool = False,
+) -> dict[str, Any]:
+    """What ``verdict.json`` says, except how to reproduce it.
+
+    If no improvement is shown, the best parent or anchor is what is recommended, the one that did
+    best in the race; unless the race threw all of them out, which leaves its winner, unconfirmed.
+    A winner that breaks a constraint here is not recommended while a parent or an anchor keeps all.
+
+    Args:
+        winner: The race's winner.
+        rivals: Parents, base and anchors with outcomes for the same items; may hold the winner.
+        tasks: The study's tasks: directions and weights.
+        confidence: That all the comparisons' intervals hold together (Bonferroni).
+        constraints: With constraints, for each entrant's trial: {constraint, score, limit, kept} on
+            the held-out items.
+        kept_in_race: Whether the winner keeps them on the race's items.
+    """
+    simple = [rival for rival in rivals if rival.kind in _KINDS]
+    twin = next((rival for rival in simple if rival.digest == winner.digest), None)
+    kind = _KINDS.get((twin or winner).kind, "trial")
+    others = [rival for rival in simple if rival.digest != winner.digest]
+    against = [best for group in ("parent", "anchor") if (best := _best(others, group, tasks))]
+    level = 1 - (1 - confidence) / max(1, len(against))
+    comparisons = [compare(winner.rows, rival.rows, tasks, level) for rival in against]
+    tables = constraints or {}
+    breaks = broken(tables.get(winner.trial, ()))
+    better = kind == "trial" and bool(against) and all(c.low > 0 for c in comparisons)
+    shown = better and not breaks
+    if breaks:
+        recommended = _best_keeping(winner, others, tables, tasks)
+    else:
+        recommended = winner if shown or kind != "trial" else _fallback(winner, others)
+    measured = _measured(winner, kind, against, comparisons, confidence)
+    if breaks:
+        sentence = _broken_sentence(winner, breaks, kept_in_race, recommended, measured)
+    else:
+        sentence = _sentence(winner, kind, shown, recommended, against, measured)
+    return {
+        "winner": _who(winner, kind),
+        "improvement_shown": shown,
+        "recommended": _who(recommended, kind if recommended is winner else None),
+        "sentence": sentence,
+        "scores": {rival.name: scores(rival.rows, tasks) for rival in rivals}
+        | {"winner": scores(winner.rows, tasks)},
+        "comparisons": [
+            {"against": rival.name, "kind": _KINDS[rival.kind], "trial": rival.trial, **asdict(c)}
+            for rival, c in zip(against, comparisons, strict=True)
+        ],
+        "confidence": confidence,
+        "note": _note(len(against), level, confidence, tasks),
+        **({"constraints": [dict(c) for c in tables[winner.trial]]} if tables else {}),
+    }
+
+
+def broken(table: Table) -> str:
+    """The constraints of a table {constraint, score, limit, kept} that are broken, in words.
+
+    >>> broken([{"constraint": "qa >= base", "score": 0.5, "limit": 0.625, "kept": False}])
+    'qa >= base (0.5000, the limit is 0.6250)'
+    """
+    return ", ".join(
+        f"{c['constraint']} ({c['score']:.4f}, the limit is {c['limit']:.4f})"
+        for c in table
+        if not c["kept"]
+    )
+
+
+def _best(rivals: Sequence[Entrant], group: Kind, tasks: Tasks) -> Entrant | None:
+    """The highest of its group on the held-out items, the first of equals."""
+    some = [rival for rival in rivals if _KINDS[rival.kind] == group]
+    return max(some, key=lambda rival: fitness(rival.rows, tasks, "metric"), default=None)
+
+
+def _fallback(winner: Entrant, simple: Sequence[Entrant]) -> Entrant:
+    """The parent or anchor that did best in the race, or the winner if none stood up to it."""
+    stood = [rival for rival in simple if rival.race_score is not None and not rival.raced_out]
+    return max(stood, key=lambda rival: rival.race_score or 0.0, default=winner)
+
+
+def _best_keeping(
+    winner: Entrant, simple: Sequence[Entrant], tables: Mapping[int, Table], tasks: Tasks
+) -> Entrant:
+    """The parent or anchor that keeps all constraints and did best in the race, or the winner.
+
+    Those that did not take part in the race come last, by their score here.
+    """
+    keeping = [rival for rival in simple if not broken(tables[rival.trial])]
+
+    def order(rival: Entrant) -> tuple[bool, float]:
+        if rival.race_score is not None:
+            return True, rival.race_score
+        return False, fitness(rival.rows, tasks, "metric")
+
+    return max(keeping, key=order, default=winner)
+
+
+def _who(entrant: Entrant, kind: Kind | None) -> dict[str, Any]:
+    return {
+        "kind": kind or _KINDS[entrant.kind],
+        "trial": entrant.trial,
+        "digest": entrant.digest,
+        "name": entrant.name,
+    }
+
+
+def _measured(
+    winner: Entrant,
+    kind: Kind,
+    against: Sequence[Entrant],
+    comparisons: Sequence[Comparison],
+    confidence: float,
+) -> str:
+    """How the winner did, in words."""
+    if kind != "trial":
+        return f"the race was won by {winner.name}, which needs no search"
+    if not against:
+        return "there was no parent or anchor to compare with"
+    parts = [
+        f"{c.difference:+.4f} ({c.low:+.4f} to {c.high:+.4f}) against the best {_KINDS[r.kind]}, "
+        f"{r.name}"
+        for r, c in zip(against, comparisons, strict=True)
+    ]
+    return (
+        f"{winner.name} scores {' and '.join(parts)}, on {comparisons[0].items} held-out items "
+        f"({100 * confidence:g} % intervals)"
+    )
+
+
+def _sentence(
+    winner: Entrant,
+    kind: Kind,
+    shown: bool,
+    recommended: Entrant,
+    against: Sequence[Entrant],
+    measured: str,
+) -> str:
+    """The verdict in words, for someone who reads nothing else."""
+    if shown:
+        return f"Improvement shown: {measured}."
+    if kind != "trial" or not against:
+        return f"No improvement shown: {measured}."
+    advice = (
+        f"{recommended.name} did best in the race of what needs no search, and is recommended"
+        if recommended is not winner
+        else "it is still recommended, since the race put every parent and anchor out"
+        if any(rival.race_score is not None for rival in against)
+        else "it is still recommended, since no parent or anchor took part in the race"
+    )
+    return f"No improvement shown: {measured}; {advice}."
+
+
+def _broken_sentence(
+    winner: Entrant, breaks: str, kept_in_race: bool, recommended: Entrant, measured: str
+) -> str:
+    """The verdict on a winner that breaks a constraint, in words."""
+    advice = (
+        f"{recommended.name}, which needs no search, keeps every constraint and is recommended"
+        if recommended is not winner
+        else "It is still recommended, since no parent or anchor keeps every constraint"
+    )
+    return (
+        f"No improvement shown: on held-out items {winner.name} breaks {breaks}"
+        f"{', which it keeps on those of the race' if kept_in_race else ''}. {advice}. Whatever "
+        f"the constraints, {measured}."
+    )
+
+
+def _note(comparisons: int, level: float, confidence: float, tasks: Tasks) -> str:
+    over = "" if len(tasks) == 1 else " and averaged over the tasks by weight"
+    several = (
+        f" Each of the {comparisons} intervals has {100 * level:.4g} % confidence, so that all of "
+        f"them hold together with {100 * confidence:g} % (Bonferroni)."
+        if comparisons > 1
+        else ""
+    )
+    return (
+        f"Differences are paired by item{over}; positive means that the winner is better.{several} "
+        "Best parent and best anchor are the highest on these same items, which counts against "
+        "the winner. Confidence holds for one verdict: not for the best of several studies that "
+        "look at the same held-out items."
+    )

@@ -1,0 +1,306 @@
+"""What a worker does: keep parents, a live model and prepared tasks, and answer requests.
+
+A request and its answer are plain JSON data, so that a child process behind a pipe and a Ray actor
+are served by the same code. A failure is part of the answer: ``{"failed": {kind, message}}``.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from evomerge.checkpoint.architecture import layer_count
+from evomerge.checkpoint.compatible import check_compatible, check_same_kind, check_same_tokens
+from evomerge.checkpoint.files.remote_code import allowed_code
+from evomerge.checkpoint.sandbox.client import remember
+from evomerge.core import faults
+from evomerge.core.errors import UserError
+from evomerge.evaluate.generation.vllm import VllmDecoder
+from evomerge.evaluate.model import load_model, load_tokenizer
+from evomerge.evaluate.outcomes import NonFiniteError, Outcome
+from evomerge.evaluate.scorer import Scorer
+from evomerge.evaluate.tasks.harness import Harness
+from evomerge.evaluate.tasks.request import TaskRequest
+from evomerge.merge.build import digest, fill, live_tensors, write
+from evomerge.merge.kernels.norms import squared_norms
+from evomerge.merge.parents.nested import open_parents, with_merges
+from evomerge.merge.plan.in_place import check_in_place
+from evomerge.merge.plan.plan import plan as make_plan
+from evomerge.recipe.mergekit import to_mergekit as mergekit
+from evomerge.recipe.recipe import Recipe
+from evomerge.study.config import (
+    FunctionTaskConfig,
+    StudyConfig,
+    TaskConfig,
+    TextTaskConfig,
+    WorkersConfig,
+)
+from evomerge.study.workers.failures import StudyStopError, described, failure, kind_of
+from evomerge.study.workers.item_errors import TooManyItemErrors, settled
+from evomerge.study.workers.parent_watch import ParentWatch
+from evomerge.study.workers.versions import difference, versions
+
+Message = dict[str, Any]
+
+
+class Evaluator:
+    """Builds candidates in place and scores them; everything that does not change is made once."""
+
+    def __init__(self, config: StudyConfig):
+        self.config = config
+        torch.set_num_threads(config.workers.threads)
+        self.devices = devices(config.workers)
+        self.device = self.devices[0]
+        self.parents = open_parents([config.base_model, *config.models], self.device)
+        self.watch = ParentWatch(self.parents)
+        base, allowed = self.parents.checkpoints[config.base_model], config.trust_remote_code
+        self._model_code = {} if allowed is None else allowed_code(base.folder, allowed)
+        self._resident: str | None = None  # the digest of the recipe that the live model holds
+        self.halvings = 0  # how often batches were halved, because memory ran out
+        self._scorer: Scorer | None = None
+        self._decoder: VllmDecoder | None = None
+        self._harness: Harness | None = None
+        self._model: Any = None
+        self._tokenizer: Any = None
+
+    def handle(self, request: Message) -> Message:
+        """Answer one request; never raises."""
+        started = time.perf_counter()
+        try:
+            answer = self._answers[request["do"]](self, request)
+        except StudyStopError as error:
+            return failure("study", str(error))
+        except UserError as error:
+            return failure("user", str(error))
+        except NonFiniteError as error:
+            return failure("non-finite", str(error))
+        except TooManyItemErrors as error:
+            return failure("task", str(error))
+        except Exception as error:  # a task's own code may raise anything
+            kind = kind_of(error)
+            if kind == "oom" and torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            return failure(kind, str(error) if kind == "oom" and str(error) else described(error))
+        answer.setdefault("seconds", {})["total"] = time.perf_counter() - started
+        return answer
+
+    def _describe(self, request: Message) -> Message:
+        """Check parents and tasks, and say what there is to know about them."""
+        base = self.parents.checkpoints[self.config.base_model]
+        for checkpoint in self.parents.checkpoints.values():
+            check_same_kind(base, checkpoint)
+            check_compatible(base, checkpoint)
+            check_same_tokens(base, checkpoint)
+        if "recipe" in request:
+            recipe = Recipe.from_dict(request["recipe"])
+            checkpoints = with_merges(recipe, self.parents).checkpoints
+            chat = self.config.evaluate.apply_chat_template
+            check_in_place(recipe, checkpoints, chat=chat)
+        if len(self.devices) > 1:  # the live model says which parent's tensor goes where
+            assert self.scorer
+        self.parents.check_finite()
+        self.halvings = request.get("halvings", 0)
+        evaluation = self.harness.describe()
+        evaluation["warnings"] = [
+            *evaluation["warnings"],
+            *(
+                f"allowed model code: {file}, SHA-256 {digest[:16]}"
+                for file, digest in self._model_code.items()
+            ),
+            *self.scorer.check(),
+        ]
+        probe = request.get("batches")  # [mode, items]: what was scored before, and in which?
+        norms = {}
+        if request.get("norms"):
+            models = [model for model in self.config.models if model != self.config.base_model]
+            norms["norms"] = squared_norms(self.parents, self.config.base_model, models)
+        return {
+            **norms,
+            "evaluation": evaluation,
+            "batches": self.scorer.composition(probe[1], probe[0]) if probe else None,
+            "fingerprints": {
+                model: checkpoint.fingerprint
+                for model, checkpoint in self.parents.checkpoints.items()
+            },
+            "parameters": sum(info.numel for info in base.tensors.values()),
+            "stamp": self.watch.stamp,
+            "layers": layer_count(base.config),
+            "device": ", ".join(self.devices),
+        }
+
+    def _evaluate(self, request: Message) -> Message:
+        """Build the recipe unless it is resident, and score the items."""
+        faults.reach("worker.evaluate")
+        self.watch.check(request.get("parents"))
+        recipe = Recipe.from_dict(request["recipe"])
+        began = time.perf_counter()
+        parents = with_merges(recipe, self.parents)
+        plan = make_plan(recipe, parents.checkpoints)
+        self.halvings = request.get("halvings", 0)
+        scorer = self.scorer
+        if self._resident != recipe.digest:
+            self._resident = None
+            fill(self._model, plan, parents)
+            self._resident = recipe.digest
+        built = time.perf_counter() - began
+        self.harness.errors.clear()
+        outcomes: list[Outcome] = []
+        errors: list[list[Any]] = []
+        forward = 0.0
+        batches: list[str] = []
+        for shard in request["shards"]:  # each in batches of its own, however many are asked for
+            scored, missed = settled(
+                scorer.score(shard, request["mode"]), self.harness, request["mode"]
+            )
+            outcomes += scored
+            errors += missed
+            forward += scorer.seconds
+            batches.append(scorer.composition(shard, request["mode"]))
+        answer: Message = {
+            "rows": [outcome.to_row() for outcome in outcomes],
+            "errors": errors,
+            "batches": batches,
+            "seconds": {"build": built, "forward": forward},
+        }
+        if request.get("digest"):
+            live = live_tensors(self._model, plan)
+            answer["weights_digest"] = digest(live.items())
+        return answer
+
+    def _export(self, request: Message) -> Message:
+        """Write a recipe's model to disk."""
+        self.watch.check(request.get("parents"))
+        recipe = Recipe.from_dict(request["recipe"])
+        parents = with_merges(recipe, self.parents)
+        plan = make_plan(recipe, parents.checkpoints)
+        digest = write(plan, parents, Path(request["out"]), replace=True)
+        return {"weights_digest": digest}
+
+    def _translate(self, request: Message) -> Message:
+        """Say a recipe in mergekit's words, or why that cannot be."""
+        recipe = Recipe.from_dict(request["recipe"])
+        names = list(with_merges(recipe, self.parents).checkpoints[recipe.donor].tensors)
+        try:
+            return {
+                "mergekit": mergekit.as_yaml(mergekit.to_mergekit(recipe, names)),
+                "why_not": None,
+            }
+        except UserError as error:
+            return {"mergekit": None, "why_not": str(error)}
+
+    @property
+    def harness(self) -> Harness:
+        """The study's tasks, loaded when first needed."""
+        if self._harness is None:
+            evaluate = self.config.evaluate
+            base = self.parents.checkpoints[self.config.base_model]
+            self._tokenizer = load_tokenizer(base.folder, bool(self._model_code))
+            if self._tokenizer is None:
+                raise UserError(f"{base.folder}: expected tokenizer files, but there are none")
+            self._harness = Harness.load(
+                [_requested(task) for task in evaluate.tasks],
+                [Path(folder) for folder in evaluate.include_path],
+                num_fewshot=evaluate.num_fewshot,
+                apply_chat_template=evaluate.apply_chat_template,
+                tokenizer=self._tokenizer,
+                allow_task_code=evaluate.allow_task_code,
+            )
+        return self._harness
+
+    @property
+    def scorer(self) -> Scorer:
+        """The live model and its scorer, made when first needed; the base lends its architecture.
+
+        Until a recipe is built, the live model holds the base's weights.
+        """
+        rows = max(1, self.config.evaluate.rows_per_batch >> self.halvings)
+        harness = self.harness
+        if self._model is None:
+            base = self.parents.checkpoints[self.config.base_model]
+            self._model, _ = load_model(
+                base.folder, self.config.output.dtype, self.devices, bool(self._model_code)
+            )
+            if len(self.devices) > 1:
+                self.parents.spread(self._model)
+            evaluate = self.config.evaluate
+            if evaluate.engine == "vllm":
+                told = (self._model, self._tokenizer, base.folder, evaluate.engine_options)
+                self._decoder = VllmDecoder(*told)
+                harness.digest += f" {self._decoder.name}"
+        if self._scorer is None or self._scorer.batch_size != rows:
+            self._scorer = Scorer(self._model, self._tokenizer, harness, rows, self._decoder)
+        return self._scorer
+
+    _answers: ClassVar[dict[str, Callable[[Evaluator, Message], Message]]] = {
+        "describe": _describe,
+        "evaluate": _evaluate,
+        "export": _export,
+        "translate": _translate,
+    }
+
+
+def device(name: str) -> str:
+    """The device that ``auto`` stands for here: a GPU if this process sees one."""
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def devices(workers: WorkersConfig) -> list[str]:
+    """The devices of a worker: those that it sees, if it asks for several GPUs.
+
+    Raises:
+        UserError: It sees fewer.
+    """
+    first, count = device(workers.device), int(workers.gpus)
+    if count < 2 or workers.device == "cpu":
+        return [first]
+    seen = torch.cuda.device_count() if first == "cuda" else 0
+    if seen < count:
+        raise UserError(
+            f"workers.gpus: each worker is to have {count} GPUs, but one on "
+            f"{socket.gethostname()} sees {seen}; fewer gpus, or device: cpu"
+        )
+    return [f"cuda:{i}" for i in range(count)]
+
+
+def start(config: Message) -> Evaluator | Message:
+    """An evaluator, or the failure to make one as an answer.
+
+    Args:
+        config: A study's configuration, with the driver's ``versions``, which must be ours, and
+            what it ``inspected``, which holds where files are the same.
+    """
+    told = dict(config)
+    remember(told.pop("inspected", {}))
+    differs = difference(told.pop("versions", versions()), versions())
+    if differs:
+        return failure(
+            "study",
+            f"a worker on {socket.gethostname()} runs other versions than the driver ({differs}): "
+            "install the same ones on both",
+        )
+    try:
+        return Evaluator(StudyConfig.from_dict(told, Path("/")))
+    except UserError as error:
+        return failure("study", str(error))
+    except Exception as error:  # what a library says of a device that it cannot use
+        kind = kind_of(error)
+        return failure("study" if kind == "task" else kind, described(error))
+
+
+def _requested(task: TaskConfig) -> TaskRequest:
+    request = TaskRequest(task.name, task.metric, task.weight)
+    if isinstance(task, TextTaskConfig):
+        return replace(request, text=Path(task.text), chunk_bytes=task.chunk_bytes)
+    if isinstance(task, FunctionTaskConfig):
+        return replace(request, function=task.function, items=task.items)
+    return request

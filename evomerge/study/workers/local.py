@@ -1,0 +1,161 @@
+"""Workers that are child processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from evomerge.core import faults
+from evomerge.core.errors import UserError
+from evomerge.study.config import StudyConfig
+from evomerge.study.workers import gpus
+from evomerge.study.workers.log import Words, WorkerLog, out_of_memory_kills
+from evomerge.study.workers.pool import ENVIRONMENT, Message, Pool, Reply
+
+CLOSING_SECONDS = 2.0  # that closing waits for the threads that listen to children, at most
+
+
+class LocalPool(Pool):
+    """Child processes of this one, reached through pipes; no port is opened."""
+
+    def __init__(self, config: StudyConfig, log: Path):
+        super().__init__(config)
+        self._gpus = gpus.visible() if config.workers.device in ("auto", "cuda") else []
+        self._replies: queue.Queue[tuple[int, subprocess.Popen[bytes], Reply]] = queue.Queue()
+        self._log = WorkerLog(log)
+        self._listeners: list[threading.Thread] = []
+        self._children = [self._spawn(worker) for worker in range(self.size)]
+
+    def submit(self, worker: int, request: Message) -> None:
+        """Write the request to the child's stdin."""
+        faults.reach("pool.submit")
+        _send(self._children[worker], request)
+
+    def poll(self, timeout: float) -> list[Reply]:
+        """Take what the children's listeners put in the queue."""
+        replies = []
+        try:
+            entries = [self._replies.get(timeout=timeout)]
+            while not self._replies.empty():
+                entries.append(self._replies.get_nowait())
+        except queue.Empty:
+            return []
+        for worker, child, reply in entries:
+            if child is self._children[worker]:  # not the last word of one that was replaced
+                replies.append(reply)
+        faults.reach("pool.reply")
+        return replies
+
+    def restart(self, worker: int) -> None:
+        """Kill the child and start another."""
+        _end(self._children[worker])
+        self._children[worker] = self._spawn(worker)
+
+    def close(self) -> None:
+        """Kill the children."""
+        faults.reach("pool.close")
+        for child in self._children:
+            _end(child)
+        deadline = time.monotonic() + CLOSING_SECONDS
+        for listener in self._listeners:  # they see the end of their child, and close its pipes
+            listener.join(max(0.0, deadline - time.monotonic()))
+        self._log.close()
+
+    @property
+    def process_ids(self) -> list[int]:
+        """The children's process numbers."""
+        return [child.pid for child in self._children]
+
+    def _spawn(self, worker: int) -> subprocess.Popen[bytes]:
+        faults.reach("pool.spawn")
+        threads = str(self.config.workers.threads)
+        try:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "evomerge.study.workers.child"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**os.environ, **ENVIRONMENT, "OMP_NUM_THREADS": threads, **self._gpu(worker)},
+                # The new process must find this very package, installed or not.
+                cwd=Path(__file__).parents[3],
+            )
+        except OSError as error:
+            raise UserError(
+                f"workers: cannot start another process: {error.strerror}; what was finished is "
+                "kept, and the same command resumes"
+            ) from None
+        _send(child, self.told)
+        assert child.stderr is not None
+        words = self._log.take(child.stderr)
+        listener = threading.Thread(target=self._listen, args=(worker, child, words), daemon=True)
+        listener.start()
+        self._listeners = [thread for thread in self._listeners if thread.is_alive()] + [listener]
+        return child
+
+    def device(self, worker: int) -> str:
+        """The GPU that the worker was given, or the worker itself."""
+        return self._gpu(worker).get(gpus.VISIBLE, super().device(worker))
+
+    def _gpu(self, worker: int) -> dict[str, str]:
+        """One of the visible GPUs for each worker, in turn; or as many as it is to have."""
+        count = max(1, int(self.config.workers.gpus))
+        if len(self._gpus) < max(2, count):
+            return {}  # with too few for one worker, the worker says so
+        own = [self._gpus[(worker * count + i) % len(self._gpus)] for i in range(count)]
+        return {gpus.VISIBLE: ",".join(own)}
+
+    def _listen(self, worker: int, child: subprocess.Popen[bytes], words: Words) -> None:
+        killed_before = out_of_memory_kills()
+        for line in _lines(child):
+            if line.endswith(b"\n"):  # else the worker died in the middle of it
+                self._replies.put((worker, child, Reply(worker, json.loads(line))))
+        code = child.wait()
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        last = words.last()
+        kind = "infrastructure"
+        if code == -signal.SIGKILL and out_of_memory_kills() > killed_before:
+            kind, how = "oom", f"{how}: the machine ran out of memory"
+        elif code > 0 and last:
+            how += f": {last}"
+        self._replies.put(
+            (worker, child, Reply(worker, None, f"the worker ended with {how}", kind))
+        )
+
+
+def _send(child: subprocess.Popen[bytes], message: Message) -> None:
+    """Write one line to a child; a child that is gone says so by itself, through `_listen`."""
+    assert child.stdin is not None
+    try:
+        child.stdin.write(json.dumps(message).encode() + b"\n")
+        child.stdin.flush()
+    except (BrokenPipeError, OSError):
+        return
+
+
+def _lines(child: subprocess.Popen[bytes]) -> Iterator[bytes]:
+    """What a child answers, until it ends or is ended."""
+    assert child.stdout is not None
+    with contextlib.suppress(ValueError):  # closed by `_end`
+        yield from child.stdout
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    child.kill()
+    child.wait()
+    for stream in (child.stdin, child.stdout):  # the log closes stderr
+        if stream is not None:
+            for _ in range(50):  # the listening thread may be reading the last of it
+                try:
+                    stream.close()
+                    break
+                except (OSError, ValueError):
+                    time.sleep(0.01)

@@ -1,0 +1,77 @@
+"""Notices that a parent's files were changed while a study runs, before a score is made of them.
+
+Looking at sizes and times costs microseconds, so it is done for each candidate. Only where those
+differ (also between a worker and the driver, which may see a file on different machines) are the
+files read and hashed again: what counts is their content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evomerge.core.errors import UserError
+from evomerge.merge.parents.nested import open_parents
+from evomerge.merge.parents.parents import Parents
+from evomerge.study.workers.failures import StudyStopError
+
+
+class ParentWatch:
+    """Holds what the parents' files looked like when they were opened."""
+
+    def __init__(self, parents: Parents):
+        self._parents = parents
+        self._stamps = parents.stamps()
+        self._agreed: str | None = None  # the driver's stamp, once the content was found equal
+
+    @property
+    def stamp(self) -> str:
+        """A hash of every file's name, size and time."""
+        return hashlib.sha256(json.dumps(self._stamps, sort_keys=True).encode()).hexdigest()[:16]
+
+    def check(self, expected: Mapping[str, Any] | None = None) -> None:
+        """Look whether the files are still those that the study began with.
+
+        Args:
+            expected: ``stamp`` and ``fingerprints`` of the worker that described the parents.
+
+        Raises:
+            StudyStopError: A file's content changed; names it.
+        """
+        now = self._parents.stamps()
+        changed = [file for file, stamp in now.items() if stamp != self._stamps[file]]
+        if changed:
+            self._compare(changed, expected)
+            self._stamps = now
+        if expected is not None and expected["stamp"] not in (self.stamp, self._agreed):
+            self._compare([], expected)
+            self._agreed = expected["stamp"]
+
+    def _compare(self, changed: list[str], expected: Mapping[str, Any] | None) -> None:
+        for model, checkpoint in self._parents.opened.items():
+            files = [str(file) for file in checkpoint.store.files]
+            mine = [file for file in changed if file in files]
+            if changed and not mine:
+                continue
+            began = expected["fingerprints"][model] if expected else None
+            named = mine[0] if mine else str(checkpoint.folder)
+            try:
+                same = open_parents([model]).opened[model].fingerprint == began
+                why = "its content is another"
+            except (UserError, OSError) as error:
+                same, why = False, str(error)
+            if not same:
+                raise StudyStopError(
+                    f"{named}: changed while the study was running ({_size(named)}{why}); put back "
+                    "what the study began with, then run the same command again to resume"
+                )
+
+
+def _size(file: str) -> str:
+    path = Path(file)
+    if path.is_dir():
+        return ""
+    return f"now {path.stat().st_size} bytes; " if path.exists() else "it is gone; "

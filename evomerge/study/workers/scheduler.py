@@ -1,0 +1,278 @@
+"""Give units of work to workers, and bring back an answer for each, whatever workers do."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from evomerge.core.errors import UserError
+from evomerge.study.workers.durations import Durations
+from evomerge.study.workers.failures import TRANSIENT, failure
+from evomerge.study.workers.pool import Message, Pool
+from evomerge.study.workers.queue import Unit, Waiting
+
+Done = Callable[[Unit, Message, int], None]
+
+ATTEMPTS = 3  # how often a unit is tried when its worker is lost or runs out of memory
+LEAST_SECONDS = 120.0  # no unit is given up on earlier
+START_SECONDS = 1800.0  # ... nor is a new worker's first, which loads libraries, model and tasks
+PATIENCE = 10.0  # times the median of what units took so far
+SLOW, SLOW_SECONDS = 2.0, 0.2  # times the median, and at least: then an idle worker does it too
+REQUESTS = 8  # in which each worker would do its part of what waits
+SHORT_SECONDS = 0.2  # a request that takes less is short
+DEVICE_FAILURES = 2  # of one device, before it is used no more
+MOST_LOSSES = 5  # workers lost in a row, with no answer in between, before the study stops
+
+
+@dataclass
+class _Task:
+    """A unit under way, perhaps with several workers."""
+
+    unit: Unit
+    attempt: int
+    done: Done
+    workers: int = 0
+    answer: Message | None = None  # the first; what comes later only confirms it
+    halvings: int = 0  # of the batches that it was scored in
+
+
+@dataclass
+class _Running:
+    task: _Task
+    since: float
+    halvings: int
+
+
+class Scheduler:
+    """Keeps every worker of a pool busy; retries what a lost worker was doing.
+
+    Results do not depend on the number of workers or on the order of completion.
+
+    A worker without work of its own does once more what takes another worker unusually long. The
+    first answer counts, and the second must agree with it.
+
+    Attributes:
+        pool: The workers.
+        halvings: How often batches were halved, because memory ran out; holds for all that follows.
+        disagreed: Called with a unit and its two answers if a second answer differs.
+    """
+
+    def __init__(self, pool: Pool, halvings: int = 0):
+        self.pool = pool
+        self.halvings = halvings
+        self.disagreed: Callable[[Unit, Message, Message], None] = lambda *_: None
+        self._device_failures: Counter[str] = Counter()
+        self._durations = Durations()
+        self._last: dict[int, str] = {}
+        self._ready: set[int] = set()  # workers that have answered since they were started
+        self._losses = 0
+        self._running: dict[int, _Running] = {}  # by worker; copies may outlast a run
+
+    def run(self, units: Sequence[Unit], done: Done) -> None:
+        """Do all units; `done(unit, answer, worker)` is called as each is finished.
+
+        It is called again, with ``rescored`` in the answer, for what a broken device had scored.
+
+        Raises:
+            UserError: Workers are lost again and again, so that nothing gets done.
+        """
+        waiting = Waiting(units)
+        scored: dict[int, list[Unit]] = {}
+        try:
+            while waiting or any(job.task.answer is None for job in self._running.values()):
+                self._employ(waiting, done)
+                settled = []
+                for reply in self.pool.poll(timeout=0.5):
+                    job = self._running.pop(reply.worker, None)
+                    if reply.lost is not None:
+                        self._lose(reply.worker, reply.lost)
+                    if job is None:
+                        continue
+                    answer = reply.answer or failure(reply.kind, reply.lost or "no answer")
+                    if reply.answer is not None:
+                        self._note(job, reply.worker, answer)
+                    if _kind(answer) == "device":
+                        for unit in self._distrust(reply.worker, answer, scored):
+                            waiting.add(unit)
+                    settled.append((job, answer, reply.worker))
+                self._employ(waiting, done)  # before anything is written down: that takes time
+                for job, answer, worker in settled:
+                    self._settle(job, answer, worker, waiting)
+                    if "rows" in answer:
+                        scored.setdefault(worker, []).append(job.task.unit)
+                self._end_the_hung(waiting)
+        except BaseException:
+            for worker in list(self._running):  # their work is nobody's business any more
+                del self._running[worker]
+                self._restart(worker)
+            raise
+
+    def _employ(self, waiting: Waiting, done: Done) -> None:
+        """Give every idle worker what it should do next."""
+        for worker in range(self.pool.size):
+            if worker in self._running or not self._is_trusted(worker):
+                continue
+            if not self.pool.is_up(worker):
+                continue
+            task = self._take(worker, waiting, done) or self._straggler()
+            if task is None:
+                continue
+            task.workers += 1
+            self._running[worker] = _Running(task, time.monotonic(), self.halvings)
+            self._last[worker] = task.unit.subject
+            self.pool.submit(worker, self._request(task.unit))
+
+    def _take(self, worker: int, waiting: Waiting, done: Done) -> _Task | None:
+        others = {job.task.unit.subject for w, job in self._running.items() if w != worker}
+        taken = waiting.take(
+            self._last.get(worker), others, self._worth_sharing, self._most(len(waiting))
+        )
+        return None if taken is None else _Task(*taken, done)
+
+    def _most(self, waiting: int) -> int:
+        """How many shards go into one request: many while much waits, and single ones at the end.
+
+        A slow request may take many times the usual, so it is small next to all that waits; but
+        short ones are twice as large, since the driver takes some time for each.
+        """
+        workers = sum(map(self._is_trusted, range(self.pool.size)))
+        if workers == 1:
+            return waiting
+        usual = self._durations.slowest
+        short = int(SHORT_SECONDS / usual) if usual else 1
+        return max(
+            1, waiting // (REQUESTS * workers), min(short, 2 * waiting // (REQUESTS * workers))
+        )
+
+    @property
+    def _worth_sharing(self) -> float:
+        """How many waiting shards take as long as it takes to build their candidate once more."""
+        usual = self._durations.slowest
+        return self._durations.usual_build / usual if usual else 1.0
+
+    def _straggler(self) -> _Task | None:
+        """A unit that takes its only worker unusually long; the oldest of them."""
+        alone = [
+            job
+            for job in self._running.values()
+            if job.task.answer is None
+            and job.task.workers == 1
+            and job.task.attempt < ATTEMPTS
+            and self._is_slow(job)
+        ]
+        oldest = min(alone, key=lambda job: job.since, default=None)
+        return None if oldest is None else oldest.task
+
+    def _is_slow(self, job: _Running) -> bool:
+        usual = self._durations.usual(job.task.unit)
+        if usual is None or not job.task.unit.subject:
+            return False
+        limit = max(SLOW * usual + self._durations.usual_build, SLOW_SECONDS)
+        return time.monotonic() - job.since > limit
+
+    def _note(self, job: _Running, worker: int, answer: Message) -> None:
+        """A worker is alive; how long it took tells what is usual, its first recipe aside."""
+        self._losses = 0
+        if worker in self._ready:
+            self._durations.note(job.task.unit, answer, time.monotonic() - job.since)
+        elif job.task.unit.subject:
+            self._ready.add(worker)
+
+    def _settle(self, job: _Running, answer: Message, worker: int, waiting: Waiting) -> None:
+        """Take in the answer to a unit: the first one counts."""
+        task, kind = job.task, _kind(answer)
+        task.workers -= 1
+        if task.answer is not None:
+            comparable = kind not in TRANSIENT and job.halvings == task.halvings
+            if comparable and task.answer.get("rows") != answer.get("rows"):
+                self.disagreed(task.unit, task.answer, answer)
+            return
+        if kind in TRANSIENT:
+            task.attempt += 1
+            if kind == "oom":
+                self.halvings = max(self.halvings, job.halvings + 1)
+            if task.workers:
+                return  # another worker is still at it
+            if task.attempt <= ATTEMPTS:
+                waiting.add(task.unit, task.attempt)
+                return
+        task.answer, task.halvings = answer, job.halvings
+        if job.halvings and kind is None:
+            answer = {**answer, "halvings": job.halvings}
+        if task.unit.again and kind is None:
+            answer = {**answer, "rescored": True}
+        if not (task.unit.again and kind is not None):  # what it was before stays
+            task.done(task.unit, answer, worker)
+
+    def _request(self, unit: Unit) -> Message:
+        return {**unit.request, "halvings": self.halvings} if self.halvings else unit.request
+
+    def _is_trusted(self, worker: int) -> bool:
+        return self._device_failures[self.pool.device(worker)] < DEVICE_FAILURES
+
+    def _distrust(self, worker: int, answer: Message, scored: dict[int, list[Unit]]) -> list[Unit]:
+        """Replace a worker whose device failed; the second time, use that device no more.
+
+        Returns:
+            What workers on it scored in this run, to be scored again elsewhere.
+
+        Raises:
+            UserError: No other device is left.
+        """
+        device = self.pool.device(worker)
+        self._device_failures[device] += 1
+        if self._is_trusted(worker):
+            self._restart(worker)  # a process that saw such an error can do nothing more
+            return []
+        if not any(map(self._is_trusted, range(self.pool.size))):
+            said = answer["failed"]["message"]
+            raise UserError(
+                f"every device failed; the last one ({device}) said: {said}; look at it, then run "
+                "the same command again to resume"
+            )
+        same = [w for w in range(self.pool.size) if self.pool.device(w) == device]
+        return [replace(unit, again=True) for w in same for unit in scored.pop(w, [])]
+
+    def _lose(self, worker: int, reason: str) -> None:
+        self._losses += 1
+        if self._losses > MOST_LOSSES * self.pool.size:
+            raise UserError(
+                f"workers are lost as soon as they start ({reason}); the last lines of "
+                f"{self.pool.words} say why"
+            )
+        time.sleep(min(0.1 * 2**self._losses, 5.0) if self._losses > 1 else 0.0)
+        self._restart(worker)
+
+    def _restart(self, worker: int) -> None:
+        self._last.pop(worker, None)
+        self._ready.discard(worker)
+        self.pool.restart(worker)
+
+    def _usual(self, unit: Unit) -> float | None:
+        usual, slowest = self._durations.usual(unit), self._durations.slowest
+        return usual if usual or not slowest else slowest * unit.size
+
+    def _end_the_hung(self, waiting: Waiting) -> None:
+        """Kill workers that take far longer than others did, and count their units as failed."""
+        for worker, job in list(self._running.items()):
+            usual = self._usual(job.task.unit)
+            if usual is None:
+                continue
+            least = LEAST_SECONDS if worker in self._ready else START_SECONDS
+            limit = max(least, PATIENCE * usual)
+            if time.monotonic() - job.since > limit:
+                del self._running[worker]
+                self._restart(worker)
+                answer = failure("timeout", f"no answer after {limit:.0f} s")
+                self._settle(job, answer, worker, waiting)
+
+
+def _kind(answer: Message) -> str | None:
+    """The kind of failure that an answer is; ``None`` for none."""
+    kind: str | None = answer.get("failed", {}).get("kind")
+    return kind
+
+
+__all__ = ["Scheduler", "Unit"]

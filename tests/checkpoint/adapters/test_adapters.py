@@ -1,0 +1,225 @@
+"""LoRA adapters against PEFT's own merge_and_unload."""
+
+import json
+import random
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.core.errors import UserError
+from tests.adapters import make_adapter, merged_by_peft
+from tests.models import make_model
+
+PATTERNS = {
+    "rank_pattern": {"q_proj": 2, r"layers\.1\.self_attn\.v_proj": 8},
+    "alpha_pattern": {"^model.layers.0.self_attn.v_proj": 3, "v_proj": 16},
+}
+CASES = {
+    "plain": ("llama", {}),
+    "rank-stabilised": ("llama", {"use_rslora": True, "lora_alpha": 5}),
+    "patterns": ("llama", PATTERNS),
+    "every linear layer": ("llama", {"target_modules": "all-linear"}),
+    "embedding, and a head saved whole": (
+        "llama",
+        {"target_modules": ["embed_tokens", "o_proj"], "modules_to_save": ["lm_head", "norm"]},
+    ),
+    "transposed layers": ("gpt2", {"target_modules": ["c_attn", "c_proj", "c_fc"]}),
+    "transposed layers and biases": ("gpt2", {"target_modules": ["c_attn"], "bias": "all"}),
+}
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bases")
+    return {name: make_model(folder / name, name) for name in ("llama", "gpt2")}
+
+
+@pytest.fixture(scope="module")
+def plain(bases, tmp_path_factory):
+    return make_adapter(tmp_path_factory.mktemp("plain") / "adapter", bases["llama"])
+
+
+@pytest.fixture
+def spoiled(plain, tmp_path):
+    """A copy that a test may spoil."""
+    return shutil.copytree(plain, tmp_path / "spoiled")
+
+
+def edit(adapter, **changes):
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_adapted_model_has_the_weights_that_peft_merges(case, bases, tmp_path):
+    architecture, config = CASES[case]
+    base = bases[architecture]
+    adapter = make_adapter(tmp_path / "adapter", base, **config)
+    checkpoint = Checkpoint.open(f"{base}+{adapter}")
+    expected = merged_by_peft(base, adapter)
+    plain = Checkpoint.open(base)
+    assert checkpoint.tensors.keys() == plain.tensors.keys()
+    moved = 0
+    for name in checkpoint.tensors:
+        torch.testing.assert_close(checkpoint.tensor(name), expected[name], rtol=1e-6, atol=1e-6)
+        assert checkpoint.tensors[name].shape == tuple(expected[name].shape)
+        moved += not torch.equal(expected[name], plain.tensor(name))
+        factors = checkpoint.factors(name)
+        if factors is not None:
+            delta = factors.left @ factors.right
+            start = (
+                load_file(adapter / "adapter_model.safetensors").get(f"base_model.model.{name}")
+                if "embed" not in name
+                else None
+            )
+            torch.testing.assert_close(
+                delta + (plain.tensor(name) if start is None else start), expected[name]
+            )
+    assert moved >= 2, "the adapter must change something, or the test shows nothing"
+
+
+def test_what_an_adapter_leaves_alone_is_the_models_own_to_the_bit(bases, plain):
+    base = Checkpoint.open(bases["llama"])
+    checkpoint = Checkpoint.open(f"{bases['llama']}+{plain}")
+    for name in base.tensors:
+        same = torch.equal(checkpoint.tensor(name), base.tensor(name))
+        assert same == ("q_proj" not in name and "v_proj" not in name)
+    assert checkpoint.folder == base.folder
+    assert checkpoint.vocabulary == base.vocabulary
+
+
+def test_a_half_precision_model_is_adapted_in_float32_and_rounds_to_what_peft_makes(tmp_path):
+    base = make_model(tmp_path / "base", dtype="bfloat16")
+    adapter = make_adapter(tmp_path / "adapter", base)
+    checkpoint = Checkpoint.open(f"{base}+{adapter}")
+    expected = merged_by_peft(base, adapter)
+    for name, info in checkpoint.tensors.items():
+        ours = checkpoint.tensor(name)
+        assert info.dtype == ("F32" if "q_proj" in name or "v_proj" in name else "BF16")
+        assert ours.dtype == (torch.float32 if info.dtype == "F32" else torch.bfloat16)
+        # PEFT rounds the delta before it adds it: one more rounding of at most half a step
+        torch.testing.assert_close(
+            ours.bfloat16().float(), expected[name].float(), rtol=2**-7, atol=2**-9
+        )
+
+
+def test_adapters_stack_and_their_order_does_not_matter(bases, plain, tmp_path):
+    base = bases["llama"]
+    second = make_adapter(tmp_path / "second", base, seed=2, target_modules=["v_proj", "o_proj"])
+    one, other = (Checkpoint.open(f"{base}+{a}+{b}") for a, b in [(plain, second), (second, plain)])
+    start, first = Checkpoint.open(base), Checkpoint.open(f"{base}+{plain}")
+    last = Checkpoint.open(f"{base}+{second}")
+    for name in one.tensors:
+        sum_of_both = first.tensor(name) + last.tensor(name) - start.tensor(name)
+        torch.testing.assert_close(one.tensor(name), sum_of_both, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(one.tensor(name), other.tensor(name), rtol=1e-5, atol=1e-6)
+
+
+def test_an_adapter_of_one_model_is_added_to_another_as_it_is(bases, plain, tmp_path):
+    # Platypus: an adapter that was trained on one model, on a fine-tune of it.
+    host = make_model(tmp_path / "host", seed=9)
+    home = Checkpoint.open(f"{bases['llama']}+{plain}")
+    away = Checkpoint.open(f"{host}+{plain}")
+    base, plain_host = Checkpoint.open(bases["llama"]), Checkpoint.open(host)
+    for name in base.tensors:
+        torch.testing.assert_close(
+            away.tensor(name) - plain_host.tensor(name),
+            home.tensor(name) - base.tensor(name),
+            rtol=1e-5,
+            atol=1e-5,
+        )
+
+
+def test_the_fingerprint_is_of_model_and_adapter(bases, plain, spoiled):
+    base = bases["llama"]
+    first = Checkpoint.open(f"{base}+{plain}").fingerprint
+    assert first not in (Checkpoint.open(base).fingerprint,)
+    assert Checkpoint.open(f"{base}+{spoiled}").fingerprint == first
+    edit(spoiled, lora_alpha=7)
+    assert Checkpoint.open(f"{base}+{spoiled}").fingerprint != first
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"use_dora": True}, r"cannot be read as a delta \(use_dora\): DoRA scales"),
+        ({"lora_bias": True}, "its factors have biases"),
+        ({"target_parameters": ["experts.w"]}, "it adapts parameters of no layer"),
+        ({"init_lora_weights": "pissa_niter_4"}, "it changed the model's weights before training"),
+        ({"peft_type": "IA3"}, "expected peft_type LORA, but got 'IA3'"),
+        ({"r": 3}, "says rank 3, but its factors have 4"),
+        ({"lora_alpha": "six"}, "expected lora_alpha as a number: 'six'"),
+        ({"rank_pattern": {"(a+)+$": 1}}, "is too intricate a pattern"),
+        ({"rank_pattern": {"[": 1}}, "is no regular expression"),
+        ({"alpha_pattern": [1]}, "alpha_pattern: expected names and numbers"),
+    ],
+)
+def test_what_is_more_than_a_delta_is_refused_with_the_reason(bases, spoiled, change, message):
+    edit(spoiled, **change)
+    with pytest.raises(UserError, match=message) as caught:
+        Checkpoint.open(f"{bases['llama']}+{spoiled}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mutated_configuration_is_read_or_refused(bases, spoiled):
+    file = spoiled / "adapter_config.json"
+    config, draw, read = json.loads(file.read_text()), random.Random(4), 0
+    junk = [None, True, -1, 0, 0.5, 10**400, "", "x", [], [1], {}, {"q_proj": "x"}, {"[": 2}]
+    junk += [{"q_proj": 0}, {"v_proj": 10**400}, {"(a*)*": 4}, {"q_proj": None}, {"": 4}]
+    for _ in range(300):
+        wrong = {**config, draw.choice([*config, "lora_bias"]): draw.choice(junk)}
+        wrong[draw.choice(["r", "lora_alpha", "rank_pattern", "alpha_pattern"])] = draw.choice(junk)
+        file.write_text(json.dumps(wrong))
+        try:
+            checkpoint = Checkpoint.open(f"{bases['llama']}+{spoiled}")
+            for name in checkpoint.tensors:
+                checkpoint.tensor(name)
+        except UserError:
+            continue
+        read += 1
+    assert read > 5
+
+
+def test_dora_is_known_by_its_tensors_too(bases, tmp_path):
+    adapter = make_adapter(tmp_path / "dora", bases["llama"], use_dora=True)
+    edit(adapter, use_dora=False)
+    with pytest.raises(UserError, match="DoRA scales whole columns"):
+        Checkpoint.open(f"{bases['llama']}+{adapter}")
+
+
+def test_damaged_adapters_are_named(bases, spoiled):
+    base, file = bases["llama"], spoiled / "adapter_model.safetensors"
+    tensors = load_file(file)
+    key = next(k for k in tensors if "lora_A" in k)
+    save_file({**tensors, key: tensors[key] * float("nan")}, file)
+    with pytest.raises(UserError, match=r"q_proj\.lora_A\.weight holds NaN or infinity"):
+        Checkpoint.open(f"{base}+{spoiled}").tensor("model.layers.0.self_attn.q_proj.weight")
+    save_file({k: t for k, t in tensors.items() if k != key}, file)
+    with pytest.raises(UserError, match=r"lora_B\.weight lacks its other half"):
+        Checkpoint.open(f"{base}+{spoiled}")
+    save_file({k: torch.zeros(4, 15) if k == key else t for k, t in tensors.items()}, file)
+    with pytest.raises(UserError, match=r"q_proj\.weight by \[16, 15\], but in .* \[16, 16\]"):
+        Checkpoint.open(f"{base}+{spoiled}")
+    save_file({k.replace("layers.1", "layers.7"): t for k, t in tensors.items()}, file)
+    with pytest.raises(UserError, match=r"it changes model\.layers\.7\.self_attn.* does not have"):
+        Checkpoint.open(f"{base}+{spoiled}")
+    file.rename(spoiled / "adapter_model.bin")
+    with pytest.raises(UserError, match=r"expected adapter_model\.safetensors.*is a pickle"):
+        Checkpoint.open(f"{base}+{spoiled}")
+
+
+def test_an_adapter_alone_is_no_model_and_a_model_is_no_adapter(bases, plain):
+    with pytest.raises(UserError, match=r"it is an adapter, not a model; write \{model: BASE"):
+        Checkpoint.open(plain)
+    with pytest.raises(UserError, match=r"expected a PEFT adapter, but it has no adapter_config"):
+        Checkpoint.open(f"{bases['llama']}+{bases['llama']}")
+
+
+def test_a_tied_embedding_cannot_be_adapted(tmp_path):
+    base = make_model(tmp_path / "tied", tied=True)
+    adapter = make_adapter(tmp_path / "adapter", base, target_modules=["embed_tokens", "q_proj"])
+    with pytest.raises(UserError, match=r"it changes model\.embed_tokens\.weight, .* is tied"):
+        Checkpoint.open(f"{base}+{adapter}")

@@ -1,0 +1,581 @@
+"""Holes, templates, binding and filling; the spaces that evomerge ships."""
+
+import copy
+import json
+import random
+
+import pytest
+
+from evomerge import methods
+from evomerge.core import yaml_file
+from evomerge.core.errors import UserError
+from evomerge.optimizers.coordinates import Coordinates
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.space.space import SearchSpace, find, shipped
+from tests.recipe.test_read import mutated
+
+SIX_LAYERS = {"num_hidden_layers": 6}
+
+
+@pytest.fixture
+def zoo(tmp_path):
+    """Folders that look like models of six layers, as far as a space looks."""
+    for name in ("base", "a", "b", "c", "d"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(SIX_LAYERS))
+    return {name: str(tmp_path / name) for name in ("base", "a", "b", "c", "d")}
+
+
+def space_of(**more):
+    document = {
+        "merge_method": "ties",
+        "base_model": "base",
+        "models": [
+            {"model": "a", "parameters": {"weight": "search", "density": "search"}},
+            {"model": "b", "parameters": {"weight": 0.5}},
+        ],
+    }
+    return {**document, **more}
+
+
+def start_of(space):
+    return tuple(dimension.start for dimension in space.dimensions)
+
+
+TAKES = {"slerp_pair": 2, "task_and_language": 3}  # the others take any number of models
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_space_binds_and_fills_with_two_to_four_models(name, count, zoo):
+    models = [zoo[m] for m in "abcd"[:count]]
+    takes = TAKES.get(name, count)
+    if takes != count:
+        wrong = rf"it takes {takes} models \(\*1 to \*{takes}\), but got {count}|there are 2 models"
+        with pytest.raises(UserError, match=wrong):
+            SearchSpace.from_yaml(name).bind(zoo["base"], models)
+        return
+    template = SearchSpace.from_yaml(name)
+    assert template.unbound
+    space = template.bind(zoo["base"], models, dtype="bfloat16", seed=5)
+    assert not space.unbound
+    assert len({dimension.name for dimension in space.dimensions}) == len(space.dimensions) > 0
+    draw = random.Random(count)
+    for _ in range(20):
+        point = [
+            draw.choice(d.choices) if d.kind == "categorical" else draw.uniform(d.low, d.high)
+            for d in space.dimensions
+        ]
+        recipe = space.fill(point)
+        listed = [entry.model for entry in recipe.models]
+        assert listed == (listed if name == "which_parents" else models)
+        assert (recipe.out_dtype, recipe.seed) == ("bfloat16", 5)
+        assert recipe.digest == space.fill(point).digest
+    ends = [(d.choices or (d.low, d.high))[-1] for d in space.dimensions]
+    assert space.fill(ends).digest != space.fill(start_of(space)).digest
+
+
+EXPECTED_DIMENSIONS = {  # for two models of six layers, counted by hand from the files
+    "global_linear": 2,
+    "slerp_pair": 8,
+    "task_arithmetic_by_depth": 16,
+    "ties_by_depth": 2 * 8 + 1,
+    "dare_ties_by_block": 4 * 2 * 2 + 2 * 2,
+    "mixed_methods": 2 + 6 * (1 + 1 + 2),
+    "which_parents": 2 * (1 + 4),
+    "task_and_language": 3,  # of its three models
+}
+
+
+def test_shipped_spaces_have_the_dimensions_that_they_say(zoo):
+    counted = {
+        name: len(
+            SearchSpace.from_yaml(name)
+            .bind(zoo["base"], [zoo[m] for m in "abc"[: TAKES.get(name, 2)]])
+            .dimensions
+        )
+        for name in shipped()
+    }
+    assert counted == EXPECTED_DIMENSIONS
+
+
+def test_a_space_is_found_by_name_or_path_and_the_nearest_is_suggested(tmp_path):
+    assert find("slerp_pair").name == "slerp_pair.yaml"
+    (tmp_path / "mine.yaml").write_text("merge_method: linear\nmodels: ['*']\n")
+    assert find(tmp_path / "mine.yaml") == tmp_path / "mine.yaml"
+    with pytest.raises(UserError, match=r"slerp_pairs: no such file, .* did you mean 'slerp_pair'"):
+        find("slerp_pairs")
+
+
+def test_search_takes_the_range_that_the_method_declares():
+    space = SearchSpace.from_dict(space_of())
+    for dimension in space.dimensions:
+        name = dimension.name.removeprefix("models[a].")
+        declared = methods.get("ties").parameter(name)
+        assert (dimension.low, dimension.high) == (declared.low, declared.high)
+    assert [d.name for d in space.dimensions] == ["models[a].weight", "models[a].density"]
+
+
+def test_knots_become_a_gradient_and_a_filter_keeps_its_hole():
+    document = space_of(
+        parameters={
+            "lambda": {"low": 0.5, "high": 2.0, "knots": 3, "initial": 1.0},
+            "density": [{"filter": "mlp", "value": {"low": 0.2, "high": 0.6}}, {"value": 1.0}],
+            "normalize": "search",
+        }
+    )
+    space = SearchSpace.from_dict(document)
+    assert [d.name for d in space.dimensions][2:] == [
+        "lambda[0]", "lambda[1]", "lambda[2]", "density[mlp]", "normalize"
+    ]  # fmt: skip
+    recipe = space.fill((0.1, 0.2, 0.5, 0.6, 0.7, 0.3, False))
+    assert recipe.parameters == {
+        "lambda": [0.5, 0.6, 0.7],
+        "density": [{"filter": "mlp", "value": 0.3}, {"value": 1.0}],
+        "normalize": False,
+    }
+    assert space.dimensions[2].start == 1.0
+    assert space.document == document
+
+
+def test_a_logarithmic_range_starts_at_its_geometric_middle():
+    hole = {"low": 0.01, "high": 1.0, "log": True}
+    (dimension, *_) = SearchSpace.from_dict(space_of(parameters={"lambda": hole})).dimensions[2:]
+    assert dimension.log
+    assert dimension.start == pytest.approx(0.1)
+
+
+def test_models_of_one_name_have_dimensions_of_their_own():
+    document = {
+        "merge_method": "linear",
+        "models": [{"model": f"zoo{i}/m", "parameters": {"weight": "search"}} for i in (1, 2)],
+    }
+    names = [d.name for d in SearchSpace.from_dict(document).dimensions]
+    assert names == ["models[m].weight", "models[m].weight~2"]
+
+
+WRONG = [
+    (
+        {"lambda": {"low": 2, "high": 1}},
+        r"lambda: `low <= high` must hold, but got \(low=2, high=1",
+    ),
+    ({"lambda": {"low": float("nan")}}, "expected low to be a number but got nan"),
+    ({"lambda": {"low": 0, "high": float("inf")}}, "expected high to be a number but got inf"),
+    ({"lambda": {"low": 0, "high": 10**400}}, "expected high to be a number"),
+    ({"lambda": {"low": False, "high": 1}}, "expected low to be a number but got False"),
+    (
+        {"lambda": {"low": 0, "high": 1, "knots": 0}},
+        "expected knots to be a whole number >= 1, got",
+    ),
+    ({"lambda": {"low": 0, "high": 1, "knots": 2.0}}, "expected knots to be a whole number >= 1"),
+    ({"lambda": {"low": 0, "high": 1, "log": True}}, "`low > 0` must hold for a logarithmic range"),
+    ({"lambda": {"low": 1, "high": 2, "log": "yes"}}, "expected log to be true or false"),
+    ({"lambda": {"low": 0, "high": 1, "initial": 3}}, r"initial 3 lies outside \[0, 1\]"),
+    ({"lambda": {"low": 0, "hihg": 1}}, "unknown key 'hihg': did you mean 'high'"),
+    ({"density": {"low": 0, "high": 1.5}}, r"expected \[0, 1.5\] to lie inside \[0.0, 1.0\]"),
+    ({"density": {"low": -0.1, "high": 1}}, r"expected \[-0.1, 1\] to lie inside"),
+    ({"density": {"choice": [0.5, 1.5]}}, r"density must be a number in \[0, 1\], but got 1.5"),
+    ({"density": {"choice": []}}, "expected a list of choices, got"),
+    ({"density": {"choice": 3}}, "expected a list of choices, got 3"),
+    ({"density": {"choice": [0.5], "initial": 0.7}}, r"initial 0.7 is not among \[0.5\]"),
+    ({"densty": "search"}, "unknown parameter of ties 'densty': did you mean 'density'"),
+    ({"normalize": {"low": 0, "high": 1}}, "it is true or false, not in a range: write search, or"),
+    ({"normalize": {"choice": [True, "maybe"]}}, "normalize must be true or false"),
+]
+
+
+@pytest.mark.parametrize(("parameters", "message"), WRONG)
+def test_a_hole_that_cannot_be_filled_is_refused_by_its_name(parameters, message):
+    with pytest.raises(UserError, match=message) as caught:
+        SearchSpace.from_dict(space_of(parameters=parameters))
+    assert str(caught.value).startswith("space: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"base_model": "search"}, "base_model: only parameters and merge_method can be searched"),
+        ({"seed": {"low": 0, "high": 9}}, "seed: only parameters and merge_method can be searched"),
+        (
+            {"merge_method": "search"},
+            r"merge_method: expected \{choice: \[...\]\} but got 'search'",
+        ),
+        ({"merge_method": {"choice": ["ties", "tise"]}}, "unknown merge method 'tise'"),
+        (
+            {"merge_method": {"choice": ["ties", "slerp"]}},
+            "slerp: expected exactly 1 model besides",
+        ),
+        (
+            {"blocks": [{"layers": [0, 2], "parameters": {"t": "search"}}]},
+            "unknown parameter of tie",
+        ),
+    ],
+)
+def test_holes_stand_only_where_a_search_makes_sense(more, message):
+    with pytest.raises(UserError, match=message):
+        SearchSpace.from_dict(space_of(**more))
+
+
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        ((0.5,), r"expected 2 values \(one per dimension\), but got 1"),
+        ((0.5, 1.5), r"models\[a\]\.density: expected \[0\.0, 1\.0\], got 1\.5"),
+        ((float("nan"), 0.5), r"models\[a\]\.weight: expected \[0\.0, 1\.0\], got nan"),
+        (("x", 0.5), r"models\[a\]\.weight: expected"),
+    ],
+)
+def test_a_point_outside_the_space_is_refused(point, message):
+    with pytest.raises(UserError, match=message):
+        SearchSpace.from_dict(space_of()).fill(point)
+
+
+CHOICE = {
+    "merge_method": {"choice": ["task_arithmetic", "dare_ties"]},
+    "base_model": "base",
+    "models": [{"model": "a", "parameters": {"weight": 0.5}}],
+    "parameters": {"density": {"low": 0.2, "high": 0.9}, "rescale": True},
+    "blocks": [
+        {
+            "layers": [0, 2],
+            "merge_method": {"choice": ["ties", "linear"]},
+            "parameters": {"density": 0.4, "normalize": True},
+        },
+        {"layers": [2, 3], "merge_method": "linear", "parameters": {"normalize": True}},
+    ],
+}
+
+
+def test_parameters_that_the_chosen_method_does_not_have_leave_no_trace():
+    space = SearchSpace.from_dict(CHOICE)
+    assert [d.name for d in space.dimensions] == [
+        "merge_method", "density", "blocks[0:2].merge_method"
+    ]  # fmt: skip
+    plain = space.fill(("task_arithmetic", 0.5, "linear"))
+    assert "density" not in plain.parameters
+    assert "density" not in plain.blocks[0].parameters
+    assert plain.digest == space.fill(("task_arithmetic", 0.7, "linear")).digest
+    dare = space.fill(("dare_ties", 0.5, "ties"))
+    assert dare.parameters == {"density": 0.5, "rescale": True}
+    assert dare.blocks[0].parameters == {"density": 0.4, "normalize": True}
+    # ties, in its block, may read the recipe's density: it stays though the top has no such thing
+    mixed = space.fill(("task_arithmetic", 0.5, "ties"))
+    assert mixed.parameters["density"] == 0.5
+
+
+def test_where_the_method_is_fixed_a_stray_parameter_stays_an_error():
+    document = copy.deepcopy(CHOICE)
+    document["blocks"][1]["parameters"]["density"] = 0.5
+    with pytest.raises(
+        UserError, match=r"blocks\[1\]\.parameters: unknown parameter of linear 'de"
+    ):
+        SearchSpace.from_dict(document)
+    with pytest.raises(UserError, match="unknown parameter of linear 'density'"):
+        SearchSpace.from_dict(
+            {"merge_method": "linear", "models": ["a"], "parameters": {"density": 0.5, "weight": 1}}
+        )
+
+
+def test_binding_puts_models_in_their_places_and_leaves_the_template_alone(zoo):
+    template = {
+        "merge_method": "ties",
+        "base_model": "*base",
+        "models": [
+            "*2",
+            {"model": "*1", "parameters": {"weight": [{"filter": "*", "value": "search"}]}},
+        ],
+        "parameters": {"weight": 0.5},
+        "dtype": "float32",
+    }
+    space = SearchSpace.from_dict(template)
+    assert space.unbound
+    bound = space.bind(zoo["base"], [zoo["a"], zoo["b"]])
+    assert not bound.unbound
+    recipe = bound.fill((0.25,))
+    assert [entry.model for entry in recipe.models] == [zoo["b"], zoo["a"]]
+    assert recipe.base_model == zoo["base"]
+    assert recipe.models[1].parameters == {"weight": [{"filter": "*", "value": 0.25}]}
+    assert space.document == template
+
+
+def test_what_the_space_says_itself_binding_does_not_change(zoo):
+    document = space_of(base_model=zoo["d"], out_dtype="float16", seed=3)
+    recipe = (
+        SearchSpace.from_dict(document)
+        .bind(zoo["base"], [zoo["a"]], "bfloat16", 9)
+        .fill((0.5, 0.5))
+    )
+    assert (recipe.base_model, recipe.out_dtype, recipe.seed) == (zoo["d"], "float16", 3)
+
+
+def test_groups_cut_the_layers_into_blocks_of_equal_depth(zoo):
+    block = {"layers": {"groups": 4}, "parameters": {"lambda": "search"}}
+    template = SearchSpace.from_dict(space_of(blocks=[block, {"layers": [0, 1]}]))
+    assert template.unbound
+    space = template.bind(zoo["base"], [])
+    # round(6 i / 4) for i = 0..4, halves to even
+    assert [b["layers"] for b in space.document["blocks"]] == [
+        [0, 2],
+        [2, 3],
+        [3, 4],
+        [4, 6],
+        [0, 1],
+    ]
+    assert [d.name for d in space.dimensions][-2:] == ["blocks[3:4].lambda", "blocks[4:6].lambda"]
+
+
+@pytest.mark.parametrize("groups", [0, 7, 2.0, True, "4", None])
+def test_a_number_of_groups_that_the_depth_does_not_allow_is_refused(groups, zoo):
+    template = SearchSpace.from_dict(space_of(blocks=[{"layers": {"groups": groups}}]))
+    with pytest.raises(UserError, match=r"groups: expected 1 to 6 \(its layers\), got"):
+        template.bind(zoo["base"], [])
+
+
+def test_groups_of_a_model_that_cannot_be_read_are_the_users_to_mend(zoo, tmp_path):
+    template = SearchSpace.from_dict(space_of(blocks=[{"layers": {"groups": 2}}]))
+    with pytest.raises(UserError, match="no such folder"):
+        template.bind(str(tmp_path / "nowhere"), [])
+    (tmp_path / "base" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"config\.json: does not say how many layers"):
+        template.bind(zoo["base"], [])
+    with pytest.raises(UserError, match="groups of layers need a model that says how many"):
+        template.bind(None, [])
+    (tmp_path / "base" / "config.json").unlink()
+    with pytest.raises(UserError, match=r"it has no config\.json"):
+        template.bind(zoo["base"], [])
+
+
+@pytest.mark.parametrize(
+    ("models", "bound_to", "message"),
+    [
+        (["*3"], ["a", "b"], r"it asks for model \*3 but there are 2 models"),
+        (["*0"], [], r"it asks for model \*0 but there are 0 models"),
+        (["*x"], ["a"], r"it asks for model \*x but there are 1 models"),
+        (["*1"], ["a", "b"], r"it takes 1 models \(\*1 to \*1\), but got 2"),
+        (["*base", "a"], ["a"], "it asks for a base model and there is none"),
+        (["*"], [], "expected either models or slices"),
+    ],
+)
+def test_a_template_gets_all_the_models_that_it_asks_for_and_no_more(models, bound_to, message):
+    document = {"merge_method": "linear", "models": models, "parameters": {"weight": "search"}}
+    with pytest.raises(UserError, match=message):
+        SearchSpace.from_dict(document).bind(None, bound_to)
+
+
+def test_every_model_and_one_by_its_number_go_together(zoo):
+    document = {
+        "merge_method": "ties",
+        "base_model": "*1",
+        "models": ["*"],
+        "parameters": {"weight": "search"},
+    }
+    recipe = SearchSpace.from_dict(document).bind(zoo["base"], list("abc")).fill((0.5,))
+    assert recipe.base_model == "a"
+    assert [entry.model for entry in recipe.models] == list("abc")
+
+
+def anchor(method, weight=None, base="base", models="ab", **more):
+    own = {"parameters": {"weight": weight}} if weight is not None else {}
+    document = {"merge_method": method, "models": [{"model": m, **own} for m in models], **more}
+    return Recipe.from_dict({**document, **({"base_model": base} if base else {})})
+
+
+def test_an_anchor_that_the_space_holds_is_found_and_merges_alike():
+    space = SearchSpace.from_yaml("task_arithmetic_by_depth").bind("base", ["a", "b"])
+    point = space.point_of(anchor("task_arithmetic", 0.7))
+    assert point == (0.7,) * 16
+    filled = space.fill(point)
+    assert filled.models[0].parameters["weight"] == [0.7] * 8
+    ties = SearchSpace.from_yaml("ties_by_depth").bind("base", ["a", "b"])
+    wanted = anchor("ties", 1.0, parameters={"normalize": True, "lambda": 1.0, "density": 0.2})
+    assert ties.point_of(wanted) == ((1.0,) * 4 + (0.2,) * 4) * 2 + (1.0,)
+    pair = SearchSpace.from_yaml("slerp_pair").bind("base", ["a", "b"])
+    assert pair.point_of(anchor("slerp", base="a", parameters={"t": 0.5})) == (0.5,) * 8
+
+
+def test_an_anchor_is_found_through_a_choice_of_method(zoo):
+    space = SearchSpace.from_yaml("mixed_methods").bind(zoo["base"], ["a", "b"])
+    point = space.point_of(anchor("task_arithmetic", 0.3, base=zoo["base"]))
+    assert point is not None
+    recipe = space.fill(point)
+    assert recipe.method_names == ["task_arithmetic"]
+    assert {b.merge_method for b in recipe.blocks} == {"task_arithmetic"}
+    assert {e.parameters["weight"] for b in recipe.blocks for e in b.models} == {0.3}
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        anchor("linear", 1.0),
+        anchor("task_arithmetic", 1.6),  # outside the range
+        anchor("task_arithmetic", 0.5, parameters={"lambda": 0.9}),  # fixed at 1 in the space
+        anchor("task_arithmetic", 0.5, base="c"),
+        anchor("task_arithmetic", 0.5, models="ba"),
+        anchor("task_arithmetic", 0.5, models="a"),
+        anchor("task_arithmetic", 0.5, models="abc"),
+        anchor("task_arithmetic", 0.5, out_dtype="bfloat16"),
+        anchor("task_arithmetic", 0.5, blocks=[{"layers": [0, 1]}]),
+        anchor("task_arithmetic", [0.5, 0.6]),
+    ],
+)
+def test_an_anchor_that_merges_otherwise_is_not_found(recipe):
+    space = SearchSpace.from_yaml("task_arithmetic_by_depth").bind("base", ["a", "b"])
+    assert space.point_of(recipe) is None
+
+
+def test_the_seed_counts_only_where_something_is_dropped():
+    ties = SearchSpace.from_yaml("ties_by_depth").bind("base", ["a", "b"], seed=1)
+    parameters = {"normalize": True, "lambda": 1.0, "density": 0.5}
+    assert ties.point_of(anchor("ties", 1.0, parameters=parameters, seed=2)) is not None
+    dare = SearchSpace.from_dict(
+        {
+            "merge_method": "dare_ties",
+            "base_model": "base",
+            "models": ["a", "b"],
+            "parameters": {"weight": "search", "density": "search"},
+            "seed": 1,
+        }
+    )
+    for seed, found in ((1, True), (2, False)):
+        wanted = anchor("dare_ties", 0.5, parameters={"density": 0.5}, seed=seed)
+        assert (dare.point_of(wanted) is not None) == found
+
+
+MIXED = yaml_file.read(shipped()["mixed_methods"])
+MIXED["blocks"] = [{**block, "layers": [0, 2]} for block in MIXED["blocks"]]
+
+
+WHICH = {
+    "merge_method": {"choice": ["task_arithmetic", "ties"]},
+    "base_model": "base",
+    "models": [
+        {"model": name, "include": "search", "parameters": {"weight": "search"}} for name in "abc"
+    ],
+    "parameters": {"density": "search"},
+    "blocks": [
+        {"layers": [0, 2], "models": [{"model": "a", "parameters": {"weight": "search"}}]},
+        {
+            "layers": [2, 4],
+            "models": [
+                {"model": "b", "parameters": {"weight": "search"}},
+                {"model": "c", "parameters": {"weight": "search"}},
+            ],
+        },
+    ],
+}
+
+
+@pytest.mark.parametrize("document", [CHOICE, space_of(), MIXED, WHICH])
+def test_a_mutated_space_is_read_or_refused(document):
+    draw, read = random.Random(5), 0
+    for _ in range(700):
+        wrong = document
+        for _ in range(draw.randint(1, 3)):
+            wrong = mutated(wrong, draw) if isinstance(wrong, dict | list) else wrong
+        try:
+            space = SearchSpace.from_dict(wrong).bind("base", ["a", "b"])
+            space.fill(start_of(space))
+            read += 1
+        except UserError:
+            continue
+    assert read > 5
+
+
+OPEN_TOP = {
+    "merge_method": {"choice": ["ties", "dare_ties", "breadcrumbs", "linear"]},
+    "base_model": "base",
+    "models": [
+        {"model": "a", "parameters": {"weight": "search", "density": "search"}},
+        {"model": "b", "parameters": {"weight": "search", "density": "search"}},
+    ],
+    "parameters": {"gamma": "search", "normalize": "search", "lambda": "search"},
+    "blocks": [
+        {"layers": [0, 2], "parameters": {"density": "search"}},
+        {"layers": [2, 4], "merge_method": "breadcrumbs", "parameters": {"gamma": "search"}},
+        {
+            "layers": [4, 5],
+            "merge_method": {"choice": ["ties", "task_arithmetic"]},
+            "models": [{"model": "a", "parameters": {"density": {"low": 0.1, "high": 0.9}}}],
+        },
+    ],
+}
+
+
+@pytest.mark.parametrize("name", ["mixed_methods", "which_parents", "open top", "which"])
+def test_a_recipe_has_exactly_the_parameters_that_are_active(zoo, name):
+    if name in ("open top", "which"):
+        space = SearchSpace.from_dict({"open top": OPEN_TOP, "which": WHICH}[name])
+    else:
+        space = SearchSpace.from_yaml(name).bind(zoo["base"], ["a", "b"])
+    coordinates, draw = Coordinates(space.dimensions), random.Random(7)
+
+    def drawn(dimension):
+        if dimension.kind == "categorical":
+            return draw.choice(dimension.choices)
+        return draw.uniform(dimension.low, dimension.high)
+
+    seen = {True: 0, False: 0}
+    for _ in range(30):
+        point = [drawn(dimension) for dimension in space.dimensions]
+        digest = space.fill(point).digest
+        assert space.fill(coordinates.settled(point)).digest == digest
+        for i, dimension in enumerate(space.dimensions):
+            if dimension.kind == "float":
+                other = [*point[:i], drawn(dimension), *point[i + 1 :]]
+                active = not coordinates.is_asleep(i, point)
+                seen[active] += 1
+                assert (space.fill(other).digest != digest) == active, dimension.name
+    assert min(seen.values()) > 10
+
+
+def test_a_model_that_takes_no_part_leaves_no_trace_and_one_always_stays():
+    space = SearchSpace.from_dict(WHICH)
+    names = [dimension.name for dimension in space.dimensions]
+
+    def filled(*present):
+        values = dict(zip(names, start_of(space), strict=True))
+        values |= {f"models[{model}].include": model in present for model in "abc"}
+        return space.fill([values[name] for name in names])
+
+    everybody = filled("a", "b", "c")
+    assert [entry.model for entry in everybody.models] == ["a", "b", "c"]
+    two = filled("a", "c")
+    assert [entry.model for entry in two.models] == ["a", "c"]
+    assert [[entry.model for entry in block.models] for block in two.blocks] == [["a"], ["c"]]
+    alone = filled("a")
+    assert [[entry.model for entry in block.models] for block in alone.blocks] == [["a"], []]
+    assert "include" not in str(alone.to_dict())
+    assert filled().digest == alone.digest != filled("b").digest
+    assert two.digest != everybody.digest
+
+
+def test_an_anchor_of_some_of_the_models_is_found_where_models_may_be_left_out():
+    space = SearchSpace.from_yaml("which_parents").bind("base", ["a", "b"])
+    point = space.point_of(anchor("task_arithmetic", 0.5, models="b"))
+    assert point is not None
+    assert [entry.model for entry in space.fill(point).models] == ["b"]
+    assert space.point_of(anchor("task_arithmetic", 0.5)) is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"include": "maybe"}, "include"),
+        ({"include": {"choice": [True]}}, r"expected search or \{choice: \[true, false\]\}"),
+        ({"include": {"choice": [True, False], "initial": 1}}, "initial to be true or false"),
+    ],
+)
+def test_an_include_that_leaves_nothing_open_is_refused(change, words):
+    document = {"merge_method": "linear", "models": [{"model": "a", **change}, "b"]}
+    document["parameters"] = {"weight": "search"}
+    with pytest.raises(UserError, match=words):
+        SearchSpace.from_dict(document)
+
+
+def test_a_method_that_needs_two_models_is_refused_where_one_may_be_left_out():
+    models = [{"model": name, "include": "search"} for name in "ab"]
+    document = {"merge_method": "slerp", "base_model": "a", "models": models}
+    document["parameters"] = {"t": "search"}
+    with pytest.raises(UserError, match="slerp"):
+        SearchSpace.from_dict(document)

@@ -1,0 +1,77 @@
+"""The page in a real browser, without network: it loads, runs its script, and draws."""
+
+import shutil
+import subprocess
+
+import pytest
+
+from evomerge.report import write_report
+from tests.report import report_bench as bench
+from tests.report.page.test_page import SECTIONS, Reader
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FIGURES = 13
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--enable-logging=stderr",
+    "--virtual-time-budget=2000",
+    "--dump-dom",
+]
+
+
+def several_objectives():
+    """The bench's events with two objectives and a random trial: every plot that there is."""
+    gains = [[[0.1, 0.0], None], [[0.2, 0.1], [-0.1, 0.3]]]
+    events = bench.events()
+    for event in events:
+        if event["event"] == "told":
+            event["objectives"] = gains[event["generation"]]
+        for trial in event["trials"] if event["event"] == "asked" else []:
+            if trial["trial"] == 7:
+                trial["kind"] = "random"
+    return events
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the path")
+def test_the_page_opens_offline_with_no_complaint_and_draws_every_section(tmp_path):
+    path = write_report(bench.write(tmp_path / "run", several_objectives()))
+    told = subprocess.run(
+        [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", path.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    complaints = [line for line in told.stderr.splitlines() if "CONSOLE" in line]
+    assert complaints == []
+    dom = Reader(told.stdout)
+    section, drawn, buttons = "", {}, []
+    for tag, attributes in dom.elements:
+        if tag == "section":
+            section = attributes["id"]
+        if tag in ("rect", "circle", "polyline"):
+            drawn[section] = drawn.get(section, 0) + 1
+        if tag == "button":
+            buttons.append(attributes)
+    assert [a["id"] for tag, a in dom.elements if tag == "section"] == SECTIONS
+    assert set(drawn) == {"heldout", "search", "anchors", "coefficients", "doubts", "cost"}
+    assert min(drawn.values()) >= 2
+    named = {a["aria-label"] for tag, a in dom.elements if tag == "svg"}
+    assert len(named) == len([tag for tag, _ in dom.elements if tag == "svg"]) == FIGURES
+    assert {"Parallel coordinates of the trials", "Gains on quiz and text"} <= named
+    empty, shapes = "", 1
+    for tag, attributes in dom.elements:
+        if tag == "svg":
+            assert shapes, f"{empty} has nothing in it"
+            empty, shapes = attributes["aria-label"], 0
+        shapes += tag in ("rect", "circle", "polyline", "line")
+    assert shapes
+    assert buttons  # hidden without script; our script showed them, so the policy let it run
+    assert not any("hidden" in attributes for attributes in buttons)

@@ -1,0 +1,65 @@
+"""Parents are inspected where they enter a study: by its driver, once, and not by its workers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge.checkpoint.sandbox import client as inspection
+from evomerge.cli import main
+from evomerge.study.config import StudyConfig
+from evomerge.study.workers.evaluator import Evaluator, start
+from evomerge.study.workers.local import LocalPool
+from tests.study.small_study import InProcessPool
+
+
+@pytest.fixture
+def study(small_study: Path, tmp_path: Path) -> Path:
+    """A study of which one parent has a file that a child is started for."""
+    home = tmp_path / "home"
+    shutil.copytree(small_study.parent, home, ignore=shutil.ignore_patterns("run*"))
+    (home / "zoo" / "one" / "vocab.json").write_text(json.dumps({"x" * inspection._SMALL: 0}))
+    return home / small_study.name
+
+
+def test_a_worker_is_told_what_the_driver_found_and_starts_no_child(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    ask = inspection._asked
+    monkeypatch.setattr(inspection, "_asked", lambda folders: asked.append(folders) or ask(folders))
+    pool = InProcessPool(StudyConfig.from_yaml(study), study)
+    assert asked == [[str(study.parent / "zoo" / "one")]]
+    told = json.loads(json.dumps(pool.told))
+    inspection._known.clear()
+    assert isinstance(start(told), Evaluator)
+    assert len(asked) == 1
+    inspection._known.clear()
+    assert isinstance(start({**told, "inspected": {}}), Evaluator)  # as on another machine
+    assert len(asked) == 2
+
+
+def test_a_parent_that_kills_the_child_ends_a_search_before_a_worker_starts(
+    study: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def spawn(*_: Any) -> None:
+        raise AssertionError("a worker was started")
+
+    monkeypatch.setattr(LocalPool, "_spawn", spawn)
+    kill = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+    before = "from evomerge.checkpoint.sandbox import child\nchild._tell({'reading': 'evil'})\n"
+    monkeypatch.setattr(
+        inspection, "_START", inspection._START.replace("main(", f"{before}{kill}\nmain(", 1)
+    )
+    monkeypatch.setattr(inspection, "_known", {})
+    assert main(["search", str(study), str(tmp_path / "run")]) == 2
+    told = capsys.readouterr().err
+    assert "evil: expected a file that a process of its own can read" in told
+    assert told.strip().count("\n") == 0

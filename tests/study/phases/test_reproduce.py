@@ -1,0 +1,53 @@
+"""The command that reproduces a verdict names every task, its folder, and a model that exists."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from evomerge.study.phases.reproduce import reproduce
+from tests.study.small_study import stub_config
+
+ITEMS = {"stub_choice": [4, 1], "stub_write": [7]}
+FILES = {
+    "one": "task: stub_choice\n",
+    "two": 'group: both\ntask:\n  - task: "stub_write"  # mine\n',
+}
+
+
+def folders(tmp_path: Path) -> list[str]:
+    for name, text in FILES.items():
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "deep" / "task.yaml").write_text(text)
+    return [str(tmp_path / name) for name in FILES]
+
+
+def options(command: str) -> dict[str, str]:
+    words = shlex.split(command)
+    assert words[:3] == ["lm_eval", "--model", "hf"]
+    return dict(zip(words[1::2], words[2::2], strict=True))
+
+
+def test_tasks_of_two_folders_take_two_commands(tmp_path: Path) -> None:
+    config = stub_config(evaluate={"include_path": folders(tmp_path), "num_fewshot": 2})
+    told = reproduce(config, tmp_path / "model", ITEMS)
+    assert told is not None
+    one, two = map(options, told.split(" && "))
+    assert (one["--tasks"], one["--include_path"]) == ("stub_choice", str(tmp_path / "one"))
+    assert (two["--tasks"], two["--include_path"]) == ("stub_write", str(tmp_path / "two"))
+    assert (one["--samples"], two["--samples"]) == ('{"stub_choice":[1,4]}', '{"stub_write":[7]}')
+    assert one["--num_fewshot"] == two["--num_fewshot"] == "2"
+    assert one["--model_args"].startswith(f"pretrained={tmp_path / 'model'},dtype=")
+
+
+def test_tasks_of_one_folder_and_lm_evals_own_take_one(tmp_path: Path) -> None:
+    for include in ([], folders(tmp_path)[:1]):
+        told = reproduce(stub_config(evaluate={"include_path": include}), tmp_path, ITEMS)
+        assert told is not None
+        assert options(told)["--tasks"] == "stub_choice,stub_write"
+        assert options(told).get("--include_path") == (include[0] if include else None)
+
+
+def test_without_a_model_there_is_nothing_to_reproduce_with(tmp_path: Path) -> None:
+    config = stub_config(output={"save_model": False})
+    assert reproduce(config, tmp_path, ITEMS) is None

@@ -1,0 +1,206 @@
+"""A candidate over several devices: built and scored as on one, each tensor where it lives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import GPT2Config, Qwen3Config
+
+from evomerge.core.errors import UserError
+from evomerge.evaluate.model import load_model
+from evomerge.evaluate.spread import device_map
+from evomerge.study.config import StudyConfig
+from evomerge.study.workers import evaluator as evaluator_module
+from evomerge.study.workers.evaluator import Evaluator, devices
+from evomerge.study.workers.open_pool import open_pool
+from evomerge.study.workers.ray import RayPool
+from tests.pretend_devices import several_devices
+from tests.study.small_study import real_study
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
+    return StudyConfig.from_yaml(real_study(tmp_path_factory.getbasetemp() / "real-study"))
+
+
+def recipe(config: StudyConfig, method: str, **parameters: Any) -> dict[str, Any]:
+    models = [{"model": model} for model in config.models]
+    document = {"merge_method": method, "base_model": config.base_model, "models": models}
+    return {**document, "parameters": parameters, "dtype": "float32"}
+
+
+RECIPES = [
+    ("ties", {"weight": 0.5, "density": 0.4}),
+    ("model_stock", {}),
+]
+MORE_RECIPES = [
+    ("task_arithmetic", {"weight": 0.5}),
+    ("dare_ties", {"weight": 0.5, "density": 0.6}),
+    ("della", {"weight": 0.5, "density": 0.6, "epsilon": 0.1}),
+    ("breadcrumbs_ties", {"weight": 0.5, "density": 0.6, "gamma": 0.05}),
+    ("nuslerp", {"weight": 0.4}),
+    ("karcher", {}),
+    ("sce", {"select_topk": 0.5}),
+    ("ties_global", {"weight": 0.5, "density": 0.5}),
+]
+Recipes = Sequence[tuple[str, dict[str, Any]]]
+
+
+def answers(
+    config: StudyConfig, on: list[str], recipes: Recipes, patch: pytest.MonkeyPatch
+) -> tuple[Evaluator, dict[str, Any]]:
+    """A worker on these devices, and all that it says."""
+    patch.setattr(evaluator_module, "devices", lambda _: on)
+    worker = Evaluator(config)
+    told: dict[str, Any] = {}
+    shards = [{"small_choice": list(range(12)), "small_write": list(range(12))}]
+    assert worker.handle({"do": "describe"})["device"] == ", ".join(on)
+    for method, parameters in recipes:
+        for mode in ("smooth", "metric"):
+            asked = {"recipe": recipe(config, method, **parameters), "shards": shards}
+            answer = worker.handle({"do": "evaluate", **asked, "mode": mode, "digest": True})
+            assert "failed" not in answer, (method, answer)
+            told[f"{method} {mode}"] = (answer["rows"], answer["weights_digest"])
+    return worker, told
+
+
+@pytest.mark.parametrize(
+    "recipes", [RECIPES, pytest.param(MORE_RECIPES, marks=pytest.mark.slow)], ids=["two", "more"]
+)
+def test_a_candidate_over_two_devices_is_built_and_scored_as_on_one(
+    config: StudyConfig, monkeypatch: pytest.MonkeyPatch, recipes: Recipes
+) -> None:
+    with several_devices() as names:
+        _, one = answers(config, names[:1], recipes, monkeypatch)
+        worker, two = answers(config, names, recipes, monkeypatch)
+        assert {str(t.device) for t in worker._model.state_dict().values()} == set(names)
+    assert two == one
+    kept = worker.parents._kept
+    assert {str(device) for _, device in kept} == set(names)
+    assert len({ref for ref, _ in kept}) == len(kept), "a parent's tensor is on two devices"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        GPT2Config(vocab_size=64, n_positions=64, n_embd=32, n_layer=4, n_head=2),
+        Qwen3Config(
+            vocab_size=64,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+            tie_word_embeddings=False,
+        ),
+    ],
+    ids=lambda c: c.model_type,
+)
+def test_other_architectures_give_the_same_logits_over_two_devices(architecture: Any) -> None:
+    tokens = torch.randint(64, (3, 9), generator=torch.Generator().manual_seed(0))
+    with several_devices() as names, torch.inference_mode():
+        told = []
+        for on in (names[:1], names):
+            model, _ = load_model(architecture, "float32", on)
+            generator = torch.Generator().manual_seed(1)
+            for _, weight in sorted(model.named_parameters()):
+                weight.copy_(torch.randn(weight.shape, generator=generator) / 8)
+            told.append(model(input_ids=tokens.to(names[0])).logits.cpu())
+            written = model.generate(tokens.to(names[0]), max_new_tokens=5, do_sample=False)
+            told.append(written.cpu())
+    assert torch.equal(told[0], told[2])
+    assert torch.equal(told[1], told[3])
+
+
+def test_layers_stay_whole_and_in_order_and_tied_weights_together(config: StudyConfig) -> None:
+    model, _ = load_model(Path(config.base_model))
+    depth = model.config.num_hidden_layers
+    for count in (1, 2):
+        names = [f"cuda:{i}" for i in range(count)]
+        found = device_map(model, names)
+        layers = [found[f"model.layers.{i}"] for i in range(depth)]
+        assert layers == sorted(layers)
+        assert set(found.values()) == set(names)
+        embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+        tied = head.weight is embedding.weight
+        assert not tied or found["lm_head"] == found["model.embed_tokens"]
+        reached = {name for part in found for name in _below(model, part)}
+        assert reached == set(model.state_dict(keep_vars=True))
+
+
+def _below(model: torch.nn.Module, part: str) -> set[str]:
+    return {n for n in model.state_dict() if n == part or n.startswith(f"{part}.")}
+
+
+def test_bytes_are_shared_out_evenly() -> None:
+    layers = torch.nn.ModuleList([torch.nn.Linear(8, 8, bias=False) for _ in range(6)])
+    model = torch.nn.Sequential(torch.nn.Embedding(16, 8), torch.nn.Module())
+    model[1].layers = layers  # type: ignore[assignment]
+    found = device_map(model, ["a", "b"])  # 512 bytes of embedding, 256 a layer: 2,048 in all
+    assert found == {
+        "0": "a",
+        **{f"1.layers.{i}": "a" for i in range(2)},
+        **{f"1.layers.{i}": "b" for i in range(2, 6)},
+    }
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "seen", "expected"),
+    [
+        ("auto", 2.0, 2, ["cuda:0", "cuda:1"]),
+        ("cuda", 2.0, 4, ["cuda:0", "cuda:1"]),
+        ("auto", 1.0, 2, ["cuda"]),
+        ("auto", 0.5, 1, ["cuda"]),
+        ("cpu", 2.0, 0, ["cpu"]),
+    ],
+)
+def test_a_worker_takes_the_gpus_that_it_asks_for(
+    config: StudyConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    gpus: float,
+    seen: int,
+    expected: list[str],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: seen > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
+    assert devices(replace(config.workers, device=device, gpus=gpus)) == expected
+
+
+def test_too_few_gpus_are_an_error_not_a_run_on_the_cpu(
+    config: StudyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"workers.gpus: each worker is to have 2 GPUs, but .* 0"):
+        devices(replace(config.workers, device="auto", gpus=2.0))
+
+
+@pytest.mark.slow
+def test_ray_gives_each_worker_as_many_gpus_as_it_asks_for(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    import ray
+
+    workers = replace(config.workers, backend="ray", device="cpu", count=2, gpus=2.0)
+    ray.init(address="local", num_cpus=4, num_gpus=4, include_dashboard=False)
+    try:
+        with open_pool(replace(config, workers=workers), tmp_path / "log") as pool:
+            assert isinstance(pool, RayPool)
+            seen = [a.__ray_call__.remote(_visible) for a in pool._actors]
+            assert sorted(ray.get(seen)) == ["0,1", "2,3"]
+    finally:
+        ray.shutdown()
+    with pytest.raises(UserError, match=r"2 of 2 GPUs each need 4, but Ray finds 0 on this"):
+        open_pool(replace(config, workers=workers), tmp_path / "log")
+
+
+def _visible(_actor: Any) -> str | None:
+    return os.environ.get("CUDA_VISIBLE_DEVICES")

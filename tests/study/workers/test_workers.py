@@ -1,0 +1,348 @@
+"""Local workers and Ray actors: the same results, replaced when lost, gone when the study is."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge.core.errors import ResumableError, UserError
+from evomerge.study import study as study_module
+from evomerge.study.config import StudyConfig
+from evomerge.study.journal.record import Record
+from evomerge.study.study import Study
+from evomerge.study.workers import ray_capacity as cluster_room
+from evomerge.study.workers.local import LocalPool
+from evomerge.study.workers.open_pool import open_pool
+from evomerge.study.workers.pool import Pool, Reply
+from tests.study.small_study import StubWorkers, events, stub_config, substance
+from tests.study.study_driver import is_running
+
+# -- local -----------------------------------------------------------------------------------------
+
+
+def gather(pool: Pool, count: int) -> dict[int, Reply]:
+    """Wait for replies of so many workers."""
+    replies: dict[int, Reply] = {}
+    deadline = time.monotonic() + 60
+    while len(replies) < count:
+        assert time.monotonic() < deadline
+        for reply in pool.poll(0.5):
+            assert reply.worker not in replies
+            replies[reply.worker] = reply
+    return replies
+
+
+def local(tmp_path: Path, count: int = 2) -> LocalPool:
+    pool = open_pool(stub_config(workers={"count": count}), tmp_path / "workers.log")
+    assert isinstance(pool, LocalPool)
+    return pool
+
+
+def test_each_child_answers_for_itself(stub_workers: StubWorkers, tmp_path: Path) -> None:
+    stub_workers(documents=3)
+    with local(tmp_path, 3) as pool:
+        for worker in range(3):
+            pool.submit(worker, {"do": "describe"})
+        replies = gather(pool, 3)
+    assert all(reply.answer and reply.answer["parameters"] == 1000 for reply in replies.values())
+
+
+def test_a_killed_child_is_reported_once_and_replaced(
+    stub_workers: StubWorkers, tmp_path: Path
+) -> None:
+    del stub_workers
+    with local(tmp_path) as pool:
+        os.kill(pool.process_ids[1], signal.SIGKILL)
+        lost = gather(pool, 1)[1]
+        assert lost == Reply(1, None, "the worker ended with signal SIGKILL")
+        pool.submit(1, {"do": "describe"})  # harmless: nobody is there to read it
+        pool.restart(1)
+        assert not pool.poll(0.1)
+        pool.submit(1, {"do": "describe"})
+        assert gather(pool, 1)[1].answer is not None
+
+
+def test_a_restarted_child_says_nothing_of_what_it_did_before(
+    stub_workers: StubWorkers, tmp_path: Path
+) -> None:
+    del stub_workers
+    with local(tmp_path, 1) as pool:
+        before = pool.process_ids
+        pool.submit(0, {"do": "describe"})
+        time.sleep(0.3)  # the answer may be in the queue by now
+        pool.restart(0)
+        assert not pool.poll(0.3)
+        assert pool.process_ids != before
+        assert not is_running(before[0])
+
+
+def test_closing_ends_all_children(stub_workers: StubWorkers, tmp_path: Path) -> None:
+    del stub_workers
+    with local(tmp_path, 3) as pool:
+        children = pool.process_ids
+        assert all(map(is_running, children))
+    assert not any(map(is_running, children))
+
+
+def test_a_child_that_fails_says_why_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "failing"
+    program.write_text("#!/bin/sh\necho Traceback >&2\necho 'ImportError: no torch' >&2\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    with local(tmp_path, 1) as pool:
+        assert gather(pool, 1)[0].lost == "the worker ended with exit code 3: ImportError: no torch"
+
+
+def test_children_take_turns_with_the_visible_gpus(
+    stub_workers: StubWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del stub_workers
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    with local(tmp_path, 3) as pool:
+        for worker in range(3):
+            pool.submit(worker, {"do": "describe"})
+        told = {n: (reply.answer or {})["device"] for n, reply in gather(pool, 3).items()}
+    assert told == {0: "4", 1: "6", 2: "4"}
+
+
+def test_children_take_turns_with_all_gpus_where_none_are_listed(
+    stub_workers: StubWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del stub_workers
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        '#!/bin/sh\n[ "$*" = "--query-gpu=uuid --format=csv,noheader" ] || exit 9\n'
+        "echo GPU-11aa\necho GPU-22bb\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with local(tmp_path, 3) as pool:
+        assert [pool.device(worker) for worker in range(3)] == ["GPU-11aa", "GPU-22bb", "GPU-11aa"]
+    program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
+    with local(tmp_path, 1) as pool:
+        assert pool.device(0) == "worker 0"
+
+
+def test_children_on_the_cpu_or_on_one_named_gpu_are_given_none(
+    stub_workers: StubWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del stub_workers
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    for name in ("cpu", "cuda:1"):
+        with LocalPool(stub_config(workers={"device": name}), tmp_path / "workers.log") as pool:
+            assert pool.device(0) == "worker 0"
+
+
+def test_children_of_several_gpus_take_as_many_in_turn(
+    stub_workers: StubWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del stub_workers
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,4,6")
+    config = stub_config(workers={"count": 2, "gpus": 2})
+    with LocalPool(config, tmp_path / "workers.log") as pool:
+        assert [pool.device(worker) for worker in range(2)] == ["0,1", "4,6"]
+
+
+def test_an_answer_that_breaks_off_is_a_lost_worker_and_the_study_is_the_same(
+    stub_workers: StubWorkers, tmp_path: Path
+) -> None:
+    Study(stub_config(), tmp_path / "whole").confirm()
+    fatal = tmp_path / "fatal"
+    stub_workers(die_on=fatal)
+
+    def strike(_event: Mapping[str, Any], record: Record) -> None:
+        if len(record.trials) > 16 and not list(tmp_path.glob("struck")):
+            (tmp_path / "struck").touch()
+            fatal.touch()
+
+    Study(stub_config(), tmp_path / "broken", strike).confirm()
+    assert (tmp_path / "struck").exists()
+    assert not fatal.exists()
+    assert substance(tmp_path / "broken") == substance(tmp_path / "whole")
+
+
+# -- Ray -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Ray cluster with 4 CPUs, a GPU that is not there, and a token of its own."""
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in own.items():
+            patch.setenv(name, value)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block"]
+        command += [f"--port={port}", "--num-cpus=4", "--num-gpus=1", "--include-dashboard=false"]
+        log = tmp_path_factory.mktemp("ray") / "log"
+        with log.open("w") as output:
+            head = subprocess.Popen(command, stdout=output, stderr=output)
+            try:
+                deadline = time.monotonic() + 120
+                while "Ray runtime started" not in log.read_text():
+                    assert head.poll() is None, log.read_text()
+                    assert time.monotonic() < deadline, log.read_text()
+                    time.sleep(0.1)
+                yield f"127.0.0.1:{port}"
+            finally:
+                head.terminate()
+                head.wait(timeout=60)
+
+
+def test_ray_actors_on_a_running_cluster_give_what_this_process_gives(
+    cluster: str,
+    finished: Path,
+    small_study: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two actors share the GPU; one is killed at work and replaced; the cluster stays."""
+    pools: list[Any] = []
+    restarted: list[int] = []
+
+    def opened(*arguments: Any) -> Pool:
+        pool = open_pool(*arguments)
+        restart = pool.restart
+        monkeypatch.setattr(pool, "restart", lambda n: (restarted.append(n), restart(n)))
+        pools.append(pool)
+        return pool
+
+    monkeypatch.setattr(study_module, "open_pool", opened)
+    actors: list[int] = []
+
+    def strike(event: Mapping[str, Any], record: Record) -> None:
+        if event["event"] == "study":
+            actors.extend(pools[0].process_ids)
+            pools[0].submit(1, {"do": "describe"})  # else all could be done while it still loads
+            while not pools[0].poll(1.0):
+                pass
+        elif event["event"] == "outcomes" and record.item_evaluations > 1500 and actors:
+            os.kill(actors.pop(), signal.SIGKILL)
+            os_killed.append(record.item_evaluations)
+            del actors[:]
+
+    os_killed: list[int] = []
+    config = StudyConfig.from_yaml(small_study)
+    workers = replace(config.workers, backend="ray", ray_address=cluster, count=2, gpus=0.5)
+    Study(replace(config, workers=workers), tmp_path / "run", strike).confirm()
+    assert len(os_killed) == 1
+    assert len(restarted) == 1
+    assert {event["worker"] for event in events(tmp_path / "run", "outcomes")} == {"0", "1"}
+    assert substance(tmp_path / "run") == substance(finished)
+    host, port = cluster.split(":")
+    socket.create_connection((host, int(port)), timeout=5).close()
+
+
+def test_workers_that_fit_on_no_node_are_told_of_and_then_given_up(
+    cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_room, "TELL_AFTER", 0.3)
+    monkeypatch.setattr(cluster_room, "GIVE_UP_AFTER", 1.2)
+    where = {"backend": "ray", "ray_address": cluster, "count": 2, "gpus": 2.0}
+    said: list[str] = []
+    with open_pool(stub_config(workers=where), Path("unused")) as pool:
+        pool.notice = said.append
+        with pytest.raises(ResumableError, match="workers: no node came that can hold one: each"):
+            gather(pool, 1)
+        assert [pool.is_up(0), pool.is_up(1)] == [False, False]
+    assert said == [
+        "workers: no node can hold one: each needs 1 CPU and 2 GPUs, and the Ray cluster at "
+        f"{cluster} has 4 CPUs and 1 GPU on 1 node, of which 4 CPUs and 1 GPU are free; waiting "
+        "0.02 minutes for a node that can; ask for less (workers.threads, workers.gpus), or add a "
+        "node that is large enough"
+    ]
+
+
+@pytest.mark.slow
+def test_a_study_goes_on_with_the_workers_that_fit_on_the_cluster(
+    cluster: str, finished: Path, small_study: Path, tmp_path: Path
+) -> None:
+    config = StudyConfig.from_yaml(small_study)
+    workers = replace(config.workers, backend="ray", ray_address=cluster, count=3, threads=2)
+    Study(replace(config, workers=workers), tmp_path / "run").confirm()
+    found = substance(tmp_path / "run")
+    (told,) = found.pop("warning")
+    assert "1 of 3 wait for a place: each needs 2 CPUs and 0 GPUs" in told["message"]
+    assert "ask for no more than 2 (--workers 2)" in told["message"]
+    assert found == substance(finished)
+
+
+def test_an_address_without_a_cluster_is_refused_at_once() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        config = stub_config(workers={"backend": "ray", "ray_address": address})
+        with pytest.raises(UserError, match=f"expected a Ray cluster at {address}, but"):
+            open_pool(config, Path("unused"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_local_workers_give_what_this_process_gives(
+    finished: Path, small_study: Path, tmp_path: Path, count: int
+) -> None:
+    config = StudyConfig.from_yaml(small_study)
+    workers = replace(config.workers, count=count)
+    Study(replace(config, workers=workers), tmp_path / "run").confirm()
+    assert len({event["worker"] for event in events(tmp_path / "run", "outcomes")}) == count
+    assert substance(tmp_path / "run") == substance(finished)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_driver_that_started_ray_leaves_no_process_however_it_ends(
+    finished: Path, small_study: Path, tmp_path: Path, end: signal.Signals
+) -> None:
+    config = StudyConfig.from_yaml(small_study).to_dict()
+    config["workers"] |= {"backend": "ray", "count": 2}
+    (tmp_path / "study.yaml").write_text(json.dumps(config))
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "evomerge", "search", str(tmp_path / "study.yaml"), str(run)]
+    marked = {**os.environ, "STARTED_BY_THIS_TEST": str(tmp_path)}
+    with (tmp_path / "output").open("w") as output:
+        driver = subprocess.Popen(command, stdout=output, stderr=output, env=marked)
+        deadline = time.monotonic() + 240
+        while not (run / "journal.log").exists() or len(events(run)) < 30:
+            assert driver.poll() is None, (tmp_path / "output").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert len(processes_with(str(tmp_path))) > 4
+        driver.send_signal(end)
+        code = driver.wait(timeout=60)
+        assert code == (-9 if end == signal.SIGKILL else 130)
+        if end != signal.SIGKILL:
+            assert "To go on: evomerge search" in (tmp_path / "output").read_text()
+        while left := processes_with(str(tmp_path)):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.2)
+        assert subprocess.run(command, stdout=output, stderr=output, check=False).returncode == 0
+        assert substance(run) == substance(finished)
+
+
+def processes_with(mark: str) -> list[str]:
+    """Processes in whose environment a word stands."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (folder / "environ").read_bytes():
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
