@@ -57,34 +57,24 @@ def command(*arguments: str | Path) -> str:
 
 
 def study(demo: Path, space: str, trials: int, out: Path) -> dict[str, object]:
-    """Points, outcomes and verdict of one seeded study."""
+    """Points, fitness, outcomes and verdict of one seeded study; a finished run is only read."""
     text = (demo / "study.yaml").read_text()
     text = re.sub(r"(?m)^space:.*$", f"space: {space}", text)
     text = re.sub(r"trials: \d+", f"trials: {trials}", text)
     file = demo / f"substance_{space}.yaml"
     file.write_text(text)
     run = out / space
-    shutil.rmtree(run, ignore_errors=True)
-    command("search", file, run)
+    if not (run / "verdict.json").exists():
+        command("search", file, run)
     loaded = em.load_study(run)
     outcomes = loaded.outcomes_dataframe()
-    columns = [
-        c for c in outcomes.columns if outcomes[c].dtype != object or "item" in c or "task" in c
-    ]
-    rows = outcomes.to_csv(index=False, columns=columns)
+    columns = ["trial", "digest", "task", "item", "pool", "metric", "smooth"]
+    rows = outcomes.sort_values(columns[:4]).to_csv(index=False, columns=columns)
     verdict = json.loads((run / "verdict.json").read_text())
     return {
-        "points": [
-            json.dumps([getattr(t, "point", None), getattr(t, "fitness", None)], default=str)
-            for t in loaded.trials
-        ],
-        "outcomes": hashlib.sha256(rows.encode()).hexdigest(),
-        "outcome_rows": len(outcomes),
-        "outcome_columns": columns,
-        "verdict": {k: v for k, v in verdict.items() if k != "reproduce"},
-        "weights": command("build", run / "best" / "recipe.yaml", out / "built", "--overwrite")
-        .strip()
-        .splitlines()[-1:],
+        "trials": [[t.number, t.digest, t.params, t.fitness, t.gain] for t in loaded.trials],
+        "outcomes": f"{len(outcomes)} {hashlib.sha256(rows.encode()).hexdigest()}",
+        "verdict": {key: value for key, value in verdict.items() if key != "reproduce"},
     }
 
 
@@ -127,7 +117,7 @@ def report(demo: Path, out: Path) -> dict[str, object]:
     drawn = re.findall(r'\b(?:d|points|x|y|cx|cy|width|height|x1|y1|x2|y2)="([^"]*)"', body)
     figures = re.findall(r"[-+−]?\d*\.\d+", re.sub(r"<[^>]*>", " ", body))
     return {
-        "page": hashlib.sha256(page.encode()).hexdigest(),
+        "words": hashlib.sha256(page.replace(str(out), "OUT").encode()).hexdigest(),
         "drawn": hashlib.sha256("\n".join(drawn).encode()).hexdigest(),
         "drawn_count": len(drawn),
         "figures": sorted(figures),
