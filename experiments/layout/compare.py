@@ -1,4 +1,4 @@
-"""Compare two files of `substance.py` and print what differs: ``python compare.py BEFORE AFTER``."""
+"""Compare two files of `substance.py`, print the differences: ``python compare.py BEFORE AFTER``."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def test_no_module_lies_loose_at_the_root():
 
 def test_no_folder_has_more_than_eighteen_modules():
     counts = {
-        str(folder.relative_to(ROOT)): len([f for f in folder.glob("*.py")]) - 1
+        str(folder.relative_to(ROOT)): len(list(folder.glob("*.py"))) - 1
         for folder in (ROOT / "evomerge").rglob("*")
         if folder.is_dir() and folder.name not in ("methods", "__pycache__")
     }
