@@ -1,4 +1,4 @@
-"""Compare two files of `substance.py`, print the differences: ``python compare.py BEFORE AFTER``."""
+"""Compare two files of `substance.py`: ``python compare.py BEFORE AFTER`` prints what differs."""
 
 from __future__ import annotations
 
