@@ -14,10 +14,10 @@ from evomerge.evaluate.generation.vllm import VllmDecoder
 from evomerge.evaluate.likelihood.attention import deepest
 from evomerge.evaluate.likelihood.likelihood import Batch, Forward, Pair, make_batches
 from evomerge.evaluate.likelihood.stems import Depth, stem_depth
-from evomerge.evaluate.outcomes import Outcome
+from evomerge.evaluate.outcomes import Item, OutcomeRow, ScoreKind
 from evomerge.evaluate.scoring.encode import Encoder
 from evomerge.evaluate.scoring.judge import outcomes
-from evomerge.evaluate.scoring.plan import Item, Mode, Plan, make_plan
+from evomerge.evaluate.scoring.plan import ScoringPlan, make_plan
 from evomerge.evaluate.tasks.gold_check import check_golds
 from evomerge.evaluate.tasks.harness import Harness, stock_model
 
@@ -77,7 +77,7 @@ class Scorer:
             )
             if not fast
         ]
-        self._plans: OrderedDict[tuple[Mode, tuple[Item, ...]], Plan] = OrderedDict()
+        self._plans: OrderedDict[tuple[ScoreKind, tuple[Item, ...]], ScoringPlan] = OrderedDict()
 
     def check(self) -> list[str]:
         """What the user should know before spending anything: golds, and what will be slow.
@@ -87,7 +87,7 @@ class Scorer:
         """
         return [*check_golds(self.harness, self._encoder), *self.warnings]
 
-    def score(self, items: Mapping[str, Sequence[int]], mode: Mode) -> list[Outcome]:
+    def score(self, items: Mapping[str, Sequence[int]], score_kind: ScoreKind) -> list[OutcomeRow]:
         """Score the model as it is now.
 
         Equal weights give equal outcomes, bit for bit: nothing is drawn at random, and batches
@@ -95,9 +95,9 @@ class Scorer:
 
         Args:
             items: Document numbers of each task.
-            mode: ``metric`` computes every task's own metric, generating where the task generates.
-                ``smooth`` computes likelihoods of right answers, and the metric too where it costs
-                nothing more.
+            score_kind: ``metric`` computes every task's own metric, and generates where the task
+                does. ``smooth`` computes likelihoods of right answers, and the metric too where it
+                costs nothing more.
 
         Returns:
             One outcome per item, in the order given.
@@ -106,23 +106,23 @@ class Scorer:
             NonFiniteError: If the model's logits are NaN or infinite on an item.
         """
         checked = self._checked(items)
-        plan = self._plan_of(checked, mode)
+        plan = self._plan_of(checked, score_kind)
         self._forward.seconds = self._generation.seconds = 0.0
         likelihoods = self._forward(plan.batches, plan.pairs)
         texts = self._generation(plan.prompts)
         self.seconds = self._forward.seconds + self._generation.seconds
-        found = outcomes(plan, likelihoods, texts, mode, self.harness)
+        found = outcomes(plan, likelihoods, texts, score_kind, self.harness)
         if len(found) == len(checked):
             return found
         found += self._functions(checked)
         places = {(outcome.task, outcome.doc_id): outcome for outcome in found}
         return [places[item] for item in checked]
 
-    def composition(self, items: Mapping[str, Sequence[int]], mode: Mode) -> str:
+    def composition(self, items: Mapping[str, Sequence[int]], score_kind: ScoreKind) -> str:
         """Digest of the batches that `score` puts these items in (`composition.composition`)."""
-        return self._plan_of(self._checked(items), mode).composition
+        return self._plan_of(self._checked(items), score_kind).composition
 
-    def _functions(self, items: Sequence[Item]) -> list[Outcome]:
+    def _functions(self, items: Sequence[Item]) -> list[OutcomeRow]:
         """What users' functions say of the items that are theirs."""
         began = time.perf_counter()
         found = []
@@ -131,7 +131,7 @@ class Scorer:
             if asked:
                 scores = function.scores(self._model, self._tokenizer, asked)
                 pairs = zip(asked, scores, strict=True)
-                found += [Outcome(name, doc_id, metric=score) for doc_id, score in pairs]
+                found += [OutcomeRow(name, doc_id, metric=score) for doc_id, score in pairs]
         self.seconds += time.perf_counter() - began
         return found
 
@@ -149,15 +149,15 @@ class Scorer:
                 checked.append((task, doc_id))
         return tuple(dict.fromkeys(checked))
 
-    def _plan_of(self, checked: Sequence[Item], mode: Mode) -> Plan:
+    def _plan_of(self, checked: Sequence[Item], score_kind: ScoreKind) -> ScoringPlan:
         """The plan of all items but those that users' functions score."""
         items = tuple(item for item in checked if item[0] not in self.harness.functions)
-        plan = self._plans.pop((mode, items), None)
+        plan = self._plans.pop((score_kind, items), None)
         if plan is None:
             plan = make_plan(
-                items, mode, self.harness, self._encoder, self._batches, self._generation
+                items, score_kind, self.harness, self._encoder, self._batches, self._generation
             )
-        self._plans[mode, items] = plan
+        self._plans[score_kind, items] = plan
         if len(self._plans) > PLANS_KEPT:
             self._plans.popitem(last=False)
         return plan

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoint.architecture import layer_count
+from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.study.journal import journal
 from evomerge.study.journal.record import Record, TrialRecord
-from evomerge.study.statistics.outcome import Row, Tasks
+from evomerge.study.statistics.outcome import Tasks
 
 _POOLS = {"race": "race", "verdict": "holdout"}  # which pool a phase draws its items from
 PHASES = ("anchors", "search", "race", "verdict")
@@ -139,7 +140,7 @@ class Run:
             return None
         return layer_count(config) if isinstance(config, dict) else None
 
-    def rows(self, trial: TrialRecord, pool: str) -> list[Row] | None:
+    def rows(self, trial: TrialRecord, pool: str) -> list[OutcomeRow] | None:
         """A trial's metric outcomes on a pool's items, or ``None`` if they are not all there."""
         items = self.pools.get(pool) or {}
         if not items or trial.digest not in self._measured.get(pool, ()):  # nearly all trials

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.core.errors import UserError
+from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.dimension import Point
 from evomerge.recipe.space.space import SearchSpace
@@ -14,7 +15,7 @@ from evomerge.study.config import StudyConfig
 from evomerge.study.journal.record import Record
 from evomerge.study.ledger import Items, Ledger
 from evomerge.study.phases.control import KIND as RANDOM
-from evomerge.study.statistics.outcome import Row, fitness, item_scores
+from evomerge.study.statistics.outcome import fitness, item_scores
 
 Asked = tuple[str, str, Point | None, Recipe]  # kind, name, point, recipe
 
@@ -57,14 +58,14 @@ class OpenStudy:
         pools: dict[str, dict[str, list[int]]] = self.record.study["pools"]
         return pools
 
-    def fitness(self, rows: Sequence[Row], field: str) -> float:
+    def fitness(self, rows: Sequence[OutcomeRow], field: str) -> float:
         """The objective over these outcomes, by ``smooth`` or ``metric``."""
         return fitness(
             rows, self.record.tasks_of("search"), "smooth" if field == "smooth" else "metric"
         )
 
     def item_scores(
-        self, rows: Sequence[Row] | None, field: str
+        self, rows: Sequence[OutcomeRow] | None, field: str
     ) -> dict[str, dict[int, float]] | None:
         """What an optimizer that learns from items is told of a trial; ``None`` if it failed."""
         if rows is None:
@@ -75,7 +76,7 @@ class OpenStudy:
 
     def outcomes(
         self, trials: Sequence[int], items: Items, mode: str, phase: str
-    ) -> dict[int, list[Row] | None]:
+    ) -> dict[int, list[OutcomeRow] | None]:
         """The outcomes of trials on items, paid for where the journal lacks them."""
         return self.ledger.outcomes(trials, items, mode, phase)
 

@@ -16,11 +16,11 @@ from typing import Any
 
 from evomerge.core.errors import UserError
 from evomerge.core.redact import redacted
+from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.study.config import StudyConfig
 from evomerge.study.journal.journal import Journal
 from evomerge.study.journal.record import Record, TrialRecord, no_collection
 from evomerge.study.journal.shards import shard_items, shards
-from evomerge.study.statistics.outcome import Row
 from evomerge.study.workers.failures import FATAL
 from evomerge.study.workers.pool import Message
 from evomerge.study.workers.scheduler import ATTEMPTS, Scheduler, Unit
@@ -114,7 +114,7 @@ class Ledger:
 
     def outcomes(
         self, trials: Sequence[int], items: Items, mode: str, phase: str
-    ) -> dict[int, list[Row] | None]:
+    ) -> dict[int, list[OutcomeRow] | None]:
         """The outcomes of trials on items, in the order of the items; ``None`` for a failed trial.
 
         Args:
@@ -163,7 +163,7 @@ class Ledger:
         some = shards(wanted.items, self._shard_items)
         for run, lender in self._lenders.items():
             for trial in (self.record.trials[number] for number in wanted.trials):
-                rows: list[Row] = []
+                rows: list[OutcomeRow] = []
                 batches: list[tuple[str, int]] = []
                 known = lender.batches.of(trial.digest, wanted.mode, some)
                 for shard, scored_in in zip(some, known, strict=True):
@@ -207,7 +207,7 @@ class Ledger:
             return shard_items(StudyConfig.from_dict(self.record.study["config"], Path("/")))
         return int(told)
 
-    def _rows(self, number: int, items: Items, mode: str) -> list[Row] | None:
+    def _rows(self, number: int, items: Items, mode: str) -> list[OutcomeRow] | None:
         trial = self.record.trials[number]
         if self.record.outcomes.missing(trial.digest, mode, items):
             return None
@@ -293,7 +293,7 @@ class Ledger:
         """Whether the journal has just these outcomes."""
         outcomes = self.record.outcomes
         held = (outcomes.get((trial.digest, mode, row[0], row[1])) for row in rows)
-        return all(one == Row(*row) for one, row in zip(held, rows, strict=True))
+        return all(one == OutcomeRow(*row) for one, row in zip(held, rows, strict=True))
 
     def _run(self, units: Sequence[Unit], done: Callable[[Unit, Message, int], None]) -> None:
         assert self._scheduler is not None, "employ() comes before anything is evaluated"

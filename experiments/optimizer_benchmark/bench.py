@@ -19,12 +19,13 @@ from arms import ARMS, HEADLINE, Arm
 from peers import MergekitEvolve, Mergenetic
 from spaces import first_steps, parents, spaces
 
+from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.optimizers import create
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.dimension import Dimension
 from evomerge.study.config import StudyConfig
 from evomerge.study.phases.anchors import anchors
-from evomerge.study.statistics.outcome import Row, fitness, item_scores
+from evomerge.study.statistics.outcome import fitness, item_scores
 from evomerge.study.statistics.pools import generation_items, split
 from evomerge.study.statistics.race import Race
 from evomerge.study.workers.evaluator import Evaluator
@@ -61,13 +62,13 @@ class Judge:
         self.pools = split(described["item_keys"], SHARES, seed=0)  # the same for every search
         self._judged: dict[tuple[str, int], float] = {}
 
-    def rows(self, recipe: Recipe, items: dict, mode: str) -> list[Row]:
+    def rows(self, recipe: Recipe, items: dict, mode: str) -> list[OutcomeRow]:
         answer = self._evaluator.handle(
             {"do": "evaluate", "recipe": recipe.to_dict(), "shards": [items], "mode": mode}
         )
         if "failed" in answer:
             raise RuntimeError(answer["failed"]["message"])
-        return [Row(*row) for row in answer["rows"]]
+        return [OutcomeRow(*row) for row in answer["rows"]]
 
     def held_out(self, recipe: Recipe, per_task: int = 10**9) -> float:
         key = (recipe.digest, per_task)
@@ -205,7 +206,7 @@ class Search:
             race.observe(values)
         return runners[race.winner]
 
-    def _scored(self, recipe: Recipe, items: dict) -> list[Row]:
+    def _scored(self, recipe: Recipe, items: dict) -> list[OutcomeRow]:
         rows = self.judge.rows(recipe, items, self.arm.score)
         self.spent += len(rows)
         return rows

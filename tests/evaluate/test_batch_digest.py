@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 import torch
 
+from evomerge.evaluate.outcomes import ScoreKind
 from evomerge.evaluate.scorer import Scorer
-from evomerge.evaluate.scoring.plan import Mode
 from evomerge.evaluate.tasks.harness import Harness
 from tests.evaluate.evaluation_bench import TASKS, Bench
 
 ITEMS = {"choice": [0, 3, 4, 9], "write": [1, 2, 7], "likelihood": [2, 5]}
-MODES: tuple[Mode, ...] = ("smooth", "metric")
+SCORE_KINDS: tuple[ScoreKind, ...] = ("smooth", "metric")
 
 
 @pytest.fixture(scope="module")
@@ -19,19 +19,22 @@ def harness(llama: Bench) -> Harness:
     return Harness.load(list(TASKS), [llama.folder], tokenizer=llama.tokenizer)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("score_kind", SCORE_KINDS)
 def test_equal_batches_have_one_digest_and_others_another(
-    llama: Bench, harness: Harness, mode: Mode
+    llama: Bench, harness: Harness, score_kind: ScoreKind
 ) -> None:
     scorer = Scorer(llama.model, llama.tokenizer, harness)
-    told = scorer.composition(ITEMS, mode)
-    assert told == Scorer(llama.model, llama.tokenizer, harness).composition(ITEMS, mode)
+    told = scorer.composition(ITEMS, score_kind)
+    assert told == Scorer(llama.model, llama.tokenizer, harness).composition(ITEMS, score_kind)
     fewer = {**ITEMS, "write": [1, 2]}
     halved = Scorer(llama.model, llama.tokenizer, harness, batch_size=2)
     plain = Scorer(llama.model, llama.tokenizer, harness)
     plain._deepest = 0
-    others = [scorer.composition(fewer, mode), halved.composition(ITEMS, mode)]
-    others += [plain.composition(ITEMS, mode), *(scorer.composition(ITEMS, m) for m in MODES)]
+    others = [scorer.composition(fewer, score_kind), halved.composition(ITEMS, score_kind)]
+    others += [
+        plain.composition(ITEMS, score_kind),
+        *(scorer.composition(ITEMS, m) for m in SCORE_KINDS),
+    ]
     others.remove(told)
     assert told not in others
     assert len({*others}) == 4

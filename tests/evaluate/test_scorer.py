@@ -9,9 +9,8 @@ import torch
 
 from evomerge.core.errors import UserError
 from evomerge.evaluate.generation.decode import Answer, Decoder
-from evomerge.evaluate.outcomes import NonFiniteError
+from evomerge.evaluate.outcomes import NonFiniteError, ScoreKind
 from evomerge.evaluate.scorer import Scorer
-from evomerge.evaluate.scoring.plan import Mode
 from evomerge.evaluate.scoring.smooth import smooth_answers
 from evomerge.evaluate.tasks.harness import Harness
 from evomerge.evaluate.tasks.request import TaskRequest
@@ -25,7 +24,7 @@ from tests.evaluate.evaluation_bench import (
     write_task,
 )
 
-MODES: tuple[Mode, ...] = ("smooth", "metric")
+SCORE_KINDS: tuple[ScoreKind, ...] = ("smooth", "metric")
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +32,8 @@ def harness(bench: Bench) -> Harness:
     return Harness.load(list(TASKS), [bench.folder], tokenizer=bench.tokenizer)
 
 
-def rows(scorer: Scorer, items: Any, mode: Mode) -> list:
-    return [outcome.to_row() for outcome in scorer.score(items, mode)]
+def rows(scorer: Scorer, items: Any, score_kind: ScoreKind) -> list:
+    return [outcome.as_written() for outcome in scorer.score(items, score_kind)]
 
 
 def answers(scorer: Scorer, asked: Any) -> list[Answer]:
@@ -48,27 +47,29 @@ def only_for_lm_eval(model: Any) -> Any:
     return copied
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_scoring_again_gives_the_same_bits(bench: Bench, harness: Harness, mode: Mode) -> None:
+@pytest.mark.parametrize("score_kind", SCORE_KINDS)
+def test_scoring_again_gives_the_same_bits(
+    bench: Bench, harness: Harness, score_kind: ScoreKind
+) -> None:
     scorer = Scorer(bench.model, bench.tokenizer, harness)
-    first = rows(scorer, harness.items, mode)
-    assert first == rows(scorer, harness.items, mode)
-    assert first == rows(Scorer(bench.model, bench.tokenizer, harness), harness.items, mode)
+    first = rows(scorer, harness.items, score_kind)
+    assert first == rows(scorer, harness.items, score_kind)
+    assert first == rows(Scorer(bench.model, bench.tokenizer, harness), harness.items, score_kind)
     assert scorer.seconds > 0
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("score_kind", SCORE_KINDS)
 def test_outcomes_come_in_the_order_asked_and_do_not_depend_on_it(
-    bench: Bench, harness: Harness, mode: Mode
+    bench: Bench, harness: Harness, score_kind: ScoreKind
 ) -> None:
     scorer = Scorer(bench.model, bench.tokenizer, harness, batch_size=7)
     items = {"write": [3, 1, 20], "choice": [5, 0], "likelihood": [2]}
     turned = {name: ids[::-1] for name, ids in reversed(items.items())}
-    told = scorer.score(items, mode)
+    told = scorer.score(items, score_kind)
     assert [(one.task, one.doc_id) for one in told] == [
         (name, doc_id) for name, ids in items.items() for doc_id in ids
     ]
-    assert sorted(told, key=str) == sorted(scorer.score(turned, mode), key=str)
+    assert sorted(told, key=str) == sorted(scorer.score(turned, score_kind), key=str)
 
 
 def test_smooth_scores_lie_in_the_unit_interval_and_cost_no_decoding(
@@ -240,9 +241,9 @@ def test_broken_weights_name_the_item(llama: Bench) -> None:
     with torch.no_grad():
         model.model.norm.weight.fill_(float("nan"))
     scorer = Scorer(model, llama.tokenizer, harness)
-    for mode in MODES:
+    for score_kind in SCORE_KINDS:
         with pytest.raises(NonFiniteError, match=r"task '(choice|write)', document"):
-            scorer.score({"choice": [4], "write": [4]}, mode)
+            scorer.score({"choice": [4], "write": [4]}, score_kind)
 
 
 def test_items_that_do_not_exist_are_refused(llama: Bench) -> None:

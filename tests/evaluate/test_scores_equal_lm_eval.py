@@ -18,8 +18,8 @@ from lm_eval.tasks import TaskManager
 
 from evomerge.evaluate.likelihood.attention import deepest
 from evomerge.evaluate.model import load_model
+from evomerge.evaluate.outcomes import ScoreKind
 from evomerge.evaluate.scorer import Scorer
-from evomerge.evaluate.scoring.plan import Mode
 from evomerge.evaluate.tasks.harness import Harness, stock_model
 from evomerge.evaluate.tasks.request import Request
 from tests.evaluate.evaluation_bench import TASKS, Bench, make_model
@@ -140,23 +140,23 @@ def test_generated_texts_are_lm_evals(
 
 
 @pytest.mark.parametrize("chat", [False], indirect=True, ids=["plain"])
-@pytest.mark.parametrize("mode", ["smooth", "metric"])
+@pytest.mark.parametrize("score_kind", ["smooth", "metric"])
 def test_swapped_weights_score_as_a_freshly_loaded_model_bit_for_bit(
-    any_bench: Bench, harness: Harness, mode: Mode, tmp_path: Path
+    any_bench: Bench, harness: Harness, score_kind: ScoreKind, tmp_path: Path
 ) -> None:
     architecture = any_bench.model.config.model_type
     other = make_model(architecture, seed=9)
     other.save_pretrained(tmp_path)
     any_bench.tokenizer.save_pretrained(tmp_path)
     fresh, tokenizer = load_model(tmp_path)
-    expected = Scorer(fresh, tokenizer, harness).score(harness.items, mode)
+    expected = Scorer(fresh, tokenizer, harness).score(harness.items, score_kind)
 
     resident = make_model(architecture, seed=3)
     scorer = Scorer(resident, any_bench.tokenizer, harness)
-    before = scorer.score(harness.items, mode)
+    before = scorer.score(harness.items, score_kind)
     source = dict(other.named_parameters())
     with torch.no_grad():
         for name, parameter in resident.named_parameters():
             parameter.copy_(source[name])
-    assert scorer.score(harness.items, mode) == expected
+    assert scorer.score(harness.items, score_kind) == expected
     assert before != expected

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.recipe.recipe import Recipe
 from evomerge.report.explain import complement_lines
 from evomerge.report.numbers import number, plural
 from evomerge.study.analysis.barriers import barriers, ends, middles
 from evomerge.study.analysis.complement import complementarity
 from evomerge.study.config import StudyConfig
-from evomerge.study.statistics.outcome import Row, Tasks
+from evomerge.study.statistics.outcome import Tasks
 from evomerge.study.workers.scheduler import Scheduler, Unit
 
 AT_MOST_SECONDS = 120.0  # longer than that only for whom asks
@@ -39,12 +40,12 @@ def parents_lines(
     config: StudyConfig, scheduler: Scheduler, units: list[Unit], tasks: Tasks
 ) -> list[str]:
     """Score the units, and say in words what came out; what fails is left out."""
-    rows: dict[str, dict[Any, list[Row]]] = {"end": {}, "metric": {}, "middle": {}}
+    rows: dict[str, dict[Any, list[OutcomeRow]]] = {"end": {}, "metric": {}, "middle": {}}
 
     def keep(unit: Unit, answer: Mapping[str, Any], _worker: int) -> None:
         if "failed" not in answer:
             what, name = unit.tag
-            rows[what][name] = [Row(*row) for row in answer["rows"]]
+            rows[what][name] = [OutcomeRow(*row) for row in answer["rows"]]
 
     scheduler.run(units, keep)
     parents = [unit.tag[1] for unit in units if unit.tag[0] == "metric"]

@@ -14,10 +14,9 @@ import torch
 from evomerge.evaluate.generation.decode import Answer, Arranged, Decoder, Prompt, can_decode
 from evomerge.evaluate.generation.vllm import VllmDecoder
 from evomerge.evaluate.likelihood.likelihood import Pair
+from evomerge.evaluate.outcomes import Item
 from evomerge.evaluate.scoring.encode import Encoder
 from evomerge.evaluate.tasks.request import Request
-
-Item = tuple[str, int]
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ from typing import Any
 from evomerge.core.errors import UserError
 from evomerge.evaluate.generation.decode import Prompt
 from evomerge.evaluate.likelihood.likelihood import Pair
+from evomerge.evaluate.outcomes import Item
 from evomerge.evaluate.tasks.harness import Harness, greedy_settings, rolling_windows
 from evomerge.evaluate.tasks.request import Request
-
-Item = tuple[str, int]
 
 
 class Encoder:

@@ -7,24 +7,28 @@ from typing import Any
 
 from evomerge.evaluate.generation.decode import Answer
 from evomerge.evaluate.likelihood.likelihood import Likelihoods
-from evomerge.evaluate.outcomes import Outcome
+from evomerge.evaluate.outcomes import Item, OutcomeRow, ScoreKind
 from evomerge.evaluate.scoring.degenerate import is_degenerate
-from evomerge.evaluate.scoring.plan import Asked, Item, Mode, Plan
+from evomerge.evaluate.scoring.plan import Asked, ScoringPlan
 from evomerge.evaluate.scoring.smooth import smooth_answers, smooth_metric
 from evomerge.evaluate.tasks.harness import Harness
 from evomerge.evaluate.tasks.request import Grade
 
 
 def outcomes(
-    plan: Plan, likelihoods: Likelihoods, texts: Sequence[Answer], mode: Mode, harness: Harness
-) -> list[Outcome]:
+    plan: ScoringPlan,
+    likelihoods: Likelihoods,
+    texts: Sequence[Answer],
+    score_kind: ScoreKind,
+    harness: Harness,
+) -> list[OutcomeRow]:
     """One outcome per item of the plan, in its order.
 
     Args:
         plan: What was asked.
         likelihoods: Of its pairs.
         texts: The answers to its prompts.
-        mode: Whether smooth scores are wanted.
+        score_kind: Whether smooth scores are wanted.
         harness: The items' tasks.
     """
     chosen: dict[Item, tuple[float, float]] = {}  # metric and smooth score
@@ -41,19 +45,21 @@ def outcomes(
         value = value if grade is None else grade.value
         written = [texts[where] for where in asked.requests if isinstance(where, int)]
         smoothed = None
-        if mode == "smooth":
+        if score_kind == "smooth":
             smoothed = _smooth(asked, answers, chosen, value, harness)
         found.append(
-            Outcome(
+            OutcomeRow(
                 task=task,
                 doc_id=doc_id,
                 metric=value,
                 smooth=smoothed,
-                truncated=any(answer.truncated for answer in written),
-                extracted=grade is None or not written or grade.extracted,
-                degenerate=bool(written)
-                and not _is_right(value, harness.metrics[task].higher_is_better)
-                and all(is_degenerate(answer.text, answer.truncated) for answer in written),
+                truncated=int(any(answer.truncated for answer in written)),
+                extracted=int(grade is None or not written or grade.extracted),
+                degenerate=int(
+                    bool(written)
+                    and not _is_right(value, harness.metrics[task].higher_is_better)
+                    and all(is_degenerate(answer.text, answer.truncated) for answer in written)
+                ),
             )
         )
     return found
@@ -67,7 +73,7 @@ def _is_right(value: float | None, higher_is_better: bool) -> bool:
 
 
 def _grades(
-    plan: Plan, likelihoods: Likelihoods, texts: Sequence[Answer], harness: Harness
+    plan: ScoringPlan, likelihoods: Likelihoods, texts: Sequence[Answer], harness: Harness
 ) -> dict[Item, Grade]:
     """What lm-eval says of the items that only it can grade."""
     totals, are_greedy = likelihoods.totals.tolist(), likelihoods.are_greedy.tolist()

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from evomerge.evaluate.batch_digest import composition
 from evomerge.evaluate.generation.generation import Generation, Prompts
 from evomerge.evaluate.likelihood.likelihood import Batch, Pair
+from evomerge.evaluate.outcomes import Item, ScoreKind
 from evomerge.evaluate.scoring.choice_table import ChoiceTable
 from evomerge.evaluate.scoring.encode import Encoder
 from evomerge.evaluate.tasks.harness import Harness
 from evomerge.evaluate.tasks.request import Request
 from evomerge.evaluate.tasks.target import Choices
-
-Mode = Literal["smooth", "metric"]
-Item = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScoringPlan:
     """Everything about a set of items that does not depend on the weights."""
 
     asked: tuple[Asked, ...]
@@ -56,17 +53,17 @@ class Plan:
 
 def make_plan(
     items: tuple[Item, ...],
-    mode: Mode,
+    score_kind: ScoreKind,
     harness: Harness,
     encoder: Encoder,
     batches_of: Callable[[Sequence[Pair]], list[Batch]],
     generation: Generation,
-) -> Plan:
+) -> ScoringPlan:
     """Encode what a set of items asks, and put it into batches.
 
     Args:
         items: The items, none of them a user's function's.
-        mode: See `Scorer.score`.
+        score_kind: See `Scorer.score`.
         harness: Their tasks.
         encoder: Turns requests into tokens.
         batches_of: Puts pairs into batches.
@@ -78,7 +75,7 @@ def make_plan(
     choosing: dict[str, list[tuple[Item, Choices, list[int]]]] = {}
     for item in items:
         kind = harness.output_type(item[0])
-        golds = encoder.golds(item) if (kind, mode) == ("generate_until", "smooth") else []
+        golds = encoder.golds(item) if (kind, score_kind) == ("generate_until", "smooth") else []
         requests = [] if golds else harness.requests(*item)
         where: list[range | int] = []
         for request in requests:
@@ -106,4 +103,4 @@ def make_plan(
     )
     batches, shared = tuple(batches_of(pairs)), generation.share_out(prompts)
     digest = composition(items, pairs, batches, *generation.batches(shared))
-    return Plan(tuple(asked), tuple(pairs), batches, shared, tables, digest)
+    return ScoringPlan(tuple(asked), tuple(pairs), batches, shared, tables, digest)

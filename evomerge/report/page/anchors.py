@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.report.charts.charts import WIDTH, Bar, bars
 from evomerge.report.charts.svg import Figure
 from evomerge.report.numbers import number, plural
 from evomerge.report.page.heldout import entrants
 from evomerge.report.run import Run
 from evomerge.study.journal.record import TrialRecord
-from evomerge.study.statistics.outcome import Row, Tasks, fitness, weights
+from evomerge.study.statistics.outcome import Tasks, fitness, weights
 
 
 def section(run: Run) -> dict[str, Any]:
@@ -58,13 +59,13 @@ def section(run: Run) -> dict[str, Any]:
     }
 
 
-def _bar(rows: Sequence[Row], tasks: Tasks, kind: str, where: str) -> Bar:
+def _bar(rows: Sequence[OutcomeRow], tasks: Tasks, kind: str, where: str) -> Bar:
     """The weighted mean of the metric, with 1.96 standard errors."""
     value, half = fitness(rows, tasks, "metric"), 1.96 * _standard_error(rows, tasks)
     return Bar(value, half, kind, f"{number(value)} ± {number(half)} on {len(rows):,} {where}")
 
 
-def _standard_error(rows: Sequence[Row], tasks: Tasks) -> float:
+def _standard_error(rows: Sequence[OutcomeRow], tasks: Tasks) -> float:
     """sqrt(Σ_t w_t² s_t² / n_t), of the weighted mean."""
     total = 0.0
     for task, share in weights(tasks).items():

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.report.charts.charts import Gap, differences
 from evomerge.report.numbers import number, percent
 from evomerge.report.run import Run
 from evomerge.study.journal.record import TrialRecord
 from evomerge.study.statistics.comparison import compare
-from evomerge.study.statistics.outcome import Row, Tasks, fitness, scores, sign
+from evomerge.study.statistics.outcome import Tasks, fitness, scores, sign
 from evomerge.study.statistics.paired import paired_difference
 
 
@@ -20,7 +21,7 @@ class Entrant:
     """A model with all its held-out outcomes; `scores` as measured, `mean` higher where better."""
 
     trial: TrialRecord
-    rows: Sequence[Row]
+    rows: Sequence[OutcomeRow]
     scores: dict[str, float]
     mean: float
 

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.recipe.recipe import Recipe
 from evomerge.study.config import StudyConfig
 from evomerge.study.phases.anchors import Anchor, anchors
-from evomerge.study.statistics.outcome import Row, Tasks, fitness, item_scores
+from evomerge.study.statistics.outcome import Tasks, fitness, item_scores
 from evomerge.study.statistics.paired import paired_difference
 
 Pair = tuple[str, str]
@@ -35,8 +36,8 @@ def middles(config: StudyConfig) -> dict[Pair, Recipe]:
 
 
 def barriers(
-    at_ends: Mapping[str, Sequence[Row]],
-    at_middles: Mapping[Pair, Sequence[Row]],
+    at_ends: Mapping[str, Sequence[OutcomeRow]],
+    at_middles: Mapping[Pair, Sequence[OutcomeRow]],
     tasks: Tasks,
     field: Any,
 ) -> list[dict[str, Any]]:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.study.journal.record import Record
-from evomerge.study.statistics.outcome import Row, Tasks, sign
+from evomerge.study.statistics.outcome import Tasks, sign
 
 
 def complement(record: Record) -> dict[str, Any] | None:
@@ -36,7 +37,9 @@ def complement(record: Record) -> dict[str, Any] | None:
     return complementarity(scored, record.tasks)
 
 
-def complementarity(scored: Mapping[str, Sequence[Row]], tasks: Tasks) -> dict[str, Any] | None:
+def complementarity(
+    scored: Mapping[str, Sequence[OutcomeRow]], tasks: Tasks
+) -> dict[str, Any] | None:
     """The same of parents' outcomes by name, all of them on the same items in the same order."""
     names, columns = [], []
     for name, rows in scored.items():

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.core.errors import UserError
+from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.dimension import Point
 from evomerge.recipe.space.space import SearchSpace
@@ -25,7 +26,7 @@ from evomerge.study.journal.journal import JOURNAL, iterate
 from evomerge.study.journal.record import Record
 from evomerge.study.ledger import Ledger
 from evomerge.study.phases.check import check
-from evomerge.study.statistics.outcome import Row, Tasks, fitness, item_scores
+from evomerge.study.statistics.outcome import Tasks, fitness, item_scores
 from evomerge.study.statistics.paired import paired_difference
 from evomerge.study.statistics.pools import generation_items
 from evomerge.study.workers.open_pool import open_pool
@@ -178,7 +179,7 @@ def _scored(
 
 
 def _told(
-    rows: Sequence[Row] | None, winner: Sequence[Row], tasks: Tasks, field: Any
+    rows: Sequence[OutcomeRow] | None, winner: Sequence[OutcomeRow], tasks: Tasks, field: Any
 ) -> dict[str, float | None]:
     """The score, and the gain over the winner with its interval."""
     if rows is None:
@@ -196,7 +197,7 @@ def _told(
     }
 
 
-def _columns(rows: Sequence[Row], tasks: Tasks, field: Any) -> Mapping[str, list[float]]:
+def _columns(rows: Sequence[OutcomeRow], tasks: Tasks, field: Any) -> Mapping[str, list[float]]:
     by_task = item_scores(rows, tasks, field)
     return {task: [values[i] for i in sorted(values)] for task, values in by_task.items()}
 

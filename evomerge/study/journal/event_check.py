@@ -224,7 +224,7 @@ def _words(shape: Any) -> str:
 
 
 def _are_rows(rows: Sequence[Any], tasks: Mapping[str, Any]) -> bool:
-    """Whether these are outcomes, as `Row` is written; by columns, since there are many."""
+    """Whether these are outcomes, as `OutcomeRow` is written; by columns, since there are many."""
     lengths = {*map(len, rows)} if {*map(type, rows)} <= {list} else {0}
     if not lengths <= {6, 7}:
         return False

@@ -14,7 +14,8 @@ from math import isnan, nan
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from evomerge.study.statistics.outcome import DocId, Row
+from evomerge.evaluate.outcomes import OutcomeRow
+from evomerge.study.statistics.outcome import DocId
 
 Key = tuple[str, str, str, DocId]  # digest, mode, task, doc id
 Items = Mapping[str, Sequence[DocId]]
@@ -35,8 +36,8 @@ class Written(NamedTuple):
     unextracted: int  # the task's filter found no answer in them
 
 
-class OutcomeTable(Mapping[Key, Row]):
-    """A mapping from (digest, mode, task, doc id) to `Row`; `add` never replaces what is there.
+class OutcomeTable(Mapping[Key, OutcomeRow]):
+    """A mapping (digest, mode, task, doc id) -> `OutcomeRow`; `add` never replaces what is there.
 
     Attributes:
         disagreements: Outcomes that were delivered again and differed from the first delivery.
@@ -48,7 +49,7 @@ class OutcomeTable(Mapping[Key, Row]):
         self._length = 0
 
     def add(self, digest: str, mode: str, rows: Sequence[Sequence[object]]) -> None:
-        """Keep `rows` (`Row` or lists in its order) unless their item is there already."""
+        """Keep `rows` (`OutcomeRow` or lists in its order) unless their item is there already."""
         by_task: dict[str, list[Sequence[Any]]] = {}
         for task, run in groupby(rows, itemgetter(0)):
             by_task.setdefault(str(task), []).extend(run)
@@ -66,7 +67,7 @@ class OutcomeTable(Mapping[Key, Row]):
                 self._length -= 1
         self.add(digest, mode, rows)
 
-    def rows(self, digest: str, mode: str, items: Items) -> list[Row]:
+    def rows(self, digest: str, mode: str, items: Items) -> list[OutcomeRow]:
         """The outcomes that are there for these items, in their order."""
         found = []
         for task, ids in items.items():
@@ -103,13 +104,13 @@ class OutcomeTable(Mapping[Key, Row]):
             flags += columns.flags if columns else b""
         return Written(len(flags), sum(f & 1 for f in flags), sum(not f & 2 for f in flags))
 
-    def deliveries(self) -> Iterator[tuple[str, str, Row]]:
+    def deliveries(self) -> Iterator[tuple[str, str, OutcomeRow]]:
         """Every outcome with its digest and mode."""
         for (digest, mode, task), columns in self._columns.items():
             for place in range(len(columns.ids)):
                 yield digest, mode, _row(task, columns, place)
 
-    def __getitem__(self, key: Key) -> Row:
+    def __getitem__(self, key: Key) -> OutcomeRow:
         digest, mode, task, doc_id = key
         columns = self._columns[digest, mode, task]
         try:
@@ -136,7 +137,7 @@ class OutcomeTable(Mapping[Key, Row]):
         try:
             _, ids, metric, smooth, truncated, extracted, *more = zip(*rows, strict=True)
         except ValueError:  # most have no seventh value
-            rows = [Row(*row) for row in rows]
+            rows = [OutcomeRow(*row) for row in rows]
             _, ids, metric, smooth, truncated, extracted, *more = zip(*rows, strict=True)
         if len({*ids}) < len(ids):  # the same item twice, not stored before
             rows = self._unseen(columns, rows)
@@ -151,11 +152,11 @@ class OutcomeTable(Mapping[Key, Row]):
             columns.flags.extend([t + 2 * e + 4 * d for t, e, d in bits])
         self._length += len(rows)
 
-    def _unseen(self, columns: _Columns, rows: Sequence[Sequence[Any]]) -> list[Row]:
+    def _unseen(self, columns: _Columns, rows: Sequence[Sequence[Any]]) -> list[OutcomeRow]:
         """Those rows whose item is new, and a count of those that contradict the first delivery."""
         places = _places(columns)
-        unseen: dict[DocId, Row] = {}
-        for row in (Row(*some) for some in rows):
+        unseen: dict[DocId, OutcomeRow] = {}
+        for row in (OutcomeRow(*some) for some in rows):
             if row.doc_id in places:
                 first = _row(row.task, columns, places[row.doc_id])
             else:
@@ -175,10 +176,10 @@ def _places(columns: _Columns) -> dict[DocId, int]:
     return {doc_id: place for place, doc_id in enumerate(columns.ids)}
 
 
-def _row(task: str, columns: _Columns, place: int) -> Row:
+def _row(task: str, columns: _Columns, place: int) -> OutcomeRow:
     metric, smooth = columns.metric[place], columns.smooth[place]
     flags = columns.flags[place]
-    return Row(
+    return OutcomeRow(
         task,
         columns.ids[place],
         None if isnan(metric) else metric,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evomerge.core.errors import UserError
+from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.dimension import Point
 from evomerge.study.context import OpenStudy
 from evomerge.study.journal.record import TrialRecord
 from evomerge.study.phases.anchors import anchors
-from evomerge.study.statistics.outcome import Row
 from evomerge.study.statistics.pools import generation_items
 
 
@@ -35,7 +35,7 @@ class Baseline:
         """The anchors as the record has them now."""
         return [self._study.record.trials[number] for number in self._numbers]
 
-    def rows(self, field: str) -> dict[int, list[Row]]:
+    def rows(self, field: str) -> dict[int, list[OutcomeRow]]:
         """Outcomes of the anchors that could be scored, by ``smooth`` or ``metric``."""
         items = self._study.record.asks[0].items or {}
         scored = self._study.outcomes(self._numbers, items, field, "anchors")

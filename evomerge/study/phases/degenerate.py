@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from evomerge.study.statistics.outcome import Row
+from evomerge.evaluate.outcomes import OutcomeRow
 
 LEAST_ANSWERS = 20  # fewer say nothing of a trial
 NEARLY_ALL = 0.95
@@ -17,7 +17,7 @@ REFERENCE_AT_MOST = 0.5  # of the reference anchor's answers, for a trial to fai
 
 
 def degenerate(
-    rows: Sequence[Row], reference: Sequence[Row] | None, generating: Collection[str]
+    rows: Sequence[OutcomeRow], reference: Sequence[OutcomeRow] | None, generating: Collection[str]
 ) -> str | None:
     """Why a trial counts as degenerate, in words; ``None`` if it does not.
 
@@ -41,5 +41,5 @@ def degenerate(
     )
 
 
-def _answers(rows: Sequence[Row], generating: Collection[str]) -> list[Row]:
+def _answers(rows: Sequence[OutcomeRow], generating: Collection[str]) -> list[OutcomeRow]:
     return [row for row in rows if row.task in generating and row.metric is not None]

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from evomerge import optimizers as search
+from evomerge.evaluate.outcomes import OutcomeRow, ScoreKind
 from evomerge.optimizers.coordinates import Coordinates
 from evomerge.recipe.space.dimension import Point
 from evomerge.study.context import OpenStudy
 from evomerge.study.phases.baseline import Baseline
 from evomerge.study.statistics.constraints import Constraint, Limits, demoted
-from evomerge.study.statistics.outcome import Field, Row, scores, sign
+from evomerge.study.statistics.outcome import scores, sign
 
-Rows = Sequence[Row] | None
+Rows = Sequence[OutcomeRow] | None
 Told = float | Sequence[float] | None
 
 
@@ -47,7 +48,7 @@ class Telling:
     ) -> None:
         self._study = study
         self._tasks = study.record.tasks_of("search")
-        self._field: Field = "smooth" if study.modes[0] == "smooth" else "metric"
+        self._field: ScoreKind = "smooth" if study.modes[0] == "smooth" else "metric"
         told = study.config.search
         self._is_pareto = told.objective == "pareto"
         self._price = told.simplicity
@@ -118,10 +119,10 @@ class Telling:
     def _distance(self, point: Point) -> float:
         return distance(self._coordinates, point, self._start)
 
-    def _by_task(self, rows: Sequence[Row]) -> dict[str, float]:
+    def _by_task(self, rows: Sequence[OutcomeRow]) -> dict[str, float]:
         found = scores(rows, self._tasks, self._field)
         missing = any(row.smooth is None for row in rows)
-        field: Field = "metric" if missing else self._field
+        field: ScoreKind = "metric" if missing else self._field
         return {task: sign(self._tasks[task], field) * score for task, score in found.items()}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from evomerge import optimizers as search
 from evomerge.core.errors import UserError
+from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.recipe.space.dimension import Point
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.study.config import StudyConfig, seconds
@@ -20,7 +21,6 @@ from evomerge.study.phases.control import ControlArm
 from evomerge.study.phases.degenerate import degenerate
 from evomerge.study.phases.feedback import Account, Telling, Told
 from evomerge.study.phases.surrogate import Agreement
-from evomerge.study.statistics.outcome import Row
 from evomerge.study.statistics.pools import generation_items
 
 
@@ -174,7 +174,7 @@ class Generations:
         return told, self._item_scores(optimizer, ask.trials[: len(points)], items)
 
     def _fail_the_degenerate(
-        self, trials: Sequence[int], rows: dict[int, list[Row] | None]
+        self, trials: Sequence[int], rows: dict[int, list[OutcomeRow] | None]
     ) -> None:
         """Take the outcomes of trials away that write nothing, and write down why."""
         record = self._study.record

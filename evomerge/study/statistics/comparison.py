@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evomerge.study.statistics.outcome import DocId, Row, Tasks, sign
+from evomerge.evaluate.outcomes import OutcomeRow
+from evomerge.study.statistics.outcome import DocId, Tasks, sign
 from evomerge.study.statistics.paired import Difference, paired_difference
 
 _ONE_ERROR = 0.6827  # confidence of an interval of one standard error to either side
@@ -30,7 +31,7 @@ class Entrant:
     kind: str
     name: str
     digest: str
-    rows: Sequence[Row]
+    rows: Sequence[OutcomeRow]
     race_score: float | None = None
     raced_out: bool = False
 
@@ -46,7 +47,7 @@ class Comparison(Difference):
 
 
 def compare(
-    ours: Sequence[Row], theirs: Sequence[Row], tasks: Tasks, confidence: float = 0.95
+    ours: Sequence[OutcomeRow], theirs: Sequence[OutcomeRow], tasks: Tasks, confidence: float = 0.95
 ) -> Comparison:
     """Compare two models over the same items; positive where ours is better.
 
@@ -73,7 +74,7 @@ def compare(
 
 
 def simplest(
-    order: Sequence[int], scored: Mapping[int, Sequence[Row] | None], best: int, tasks: Tasks
+    order: Sequence[int], scored: Mapping[int, Sequence[OutcomeRow] | None], best: int, tasks: Tasks
 ) -> int:
     """The first in an order that is within one standard error of the best.
 
@@ -96,7 +97,7 @@ def simplest(
     )
 
 
-def _metric(rows: Sequence[Row]) -> dict[tuple[str, DocId], float]:
+def _metric(rows: Sequence[OutcomeRow]) -> dict[tuple[str, DocId], float]:
     missing = [row[:2] for row in rows if row.metric is None]
     if missing:
         raise ValueError(f"no metric value for {missing[:3]}")

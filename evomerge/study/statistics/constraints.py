@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from evomerge.core.errors import UserError, unknown
-from evomerge.study.statistics.outcome import Field, Row, Tasks, scores
+from evomerge.evaluate.outcomes import OutcomeRow, ScoreKind
+from evomerge.study.statistics.outcome import Tasks, scores
 
 _FORM = re.compile(
     r"\s*(?P<task>\S+)\s*(?P<sign>>=|<=)\s*"
@@ -21,7 +22,7 @@ _FORM = re.compile(
     r"|(?P<number>-?\d*\.?\d+))\s*"
 )
 _KINDS = {"best parent": "parent", "best anchor": "anchor", "base": "base"}
-Rows = Sequence[Row]
+Rows = Sequence[OutcomeRow]
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Limits:
         constraints: Sequence[Constraint],
         baseline: Sequence[tuple[str, Rows]],
         tasks: Tasks,
-        field: Field,
+        field: ScoreKind,
     ) -> None:
         self._tasks, self._field = tasks, field
         by_kind: dict[str, dict[str, list[float]]] = {c.task: {} for c in constraints}

@@ -4,26 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple, TypedDict
+from typing import TypedDict
 
-Field = Literal["smooth", "metric"]
+from evomerge.evaluate.outcomes import OutcomeRow, ScoreKind
+
 DocId = int  # a document's place in its task
-
-
-class Row(NamedTuple):
-    """One item's outcome, in the order in which the journal holds it."""
-
-    task: str
-    doc_id: DocId
-    metric: float | None  # the task's own metric, in its own direction
-    smooth: float | None  # likelihood-based score, always higher is better
-    truncated: int  # 1 if the prompt or the answer was cut
-    extracted: int  # 1 if an answer was found in the generated text
-    degenerate: int = 0  # 1 if the generated text is blank, or repeats itself up to the limit
-
-    def as_written(self) -> list[object]:
-        """The row as workers write it, without a last 0."""
-        return list(self if self.degenerate else self[:-1])
 
 
 class TaskSpec(TypedDict):
@@ -37,13 +22,13 @@ class TaskSpec(TypedDict):
 Tasks = Mapping[str, TaskSpec]
 
 
-def fitness(rows: Iterable[Sequence[object]], tasks: Tasks, field: Field = "smooth") -> float:
+def fitness(rows: Iterable[Sequence[object]], tasks: Tasks, field: ScoreKind = "smooth") -> float:
     """Weighted mean over tasks of each task's mean per-item score; higher is better.
 
     fitness = Σ_t w_t mean_i(score_ti) / Σ_t w_t
 
     Args:
-        rows: Outcomes of one trial, `Row` or lists in its order; every task needs some.
+        rows: Outcomes of one trial, `OutcomeRow` or lists in its order; every task needs some.
         tasks: The study's tasks. A task of weight 0 is scored and does not count.
         field: ``metric`` is negated where lower is better; ``smooth`` always grows with quality.
             A task with an item that has no smooth score counts by its metric as a whole, since
@@ -59,7 +44,7 @@ def fitness(rows: Iterable[Sequence[object]], tasks: Tasks, field: Field = "smoo
 
 
 def scores(
-    rows: Iterable[Sequence[object]], tasks: Tasks, field: Field = "metric"
+    rows: Iterable[Sequence[object]], tasks: Tasks, field: ScoreKind = "metric"
 ) -> dict[str, float]:
     """Mean score of every task that has rows, in the task's own direction (nothing is negated)."""
     by_task = _by_task(rows)
@@ -70,7 +55,7 @@ def scores(
 
 
 def item_scores(
-    rows: Iterable[Sequence[object]], tasks: Tasks, field: Field = "smooth"
+    rows: Iterable[Sequence[object]], tasks: Tasks, field: ScoreKind = "smooth"
 ) -> dict[str, dict[DocId, float]]:
     """Every item's score by task, higher is better; what `fitness` takes the mean of."""
     found: dict[str, dict[DocId, float]] = {}
@@ -101,20 +86,20 @@ def weights(tasks: Tasks) -> dict[str, float]:
     return {task: spec["weight"] / total for task, spec in tasks.items()}
 
 
-def sign(spec: TaskSpec, field: Field = "metric") -> int:
+def sign(spec: TaskSpec, field: ScoreKind = "metric") -> int:
     """1, or -1 for a metric of which less is better (a perplexity, an error rate)."""
     return 1 if field == "smooth" or spec["higher_is_better"] else -1
 
 
-def _by_task(rows: Iterable[Sequence[object]]) -> dict[str, list[Row]]:
-    by_task: dict[str, list[Row]] = {}
+def _by_task(rows: Iterable[Sequence[object]]) -> dict[str, list[OutcomeRow]]:
+    by_task: dict[str, list[OutcomeRow]] = {}
     for values in rows:
-        row = Row(*values)  # type: ignore[arg-type]  # the journal's lists hold just these
+        row = OutcomeRow(*values)  # type: ignore[arg-type]  # the journal's lists hold just these
         by_task.setdefault(row.task, []).append(row)
     return by_task
 
 
-def _mean(task: str, rows: Sequence[Row], spec: TaskSpec, field: Field) -> float:
+def _mean(task: str, rows: Sequence[OutcomeRow], spec: TaskSpec, field: ScoreKind) -> float:
     """Mean of one task's scores, higher is better."""
     if not rows:
         raise ValueError(f"task {task} has no outcomes to score")
@@ -127,6 +112,6 @@ def _mean(task: str, rows: Sequence[Row], spec: TaskSpec, field: Field) -> float
     return sign(spec, used) * math.fsum(known) / len(known)
 
 
-def _used(rows: Sequence[Row], field: Field) -> Field:
+def _used(rows: Sequence[OutcomeRow], field: ScoreKind) -> ScoreKind:
     missing = any(row.smooth is None for row in rows)
     return "metric" if missing else field

@@ -23,7 +23,7 @@ from evomerge.core import faults
 from evomerge.core.errors import UserError
 from evomerge.evaluate.generation.vllm import VllmDecoder
 from evomerge.evaluate.model import load_model, load_tokenizer
-from evomerge.evaluate.outcomes import NonFiniteError, Outcome
+from evomerge.evaluate.outcomes import NonFiniteError, OutcomeRow
 from evomerge.evaluate.scorer import Scorer
 from evomerge.evaluate.tasks.harness import Harness
 from evomerge.evaluate.tasks.request import TaskRequest
@@ -150,7 +150,7 @@ class Evaluator:
             self._resident = recipe.digest
         built = time.perf_counter() - began
         self.harness.errors.clear()
-        outcomes: list[Outcome] = []
+        outcomes: list[OutcomeRow] = []
         errors: list[list[Any]] = []
         forward = 0.0
         batches: list[str] = []
@@ -163,7 +163,7 @@ class Evaluator:
             forward += scorer.seconds
             batches.append(scorer.composition(shard, request["mode"]))
         answer: Message = {
-            "rows": [outcome.to_row() for outcome in outcomes],
+            "rows": [outcome.as_written() for outcome in outcomes],
             "errors": errors,
             "batches": batches,
             "seconds": {"build": built, "forward": forward},

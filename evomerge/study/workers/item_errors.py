@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from evomerge.core.redact import redact
-from evomerge.evaluate.outcomes import Outcome
+from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.evaluate.tasks.harness import Harness
 
 MOST = 0.1  # of the items of one shard that may fail
@@ -18,8 +17,8 @@ class TooManyItemErrors(Exception):
 
 
 def settled(
-    outcomes: Sequence[Outcome], harness: Harness, mode: str
-) -> tuple[list[Outcome], list[list[Any]]]:
+    outcomes: Sequence[OutcomeRow], harness: Harness, mode: str
+) -> tuple[list[OutcomeRow], list[list[Any]]]:
     """Outcomes without gaps, and [task, document, what went wrong] of those that had one.
 
     An item whose task raised, or gave no number where its metric was asked for, counts as wrong:
@@ -38,9 +37,9 @@ def settled(
             errors.append([outcome.task, outcome.doc_id, redact(" ".join(told.split()))[:300]])
             worst = 0.0 if harness.metrics[outcome.task].higher_is_better else None
             if mode == "metric":
-                outcome = replace(outcome, metric=worst)
+                outcome = outcome._replace(metric=worst)
             elif outcome.smooth is None:
-                outcome = replace(outcome, smooth=0.0)
+                outcome = outcome._replace(smooth=0.0)
         whole.append(outcome)
     lacking = mode == "metric" and any(outcome.metric is None for outcome in whole)
     if errors and (lacking or len(errors) > MOST * len(outcomes)):

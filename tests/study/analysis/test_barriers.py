@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from evomerge.cli.commands.parents import barrier_lines
+from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.study.analysis.barriers import barriers, ends, middles
 from evomerge.study.config import StudyConfig
-from evomerge.study.statistics.outcome import Row, Tasks
+from evomerge.study.statistics.outcome import Tasks
 
 TASKS: Tasks = {
     "t": {"metric": "acc", "higher_is_better": True, "weight": 1.0},
@@ -17,10 +18,10 @@ TASKS: Tasks = {
 }
 
 
-def rows(t: list[float], ppl: list[float]) -> list[Row]:
+def rows(t: list[float], ppl: list[float]) -> list[OutcomeRow]:
     return [
-        *(Row("t", i, value, None, 0, 1) for i, value in enumerate(t)),
-        *(Row("ppl", i, value, None, 0, 1) for i, value in enumerate(ppl)),
+        *(OutcomeRow("t", i, value, None, 0, 1) for i, value in enumerate(t)),
+        *(OutcomeRow("ppl", i, value, None, 0, 1) for i, value in enumerate(ppl)),
     ]
 
 

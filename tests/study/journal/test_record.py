@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.study.journal.journal import Journal, iterate
 from evomerge.study.journal.outcomes import OutcomeTable
 from evomerge.study.journal.record import AskRecord, Failure, Record
-from evomerge.study.statistics.outcome import Row
 from tests.report import report_bench as bench
 
 TASKS = {
@@ -189,7 +189,7 @@ def test_the_first_delivery_of_an_outcome_counts_and_a_different_one_is_noticed(
     assert record.outcomes.disagreements == 0
     record.apply(outcomes(0, rows=[["quiz", 3, 0.0, 0.1, 0, 1], ["quiz", 4, 1.0, 0.1, 0, 1]]))
     assert record.outcomes.disagreements == 1
-    assert record.outcomes["d0", "smooth", "quiz", 3] == Row("quiz", 3, 1.0, 0.9, 0, 1)
+    assert record.outcomes["d0", "smooth", "quiz", 3] == OutcomeRow("quiz", 3, 1.0, 0.9, 0, 1)
     assert len(record.outcomes) == 4
     assert record.item_evaluations == 8  # what was paid for, repeats too
 
@@ -266,7 +266,9 @@ def test_the_outcome_table_is_a_dict_that_keeps_what_came_first(deliveries):
     for digest, mode, rows in deliveries:
         table.add(digest, mode, [list(row) for row in rows])
         for row in rows:
-            disagreements += expected.setdefault((digest, mode, *row[:2]), Row(*row)) != Row(*row)
+            disagreements += expected.setdefault(
+                (digest, mode, *row[:2]), OutcomeRow(*row)
+            ) != OutcomeRow(*row)
     assert dict(table) == expected
     assert len(table) == len(expected)
     assert table.disagreements == disagreements

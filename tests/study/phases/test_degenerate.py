@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.study.config import StudyConfig
 from evomerge.study.journal.outcomes import OutcomeTable
 from evomerge.study.journal.record import Record
 from evomerge.study.phases.degenerate import degenerate
-from evomerge.study.statistics.outcome import Row
 from evomerge.study.study import Study
 from evomerge.study.workers.evaluator import Evaluator
 from tests.study.small_study import StubWorkers, events, stub_config, substance
@@ -19,8 +19,8 @@ from tests.study.small_study import StubWorkers, events, stub_config, substance
 METRIC: dict[str, Any] = {"evaluate": {"fitness": "metric", "items": {"per_generation": 24}}}
 
 
-def answers(bad: int, of: int, task: str = "write") -> list[Row]:
-    return [Row(task, i, 0.0, None, 0, 1, int(i < bad)) for i in range(of)]
+def answers(bad: int, of: int, task: str = "write") -> list[OutcomeRow]:
+    return [OutcomeRow(task, i, 0.0, None, 0, 1, int(i < bad)) for i in range(of)]
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_the_outcome_table_keeps_what_was_no_answer() -> None:
     table = OutcomeTable()
     table.add("d", "metric", [["write", 0, 0.0, None, 1, 0, 1], ["write", 1, 1.0, None, 0, 1]])
     assert table.rows("d", "metric", {"write": [0, 1]}) == [
-        Row("write", 0, 0.0, None, 1, 0, 1),
-        Row("write", 1, 1.0, None, 0, 1, 0),
+        OutcomeRow("write", 0, 0.0, None, 1, 0, 1),
+        OutcomeRow("write", 1, 1.0, None, 0, 1, 0),
     ]
     assert table.written("d", ["write"]) == (2, 1, 1)
     assert table.disagreements == 0

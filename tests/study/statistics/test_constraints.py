@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from evomerge.core.errors import UserError
+from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.optimizers.coordinates import Coordinates
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.dimension import Dimension
@@ -22,7 +23,7 @@ from evomerge.study.phases.conclusion import Finish
 from evomerge.study.phases.feedback import distance
 from evomerge.study.statistics.comparison import Entrant, simplest
 from evomerge.study.statistics.constraints import Constraint, Limits, demoted
-from evomerge.study.statistics.outcome import Row, Tasks
+from evomerge.study.statistics.outcome import Tasks
 from evomerge.study.statistics.pareto import front_of, hypervolume
 from evomerge.study.statistics.verdict import verdict
 from evomerge.study.study import Study
@@ -35,8 +36,8 @@ TASKS: Tasks = {
 }
 
 
-def rows(qa: float, lm: float) -> list[Row]:
-    return [Row("qa", 0, qa, None, 0, 1), Row("lm", 0, lm, None, 0, 1)]
+def rows(qa: float, lm: float) -> list[OutcomeRow]:
+    return [OutcomeRow("qa", 0, qa, None, 0, 1), OutcomeRow("lm", 0, lm, None, 0, 1)]
 
 
 BASELINE = [
@@ -181,7 +182,7 @@ def test_constraints_that_all_keep_change_nothing_but_the_record(
 
 def entrant(number: int, kind: str, qa: float, race: float | None = None) -> Entrant:
     """A model that is right on so many of 100 questions."""
-    answers = [Row("qa", i, float(i < 100 * qa), None, 0, 1) for i in range(100)]
+    answers = [OutcomeRow("qa", i, float(i < 100 * qa), None, 0, 1) for i in range(100)]
     return Entrant(number, kind, f"{kind} {number}", f"d{number}", answers, race)
 
 
@@ -282,9 +283,9 @@ def test_the_simplest_is_within_one_standard_error_of_the_best() -> None:
     # with an error of sqrt((14 + 1)/101 - .059²)/10 = .038; of the second 7 and 4, .030 and .034
     tasks: Tasks = {"qa": TASKS["qa"]}
 
-    def answers(*right: range) -> list[Row]:
+    def answers(*right: range) -> list[OutcomeRow]:
         solved = {i for some in right for i in some}
-        return [Row("qa", i, float(i in solved), None, 0, 1) for i in range(100)]
+        return [OutcomeRow("qa", i, float(i in solved), None, 0, 1) for i in range(100)]
 
     best = answers(range(50))
     first, second = answers(range(10, 54)), answers(range(7, 54))

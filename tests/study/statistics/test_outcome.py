@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from evomerge.study.statistics.outcome import Row, fitness, item_scores, scores, sign, weights
+from evomerge.evaluate.outcomes import OutcomeRow
+from evomerge.study.statistics.outcome import fitness, item_scores, scores, sign, weights
 
 TASKS = {
     "quiz": {"metric": "acc", "higher_is_better": True, "weight": 3.0},
@@ -42,7 +43,7 @@ def test_more_items_of_one_task_do_not_give_it_more_weight():
 
 
 def test_rows_and_lists_are_the_same_thing_and_their_order_does_not_matter():
-    rows = [Row(*row) for row in reversed(ROWS)]
+    rows = [OutcomeRow(*row) for row in reversed(ROWS)]
     assert fitness(rows, TASKS) == fitness(ROWS, TASKS)
 
 

@@ -4,8 +4,8 @@ import math
 import numpy as np
 import pytest
 
+from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.study.statistics.comparison import Entrant, compare
-from evomerge.study.statistics.outcome import Row
 from evomerge.study.statistics.paired import paired_difference
 from evomerge.study.statistics.race import Race
 from evomerge.study.statistics.verdict import verdict
@@ -18,7 +18,7 @@ TWO = {
 
 
 def rows(values, task="quiz"):
-    return [Row(task, i, float(value), None, 0, 1) for i, value in enumerate(values)]
+    return [OutcomeRow(task, i, float(value), None, 0, 1) for i, value in enumerate(values)]
 
 
 def right(k, n=100):
@@ -57,7 +57,7 @@ def test_items_that_only_one_side_has_are_an_error():
     with pytest.raises(ValueError, match=r"same items .*\('quiz', 2\)"):
         compare(rows([1, 0]), rows([1, 0, 1]), QUIZ)
     with pytest.raises(ValueError, match="no metric value"):
-        compare([Row("quiz", 0, None, 0.5, 0, 1)], rows([1]), QUIZ)
+        compare([OutcomeRow("quiz", 0, None, 0.5, 0, 1)], rows([1]), QUIZ)
 
 
 def test_a_clear_improvement_over_best_parent_and_best_anchor_is_announced():
@@ -213,7 +213,7 @@ def announce(studies, seed, kinds=REAL, gain=0.0, fresh=True):
                 f"{kind} {number}",
                 f"d{number}",
                 [
-                    Row(task, i, float(answers[number, t, i]), None, 0, 1)
+                    OutcomeRow(task, i, float(answers[number, t, i]), None, 0, 1)
                     for t, task in enumerate(tasks)
                     for i in held_out
                 ],
