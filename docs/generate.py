@@ -43,22 +43,22 @@ def study_file() -> str:
 def _section(kind: Any, path: str) -> list[str]:
     lines = [f"## {path}\n\n{_summary(kind)}\n"] if path else []
     lines += ["| key | kind | default | what it is |", "|---|---|---|---|"]
-    told, hints, inner = attributes(kind), typing.get_type_hints(kind), []
+    descriptions, hints, inner = attributes(kind), typing.get_type_hints(kind), []
     for entry in dataclasses.fields(kind):
-        if entry.name not in told and dataclasses.is_dataclass(kind.__base__):
+        if entry.name not in descriptions and dataclasses.is_dataclass(kind.__base__):
             continue  # said in the section of what this is a kind of
         where = f"{path}.{entry.name}".lstrip(".")
         part = _dataclass_in(hints[entry.name])
         if part is not None:
             inner.append((part, where))
         shown = f"[`{entry.name}`](#{anchor(where)})" if part else f"`{entry.name}`"
-        words = told[entry.name].replace("|", "\\|")
+        words = descriptions[entry.name].replace("|", "\\|")
         lines.append(f"| {shown} | {_kind(hints[entry.name])} | {_default(entry)} | {words} |")
     lines.append("")
     for part, where in inner:
         lines += _section(part, where)
-        for own in part.__subclasses__():
-            lines += _section(own, f"{where} with {next(iter(attributes(own)))}")
+        for subclass in part.__subclasses__():
+            lines += _section(subclass, f"{where} with {next(iter(attributes(own)))}")
     return lines
 
 
@@ -68,7 +68,7 @@ def anchor(heading: str) -> str:
 
 
 def attributes(kind: Any) -> dict[str, str]:
-    """What a docstring says under ``Attributes:``, by name; ``{x}`` marks become code.
+    """Read a docstring's ``Attributes:`` section, by name; ``{x}`` marks become code.
 
     >>> class A:
     ...     '''A thing.
@@ -251,7 +251,7 @@ def optimizers() -> str:
         kind = type(registry.create(name))
         first = (kind.__doc__ or "").partition("\n\n")[0]
         lines += [f"## {name}\n", f"{code(' '.join(first.split()))}\n"]
-        told = _arguments(kind)
+        descriptions = _arguments(kind)
         rows = [
             f"| `{p.name}` | `{p.default}` | {_cell(told.get(p.name, ''))} |"
             for p in inspect.signature(kind).parameters.values()
@@ -263,7 +263,7 @@ def optimizers() -> str:
 
 
 def _arguments(kind: Any) -> dict[str, str]:
-    """What a class's docstring says under ``Args:``."""
+    """Read the ``Args:`` section of a class's docstring."""
     return attributes(
         types.SimpleNamespace(__doc__=(kind.__doc__ or "").replace("Args:\n", "Attributes:\n"))
     )

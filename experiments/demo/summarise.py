@@ -1,4 +1,4 @@
-"""What a finished demo measured, as JSON: ``python summarise.py DIR WALL_SECONDS``."""
+"""Print the figures of a finished demo as JSON: ``python summarise.py DIR WALL_SECONDS``."""
 
 import json
 import platform

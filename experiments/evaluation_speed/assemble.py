@@ -12,18 +12,18 @@ from typing import Any
 
 
 def assemble(folder: Path) -> dict[str, Any]:
-    """What ran, then every part by its name: a JSON file, or a list of JSON lines."""
+    """Join versions and every part by its name: a JSON file, or a list of JSON lines."""
     asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     commit = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
-    told: dict[str, Any] = {"commit": commit, "python": platform.python_version(), "threads": 1}
-    told |= {name: version(name) for name in ("torch", "transformers", "lm_eval")}
+    result: dict[str, Any] = {"commit": commit, "python": platform.python_version(), "threads": 1}
+    result |= {name: version(name) for name in ("torch", "transformers", "lm_eval")}
     for name in ("zoo", "large", "busy", "workers", "soak", "peers"):
         whole, lines = folder / f"{name}.json", folder / f"{name}.jsonl"
         if whole.is_file():
-            told[name] = json.loads(whole.read_text(encoding="utf-8"))
+            result[name] = json.loads(whole.read_text(encoding="utf-8"))
         elif lines.is_file():
-            told[name] = [json.loads(line) for line in lines.read_text("utf-8").splitlines()]
-    return told
+            result[name] = [json.loads(line) for line in lines.read_text("utf-8").splitlines()]
+    return result
 
 
 if __name__ == "__main__":

@@ -21,9 +21,11 @@ def main(directory: Path, sigmas: list[float], seeds: list[int]) -> None:
             search = dataclasses.replace(config.search, seed=seed, options={"sigma": sigma})
             workers = dataclasses.replace(config.workers, backend="local", count=1)
             output = dataclasses.replace(config.output, save_model=False)
-            told = dataclasses.replace(config, search=search, workers=workers, output=output)
+            study_config = dataclasses.replace(
+                config, search=search, workers=workers, output=output
+            )
             with tempfile.TemporaryDirectory() as run:
-                verdict = Study(told, run).confirm()
+                verdict = Study(study_config, run).confirm()
             scores = verdict["scores"]["winner"]
             anchor = next(c for c in verdict["comparisons"] if c["kind"] == "anchor")
             row = {

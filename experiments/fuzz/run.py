@@ -4,7 +4,7 @@
     PYTHONPATH=.:SITE_PACKAGES_OF_EVOMERGE FUZZ/bin/python experiments/fuzz/run.py yaml 600
 
 What is no `UserError`, takes longer than five seconds or more than 2 GB ends the run, and the input
-is kept in the folder. The last lines tell how many inputs were tried.
+is kept in the folder. The last lines say how many inputs were tried.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ LARGEST = 100_000  # bytes of a seed; larger ones are what the limits are for
 def header(data: bytes) -> None:
     """Read a safetensors file: once as it is, once with the length that its text has."""
     file = FOLDER / "model.safetensors"
-    for told in (data, struct.pack("<Q", len(data)) + data):
-        file.write_bytes(told)
+    for content in (data, struct.pack("<Q", len(data)) + data):
+        file.write_bytes(content)
         with contextlib.suppress(UserError):
             read_header(file)
 
@@ -67,7 +67,7 @@ def journal(data: bytes) -> None:
 
 
 def seeds(target: str) -> list[bytes]:
-    """What to begin with: whole inputs, and the bad ones of the tests."""
+    """List the inputs to start from: whole ones, and the bad ones of the tests."""
     if target == "header":
         made = [json.dumps(h).encode() for h in HEADERS.values()]
         return made + [struct.pack("<Q", len(h)) + h + bytes(8) for h in made] + [*WEIGHTS.values()]

@@ -47,7 +47,7 @@ WITH_DENSITY = {
 
 
 def command(*arguments: str | Path) -> str:
-    """What `evomerge ARGUMENTS` prints; its error ends this program."""
+    """Run `evomerge ARGUMENTS` and return what it prints, or its error with the exit code."""
     done = subprocess.run(
         [sys.executable, "-m", "evomerge", *map(str, arguments)], capture_output=True, text=True
     )

@@ -1,4 +1,4 @@
-"""How fast merging is: against a memory copy, and against mergekit where MERGEKIT_PYTHON is set.
+"""Measures the speed of merging against a memory copy, and against mergekit where MERGEKIT_PYTHON is set.
 
 Rounds interleave what is compared, on one thread; ratios are medians over rounds, of CPU seconds.
 """
@@ -33,7 +33,7 @@ NAMES = ("base", "a", "b", "c")
 
 def shapes(layers, hidden=768, inner=2048, vocabulary=32_000):
     """A Llama without biases; 134 M parameters with 12 layers."""
-    found = {
+    shapes = {
         "model.embed_tokens.weight": (vocabulary, hidden),
         "model.norm.weight": (hidden,),
         "lm_head.weight": (vocabulary, hidden),
@@ -41,13 +41,13 @@ def shapes(layers, hidden=768, inner=2048, vocabulary=32_000):
     for layer in range(layers):
         start = f"model.layers.{layer}."
         for part in "qkvo":
-            found[f"{start}self_attn.{part}_proj.weight"] = (hidden, hidden)
+            shapes[f"{start}self_attn.{part}_proj.weight"] = (hidden, hidden)
         for part, shape in (("gate", (inner, hidden)), ("up", (inner, hidden))):
-            found[f"{start}mlp.{part}_proj.weight"] = shape
-        found[f"{start}mlp.down_proj.weight"] = (hidden, inner)
+            shapes[f"{start}mlp.{part}_proj.weight"] = shape
+        shapes[f"{start}mlp.down_proj.weight"] = (hidden, inner)
         for part in ("input_layernorm", "post_attention_layernorm"):
-            found[f"{start}{part}.weight"] = (hidden,)
-    return found
+            shapes[f"{start}{part}.weight"] = (hidden,)
+    return shapes
 
 
 def make_models(folder, named_shapes, **config):
@@ -83,10 +83,10 @@ def recipe(folder, method, seed):
     draw = random.Random(f"{method} {seed}")
     models = []
     for name in NAMES[1:]:
-        own = {"weight": draw.uniform(0.2, 0.9)}
+        parameters = {"weight": draw.uniform(0.2, 0.9)}
         if method != "linear":
-            own["density"] = draw.uniform(0.2, 0.8)
-        models.append({"model": str(folder / name), "parameters": own})
+            parameters["density"] = draw.uniform(0.2, 0.8)
+        models.append({"model": str(folder / name), "parameters": parameters})
     document = {"merge_method": method, "models": models, "out_dtype": "bfloat16"}
     if method != "linear":
         document["base_model"] = str(folder / "base")
@@ -98,10 +98,10 @@ class Live(torch.nn.Module):
 
     def __init__(self, named_shapes):
         super().__init__()
-        self.held = {n: torch.zeros(s, dtype=torch.bfloat16) for n, s in named_shapes.items()}
+        self.tensors = {n: torch.zeros(s, dtype=torch.bfloat16) for n, s in named_shapes.items()}
 
     def state_dict(self, **_):
-        return self.held
+        return self.tensors
 
 
 def seconds(action, *arguments):
@@ -144,8 +144,8 @@ def ratios(folder, named_shapes):
     warm_disk = seconds(candidate, live, fresh, folder, "ties", 0)
     del fresh
     copies = {"linear": copier(8 * parameters), "ties": copier(10 * parameters)}
-    found = {f"{m} {k}": [] for m in copies for k in ("compiled", "blocked")}
-    times = {key: [] for key in [*found, "copy"]}
+    ratios = {f"{m} {k}": [] for m in copies for k in ("compiled", "blocked")}
+    times = {key: [] for key in [*ratios, "copy"]}
     for number in range(ROUNDS):
         for method, copy in copies.items():
             floor = seconds(copy)
@@ -156,7 +156,7 @@ def ratios(folder, named_shapes):
                     continue
                 parents.kernels = kernels
                 took = seconds(candidate, live, parents, folder, method, number)
-                found[f"{method} {name}"].append(took / floor)
+                ratios[f"{method} {name}"].append(took / floor)
                 times[f"{method} {name}"].append(took)
     return {
         "parameters": parameters,
@@ -164,16 +164,16 @@ def ratios(folder, named_shapes):
         "kernels": type(compiled).__name__,
         "first_candidate_seconds": cold,
         "first_ties_candidate_with_rankings_on_disk_seconds": warm_disk,
-        "times_the_copy": {k: [median(v), min(v), max(v)] for k, v in found.items()},
+        "times_the_copy": {k: [median(v), min(v), max(v)] for k, v in ratios.items()},
         "seconds": {key: median(values) for key, values in times.items()},
         "copy_gb_per_second": 10 * parameters / median(times["copy"]) / 1e9,
     }
 
 
 def dynamo_frames():
-    """How often torch compiled; it is not asked to import its compiler, which takes memory."""
-    held = sys.modules.get("torch._dynamo.utils")
-    return sum(held.counters["frames"].values()) if held else 0
+    """Count torch's compilations; it is not asked to import its compiler, which takes memory."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return sum(dynamo.counters["frames"].values()) if dynamo else 0
 
 
 def hundred(folder, named_shapes):
@@ -231,15 +231,15 @@ def slope(folder):
 
 def per_tensor(folder):
     """The same 6 M parameters in 3,000 tensors and in 10, the plan included."""
-    found = {}
+    microseconds = {}
     for method in ("linear", "ties"):
         many = {f"model.layers.{i % 12}.mlp.part{i}.weight": (2048,) for i in range(3000)}
         few = {f"model.layers.{i}.mlp.part.weight": (300, 2048) for i in range(10)}
         spent = [
             timed(folder / f"{method}-{len(kind)}", kind, method, rounds=9) for kind in (many, few)
         ]
-        found[method] = (spent[0] - spent[1]) / (3000 - 10) * 1e6
-    return found
+        microseconds[method] = (spent[0] - spent[1]) / (3000 - 10) * 1e6
+    return microseconds
 
 
 def mergekit(folder):

@@ -41,8 +41,8 @@ from tests.study.study_driver import Drivers, children
 GENERATION = 20
 
 
-def held() -> dict[str, int]:
-    """What this process holds: memory in kilobytes, descriptors, children, threads."""
+def resources_in_use() -> dict[str, int]:
+    """Count what this process uses: memory in kilobytes, descriptors, children, threads."""
     status = Path("/proc/self/status").read_text()
     workers = children(os.getpid())
     return {
@@ -67,7 +67,7 @@ def _resident(status: str) -> int:
 def kill_workers(config: StudyConfig, run: Path, mean_seconds: float, most: int, seed: int) -> Any:
     """Run a study in this process while its workers are killed at random moments.
 
-    What is held is compared with what is held after a short study that nothing happens to: what
+    Resources in use are compared with those after a short study that nothing happens to: what
     libraries load once, such as their own threads, is there by then.
     """
     scratch = run.with_name(f"{run.name}-scratch")  # where temporary files would be left
@@ -88,10 +88,10 @@ def kill_workers(config: StudyConfig, run: Path, mean_seconds: float, most: int,
     def listen(event: Any, record: Any) -> None:
         del record
         if event["event"] == "told":
-            marks.append(held())
+            marks.append(resources_in_use())
             print(event["generation"], kills[0], marks[-1], file=sys.stderr, flush=True)
 
-    before, began, there = held(), time.monotonic(), set(scratch.rglob("*"))
+    before, began, there = resources_in_use(), time.monotonic(), set(scratch.rglob("*"))
     thread = threading.Thread(target=assassin)
     thread.start()
     try:
@@ -100,7 +100,7 @@ def kill_workers(config: StudyConfig, run: Path, mean_seconds: float, most: int,
         stop.set()
         thread.join()
     seconds = round(time.monotonic() - began, 1)
-    after, finished = held(), substance_digest(run)
+    after, finished = resources_in_use(), substance_digest(run)
     Study(config, run).confirm()  # finds everything done, and does nothing
     assert substance_digest(run) == finished
     twice = [n for n in paid(run).values() if n > 1]
@@ -126,7 +126,7 @@ def kill_workers(config: StudyConfig, run: Path, mean_seconds: float, most: int,
 
 
 def substance_digest(run: Path) -> str:
-    """What a run did and found, in sixteen digits: equal for runs that differ in times alone."""
+    """Sixteen digits that are equal for runs that differ in times alone."""
     text = json.dumps(substance(run), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -188,33 +188,35 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=16, help="of each real task and generation")
     parser.add_argument("--only", nargs="+", choices=("workers", "drivers", "real"))
     parser.add_argument("--seed", type=int, default=0)
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        parts = told.only or ["workers", "drivers", *(["real"] if told.study else [])]
+        parts = arguments.only or ["workers", "drivers", *(["real"] if arguments.study else [])]
         for part in parts:
-            print(json.dumps({part: run_part(part, folder, told)}), flush=True)
+            print(json.dumps({part: run_part(part, folder, arguments)}), flush=True)
 
 
-def run_part(part: str, folder: Path, told: argparse.Namespace) -> Any:
+def run_part(part: str, folder: Path, arguments: argparse.Namespace) -> Any:
     if part == "drivers":
-        return kill_drivers(folder, told.kills, told.seed)
+        return kill_drivers(folder, arguments.kills, arguments.seed)
     if part == "workers":
         python, sys.executable = sys.executable, stub_executable(folder)
         try:
-            document = stub_document(search={"trials": told.trials, "population": GENERATION})
+            document = stub_document(search={"trials": arguments.trials, "population": GENERATION})
             config = StudyConfig.from_dict(document, Path("/"))
-            return kill_workers(config, folder / "stub", 2.0, 10_000, told.seed)
+            return kill_workers(config, folder / "stub", 2.0, 10_000, arguments.seed)
         finally:
             sys.executable = python
-    document = StudyConfig.from_yaml(told.study).to_dict()
-    document["search"]["trials"] = told.trials
+    document = StudyConfig.from_yaml(arguments.study).to_dict()
+    document["search"]["trials"] = arguments.trials
     document["search"]["population"] = GENERATION
-    document["evaluate"]["items"]["per_generation"] = told.items
+    document["evaluate"]["items"]["per_generation"] = arguments.items
     document["workers"] = {"backend": "local", "count": 2, "device": "cpu"}
     document["output"]["save_model"] = False
-    config = StudyConfig.from_dict(document, told.study.parent)
-    return kill_workers(config, folder / "real", told.mean_seconds, told.worker_kills, told.seed)
+    config = StudyConfig.from_dict(document, arguments.study.parent)
+    return kill_workers(
+        config, folder / "real", arguments.mean_seconds, arguments.worker_kills, arguments.seed
+    )
 
 
 if __name__ == "__main__":

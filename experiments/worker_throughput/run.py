@@ -1,9 +1,9 @@
-"""What workers and the loop around them cost: ``python run.py WHAT [ARGUMENTS]``; prints JSON.
+"""Measures the cost of workers and the loop around them: ``python run.py WHAT [ARGUMENTS]``; prints JSON.
 
 WHAT is one of
 
     busy        8 and 32 sleeping workers: the share of their time that they work;
-                ARGUMENT: seconds of a candidate, 4 unless told
+                ARGUMENT: seconds of a candidate, 4 by default
     growth      1,000 trials without sleep: seconds and memory, last hundred over first hundred
     loop        10,000 trials without sleep: milliseconds a trial, journal and fdatasync included;
                 ARGUMENT of both: optimizers, such as cmaes,random
@@ -52,7 +52,7 @@ class Clock:
     """Listens to a study: when each generation was told, and the memory then."""
 
     def __init__(self) -> None:
-        self.told: list[
+        self.moments_seen: list[
             tuple[float, int, int]
         ] = []  # moment, trials so far, bytes held, workers' too
         self.anchors = self.ended = 0.0
@@ -64,13 +64,13 @@ class Clock:
         elif event["event"] == "told":
             self.trials += len(event["trials"])
             held = resident() + sum(map(resident, children()))
-            self.told.append((time.monotonic(), self.trials, held))
+            self.moments_seen.append((time.monotonic(), self.trials, held))
         elif event["event"] == "search_ended":
             self.ended = time.monotonic()
 
     def over(self, first: int, last: int) -> dict[str, float]:
         """Milliseconds a trial, and megabytes at the end, from one number of trials to another."""
-        moments = [(self.anchors, 0, 0), *self.told]
+        moments = [(self.anchors, 0, 0), *self.moments_seen]
         start = max((m for m in moments if m[1] <= first), key=lambda m: m[1])
         end = min((m for m in moments if m[1] >= last), key=lambda m: m[1])
         return {
@@ -173,17 +173,17 @@ def resume(chosen: str = "catcma,cmaes,random", trials: int = 10_000, knots: int
 
 
 def again(run: Path, optimizer: str, trials: int, knots: int) -> None:
-    """What one resume costs; imports are told apart."""
+    """Measure one resume, its imports apart."""
     imports = time.process_time()  # torch among them
     search.create(optimizer)  # its library is imported when it is made
     study_module.open_pool = SleepingPool
     SleepingPool.mean_seconds = 0.0
-    held = [resident() / 1e6]
+    megabytes = [resident() / 1e6]
     gc.freeze()  # as the command does it
     moments = [time.process_time()]
     record = Record.from_events(iterate(run / JOURNAL))
     moments.append(time.process_time())
-    held.append(resident() / 1e6)
+    megabytes.append(resident() / 1e6)
     Study(study(trials, 20, 1, optimizer, 1, knots), run).optimize()
     moments.append(time.process_time())
     status_text(record)

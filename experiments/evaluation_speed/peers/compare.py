@@ -88,13 +88,13 @@ def compare(
         seconds["Mergenetic"] = [genetic.score("go") for _ in range(3)]
         genetic.close()
     ours.close()
-    kept = {who: took[1:] for who, took in seconds.items()}
+    warm_seconds = {who: took[1:] for who, took in seconds.items()}
     return {
-        "seconds": {who: round(statistics.median(took), 4) for who, took in kept.items()},
+        "seconds": {who: round(statistics.median(took), 4) for who, took in warm_seconds.items()},
         "times_faster": {
             mode: {
-                who: [round(x, 1) for x in _ratios(took, kept[f"evomerge {mode}"])]
-                for who, took in kept.items()
+                who: [round(x, 1) for x in _ratios(took, warm_seconds[f"evomerge {mode}"])]
+                for who, took in warm_seconds.items()
                 if not who.startswith("evomerge")
             }
             for mode in ("smooth", "metric")
@@ -104,8 +104,8 @@ def compare(
 
 def _ratios(peer: list[float], ours: list[float]) -> tuple[float, float, float]:
     """Median, least and largest of the rounds' ratios."""
-    found = [a / b for a, b in zip(peer, ours, strict=False)]
-    return statistics.median(found), min(found), max(found)
+    ratios = [a / b for a, b in zip(peer, ours, strict=False)]
+    return statistics.median(ratios), min(ratios), max(ratios)
 
 
 def main() -> None:
@@ -115,16 +115,21 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--limit", type=int, help="fewer documents of a task, to see that it runs")
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        found = {
+        results = {
             name: compare(
-                name, told.zoo.resolve(), told.peers, told.rounds, Path(scratch), told.limit
+                name,
+                arguments.zoo.resolve(),
+                arguments.peers,
+                arguments.rounds,
+                Path(scratch),
+                arguments.limit,
             )
             for name in WORKLOADS
         }
-    told.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(found, indent=1))
+    arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

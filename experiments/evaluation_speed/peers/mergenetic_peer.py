@@ -73,8 +73,8 @@ def main() -> None:
             for task in job["tasks"]
         ]
         seconds = time.perf_counter() - began
-        told = {"seconds": seconds, "score": float(np.sum(scores))}
-        print(json.dumps(told), file=answers, flush=True)
+        line = {"seconds": seconds, "score": float(np.sum(scores))}
+        print(json.dumps(line), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ def main() -> None:
         seconds = time.perf_counter() - began
         if "rows" not in answer:
             raise SystemExit(answer["failed"]["message"])
-        told = {"seconds": seconds, "parts": answer["seconds"]}
-        print(json.dumps(told), flush=True)
+        line = {"seconds": seconds, "parts": answer["seconds"]}
+        print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":
