@@ -58,7 +58,7 @@ def _section(kind: Any, path: str) -> list[str]:
     for part, where in inner:
         lines += _section(part, where)
         for subclass in part.__subclasses__():
-            lines += _section(subclass, f"{where} with {next(iter(attributes(own)))}")
+            lines += _section(subclass, f"{where} with {next(iter(attributes(subclass)))}")
     return lines
 
 
@@ -253,7 +253,7 @@ def optimizers() -> str:
         lines += [f"## {name}\n", f"{code(' '.join(first.split()))}\n"]
         descriptions = _arguments(kind)
         rows = [
-            f"| `{p.name}` | `{p.default}` | {_cell(told.get(p.name, ''))} |"
+            f"| `{p.name}` | `{p.default}` | {_cell(descriptions.get(p.name, ''))} |"
             for p in inspect.signature(kind).parameters.values()
             if p.default is not inspect.Parameter.empty
         ]

@@ -1,4 +1,4 @@
-"""Measures the speed of merging against a memory copy, and against mergekit where MERGEKIT_PYTHON is set.
+"""Measures merging against a memory copy, and against mergekit where MERGEKIT_PYTHON is set.
 
 Rounds interleave what is compared, on one thread; ratios are medians over rounds, of CPU seconds.
 """

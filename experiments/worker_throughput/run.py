@@ -1,4 +1,4 @@
-"""Measures the cost of workers and the loop around them: ``python run.py WHAT [ARGUMENTS]``; prints JSON.
+"""Measures what workers and the loop around them cost: ``python run.py WHAT [ARGUMENTS]`` (JSON).
 
 WHAT is one of
 
@@ -199,12 +199,12 @@ def again(run: Path, optimizer: str, trials: int, knots: int) -> None:
         journal_mb=(run / JOURNAL).stat().st_size / 1e6,
         imports_seconds=imports,
         journal_seconds=journal,
-        journal_held_mb=held[1] - held[0],
+        journal_held_mb=megabytes[1] - megabytes[0],
         resume_seconds=whole,
         status_seconds=journal + status,
         report_seconds=report,
         most_mb=peak(),
-        imported_mb=held[0],
+        imported_mb=megabytes[0],
     )
 
 

@@ -124,4 +124,4 @@ def test_a_merge_is_timed(load: Load, tmp_path: Path) -> None:
     parents = measure.Parents([str(tmp_path / name) for name in measure.NAMES])
     live = measure.Live(shapes)
     assert measure.seconds(measure.candidate, live, parents, tmp_path, "ties", 0) > 0
-    assert any(tensor.any() for tensor in live.held.values())
+    assert any(tensor.any() for tensor in live.tensors.values())
