@@ -21,7 +21,7 @@ Asked = tuple[str, str, Point | None, Recipe]  # kind, name, point, recipe
 
 
 @dataclass(frozen=True)
-class OpenStudy:
+class StudyRun:
     """A study whose journal is open for writing.
 
     Attributes:

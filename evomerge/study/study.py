@@ -17,7 +17,7 @@ from evomerge.core.errors import UserError
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.study.config import StudyConfig
-from evomerge.study.context import OpenStudy, study_space
+from evomerge.study.context import StudyRun, study_space
 from evomerge.study.journal import dataframes
 from evomerge.study.journal.journal import JOURNAL, iterate
 from evomerge.study.journal.record import Record
@@ -251,13 +251,13 @@ class Study:
         finally:
             self.close()
 
-    def _open(self) -> OpenStudy:
+    def _open(self) -> StudyRun:
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise UserError(f"{self.directory}: cannot make a run folder: {error}") from None
         self._ledger = Ledger(self.directory / JOURNAL, self._hear)
-        return OpenStudy(self.config, self.directory, self.space, self._ledger)
+        return StudyRun(self.config, self.directory, self.space, self._ledger)
 
     def _open_elsewhere(self) -> Elsewhere:
         if self._elsewhere is None:

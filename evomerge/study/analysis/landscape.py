@@ -21,7 +21,7 @@ from evomerge.recipe.space.dimension import Point
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.study.analysis import cuts
 from evomerge.study.config import StudyConfig
-from evomerge.study.context import OpenStudy, study_space
+from evomerge.study.context import StudyRun, study_space
 from evomerge.study.journal.journal import JOURNAL, iterate
 from evomerge.study.journal.record import Record
 from evomerge.study.ledger import Ledger
@@ -153,7 +153,7 @@ def _scored(
             ledger.log(dict(past.study))
         elif any(held.get(key) != past.study.get(key) for key in _SAME):
             raise UserError(f"{folder}: this was made of another run; remove it and try again")
-        study = OpenStudy(config, folder, space, ledger)
+        study = StudyRun(config, folder, space, ledger)
         per_task = config.evaluate.items_per_task
         items = generation_items(study.pools["race"], per_task, study.seed, 0)
         unique = list(dict.fromkeys(points))

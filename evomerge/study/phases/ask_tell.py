@@ -16,7 +16,7 @@ from evomerge import optimizers as search
 from evomerge.core.errors import UserError, unknown
 from evomerge.core.version import __version__
 from evomerge.recipe.space.dimension import Point
-from evomerge.study.context import OpenStudy
+from evomerge.study.context import StudyRun
 from evomerge.study.journal.record import AskRecord
 from evomerge.study.phases.anchors import anchors
 from evomerge.study.phases.baseline import start_point
@@ -29,7 +29,7 @@ from evomerge.study.statistics.outcome import weighted
 class Elsewhere:
     """Asks and tells of a study whose journal is open; making it begins or resumes the study."""
 
-    def __init__(self, study: OpenStudy):
+    def __init__(self, study: StudyRun):
         self._study = study
         self._handed: set[int] = set()
         self._optimizer: search.Optimizer | None = None
@@ -172,7 +172,7 @@ class Elsewhere:
         return {task: float(scores[task]) for task in tasks}
 
 
-def _study_event(study: OpenStudy) -> dict[str, Any]:
+def _study_event(study: StudyRun) -> dict[str, Any]:
     tasks = {
         task.name: {"metric": "score", "higher_is_better": True, "weight": task.weight}
         for task in study.config.evaluate.tasks

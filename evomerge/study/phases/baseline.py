@@ -8,7 +8,7 @@ from evomerge.core.errors import UserError
 from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.dimension import Point
-from evomerge.study.context import OpenStudy
+from evomerge.study.context import StudyRun
 from evomerge.study.journal.record import TrialRecord
 from evomerge.study.phases.anchors import anchors
 from evomerge.study.statistics.pools import generation_items
@@ -17,7 +17,7 @@ from evomerge.study.statistics.pools import generation_items
 class Baseline:
     """The anchors of a study; making it scores them, by the smooth score and by the metric."""
 
-    def __init__(self, study: OpenStudy):
+    def __init__(self, study: StudyRun):
         self._study = study
         wanted = anchors(study.config)
         per_task = 2 * study.config.evaluate.items_per_task
@@ -69,7 +69,7 @@ class Baseline:
         return start_point(self._study, self.scores(self._study.modes[0]))
 
 
-def start_point(study: OpenStudy, scored: Mapping[int, float]) -> Point | None:
+def start_point(study: StudyRun, scored: Mapping[int, float]) -> Point | None:
     """The point of the best of these trials that the space holds; ``None`` if it holds none."""
     for number in sorted(scored, key=lambda n: -scored[n]):
         point = study.space.point_of(Recipe.from_dict(study.record.trials[number].recipe))

@@ -9,7 +9,7 @@ from typing import Any
 from evomerge.core.errors import UserError
 from evomerge.core.redact import redacted
 from evomerge.core.version import __version__
-from evomerge.study.context import OpenStudy
+from evomerge.study.context import StudyRun
 from evomerge.study.journal.shards import shard_items
 from evomerge.study.phases.steps import steps_of
 from evomerge.study.statistics.pools import split
@@ -19,7 +19,7 @@ from evomerge.study.workers.versions import difference, versions
 _FREE = {("search", "trials"), ("search", "deadline"), ("workers",), ("output", "save_model")}
 
 
-def finished(study: OpenStudy) -> Mapping[str, Any] | None:
+def finished(study: StudyRun) -> Mapping[str, Any] | None:
     """The verdict of a study that has nothing left to do."""
     record, wanted = study.record, study.config.search.trials
     if record.study is None or record.verdict is None or record.exported is None:
@@ -33,7 +33,7 @@ def finished(study: OpenStudy) -> Mapping[str, Any] | None:
     return None
 
 
-def refuse_another(study: OpenStudy, elsewhere: bool = False, allow_changed: bool = False) -> None:
+def refuse_another(study: StudyRun, elsewhere: bool = False, allow_changed: bool = False) -> None:
     """Refuse to resume with a study that asks for something else.
 
     Args:
@@ -65,7 +65,7 @@ def refuse_another(study: OpenStudy, elsewhere: bool = False, allow_changed: boo
         study.ledger.log({"event": "changed", "differences": told, "now": {"config": now}})
 
 
-def check(study: OpenStudy, allow_changed: bool = False) -> None:
+def check(study: StudyRun, allow_changed: bool = False) -> None:
     """Have a worker check parents and tasks; begin the journal, or compare with it.
 
     Args:
@@ -112,7 +112,7 @@ def check(study: OpenStudy, allow_changed: bool = False) -> None:
     _check_batches(study, told.get("batches"), allow_changed)
 
 
-def _check_batches(study: OpenStudy, now: str | None, allow_changed: bool) -> None:
+def _check_batches(study: StudyRun, now: str | None, allow_changed: bool) -> None:
     """What was scored must be scored in the same batches today, or comparisons are not exact."""
     scored = study.record.batches.last
     allowed = (study.record.study or {}).get("batches")  # by an earlier --allow-changed
@@ -131,7 +131,7 @@ def _check_batches(study: OpenStudy, now: str | None, allow_changed: bool) -> No
     study.ledger.log({"event": "changed", "differences": [told], "now": {"batches": now}})
 
 
-def _study_event(study: OpenStudy, told: Mapping[str, Any]) -> dict[str, Any]:
+def _study_event(study: StudyRun, told: Mapping[str, Any]) -> dict[str, Any]:
     evaluation = told["evaluation"]
     keys = evaluation["item_keys"]
     ids = evaluation["items"]
@@ -175,7 +175,7 @@ def _study_event(study: OpenStudy, told: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _steps(study: OpenStudy, told: Mapping[str, Any]) -> dict[str, list[float]]:
+def _steps(study: StudyRun, told: Mapping[str, Any]) -> dict[str, list[float]]:
     """What the optimizer's first steps are, where the study asks for other than even ones."""
     if "norms" not in told:
         return {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from evomerge import optimizers as search
 from evomerge.optimizers.coordinates import Coordinates
 from evomerge.recipe.space.dimension import Point
-from evomerge.study.context import OpenStudy
+from evomerge.study.context import StudyRun
 from evomerge.study.phases.baseline import Baseline
 from evomerge.study.phases.feedback import distance
 
@@ -13,7 +13,7 @@ from evomerge.study.phases.feedback import distance
 LEADERS, RECENT_LEADERS, RECENT_GENERATIONS = 4, 3, 3
 
 
-def contenders(study: OpenStudy, baseline: Baseline, optimizer: search.Optimizer) -> list[int]:
+def contenders(study: StudyRun, baseline: Baseline, optimizer: search.Optimizer) -> list[int]:
     """The numbers of the trials that race, simplest first.
 
     Leaders are ranked by how far they were ahead of the reference anchor on the same items,
@@ -48,7 +48,7 @@ def contenders(study: OpenStudy, baseline: Baseline, optimizer: search.Optimizer
     return list(unique.values())
 
 
-def _mean(study: OpenStudy, point: Point) -> int:
+def _mean(study: StudyRun, point: Point) -> int:
     """The trial at the optimizer's mean, asked now unless it was before."""
     recipe = study.space.fill(point)
     for trial in study.record.trials.values():

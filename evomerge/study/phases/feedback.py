@@ -11,7 +11,7 @@ from evomerge import optimizers as search
 from evomerge.evaluate.outcomes import OutcomeRow, ScoreKind
 from evomerge.optimizers.coordinates import Coordinates
 from evomerge.recipe.space.dimension import Point
-from evomerge.study.context import OpenStudy
+from evomerge.study.context import StudyRun
 from evomerge.study.phases.baseline import Baseline
 from evomerge.study.statistics.constraints import Constraint, Limits, demoted
 from evomerge.study.statistics.outcome import scores, sign
@@ -44,7 +44,7 @@ class Telling:
     """
 
     def __init__(
-        self, study: OpenStudy, baseline: Baseline, reference: int, start: Point | None
+        self, study: StudyRun, baseline: Baseline, reference: int, start: Point | None
     ) -> None:
         self._study = study
         self._tasks = study.record.tasks_of("search")
@@ -126,7 +126,7 @@ class Telling:
         return {task: sign(self._tasks[task], field) * score for task, score in found.items()}
 
 
-def objective_names(study: OpenStudy) -> list[str]:
+def objective_names(study: StudyRun) -> list[str]:
     """The tasks that count, in the study's order: the objectives of a Pareto search."""
     tasks: Mapping[str, float] = {t.name: t.weight for t in study.config.evaluate.tasks}
     apart = {t for t, pool in study.config.evaluate.items.pool_of.items() if pool != "search"}
@@ -134,7 +134,7 @@ def objective_names(study: OpenStudy) -> list[str]:
     return [task for task, weight in tasks.items() if weight > 0]
 
 
-def constraints_of(study: OpenStudy) -> list[Constraint]:
+def constraints_of(study: StudyRun) -> list[Constraint]:
     """The study's constraints, read."""
     names = [task.name for task in study.config.evaluate.tasks]
     told = study.config.search.constraints

@@ -13,7 +13,7 @@ from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.recipe.space.dimension import Point
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.study.config import StudyConfig, seconds
-from evomerge.study.context import OpenStudy
+from evomerge.study.context import StudyRun
 from evomerge.study.journal.record import AskRecord
 from evomerge.study.ledger import Items, Wanted
 from evomerge.study.phases.baseline import Baseline
@@ -71,7 +71,7 @@ class Generations:
 
     def __init__(
         self,
-        study: OpenStudy,
+        study: StudyRun,
         baseline: Baseline,
         started: float,
         is_stopped: Callable[[], bool] = lambda: False,

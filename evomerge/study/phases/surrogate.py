@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evomerge.study.context import OpenStudy
+from evomerge.study.context import StudyRun
 from evomerge.study.ledger import Items, Wanted
 from evomerge.study.phases.baseline import Baseline
 from evomerge.study.statistics.correlation import LOW, rank_correlation
@@ -27,7 +27,7 @@ class Agreement:
     next generation is scored, so that no worker waits for it alone.
     """
 
-    def __init__(self, study: OpenStudy, baseline: Baseline):
+    def __init__(self, study: StudyRun, baseline: Baseline):
         self._study = study
         self._by_metric = study.config.evaluate.fitness == "metric"
         self._pairs = baseline.pairs()
