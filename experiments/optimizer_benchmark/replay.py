@@ -124,8 +124,7 @@ def run(
     d, tasks = len(model.arrays["middle"]), len(model.arrays["noise"])
     told = json.loads(first.read_text()) if first else [1.0] * d
     dimensions = [
-        Dimension(name, low=LOW, high=HIGH, step=step)
-        for name, step in zip(names(d), told, strict=True)
+        replace(dimension, step=step) for dimension, step in zip(space(d), told, strict=True)
     ]
     start = float(model(np.full((1, d), 0.5)).mean())
     for arm in arms:
@@ -156,11 +155,16 @@ def run(
         print(json.dumps(row), flush=True)
 
 
-def names(d: int) -> list[str]:
+def space(d: int) -> list[Dimension]:
     """Of the space `parts` with four models: gradients of three knots, then of six."""
     knots = [3] * 4 + [6] * 8
-    found = [f"gradient{g}[{k}]" for g, n in enumerate(knots) for k in range(n)]
-    return found if len(found) == d else [f"w{i}" for i in range(d)]
+    if sum(knots) != d:
+        return [Dimension(f"w{i}", low=LOW, high=HIGH) for i in range(d)]
+    return [
+        Dimension(f"gradient{g}[{k}]", low=LOW, high=HIGH, gradient=f"gradient{g}", knot=k)
+        for g, n in enumerate(knots)
+        for k in range(n)
+    ]
 
 
 def main() -> None:

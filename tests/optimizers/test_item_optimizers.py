@@ -79,7 +79,7 @@ def test_items_that_not_all_have_seen_are_compared_by_the_tasks_means():
 
 
 def test_a_child_takes_one_parent_s_mixture_above_the_cut_and_the_other_s_below():
-    space = [Dimension(f"weight[{i}]") for i in range(50)]
+    space = [Dimension(f"weight[{i}]", gradient="weight", knot=i) for i in range(50)]
     optimizer = create("genetic", sigma=1e-9)
     optimizer.start(space, 3)
     child = optimizer._child(Member(np.zeros(50), 0, None), Member(np.ones(50), 0, None))
@@ -89,15 +89,14 @@ def test_a_child_takes_one_parent_s_mixture_above_the_cut_and_the_other_s_below(
     assert np.isclose(above, 1 - below)
 
 
-def test_depths_are_read_off_names_by_hand():
-    names = [
-        "blocks[0:2].models[a].weight",
-        "blocks[4:6,attention].density",
-        "weight[0]",
-        "weight[2]",
+def test_a_block_acts_in_the_middle_of_its_layers_and_a_knot_at_its_share_of_the_depth():
+    dimensions = [
+        Dimension("blocks[0:2].models[a].weight", model="a", layers=(0, 2)),
+        Dimension("blocks[4:6,attention].density", layers=(4, 6)),
+        Dimension("weight[0]", gradient="weight", knot=0),
+        Dimension("weight[2]", gradient="weight", knot=2),
     ]
-    found = depths([Dimension(name) for name in names])
-    assert found.tolist() == pytest.approx([1 / 6, 5 / 6, 0, 1])
+    assert depths(dimensions).tolist() == pytest.approx([1 / 6, 5 / 6, 0, 1])
 
 
 def test_both_learn_with_items_kept_and_items_redrawn():

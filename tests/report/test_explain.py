@@ -21,6 +21,7 @@ def parents(*answers: list[int], kind: str = "parent") -> Record:
     tasks = {"t": {"metric": "acc", "higher_is_better": True, "weight": 1.0}}
     dimensions = [
         {"name": n, "kind": "float", "low": 0.0, "high": 2.0, "log": False, "choices": ()}
+        | {"group": n[:-3]}  # without its knot
         for n in NAMES
     ]
     record.apply({"event": "study", "config": {}, "tasks": tasks, "dimensions": dimensions})

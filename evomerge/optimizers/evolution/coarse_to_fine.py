@@ -7,7 +7,6 @@ that alone, in 20 less (experiments/optimizer_benchmark).
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -125,19 +124,17 @@ class CoarseToFine(Optimizer):
 
 
 def gradients(dimensions: tuple[Dimension, ...]) -> list[list[int]]:
-    """Dimensions that are knots of one hole together, in order; every other one by itself.
+    """Indices of dimensions: the knots of one gradient together, every other one by itself.
 
-    >>> gradients((Dimension("w[0]"), Dimension("w[1]"), Dimension("density")))
+    >>> knots = [Dimension(f"w[{k}]", gradient="w", knot=k) for k in range(2)]
+    >>> gradients((*knots, Dimension("density")))
     [[0, 1], [2]]
     """
-    found: dict[tuple[str, ...], list[int]] = {}
+    groups: dict[tuple[str | None, int | None], list[int]] = {}
     for i, dimension in enumerate(dimensions):
-        knot = re.fullmatch(r"(.*)\[(\d+)\](~\d+)?", dimension.name)
-        stem = (knot[1], knot[3] or "") if knot else (dimension.name, "", "alone")
-        if knot and dimension.kind != "float":
-            stem = (dimension.name, "", "alone")
-        found.setdefault(stem, []).append(i)
-    return list(found.values())
+        is_knot = dimension.gradient is not None and dimension.kind == "float"
+        groups.setdefault((dimension.gradient, None) if is_knot else (None, i), []).append(i)
+    return list(groups.values())
 
 
 def _middle(

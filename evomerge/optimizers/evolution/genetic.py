@@ -8,7 +8,6 @@ fitness on an item is shared among all who solve it, which keeps specialists ali
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -161,30 +160,27 @@ def profiles(members: Sequence[Member]) -> Floats | None:
 
 
 def depths(dimensions: Sequence[Dimension]) -> NDArray[np.float64]:
-    """How deep in the model each dimension acts, 0 to 1, read off its name.
+    """How deep in the model each dimension acts, from 0 (first layer) to 1.
 
-    ``blocks[2:4].…`` acts in the middle of its layers, ``…weight[3]`` (a knot) at its share of the
-    depth; one that acts everywhere is put at its place among the dimensions.
+    A block's parameter acts in the middle of the block's layers, a knot at its share of the depth;
+    one that acts everywhere is spread by its index among the dimensions.
 
-    >>> depths([Dimension("weight[0]"), Dimension("weight[1]"), Dimension("blocks[2:4].t")])
+    >>> knots = [Dimension(f"w[{k}]", gradient="w", knot=k) for k in range(2)]
+    >>> depths([*knots, Dimension("blocks[2:4].t", layers=(2, 4))])
     array([0.  , 1.  , 0.75])
     """
-    names = [dimension.name for dimension in dimensions]
-    spans = [re.search(r"blocks\[(\d+):(\d+)", name) for name in names]
-    deepest = max((int(span[2]) for span in spans if span), default=1)
-    knots = [re.fullmatch(r"(.*)\[(\d+)\](~\d+)?", name) for name in names]
-    last: dict[str, int] = {}
-    for knot in knots:
-        if knot:
-            stem = knot[1] + (knot[3] or "")
-            last[stem] = max(last.get(stem, 0), int(knot[2]))
-    found = []
-    for i, (span, knot) in enumerate(zip(spans, knots, strict=True)):
+    n_layers = max((d.layers[1] for d in dimensions if d.layers), default=1)
+    last_knot: dict[str | None, int] = {}
+    for d in dimensions:
+        last_knot[d.gradient] = max(last_knot.get(d.gradient, 0), d.knot or 0)
+    positions = []
+    for i, d in enumerate(dimensions):
         within = 0.5
-        if knot and (end := last[knot[1] + (knot[3] or "")]):
-            within = int(knot[2]) / end
-        elif not span:
-            within = i / max(1, len(names) - 1)
-        low, high = (int(span[1]) / deepest, int(span[2]) / deepest) if span else (0.0, 1.0)
-        found.append(low + within * (high - low))
-    return np.array(found, dtype=np.float64)
+        if d.knot is not None and last_knot[d.gradient]:
+            within = d.knot / last_knot[d.gradient]
+        elif d.layers is None:
+            within = i / max(1, len(dimensions) - 1)
+        first, end = d.layers or (0, n_layers)
+        low, high = first / n_layers, end / n_layers
+        positions.append(low + within * (high - low))
+    return np.array(positions, dtype=np.float64)

@@ -26,6 +26,13 @@ class Dimension:
         needs: When it is active: each clause has to hold, and holds where one of the dimensions
             that it names has one of the values beside the name. Always, if there are none.
         step: How far an optimizer that steps goes first, relative to its own first step.
+        parameter: What it sets: a method's parameter, ``merge_method`` or ``include``.
+        model: Whose parameter it is, by the short name that stands in `name`; ``None`` for all.
+        block: Which block it belongs to, as written in `name`; ``None`` for the whole recipe.
+        layers: The block's layers [first, end); ``None`` if it names none.
+        gradient: The name that all knots of its gradient share; ``None`` if it is no knot.
+        knot: Its index in the gradient, from the first layer on; ``None`` if it is no knot.
+        group: The name without layers and knot: what it sets, at whatever depth.
     """
 
     name: str
@@ -37,6 +44,13 @@ class Dimension:
     initial: Value | None = None
     needs: tuple[Clause, ...] = ()
     step: float = 1.0
+    parameter: str = ""
+    model: str | None = None
+    block: str | None = None
+    layers: tuple[int, int] | None = None
+    gradient: str | None = None
+    knot: int | None = None
+    group: str = ""
 
     def __post_init__(self) -> None:
         if self.kind == "categorical":

@@ -40,7 +40,7 @@ def find_holes(document: dict[str, Any], where: str) -> list[Hole]:
 
     def walk(value: Any, path: Place) -> None:
         if value == "search" or is_choice(value) or _is_range(value):
-            found.append(_hole(document, value, path, where))
+            found.append(_with_parts(document, _hole(document, value, path, where)))
         elif isinstance(value, dict):
             for key, item in value.items():
                 if not (key == "layers" and isinstance(item, dict)):
@@ -62,8 +62,10 @@ def _told_apart(holes: list[Hole]) -> list[Hole]:
         for dimension in hole.dimensions:
             seen[dimension.name] = seen.get(dimension.name, 0) + 1
             count = seen[dimension.name]
-            name = dimension.name if count == 1 else f"{dimension.name}~{count}"
-            dimensions.append(replace(dimension, name=name))
+            suffix = "" if count == 1 else f"~{count}"
+            gradient = dimension.gradient and dimension.gradient + suffix
+            name = dimension.name + suffix
+            dimensions.append(replace(dimension, name=name, gradient=gradient))
         result.append(replace(hole, dimensions=tuple(dimensions)))
     return result
 
@@ -214,26 +216,83 @@ def model_of(document: dict[str, Any], path: Place) -> str | None:
     return None
 
 
-def _label(document: dict[str, Any], path: Place) -> str:
+def _with_parts(document: dict[str, Any], hole: Hole) -> Hole:
+    """The hole, each of whose dimensions says which part of the recipe it belongs to."""
+    parameter, model, block, layers = str(hole.path[-1]), None, None, None
+    value: Any = document
+    for i, part in enumerate(hole.path):
+        value = value[part]
+        if part == "parameters":
+            parameter = str(hole.path[i + 1])
+        if not isinstance(part, int) or not isinstance(value, dict):
+            continue
+        if "model" in value:
+            model = _key(value, "models", part)
+        elif hole.path[i - 1] == "blocks":
+            block = _key(value, "blocks", part)
+            layers = value.get("layers")
+    # one value of a list, which is a gradient that has other holes or numbers beside this one
+    listed = hole.path[-1] if "parameters" in hole.path else None
+    group, dimensions = _group(document, hole.path), []
+    for i, dimension in enumerate(hole.dimensions):
+        knot, gradient = (i, hole.path) if hole.gradient else (listed, hole.path[:-1])
+        is_knot = isinstance(knot, int)
+        dimensions.append(
+            replace(
+                dimension,
+                parameter=parameter,
+                model=model,
+                block=block,
+                layers=_span(layers),
+                gradient=_label(document, gradient) if is_knot else None,
+                knot=knot if isinstance(knot, int) else None,
+                group=group,
+            )
+        )
+    return replace(hole, dimensions=tuple(dimensions))
+
+
+def _span(layers: Any) -> tuple[int, int] | None:
+    """A block's layers; ``None`` where they are not written as they should be."""
+    is_fine = isinstance(layers, list) and len(layers) == 2
+    return tuple(layers) if is_fine and all(type(end) is int for end in layers) else None
+
+
+def _label(document: dict[str, Any], path: Place, knots: bool = True) -> str:
     """A path in words: ``blocks[0:3,attention].models[expert-a].weight``."""
     words: list[str] = []
     value: Any = document
-    for part in path:
+    for i, part in enumerate(path):
         value = value[part]
         if isinstance(part, str):
             words += [] if part in ("parameters", "value") else [part]
-            continue
-        key = str(part)
-        if isinstance(value, dict) and "model" in value:
-            key = Path(str(value["model"])).name
-        elif isinstance(value, dict) and words and words[-1] == "blocks":
-            layers, components = value.get("layers"), value.get("components")
-            span = ":".join(map(str, layers)) if isinstance(layers, list) else ""
-            listed = components if isinstance(components, list) else [components or ""]
-            named = "+".join(map(str, listed))
-            key = ",".join(filter(None, [span, named])) or key
-        elif isinstance(value, dict) and value.get("filter"):
-            key = value["filter"]
-        if words:
-            words[-1] += f"[{key}]"
+        elif words:
+            key = _key(value, words[-1], part)
+            if knots or key != str(part) or "parameters" not in path[:i]:
+                words[-1] += f"[{key}]"
     return ".".join(words)
+
+
+def _group(document: dict[str, Any], path: Place) -> str:
+    """A path in words without layers and knots: ``[attention].models[expert-a].weight``."""
+    if path[0] != "blocks" or not isinstance(path[1], int):
+        return _label(document, path, knots=False)
+    block = document["blocks"][path[1]]
+    key = _key({**block, "layers": None}, "blocks", path[1])
+    rest = _label(block, path[2:], knots=False)
+    return rest if key == str(path[1]) and block.get("layers") else f"[{key}].{rest}"
+
+
+def _key(value: Any, word: str, index: int) -> str:
+    """What stands for an index in a name: a model, a block's layers and components, a filter."""
+    if not isinstance(value, dict):
+        return str(index)
+    if "model" in value:
+        return Path(str(value["model"])).name
+    if word == "blocks":
+        layers, components = value.get("layers"), value.get("components")
+        span = ":".join(map(str, layers)) if isinstance(layers, list) else ""
+        listed = components if isinstance(components, list) else [components or ""]
+        named = "+".join(map(str, listed))
+        return ",".join(filter(None, [span, named])) or str(index)
+    return str(value.get("filter") or index)

@@ -6,7 +6,6 @@ are rounded; a choice changes half-way.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from evomerge.recipe.space.dimension import Dimension, Point, Value
@@ -82,21 +81,17 @@ def parts(dimensions: Sequence[Dimension], start: Point, winner: Point) -> dict[
     """The winner with one part of the recipe as it is in the start, where that differs."""
     axes: dict[str, list[int]] = {}
     for i, dimension in enumerate(dimensions):
-        for part in parts_of(dimension.name):
+        for part in parts_of(dimension):
             axes.setdefault(part, []).append(i)
     put_back = {part: moved(winner, some, [start[i] for i in some]) for part, some in axes.items()}
     return {part: point for part, point in put_back.items() if point not in (winner, start)}
 
 
-def parts_of(name: str) -> list[str]:
-    """What a dimension is part of: a block, a knot over depth, a model.
+def parts_of(dimension: Dimension) -> list[str]:
+    """The parts of a recipe that a dimension belongs to: its block, its knot, its model.
 
-    >>> parts_of("models[a].weight[3]"), parts_of("blocks[0:2,attention].models[a].weight")
-    (['knot 3', 'model a'], ['block 0:2,attention', 'model a'])
+    >>> parts_of(Dimension("models[a].weight[3]", model="a", gradient="models[a].weight", knot=3))
+    ['knot 3', 'model a']
     """
-    found = {
-        "block": re.match(r"blocks\[([^\]]*)\]", name),
-        "knot": re.search(r"\[(\d+)\]$", name),
-        "model": re.search(r"models\[([^\]]*)\]", name),
-    }
-    return [f"{kind} {match[1]}" for kind, match in found.items() if match]
+    parts = {"block": dimension.block, "knot": dimension.knot, "model": dimension.model}
+    return [f"{kind} {part}" for kind, part in parts.items() if part is not None]

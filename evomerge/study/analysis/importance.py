@@ -48,31 +48,15 @@ def importance(record: Record) -> dict[str, Any] | None:
     shares = spread / total if total > 0 else np.zeros(len(dimensions))
     by_name = {str(d["name"]): float(s) for d, s in zip(dimensions, shares, strict=True)}
     groups: dict[str, float] = {}
-    for name, share in by_name.items():
-        groups[group_of(name)] = groups.get(group_of(name), 0.0) + share
+    for dimension, share in zip(dimensions, by_name.values(), strict=True):
+        group = str(dimension.get("group") or dimension["name"])  # older journals have no groups
+        groups[group] = groups.get(group, 0.0) + share
     return {
         "trials": len(gains),
         "predicted": _predicted(places, told),
         "dimensions": _falling(by_name),
         "groups": _falling(groups),
     }
-
-
-def group_of(name: str) -> str:
-    """What a dimension belongs to besides its depth.
-
-    >>> group_of("models[a].weight[3]"), group_of("blocks[0:2,attention].models[a].weight")
-    ('models[a].weight', '[attention].models[a].weight')
-    """
-    name = name.split("~")[0]
-    head, bracket, tail = name.rpartition("[")
-    if bracket and tail.rstrip("]").isdecimal():
-        name = head
-    if name.startswith("blocks["):
-        inside, _, rest = name.removeprefix("blocks[").partition("]")
-        kept = ",".join(part for part in inside.split(",") if ":" not in part)
-        return f"[{kept}]{rest}" if kept else rest.lstrip(".")
-    return name
 
 
 def _effects(places: Floats, gains: Floats) -> Floats:

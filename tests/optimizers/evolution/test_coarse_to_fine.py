@@ -5,7 +5,11 @@ import numpy as np
 from evomerge.optimizers import create
 from evomerge.recipe.space.dimension import Dimension
 
-SPACE = [Dimension(f"models[{m}].weight[{k}]") for m in "abc" for k in range(6)]
+SPACE = [
+    Dimension(f"models[{m}].weight[{k}]", gradient=f"models[{m}].weight", knot=k)
+    for m in "abc"
+    for k in range(6)
+]
 SPACE.append(Dimension("density", low=0.1))
 
 
