@@ -15,6 +15,7 @@ compares optimizers at equal item evaluations, by the surrogate without noise.
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
