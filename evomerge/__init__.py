@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from evomerge.core.version import __version__
 
 if TYPE_CHECKING:
-    from evomerge.core.errors import UserError
+    from evomerge.core.errors import StudyEnded, UserError
     from evomerge.merge.make import build
     from evomerge.methods import merge_method
     from evomerge.optimizers import CatCma, CmaEs, OptunaSampler, RandomSearch
@@ -31,6 +31,7 @@ _HOMES = {
     "SearchSpace": "recipe.space.space",
     "Study": "study.study",
     "StudyConfig": "study.config",
+    "StudyEnded": "core.errors",
     "Trial": "study.trial",
     "UserError": "core.errors",
     "build": "merge.make",
@@ -49,6 +50,7 @@ __all__ = [
     "SearchSpace",
     "Study",
     "StudyConfig",
+    "StudyEnded",
     "Trial",
     "UserError",
     "__version__",
@@ -63,3 +65,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"evomerge.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'evomerge' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -33,19 +33,6 @@ class Checkpoint:
         self.tensors = tensors
         self.store = store
 
-    @classmethod
-    def open(cls, model: str | Path) -> Checkpoint:
-        """Open a folder, or a hub id (``org/name[@revision]``), with any adapters (``+folder``).
-
-        What is on the hub is downloaded once.
-
-        Raises:
-            UserError: It is no folder with config.json and safetensors, or a file in it is damaged.
-        """
-        from evomerge.checkpoint.opening import open_model  # it makes the values that stand here
-
-        return open_model(str(model))
-
     def tensor(self, name: str) -> Tensor:
         """One tensor, in the dtype it is stored in; never to be written to."""
         return self.store.tensor(name)

@@ -20,12 +20,15 @@ from evomerge.checkpoint.store import Files
 from evomerge.core.errors import UserError
 
 
-def open_model(model: str) -> Checkpoint:
-    """Open a folder, a hub id, or either with adapters (``base+adapter``).
+def open_model(model: str | Path) -> Checkpoint:
+    """Open a folder, a hub id (``org/name[@revision]``), or either with adapters (``base+folder``).
+
+    Nothing but headers is read at first; what is on the hub is downloaded once.
 
     Raises:
         UserError: It is no folder with config.json and safetensors, or a file in it is damaged.
     """
+    model = str(model)
     host, adapter = model_name.split(model)
     if adapter is not None:
         return adapted(open_model(host), Adapter.open(adapter))

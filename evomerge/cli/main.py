@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from types import FrameType
@@ -14,6 +15,8 @@ from typing import NoReturn
 from evomerge.cli.parser import make_parser
 from evomerge.core.errors import ResumableError, UserError
 from evomerge.core.redact import redact
+
+_ONE_REQUEST = 1.0  # seconds in which signals are taken for one request
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,8 +73,18 @@ def _command(arguments: Sequence[str]) -> str:
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
-    """End as Ctrl-C does; a scheduler's SIGTERM leaves a run that resumes."""
-    signal.signal(number, _leave)
+    """End as Ctrl-C does; a scheduler's SIGTERM leaves a run that resumes.
+
+    A second signal ends at once, but not within a second of the first: `timeout` sends its SIGTERM
+    to the process and to its group, which is one request and not two.
+    """
+    first = time.monotonic()
+
+    def again(number: int, frame: FrameType | None) -> None:
+        if time.monotonic() - first > _ONE_REQUEST:
+            _leave(number, frame)
+
+    signal.signal(number, again)
     raise KeyboardInterrupt
 
 

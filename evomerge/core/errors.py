@@ -13,6 +13,10 @@ class UserError(ValueError):
     """
 
 
+class StudyEnded(UserError):
+    """A search was asked for a trial after its last one."""
+
+
 class ResumableError(UserError):
     """Something outside ended a run in between; the command line tells the command to go on."""
 

@@ -85,7 +85,8 @@ def merge_into(out: Tensor, job: Job, parents: Parents, recipe: Recipe) -> None:
                 if direct
                 else torch.empty(out.numel(), dtype=dtype, device=first.device)
             )
-            parents.kernels.run(operation, flat)
+            if not parents.kernels.run(operation, flat):  # the last of them, PyTorch's, always can
+                raise RuntimeError(f"{job.name}: no kernel could merge it, so nothing was written")
             if not direct:
                 out.copy_(flat.view(out.shape))
             return

@@ -68,7 +68,8 @@ class _Reader:
         if "merge_method" not in document:
             raise UserError(f"{self.where}: expected a merge_method, one of {_known_methods()}")
         method = self._method(document["merge_method"], "merge_method")
-        if bool(document.get("models")) == bool(document.get("slices")):
+        both = "models" in document and "slices" in document
+        if both or not (document.get("models") or document.get("slices")):
             raise UserError(f"{self.where}: expected either models or slices, and only one of them")
         base = document.get("base_model")
         blocks = tuple(

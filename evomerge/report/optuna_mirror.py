@@ -27,7 +27,8 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from evomerge.report.status import baseline
-from evomerge.study.journal.record import AskRecord, Record
+from evomerge.study.journal.record import Record
+from evomerge.study.journal.trials import AskRecord
 
 _LEAST = 20  # trials
 FITNESS, GAIN = "fitness", "gain over the reference anchor"

@@ -11,7 +11,8 @@ from typing import Any
 from evomerge.checkpoint.architecture import layer_count
 from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.study.journal import journal
-from evomerge.study.journal.record import Record, TrialRecord
+from evomerge.study.journal.record import Record
+from evomerge.study.journal.trials import TrialRecord
 from evomerge.study.statistics.outcome import Tasks
 
 _POOLS = {"race": "race", "verdict": "holdout"}  # which pool a phase draws its items from

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from evomerge.report.numbers import duration, number, percent, plural
 from evomerge.study.journal.outcomes import Written
-from evomerge.study.journal.record import AskRecord, Record, TrialRecord
+from evomerge.study.journal.record import Record
+from evomerge.study.journal.trials import AskRecord, TrialRecord
 from evomerge.study.phases.control import compare_arms
 from evomerge.study.statistics.outcome import fitness, weighted
 from evomerge.study.statistics.pareto import front_of
@@ -39,7 +41,7 @@ def summary(record: Record) -> dict[str, Any]:
         "trials": status["trials"],
         "searched": sum(len(ask.trials) for ask in generations.values()),
         "wanted": _wanted(record),
-        "leader": _leader(record, told),
+        "leader": _leader(record),
         "last": _last(told[-1]) if told else None,
         "baseline": baseline(record),
         "failures": dict(Counter(t.failure.kind for t in record.trials.values() if t.failure)),
@@ -89,10 +91,17 @@ def _metric(record: Record, trial: TrialRecord) -> float | None:
     return fitness(record.outcomes.rows(trial.digest, "metric", items), tasks, "metric")
 
 
-def status_text(record: Record) -> str:
-    """A study's state in plain lines, for a terminal; ends without a newline."""
+def status_text(record: Record, *, running: bool = True) -> str:
+    """A study's state in plain lines, for a terminal; ends without a newline.
+
+    Args:
+        record: The study.
+        running: Whether a process writes to its journal now.
+    """
     s = summary(record)
-    lines = [("phase", phase_text(s)), ("trials", trials_text(s))]
+    stopped = not running and not (s["phase"] == "done" and s["exported"])
+    phase = phase_text(s) + ("; not running: the same search command resumes it" if stopped else "")
+    lines = [("phase", phase), ("trials", trials_text(s))]
     if s["baseline"]:
         lines.append(("anchors", baseline_text(s["baseline"])))
     if s["leader"]:
@@ -119,25 +128,15 @@ def status_text(record: Record) -> str:
     return "\n".join(f"{name:<8}{' '.join(text.split())}" for name, text in lines)
 
 
-def _leader(record: Record, told: list[AskRecord]) -> dict[str, Any] | None:
-    """The trial with the highest gain over the reference, or fitness where there is none.
-
-    One that keeps the constraints is ahead of all that break one.
-    """
-    found: tuple[bool, float, int] | None = None
-    held: dict[str, Any] | None = None
-    for ask in told:
-        broken_by = ask.violations or (0.0,) * len(ask.trials)
-        for n, value, broken in zip(ask.trials, ask.fitness or (), broken_by, strict=True):
-            if value is None:
-                continue
-            gain = None if ask.reference is None else value - ask.reference
-            key = (not broken, value if gain is None else gain, -n)
-            if found is None or key > found:
-                name = record.trials[n].name
-                found, held = key, {"name": name, "trial": n, "fitness": value, "gain": gain}
-                held["breaks"] = bool(broken)
-    return held and {**held, "answers": answers_text(record.written(held["trial"]))}
+def _leader(record: Record) -> dict[str, Any] | None:
+    leader = record.leader
+    if leader is None:
+        return None
+    return {
+        "name": record.trials[leader.trial].name,
+        **asdict(leader),
+        "answers": answers_text(record.written(leader.trial)),
+    }
 
 
 def _last(ask: AskRecord) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from evomerge.core.redact import redacted
 from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.study.config import StudyConfig
 from evomerge.study.journal.journal import Journal
-from evomerge.study.journal.record import Record, TrialRecord, no_collection
+from evomerge.study.journal.record import Record, no_collection
 from evomerge.study.journal.shards import shard_items, shards
+from evomerge.study.journal.trials import TrialRecord
 from evomerge.study.workers.failures import FATAL
 from evomerge.study.workers.pool import Message
 from evomerge.study.workers.scheduler import ATTEMPTS, Scheduler, Unit

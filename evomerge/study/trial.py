@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.dimension import Value
-from evomerge.study.journal.record import AskRecord, Failure, Record, State, TrialRecord
+from evomerge.study.journal.record import Record
+from evomerge.study.journal.trials import AskRecord, Failure, State, TrialRecord
 
 
 class Trial:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.compatible import check_compatible, check_same_tokens
 from evomerge.checkpoint.files.folder import resolve
 from evomerge.checkpoint.files.shards import write_shards
+from evomerge.checkpoint.opening import open_model
 from evomerge.core.atomic import atomic_folder
 from evomerge.core.errors import UserError
 from tests.models import make_model, near
@@ -45,7 +45,7 @@ def edit_json(file, **changes):
 
 
 def test_a_folder_is_read_as_safetensors_holds_it(llama):
-    checkpoint = Checkpoint.open(llama)
+    checkpoint = open_model(llama)
     expected = load_file(llama / "model.safetensors")
     assert checkpoint.tensors.keys() == expected.keys()
     for name, tensor in expected.items():
@@ -63,7 +63,7 @@ def test_shards_are_cut_before_they_grow_too_large_and_read_back_as_one(sharded,
     index = json.loads((sharded / "model.safetensors.index.json").read_text())
     expected = load_file(llama / "model.safetensors")
     assert index["metadata"]["total_size"] == sum(t.numel() * 4 for t in expected.values())
-    checkpoint = Checkpoint.open(sharded)
+    checkpoint = open_model(sharded)
     assert checkpoint.tensors.keys() == expected.keys()
     assert all(torch.equal(checkpoint.tensor(name), expected[name]) for name in expected)
 
@@ -81,7 +81,7 @@ def test_a_shard_that_the_index_names_must_be_there(sharded):
     missing = sorted(sharded.glob("*.safetensors"))[1]
     missing.unlink()
     with pytest.raises(UserError, match=rf"{missing.name}: a shard that the index names is miss"):
-        Checkpoint.open(sharded)
+        open_model(sharded)
 
 
 def test_a_tensor_that_the_index_places_in_a_shard_must_be_there(sharded):
@@ -92,7 +92,7 @@ def test_a_tensor_that_the_index_places_in_a_shard_must_be_there(sharded):
     ]
     file.write_text(json.dumps(index))
     with pytest.raises(UserError, match=r"model\.layers\.7\.mlp\.up_proj\.weight is not in model-"):
-        Checkpoint.open(sharded)
+        open_model(sharded)
 
 
 @pytest.mark.parametrize(
@@ -103,57 +103,57 @@ def test_a_shard_cannot_lie_outside_the_folder(sharded, name):
     (sharded.parent / "x.safetensors").write_bytes(b"")
     edit_json(file, weight_map={"lm_head.weight": name})
     with pytest.raises(UserError, match="would leave the model's folder"):
-        Checkpoint.open(sharded)
+        open_model(sharded)
 
 
 @pytest.mark.parametrize("index", ["{", "[]", '{"weight_map": 3}', '{"weight_map": {"a": ["b"]}}'])
 def test_a_damaged_index_is_named(sharded, index):
     (sharded / "model.safetensors.index.json").write_text(index)
     with pytest.raises(UserError, match=r"model\.safetensors\.index\.json: "):
-        Checkpoint.open(sharded)
+        open_model(sharded)
 
 
 def test_pickled_weights_are_refused_with_the_remedy(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"pytorch_model\.bin is a pickle.*convert it to safet"):
-        Checkpoint.open(folder)
+        open_model(folder)
 
 
 def test_a_folder_without_weights_or_config_is_no_model(folder):
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match="expected safetensors weights, but there are none"):
-        Checkpoint.open(folder)
+        open_model(folder)
     (folder / "config.json").unlink()
     with pytest.raises(UserError, match=r"it has no config\.json"):
-        Checkpoint.open(folder)
+        open_model(folder)
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "\udcff", ""])
 def test_a_damaged_config_is_named(folder, text):
     (folder / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(UserError, match=r"config\.json: expected"):
-        Checkpoint.open(folder)
+        open_model(folder)
 
 
 def test_the_fingerprint_is_of_the_weights_and_the_config_and_not_of_the_folder(llama, folder):
-    first = Checkpoint.open(llama).fingerprint
-    assert Checkpoint.open(folder).fingerprint == first
+    first = open_model(llama).fingerprint
+    assert open_model(folder).fingerprint == first
     (folder / "README.md").write_text("words")
-    assert Checkpoint.open(folder).fingerprint == first
+    assert open_model(folder).fingerprint == first
     edit_json(folder / "config.json", rms_norm_eps=1e-5)
-    assert Checkpoint.open(folder).fingerprint != first
+    assert open_model(folder).fingerprint != first
 
 
 def test_one_byte_of_one_tensor_changes_the_fingerprint(llama, folder):
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-1] ^= 1
     (folder / "model.safetensors").write_bytes(data)
-    assert Checkpoint.open(folder).fingerprint != Checkpoint.open(llama).fingerprint
+    assert open_model(folder).fingerprint != open_model(llama).fingerprint
 
 
 def test_models_that_match_are_compatible_and_a_mismatch_lists_the_first_tensors(llama, tmp_path):
-    base = Checkpoint.open(llama)
-    check_compatible(base, Checkpoint.open(near(llama, tmp_path / "near", seed=1)))
+    base = open_model(llama)
+    check_compatible(base, open_model(near(llama, tmp_path / "near", seed=1)))
     smaller = tmp_path / "smaller"
     shutil.copytree(llama, smaller)
     tensors = load_file(llama / "model.safetensors")
@@ -161,7 +161,7 @@ def test_models_that_match_are_compatible_and_a_mismatch_lists_the_first_tensors
     del cut["model.norm.weight"]
     save_file({**cut, "extra": torch.zeros(1)}, smaller / "model.safetensors")
     with pytest.raises(UserError) as caught:
-        check_compatible(base, Checkpoint.open(smaller))
+        check_compatible(base, open_model(smaller))
     message = str(caught.value)
     assert message.startswith(f"{smaller}: does not match {llama}: ")
     assert "lm_head.weight is [39, 16], expected [40, 16]" in message
@@ -179,18 +179,18 @@ def test_missing_and_foreign_tensors_are_told_apart(llama, tmp_path):
     with pytest.raises(
         UserError, match=r"model\.norm\.weight is missing; model\.norm\.bias is not in the base"
     ):
-        check_compatible(Checkpoint.open(llama), Checkpoint.open(other))
+        check_compatible(open_model(llama), open_model(other))
 
 
 def test_a_tied_head_may_be_stored_or_not(tmp_path):
     tied = make_model(tmp_path / "tied", tied=True)
-    assert "lm_head.weight" not in Checkpoint.open(tied).tensors
+    assert "lm_head.weight" not in open_model(tied).tensors
     both = tmp_path / "both"
     shutil.copytree(tied, both)
     tensors = load_file(tied / "model.safetensors")
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     save_file(tensors, both / "model.safetensors")
-    first, second = Checkpoint.open(tied), Checkpoint.open(both)
+    first, second = open_model(tied), open_model(both)
     check_compatible(first, second)
     check_compatible(second, first)
 
@@ -204,13 +204,13 @@ def test_tokenizers_that_number_tokens_otherwise_are_shown(llama, folder):
     with pytest.raises(
         UserError, match=r"its tokenizer differs .* tokens: 'w3'=8 is 7 there, 'w4'"
     ):
-        check_same_tokens(Checkpoint.open(llama), Checkpoint.open(folder))
+        check_same_tokens(open_model(llama), open_model(folder))
 
 
 def test_a_model_without_tokenizer_json_is_not_compared_by_it(llama, folder):
     (folder / "tokenizer.json").unlink()
-    assert Checkpoint.open(folder).vocabulary is None
-    check_same_tokens(Checkpoint.open(llama), Checkpoint.open(folder))
+    assert open_model(folder).vocabulary is None
+    check_same_tokens(open_model(llama), open_model(folder))
 
 
 def test_the_vocabulary_of_a_unigram_tokenizer_is_a_list(folder):
@@ -219,7 +219,7 @@ def test_the_vocabulary_of_a_unigram_tokenizer_is_a_list(folder):
         "added_tokens": [{"content": "<a>", "id": 2}],
     }
     (folder / "tokenizer.json").write_text(json.dumps(document))
-    assert Checkpoint.open(folder).vocabulary == {"<unk>": 0, "x": 1, "<a>": 2}
+    assert open_model(folder).vocabulary == {"<unk>": 0, "x": 1, "<a>": 2}
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_the_vocabulary_of_a_unigram_tokenizer_is_a_list(folder):
 def test_a_damaged_tokenizer_is_named(folder, document):
     (folder / "tokenizer.json").write_text(document)
     with pytest.raises(UserError, match=r"tokenizer\.json: expected a tokenizer"):
-        Checkpoint.open(folder).vocabulary  # noqa: B018 - reading it is what is tested
+        open_model(folder).vocabulary  # noqa: B018 - reading it is what is tested
 
 
 def test_a_file_and_a_word_are_no_models(folder):
@@ -321,4 +321,4 @@ def test_a_file_is_never_replaced_by_a_folder(tmp_path):
 
 def test_a_name_like_an_unknown_users_home_is_a_model_that_is_not_there() -> None:
     with pytest.raises(UserError, match="~nobody-of-this-name"):
-        Checkpoint.open("~nobody-of-this-name/model")
+        open_model("~nobody-of-this-name/model")

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.opening import open_model
 from evomerge.core.errors import UserError
 from evomerge.merge.build import digest, fill, live_tensors, tensors
 from evomerge.merge.make import build
@@ -123,7 +123,7 @@ def test_a_plus_in_a_folders_own_name_does_not_part_it(zoo, tmp_path):
     for name, there in zip(("base", "task"), names, strict=True):
         (tmp_path / "a+b" / name).symlink_to(zoo / name)
         assert there
-    whole, adapted = Checkpoint.open(names[0]), Checkpoint.open("+".join(names))
+    whole, adapted = open_model(names[0]), open_model("+".join(names))
     changed = [
         name for name in whole.tensors if not torch.equal(whole.tensor(name), adapted.tensor(name))
     ]
@@ -147,7 +147,7 @@ def test_the_shipped_space_of_the_analogy_starts_at_equal_parts(zoo):
 
 def test_mergekit_is_told_of_adapters_in_its_own_words(zoo):
     recipe = analogy(zoo, 0.5)
-    text = as_yaml(to_mergekit(recipe, list(Checkpoint.open(recipe.donor).tensors)))
+    text = as_yaml(to_mergekit(recipe, list(open_model(recipe.donor).tensors)))
     assert f"model: {zoo / 'base'}+{zoo / 'task'}" in text
     assert Recipe.from_dict(yaml.safe_load(text)).model_names == recipe.model_names
 

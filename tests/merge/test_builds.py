@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.files.shards import write_shards
+from evomerge.checkpoint.opening import open_model
 from evomerge.merge.build import digest, fill, live_tensors, tensors, write
 from evomerge.merge.make import build
 from evomerge.merge.parents.parents import Parents
@@ -50,12 +50,12 @@ def test_a_live_model_filled_again_is_as_if_filled_once(family):
 
 
 def test_the_parents_are_only_read(family, tmp_path):
-    before = {name: Checkpoint.open(folder).fingerprint for name, folder in family.items()}
+    before = {name: open_model(folder).fingerprint for name, folder in family.items()}
     recipe = recipe_of(family, "linear")
     parents = Parents(recipe.model_names)
     fill(load_live(family["a"]), plan(recipe, parents.checkpoints), parents)
     build(recipe, tmp_path / "out")
-    assert {n: Checkpoint.open(folder).fingerprint for n, folder in family.items()} == before
+    assert {n: open_model(folder).fingerprint for n, folder in family.items()} == before
 
 
 def test_the_folder_holds_a_model_that_transformers_loads_whole(family, tmp_path):

@@ -25,6 +25,9 @@ MAKE_GOLDEN = Path(__file__).parents[1] / "peer" / "make_golden.py"
 OTHER_ORDER = {122: 1, 326: 2, 358: 2, 381: 1, 441: 1}
 
 
+# Iterated norms and arccosines: processors differ in their last bits, and so does mergekit on them.
+ITERATED = {"karcher"}
+
 # Methods that choose whole elements, and the part of a large tensor that mergekit may choose
 # otherwise: of equal magnitudes at a threshold; by quartiles of a random sample of a million.
 OTHER_CHOICE = {"breadcrumbs": 1e-5, "breadcrumbs_ties": 1e-5, "sce": 1e-5, "arcee_fusion": 1e-3}
@@ -68,11 +71,12 @@ def fused_multiply_add():
     return x86 and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 
-def test_every_merge_is_mergekits_to_the_bit_but_for_the_order_of_five_summands():
+def test_every_merge_is_mergekits_to_the_bit_but_for_iterations_and_five_summands():
     with safe_open(GOLDEN, framework="pt") as file:
         different = compare(file)
     for call, ours, theirs in different.values():
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6, msg=str(call))
+    different = {n: d for n, d in different.items() if d[0]["method"] not in ITERATED}
     if fused_multiply_add():
         counts = {n: int((ours != theirs).sum()) for n, (_, ours, theirs) in different.items()}
         assert counts == OTHER_ORDER

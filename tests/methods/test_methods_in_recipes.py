@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from evomerge import methods
-from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.opening import open_model
 from evomerge.core.errors import UserError
 from evomerge.merge.make import build
 from evomerge.methods import registered
@@ -68,7 +68,7 @@ def test_a_recipe_has_a_base_where_its_method_needs_one(spec, with_base, family,
     "spec", [m for m in registered() if m.base_optional], ids=lambda spec: spec.name
 )
 def test_without_a_base_mergekit_is_given_none_to_merge_around(spec, family):
-    names = list(Checkpoint.open(family["a"]).tensors)
+    names = list(open_model(family["a"]).tensors)
     blocks = [{"components": "mlp", "parameters": {"weight": 0.3}}]
     for with_base in (True, False):
         plain = recipe(spec.name, family, with_base)
@@ -81,7 +81,7 @@ def test_without_a_base_mergekit_is_given_none_to_merge_around(spec, family):
 
 
 def test_a_method_that_mergekit_does_not_have_is_not_exported(family):
-    names = list(Checkpoint.open(family["a"]).tensors)
+    names = list(open_model(family["a"]).tensors)
     for spec in registered():
         made = recipe(spec.name, family)
         if spec.in_mergekit:
@@ -103,7 +103,7 @@ def test_a_method_that_mergekit_does_not_have_is_not_exported(family):
     ],
 )
 def test_a_value_that_mergekit_does_not_have_is_not_exported(method, parameter, value, family):
-    names = list(Checkpoint.open(family["a"]).tensors)
+    names = list(open_model(family["a"]).tensors)
     assert to_mergekit(recipe(method, family), names)
     with pytest.raises(UserError, match=f"{parameter}: {value} does not exist in mergekit"):
         to_mergekit(recipe(method, family, **{parameter: value}), names)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from evomerge import methods
-from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.opening import open_model
 from evomerge.merge.make import build
 from evomerge.recipe.mergekit.to_mergekit import as_yaml, to_mergekit
 from evomerge.recipe.recipe import Recipe
@@ -416,7 +416,7 @@ def test_ties_differs_only_in_which_of_equal_magnitudes_at_the_threshold_it_keep
 @pytest.mark.parametrize("name", ["ties with filters", "slerp", "a stack", "blocks of ties"])
 def test_an_exported_document_read_back_as_a_recipe_builds_the_same_weights(merges, name, tmp_path):
     recipe, ours, _, _ = merges[name]
-    (document,) = to_mergekit(recipe, list(Checkpoint.open(recipe.donor).tensors))
+    (document,) = to_mergekit(recipe, list(open_model(recipe.donor).tensors))
     build(Recipe.from_dict(document.content), tmp_path / "again")
     mine, again = load(ours), load(tmp_path / "again")
     assert mine.keys() == again.keys()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.opening import open_model
 from evomerge.merge.plan.plan import plan
 from evomerge.recipe.recipe import Recipe
 from evomerge.report import recipe_view as settled
@@ -89,7 +89,7 @@ def checkpoints(tmp_path_factory):
         folder = tmp_path_factory.mktemp(name)
         (folder / "config.json").write_text('{"num_hidden_layers": 5}')
         save_file({n: torch.ones(1) for n in NAMES}, folder / "model.safetensors")
-        opened[name] = Checkpoint.open(folder)
+        opened[name] = open_model(folder)
     return opened
 
 

@@ -13,12 +13,12 @@ def add_run_commands(commands: Any) -> None:
     """Add the commands that run a study."""
     demo = commands.add_parser("demo", help="train a small zoo and run a whole study on it")
     demo.add_argument("directory", nargs="?", type=Path, default=Path("demo"), metavar="DIR")
-    demo.add_argument("--trials", type=count, default=240, help="recipes to try (default 240)")
-    demo.add_argument("--seed", type=int, default=0, help="of training and search (default 0)")
-    demo.add_argument("--optimizer", default="catcma", help="which optimizer (default catcma)")
-    demo.add_argument("--space", default="task_arithmetic_by_depth", help="which search space")
-    demo.add_argument("--workers", type=count, default=2, help="processes (default 2)")
-    demo.add_argument("--backend", choices=("local", "ray"), default="ray", help="default ray")
+    demo.add_argument("--trials", type=count, help="recipes to try (default 240)")
+    demo.add_argument("--seed", type=int, help="of training and search (default 0)")
+    demo.add_argument("--optimizer", help="which optimizer (default catcma)")
+    demo.add_argument("--space", help="which search space (default task_arithmetic_by_depth)")
+    demo.add_argument("--workers", type=count, help="processes (default 2)")
+    demo.add_argument("--backend", choices=("local", "ray"), help="default ray")
     demo.set_defaults(run=_demo, resumes=True)
 
     search = commands.add_parser("search", help="run a study; the same command again resumes it")

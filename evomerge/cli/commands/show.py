@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from evomerge.core.errors import UserError
 from evomerge.core.partial import telling, write_text
 from evomerge.study.journal.journal import JOURNAL, iterate
+from evomerge.study.journal.lock import writer
 from evomerge.study.journal.record import Record
 
 if TYPE_CHECKING:
@@ -42,8 +43,11 @@ def show_status(directory: Path, as_json: bool) -> None:
     """Print where a run is."""
     from evomerge.report import status_text
 
-    record = record_of(directory)
-    print(json.dumps(record.status(), ensure_ascii=False) if as_json else status_text(record))
+    record, running = record_of(directory), writer(journal_of(directory)) is not None
+    if as_json:
+        print(json.dumps({**record.status(), "running": running}, ensure_ascii=False))
+    else:
+        print(status_text(record, running=running))
 
 
 def show_explanation(directory: Path, as_json: bool, around: int | None = None) -> None:

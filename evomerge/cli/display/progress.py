@@ -119,7 +119,9 @@ class Progress:
                 told = "" if taken == judged else f"; {taken} is recommended"
                 return f"verdict: {judged}, judged on {items:,} held-out items{told}"
             case "exported":
-                return f"export: weights {str(event['weights_digest'])[:12]}, as scored"
+                if event["weights_digest"] is None:
+                    return "export: recipe only"
+                return f"export: weights {event['weights_digest'][:12]}, as scored"
         return None
 
     def _generation(self, event: Mapping[str, Any], record: Record) -> str:

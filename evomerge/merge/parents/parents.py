@@ -11,6 +11,7 @@ from evomerge.checkpoint.architecture import is_head
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.compatible import check_compatible, check_same_kind, check_same_tokens
 from evomerge.checkpoint.files.header import FLOATS
+from evomerge.checkpoint.opening import open_model
 from evomerge.checkpoint.store import Factors
 from evomerge.core.errors import UserError
 from evomerge.merge.kernels.native import kernels_for
@@ -32,7 +33,7 @@ class Parents:
     """
 
     def __init__(self, models: Iterable[str], device: str = "cpu"):
-        self.opened = {model: Checkpoint.open(model) for model in models}
+        self.opened = {model: open_model(model) for model in models}
         self.checkpoints: Mapping[str, Checkpoint] = self.opened  # with the vocabulary of a recipe
         self.device = torch.device(device)
         self.places: Mapping[str, torch.device] = {}  # by a tensor's name, if they are several

@@ -1,4 +1,4 @@
-"""Every mixture on a grid of the simplex: the front of rewarded soups, and what to compare with.
+"""Scores every mixture on a grid of the simplex, as rewarded soups do for their front.
 
 Rame 2023, https://arxiv.org/abs/2306.04488; Croce 2023, https://arxiv.org/abs/2302.10164.
 """
@@ -22,7 +22,8 @@ class SimplexGrid(Procedure):
     """All weights that are multiples of 1/steps and add up to 1: C(n + steps - 1, steps) of them.
 
     The corners are the models themselves, so the best point is at least as good as the best of
-    them, on the items searched on; `study.best_trials` is the Pareto front.
+    them, on the items searched on. It compares by one fitness; `objective: pareto` needs another
+    optimizer, such as `nsga2`.
 
     Args:
         steps: 1 / the distance of neighbours (rewarded soups: 10).

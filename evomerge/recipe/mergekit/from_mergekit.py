@@ -15,7 +15,7 @@ from typing import Any
 
 from evomerge import methods
 from evomerge.checkpoint import names as model_name
-from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.opening import open_model
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
 from evomerge.recipe import nested as nesting
@@ -267,7 +267,7 @@ def _stored(document: Mapping[str, Any], made: Set[Any]) -> str | None:
         folder = Path(os.path.expanduser(model_name.host_of(name)))
         if not folder.is_dir():
             return None
-        held = {info.dtype for info in Checkpoint.open(folder).tensors.values()} & set(_STORED)
+        held = {info.dtype for info in open_model(folder).tensors.values()} & set(_STORED)
         if len(held) != 1:
             return None
         kinds |= held

@@ -12,7 +12,7 @@ from evomerge.report.charts.svg import Figure
 from evomerge.report.numbers import number, plural
 from evomerge.report.page.heldout import entrants
 from evomerge.report.run import Run
-from evomerge.study.journal.record import TrialRecord
+from evomerge.study.journal.trials import TrialRecord
 from evomerge.study.statistics.outcome import Tasks, fitness, weights
 
 

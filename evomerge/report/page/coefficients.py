@@ -16,7 +16,7 @@ from evomerge.report.numbers import plural, short_names
 from evomerge.report.recipe_view import Spot
 from evomerge.report.run import Run
 from evomerge.report.status import summary
-from evomerge.study.journal.record import TrialRecord
+from evomerge.study.journal.trials import TrialRecord
 
 _MOST_MAPS = 12
 Column = tuple[Band, Sequence[Spot]]

@@ -10,7 +10,7 @@ from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.report.charts.charts import Gap, differences
 from evomerge.report.numbers import number, percent
 from evomerge.report.run import Run
-from evomerge.study.journal.record import TrialRecord
+from evomerge.study.journal.trials import TrialRecord
 from evomerge.study.statistics.comparison import compare
 from evomerge.study.statistics.outcome import Tasks, fitness, scores, sign
 from evomerge.study.statistics.paired import paired_difference

@@ -12,7 +12,7 @@ from evomerge.report.page.heldout import entrants
 from evomerge.report.page.race import last_race
 from evomerge.report.run import Run
 from evomerge.study.analysis.winners_curse import winner_inflation
-from evomerge.study.journal.record import TrialRecord
+from evomerge.study.journal.trials import TrialRecord
 from evomerge.study.phases.control import compare_arms
 from evomerge.study.statistics.comparison import compare
 from evomerge.study.statistics.outcome import fitness

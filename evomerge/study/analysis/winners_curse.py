@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from evomerge.study.journal.record import AskRecord, Record
+from evomerge.study.journal.record import Record
+from evomerge.study.journal.trials import AskRecord
 from evomerge.study.statistics.outcome import item_scores, weights
 
 Floats = NDArray[np.float64]

@@ -69,6 +69,16 @@ def take_lock(fd: int, path: Path, note: Path) -> Holder:
     return me
 
 
+def writer(journal: Path) -> Holder | None:
+    """The process that writes a journal now, by the note beside it; ``None`` if nobody does.
+
+    A process that was killed leaves its note, but is known to be gone on its own machine; on
+    another machine the note is believed.
+    """
+    holder = _read(journal.with_suffix(".lock"))
+    return None if holder is None or _is_dead(holder) else holder
+
+
 def _take_note(path: Path, note: Path, me: Holder) -> None:
     """Without flock: whoever creates the note is the writer."""
     warnings.warn(

@@ -12,79 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 from evomerge.study.journal.batches import BatchTable
-from evomerge.study.journal.outcomes import Items, OutcomeTable, Written
+from evomerge.study.journal.outcomes import OutcomeTable, Written
 from evomerge.study.journal.shards import shards
+from evomerge.study.journal.trials import AskRecord, Failure, Leader, State, TrialRecord
 from evomerge.study.statistics.outcome import Tasks, scores
 
 Event = Mapping[str, Any]
 Phase = Literal["check", "anchors", "search", "race", "verdict", "done"]
-State = Literal["asked", "scored", "failed", "told"]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a trial has no score: the kind and message of its last ``failed`` event."""
-
-    kind: str
-    message: str
-    phase: str
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """One trial as far as the journal knows it.
-
-    Attributes:
-        number: Unique in the study, in the order of asking.
-        kind: ``parent``, ``base``, ``anchor``, ``trial`` or ``mean``.
-        name: For people, e.g. ``uniform average`` or ``trial 17``.
-        generation: Counted from 0; None outside the search.
-        index: Its place among those asked together.
-        point: A value for every dimension, or None if it is no point of the space.
-        recipe: The whole recipe.
-        digest: The recipe's digest; outcomes belong to it, so equal recipes share them.
-        state: ``asked``, then ``scored`` (all its items have outcomes), ``told`` (the optimizer
-            has its fitness) or ``failed``.
-        fitness: As it was told.
-        failure: The last failure, also of a trial that was told before (in the race, say).
-    """
-
-    number: int
-    kind: str
-    name: str
-    generation: int | None
-    index: int
-    point: tuple[Any, ...] | None
-    recipe: Mapping[str, Any]
-    digest: str
-    state: State = "asked"
-    fitness: float | None = None
-    failure: Failure | None = None
-
-
-@dataclass(frozen=True)
-class AskRecord:
-    """Trials asked together: a generation, or a set of anchors (`generation` is None).
-
-    Attributes:
-        generation: Counted from 0, or None.
-        trials: Their numbers.
-        items: What all of them are scored on, or None if that is not fixed.
-        fitness: As told, in the order of `trials`; None until then.
-        correlation: Rank correlation of smooth score and metric, over anchors and leaders so far.
-        reference: Fitness of the reference anchor on the same items; None until told.
-        objectives: With several objectives, each trial's gain over the reference on each of them.
-        violations: With constraints, how far each trial breaks them; 0 where it keeps all.
-    """
-
-    generation: int | None
-    trials: tuple[int, ...]
-    items: Items | None
-    fitness: tuple[float | None, ...] | None = None
-    correlation: float | None = None
-    reference: float | None = None
-    objectives: tuple[tuple[float, ...] | None, ...] | None = None
-    violations: tuple[float | None, ...] | None = None
 
 
 @dataclass
@@ -134,7 +68,6 @@ class Record:
     phase: Phase = "check"
     generations: dict[int, AskRecord] = field(default_factory=dict)
     told_scores: dict[int, dict[str, float]] = field(default_factory=dict)
-    _best: int | None = None  # the trial told with the highest fitness, the earliest of equals
     _ask_of: dict[int, int] = field(default_factory=dict)  # trial -> its place in `asks`
 
     @classmethod
@@ -195,13 +128,15 @@ class Record:
         return self.tasks if items is None else {t: s for t, s in self.tasks.items() if t in items}
 
     @property
-    def best(self) -> TrialRecord | None:
-        """The trial told with the highest fitness, the earliest of equals; None before any.
+    def leader(self) -> Leader | None:
+        """The trial with the highest gain over the reference anchor, the earliest of equals.
 
-        Generations see different items, so fitness is not exactly comparable between them and the
-        highest one is partly luck: a progress display, not a selection. The race selects.
+        Generations see different items, so that fitness alone is not comparable between them. A
+        trial that keeps the constraints is ahead of all that break one; without a reference the
+        fitness counts. It is partly luck: a progress display, not a selection. The race selects.
         """
-        return None if self._best is None else self.trials[self._best]
+        leaders = (leader for ask in self.generations.values() for leader in ask.leaders())
+        return max(leaders, key=lambda leader: leader.rank, default=None)
 
     @property
     def race_winner(self) -> int | None:
@@ -215,7 +150,7 @@ class Record:
         and all whose fitness the optimizer got. What is none of the last three is in flight.
         """
         states = [trial.state for trial in self.trials.values()]
-        best = self.best
+        leader = self.leader
         return {
             "phase": self.phase,
             "trials": {
@@ -225,8 +160,13 @@ class Record:
                 "told": states.count("told"),
             },
             "item_evaluations": self.item_evaluations,
-            "best": best
-            and {"trial": best.number, "fitness": best.fitness, "scores": self.scores(best.number)},
+            "best": leader
+            and {
+                "trial": leader.trial,
+                "fitness": leader.fitness,
+                "gain": leader.gain,
+                "scores": self.scores(leader.trial),
+            },
             "seconds": dict(self.seconds),
             "verdict": self.verdict and {k: v for k, v in self.verdict.items() if k != "event"},
         }
@@ -346,9 +286,6 @@ class Record:
         for number, fitness in told.items():
             if fitness is not None:
                 self.trials[number] = replace(self.trials[number], state="told", fitness=fitness)
-                best = self.best
-                if best is None or best.fitness is None or fitness > best.fitness:
-                    self._best = number
         place = self._ask_of[event["trials"][0]]
         ask = replace(
             self.asks[place],

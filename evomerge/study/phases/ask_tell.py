@@ -13,11 +13,11 @@ from dataclasses import asdict
 from typing import Any
 
 from evomerge import optimizers as search
-from evomerge.core.errors import UserError, unknown
+from evomerge.core.errors import StudyEnded, UserError, unknown
 from evomerge.core.version import __version__
 from evomerge.recipe.space.dimension import Point
 from evomerge.study.context import StudyRun
-from evomerge.study.journal.record import AskRecord
+from evomerge.study.journal.trials import AskRecord
 from evomerge.study.phases.anchors import anchors
 from evomerge.study.phases.baseline import start_point
 from evomerge.study.phases.check import refuse_another
@@ -48,7 +48,8 @@ class Elsewhere:
         """The number of the next trial to evaluate.
 
         Raises:
-            UserError: All trials of the generation are handed out, or the search has ended.
+            UserError: All trials of the generation are handed out.
+            StudyEnded: The search has ended.
         """
         ask = self._baseline()
         if all(map(self._is_settled, ask.trials)):
@@ -93,8 +94,7 @@ class Elsewhere:
         study, optimizer = self._study, self._begun()
         while True:
             if self._points is None:
-                if optimizer.stopped:
-                    raise UserError(f"ask(): the search has ended: {optimizer.stopped}")
+                self._check_ended(optimizer)
                 self._points = optimizer.ask()
             recipes = [study.space.fill(point) for point in self._points]
             if self._told not in study.record.generations:
@@ -108,6 +108,22 @@ class Elsewhere:
                 values = [self._objectives(number) for number in ask.trials]
             optimizer.tell(self._points, values)
             self._points, self._told = None, self._told + 1
+
+    def _check_ended(self, optimizer: search.Optimizer) -> None:
+        """Raise if the optimizer stopped, or one more generation would exceed the trials."""
+        if optimizer.stopped:
+            raise StudyEnded(f"ask(): the search has ended: {optimizer.stopped}")
+        generations = self._study.record.generations
+        asked, wanted = sum(len(a.trials) for a in generations.values()), self._trials
+        if self._told not in generations and asked and asked + optimizer.population > wanted:
+            raise StudyEnded(
+                f"ask(): the search has ended after {asked} of {wanted} trials; for more, raise "
+                "trials"
+            )
+
+    @property
+    def _trials(self) -> int:
+        return self._study.config.search.trials
 
     def _begun(self) -> search.Optimizer:
         if self._optimizer is None:

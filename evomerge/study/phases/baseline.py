@@ -9,7 +9,7 @@ from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.dimension import Point
 from evomerge.study.context import StudyRun
-from evomerge.study.journal.record import TrialRecord
+from evomerge.study.journal.trials import TrialRecord
 from evomerge.study.phases.anchors import anchors
 from evomerge.study.statistics.pools import generation_items
 

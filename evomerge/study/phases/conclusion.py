@@ -11,7 +11,7 @@ from typing import Any
 from evomerge.core.partial import telling, write_text
 from evomerge.recipe.recipe import Recipe
 from evomerge.study.config import StudyConfig
-from evomerge.study.journal.record import TrialRecord
+from evomerge.study.journal.trials import TrialRecord
 from evomerge.study.ledger import Items, Ledger
 from evomerge.study.phases.reproduce import reproduce
 from evomerge.study.statistics.comparison import Entrant, simplest
@@ -166,6 +166,7 @@ class Finish:
             record.tasks_of("holdout"),
             constraints=tables,
             kept_in_race=kept_in_race,
+            unscored=[record.trials[n].name for n in dict.fromkeys(rivals) if n not in entrants],
         )
         judged = _with_recommended_as_winner(judged)
         judged["reproduce"] = reproduce(self.config, self.directory / "best" / "model", items)

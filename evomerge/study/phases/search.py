@@ -14,7 +14,7 @@ from evomerge.recipe.space.dimension import Point
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.study.config import StudyConfig, seconds
 from evomerge.study.context import StudyRun
-from evomerge.study.journal.record import AskRecord
+from evomerge.study.journal.trials import AskRecord
 from evomerge.study.ledger import Items, Wanted
 from evomerge.study.phases.baseline import Baseline
 from evomerge.study.phases.control import ControlArm

@@ -28,6 +28,7 @@ def verdict(
     confidence: float = 0.95,
     constraints: Mapping[int, Table] | None = None,
     kept_in_race: bool = False,
+    unscored: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What ``verdict.json`` says, except how to reproduce it.
 
@@ -43,6 +44,8 @@ def verdict(
         constraints: With constraints, for each entrant's trial: {constraint, score, limit, kept} on
             the held-out items.
         kept_in_race: Whether the winner keeps them on the race's items.
+        unscored: Parents and anchors that could not be scored on these items. While there are
+            any, no improvement is shown: nothing says that the winner beats them.
     """
     simple = [rival for rival in rivals if rival.kind in _KINDS]
     twin = next((rival for rival in simple if rival.digest == winner.digest), None)
@@ -54,7 +57,7 @@ def verdict(
     tables = constraints or {}
     breaks = broken(tables.get(winner.trial, ()))
     better = kind == "trial" and bool(against) and all(c.low > 0 for c in comparisons)
-    shown = better and not breaks
+    shown = better and not breaks and not unscored
     if breaks:
         recommended = _best_keeping(winner, others, tables, tasks)
     else:
@@ -64,6 +67,11 @@ def verdict(
         sentence = _broken_sentence(winner, breaks, kept_in_race, recommended, measured)
     else:
         sentence = _sentence(winner, kind, shown, recommended, against, measured)
+    if unscored:
+        sentence += (
+            f" Could not be scored on the held-out items, so nothing is shown against them: "
+            f"{', '.join(unscored)}."
+        )
     return {
         "winner": _who(winner, kind),
         "improvement_shown": shown,
@@ -77,6 +85,7 @@ def verdict(
         ],
         "confidence": confidence,
         "note": _note(len(against), level, confidence, tasks),
+        **({"unscored": list(unscored)} if unscored else {}),
         **({"constraints": [dict(c) for c in tables[winner.trial]]} if tables else {}),
     }
 

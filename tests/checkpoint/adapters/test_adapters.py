@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.opening import open_model
 from evomerge.core.errors import UserError
 from tests.adapters import make_adapter, merged_by_peft
 from tests.models import make_model
@@ -58,9 +58,9 @@ def test_an_adapted_model_has_the_weights_that_peft_merges(case, bases, tmp_path
     architecture, config = CASES[case]
     base = bases[architecture]
     adapter = make_adapter(tmp_path / "adapter", base, **config)
-    checkpoint = Checkpoint.open(f"{base}+{adapter}")
+    checkpoint = open_model(f"{base}+{adapter}")
     expected = merged_by_peft(base, adapter)
-    plain = Checkpoint.open(base)
+    plain = open_model(base)
     assert checkpoint.tensors.keys() == plain.tensors.keys()
     moved = 0
     for name in checkpoint.tensors:
@@ -82,8 +82,8 @@ def test_an_adapted_model_has_the_weights_that_peft_merges(case, bases, tmp_path
 
 
 def test_what_an_adapter_leaves_alone_is_the_models_own_to_the_bit(bases, plain):
-    base = Checkpoint.open(bases["llama"])
-    checkpoint = Checkpoint.open(f"{bases['llama']}+{plain}")
+    base = open_model(bases["llama"])
+    checkpoint = open_model(f"{bases['llama']}+{plain}")
     for name in base.tensors:
         same = torch.equal(checkpoint.tensor(name), base.tensor(name))
         assert same == ("q_proj" not in name and "v_proj" not in name)
@@ -94,7 +94,7 @@ def test_what_an_adapter_leaves_alone_is_the_models_own_to_the_bit(bases, plain)
 def test_a_half_precision_model_is_adapted_in_float32_and_rounds_to_what_peft_makes(tmp_path):
     base = make_model(tmp_path / "base", dtype="bfloat16")
     adapter = make_adapter(tmp_path / "adapter", base)
-    checkpoint = Checkpoint.open(f"{base}+{adapter}")
+    checkpoint = open_model(f"{base}+{adapter}")
     expected = merged_by_peft(base, adapter)
     for name, info in checkpoint.tensors.items():
         ours = checkpoint.tensor(name)
@@ -109,9 +109,9 @@ def test_a_half_precision_model_is_adapted_in_float32_and_rounds_to_what_peft_ma
 def test_adapters_stack_and_their_order_does_not_matter(bases, plain, tmp_path):
     base = bases["llama"]
     second = make_adapter(tmp_path / "second", base, seed=2, target_modules=["v_proj", "o_proj"])
-    one, other = (Checkpoint.open(f"{base}+{a}+{b}") for a, b in [(plain, second), (second, plain)])
-    start, first = Checkpoint.open(base), Checkpoint.open(f"{base}+{plain}")
-    last = Checkpoint.open(f"{base}+{second}")
+    one, other = (open_model(f"{base}+{a}+{b}") for a, b in [(plain, second), (second, plain)])
+    start, first = open_model(base), open_model(f"{base}+{plain}")
+    last = open_model(f"{base}+{second}")
     for name in one.tensors:
         sum_of_both = first.tensor(name) + last.tensor(name) - start.tensor(name)
         torch.testing.assert_close(one.tensor(name), sum_of_both, rtol=1e-5, atol=1e-5)
@@ -121,9 +121,9 @@ def test_adapters_stack_and_their_order_does_not_matter(bases, plain, tmp_path):
 def test_an_adapter_of_one_model_is_added_to_another_as_it_is(bases, plain, tmp_path):
     # Platypus: an adapter that was trained on one model, on a fine-tune of it.
     host = make_model(tmp_path / "host", seed=9)
-    home = Checkpoint.open(f"{bases['llama']}+{plain}")
-    away = Checkpoint.open(f"{host}+{plain}")
-    base, plain_host = Checkpoint.open(bases["llama"]), Checkpoint.open(host)
+    home = open_model(f"{bases['llama']}+{plain}")
+    away = open_model(f"{host}+{plain}")
+    base, plain_host = open_model(bases["llama"]), open_model(host)
     for name in base.tensors:
         torch.testing.assert_close(
             away.tensor(name) - plain_host.tensor(name),
@@ -135,11 +135,11 @@ def test_an_adapter_of_one_model_is_added_to_another_as_it_is(bases, plain, tmp_
 
 def test_the_fingerprint_is_of_model_and_adapter(bases, plain, spoiled):
     base = bases["llama"]
-    first = Checkpoint.open(f"{base}+{plain}").fingerprint
-    assert first not in (Checkpoint.open(base).fingerprint,)
-    assert Checkpoint.open(f"{base}+{spoiled}").fingerprint == first
+    first = open_model(f"{base}+{plain}").fingerprint
+    assert first not in (open_model(base).fingerprint,)
+    assert open_model(f"{base}+{spoiled}").fingerprint == first
     edit(spoiled, lora_alpha=7)
-    assert Checkpoint.open(f"{base}+{spoiled}").fingerprint != first
+    assert open_model(f"{base}+{spoiled}").fingerprint != first
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_the_fingerprint_is_of_model_and_adapter(bases, plain, spoiled):
 def test_what_is_more_than_a_delta_is_refused_with_the_reason(bases, spoiled, change, message):
     edit(spoiled, **change)
     with pytest.raises(UserError, match=message) as caught:
-        Checkpoint.open(f"{bases['llama']}+{spoiled}")
+        open_model(f"{bases['llama']}+{spoiled}")
     assert "\n" not in str(caught.value)
 
 
@@ -174,7 +174,7 @@ def test_a_mutated_configuration_is_read_or_refused(bases, spoiled):
         wrong[draw.choice(["r", "lora_alpha", "rank_pattern", "alpha_pattern"])] = draw.choice(junk)
         file.write_text(json.dumps(wrong))
         try:
-            checkpoint = Checkpoint.open(f"{bases['llama']}+{spoiled}")
+            checkpoint = open_model(f"{bases['llama']}+{spoiled}")
             for name in checkpoint.tensors:
                 checkpoint.tensor(name)
         except UserError:
@@ -187,7 +187,7 @@ def test_dora_is_known_by_its_tensors_too(bases, tmp_path):
     adapter = make_adapter(tmp_path / "dora", bases["llama"], use_dora=True)
     edit(adapter, use_dora=False)
     with pytest.raises(UserError, match="DoRA scales whole columns"):
-        Checkpoint.open(f"{bases['llama']}+{adapter}")
+        open_model(f"{bases['llama']}+{adapter}")
 
 
 def test_damaged_adapters_are_named(bases, spoiled):
@@ -196,30 +196,30 @@ def test_damaged_adapters_are_named(bases, spoiled):
     key = next(k for k in tensors if "lora_A" in k)
     save_file({**tensors, key: tensors[key] * float("nan")}, file)
     with pytest.raises(UserError, match=r"q_proj\.lora_A\.weight holds NaN or infinity"):
-        Checkpoint.open(f"{base}+{spoiled}").tensor("model.layers.0.self_attn.q_proj.weight")
+        open_model(f"{base}+{spoiled}").tensor("model.layers.0.self_attn.q_proj.weight")
     save_file({k: t for k, t in tensors.items() if k != key}, file)
     with pytest.raises(UserError, match=r"lora_B\.weight lacks its other half"):
-        Checkpoint.open(f"{base}+{spoiled}")
+        open_model(f"{base}+{spoiled}")
     save_file({k: torch.zeros(4, 15) if k == key else t for k, t in tensors.items()}, file)
     with pytest.raises(UserError, match=r"q_proj\.weight by \[16, 15\], but in .* \[16, 16\]"):
-        Checkpoint.open(f"{base}+{spoiled}")
+        open_model(f"{base}+{spoiled}")
     save_file({k.replace("layers.1", "layers.7"): t for k, t in tensors.items()}, file)
     with pytest.raises(UserError, match=r"it changes model\.layers\.7\.self_attn.* does not have"):
-        Checkpoint.open(f"{base}+{spoiled}")
+        open_model(f"{base}+{spoiled}")
     file.rename(spoiled / "adapter_model.bin")
     with pytest.raises(UserError, match=r"expected adapter_model\.safetensors.*is a pickle"):
-        Checkpoint.open(f"{base}+{spoiled}")
+        open_model(f"{base}+{spoiled}")
 
 
 def test_an_adapter_alone_is_no_model_and_a_model_is_no_adapter(bases, plain):
     with pytest.raises(UserError, match=r"it is an adapter, not a model; write \{model: BASE"):
-        Checkpoint.open(plain)
+        open_model(plain)
     with pytest.raises(UserError, match=r"expected a PEFT adapter, but it has no adapter_config"):
-        Checkpoint.open(f"{bases['llama']}+{bases['llama']}")
+        open_model(f"{bases['llama']}+{bases['llama']}")
 
 
 def test_a_tied_embedding_cannot_be_adapted(tmp_path):
     base = make_model(tmp_path / "tied", tied=True)
     adapter = make_adapter(tmp_path / "adapter", base, target_modules=["embed_tokens", "q_proj"])
     with pytest.raises(UserError, match=r"it changes model\.embed_tokens\.weight, .* is tied"):
-        Checkpoint.open(f"{base}+{adapter}")
+        open_model(f"{base}+{adapter}")

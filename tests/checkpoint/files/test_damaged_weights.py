@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.files.header import read_header
+from evomerge.checkpoint.opening import open_model
 from evomerge.core.errors import UserError
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -33,7 +33,7 @@ def written(folder, header, data=b"", length=None):
 
 
 def load_everything(folder):
-    checkpoint = Checkpoint.open(folder)
+    checkpoint = open_model(folder)
     return {name: checkpoint.tensor(name) for name in checkpoint.tensors}
 
 
@@ -100,12 +100,12 @@ def test_a_header_cannot_be_longer_than_the_file(folder, length):
 def test_what_is_no_safetensors_file_is_refused(folder, data):
     (folder / "model.safetensors").write_bytes(data)
     with pytest.raises(UserError, match="not a safetensors file, or truncated"):
-        Checkpoint.open(folder)
+        open_model(folder)
 
 
 def test_a_file_that_goes_after_its_header_was_read_is_named(folder):
     file = written(folder, {"__metadata__": {"format": "pt"}, "x": ENTRY}, bytes(8))
-    checkpoint = Checkpoint.open(folder)
+    checkpoint = open_model(folder)
     file.unlink()
     with pytest.raises(UserError, match=r"model\.safetensors: cannot read tensor x"):
         checkpoint.tensor("x")
@@ -125,7 +125,7 @@ def test_a_link_that_leaves_the_models_folder_is_refused_before_it_is_followed(t
         (folder / name).symlink_to(secret / name)
         (secret / name).touch()
         with pytest.raises(UserError, match=f"{name}: a link that leaves the model's folder"):
-            Checkpoint.open(folder)
+            open_model(folder)
 
 
 def test_links_inside_the_folder_and_the_hubs_cache_layout_are_followed(tmp_path):
@@ -137,24 +137,24 @@ def test_links_inside_the_folder_and_the_hubs_cache_layout_are_followed(tmp_path
     written(blobs, {"x": ENTRY}, bytes(8)).rename(blobs / "2")
     (folder / "config.json").symlink_to("../../blobs/1")
     (folder / "model.safetensors").symlink_to("../../blobs/2")
-    assert list(Checkpoint.open(folder).tensors) == ["x"]
+    assert list(open_model(folder).tensors) == ["x"]
     plain = tmp_path / "plain"
     plain.mkdir()
     (plain / "config.json").write_text("{}")
     written(plain, {"x": ENTRY}, bytes(8)).rename(plain / "weights")
     (plain / "model.safetensors").symlink_to("weights")
     (tmp_path / "named").symlink_to(plain)
-    assert list(Checkpoint.open(tmp_path / "named").tensors) == ["x"]
+    assert list(open_model(tmp_path / "named").tensors) == ["x"]
 
 
 def test_a_pipe_in_a_files_place_is_refused_and_not_waited_for(folder):
     os.mkfifo(folder / "model.safetensors")
     with pytest.raises(UserError, match="expected"):
-        Checkpoint.open(folder)
+        open_model(folder)
     (folder / "model.safetensors").unlink()
     os.mkfifo(folder / "other.safetensors")
     with pytest.raises(UserError, match=r"other\.safetensors: expected a regular file"):
-        Checkpoint.open(folder)
+        open_model(folder)
 
 
 def mutated(data, draw):

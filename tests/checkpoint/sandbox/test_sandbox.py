@@ -15,12 +15,11 @@ import huggingface_hub
 import pytest
 
 from evomerge.checkpoint import compatible
-from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.compatible import check_same_tokens
 from evomerge.checkpoint.dtypes import DTYPES
 from evomerge.checkpoint.files.folder import stamps
 from evomerge.checkpoint.files.header import ELEMENT_BYTES
-from evomerge.checkpoint.opening import inspect_models
+from evomerge.checkpoint.opening import inspect_models, open_model
 from evomerge.checkpoint.sandbox import client as inspection
 from evomerge.core.errors import UserError
 from evomerge.evaluate.model import load_tokenizer
@@ -68,18 +67,18 @@ def child_runs(monkeypatch: pytest.MonkeyPatch, before: str) -> None:
 
 def test_a_model_of_small_files_has_no_child(tmp_path, asked):
     folder = model(tmp_path / "small", {"x": ENTRY}, {"model": {"vocab": {"a": 0}}})
-    checkpoint = Checkpoint.open(folder)
+    checkpoint = open_model(folder)
     assert list(checkpoint.tensors) == ["x"]
     assert checkpoint.tokens.size == 1
     assert not asked
 
 
 def test_a_model_of_large_files_is_inspected_once_until_a_file_changes(large, asked):
-    assert list(Checkpoint.open(large).tensors) == ["x"]
-    assert Checkpoint.open(large).vocabulary == {"a": 0, "b": 1}
+    assert list(open_model(large).tensors) == ["x"]
+    assert open_model(large).vocabulary == {"a": 0, "b": 1}
     assert asked == [[str(large)]]
     model(large, {"__metadata__": LARGE, "y": ENTRY})
-    assert list(Checkpoint.open(large).tensors) == ["y"]
+    assert list(open_model(large).tensors) == ["y"]
     assert len(asked) == 2
 
 
@@ -87,7 +86,7 @@ def test_models_that_are_opened_together_have_one_child(large, tmp_path, asked):
     other = tmp_path / "other"
     shutil.copytree(large, other)
     inspect_models([str(large), str(other), "org/not-here"])
-    first, second = Checkpoint.open(large), Checkpoint.open(other)
+    first, second = open_model(large), open_model(other)
     check_same_tokens(first, second)
     assert asked == [[str(large), str(other)]]
     assert "vocabulary" not in first.__dict__  # equal sums: no process held it
@@ -97,11 +96,11 @@ def test_what_another_process_found_holds_where_the_files_are_the_same(large, as
     told = json.loads(json.dumps(inspect_models([str(large)])))
     inspection._known.clear()
     inspection.remember(told)
-    assert Checkpoint.open(large).tokens.size == 2
+    assert open_model(large).tokens.size == 2
     assert len(asked) == 1
     (large / "model.safetensors").write_bytes(b"no longer")
     with pytest.raises(UserError, match="not a safetensors file, or truncated"):
-        Checkpoint.open(large)
+        open_model(large)
 
 
 def test_this_machines_copy_of_a_hub_id_is_inspected_unless_it_is_not_whole(
@@ -136,7 +135,7 @@ def test_the_child_refuses_in_the_words_of_the_process(
     told = []
     for _ in range(2):
         with pytest.raises(UserError, match=re.escape(message)) as caught:
-            Checkpoint.open(large)
+            open_model(large)
         told.append(str(caught.value))
         monkeypatch.setattr(inspection, "_SMALL", 2**30)  # no child the second time
     assert told[0] == told[1]
@@ -145,7 +144,7 @@ def test_the_child_refuses_in_the_words_of_the_process(
 
 def test_a_damaged_tokenizer_is_told_when_it_is_asked_for(large, asked):
     (large / "tokenizer.json").write_text('{"model": {"vocab": {"a": []}}}')
-    checkpoint = Checkpoint.open(large)
+    checkpoint = open_model(large)
     for attribute in ("tokens", "vocabulary"):
         with pytest.raises(UserError, match=r"tokenizer\.json: expected a tokenizer"):
             getattr(checkpoint, attribute)
@@ -175,7 +174,7 @@ def test_a_child_that_dies_of_its_limits_is_the_files_fault(large, monkeypatch, 
     (large / "config.json").write_text(json.dumps({"x": "x" * 2**21}))
     child_runs(monkeypatch, before)
     with pytest.raises(UserError, match=message) as caught:
-        Checkpoint.open(large)
+        open_model(large)
     assert "\n" not in str(caught.value)
 
 
@@ -183,31 +182,31 @@ def test_a_file_that_the_child_may_not_open_is_named(large, monkeypatch):
     told = "PermissionError(13, 'Permission denied', str(file))"
     child_runs(monkeypatch, f"def closed(file): raise {told}\ninspector.read_header = closed")
     with pytest.raises(UserError, match=r"large/model\.safetensors: Permission denied$"):
-        Checkpoint.open(large)
+        open_model(large)
 
 
 def test_a_child_that_fails_by_our_fault_is_not_the_files(large, monkeypatch):
     child_runs(monkeypatch, "inspector.read_header = None")
     with pytest.raises(RuntimeError, match="'NoneType' object is not callable"):
-        Checkpoint.open(large)
+        open_model(large)
 
 
 def test_a_child_that_hangs_is_killed(large, monkeypatch):
     monkeypatch.setattr(inspection, "_WAITED", 0.3)
     child_runs(monkeypatch, "import time; time.sleep(60)")
     with pytest.raises(UserError, match=r"large: expected .* longer than 5 s"):
-        Checkpoint.open(large)
+        open_model(large)
 
 
 @pytest.mark.parametrize("executable", ["/nowhere/python", "", None, shutil.which("false")])
 def test_without_a_child_the_process_reads_by_itself_and_says_so(large, monkeypatch, executable):
     monkeypatch.setattr(sys, "executable", executable)
     with pytest.warns(RuntimeWarning, match="cannot start a process that reads model files first"):
-        checkpoint = Checkpoint.open(large)
+        checkpoint = open_model(large)
     assert checkpoint.tokens.size == 2  # and says so once
     model(large, {"__metadata__": LARGE, "x": {**ENTRY, "shape": [3]}})
     with pytest.warns(RuntimeWarning), pytest.raises(UserError, match="does not fit its 8 bytes"):
-        Checkpoint.open(large)
+        open_model(large)
 
 
 def test_files_that_change_while_they_are_read_are_refused(large, monkeypatch):
@@ -220,7 +219,7 @@ def test_files_that_change_while_they_are_read_are_refused(large, monkeypatch):
 
     monkeypatch.setattr(inspection, "_asked", ask_and_write)
     with pytest.raises(UserError, match="its files change while they are read"):
-        Checkpoint.open(large)
+        open_model(large)
 
 
 def in_the_child(code: str) -> str:
@@ -260,7 +259,7 @@ def test_large_tokenizers_that_differ_are_told_by_their_sizes(tmp_path, monkeypa
     monkeypatch.setattr(compatible, "_MOST_MEGABYTES", 0)
     tokens = {"a": {"a": 0}, "b": {"a": 0, "b": 1}}
     first, second = (
-        Checkpoint.open(model(tmp_path / name, {"x": ENTRY}, {"model": {"vocab": vocabulary}}))
+        open_model(model(tmp_path / name, {"x": ENTRY}, {"model": {"vocab": vocabulary}}))
         for name, vocabulary in tokens.items()
     )
     with pytest.raises(UserError, match=r"differs from that of .*a \(1 and 2 tokens\); merging"):
@@ -270,7 +269,7 @@ def test_large_tokenizers_that_differ_are_told_by_their_sizes(tmp_path, monkeypa
 def test_equal_vocabularies_are_equal_in_any_order(tmp_path):
     tokens = {"a": {"a": 0, "b": 0, "c": 1}, "b": {"c": 1, "b": 0, "a": 0}}
     first, second = (
-        Checkpoint.open(model(tmp_path / name, {"x": ENTRY}, {"model": {"vocab": vocabulary}}))
+        open_model(model(tmp_path / name, {"x": ENTRY}, {"model": {"vocab": vocabulary}}))
         for name, vocabulary in tokens.items()
     )
     assert first.tokens.digest != second.tokens.digest  # two tokens share an id
@@ -282,7 +281,7 @@ def test_equal_vocabularies_are_equal_in_any_order(tmp_path):
 def test_settings_of_a_tokenizer_are_read_before_libraries_read_them(tmp_path, name, text):
     folder = model(tmp_path / "model", {"x": ENTRY}, {"model": {"vocab": {"a": 0}}})
     (folder / name).write_text(text)
-    assert list(Checkpoint.open(folder).tensors) == ["x"]  # which needs none of them
+    assert list(open_model(folder).tensors) == ["x"]  # which needs none of them
     with pytest.raises(UserError, match=rf"{name}: expected") as caught:
         load_tokenizer(folder)
     assert "\n" not in str(caught.value)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.opening import open_model
 from evomerge.cli import main
 from evomerge.core.errors import UserError
 from evomerge.merge.make import build
@@ -36,7 +36,7 @@ def test_a_low_rank_fine_tune_comes_back_whole(adapted, tmp_path):
     assert {entry.kept for entry in report} == {"rank"}
     expected = load(tuned)
     by_peft = merged_by_peft(base, tmp_path / "out")
-    ours = Checkpoint.open(f"{base}+{tmp_path / 'out'}")
+    ours = open_model(f"{base}+{tmp_path / 'out'}")
     for name, tensor in expected.items():
         torch.testing.assert_close(by_peft[name], tensor, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(ours.tensor(name), tensor, rtol=1e-5, atol=1e-5)
@@ -82,7 +82,7 @@ def test_at_full_rank_and_with_the_rest_saved_nothing_is_missed(tmp_path):
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert config["rank_pattern"]["model.layers.0.self_attn.k_proj"] == 8, "its least dimension"
     made = merged_by_peft(base, tmp_path / "out")
-    ours = Checkpoint.open(f"{base}+{tmp_path / 'out'}")
+    ours = open_model(f"{base}+{tmp_path / 'out'}")
     for name, tensor in load(tuned).items():
         torch.testing.assert_close(made[name], tensor, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(ours.tensor(name), tensor, rtol=1e-5, atol=1e-5)

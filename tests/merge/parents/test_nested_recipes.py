@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.opening import open_model
 from evomerge.core.errors import UserError
 from evomerge.merge.build import digest, fill, live_tensors
 from evomerge.merge.make import build
@@ -292,7 +292,7 @@ def test_a_merge_that_changes_the_vocabulary_is_built_by_itself_first(llama, tmp
 
 def test_mergekit_gets_a_document_for_each_merge(llama):
     nested = Recipe.from_dict({"merges": {"stage": soup(llama, "a", "b")}, **outer(llama, "stage")})
-    names = list(Checkpoint.open(llama["base"]).tensors)
+    names = list(open_model(llama["base"]).tensors)
     text = as_yaml(to_mergekit(nested, names))
     assert "mergekit-multi" in text.splitlines()[0]
     first, last = yaml.safe_load_all(text)

@@ -9,7 +9,7 @@ import random
 import pytest
 import yaml
 
-from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.opening import open_model
 from evomerge.core.errors import UserError
 from evomerge.merge.plan.plan import plan
 from evomerge.recipe.mergekit.to_mergekit import as_yaml, to_mergekit
@@ -30,7 +30,7 @@ OF_METHOD = {
 def models(request, tmp_path_factory):
     """Checkpoints of four layers, by the short names that recipes here give them."""
     folders = make_family(tmp_path_factory.mktemp(request.param), request.param, layers=4)
-    return {name: Checkpoint.open(folder) for name, folder in folders.items()}
+    return {name: open_model(folder) for name, folder in folders.items()}
 
 
 def setting(draw, low=0.0, high=1.0):

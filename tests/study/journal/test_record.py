@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.study.journal.journal import Journal, iterate
 from evomerge.study.journal.outcomes import OutcomeTable
-from evomerge.study.journal.record import AskRecord, Failure, Record
+from evomerge.study.journal.record import Record
+from evomerge.study.journal.trials import AskRecord, Failure
 from tests.report import report_bench as bench
 
 TASKS = {
