@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from evomerge.checkpoint.files.shards import write_shards
 from evomerge.checkpoint.opening import open_model
+from evomerge.core.errors import UserError
 from evomerge.merge.build import digest, fill, live_tensors, tensors, write
 from evomerge.merge.make import build
 from evomerge.merge.parents.parents import Parents
@@ -118,3 +119,13 @@ def test_the_card_names_parents_and_papers_but_not_where_the_models_lay(llama, t
     assert "- base (base)" in card
     assert "https://arxiv.org/abs/2306.01708" in card
     assert str(Path(llama["a"]).parent) not in card
+
+
+def test_a_recipe_is_built_from_its_file(family, tmp_path):
+    recipe = recipe_of(family)
+    file = tmp_path / "recipe.yaml"
+    recipe.to_yaml(file)
+    by_file = build(str(file), tmp_path / "from-file")
+    assert by_file == build(recipe, tmp_path / "from-recipe")
+    with pytest.raises(UserError, match=r"nothing\.yaml"):
+        build(tmp_path / "nothing.yaml", tmp_path / "none")

@@ -391,3 +391,9 @@ def test_a_mutated_recipe_is_read_or_refused(document):
         json.dumps(recipe.to_dict(), allow_nan=False)
         read += 1
     assert read > 5
+
+
+def test_models_and_slices_together_are_refused_even_where_one_is_empty():
+    document = {"merge_method": "linear", "models": ["a", "b"], "slices": []}
+    with pytest.raises(UserError, match="expected either models or slices, and only one of them"):
+        Recipe.from_dict(document)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import evomerge as em
-from evomerge.core.errors import UserError
+from evomerge.core.errors import StudyEnded, UserError
 from evomerge.study.study import Study
 from evomerge.study.trial import Trial, pareto_front
 from tests.study.small_study import StubWorkers, events, stub_config
@@ -48,7 +48,7 @@ def test_asked_and_told_elsewhere_a_search_gets_better_and_starts_no_worker(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere")
-    with elsewhere(tmp_path / "run") as study:
+    with elsewhere(tmp_path / "run", search={"trials": 60}) as study:
         first = go(study, 13)
         assert {trial.kind for trial in first} == {"parent", "base", "anchor"}
         assert [trial.name for trial in first[:3]] == ["one", "two", "base"]
@@ -294,3 +294,11 @@ def test_the_pareto_front_by_brute_force() -> None:
     assert pareto_front(some) == front
     assert pareto_front([(0.5,), (0.7,), (0.7,)]) == [1, 2]
     assert pareto_front([]) == []
+
+
+def test_asking_ends_where_the_next_generation_would_exceed_the_trials(tmp_path: Path) -> None:
+    with elsewhere(tmp_path / "run", search={"trials": 9, "population": 4}) as study:
+        searched = go(study, 13 + 8)[13:]
+        assert [trial.generation for trial in searched] == [0] * 4 + [1] * 4
+        with pytest.raises(StudyEnded, match="ended after 8 of 9 trials"):
+            study.ask()

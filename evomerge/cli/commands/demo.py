@@ -9,6 +9,7 @@ from typing import Any
 
 from evomerge import optimizers
 from evomerge.cli.commands.search import run
+from evomerge.core import yaml_file
 from evomerge.core.errors import UserError, unknown
 from evomerge.recipe.space.space import find
 from evomerge.study.config import StudyConfig
@@ -38,7 +39,7 @@ def run_demo(arguments: argparse.Namespace) -> None:
     given = {key: value for key, value in given.items() if value is not None}
     study = directory / "study.yaml"
     if study.exists():
-        options = _options_of(StudyConfig.from_yaml(study))
+        options = _DEFAULTS | _options_of(study)
         _refuse_other(given, options, study)
     else:
         options = _DEFAULTS | given
@@ -53,23 +54,20 @@ def run_demo(arguments: argparse.Namespace) -> None:
     run(StudyConfig.from_yaml(study), directory / "run")
 
 
-def _options_of(config: StudyConfig) -> dict[str, Any]:
-    """The options of `evomerge demo` as a study file holds them."""
-    return {
-        "space": str(config.space),
-        "optimizer": config.search.optimizer,
-        "trials": config.search.trials,
-        "seed": config.search.seed,
-        "backend": config.workers.backend,
-        "workers": config.workers.count,
-    }
+def _options_of(study: Path) -> dict[str, Any]:
+    """Read the options of `evomerge demo` from a study file, whose models may be gone by now."""
+    document = yaml_file.mapping(yaml_file.read(study), str(study))
+    search = yaml_file.mapping(document.get("search", {}), f"{study}: search")
+    workers = yaml_file.mapping(document.get("workers", {}), f"{study}: workers")
+    options: dict[str, Any] = {k: search[k] for k in ("optimizer", "trials", "seed") if k in search}
+    options |= {"backend": workers["backend"]} if "backend" in workers else {}
+    options |= {"workers": workers["count"]} if "count" in workers else {}
+    return options | ({"space": document["space"]} if "space" in document else {})
 
 
 def _refuse_other(given: dict[str, Any], options: dict[str, Any], study: Path) -> None:
     """An earlier call wrote the study file: options that differ from it would have no effect."""
     for key, value in given.items():
-        if key == "space" and find(value) == find(options[key]):
-            continue
         if value != options[key]:
             raise UserError(
                 f"--{key}: {study} says {options[key]}, but got {value}; edit that file, or choose "

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from evomerge.methods import registered
+from evomerge.study.load import load_study
 from evomerge.study.study import JOURNAL
 from tests.cli.conftest import Run
 
@@ -67,7 +72,7 @@ def test_status_of_a_finished_run(evomerge: Run, stub_study: StudyFile, tmp_path
     assert status["trials"].keys() == {"asked", "scored", "failed", "told"}
     assert status["trials"]["told"] == 16
     assert status["trials"]["failed"] == 0
-    assert status["best"].keys() == {"trial", "fitness", "scores"}
+    assert status["best"].keys() == {"trial", "fitness", "gain", "scores"}
     assert status["seconds"].keys() == {"build", "forward", "total"}
     verdict = json.loads((run / "verdict.json").read_text())
     assert {key: status["verdict"][key] for key in verdict} == verdict
@@ -137,3 +142,45 @@ def test_explain_around_writes_what_it_prints(
     refused = evomerge("explain", run, "--around", 2)
     assert (refused.code, refused.out) == (2, "")
     assert refused.err.startswith("evomerge: error: --around: expected at least 3 points")
+
+
+def test_the_best_of_status_is_the_trial_that_is_furthest_ahead_on_its_own_items(
+    evomerge: Run, stub_study: StudyFile, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    evomerge("search", stub_study(), run)
+    status = json.loads(evomerge("status", run, "--json").out)
+    study = load_study(run)
+    gains = {t.number: t.gain for t in study.trials if t.generation is not None and t.gain}
+    best = max(gains, key=lambda number: gains[number])
+    assert status["best"]["trial"] == best == study.best_trial.number
+    assert status["best"]["gain"] == pytest.approx(gains[best])
+    assert status["running"] is False
+    assert f"trial {best}" in evomerge("status", run).out
+
+
+def test_a_run_whose_process_was_killed_is_said_not_to_run(
+    evomerge: Run, stub_study: StudyFile, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    evomerge("search", stub_study(), run)
+    journal = run / JOURNAL
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:40]))
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    note = {"pid": gone.pid, "host": socket.gethostname(), "start": 0.0}
+    journal.with_suffix(".lock").write_text(json.dumps(note))  # as `kill -9` leaves it
+    assert "not running: the same search command resumes it" in evomerge("status", run).out
+    assert json.loads(evomerge("status", run, "--json").out)["running"] is False
+    journal.with_suffix(".lock").write_text(json.dumps({**note, "pid": os.getpid()}))
+    assert "not running" not in evomerge("status", run).out
+    assert json.loads(evomerge("status", run, "--json").out)["running"] is True
+
+
+def test_a_study_that_saves_no_model_exports_its_recipe_only(
+    evomerge: Run, stub_study: StudyFile, tmp_path: Path
+) -> None:
+    said = evomerge("search", stub_study(output={"save_model": False}), tmp_path / "run").out
+    assert "export: recipe only" in said
+    assert "None" not in said

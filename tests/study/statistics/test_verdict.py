@@ -249,3 +249,13 @@ def test_over_a_thousand_null_studies_the_rate_holds_and_fresh_items_are_why():
     assert real <= 0.05
     assert hardest <= 0.05
     assert reused > 0.05  # so this test can fail
+
+
+def test_a_rival_that_could_not_be_scored_is_named_and_no_improvement_is_shown():
+    rivals = [entrant(0, "parent", right(50)), entrant(10, "anchor", right(40))]
+    winner = entrant(20, "trial", right(95))
+    assert verdict(winner, rivals, QUIZ)["improvement_shown"]
+    judged = verdict(winner, rivals, QUIZ, unscored=["expert-b"])
+    assert not judged["improvement_shown"]
+    assert judged["unscored"] == ["expert-b"]
+    assert "nothing is shown against them: expert-b" in judged["sentence"]
