@@ -16,7 +16,7 @@ from evomerge.cli.parser import make_parser
 from evomerge.core.errors import ResumableError, UserError
 from evomerge.core.redact import redact
 
-_ONE_REQUEST = 1.0  # seconds in which signals are taken for one request
+_ONE_REQUEST = 0.3  # seconds in which signals are taken for one request
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,7 +75,7 @@ def _command(arguments: Sequence[str]) -> str:
 def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
     """End as Ctrl-C does; a scheduler's SIGTERM leaves a run that resumes.
 
-    A second signal ends at once, but not within a second of the first: `timeout` sends its SIGTERM
+    A second signal ends at once, but not in the moment of the first: `timeout` sends its SIGTERM
     to the process and to its group, which is one request and not two.
     """
     first = time.monotonic()

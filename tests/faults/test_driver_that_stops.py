@@ -48,6 +48,23 @@ def test_one_signal_stops_within_five_seconds_and_tells_how_to_go_on(
     assert substance(command.run) == whole
 
 
+def test_one_request_that_arrives_as_two_signals_still_stops_in_good_order(
+    drivers: Drivers, tmp_path: Path, whole: dict[str, Any]
+) -> None:
+    command = Command(drivers, tmp_path / "study", seconds=0.2)
+    driver = command.start()
+    command.wait_for_events(6)
+    for _ in range(2):  # as coreutils' timeout does: to the child, and to its group
+        os.kill(driver, signal.SIGTERM)
+        time.sleep(0.02)
+    assert drivers.wait() == 130
+    assert "left at once" not in command.output
+    assert f"To go on: evomerge search {command.folder / 'study.yaml'}" in command.output
+    command.settings["seconds"] = 0.0
+    assert command.finish() == 0
+    assert substance(command.run) == whole
+
+
 def test_a_second_signal_ends_at_once_and_the_run_still_resumes(
     drivers: Drivers, tmp_path: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -208,7 +208,7 @@ def test_status_has_the_promised_keys_and_counts():
         "phase": "done",
         "trials": {"asked": 6, "scored": 5, "failed": 1, "told": 4},
         "item_evaluations": 14,  # 4 trials x 3 items, one in the race, one in the verdict
-        "best": {"trial": 2, "fitness": 0.7, "scores": {"quiz": 0.5, "text": -3.0}},
+        "best": {"trial": 2, "fitness": 0.7, "gain": None, "scores": {"quiz": 0.5, "text": -3.0}},
         "seconds": {"build": 3.0, "forward": 12.0, "total": 18.0},
         "verdict": {"improvement_shown": False, "winner": {"kind": "trial"}},
     }
@@ -218,12 +218,12 @@ def test_status_has_the_promised_keys_and_counts():
     assert empty["trials"] == {"asked": 0, "scored": 0, "failed": 0, "told": 0}
 
 
-def test_best_is_the_highest_fitness_even_if_negative_and_the_earliest_of_equals():
+def test_without_a_reference_the_highest_fitness_leads_even_if_negative_the_earliest_of_equals():
     record = Record.from_events(
         [STUDY, asked([0, 1, 2], 0), told([0, 1, 2], [-3.0, -1.0, -1.0]), asked([3], 1)]
     )
-    assert record.best is not None
-    assert record.best.number == 1
+    assert record.leader is not None
+    assert record.leader.trial == 1
 
 
 def test_replaying_in_pieces_is_replaying_at_once(tmp_path):
