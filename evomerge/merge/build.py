@@ -22,7 +22,7 @@ from evomerge.merge.output.card import model_card
 from evomerge.merge.parents.parents import Parents
 from evomerge.merge.plan.plan import Job, Plan
 from evomerge.merge.vocabulary.tokenizer import write_tokenizer
-from evomerge.recipe.recipe import DTYPES as DTYPE_NAMES
+from evomerge.recipe.data import DTYPES as DTYPE_NAMES
 from evomerge.recipe.recipe import Recipe
 
 TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPE_NAMES}

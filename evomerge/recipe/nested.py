@@ -15,8 +15,8 @@ from typing import Any
 from evomerge.checkpoint import names as model_name
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
+from evomerge.recipe.data import MODEL_KEYS
 
-_MODEL_KEYS = ("model", "base_model", "tokenizer_source", "source")
 _DEEPEST = 20
 
 
@@ -95,16 +95,6 @@ def relocate(document: Any, folder: Path) -> Any:
     return _relocated(document, folder, frozenset())
 
 
-def renamed(value: Any, names: Mapping[str, str], key: str = "") -> Any:
-    """The same document with models renamed."""
-    if isinstance(value, dict):
-        return {name: renamed(item, names, name) for name, item in value.items()}
-    if isinstance(value, list):
-        return [renamed(item, names, key) for item in value]
-    model = isinstance(value, str) and key in (*_MODEL_KEYS, "models")
-    return names.get(value, value) if model else value
-
-
 def _relocated(document: Any, folder: Path, merges: frozenset[str]) -> Any:
     def moved(value: str) -> str:
         # "*1" stands for a model, "" for a mistake, and a merge's name for no folder
@@ -114,7 +104,7 @@ def _relocated(document: Any, folder: Path, merges: frozenset[str]) -> Any:
     def named(key: str, value: Any) -> bool:
         if key in ("tokenizer_source", "source") and value in ("base", "union"):
             return False
-        return key in _MODEL_KEYS and isinstance(value, str)
+        return key in MODEL_KEYS and isinstance(value, str)
 
     if isinstance(document, list):
         return [_relocated(item, folder, merges) for item in document]
@@ -209,4 +199,4 @@ def _models_of(value: Any, key: str = "") -> set[str]:
         return {m for name, item in value.items() for m in _models_of(item, name)}
     if isinstance(value, list):
         return {m for item in value for m in _models_of(item, key)}
-    return {value} if isinstance(value, str) and key in (*_MODEL_KEYS, "models") else set()
+    return {value} if isinstance(value, str) and key in (*MODEL_KEYS, "models") else set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from evomerge import methods
 from evomerge.checkpoint import names as model_name
@@ -13,18 +13,20 @@ from evomerge.core import yaml_file
 from evomerge.core.errors import UserError, unknown
 from evomerge.recipe import nested as nesting
 from evomerge.recipe import tokenizer as token_rows
-from evomerge.recipe.recipe import (
+from evomerge.recipe.data import (
     CHAT_TEMPLATES,
     DTYPES,
     HEADS,
     UNMATCHED,
     Block,
     Entry,
-    Recipe,
+    RecipeData,
     Setting,
     Slice,
     Source,
 )
+
+R = TypeVar("R", bound=RecipeData)
 
 _KEYS = (
     "merge_method",
@@ -45,14 +47,19 @@ _KEYS = (
 )
 
 
-def read(document: Any, where: str) -> Recipe:
+def read(kind: type[R], document: Any, where: str) -> R:
     """Check a recipe written as a mapping.
+
+    Args:
+        kind: The class of recipe to make, for the recipe and for each of its `merges`.
+        document: The mapping.
+        where: How messages name it.
 
     Raises:
         UserError: A key is unknown, a value out of its range, a model missing; names the key.
     """
     document = nesting.flattened(model_name.joined(document, where), where)
-    return _Reader(where).recipe(document)
+    return _Reader(where).recipe(kind, document)
 
 
 class _Reader:
@@ -61,7 +68,7 @@ class _Reader:
     def __init__(self, where: str):
         self.where = where
 
-    def recipe(self, document: Any) -> Recipe:
+    def recipe(self, kind: type[R], document: Any) -> R:
         document = yaml_file.mapping(document, self.where)
         yaml_file.check_keys(document, _KEYS, self.where)
         document = {key: value for key, value in document.items() if value is not None}
@@ -90,7 +97,7 @@ class _Reader:
         for key in ("heads", "unmatched"):
             if slices and key in document:
                 raise UserError(f"{self.where}: {key} goes with models, not with slices")
-        recipe = Recipe(
+        recipe = kind(
             merge_method=method,
             models=models,
             slices=slices,
@@ -107,7 +114,7 @@ class _Reader:
             heads=self._word(document.get("heads", "merge"), HEADS, "heads"),
             unmatched=self._word(document.get("unmatched", "error"), UNMATCHED, "unmatched"),
             merges={
-                name: _Reader(f"{self.where}: merges.{name}").recipe(inner)
+                name: _Reader(f"{self.where}: merges.{name}").recipe(kind, inner)
                 for name, inner in (document.get("merges") or {}).items()
             },
         )
@@ -124,7 +131,7 @@ class _Reader:
             recipe = replace(recipe, tokenizer=rule)
         return recipe
 
-    def _check_counts(self, recipe: Recipe) -> None:
+    def _check_counts(self, recipe: RecipeData) -> None:
         """Every method gets its base and its number of models, each listed once."""
         groups = (
             [([e.model for e in recipe.models], recipe.base_model, "models")]

@@ -1,4 +1,4 @@
-"""A recipe: one fully specified merge, written as mergekit writes it, with `blocks` beside.
+"""Recipe: one fully specified merge, read from a file or from plain data and checked.
 
 A recipe is a mergekit configuration (models or slices, parameters with gradients and filters,
 base_model, dtype, out_dtype, tokenizer_source or tokenizer, chat_template). Ours are `blocks` (a
@@ -9,97 +9,20 @@ models) and `merges` (recipes by name, whose results are models of this one).
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evomerge.core import yaml_file
-from evomerge.recipe import nested as nesting
-from evomerge.recipe.tokenizer import Tokenizer
-
-Setting = Any  # a scalar | a gradient [numbers] | [{value, filter}, ...]
-Parameters = Mapping[str, Setting]
-
-HEADS = ("merge", "base", "drop")  # what becomes of a classifier's or a language model's head
-UNMATCHED = ("error", "base", "drop", "union")  # and of tensors that not every model has alike
-DTYPES = ("float32", "bfloat16", "float16", "float64")
-CHAT_TEMPLATES = ("auto", "alpaca", "chatml", "exaone", "llama3", "mistral")
+from evomerge.recipe import nested
+from evomerge.recipe.data import RecipeData
+from evomerge.recipe.read import read
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A model that takes part, and its parameters."""
+class Recipe(RecipeData):
+    """One fully specified merge; make it by `from_dict` or `from_yaml`, which check it."""
 
-    model: str
-    parameters: Parameters = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Block:
-    """A method for the tensors of some layers and components; parameters fall back to the recipe's.
-
-    Attributes:
-        merge_method: The block's method.
-        layers: Half-open range of output layers; ``None`` also takes tensors outside the stack.
-        components: Which of architecture.COMPONENTS; ``None`` takes all.
-        parameters: What holds for every model of the block.
-        models: What holds for one model of the block.
-    """
-
-    merge_method: str
-    layers: tuple[int, int] | None = None
-    components: tuple[str, ...] | None = None
-    parameters: Parameters = field(default_factory=dict)
-    models: tuple[Entry, ...] = ()
-
-    def covers(self, layer: int | None, component: str) -> bool:
-        """Whether a tensor at this place belongs to the block."""
-        if self.layers is not None and (
-            layer is None or not self.layers[0] <= layer < self.layers[1]
-        ):
-            return False
-        return self.components is None or component in self.components
-
-
-@dataclass(frozen=True)
-class Source:
-    """One model's layers in a slice, half-open, and its parameters there."""
-
-    model: str
-    layer_range: tuple[int, int]
-    parameters: Parameters = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Output layers that are merged from equally many layers of each source."""
-
-    sources: tuple[Source, ...]
-    base_model: str | None = None
-    parameters: Parameters = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One fully specified merge; made by `from_dict` or `from_yaml`, which check it."""
-
-    merge_method: str
-    models: tuple[Entry, ...] = ()
-    slices: tuple[Slice, ...] = ()
-    base_model: str | None = None
-    parameters: Parameters = field(default_factory=dict)
-    blocks: tuple[Block, ...] = ()
-    dtype: str = "float32"
-    out_dtype: str | None = None
-    tokenizer_source: str | None = None
-    tokenizer: Tokenizer | None = None
-    chat_template: str | None = None
-    seed: int = 0
-    heads: str = "merge"
-    unmatched: str = "error"
     merges: Mapping[str, Recipe] = field(default_factory=dict)  # each after those that it needs
 
     @classmethod
@@ -109,7 +32,7 @@ class Recipe:
         Raises:
             UserError: The file or something in it is wrong; the message names the key.
         """
-        return cls.from_dict(nesting.read(Path(file)), where=str(file))
+        return cls.from_dict(nested.read(Path(file)), where=str(file))
 
     @classmethod
     def from_dict(cls, document: Any, where: str = "recipe") -> Recipe:
@@ -118,174 +41,4 @@ class Recipe:
         Raises:
             UserError: A key is unknown, a value out of its range, a model missing; names the key.
         """
-        from evomerge.recipe.read import read  # it makes the values that stand here
-
-        return read(document, where)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain data; `from_dict` gives it back."""
-        document: dict[str, Any] = {}
-        if self.merges:
-            document["merges"] = {name: inner.to_dict() for name, inner in self.merges.items()}
-        document["merge_method"] = self.merge_method
-        if self.base_model is not None:
-            document["base_model"] = self.base_model
-        if self.models:
-            document["models"] = [_entry_dict(entry) for entry in self.models]
-        if self.slices:
-            document["slices"] = [_slice_dict(part) for part in self.slices]
-        if self.parameters:
-            document["parameters"] = dict(self.parameters)
-        if self.blocks:
-            document["blocks"] = [_block_dict(block) for block in self.blocks]
-        document["dtype"] = self.dtype
-        for key in ("out_dtype", "tokenizer_source"):
-            if getattr(self, key) is not None:
-                document[key] = getattr(self, key)
-        if self.tokenizer is not None:
-            document["tokenizer"] = self.tokenizer.to_dict()
-        if self.chat_template is not None:
-            document["chat_template"] = self.chat_template
-        for key, default in (("seed", 0), ("heads", "merge"), ("unmatched", "error")):
-            if getattr(self, key) != default:
-                document[key] = getattr(self, key)
-        return document
-
-    def to_yaml(self, file: str | Path | None = None) -> str:
-        """The recipe as YAML, also written to `file` if given."""
-        text = yaml_file.write(self.to_dict())
-        if file is not None:
-            Path(file).write_text(text, encoding="utf-8")
-        return text
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the canonical form: equal recipes, equal digests, however written or named."""
-        named: dict[str, str] = {}
-        for name, inner in self.merges.items():
-            named[name] = f"merge {_sha256(nesting.renamed(inner.to_dict(), named))}"
-        document = {key: value for key, value in self.to_dict().items() if key != "merges"}
-        return _sha256(nesting.renamed(document, named))
-
-    @property
-    def output_dtype(self) -> str:
-        """The dtype that the merged tensors are written in."""
-        return self.out_dtype or self.dtype
-
-    @property
-    def inputs(self) -> list[str]:
-        """Every model and merge it merges, in order of appearance, the base last if not listed."""
-        listed = [entry.model for entry in self.models]
-        for part in self.slices:
-            listed += [source.model for source in part.sources]
-            listed += [part.base_model] if part.base_model else []
-        return list(dict.fromkeys([*listed, *([self.base_model] if self.base_model else [])]))
-
-    @property
-    def model_names(self) -> list[str]:
-        """Every model that is read for it: its inputs, merges replaced by the models in them."""
-        of_merges = [m for inner in self.merges.values() for m in inner.inputs]
-        return [m for m in dict.fromkeys([*self.inputs, *of_merges]) if m not in self.merges]
-
-    @property
-    def method_names(self) -> list[str]:
-        """Every method that makes its tensors: its own, then those of its blocks."""
-        return list(dict.fromkeys([self.merge_method, *(b.merge_method for b in self.blocks)]))
-
-    @property
-    def donor(self) -> str:
-        """The model or merge whose config and tokenizer the result takes."""
-        return self.base_model or self.inputs[0]
-
-    @property
-    def vocabulary(self) -> Tokenizer | None:
-        """What becomes of the parents' tokens; ``None``: they must be the same."""
-        if self.tokenizer_source is not None:
-            return Tokenizer(self.tokenizer_source.removeprefix("model:"))
-        return self.tokenizer
-
-    def block_of(self, layer: int | None, component: str) -> Block | None:
-        """The first block that covers a place; ``None`` where the recipe's own method holds."""
-        return next((block for block in self.blocks if block.covers(layer, component)), None)
-
-
-def resolve(setting: Setting, tensor: str, position: float) -> Any:
-    """The value of one setting for one tensor, or ``None`` if its filters all pass it by.
-
-    Args:
-        setting: A scalar, a gradient, or a list of {value, filter}.
-        tensor: The tensor's name; a filter matches as a substring, ``*`` or no filter always.
-        position: Depth in [0, 1] at which a gradient is read, linear between its values.
-
-    >>> resolve([0, 1], "model.layers.1.mlp.up_proj.weight", 0.25)
-    0.25
-    >>> resolve([{"filter": "mlp", "value": 2.0}, {"value": 1.0}], "model.norm.weight", 0.0)
-    1.0
-    """
-    if isinstance(setting, list):
-        if setting and isinstance(setting[0], dict):
-            for case in setting:
-                pattern = case.get("filter")
-                if pattern in (None, "*") or pattern in tensor:
-                    return resolve(case["value"], tensor, position)
-            return None
-        scaled = position * (len(setting) - 1)
-        low = min(int(scaled), len(setting) - 1)
-        high = min(low + 1, len(setting) - 1)
-        if isinstance(setting[low], bool | str):
-            return setting[low]
-        share = scaled - low
-        return (1 - share) * setting[low] + share * setting[high]
-    return setting
-
-
-def scalars(setting: Setting) -> list[Any]:
-    """Every scalar that a setting holds."""
-    if isinstance(setting, list):
-        return [scalar for item in setting for scalar in scalars(item)]
-    if isinstance(setting, dict):
-        return scalars(setting["value"])
-    return [setting]
-
-
-def _sha256(document: Any) -> str:
-    canonical = json.dumps(document, sort_keys=True, ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _entry_dict(entry: Entry) -> dict[str, Any]:
-    return {
-        "model": entry.model,
-        **({"parameters": dict(entry.parameters)} if entry.parameters else {}),
-    }
-
-
-def _slice_dict(part: Slice) -> dict[str, Any]:
-    sources = [
-        {
-            "model": source.model,
-            "layer_range": list(source.layer_range),
-            **({"parameters": dict(source.parameters)} if source.parameters else {}),
-        }
-        for source in part.sources
-    ]
-    document: dict[str, Any] = {"sources": sources}
-    if part.base_model is not None:
-        document["base_model"] = part.base_model
-    if part.parameters:
-        document["parameters"] = dict(part.parameters)
-    return document
-
-
-def _block_dict(block: Block) -> dict[str, Any]:
-    document: dict[str, Any] = {}
-    if block.layers is not None:
-        document["layers"] = list(block.layers)
-    if block.components is not None:
-        document["components"] = list(block.components)
-    document["merge_method"] = block.merge_method
-    if block.parameters:
-        document["parameters"] = dict(block.parameters)
-    if block.models:
-        document["models"] = [_entry_dict(entry) for entry in block.models]
-    return document
+        return read(cls, document, where)

@@ -1,4 +1,7 @@
-"""Which value holds for a tensor: a block's before the recipe's, a model's before all models'."""
+"""The rule by which a tensor's value is found: a block's before the recipe's, a model's before all.
+
+It needs neither methods nor torch, so that a report reads a recipe by the merge's own rule.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evomerge import methods
 from evomerge.checkpoint.architecture import place
-from evomerge.core.errors import UserError
-from evomerge.recipe.recipe import Parameters, Recipe, Setting, resolve
+from evomerge.recipe.data import Parameters, RecipeData, Setting, Slice
 
 Level = tuple[Parameters, float]  # parameters, and the depth at which their gradients are read
 
@@ -29,7 +30,7 @@ class Levels:
     own: Sequence[Sequence[Level]]
 
 
-def levels_of(recipe: Recipe, name: str, depth: int) -> Levels:
+def levels_of(recipe: RecipeData, name: str, depth: int) -> Levels:
     """The levels of one tensor of a recipe without slices, whose models have `depth` layers."""
     at = place(name)
     whole = position(at.layer, 0, depth)
@@ -52,43 +53,21 @@ def levels_of(recipe: Recipe, name: str, depth: int) -> Levels:
     )
 
 
-def settle(
-    levels: Levels, name: str, sources: Sequence[tuple[str, str]], merged: Sequence[int]
-) -> dict[str, Any]:
-    """Every parameter of the method, as one value or as one per merged model.
+def slice_levels_of(recipe: RecipeData, part: Slice, step: int | None) -> Levels:
+    """The levels of one tensor of a slice, in the order of its sources.
 
     Args:
-        levels: Where to look.
-        name: The output tensor; filters of what holds for all models match against it.
-        sources: The (model, tensor) pairs that `levels.own` belongs to; filters of what holds
-            for one model match against its own tensor.
-        merged: Which of the sources the method merges, the base left out.
-
-    Raises:
-        UserError: A required parameter has no value here.
+        recipe: The recipe.
+        part: One of its slices.
+        step: Index of the tensor's layer within the slice; ``None`` outside the layers.
     """
-    parameters: dict[str, Any] = {}
-    for parameter in methods.get(levels.method).parameters:
-        places = (
-            [(levels.own[i], sources[i][1], f" for {sources[i][0]}") for i in merged]
-            if parameter.per_model
-            else [(levels.shared, name, "")]
-        )
-        values = []
-        for own, tensor, whose in places:
-            value = lookup(own, parameter.name, tensor)
-            if value is None:
-                value = parameter.default
-            if value is methods.REQUIRED:
-                raise UserError(
-                    f"{levels.method} needs {parameter.name}{whose} (asked for by {name})"
-                )
-            values.append(value)
-        parameters[parameter.name] = values if parameter.per_model else values[0]
-    return parameters
+    depth = position(step, 0, part.length)
+    shared: list[Level] = [(part.parameters, depth), (recipe.parameters, depth)]
+    own = [[(source.parameters, depth), *shared] for source in part.sources]
+    return Levels(recipe.merge_method, shared, own)
 
 
-def filtered(recipe: Recipe) -> bool:
+def filtered(recipe: RecipeData) -> bool:
     """Whether any value of a recipe without slices depends on more of a tensor than its place."""
     held = [recipe.parameters, *(entry.parameters for entry in recipe.models)]
     for block in recipe.blocks:
@@ -115,3 +94,42 @@ def lookup(levels: Sequence[Level], parameter: str, tensor: str) -> Setting | No
             if value is not None:
                 return value
     return None
+
+
+def resolve(setting: Setting, tensor: str, position: float) -> Any:
+    """The value of one setting for one tensor, or ``None`` if its filters all pass it by.
+
+    Args:
+        setting: A scalar, a gradient, or a list of {value, filter}.
+        tensor: The tensor's name; a filter matches as a substring, ``*`` or no filter always.
+        position: Depth in [0, 1] at which a gradient is read, linear between its values.
+
+    >>> resolve([0, 1], "model.layers.1.mlp.up_proj.weight", 0.25)
+    0.25
+    >>> resolve([{"filter": "mlp", "value": 2.0}, {"value": 1.0}], "model.norm.weight", 0.0)
+    1.0
+    """
+    if isinstance(setting, list):
+        if setting and isinstance(setting[0], dict):
+            for case in setting:
+                pattern = case.get("filter")
+                if pattern in (None, "*") or pattern in tensor:
+                    return resolve(case["value"], tensor, position)
+            return None
+        scaled = position * (len(setting) - 1)
+        low = min(int(scaled), len(setting) - 1)
+        high = min(low + 1, len(setting) - 1)
+        if isinstance(setting[low], bool | str):
+            return setting[low]
+        share = scaled - low
+        return (1 - share) * setting[low] + share * setting[high]
+    return setting
+
+
+def scalars(setting: Setting) -> list[Any]:
+    """Every scalar that a setting holds."""
+    if isinstance(setting, list):
+        return [scalar for item in setting for scalar in scalars(item)]
+    if isinstance(setting, dict):
+        return scalars(setting["value"])
+    return [setting]

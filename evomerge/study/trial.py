@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.dimension import Value
 from evomerge.study.journal.record import Record
 from evomerge.study.journal.trials import AskRecord, Failure, State, TrialRecord
+
+if TYPE_CHECKING:
+    from evomerge.recipe.recipe import Recipe
 
 
 class Trial:
@@ -63,6 +66,8 @@ class Trial:
     @property
     def recipe(self) -> Recipe:
         """The whole recipe; `evomerge.build` makes a model of it."""
+        from evomerge.recipe.recipe import Recipe  # brings torch, which no reader of a run needs
+
         return Recipe.from_dict(self._trial.recipe)
 
     @property

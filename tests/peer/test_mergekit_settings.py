@@ -4,7 +4,7 @@ import json
 import random
 from pathlib import Path
 
-from evomerge.recipe.recipe import resolve
+from evomerge.recipe.values import resolve
 from tests.peer.both import mergekit_python, needs_mergekit
 
 pytestmark = needs_mergekit

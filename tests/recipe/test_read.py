@@ -58,6 +58,7 @@ WRONG = [
     (TIES, ["base_model"], 3, "base_model: expected a folder or a hub id but got 3"),
     (TIES, ["models"], ..., "expected either models or slices, and only one of them"),
     (TIES, ["slices"], [1], "expected either models or slices, and only one of them"),
+    (STACK, ["models"], [], "expected either models or slices, and only one of them"),
     (TIES, ["models"], {"a": 1}, "models: expected a list but got"),
     (TIES, ["models", 0], 3, r"models\[0\]: expected a mapping of names to values, but got 3"),
     (TIES, ["models", 0], "", r"models\[0\]: expected a folder or a hub id but got ''"),

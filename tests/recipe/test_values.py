@@ -4,8 +4,9 @@ import pytest
 
 from evomerge.checkpoint.architecture import place, with_layers
 from evomerge.core.errors import UserError
-from evomerge.recipe.recipe import Recipe, resolve
-from evomerge.recipe.values import levels_of, position, settle
+from evomerge.recipe.parameters import resolve_parameters
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.values import levels_of, position, resolve
 
 
 def layer(n, rest="mlp.up_proj.weight"):
@@ -15,7 +16,7 @@ def layer(n, rest="mlp.up_proj.weight"):
 def values(document, name, depth=4, merged=(0, 1)):
     recipe = Recipe.from_dict(document)
     sources = [(entry.model, name) for entry in recipe.models]
-    return settle(levels_of(recipe, name, depth), name, sources, merged)
+    return resolve_parameters(levels_of(recipe, name, depth), name, sources, merged)
 
 
 def linear(a=1.0, b=1.0, **more):

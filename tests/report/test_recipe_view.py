@@ -7,12 +7,12 @@ from safetensors.torch import save_file
 from evomerge.checkpoint.opening import open_model
 from evomerge.merge.plan.plan import plan
 from evomerge.recipe.recipe import Recipe
-from evomerge.report import recipe_view as settled
+from evomerge.report import recipe_view
 
 LAYERS = 5
 NAMES = [
     "model.embed_tokens.weight",
-    *(f"model.layers.{i}.{end}" for i in range(LAYERS) for end in settled.LAYER_PARTS.values()),
+    *(f"model.layers.{i}.{end}" for i in range(LAYERS) for end in recipe_view.LAYER_PARTS.values()),
     "model.norm.weight",
     "lm_head.weight",
 ]
@@ -97,26 +97,30 @@ def checkpoints(tmp_path_factory):
 def test_every_value_is_the_one_that_the_merge_uses(document, checkpoints):
     recipe = Recipe.from_dict(document)
     jobs = {job.name: job for job in plan(recipe, checkpoints).jobs}
-    told, compared = settled.parameters(document), 0
-    for spot in settled.spots(LAYERS):
+    view, compared = recipe_view.recorded(recipe.to_dict()), 0
+    named = recipe_view.parameters(view)
+    for spot in recipe_view.spots(LAYERS):
         job = jobs[spot.tensor]
-        assert settled.method_at(document, spot) == job.method
+        assert recipe_view.method_at(view, spot, LAYERS) == job.method
         for parameter, used in job.parameters.items():
-            if parameter not in told:
+            if parameter not in named:
                 continue
             per_model = isinstance(used, list)
             models = [ref.model for ref in job.models] if per_model else [None]
             for model, expected in zip(models, used if per_model else [used], strict=True):
-                found = settled.value(document, parameter, model, spot, LAYERS)
+                found = recipe_view.value(view, parameter, model, spot, LAYERS)
                 if found is None:  # the recipe says nothing: the method's default holds
                     continue
                 assert found == pytest.approx(expected), (spot, parameter, model)
                 compared += 1
-    assert compared >= len(settled.spots(LAYERS))
+    assert compared >= len(recipe_view.spots(LAYERS))
 
 
 def test_a_recipe_without_a_known_depth_is_drawn_at_the_depth_it_shows():
-    assert settled.depth_of(RECIPES["slices"]) == 5
-    assert settled.depth_of(RECIPES["blocks"]) == 5
-    assert settled.depth_of(RECIPES["slerp"]) == 3
-    assert settled.depth_of({"merge_method": "linear", "models": [{"model": "a"}]}) == 1
+    depths = {
+        name: recipe_view.depth_of(recipe_view.recorded(Recipe.from_dict(document).to_dict()))
+        for name, document in RECIPES.items()
+    }
+    assert depths == {"gradients and filters": 3, "blocks": 5, "slerp": 3, "slices": 5}
+    plain = {"merge_method": "linear", "models": [{"model": "a"}]}
+    assert recipe_view.depth_of(recipe_view.recorded(plain)) == 1

@@ -20,8 +20,10 @@ from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.compatible import tied_tensor
 from evomerge.core.errors import UserError
 from evomerge.merge.plan.matching import sorted_out, with_heads
-from evomerge.recipe.recipe import Recipe, Slice
-from evomerge.recipe.values import Level, Levels, filtered, levels_of, position, settle
+from evomerge.recipe.data import Slice
+from evomerge.recipe.parameters import resolve_parameters
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.values import Levels, filtered, levels_of, slice_levels_of
 
 
 class Ref(NamedTuple):  # hashed a dozen times a job, which a dataclass does in Python
@@ -147,7 +149,7 @@ def _jobs_of_slices(
     jobs = [_slice_job(recipe, recipe.slices[0], n, None, checkpoints) for n in before]
     output = 0
     for part in recipe.slices:
-        for step in range(part.sources[0].layer_range[1] - part.sources[0].layer_range[0]):
+        for step in range(part.length):
             for name in template:
                 renamed = renumbered(name, output)
                 jobs.append(_slice_job(recipe, part, renamed, step, checkpoints))
@@ -162,17 +164,13 @@ def _slice_job(
     step: int | None,
     checkpoints: Mapping[str, Checkpoint],
 ) -> Job:
-    length = part.sources[0].layer_range[1] - part.sources[0].layer_range[0]
-    depth = position(step, 0, length)
-    shared: list[Level] = [(part.parameters, depth), (recipe.parameters, depth)]
-    sources, own = [], []
-    for source in part.sources:
-        first = source.layer_range[0]
-        sources.append((source.model, name if step is None else renumbered(name, first + step)))
-        own.append([(source.parameters, depth), *shared])
+    sources = [
+        (s.model, name if step is None else renumbered(name, s.layer_range[0] + step))
+        for s in part.sources
+    ]
     base = part.base_model or recipe.base_model
     base_name = next((n for model, n in sources if model == base), sources[0][1])
-    levels = Levels(recipe.merge_method, shared, own)
+    levels = slice_levels_of(recipe, part, step)
     return _job(name, levels, base, sources, base_name, checkpoints)
 
 
@@ -195,7 +193,7 @@ def _job(
     if len(shapes) > 1:
         raise UserError(f"{name}: its shapes differ: {sorted(map(list, shapes))}")
     if parameters is None:
-        parameters = settle(levels, name, sources, merged)
+        parameters = resolve_parameters(levels, name, sources, merged)
     return Job(name, shapes.pop(), base_ref, refs, levels.method, parameters)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from evomerge.checkpoint.architecture import place, within_layer
 from evomerge.core.errors import UserError
-from evomerge.recipe.recipe import resolve
+from evomerge.recipe.values import resolve
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,11 @@ from evomerge.checkpoint import names as model_name
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
 from evomerge.recipe import nested as nesting
+from evomerge.recipe.data import DTYPES
 from evomerge.recipe.mergekit.slices import Stack, setting_of, source_of
-from evomerge.recipe.recipe import DTYPES, Recipe, scalars
-from evomerge.recipe.values import levels_of, settle
+from evomerge.recipe.parameters import resolve_parameters
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.values import levels_of, scalars
 
 _OURS = {  # (parameter, our value that mergekit does not have): what it does instead
     ("rescale", "inverse"): "gives back the L1 norm (rescale: true)",
@@ -227,7 +229,7 @@ def _stage(recipe: Recipe, method: str, tensors: Stack, names: Sequence[str]) ->
         i for i, model in enumerate(models) if not (spec.takes_base and model == recipe.base_model)
     ]
     settled = {
-        name: settle(
+        name: resolve_parameters(
             levels_of(recipe, name, tensors.depth), name, [(m, name) for m in models], merged
         )
         for name in names

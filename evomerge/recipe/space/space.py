@@ -19,7 +19,6 @@ from evomerge.checkpoint import names as model_name
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError, unknown
 from evomerge.recipe import nested as nesting
-from evomerge.recipe import read as recipe_reader
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.activity import conditioned
 from evomerge.recipe.space.dimension import Point, Value
@@ -127,7 +126,7 @@ class SearchSpace:
             values = list(point[at : at + len(hole.dimensions)])
             at += len(values)
             _put(document, hole.path, values if hole.gradient else values[0])
-        return recipe_reader.read(without_traces(document, self.document), self.where)
+        return Recipe.from_dict(without_traces(document, self.document), self.where)
 
     def point_of(self, recipe: Recipe) -> Point | None:
         """The point whose recipe merges as `recipe` does, or ``None`` if the space has none.

@@ -9,7 +9,8 @@ from markupsafe import Markup
 
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
-from evomerge.report import recipe_view as settled
+from evomerge.recipe.data import RecipeData
+from evomerge.report import recipe_view
 from evomerge.report.charts.charts import WIDTH, Band, heat_map
 from evomerge.report.charts.svg import Figure, scale, text_width
 from evomerge.report.numbers import plural, short_names
@@ -45,8 +46,8 @@ def _shown(run: Run, trial: TrialRecord) -> dict[str, Any]:
 
 
 def _drawn(run: Run, trial: TrialRecord) -> dict[str, Any]:
-    recipe = trial.recipe
-    depth = run.depth or settled.depth_of(recipe)
+    recipe = recipe_view.recorded(trial.recipe)
+    depth = run.depth or recipe_view.depth_of(recipe)
     maps, fixed = _maps(recipe, depth)
     return {
         "name": trial.name,
@@ -57,7 +58,7 @@ def _drawn(run: Run, trial: TrialRecord) -> dict[str, Any]:
         "fixed": fixed,
         "assumed_depth": run.depth is None,
         "depth": depth,
-        "yaml": yaml_file.write(dict(recipe)),
+        "yaml": yaml_file.write(dict(trial.recipe)),
         "edges": _at_the_edge(run, trial),
     }
 
@@ -68,18 +69,18 @@ def _role(run: Run, trial: TrialRecord) -> str:
     return "won the race" if trial.number == run.ours else "furthest ahead in the search so far"
 
 
-def _maps(recipe: Mapping[str, Any], depth: int) -> tuple[list[dict[str, Any]], list[str]]:
+def _maps(recipe: RecipeData, depth: int) -> tuple[list[dict[str, Any]], list[str]]:
     """A heat map per parameter and group of like components; and what is the same everywhere."""
-    names = short_names(settled.models(recipe))
+    names = short_names(recipe_view.models(recipe))
     maps: list[dict[str, Any]] = []
     fixed: list[str] = []
-    spots = settled.spots(depth)
-    for parameter, per_model in settled.parameters(recipe).items():
+    spots = recipe_view.spots(depth)
+    for parameter, per_model in recipe_view.parameters(recipe).items():
         rows: dict[str, str | None] = {"all models": None}
         if per_model:
             rows = {name: model for model, name in names.items()}
         table = {
-            (name, spot): settled.value(recipe, parameter, model, spot, depth)
+            (name, spot): recipe_view.value(recipe, parameter, model, spot, depth)
             for name, model in rows.items()
             for spot in spots
         }
@@ -109,7 +110,7 @@ def _cells(
     rows: Iterable[str], columns: Sequence[Column], table: Mapping[tuple[str, Spot], float | None]
 ) -> list[list[float | None]]:
     """A value per row and column; a column's spots are alike, so the first one's is taken."""
-    return [[table[name, some[0]] for _, some in columns] for name in rows]
+    return [[table[name, column[0]] for _, column in columns] for name in rows]
 
 
 def _layouts(
@@ -117,16 +118,16 @@ def _layouts(
 ) -> list[tuple[str, list[Column]]]:
     """One layout if all components of a layer are alike, else one per group of like components."""
 
-    def signature(some: Sequence[Spot]) -> list[Any]:
-        return [table[name, spot] for name in rows for spot in some]
+    def signature(column: Sequence[Spot]) -> list[Any]:
+        return [table[name, spot] for name in rows for spot in column]
 
     by_part = {
         part: [Spot(i, part, f"model.layers.{i}.{end}") for i in range(depth)]
-        for part, end in settled.LAYER_PARTS.items()
+        for part, end in recipe_view.LAYER_PARTS.items()
     }
     groups: list[list[str]] = []
-    for part, some in by_part.items():
-        like = next((g for g in groups if signature(by_part[g[0]]) == signature(some)), None)
+    for part, column in by_part.items():
+        like = next((g for g in groups if signature(by_part[g[0]]) == signature(column)), None)
         if like is None:
             groups.append([part])
         else:
@@ -140,16 +141,14 @@ def _layouts(
                 return [("", [(Band("everywhere", outside=True), layers[0][1])])]
         first, behind = (outside, []) if len(outside) == 1 else (outside[:1], outside[1:])
         return [("", [*first, *layers, *behind])]
-    found = [
-        (f", {' and '.join(group)}", _layers(by_part[group[0]], signature)) for group in groups
-    ]
-    return [*found, (", outside the layers", outside)]
+    maps = [(f", {' and '.join(group)}", _layers(by_part[group[0]], signature)) for group in groups]
+    return [*maps, (", outside the layers", outside)]
 
 
-def _layers(some: Sequence[Spot], signature: Any) -> list[Column]:
+def _layers(column: Sequence[Spot], signature: Any) -> list[Column]:
     """Layers as columns, neighbours that are alike as one."""
     runs: list[list[Spot]] = []
-    for spot in some:
+    for spot in column:
         if runs and signature([runs[-1][0]]) == signature([spot]):
             runs[-1].append(spot)
         else:
@@ -167,11 +166,11 @@ def _layers(some: Sequence[Spot], signature: Any) -> list[Column]:
 
 def _outside(signature: Any) -> list[Column]:
     """Embedding, final norm and head as columns; one column if they are alike."""
-    some = [Spot(None, part, name) for part, name in settled.OUTSIDE.items()]
-    if all(signature([spot]) == signature([some[0]]) for spot in some):
-        return [(Band("outside", outside=True), some[:1])]
+    column = [Spot(None, part, name) for part, name in recipe_view.OUTSIDE.items()]
+    if all(signature([spot]) == signature([column[0]]) for spot in column):
+        return [(Band("outside", outside=True), column[:1])]
     labels = {"embedding": "embed", "norm": "final norm", "head": "head"}
-    return [(Band(labels[spot.component], outside=True), [spot]) for spot in some]
+    return [(Band(labels[spot.component], outside=True), [spot]) for spot in column]
 
 
 def _ends(parameter: str, values: Sequence[float]) -> tuple[float, float]:
@@ -181,20 +180,22 @@ def _ends(parameter: str, values: Sequence[float]) -> tuple[float, float]:
     return (-high if min(values) < 0 else 0.0), high
 
 
-def _methods(recipe: Mapping[str, Any], depth: int) -> dict[str, Any]:
+def _methods(recipe: RecipeData, depth: int) -> dict[str, Any]:
     """The method, or where several are used a strip that shows which holds where."""
-    held = {spot: settled.method_at(recipe, spot) for spot in settled.spots(depth)}
-    used = list(dict.fromkeys(held.values()))
+    method_by_spot = {
+        spot: recipe_view.method_at(recipe, spot, depth) for spot in recipe_view.spots(depth)
+    }
+    used = list(dict.fromkeys(method_by_spot.values()))
     if len(used) == 1:
         return {"name": used[0]}
-    parts = list(settled.LAYER_PARTS)
+    parts = list(recipe_view.LAYER_PARTS)
     figure = Figure(WIDTH, 30 * len(parts) + 78, "Merge method by component and layer")
     width = min((WIDTH - 190) / depth, 110.0)
     for i, part in enumerate(parts):
         figure.text(178, 27 + 30 * i, part, "", "end")
         first = 0
         for layer in range(depth + 1):
-            names = [_name(held, part, at) for at in (first, layer)]
+            names = [_name(method_by_spot, part, at) for at in (first, layer)]
             if layer == depth or names[0] != names[1]:
                 x, w = 190 + width * first, width * (layer - first)
                 layers = f"layers {first} to {layer - 1}"
@@ -210,16 +211,16 @@ def _methods(recipe: Mapping[str, Any], depth: int) -> dict[str, Any]:
     figure.legend(
         190, bottom + 60, [("bar", f"f{1 + i % 5} band", name) for i, name in enumerate(used)]
     )
-    outside = {spot.component: name for spot, name in held.items() if spot.layer is None}
+    outside = {spot.component: name for spot, name in method_by_spot.items() if spot.layer is None}
     return {
         "figure": Markup(figure.markup()),
         "outside": ", ".join(f"{part}: {name}" for part, name in outside.items()),
     }
 
 
-def _name(held: Mapping[Spot, str], part: str, layer: int) -> str:
-    end = settled.LAYER_PARTS[part]
-    return held.get(Spot(layer, part, f"model.layers.{layer}.{end}"), "")
+def _name(method_by_spot: Mapping[Spot, str], part: str, layer: int) -> str:
+    end = recipe_view.LAYER_PARTS[part]
+    return method_by_spot.get(Spot(layer, part, f"model.layers.{layer}.{end}"), "")
 
 
 def _at_the_edge(run: Run, trial: TrialRecord) -> str:

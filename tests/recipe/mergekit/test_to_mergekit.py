@@ -13,7 +13,8 @@ from evomerge.checkpoint.opening import open_model
 from evomerge.core.errors import UserError
 from evomerge.merge.plan.plan import plan
 from evomerge.recipe.mergekit.to_mergekit import as_yaml, to_mergekit
-from evomerge.recipe.recipe import Recipe, resolve
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.values import resolve
 from tests.merge.merging import recipe_of
 from tests.models import make_family
 

@@ -40,11 +40,20 @@ def test_a_weight_is_drawn_for_each_model_and_layer(tmp_path):
 
 def test_layers_that_are_alike_share_a_cell_and_constants_are_said_in_words(tmp_path):
     recipe = bench.recipe()
-    recipe["merge_method"] = "ties"
+    ties = {"merge_method": "ties"}
+    recipe |= ties
     recipe["parameters"] = {"density": 0.5, "normalize": True}
     recipe["blocks"] = [
-        {"layers": [0, 2], "models": [{"model": "/zoo/left", "parameters": {"weight": 0.1}}]},
-        {"layers": [2, 4], "models": [{"model": "/zoo/left", "parameters": {"weight": -0.9}}]},
+        {
+            **ties,
+            "layers": [0, 2],
+            "models": [{"model": "/zoo/left", "parameters": {"weight": 0.1}}],
+        },
+        {
+            **ties,
+            "layers": [2, 4],
+            "models": [{"model": "/zoo/left", "parameters": {"weight": -0.9}}],
+        },
     ]
     found = shown(tmp_path, recipe)
     assert found["fixed"] == ["density = 0.5", "normalize = true"]

@@ -1,0 +1,248 @@
+"""A recipe holds one fully specified merge; this file has its fields, their plain form and digest.
+
+A recipe is a mergekit configuration (models or slices, parameters with gradients and filters,
+base_model, dtype, out_dtype, tokenizer_source or tokenizer, chat_template). Ours are `blocks` (a
+method for a range of layers and some components), `seed` (it decides what the methods that drop at
+random drop), `heads` and `unmatched` (what becomes of heads, and of tensors that differ between
+models) and `merges` (recipes by name, whose results are models of this one).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evomerge.core import yaml_file
+from evomerge.recipe.tokenizer import Tokenizer
+
+Setting = Any  # a scalar | a gradient [numbers] | [{value, filter}, ...]
+Parameters = Mapping[str, Setting]
+
+HEADS = ("merge", "base", "drop")  # what becomes of a classifier's or a language model's head
+UNMATCHED = ("error", "base", "drop", "union")  # and of tensors that not every model has alike
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+MODEL_KEYS = ("model", "base_model", "tokenizer_source", "source")  # keys whose value is a model
+CHAT_TEMPLATES = ("auto", "alpaca", "chatml", "exaone", "llama3", "mistral")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model that takes part, and its parameters."""
+
+    model: str
+    parameters: Parameters = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A method for the tensors of some layers and components; parameters fall back to the recipe's.
+
+    Attributes:
+        merge_method: The block's method.
+        layers: Half-open range of output layers; ``None`` also takes tensors outside the stack.
+        components: Which of architecture.COMPONENTS; ``None`` takes all.
+        parameters: What holds for every model of the block.
+        models: What holds for one model of the block.
+    """
+
+    merge_method: str
+    layers: tuple[int, int] | None = None
+    components: tuple[str, ...] | None = None
+    parameters: Parameters = field(default_factory=dict)
+    models: tuple[Entry, ...] = ()
+
+    def covers(self, layer: int | None, component: str) -> bool:
+        """Say whether the tensors at this location belong to the block."""
+        if self.layers is not None and (
+            layer is None or not self.layers[0] <= layer < self.layers[1]
+        ):
+            return False
+        return self.components is None or component in self.components
+
+
+@dataclass(frozen=True)
+class Source:
+    """One model's layers in a slice, half-open, and its parameters there."""
+
+    model: str
+    layer_range: tuple[int, int]
+    parameters: Parameters = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Output layers that are merged from equally many layers of each source."""
+
+    sources: tuple[Source, ...]
+    base_model: str | None = None
+    parameters: Parameters = field(default_factory=dict)
+
+    @property
+    def length(self) -> int:
+        """Number of layers, the same for every source."""
+        first, end = self.sources[0].layer_range
+        return end - first
+
+
+@dataclass(frozen=True)
+class RecipeData:
+    """The fields of a recipe, which `recipe.Recipe` checks; readable without torch or methods."""
+
+    merge_method: str
+    models: tuple[Entry, ...] = ()
+    slices: tuple[Slice, ...] = ()
+    base_model: str | None = None
+    parameters: Parameters = field(default_factory=dict)
+    blocks: tuple[Block, ...] = ()
+    dtype: str = "float32"
+    out_dtype: str | None = None
+    tokenizer_source: str | None = None
+    tokenizer: Tokenizer | None = None
+    chat_template: str | None = None
+    seed: int = 0
+    heads: str = "merge"
+    unmatched: str = "error"
+    merges: Mapping[str, RecipeData] = field(default_factory=dict)  # each after those that it needs
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain data; `Recipe.from_dict` gives it back."""
+        document: dict[str, Any] = {}
+        if self.merges:
+            document["merges"] = {name: inner.to_dict() for name, inner in self.merges.items()}
+        document["merge_method"] = self.merge_method
+        if self.base_model is not None:
+            document["base_model"] = self.base_model
+        if self.models:
+            document["models"] = [_entry_dict(entry) for entry in self.models]
+        if self.slices:
+            document["slices"] = [_slice_dict(part) for part in self.slices]
+        if self.parameters:
+            document["parameters"] = dict(self.parameters)
+        if self.blocks:
+            document["blocks"] = [_block_dict(block) for block in self.blocks]
+        document["dtype"] = self.dtype
+        for key in ("out_dtype", "tokenizer_source"):
+            if getattr(self, key) is not None:
+                document[key] = getattr(self, key)
+        if self.tokenizer is not None:
+            document["tokenizer"] = self.tokenizer.to_dict()
+        if self.chat_template is not None:
+            document["chat_template"] = self.chat_template
+        for key, default in (("seed", 0), ("heads", "merge"), ("unmatched", "error")):
+            if getattr(self, key) != default:
+                document[key] = getattr(self, key)
+        return document
+
+    def to_yaml(self, file: str | Path | None = None) -> str:
+        """The recipe as YAML, also written to `file` if given."""
+        text = yaml_file.write(self.to_dict())
+        if file is not None:
+            Path(file).write_text(text, encoding="utf-8")
+        return text
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical form: equal recipes, equal digests, however written or named."""
+        named: dict[str, str] = {}
+        for name, inner in self.merges.items():
+            named[name] = f"merge {_sha256(_renamed(inner.to_dict(), named))}"
+        document = {key: value for key, value in self.to_dict().items() if key != "merges"}
+        return _sha256(_renamed(document, named))
+
+    @property
+    def output_dtype(self) -> str:
+        """The dtype that the merged tensors are written in."""
+        return self.out_dtype or self.dtype
+
+    @property
+    def inputs(self) -> list[str]:
+        """Every model and merge it merges, in order of appearance, the base last if not listed."""
+        listed = [entry.model for entry in self.models]
+        for part in self.slices:
+            listed += [source.model for source in part.sources]
+            listed += [part.base_model] if part.base_model else []
+        return list(dict.fromkeys([*listed, *([self.base_model] if self.base_model else [])]))
+
+    @property
+    def model_names(self) -> list[str]:
+        """Every model that is read for it: its inputs, merges replaced by the models in them."""
+        of_merges = [m for inner in self.merges.values() for m in inner.inputs]
+        return [m for m in dict.fromkeys([*self.inputs, *of_merges]) if m not in self.merges]
+
+    @property
+    def method_names(self) -> list[str]:
+        """Every method that makes its tensors: its own, then those of its blocks."""
+        return list(dict.fromkeys([self.merge_method, *(b.merge_method for b in self.blocks)]))
+
+    @property
+    def donor(self) -> str:
+        """The model or merge whose config and tokenizer the result takes."""
+        return self.base_model or self.inputs[0]
+
+    @property
+    def vocabulary(self) -> Tokenizer | None:
+        """What becomes of the parents' tokens; ``None``: they must be the same."""
+        if self.tokenizer_source is not None:
+            return Tokenizer(self.tokenizer_source.removeprefix("model:"))
+        return self.tokenizer
+
+    def block_of(self, layer: int | None, component: str) -> Block | None:
+        """The first block that covers a location; ``None`` where the recipe's own method holds."""
+        return next((block for block in self.blocks if block.covers(layer, component)), None)
+
+
+def _renamed(value: Any, names: Mapping[str, str], key: str = "") -> Any:
+    """The same document with models renamed."""
+    if isinstance(value, dict):
+        return {name: _renamed(item, names, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_renamed(item, names, key) for item in value]
+    is_model = isinstance(value, str) and key in (*MODEL_KEYS, "models")
+    return names.get(value, value) if is_model else value
+
+
+def _sha256(document: Any) -> str:
+    canonical = json.dumps(document, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _entry_dict(entry: Entry) -> dict[str, Any]:
+    return {
+        "model": entry.model,
+        **({"parameters": dict(entry.parameters)} if entry.parameters else {}),
+    }
+
+
+def _slice_dict(part: Slice) -> dict[str, Any]:
+    sources = [
+        {
+            "model": source.model,
+            "layer_range": list(source.layer_range),
+            **({"parameters": dict(source.parameters)} if source.parameters else {}),
+        }
+        for source in part.sources
+    ]
+    document: dict[str, Any] = {"sources": sources}
+    if part.base_model is not None:
+        document["base_model"] = part.base_model
+    if part.parameters:
+        document["parameters"] = dict(part.parameters)
+    return document
+
+
+def _block_dict(block: Block) -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    if block.layers is not None:
+        document["layers"] = list(block.layers)
+    if block.components is not None:
+        document["components"] = list(block.components)
+    document["merge_method"] = block.merge_method
+    if block.parameters:
+        document["parameters"] = dict(block.parameters)
+    if block.models:
+        document["models"] = [_entry_dict(entry) for entry in block.models]
+    return document
