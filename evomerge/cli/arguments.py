@@ -1,11 +1,11 @@
-"""Arguments of the command line that are numbers within bounds; what is out of them is told."""
+"""Argument types: numbers within bounds, refused with a message that names the bounds."""
 
 from __future__ import annotations
 
 import argparse
 
 
-def number(text: str) -> int:
+def trial_number(text: str) -> int:
     """A trial's number."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a trial's number, but got {text!r}")
@@ -13,7 +13,7 @@ def number(text: str) -> int:
 
 
 def count(text: str) -> int:
-    """How many: at least one."""
+    """A whole number of at least 1."""
     value = int(text) if text.isdecimal() else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number >= 1, but got {text}")
@@ -29,7 +29,7 @@ def port(text: str) -> int:
 
 
 def seconds(text: str) -> float:
-    """A time between two looks."""
+    """A time between two looks at a run, 0.01 to 3600 seconds."""
     try:
         value = float(text)
     except ValueError:

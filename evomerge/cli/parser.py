@@ -5,20 +5,41 @@ from __future__ import annotations
 import argparse
 
 from evomerge import __version__
-from evomerge.cli.commands.extract import add_extract_lora
-from evomerge.cli.commands.look_commands import add_look_commands
-from evomerge.cli.commands.recipe_commands import add_lists, add_recipe_commands
-from evomerge.cli.commands.run_commands import add_run_commands
-from evomerge.cli.commands.trajectory import add_trajectory
+from evomerge.cli.commands import (
+    build,
+    catalogue,
+    check,
+    completion,
+    dashboard,
+    demo,
+    explain,
+    export,
+    extract_lora,
+    import_,
+    push,
+    repair,
+    report,
+    search,
+    status,
+    trajectory,
+    watch,
+)
+
+_COMMANDS = (  # in the order of the help: run a study, look at it, use its recipe, the rest
+    *(demo, search, check),
+    *(status, watch, dashboard, report, explain, repair),
+    *(build, push, export, import_, trajectory, extract_lora),
+    *(catalogue, completion),
+)
 
 _EPILOG = """\
 Start with `evomerge demo`. The same search command again resumes a search.
-`evomerge COMMAND --help` tells a command's options.
+`evomerge COMMAND --help` shows a command's options.
 """
 
 
 class _OneScreen(argparse.RawDescriptionHelpFormatter):
-    """One line for each command, and none that only says COMMAND."""
+    """Print one line for each command, without the line that only says COMMAND."""
 
     def _format_action(self, action: argparse.Action) -> str:
         if not isinstance(action, argparse._SubParsersAction):
@@ -28,7 +49,7 @@ class _OneScreen(argparse.RawDescriptionHelpFormatter):
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser; what it parses has `run`, a function of it, and perhaps `resumes`."""
+    """The parser; parsed arguments have `run`, a function of them, and `resumes` where it can."""
     parser = argparse.ArgumentParser(
         prog="evomerge",
         usage="evomerge [--help] [--version] COMMAND ...",
@@ -43,21 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", prog="evomerge", required=True
     )
-
-    add_run_commands(commands)
-    add_look_commands(commands)
-    add_recipe_commands(commands)
-    add_trajectory(commands)
-    add_extract_lora(commands)
-    add_lists(commands)
-
-    completion = commands.add_parser("completion", help="a shell's completion script")
-    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
-    completion.set_defaults(run=_completion)
+    for command in _COMMANDS:
+        command.add(commands)
+    parser.set_defaults(parser=parser)  # for `completion`
     return parser
-
-
-def _completion(arguments: argparse.Namespace) -> None:
-    from evomerge.cli.commands.completion import completion_script
-
-    print(completion_script(make_parser(), arguments.shell))

@@ -7,7 +7,7 @@ which holds the samplers, the only door to the `optuna` package.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -90,6 +90,13 @@ class Mirror:
             value = None if fitness is None else fitness - (ask.reference or 0.0)
             times = self._asked.get(ask.generation or 0), told
             self.study.add_trial(_frozen(dimensions, trial.point, value, attributes, times))
+
+
+def catch_up(mirror: Mirror, record: Record, events: Iterator[Mapping[str, Any] | None]) -> None:
+    """Hand the record and the mirror every event that is there, up to the first ``None``."""
+    while (event := next(events)) is not None:
+        record.apply(event)
+        mirror(event, record)
 
 
 def importances(record: Record) -> dict[str, dict[str, float]]:

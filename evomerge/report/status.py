@@ -1,19 +1,42 @@
-"""Where a study stands, as data and in a few lines; for `evomerge status` and live displays."""
+"""The state of a study, as data and in a few lines; for `evomerge status` and live displays."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from evomerge.report.numbers import duration, number, percent, plural
+from evomerge.report.numbers import duration, moment, number, percent, plural
 from evomerge.study.journal.outcomes import Written
 from evomerge.study.journal.record import Record
 from evomerge.study.journal.trials import AskRecord, TrialRecord
 from evomerge.study.phases.control import compare_arms
 from evomerge.study.statistics.outcome import fitness, weighted
 from evomerge.study.statistics.pareto import front_of
+
+
+@dataclass(frozen=True)
+class Driver:
+    """The process that runs a study: does it live, and when did the journal last grow?
+
+    Attributes:
+        running: A process is writing to the run.
+        last_event: The time of the journal's last event, in seconds since 1970, or ``None``.
+    """
+
+    running: bool
+    last_event: float | None
+
+
+def not_running_text(driver: Driver) -> str:
+    """That nobody runs a study, in words.
+
+    >>> not_running_text(Driver(running=False, last_event=0.0))
+    'not running since 1970-01-01 00:00:00 UTC'
+    """
+    since = "" if driver.last_event is None else f" since {moment(driver.last_event)}"
+    return f"not running{since}"
 
 
 def summary(record: Record) -> dict[str, Any]:
@@ -91,16 +114,17 @@ def _metric(record: Record, trial: TrialRecord) -> float | None:
     return fitness(record.outcomes.rows(trial.digest, "metric", items), tasks, "metric")
 
 
-def status_text(record: Record, *, running: bool = True) -> str:
+def status_text(record: Record, driver: Driver | None = None) -> str:
     """A study's state in plain lines, for a terminal; ends without a newline.
 
     Args:
-        record: The study.
-        running: Whether a process writes to its journal now.
+        record: The study so far.
+        driver: Says in the first line that nobody runs an unfinished study; ``None`` leaves it out.
     """
     s = summary(record)
-    stopped = not running and not (s["phase"] == "done" and s["exported"])
-    phase = phase_text(s) + ("; not running: the same search command resumes it" if stopped else "")
+    phase = phase_text(s)
+    if driver is not None and not driver.running and not (s["phase"] == "done" and s["exported"]):
+        phase += f"; {not_running_text(driver)}: the same search command resumes it"
     lines = [("phase", phase), ("trials", trials_text(s))]
     if s["baseline"]:
         lines.append(("anchors", baseline_text(s["baseline"])))

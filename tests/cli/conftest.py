@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from evomerge.cli import main
-from evomerge.cli.commands import check
+from evomerge.cli import main, preflight
 from evomerge.study import study as study_module
 from tests.study.small_study import InProcessPool, StubWorkers, real_study, stub_document
 from tests.study.study_driver import Drivers, drivers_of_session
@@ -69,7 +68,7 @@ def stub_study(stub_workers: StubWorkers, tmp_path: Path) -> Callable[..., Path]
 def real_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real evaluator answers, in this process."""
     monkeypatch.setattr(study_module, "open_pool", InProcessPool)
-    monkeypatch.setattr(check, "open_pool", InProcessPool)
+    monkeypatch.setattr(preflight, "open_pool", InProcessPool)
 
 
 @pytest.fixture(scope="session")

@@ -400,12 +400,12 @@ def test_a_real_worker_tells_the_driver_in_one_line(tmp_path: Path) -> None:
 def test_a_package_that_is_not_installed_is_named_without_a_traceback(
     evomerge: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from evomerge.cli.commands import show
+    from evomerge.cli.commands import status
 
     def fails(*_: object) -> None:
         raise ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")
 
-    monkeypatch.setattr(show, "show_status", fails)
+    monkeypatch.setattr(status, "run", fails)
     told = evomerge("status", tmp_path)
     assert told.code == 2
     assert "this command needs the package torch.nn, which is not installed" in told.err

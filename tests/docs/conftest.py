@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.cli import main
-from evomerge.cli.commands import check
+from evomerge.cli import main, preflight
 from evomerge.study import study as study_module
 from evomerge.study.analysis import landscape
 from tests.study.small_study import InProcessPool, real_study
@@ -48,6 +47,6 @@ def at_home(reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     home = shutil.copytree(reader, tmp_path / "reader", symlinks=True)
     monkeypatch.chdir(home)
     monkeypatch.setattr(study_module, "open_pool", InProcessPool)
-    monkeypatch.setattr(check, "open_pool", InProcessPool)
+    monkeypatch.setattr(preflight, "open_pool", InProcessPool)
     monkeypatch.setattr(landscape, "open_pool", InProcessPool)
     return home

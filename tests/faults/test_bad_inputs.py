@@ -162,7 +162,7 @@ def test_every_bad_input_is_told_in_one_line(
 
 
 IMPORTS = """
-import evomerge.cli.commands.search, evomerge.merge.build, evomerge.report
+import evomerge.cli.display.progress, evomerge.study.study, evomerge.merge.build, evomerge.report
 from evomerge import search
 for name in ("catcma", "cmaes"):
     search.create(name)

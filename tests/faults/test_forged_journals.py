@@ -14,9 +14,8 @@ from optuna.storages import InMemoryStorage
 
 import evomerge
 from evomerge.cli import main
-from evomerge.cli.commands.dashboard import _catch_up
 from evomerge.core.errors import UserError
-from evomerge.report.optuna_mirror import Mirror
+from evomerge.report.optuna_mirror import Mirror, catch_up
 from evomerge.study import study as study_module
 from evomerge.study.config import StudyConfig
 from evomerge.study.journal.journal import JOURNAL, follow, iterate
@@ -127,7 +126,7 @@ def shown(*words: str) -> Callable[[Path], Any]:
 
 
 def mirrored(run: Path) -> None:
-    _catch_up(Mirror("run", InMemoryStorage()), Record(), follow(run / JOURNAL))
+    catch_up(Mirror("run", InMemoryStorage()), Record(), follow(run / JOURNAL))
 
 
 def resumed(run: Path) -> None:

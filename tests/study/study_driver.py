@@ -110,11 +110,11 @@ def serve() -> None:
     """Fork a driver for every line of stdin."""
     from evomerge import optimizers as search
     from evomerge import report
-    from evomerge.cli.commands import search as command
+    from evomerge.cli.display import progress
     from evomerge.study import study
     from evomerge.study.phases import anchors
 
-    assert all((anchors, command, report, study))
+    assert all((anchors, progress, report, study))
     for name in ("catcma", "cmaes"):  # so that their libraries are there already
         search.create(name)
     for line in sys.stdin:

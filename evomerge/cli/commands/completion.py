@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
-import shtab
-
-SHELLS = ("bash", "zsh", "fish")
 _FOLDERS = {"RUN", "DIR", "OUT"}  # arguments with these names are folders; other paths are files
 
 
+def add(commands: Any) -> None:
+    """Add the command to the parser's."""
+    parser = commands.add_parser("completion", help="a shell's completion script")
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"))
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the script."""
+    print(completion_script(arguments.parser, arguments.shell))
+
+
 def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
-    """The completion script of a parser for one of `SHELLS`."""
+    """The completion script of a parser, for bash, zsh or fish."""
+    import shtab
+
     for command in [parser, *_commands(parser)]:
         for action in command._actions:
             if action.type is not None and getattr(action.type, "__name__", "") == "Path":

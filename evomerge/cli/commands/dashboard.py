@@ -5,20 +5,37 @@ The only door to the `optuna_dashboard` package.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import threading
 import time
 from pathlib import Path
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from evomerge.cli.commands.show import journal_of
+from evomerge.cli.arguments import port
+from evomerge.cli.run_folder import journal_of
 from evomerge.core.errors import UserError
-from evomerge.report.optuna_mirror import Mirror
-from evomerge.study.journal.journal import follow
-from evomerge.study.journal.record import Record
 
-HOST = "127.0.0.1"  # nobody else's business; use an SSH tunnel from elsewhere
+HOST = "127.0.0.1"  # nobody else may look on; use an SSH tunnel from another machine
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser's."""
+    parser = commands.add_parser("dashboard", help="Optuna's dashboard on a run, on this machine")
+    parser.add_argument("directory", type=Path, metavar="RUN")
+    parser.add_argument("--port", type=port, default=8080, help="on 127.0.0.1 (default 8080)")
+    parser.add_argument(
+        "--export", metavar="URL", help="copy to this Optuna storage instead, e.g. sqlite:///x.db"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Serve the dashboard, or copy the run to a storage."""
+    if arguments.export is None:
+        serve(arguments.directory, arguments.port)
+    else:
+        print(f"{export(arguments.directory, arguments.export):,} trials in {arguments.export}")
 
 
 def export(directory: Path, storage: str) -> int:
@@ -31,12 +48,16 @@ def export(directory: Path, storage: str) -> int:
     Raises:
         UserError: There is no run, or Optuna does not open the storage.
     """
+    from evomerge.report.optuna_mirror import Mirror, catch_up
+    from evomerge.study.journal.journal import follow
+    from evomerge.study.journal.record import Record
+
     journal = journal_of(directory)
     try:
         mirror = Mirror(_name(directory), storage)
     except Exception as error:  # Optuna, SQLAlchemy and drivers each have exceptions of their own
         raise UserError(f"--export {storage}: Optuna cannot open it: {error}") from None
-    _catch_up(mirror, Record(), follow(journal))
+    catch_up(mirror, Record(), follow(journal))
     return len(mirror.study.trials)
 
 
@@ -46,21 +67,31 @@ def serve(directory: Path, port: int, every: float = 1.0) -> None:
     Raises:
         UserError: There is no run, or optuna-dashboard is not installed.
     """
+    from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+    from evomerge.report.optuna_mirror import Mirror, catch_up
+    from evomerge.study.journal.journal import follow
+    from evomerge.study.journal.record import Record
+
+    class Quiet(WSGIRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Print no requests."""
+
     journal = journal_of(directory)
     try:
         import optuna_dashboard
     except ModuleNotFoundError:
         raise UserError(
             "evomerge dashboard needs a package: python -m pip install optuna-dashboard; "
-            "or --export sqlite:///FILE for a dashboard of yours"
+            "or --export sqlite:///FILE for a dashboard of your own"
         ) from None
     from optuna.storages import InMemoryStorage
 
     storage = InMemoryStorage()
     mirror, record, events = Mirror(_name(directory), storage), Record(), follow(journal)
-    _catch_up(mirror, record, events)
+    catch_up(mirror, record, events)
     try:
-        server = make_server(HOST, port, optuna_dashboard.wsgi(storage), handler_class=_Quiet)
+        server = make_server(HOST, port, optuna_dashboard.wsgi(storage), handler_class=Quiet)
     except OSError as error:
         raise UserError(
             f"--port {port}: cannot listen on {HOST}:{port}: {error.strerror}; name another port"
@@ -71,19 +102,8 @@ def serve(directory: Path, port: int, every: float = 1.0) -> None:
         with contextlib.suppress(KeyboardInterrupt):
             while True:
                 time.sleep(every)
-                _catch_up(mirror, record, events)
+                catch_up(mirror, record, events)
         server.shutdown()
-
-
-class _Quiet(WSGIRequestHandler):
-    def log_message(self, *_: object) -> None:
-        """Say nothing of requests."""
-
-
-def _catch_up(mirror: Mirror, record: Record, events: Any) -> None:
-    while (event := next(events)) is not None:
-        record.apply(event)
-        mirror(event, record)
 
 
 def _name(directory: Path) -> str:

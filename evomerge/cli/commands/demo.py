@@ -1,4 +1,4 @@
-"""`evomerge demo`: a zoo trained from scratch, a study file, and the study."""
+"""`evomerge demo`: train a small zoo from scratch, write a study for it, and run that."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from evomerge import optimizers
-from evomerge.cli.commands.search import run
-from evomerge.core import yaml_file
+from evomerge.cli.arguments import count
+from evomerge.cli.commands.search import run_study
 from evomerge.core.errors import UserError, unknown
-from evomerge.recipe.space.space import find
-from evomerge.study.config import StudyConfig
 
 _DEFAULTS: dict[str, Any] = {
     "space": "task_arithmetic_by_depth",
@@ -24,14 +21,30 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-def run_demo(arguments: argparse.Namespace) -> None:
+def add(commands: Any) -> None:
+    """Add the command to the parser's."""
+    parser = commands.add_parser("demo", help="train a small zoo and run a whole study on it")
+    parser.add_argument("directory", nargs="?", type=Path, default=Path("demo"), metavar="DIR")
+    parser.add_argument("--trials", type=count, help="recipes to try (default 240)")
+    parser.add_argument("--seed", type=int, help="of training and search (default 0)")
+    parser.add_argument("--optimizer", help="which optimizer (default catcma)")
+    parser.add_argument("--space", help="which search space (default task_arithmetic_by_depth)")
+    parser.add_argument("--workers", type=count, help="processes (default 2)")
+    parser.add_argument("--backend", choices=("local", "ray"), help="default ray")
+    parser.set_defaults(run=run, resumes=True)
+
+
+def run(arguments: argparse.Namespace) -> None:
     """Train the zoo if it is not there yet, write its study file, and run the study.
 
     Raises:
         UserError: An option is wrong, or differs from the study file of an earlier call; nothing
             is trained then.
     """
+    from evomerge import optimizers
     from evomerge.demo import make_zoo, print_step, write_study
+    from evomerge.recipe.space.space import find
+    from evomerge.study.config import StudyConfig
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything it needs is made here
     directory: Path = arguments.directory
@@ -51,11 +64,13 @@ def run_demo(arguments: argparse.Namespace) -> None:
     if not study.exists():
         write_study(zoo, study, **options)
     print(f"study: {study}")
-    run(StudyConfig.from_yaml(study), directory / "run")
+    run_study(StudyConfig.from_yaml(study), directory / "run")
 
 
 def _options_of(study: Path) -> dict[str, Any]:
     """Read the options of `evomerge demo` from a study file, whose models may be gone by now."""
+    from evomerge.core import yaml_file
+
     document = yaml_file.mapping(yaml_file.read(study), str(study))
     search = yaml_file.mapping(document.get("search", {}), f"{study}: search")
     workers = yaml_file.mapping(document.get("workers", {}), f"{study}: workers")

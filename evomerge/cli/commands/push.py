@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
+from evomerge.cli.run_folder import record_of
 from evomerge.core.errors import UserError
-from evomerge.study.journal.journal import JOURNAL
 
 _LEFT_OUT = {"README.md", "evomerge_recipe.yaml"}  # written anew, without this machine's paths
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser's."""
+    parser = commands.add_parser("push", help="upload a merged model to the Hugging Face Hub")
+    parser.add_argument(
+        "source", type=Path, metavar="RUN", help="a run folder, or a merged model's"
+    )
+    parser.add_argument("repository", metavar="REPO", help="such as organisation/name")
+    parser.add_argument(
+        "--public", action="store_true", help="a new repository is private otherwise"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Upload, and print the address of the model."""
+    print(push(arguments.source, arguments.repository, public=arguments.public))
 
 
 def push(source: Path, repository: str, *, public: bool = False) -> str:
@@ -17,7 +37,7 @@ def push(source: Path, repository: str, *, public: bool = False) -> str:
     Args:
         source: A run folder with an exported model, or a model folder.
         repository: ``name`` or ``organisation/name``; made if it is missing.
-        public: Whether a new repository is public.
+        public: Make a new repository public; one that exists stays as it is.
 
     Returns:
         The address of the model.
@@ -38,9 +58,9 @@ def push(source: Path, repository: str, *, public: bool = False) -> str:
         (staged / "README.md").write_text(card, encoding="utf-8")
         (staged / "evomerge_recipe.yaml").write_text(recipe, encoding="utf-8")
         try:
-            made = api.create_repo(repository, exist_ok=True, private=not public)
+            created = api.create_repo(repository, exist_ok=True, private=not public)
             api.upload_folder(
-                repo_id=made.repo_id, folder_path=staged, commit_message="Upload by evomerge"
+                repo_id=created.repo_id, folder_path=staged, commit_message="Upload by evomerge"
             )
         except OfflineModeIsEnabled:
             raise UserError(
@@ -59,18 +79,17 @@ def push(source: Path, repository: str, *, public: bool = False) -> str:
                 f"{repository}: the Hub cannot be reached: {error}; look at the "
                 "network, and at HF_ENDPOINT and proxies if they are set"
             ) from None
-    return str(made)
+    return str(created)
 
 
 def _model(source: Path, title: str) -> tuple[Path, str, str]:
-    """The model folder, its card, and its recipe for everybody to see."""
+    """The model folder, its card, and its recipe without this machine's paths."""
     from evomerge.merge.output.card import model_card, public_recipe
     from evomerge.recipe.recipe import Recipe
+    from evomerge.study.journal.journal import JOURNAL
     from evomerge.study.phases.card import study_card
 
     if (source / JOURNAL).is_file():
-        from evomerge.cli.commands.show import record_of
-
         record = record_of(source)
         exported = (record.exported or {}).get("model")
         if record.verdict is None or not exported or not (source / exported).is_dir():
@@ -80,11 +99,11 @@ def _model(source: Path, title: str) -> tuple[Path, str, str]:
             )
         recipe = Recipe.from_dict(record.trials[record.verdict["winner"]["trial"]].recipe)
         return source / exported, study_card(record, title), public_recipe(recipe)
-    held = source / "evomerge_recipe.yaml"
-    if not held.is_file() or not (source / "config.json").is_file():
+    recipe_file = source / "evomerge_recipe.yaml"
+    if not recipe_file.is_file() or not (source / "config.json").is_file():
         raise UserError(
             f"{source}: expected a run folder, or a model folder that evomerge wrote, but it has "
-            f"neither {JOURNAL} nor {held.name} with a config.json"
+            f"neither {JOURNAL} nor {recipe_file.name} with a config.json"
         )
-    recipe = Recipe.from_yaml(held)
+    recipe = Recipe.from_yaml(recipe_file)
     return source, model_card(recipe, title), public_recipe(recipe)

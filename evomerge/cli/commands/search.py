@@ -1,101 +1,113 @@
-"""`evomerge search`: a study file becomes a run folder, with progress on the way."""
+"""`evomerge search`: run a study, or resume it, with progress on the way."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import gc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from evomerge.cli.commands.show import make_report
-from evomerge.cli.display.progress import Progress
+from evomerge.cli.arguments import count
 from evomerge.core.errors import UserError
-from evomerge.report.trackers import open_logger
-from evomerge.study.config import StudyConfig, seconds
-from evomerge.study.journal.record import Record
-from evomerge.study.ledger import Listener
-from evomerge.study.study import Study
+
+if TYPE_CHECKING:
+    from evomerge.study.config import StudyConfig
+    from evomerge.study.journal.record import Record
+    from evomerge.study.ledger import Listener
 
 
-def run_search(
-    study: Path,
-    directory: Path,
-    *,
-    trials: int | None = None,
-    deadline: str | None = None,
-    workers: int | None = None,
-    ray_address: str | None = None,
-    log_to: Sequence[str] = (),
-    reuse: Sequence[Path] = (),
-    allow_changed: bool = False,
-    allow_task_code: Path | None = None,
-) -> None:
-    """Run a study, or go on with it, and print its verdict.
+def add(commands: Any) -> None:
+    """Add the command to the parser's."""
+    parser = commands.add_parser("search", help="run a study; the same command again resumes it")
+    parser.add_argument("study", type=Path, metavar="STUDY.yaml")
+    parser.add_argument("directory", type=Path, metavar="RUN", help="the run folder")
+    parser.add_argument("--trials", type=count, help="instead of the study's search.trials")
+    parser.add_argument("--deadline", help="such as 45m or 8h, race and verdict included")
+    parser.add_argument("--workers", type=count, help="instead of the study's workers.count")
+    parser.add_argument("--ray-address", metavar="ADDRESS", help="join this Ray cluster, or `auto`")
+    parser.add_argument(
+        "--log-to",
+        action="append",
+        default=[],
+        metavar="TRACKER",
+        help="tensorboard[:DIR], mlflow[:URI] or wandb[:PROJECT]; may be given more than once",
+    )
+    parser.add_argument(
+        "--reuse",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="RUN",
+        help="another run of the same parents and tasks: what it scored is not scored again",
+    )
+    parser.add_argument(
+        "--allow-task-code", type=Path, metavar="DIR", help="tasks in this folder may run Python"
+    )
+    parser.add_argument(
+        "--allow-changed",
+        action="store_true",
+        help="resume although the study or the code changed; the journal records what",
+    )
+    parser.set_defaults(run=run, resumes=True)
 
-    Args:
-        study: The study file.
-        directory: The run folder.
-        trials: Instead of the file's search.trials.
-        deadline: Instead of the file's search.deadline.
-        workers: Instead of the file's workers.count.
-        ray_address: A Ray cluster to join; makes the backend Ray.
-        log_to: Trackers, such as ``tensorboard`` or ``mlflow:URI``.
-        reuse: Other run folders whose outcomes are used again.
-        allow_changed: Go on although the study or the code changed; the journal records it.
-        allow_task_code: A folder whose tasks may run Python of their own.
-    """
-    config = StudyConfig.from_yaml(study)
-    if allow_task_code is not None:
-        config = _with_task_code(config, allow_task_code)
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the study of a file, changed by the options."""
+    from evomerge.study.config import StudyConfig, seconds
+
+    config = StudyConfig.from_yaml(arguments.study)
+    if arguments.allow_task_code is not None:
+        config = _with_task_code(config, arguments.allow_task_code)
     search = dataclasses.replace(
         config.search,
-        trials=trials or config.search.trials,
-        deadline=deadline or config.search.deadline,
+        trials=arguments.trials or config.search.trials,
+        deadline=arguments.deadline or config.search.deadline,
     )
     seconds(search.deadline, "--deadline")
-    where = config.workers
-    if workers is not None:
-        where = dataclasses.replace(where, count=workers)
-    if ray_address is not None:
-        where = dataclasses.replace(where, backend="ray", ray_address=ray_address)
-    told = dataclasses.replace(config, search=search, workers=where)
-    run(told, directory, log_to, reuse, allow_changed)
+    workers = config.workers
+    if arguments.workers is not None:
+        workers = dataclasses.replace(workers, count=arguments.workers)
+    if arguments.ray_address is not None:
+        workers = dataclasses.replace(workers, backend="ray", ray_address=arguments.ray_address)
+    config = dataclasses.replace(config, search=search, workers=workers)
+    run_study(
+        config, arguments.directory, arguments.log_to, arguments.reuse, arguments.allow_changed
+    )
 
 
-def _with_task_code(config: StudyConfig, folder: Path) -> StudyConfig:
-    """The study with its tasks' code allowed, if all of its task folders are in that one."""
-    if not folder.is_dir():
-        raise UserError(f"--allow-task-code: expected a folder of task files, got {folder}")
-    allowed = folder.resolve()
-    for told in config.evaluate.include_path:
-        if allowed not in (Path(told).resolve(), *Path(told).resolve().parents):
-            raise UserError(
-                f"--allow-task-code {folder}: the study also reads tasks from {told}; allow a "
-                "folder that holds all of them, or set evaluate.allow_task_code in the study file"
-            )
-    evaluate = dataclasses.replace(config.evaluate, allow_task_code=True)
-    return dataclasses.replace(config, evaluate=evaluate)
-
-
-def run(
+def run_study(
     config: StudyConfig,
     directory: Path,
     log_to: Sequence[str] = (),
     reuse: Sequence[Path] = (),
     allow_changed: bool = False,
 ) -> None:
-    """Run a study with progress, write its report, and print what matters."""
+    """Run a study with progress, write its report, and print its verdict and files.
+
+    Args:
+        config: The study.
+        directory: The run folder.
+        log_to: Trackers, such as ``tensorboard`` or ``mlflow:URI``.
+        reuse: Other run folders whose outcomes are used again.
+        allow_changed: Resume although the study or the code changed; the journal records it.
+    """
+    from evomerge.cli.display.progress import Progress
+    from evomerge.report import write_report
+    from evomerge.report.trackers import open_tracker
+    from evomerge.study.study import Study
+
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory}: expected a run folder, but it is a file")
-    gc.freeze()  # modules stay: no search for garbage goes through all of torch again
+    gc.freeze()  # the collector need not walk through all of torch again
     with contextlib.ExitStack() as stack:
         listeners: list[Listener] = [stack.enter_context(Progress(config))]
-        for told in log_to:
-            logger = open_logger(told, directory)
-            stack.callback(logger.close)
-            listeners.append(logger)
+        for option in log_to:
+            tracker = open_tracker(option, directory)
+            stack.callback(tracker.close)
+            listeners.append(tracker)
 
         def listen(event: Mapping[str, Any], record: Record) -> None:
             for listener in listeners:
@@ -103,10 +115,25 @@ def run(
 
         study = Study(config, directory, listen, reuse, allow_changed=allow_changed)
         verdict = study.confirm()
-    report = make_report(directory, None, quiet=True)
+    report = write_report(directory)
     print(f"\n{verdict['sentence']}\n")
     print(f"  report   {report}")
     print(f"  recipe   {directory / 'best' / 'recipe.yaml'}")
     if config.output.save_model:
         print(f"  model    {directory / 'best' / 'model'}")
     print(f"  verdict  {directory / 'verdict.json'}")
+
+
+def _with_task_code(config: StudyConfig, folder: Path) -> StudyConfig:
+    """Allow the code of the study's tasks, if all of its task folders are in `folder`."""
+    if not folder.is_dir():
+        raise UserError(f"--allow-task-code: expected a folder of task files, got {folder}")
+    allowed = folder.resolve()
+    for task_folder in config.evaluate.include_path:
+        if allowed not in (path := Path(task_folder).resolve(), *path.parents):
+            raise UserError(
+                f"--allow-task-code {folder}: the study also reads tasks from {task_folder}; allow "
+                "a folder that holds all of them, or set evaluate.allow_task_code in the study file"
+            )
+    evaluate = dataclasses.replace(config.evaluate, allow_task_code=True)
+    return dataclasses.replace(config, evaluate=evaluate)

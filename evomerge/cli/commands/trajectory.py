@@ -19,7 +19,7 @@ _OPTIONS = {  # of each kind; the first of a list is required
 _REQUIRED = ("k", "decay", "losses")
 
 
-def add_trajectory(commands: Any) -> None:
+def add(commands: Any) -> None:
     """Add the command to the parser's."""
     parser = commands.add_parser("trajectory", help="average a run's checkpoints: print the recipe")
     parser.add_argument("kind", choices=tuple(_OPTIONS), metavar="KIND", help=", ".join(_OPTIONS))
@@ -39,8 +39,8 @@ def add_trajectory(commands: Any) -> None:
         help="one of several runs, whose averages are averaged",
     )
     parser.add_argument("--start", type=int, help="uniform: the first checkpoint's number, from 0")
-    parser.add_argument("--stride", type=int, help="uniform, last: take every so manyth")
-    parser.add_argument("--k", type=int, help="last: how many")
+    parser.add_argument("--stride", type=int, help="uniform, last: use every N-th checkpoint")
+    parser.add_argument("--k", type=int, help="last: how many checkpoints")
     parser.add_argument("--decay", type=float, help="ema: share that the past keeps, in [0, 1)")
     parser.add_argument("--losses", metavar="FILE", help="swad: JSON list, a loss per checkpoint")
     parser.add_argument("--converged", type=int, help="swad: N_s of the paper (default 3)")
@@ -48,10 +48,11 @@ def add_trajectory(commands: Any) -> None:
     parser.add_argument("--tolerance", type=float, help="swad: r of the paper (default 1.3)")
     parser.add_argument("--out-dtype", help="of the result: float32 (default), bfloat16, float16")
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: print it")
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=run)
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
+    """Print or write the recipe of the average."""
     from evomerge.recipe import average as trajectory
 
     options: dict[str, Any] = {}
@@ -78,15 +79,15 @@ def _run(arguments: argparse.Namespace) -> None:
     print(arguments.out if arguments.out is not None else text, end="\n" if arguments.out else "")
 
 
-def _checkpoints(named: list[str]) -> list[str]:
-    """What stands on the command line, or what a single run's folder holds; folders absolute."""
+def _checkpoints(names: list[str]) -> list[str]:
+    """The checkpoints named, or those in the one folder named; local folders become absolute."""
     from evomerge.checkpoint.names import relocated
     from evomerge.recipe.average import checkpoints_of
 
-    if len(named) == 1 and Path(named[0]).is_dir():
-        folder = Path(named[0])
-        named = named if (folder / "config.json").is_file() else checkpoints_of(folder)
-    return [relocated(name, Path.cwd()) for name in named]
+    if len(names) == 1 and Path(names[0]).is_dir():
+        folder = Path(names[0])
+        names = names if (folder / "config.json").is_file() else checkpoints_of(folder)
+    return [relocated(name, Path.cwd()) for name in names]
 
 
 def _losses(file: Path) -> list[float]:

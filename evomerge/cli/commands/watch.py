@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from pathlib import Path
+from typing import Any
 
-from evomerge.cli.commands.show import journal_of
-from evomerge.cli.display.progress import Progress
-from evomerge.report import Pace
-from evomerge.study.journal.journal import follow
-from evomerge.study.journal.lock import writer
-from evomerge.study.journal.record import Record
+from evomerge.cli.arguments import seconds
+from evomerge.cli.run_folder import journal_of
 
 
-def watch(directory: Path, every: float) -> None:
-    """Print what a run has done and does, until its result is exported or Ctrl-C.
+def add(commands: Any) -> None:
+    """Add the command to the parser's."""
+    parser = commands.add_parser("watch", help="follow a run from another shell")
+    parser.add_argument("directory", type=Path, metavar="RUN")
+    parser.add_argument(
+        "--every", type=seconds, default=1.0, metavar="SECONDS", help="between looks (default 1)"
+    )
+    parser.set_defaults(run=run)
 
-    Args:
-        directory: The run folder.
-        every: Seconds between two reads of the journal.
-    """
-    record, was_running = Record(), True
-    journal = journal_of(directory)
-    with Progress(pace=Pace()) as progress:
+
+def run(arguments: argparse.Namespace) -> None:
+    """Show what a run has done and does, until its result is exported or Ctrl-C."""
+    from evomerge.cli.display.progress import Progress
+    from evomerge.report import Pace
+    from evomerge.report.status import Driver, not_running_text
+    from evomerge.study.journal.journal import follow
+    from evomerge.study.journal.lock import writer
+    from evomerge.study.journal.record import Record
+
+    journal = journal_of(arguments.directory)
+    record, pace = Record(), Pace()
+    said_so = False  # once each time that the run stops, in the scrolling part of the terminal
+    with Progress(pace=pace) as progress:
         try:
             for event in follow(journal):
                 if event is not None:
@@ -31,14 +42,13 @@ def watch(directory: Path, every: float) -> None:
                 elif record.phase == "done" and record.exported is not None:
                     break
                 else:
-                    running = writer(journal) is not None
-                    if was_running and not running:
-                        print("watch: nobody runs this study now; waiting for it to be resumed")
-                    was_running = running
-                    if running:
-                        progress.refresh(record)
-                    time.sleep(every)
+                    driver = Driver(writer(journal) is not None, pace.last)
+                    if not driver.running and not said_so:
+                        progress.say(f"watch: {not_running_text(driver)}; waiting for it to resume")
+                    said_so = not driver.running
+                    progress.refresh(record, driver=driver)
+                    time.sleep(arguments.every)
         except KeyboardInterrupt:
-            return  # to stop looking is no interruption of the run
+            return  # the watching ends, and the run goes on
     if record.verdict is not None:
         print(f"\n{record.verdict['sentence']}")

@@ -1,4 +1,4 @@
-"""The live view of a study: what a person wants to know at a glance."""
+"""The live view of a study in a terminal: phase, trials, best, speed, time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,24 @@ from rich.text import Text
 
 from evomerge.report import Pace, summary
 from evomerge.report.numbers import duration, percent
-from evomerge.report.status import baseline_text, failures_text, leader_text, phase_text
+from evomerge.report.status import (
+    Driver,
+    baseline_text,
+    failures_text,
+    leader_text,
+    not_running_text,
+    phase_text,
+)
 from evomerge.study.journal.record import Record
 
 
-def panel(record: Record, pace: Pace, wanted: int | None, deadline: float | None) -> Table:
+def panel(
+    record: Record,
+    pace: Pace,
+    wanted: int | None,
+    deadline: float | None,
+    driver: Driver | None = None,
+) -> Table:
     """A grid of names and values.
 
     Args:
@@ -22,6 +35,7 @@ def panel(record: Record, pace: Pace, wanted: int | None, deadline: float | None
         pace: Has listened to the same events.
         wanted: How many trials are asked for.
         deadline: How many seconds the session may last.
+        driver: Who runs the study; ``None`` for this process.
     """
     s = summary(record)
     table = Table.grid(padding=(0, 2))
@@ -38,18 +52,21 @@ def panel(record: Record, pace: Pace, wanted: int | None, deadline: float | None
     for warning in record.warnings[-2:]:
         table.add_row("warning", Text(warning["message"], style="yellow"))
     ends = None if record.phase in ("race", "verdict", "done") else wanted
-    table.add_row("time", Text(_time(pace, ends, deadline, _workers(record))))
+    if driver is not None and not driver.running:  # no clock runs
+        table.add_row("time", Text(not_running_text(driver), style="yellow"))
+    else:
+        table.add_row("time", Text(_time(pace, ends, deadline, _workers(record))))
     return table
 
 
 def speed(record: Record, pace: Pace) -> str:
     """Trials and items per second, and the share of worker time in the forward pass."""
     rates = [(pace.trials_per_second, "trials/s"), (pace.items_per_second, "items/s")]
-    told = [f"{_rate(rate)} {unit}" for rate, unit in rates if rate is not None]
+    parts = [f"{_rate(rate)} {unit}" for rate, unit in rates if rate is not None]
     total = record.seconds["total"]
     if total:
-        told.append(f"{percent(record.seconds['forward'] / total)} of worker time in the model")
-    return ", ".join(told) or "not known yet"
+        parts.append(f"{percent(record.seconds['forward'] / total)} of worker time in the model")
+    return ", ".join(parts) or "not known yet"
 
 
 def _rate(rate: float) -> str:
@@ -65,17 +82,19 @@ def _trials(done: int, wanted: int | None) -> Any:
 
 
 def _time(pace: Pace, wanted: int | None, deadline: float | None, workers: int) -> str:
-    told = [] if pace.elapsed is None else [f"{duration(pace.elapsed)} gone"]
+    parts = [] if pace.elapsed is None else [f"{duration(pace.elapsed)} elapsed"]
     left = pace.seconds_left(wanted)
     if left:
-        told.append(f"about {duration(left)} of search left ({duration(left * workers)} of workers")
-        told[-1] += "' time), then race and verdict"
+        parts.append(
+            f"about {duration(left)} of search left ({duration(left * workers)} of workers' time), "
+            "then race and verdict"
+        )
     until = pace.until_deadline(deadline)
     if until is not None:
-        told.append(f"deadline in {duration(until)}")
-    return ", ".join(told) or "not begun"
+        parts.append(f"deadline in {duration(until)}")
+    return ", ".join(parts) or "not begun"
 
 
 def _workers(record: Record) -> int:
-    found: int = (record.study or {}).get("config", {}).get("workers", {}).get("count", 1)
-    return found
+    count: int = (record.study or {}).get("config", {}).get("workers", {}).get("count", 1)
+    return count

@@ -14,7 +14,7 @@ from rich.live import Live
 from evomerge.cli.display.panel import panel, speed
 from evomerge.report import Pace
 from evomerge.report.numbers import duration, plural
-from evomerge.report.status import answers_text, baseline, baseline_text, ended_text
+from evomerge.report.status import Driver, answers_text, baseline, baseline_text, ended_text
 from evomerge.study.config import StudyConfig, seconds
 from evomerge.study.journal.record import Record
 
@@ -27,11 +27,11 @@ class _Console(Console):
 
 
 class Progress:
-    """Listens to a study's events and tells how it goes.
+    """Listens to a study's events and shows how it goes.
 
     Args:
-        config: The study's; ``None`` takes what the study's own event says.
-        pace: Told of every event; it may begin with the journal's first.
+        config: The study's; ``None`` takes the one in the study's own event.
+        pace: Gets every event; it may begin with the journal's first.
     """
 
     def __init__(self, config: StudyConfig | None = None, pace: Pace | None = None):
@@ -59,31 +59,35 @@ class Progress:
         self._pace.apply(event, record)
         line = self._line(event, record)
         if line:
-            self._console.print(line, markup=False, soft_wrap=True)
+            self.say(line)
         self.refresh(record, at_once=line is not None)
 
-    def refresh(self, record: Record, at_once: bool = False) -> None:
+    def say(self, line: str) -> None:
+        """Print a line above the panel."""
+        self._console.print(line, markup=False, soft_wrap=True)
+
+    def refresh(self, record: Record, at_once: bool = False, driver: Driver | None = None) -> None:
         """Draw the panel again, on a terminal; `at_once`, though it was drawn a moment ago."""
         just_drawn = time.monotonic() < self._drawn + REFRESH_SECONDS
         if self._live is None or (just_drawn and not at_once):
             return
         self._drawn = time.monotonic()
-        told = self._search(record)
-        allowed = seconds(told.get("deadline"))
-        self._live.update(panel(record, self._pace, told.get("trials"), allowed))
+        search = self._search(record)
+        allowed = seconds(search.get("deadline"))
+        self._live.update(panel(record, self._pace, search.get("trials"), allowed, driver))
 
     def _search(self, record: Record) -> Mapping[str, Any]:
-        """What the search was asked for."""
+        """The study's search section."""
         if self._config is not None:
             return asdict(self._config.search)
-        found: Mapping[str, Any] = (record.study or {}).get("config", {}).get("search", {})
-        return found
+        section: Mapping[str, Any] = (record.study or {}).get("config", {}).get("search", {})
+        return section
 
     def _line(self, event: Mapping[str, Any], record: Record) -> str | None:
         match event["event"]:
             case "study" if event.get("elsewhere"):
                 size = plural(len(event["dimensions"]), "dimension")
-                return f"check: {plural(len(event['tasks']), 'task')}, scored elsewhere; {size}"
+                return f"check: {plural(len(event['tasks']), 'task')}, evaluated externally; {size}"
             case "study":
                 pools = {p: sum(map(len, t.values())) for p, t in event["pools"].items()}
                 size, dimensions = event["parameters"] / 1e6, len(event["dimensions"])
@@ -95,10 +99,10 @@ class Progress:
                 )
                 return "\n".join([text, *(f"warning: {w}" for w in event["warnings"])])
             case "told":
-                told = self._generation(event, record)
+                line = self._generation(event, record)
                 if event["generation"] == 0:
-                    return f"anchors: {baseline_text(baseline(record))}\n{told}"
-                return told
+                    return f"anchors: {baseline_text(baseline(record))}\n{line}"
+                return line
             case "warning":
                 return f"warning: {event['message']}"
             case "failed":
@@ -116,19 +120,20 @@ class Progress:
                 items = _items(record, "holdout")
                 judged = (event.get("contender") or event["winner"])["name"]
                 taken = event["winner"]["name"]
-                told = "" if taken == judged else f"; {taken} is recommended"
-                return f"verdict: {judged}, judged on {items:,} held-out items{told}"
+                instead = "" if taken == judged else f"; {taken} is recommended"
+                return f"verdict: {judged}, judged on {items:,} held-out items{instead}"
             case "exported":
-                if event["weights_digest"] is None:
-                    return "export: recipe only"
-                return f"export: weights {event['weights_digest'][:12]}, as scored"
+                digest = event["weights_digest"]  # None with output.save_model: false
+                return (
+                    f"export: weights {digest[:12]}, as scored" if digest else "export: recipe only"
+                )
         return None
 
     def _generation(self, event: Mapping[str, Any], record: Record) -> str:
         values = [value for value in event["fitness"] if value is not None]
         best = f"best {max(values):.4f}" if values else "all failed"
         against = (event.get("reference") or {}).get("fitness")
-        gain = f" ({max(values) - against:+.4f} to the best anchor)" if values and against else ""
+        gain = f" ({max(values) - against:+.4f} over the best anchor)" if values and against else ""
         answers = _answers(record, event["generation"])
         correlation = event["correlation"]
         rank = (
@@ -137,7 +142,7 @@ class Progress:
         done, wanted = self._searched(record), self._search(record).get("trials")
         text = (
             f"search: generation {event['generation']}, {done}/{wanted} trials, {best}{gain}"
-            f"{_kept(event)}{answers}{rank}"
+            f"{_feasible(event)}{answers}{rank}"
         )
         if self._live is not None:  # whose panel says the rest
             return text
@@ -159,26 +164,26 @@ class Progress:
 
 
 def _answers(record: Record, generation: int) -> str:
-    """What became of the answers of the last leader that was scored by the metric."""
+    """How the answers came out of the last leader that was scored by the metric."""
     for number in (generation, generation - 1):
         ask = record.generations.get(number)
         scored = zip(ask.fitness or (), ask.trials, strict=True) if ask else ()
         best = max(((f, -n) for f, n in scored if f is not None), default=None)
         if best is not None and record.written(-best[1]).answers:
-            told = answers_text(record.written(-best[1]))
-            return told and f", {record.trials[-best[1]].name}: {told}"
+            fates = answers_text(record.written(-best[1]))
+            return fates and f", {record.trials[-best[1]].name}: {fates}"
     return ""
 
 
-def _kept(event: Mapping[str, Any]) -> str:
+def _feasible(event: Mapping[str, Any]) -> str:
     """How many of a generation keep the constraints, if there are any.
 
-    >>> _kept({"violations": [0.0, 0.25, None]})
+    >>> _feasible({"violations": [0.0, 0.25, None]})
     ', 1 of 2 keep the constraints'
     """
-    told = [broken for broken in event.get("violations") or () if broken is not None]
-    kept = sum(not broken for broken in told)
-    return f", {kept} of {len(told)} keep the constraints" if told else ""
+    violations = [violation for violation in event.get("violations") or () if violation is not None]
+    count = sum(not violation for violation in violations)
+    return f", {count} of {len(violations)} keep the constraints" if violations else ""
 
 
 def _items(record: Record, pool: str) -> int:

@@ -1,5 +1,5 @@
-"""Trackers that a study can tell how it goes: TensorBoard, MLflow, Weights & Biases."""
+"""Trackers that a study can report to: TensorBoard, MLflow, Weights & Biases."""
 
-from evomerge.report.trackers.tracker import Logger, open_logger
+from evomerge.report.trackers.tracker import Tracker, open_tracker
 
-__all__ = ["Logger", "open_logger"]
+__all__ = ["Tracker", "open_tracker"]

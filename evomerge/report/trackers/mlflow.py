@@ -6,36 +6,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evomerge.report.trackers.tracker import Logger
+from evomerge.report.trackers.tracker import Tracker
 
 _EXPERIMENT = "evomerge"
 _TAG = "evomerge.study"
 
 
-class MlflowLogger(Logger):
+class MlflowTracker(Tracker):
     """Logs to the tracking server or store that was named, else to MLFLOW_TRACKING_URI's."""
 
-    def __init__(self, directory: Path, place: str | None):
+    def __init__(self, directory: Path, destination: str | None):
         from mlflow import MlflowClient  # here, so that the file can be read without the package
 
-        super().__init__(directory, place)
+        super().__init__(directory, destination)
         self._connect = MlflowClient
 
     def _begin(self, identity: str, config: Mapping[str, Any]) -> None:
-        self._client = self._connect(tracking_uri=self.place)
-        held = self._client.get_experiment_by_name(_EXPERIMENT)
+        self._client = self._connect(tracking_uri=self.destination)
+        known = self._client.get_experiment_by_name(_EXPERIMENT)
         experiment = (
-            self._client.create_experiment(_EXPERIMENT) if held is None else held.experiment_id
+            self._client.create_experiment(_EXPERIMENT) if known is None else known.experiment_id
         )
-        found = self._client.search_runs([experiment], f"tags.`{_TAG}` = '{identity}'")
-        if found:  # a resumed study
-            self._run = found[0].info.run_id
+        runs = self._client.search_runs([experiment], f"tags.`{_TAG}` = '{identity}'")
+        if runs:  # a resumed study
+            self._run = runs[0].info.run_id
             self._client.update_run(self._run, status="RUNNING")
             return
-        made = self._client.create_run(
+        created = self._client.create_run(
             experiment, run_name=self.directory.resolve().name, tags={_TAG: identity}
         )
-        self._run = made.info.run_id
+        self._run = created.info.run_id
         for name, value in config.items():
             self._client.log_param(self._run, name, str(value)[:500])
 

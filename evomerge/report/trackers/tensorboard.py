@@ -7,15 +7,15 @@ from typing import Any
 
 from tensorboard.summary import Writer
 
-from evomerge.report.trackers.tracker import Logger
+from evomerge.report.trackers.tracker import Tracker
 
 
-class TensorboardLogger(Logger):
+class TensorboardTracker(Tracker):
     """Writes to RUN/tensorboard, or to the folder that was named."""
 
     def _begin(self, identity: str, config: Mapping[str, Any]) -> None:
         del identity, config  # a resumed study writes another file of the same folder
-        self._writer = Writer(self.place or str(self.directory / "tensorboard"))
+        self._writer = Writer(self.destination or str(self.directory / "tensorboard"))
 
     def _log(self, numbers: Mapping[str, float], step: int) -> None:
         for name, value in numbers.items():

@@ -1,4 +1,4 @@
-"""What a tracker is told of a study, whichever tracker it is."""
+"""The numbers that a tracker gets of a study, and the contract of all trackers."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from evomerge.report.status import baseline
 from evomerge.study.journal.record import Record
 
 # name -> (module here, class, the package that it needs)
-_LOGGERS = {
-    "mlflow": ("mlflow", "MlflowLogger", "mlflow-skinny"),
-    "tensorboard": ("tensorboard", "TensorboardLogger", "tensorboard"),
-    "wandb": ("wandb", "WandbLogger", "wandb"),
+_TRACKERS = {
+    "mlflow": ("mlflow", "MlflowTracker", "mlflow-skinny"),
+    "tensorboard": ("tensorboard", "TensorboardTracker", "tensorboard"),
+    "wandb": ("wandb", "WandbTracker", "wandb"),
 }
 
 
-class Logger(abc.ABC):
+class Tracker(abc.ABC):
     """Listens to a study's events and passes numbers on: one step per generation.
 
     Args:
         directory: The run folder; its name is the run's name.
-        place: Where the tracker keeps it, in its own words; ``None`` for its default.
+        destination: A folder, URI or project of the tracker; ``None`` for its default.
     """
 
-    def __init__(self, directory: Path, place: str | None):
+    def __init__(self, directory: Path, destination: str | None):
         self.directory = directory
-        self.place = place
+        self.destination = destination
         self._open = self._broken = False
 
     def __call__(self, event: Mapping[str, Any], record: Record) -> None:
@@ -42,8 +42,8 @@ class Logger(abc.ABC):
         if record.study is None or self._broken:
             return
         try:
-            self._tell(event, record)
-        except Exception as error:  # trackers raise what they like, and no study may end of it
+            self._forward(event, record)
+        except Exception as error:  # trackers raise anything, and none of it may end a study
             self._broken = True
             print(
                 f"warning: nothing more is logged to {type(self).__module__.rpartition('.')[2]}: "
@@ -51,7 +51,7 @@ class Logger(abc.ABC):
                 file=sys.stderr,
             )
 
-    def _tell(self, event: Mapping[str, Any], record: Record) -> None:
+    def _forward(self, event: Mapping[str, Any], record: Record) -> None:
         assert record.study is not None
         if not self._open:
             self._begin(study_id(record), flat(record.study["config"]))
@@ -84,34 +84,34 @@ class Logger(abc.ABC):
     def _end(self) -> None: ...
 
 
-def open_logger(told: str, directory: Path) -> Logger:
-    """The logger of an option such as ``tensorboard``, ``mlflow:URI`` or ``wandb:PROJECT``.
+def open_tracker(option: str, directory: Path) -> Tracker:
+    """The tracker of an option such as ``tensorboard``, ``mlflow:URI`` or ``wandb:PROJECT``.
 
     Raises:
         UserError: There is no such tracker, or its package is not installed.
     """
-    name, _, place = told.partition(":")
-    if name not in _LOGGERS:
-        raise UserError(f"--log-to: {unknown('tracker', name, _LOGGERS)}")
-    module, kind, package = _LOGGERS[name]
+    name, _, destination = option.partition(":")
+    if name not in _TRACKERS:
+        raise UserError(f"--log-to: {unknown('tracker', name, _TRACKERS)}")
+    module, class_name, package = _TRACKERS[name]
     try:
-        made = getattr(importlib.import_module(f"evomerge.report.trackers.{module}"), kind)
-        logger: Logger = made(directory, place or None)
+        home = importlib.import_module(f"evomerge.report.trackers.{module}")
+        tracker: Tracker = getattr(home, class_name)(directory, destination or None)
     except ModuleNotFoundError as error:
         raise UserError(
             f"--log-to {name} needs the package {error.name}: python -m pip install {package}"
         ) from None
-    return logger
+    return tracker
 
 
 def study_id(record: Record) -> str:
-    """The same for all sessions of a study, another for each study; 16 hex digits."""
-    text = json.dumps(record.study, sort_keys=True)  # holds the moment at which it began
+    """An identity that all sessions of a study share and no two studies; 16 hex digits."""
+    text = json.dumps(record.study, sort_keys=True)  # with the moment at which it began
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def generation_numbers(event: Mapping[str, Any], record: Record) -> dict[str, float]:
-    """What is logged of a generation."""
+    """The numbers that are logged for a generation."""
     known = [value for value in event["fitness"] if value is not None]
     reference = (event.get("reference") or {}).get("fitness")
     numbers: dict[str, float | None] = {
@@ -136,7 +136,7 @@ def generation_numbers(event: Mapping[str, Any], record: Record) -> dict[str, fl
 
 
 def verdict_numbers(event: Mapping[str, Any]) -> dict[str, float]:
-    """What is logged of the verdict."""
+    """The numbers that are logged for the verdict."""
     numbers = {"verdict/improvement_shown": float(event["improvement_shown"])}
     for comparison in event["comparisons"]:
         for part in ("difference", "low", "high"):
@@ -151,11 +151,11 @@ def flat(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     >>> flat({"search": {"seed": 0, "deadline": None}, "models": ["a", "b"]})
     {'search.seed': 0, 'search.deadline': None, 'models': "['a', 'b']"}
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{path}{key}.")
+            values |= flat(value, f"{path}{key}.")
         else:
             plain = value is None or isinstance(value, bool | int | float | str)
-            found[f"{path}{key}"] = value if plain else str(value)
-    return found
+            values[f"{path}{key}"] = value if plain else str(value)
+    return values

@@ -9,21 +9,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evomerge.report.trackers.tracker import Logger
+from evomerge.report.trackers.tracker import Tracker
 
 
-class WandbLogger(Logger):
+class WandbTracker(Tracker):
     """Logs to the project that was named, or to ``evomerge``."""
 
-    def __init__(self, directory: Path, place: str | None):
+    def __init__(self, directory: Path, destination: str | None):
         import wandb  # here, so that the file can be read without the package
 
-        super().__init__(directory, place)
+        super().__init__(directory, destination)
         self._wandb = wandb
 
     def _begin(self, identity: str, config: Mapping[str, Any]) -> None:
         self._run = self._wandb.init(
-            project=self.place or "evomerge",
+            project=self.destination or "evomerge",
             name=self.directory.resolve().name,
             id=identity,
             resume="allow",

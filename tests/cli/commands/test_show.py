@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -171,8 +172,13 @@ def test_a_run_whose_process_was_killed_is_said_not_to_run(
     gone.wait()
     note = {"pid": gone.pid, "host": socket.gethostname(), "start": 0.0}
     journal.with_suffix(".lock").write_text(json.dumps(note))  # as `kill -9` leaves it
-    assert "not running: the same search command resumes it" in evomerge("status", run).out
-    assert json.loads(evomerge("status", run, "--json").out)["running"] is False
+    assert re.search(
+        r"phase .*; not running since \d{4}-\d\d-\d\d .* UTC: the same search command resumes it\n",
+        evomerge("status", run).out,
+    )
+    status = json.loads(evomerge("status", run, "--json").out)
+    assert status["running"] is False
+    assert status["last_event"] == json.loads(lines[39].split(b" ", 2)[2])["time"]
     journal.with_suffix(".lock").write_text(json.dumps({**note, "pid": os.getpid()}))
     assert "not running" not in evomerge("status", run).out
     assert json.loads(evomerge("status", run, "--json").out)["running"] is True

@@ -78,5 +78,5 @@ def test_ctrl_c_ends_the_watching_and_not_the_run(
     told = evomerge("watch", run)
     assert (told.code, told.err) == (0, "")
     assert "check:" in told.out
-    assert told.out.count("nobody runs this study now") == 1
+    assert told.out.count("watch: not running since ") == 1
     assert evomerge("watch", run, "--every", 5).code == 0

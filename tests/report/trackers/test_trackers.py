@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from evomerge.core.errors import UserError
-from evomerge.report.trackers import Logger, open_logger
+from evomerge.report.trackers import Tracker, open_tracker
 from evomerge.study.journal.record import Record
 from tests.report import report_bench as bench
 
@@ -23,7 +23,7 @@ def log(logger, events=None):
     logger.close()
 
 
-class Kept(Logger):
+class Kept(Tracker):
     """Keeps what it is told."""
 
     def _begin(self, identity, config):
@@ -77,16 +77,16 @@ def test_a_tracker_that_fails_ends_its_logging_and_not_the_study(tmp_path, capsy
 
 def test_unknown_trackers_and_missing_packages_are_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="tensorboard"):
-        open_logger("tensorbord", tmp_path)
+        open_tracker("tensorbord", tmp_path)
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.delitem(sys.modules, "evomerge.report.trackers.wandb", raising=False)
     with pytest.raises(UserError, match=r"--log-to wandb needs .*pip install wandb"):
-        open_logger("wandb", tmp_path)
+        open_tracker("wandb", tmp_path)
 
 
 def test_tensorboard_reads_what_was_logged(tmp_path):
     pytest.importorskip("tensorboard")
-    log(open_logger("tensorboard", tmp_path))
+    log(open_tracker("tensorboard", tmp_path))
     program = f"""
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 events = EventAccumulator({str(tmp_path / "tensorboard")!r}); events.Reload()
@@ -103,8 +103,8 @@ print([(e.step, round(float(e.tensor_proto.float_val[0]), 5)) for e in events.Te
 def test_mlflow_reads_what_was_logged_and_a_resumed_study_goes_on_in_its_run(tmp_path):
     mlflow = pytest.importorskip("mlflow")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    log(open_logger(f"mlflow:{uri}", tmp_path / "run"), bench.events()[:-1])
-    log(open_logger(f"mlflow:{uri}", tmp_path / "run"), bench.events()[:3])
+    log(open_tracker(f"mlflow:{uri}", tmp_path / "run"), bench.events()[:-1])
+    log(open_tracker(f"mlflow:{uri}", tmp_path / "run"), bench.events()[:3])
     client = mlflow.MlflowClient(tracking_uri=uri)
     [experiment] = [e for e in client.search_experiments() if e.name == "evomerge"]
     [run] = client.search_runs([experiment.experiment_id])
@@ -122,7 +122,7 @@ def test_weights_and_biases_writes_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "run").mkdir()
-    log(open_logger("wandb", tmp_path / "run"))
+    log(open_tracker("wandb", tmp_path / "run"))
     [file] = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
     held = file.read_bytes()
     for text in (b"gain/best", b"search.optimizer", b"Improvement shown"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.cli.commands.parents import barrier_lines
+from evomerge.cli.parents import barrier_lines
 from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.study.analysis.barriers import barriers, ends, middles
 from evomerge.study.config import StudyConfig

@@ -1,38 +1,51 @@
-"""`evomerge import`: mergekit's files as ours, with what changes meaning as comments above."""
+"""`evomerge import`: read mergekit's files; comments on top list what changes meaning."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
 from pathlib import Path
+from typing import Any
 
-from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
 from evomerge.core.partial import write_text
 
 
-def import_file(file: Path, out: Path | None, include_path: Sequence[Path] = ()) -> None:
+def add(commands: Any) -> None:
+    """Add the command to the parser's."""
+    parser = commands.add_parser("import", help="read a mergekit file, or a mergekit-evolve genome")
+    parser.add_argument("file", type=Path, metavar="FILE.yaml")
+    parser.add_argument("out", nargs="?", type=Path, metavar="OUT", help="default: print it")
+    parser.add_argument(
+        "--include-path",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="DIR",
+        help="a folder of task YAML for the study of a genome file",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
     """Write the recipe of a mergekit file, or the study of a mergekit-evolve genome file.
 
-    Args:
-        file: The file to read.
-        out: Where to; ``None`` prints it.
-        include_path: Folders of task YAML that a genome file's tasks are in.
-
     Raises:
-        UserError: The file says what neither can be told, or `out` exists.
+        UserError: The file has something that evomerge cannot express, or OUT exists.
     """
+    from evomerge.core import yaml_file
     from evomerge.recipe.mergekit.from_evolve import from_genome, is_genome_file
     from evomerge.recipe.mergekit.from_mergekit import from_mergekit
 
+    file, out = arguments.file, arguments.out
     folder, where = file.absolute().parent, str(file)
     documents = yaml_file.read_all(file)
     if is_genome_file(documents[0]) and len(documents) == 1:
         from evomerge.study.config import StudyConfig
 
-        study = from_genome(documents[0], folder, include_path, where)
-        StudyConfig.from_dict(study.document, folder, where)  # what it would refuse is told now
+        study = from_genome(documents[0], folder, arguments.include_path, where)
+        StudyConfig.from_dict(study.document, folder, where)  # refused here rather than by `search`
         kind, text, notes = "study", yaml_file.write(study.document), study.notes
-    elif include_path:
+    elif arguments.include_path:
         raise UserError("--include-path: only a mergekit-evolve genome file has tasks")
     else:
         recipe = from_mergekit(documents, folder, where)

@@ -10,7 +10,7 @@ _COMPONENTS = ("norm", "embedding", "head")
 _SHOWN = 5
 
 
-def add_extract_lora(commands: Any) -> None:
+def add(commands: Any) -> None:
     """Add the command to the parser's."""
     parser = commands.add_parser("extract-lora", help="a fine-tune as a LoRA adapter of its base")
     parser.add_argument("model", metavar="MODEL")
@@ -24,10 +24,11 @@ def add_extract_lora(commands: Any) -> None:
         choices=_COMPONENTS,
         help="what goes to modules_to_save; without it, only linear layers are kept",
     )
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=run)
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
+    """Write the adapter and print the largest relative errors."""
     from evomerge.merge.output.extract_lora import extract_lora, total_error
 
     report = extract_lora(
@@ -38,10 +39,10 @@ def _run(arguments: argparse.Namespace) -> None:
         print(f"{entry.error:8.4f}  {entry.name} (rank {entry.rank})")
     if len(factored) > _SHOWN:
         print(f"          and {len(factored) - _SHOWN} with less; all in extraction.json")
-    for kept, words in (("whole", "saved whole"), ("left out", "left out")):
-        names = [entry.name for entry in report if entry.kept == kept]
+    for fate, words in (("whole", "saved whole"), ("left out", "left out")):
+        names = [entry.name for entry in report if entry.kept == fate]
         if names:
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
             print(f"{words}: {', '.join(names[:_SHOWN])}{more}")
-    print(f"relative error {total_error(report):.4f}, what was left out included")
+    print(f"relative error {total_error(report):.4f}, counting what was left out")
     print(f"wrote {arguments.out}")

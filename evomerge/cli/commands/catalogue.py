@@ -1,0 +1,100 @@
+"""`evomerge methods` and `evomerge spaces`: list what comes with evomerge."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evomerge.methods import MethodSpec
+    from evomerge.methods.parameters import ParameterSpec
+
+
+def add(commands: Any) -> None:
+    """Add both commands to the parser's."""
+    methods = commands.add_parser("methods", help="merge methods: parameters, ranges, papers")
+    methods.add_argument("name", nargs="?", metavar="NAME")
+    methods.add_argument("--json", action="store_true", help="for scripts")
+    methods.set_defaults(run=show_methods)
+
+    spaces = commands.add_parser("spaces", help="the search spaces that come with evomerge")
+    spaces.add_argument("name", nargs="?", metavar="NAME")
+    spaces.set_defaults(run=show_spaces)
+
+
+def show_methods(arguments: argparse.Namespace) -> None:
+    """List the merge methods, or describe one with all its parameters."""
+    from evomerge import methods
+
+    name: str | None = arguments.name
+    specs = [methods.get(name)] if name else list(methods.registered())
+    if arguments.json:
+        print(json.dumps([_as_data(spec) for spec in specs], ensure_ascii=False, indent=1))
+        return
+    if name is None:
+        width = max(len(spec.name) for spec in specs)
+        for spec in specs:
+            print(f"{spec.name:<{width}}  {spec.summary}")
+            searched = ", ".join(map(_searched, spec.parameters)) or "no parameters"
+            print(f"{'':<{width}}  {searched} · {spec.reference}")
+        print("\n[from, to]: searched there; evomerge methods NAME describes each parameter")
+        return
+    spec = specs[0]
+    print(f"{spec.name}: {spec.summary}\n{spec.reference}\n")
+    base = " besides a base" if spec.takes_base else ""
+    optional = ", which it does without if there is none" if spec.base_optional else ""
+    print(f"merges {methods.Count(spec.min_models, spec.max_models)}{base}{optional}\n")
+    for parameter in spec.parameters:
+        each = ", one for each model" if parameter.per_model else ""
+        default = "required" if parameter.required else f"default {json.dumps(parameter.default)}"
+        print(f"  {parameter.name}: {parameter.expected}{each}; {default}")
+        if parameter.low is not None:
+            print(f"      searched in [{parameter.low:g}, {parameter.high:g}]")
+        if parameter.doc:
+            print(f"      {parameter.doc}")
+
+
+def show_spaces(arguments: argparse.Namespace) -> None:
+    """List the search spaces, or print one."""
+    from evomerge.recipe.space.space import find, shipped
+
+    if arguments.name is not None:
+        print(find(arguments.name).read_text(encoding="utf-8"), end="")
+        return
+    for name, file in shipped().items():
+        first = file.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        print(f"{name:<26}{first}")
+
+
+def _searched(parameter: ParameterSpec) -> str:
+    if parameter.low is None:
+        return parameter.name
+    return f"{parameter.name} [{parameter.low:g}, {parameter.high:g}]"
+
+
+def _as_data(spec: MethodSpec) -> dict[str, object]:
+    return {
+        "name": spec.name,
+        "summary": spec.summary,
+        "reference": spec.reference,
+        "takes_base": spec.takes_base,
+        "base_optional": spec.base_optional,
+        "in_mergekit": spec.in_mergekit,
+        "models": [spec.min_models, spec.max_models],
+        "stochastic": spec.stochastic,
+        "parameters": [
+            {
+                "name": p.name,
+                "kind": p.kind,
+                "per_model": p.per_model,
+                "search_range": None if p.low is None else [p.low, p.high],
+                "valid_range": [p.valid_low, p.valid_high],
+                "choices": list(p.choices),
+                "required": p.required,
+                "default": None if p.required else p.default,
+                "doc": p.doc,
+            }
+            for p in spec.parameters
+        ],
+    }

@@ -1,0 +1,150 @@
+"""The dry run of `evomerge check`: load what a study needs, score one recipe, forecast the rest."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from evomerge.cli.parents import AT_MOST_SECONDS, parents_lines, requests
+from evomerge.core import yaml_file
+from evomerge.core.errors import UserError
+from evomerge.report.numbers import duration
+from evomerge.study.analysis.forecast import DISCORDANT, resolvable_gain, useful
+from evomerge.study.config import StudyConfig
+from evomerge.study.journal.shards import SHARDS
+from evomerge.study.phases.anchors import anchors
+from evomerge.study.phases.search import start_optimizer
+from evomerge.study.statistics.outcome import Tasks
+from evomerge.study.statistics.pools import generation_items, split
+from evomerge.study.study import Study
+from evomerge.study.workers.open_pool import open_pool
+from evomerge.study.workers.scheduler import Scheduler, Unit
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def run_check(study: Path, parents: bool) -> None:
+    """Load everything that a study needs, score one recipe, and print what the study would take.
+
+    Args:
+        study: The study file.
+        parents: Score the parents and the midpoints between them however long that takes.
+    """
+    config = StudyConfig.from_yaml(study)
+    print(yaml_file.write(config.to_dict()), end="")
+    with tempfile.TemporaryDirectory(prefix="evomerge-check-") as folder:
+        space = Study(config, folder).space
+        with open_pool(config, Path(folder) / "workers.log") as pool:
+            scheduler = Scheduler(pool)
+            first = space.fill([dimension.start for dimension in space.dimensions])
+            description = _ask(scheduler, {"do": "describe", "recipe": first.to_dict()})
+            pools = split(
+                description["evaluation"]["item_keys"],
+                config.evaluate.items.shares,
+                config.search.seed,
+                config.evaluate.items.pool_of,
+            )
+            per_generation = config.evaluate.items_per_task
+            items = generation_items(pools["search"], per_generation, config.search.seed, 0)
+            average = next(a for a in anchors(config) if a.name == "uniform average")
+            request = {"do": "evaluate", "recipe": average.recipe.to_dict(), "shards": [items]}
+            mode = config.evaluate.fitness
+            _ask(scheduler, {**request, "mode": mode})  # the first one also loads the model
+            smooth = _ask(scheduler, {**request, "mode": mode})["seconds"]
+            metric = _ask(scheduler, {**request, "mode": "metric"})["seconds"]
+            units = requests(config, items)
+            by_mode = {mode: smooth["total"], "metric": metric["total"]}
+            takes = sum(by_mode[unit.request["mode"]] for unit in units) / config.workers.count
+            parents_text = [f"parents    would take {duration(takes)} to compare: add --parents"]
+            if parents or takes < AT_MOST_SECONDS:
+                parents_text = parents_lines(
+                    config, scheduler, units, _tasks(description["evaluation"])
+                )
+    size = description["parameters"]
+    needed = size * _BYTES[config.output.dtype]
+    free = shutil.disk_usage(study.absolute().parent).free
+    if config.output.save_model and free < 1.1 * needed:
+        raise UserError(
+            f"expected {needed / 1e9:.1f} GB of free disk for the model, got {free / 1e9:.1f}"
+        )
+    count = {pool: sum(map(len, ids.values())) for pool, ids in pools.items()}
+    shown = sum(map(len, items.values()))
+    final = metric["total"] / shown * (8 * count["race"] + 9 * count["holdout"])
+    whole = (config.search.trials * smooth["total"] + final) / config.workers.count
+    candidates = start_optimizer(config, space, None).population + 1  # and the reference anchor
+    shards = min(SHARDS, math.ceil(shown / config.evaluate.rows_per_batch))
+    held_out = {task: len(ids) for task, ids in pools["holdout"].items()}
+    gain = resolvable_gain(held_out, description["evaluation"]["weights"])
+    rows = [
+        (
+            "parents",
+            f"{len(config.models)} and the base, {size / 1e6:.3g} M parameters; they agree",
+        ),
+        ("tasks", ", ".join(description["evaluation"]["tasks"])),
+        (
+            "items",
+            f"{count['search']:,} to search, {count['race']:,} to race, "
+            f"{count['holdout']:,} held out",
+        ),
+        (
+            "space",
+            f"{len(space.dimensions)} dimensions: {_few([d.name for d in space.dimensions])}",
+        ),
+        *(("warning", text) for text in description["evaluation"]["warnings"]),
+        ("trial", f"{smooth['total']:.2g} s for {shown} items, {_share(smooth)} in the model"),
+        ("metric", f"{metric['total']:.2g} s for the same items by the tasks' own metric"),
+        (
+            "forecast",
+            f"about {duration(whole)} for {config.search.trials} trials, race and verdict",
+        ),
+        (
+            "resolves",
+            f"a gain of about {gain:.3f} or more on the held-out items, if two recipes differ on "
+            f"{100 * DISCORDANT:.0f} % of them",
+        ),
+        ("workers", _scaling(candidates, shards, smooth)),
+    ]
+    print()
+    for name, text in rows:
+        print(f"{name:<10} {text}")
+    print("\n" + "\n".join(parents_text))
+
+
+def _tasks(evaluation: dict[str, Any]) -> Tasks:
+    """The tasks as the journal has them, from a worker's description of the evaluation."""
+    return {
+        task: {
+            "metric": metric["name"],
+            "higher_is_better": metric["higher_is_better"],
+            "weight": evaluation["weights"][task],
+        }
+        for task, metric in evaluation["metrics"].items()
+        if task in evaluation["weights"]
+    }
+
+
+def _ask(scheduler: Scheduler, request: dict[str, Any]) -> dict[str, Any]:
+    answers: list[dict[str, Any]] = []
+    scheduler.run([Unit("", request)], lambda _unit, answer, _worker: answers.append(answer))
+    if "failed" in answers[0]:
+        raise UserError(answers[0]["failed"]["message"])
+    return answers[0]
+
+
+def _scaling(candidates: int, shards: int, spent: dict[str, float]) -> str:
+    """How long a generation takes with more workers, as far as more of them help."""
+    rest = spent["total"] - spent["build"]
+    by_count = useful(candidates, shards, spent["build"], rest)
+    times = ", ".join(f"{duration(seconds)} with {count:,}" for count, seconds in by_count.items())
+    return f"a generation takes {times}; half of {2 * max(by_count):,} would be idle"
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]}, … {names[-1]}"
+
+
+def _share(spent: dict[str, float]) -> str:
+    return f"{100 * spent['forward'] / spent['total']:.0f} %"

@@ -1,0 +1,76 @@
+"""Reading a run folder or a recipe that a command names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evomerge.core.errors import UserError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from evomerge.recipe.recipe import Recipe
+    from evomerge.study.journal.record import Record
+
+
+def journal_of(directory: Path) -> Path:
+    """The journal of a run folder.
+
+    Raises:
+        UserError: The folder is not a run folder.
+    """
+    from evomerge.study.journal.journal import JOURNAL
+
+    if not (directory / JOURNAL).is_file():
+        inner = directory / "run"  # as `evomerge demo` makes them
+        hint = f"; {inner} is one" if (inner / JOURNAL).is_file() else ""
+        raise UserError(f"{directory}: expected a run folder, but it has no {JOURNAL}{hint}")
+    return directory / JOURNAL
+
+
+def record_of(directory: Path) -> Record:
+    """Replay a run's journal, also while the run goes on.
+
+    Raises:
+        UserError: The folder is not a run folder.
+    """
+    from evomerge.study.journal.journal import iterate
+    from evomerge.study.journal.record import Record
+
+    return Record.from_events(iterate(journal_of(directory)))
+
+
+def recipe_of(source: Path, trial: int | None) -> Recipe:
+    """Read a recipe from its file, or from a run folder: the recommended one, or a trial's.
+
+    Raises:
+        UserError: There is no such recipe, file or trial.
+    """
+    from evomerge.recipe.recipe import Recipe
+
+    if not source.is_dir():
+        if trial is not None:
+            raise UserError(f"--trial {trial}: expected a run folder, but {source} is none")
+        return Recipe.from_yaml(source)
+    record = record_of(source)
+    if trial is None:
+        if record.verdict is None:
+            raise UserError(f"{source}: this run has no verdict yet; choose by --trial NUMBER")
+        trial = int(record.verdict["winner"]["trial"])
+    if trial not in record.trials:
+        last = record.next_number - 1
+        raise UserError(f"{source}: there is no trial {trial}; the last one is {last}")
+    return Recipe.from_dict(record.trials[trial].recipe)
+
+
+def add_recipe(command: argparse.ArgumentParser) -> None:
+    """Add the arguments that `recipe_of` takes."""
+    from evomerge.cli.arguments import trial_number
+
+    command.add_argument(
+        "recipe", type=Path, metavar="RECIPE", help="a recipe file, or a run: its recommended one"
+    )
+    command.add_argument(
+        "--trial", type=trial_number, metavar="N", help="of a run, this trial's recipe"
+    )
