@@ -14,45 +14,61 @@ if TYPE_CHECKING:
     from evomerge.optimizers import CatCma, CmaEs, OptunaSampler, RandomSearch
     from evomerge.recipe.recipe import Recipe
     from evomerge.recipe.space.space import SearchSpace
-    from evomerge.study.config import StudyConfig
-    from evomerge.study.create import LMEval, create_study
-    from evomerge.study.load import load_study
+    from evomerge.study.config import (
+        EvaluateConfig,
+        ItemsConfig,
+        OutputConfig,
+        SearchConfig,
+        StudyConfig,
+        WorkersConfig,
+    )
+    from evomerge.study.create import LMEval, create_study, load_study
     from evomerge.study.study import Study
     from evomerge.study.trial import Trial
 
-# Where each public name lives; imported when first used, so that `import evomerge` is cheap.
+# The module of each public name; imported when first used, so that `import evomerge` is cheap.
 _HOMES = {
     "CatCma": "optimizers",
     "CmaEs": "optimizers",
+    "EvaluateConfig": "study.config",
+    "ItemsConfig": "study.config",
     "LMEval": "study.create",
     "OptunaSampler": "optimizers",
+    "OutputConfig": "study.config",
     "RandomSearch": "optimizers",
     "Recipe": "recipe.recipe",
+    "SearchConfig": "study.config",
     "SearchSpace": "recipe.space.space",
     "Study": "study.study",
     "StudyConfig": "study.config",
     "StudyEnded": "core.errors",
     "Trial": "study.trial",
     "UserError": "core.errors",
+    "WorkersConfig": "study.config",
     "build": "merge.make",
     "create_study": "study.create",
-    "load_study": "study.load",
+    "load_study": "study.create",
     "merge_method": "methods",
 }
 
 __all__ = [
     "CatCma",
     "CmaEs",
+    "EvaluateConfig",
+    "ItemsConfig",
     "LMEval",
     "OptunaSampler",
+    "OutputConfig",
     "RandomSearch",
     "Recipe",
+    "SearchConfig",
     "SearchSpace",
     "Study",
     "StudyConfig",
     "StudyEnded",
     "Trial",
     "UserError",
+    "WorkersConfig",
     "__version__",
     "build",
     "create_study",
