@@ -220,8 +220,10 @@ def _plain(value: Any) -> Any:
     """Plain data as a study file would hold it: no dataclasses, tuples or paths."""
     if isinstance(value, Path):
         return str(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type) and not isinstance(
-        value, LMEval
+    if (
+        dataclasses.is_dataclass(value)
+        and not isinstance(value, type)
+        and not isinstance(value, LMEval)
     ):
         return schema.plain(value)
     if isinstance(value, LMEval):

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from evomerge.study.load import load_study
 
 from evomerge.methods import registered
-from evomerge.study.load import load_study
 from evomerge.study.study import JOURNAL
 from tests.cli.conftest import Run
 
