@@ -1,1 +1,1 @@
-"""Scores the model as it stands on lm-eval tasks: prepared once, asked again and again."""
+"""Scores a live model on items: tasks, likelihoods, generation, and one outcome per item."""

@@ -1,4 +1,4 @@
-"""Which rows go through the model together, as a digest: equal digests, the same batches.
+"""Digests the batches that a set of items is scored in: equal digests, the same batches.
 
 Batched arithmetic rounds by the shape of its batch, so scores compare exactly only if they come
 from the same batches. The digest is made once for a set of items, and written down with every
@@ -14,33 +14,35 @@ from typing import Any
 
 import torch
 
-from evomerge.evaluate.generation.decode import Arranged, Prompt
-from evomerge.evaluate.likelihood.likelihood import Batch, Pair
+from evomerge.evaluate.generation.decode import PromptBatch
+from evomerge.evaluate.likelihood.batches import Batch
+from evomerge.evaluate.outcomes import Item
+from evomerge.evaluate.token_requests import Pair, Prompt
 
 DIGITS = 16
 
 
 def composition(
-    items: Sequence[tuple[str, int]],
+    items: Sequence[Item],
     pairs: Sequence[Pair],
     batches: Iterable[Batch],
     prompts: Sequence[Prompt],
-    arranged: Iterable[Arranged],
-    told: Sequence[Any],
+    prompt_batches: Iterable[PromptBatch],
+    others: Sequence[Any],
 ) -> str:
-    """Digest of the batches that a set of items is scored in.
+    """Digest the batches that a set of items is scored in.
 
-    It covers every row's tokens, places and mask, the order of rows and batches, and which item
-    each predicted token belongs to. Rows that finished generating leave their batch sooner or
-    later, as the weights have it; how the batch began is what counts here.
+    The digest covers every row's tokens, positions and mask, the order of rows and batches, and the
+    item of each predicted token. Rows that finished generating leave their batch at a time that
+    depends on the weights, so only how a batch begins is covered.
 
     Args:
         items: The items, in the order in which they are asked for.
-        pairs: What likelihoods are wanted of.
+        pairs: The pairs whose likelihoods are wanted.
         batches: The batches of these pairs.
-        prompts: What is to be continued.
-        arranged: The batches of these prompts.
-        told: What else decides how rows are put together, such as another program's name.
+        prompts: The prompts to be continued.
+        prompt_batches: The batches of these prompts.
+        others: Anything else that decides the batches, such as the name of an engine.
 
     Returns:
         16 hex digits.
@@ -56,13 +58,15 @@ def composition(
                 digest.update(json.dumps(value).encode())
             digest.update(b"\n")
 
-    add(list(items), list(told))
+    add(list(items), list(others))
     for batch in batches:
         add("batch", batch.prefix, batch.inputs, batch.depths, batch.last, batch.rows)
-        add(*(batch.stems or ()))
+        if batch.contexts is not None:
+            contexts = batch.contexts
+            add(contexts.tokens, contexts.seen, contexts.context_of)
         add(batch.columns, batch.targets, batch.absent, batch.starts.tolist())
         add([pairs[number].owner for number in batch.pairs])
-    for prefix, numbers in arranged:
-        some = [prompts[number] for number in numbers]
-        add("prompts", len(prefix), [[p.owner, p.tokens, p.stops, p.max_tokens] for p in some])
+    for prefix, numbers in prompt_batches:
+        rows = [prompts[number] for number in numbers]
+        add("prompts", len(prefix), [[p.owner, p.tokens, p.stops, p.max_tokens] for p in rows])
     return digest.hexdigest()[:DIGITS]

@@ -1,13 +1,19 @@
-"""The resident model: a Hugging Face causal LM whose weights are swapped in place."""
+"""Loads the resident model, a Hugging Face causal LM whose weights are replaced in place.
+
+A model may be spread over several devices, its layers in order, about as many bytes on each. A
+layer runs where its weights are, and hooks of accelerate (this is its only door) bring its inputs
+there.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 from transformers.initialization import no_init_weights
@@ -17,7 +23,6 @@ from transformers.utils.hub import HF_MODULES_CACHE
 from evomerge.checkpoint.files.remote_code import how_to_allow, named_code
 from evomerge.checkpoint.sandbox.client import check_settings
 from evomerge.core.errors import UserError
-from evomerge.evaluate.spread import device_map, dispatch
 
 
 def load_model(
@@ -33,8 +38,9 @@ def load_model(
             weights, or a config itself, gives a model whose weights are arbitrary until they are
             written in place.
         dtype: Type of the weights, or its name (``"bfloat16"``); ``"auto"`` keeps the checkpoint's.
-        device: Where the model lives; several names spread its layers over them (`spread`).
-        trust_remote_code: Whether Python in the folder may run; see `checkpoint.remote_code`.
+        device: Where the model lives; several names spread its layers over them (`device_map`).
+        trust_remote_code: Whether Python in the folder may run; see
+            `checkpoint.files.remote_code`.
 
     Returns:
         The model, and its tokenizer (``None`` where the source has no tokenizer files).
@@ -58,7 +64,7 @@ def load_model(
                     dtype=dtype,
                     use_safetensors=True,
                     trust_remote_code=trust_remote_code,
-                    device_map=_places(source, dtype, devices, trust_remote_code),
+                    device_map=_device_map(source, dtype, devices, trust_remote_code),
                 )
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load the model '{source}': {_why(error, folder)}") from error
@@ -66,7 +72,7 @@ def load_model(
 
 
 def load_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of a model folder, or ``None`` if it has no tokenizer files."""
+    """Load the tokenizer of a model folder; ``None`` if it has no tokenizer files."""
     folder = Path(source)
     names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
     if folder.is_dir() and not any((folder / name).is_file() for name in names):
@@ -82,8 +88,36 @@ def load_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
         ) from error
 
 
+def device_map(model: torch.nn.Module, devices: Sequence[str]) -> dict[str, str]:
+    """Assign the parts of a model to devices: layers are not cut, and keep their order.
+
+    Args:
+        model: The model; it may be on the meta device.
+        devices: Names such as ``cuda:0``; the first also takes what holds no weights.
+
+    Returns:
+        Device by the part's name. A part whose weights are all tied to earlier ones goes with them.
+    """
+    placed: dict[int, str] = {}  # parameter -> device
+    devices_by_part = {}
+    total = sum(_bytes(p) for p in model.parameters())  # a tied one counts once
+    before = 0
+    for name, parameters in _parts(model, "", set(getattr(model, "_no_split_modules", None) or ())):
+        new = [p for p in parameters if id(p) not in placed]
+        size = sum(map(_bytes, new))
+        if new:
+            middle = (before + size / 2) / total
+            device = devices[min(int(middle * len(devices)), len(devices) - 1)]
+        else:
+            device = placed[id(parameters[0])] if parameters else devices[0]
+        placed |= dict.fromkeys(map(id, new), device)
+        devices_by_part[name] = device
+        before += size
+    return devices_by_part
+
+
 def cache_argument(model: Any) -> str | None:
-    """The name under which a model takes keys and values; ``None`` if it takes none.
+    """Return the name under which a model takes keys and values; ``None`` if it takes none.
 
     transformers calls it ``cache`` from 5.24 on, and ``past_key_values`` before.
     """
@@ -93,11 +127,11 @@ def cache_argument(model: Any) -> str | None:
 
 @contextmanager
 def _one_at_a_time(trust_remote_code: bool) -> Iterator[None]:
-    """transformers copies a model's Python files to where it imports them from, file by file."""
+    """Wait for other processes: transformers copies a model's Python files one by one."""
     if not trust_remote_code:
         yield
         return
-    import fcntl  # POSIX only, as in study/lock.py
+    import fcntl  # POSIX only, as in study/journal/lock.py
 
     cache = Path(HF_MODULES_CACHE)
     cache.mkdir(parents=True, exist_ok=True)
@@ -124,13 +158,13 @@ def _from_config(
         return build(config, trust_remote_code=trust_remote_code, **chosen)
 
 
-def _places(
+def _device_map(
     source: str | Path,
     dtype: torch.dtype | str,
     devices: Sequence[str],
     trust_remote_code: bool,
 ) -> dict[str, str] | None:
-    """Where each part is loaded to, if there are several devices; one is moved to as a whole."""
+    """Assign parts to several devices before loading; to a single one the model moves whole."""
     if len(devices) == 1:
         return None
     with torch.device("meta"):
@@ -144,7 +178,7 @@ def _for_scoring(model: Any, devices: Sequence[str]) -> Any:
         model = model.to(devices[0])
     elif not hasattr(model, "hf_device_map"):
         model.tie_weights()
-        model = dispatch(model, device_map(model, devices))
+        model = _dispatch(model, device_map(model, devices))
     model.tie_weights()
     model.requires_grad_(False)
     return model.eval()
@@ -172,7 +206,33 @@ def _refuse_other_weights(folder: Path) -> None:
 
 
 def _why(error: Exception, folder: Path) -> str:
-    """The remedy where a model's own code was not allowed, else an error's first line."""
+    """Return the remedy where a model's own code was not allowed, else an error's first line."""
     if "trust_remote_code" in str(error) and folder.is_dir() and named_code(folder):
         return how_to_allow(folder)
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _dispatch(model: Any, devices_by_part: Mapping[str, str]) -> Any:
+    """Move a model's parts to their devices; hooks bring inputs there when the parts run."""
+    skipped = getattr(model, "_skip_keys_device_placement", None)  # caches, which stay in place
+    return accelerate.dispatch_model(
+        model, dict(devices_by_part), skip_keys=None if skipped is None else sorted(skipped)
+    )
+
+
+def _parts(
+    module: torch.nn.Module, path: str, whole: set[str]
+) -> Iterator[tuple[str, list[torch.nn.Parameter]]]:
+    """List what is placed as one: layers, modules without children, and weights beside children."""
+    for name, parameter in module.named_parameters(recurse=False):
+        yield f"{path}{name}", [parameter]
+    is_list = isinstance(module, torch.nn.ModuleList)
+    for name, child in module.named_children():
+        if is_list or type(child).__name__ in whole or not any(child.children()):
+            yield f"{path}{name}", list(child.parameters())
+        else:
+            yield from _parts(child, f"{path}{name}.", whole)
+
+
+def _bytes(parameter: torch.Tensor) -> int:
+    return parameter.numel() * parameter.element_size()

@@ -11,26 +11,29 @@ from evomerge.core.errors import UserError, unknown
 from evomerge.evaluate.generation.decode import Decoder
 from evomerge.evaluate.generation.generation import Generation
 from evomerge.evaluate.generation.vllm import VllmDecoder
-from evomerge.evaluate.likelihood.attention import deepest
-from evomerge.evaluate.likelihood.likelihood import Batch, Forward, Pair, make_batches
-from evomerge.evaluate.likelihood.stems import Depth, stem_depth
+from evomerge.evaluate.likelihood.attention import max_packed_length
+from evomerge.evaluate.likelihood.batches import Batch, make_batches
+from evomerge.evaluate.likelihood.context_cache import ContextCacheSupport, context_cache_support
+from evomerge.evaluate.likelihood.likelihood import Forward
 from evomerge.evaluate.outcomes import Item, OutcomeRow, ScoreKind
-from evomerge.evaluate.scoring.encode import Encoder
 from evomerge.evaluate.scoring.judge import outcomes
 from evomerge.evaluate.scoring.plan import ScoringPlan, make_plan
+from evomerge.evaluate.tasks.encode import Encoder
 from evomerge.evaluate.tasks.gold_check import check_golds
-from evomerge.evaluate.tasks.harness import Harness, stock_model
+from evomerge.evaluate.tasks.harness import Harness
+from evomerge.evaluate.tasks.lm_eval_api import stock_model
+from evomerge.evaluate.token_requests import Pair
 
 _NOT_PACKED = (
     "this model does not give the same logits for rows packed with a block mask: shared contexts "
     "are computed again for every choice"
 )
-_ONLY_STEMS = (
+_ONLY_CONTEXTS = (
     "this model takes no block mask: a context is read once for all its choices, but every choice "
     "is a row of its own, and what has no choices is computed in plain rows"
 )
 _NOT_DECODED = "this model's generation is not plain greedy decoding: lm-eval's own loop runs it"
-PLANS_KEPT = 64  # a generation asks for the same item sets again and again: a shard each
+CACHED_PLANS = 64  # a generation asks for the same item sets again and again: a shard each
 
 
 class Scorer:
@@ -40,7 +43,7 @@ class Scorer:
 
     Attributes:
         seconds: Time spent in the model during the last call of `score`.
-        warnings: What cannot be done in the fast way with this model.
+        warnings: Messages about fast paths that this model does not allow.
     """
 
     def __init__(
@@ -61,26 +64,25 @@ class Scorer:
         self._stock = stock_model(model, tokenizer, batch_size)
         self._encoder = Encoder(self._stock, harness)
         self._forward = Forward(model)
-        self._deepest = deepest(model)
-        self._depth = Depth() if self._deepest else stem_depth(model)
+        self._max_packed_length = max_packed_length(model)
+        self._context_cache = (
+            ContextCacheSupport() if self._max_packed_length else context_cache_support(model)
+        )
         self._generation = Generation(
             self._stock,
             self._encoder,
-            decoder or Decoder(model, tokenizer, batch_size, self._deepest),
-            self._look,
+            decoder or Decoder(model, tokenizer, batch_size, self._max_packed_length),
+            self._check_logits,
         )
-        self.warnings = [
-            text
-            for text, fast in (
-                (_ONLY_STEMS if self._depth.longest else _NOT_PACKED, self._deepest),
-                (_NOT_DECODED, self._generation.is_plain),
-            )
-            if not fast
-        ]
+        self.warnings = []
+        if not self._max_packed_length:
+            self.warnings.append(_ONLY_CONTEXTS if self._context_cache.max_length else _NOT_PACKED)
+        if not self._generation.is_plain:
+            self.warnings.append(_NOT_DECODED)
         self._plans: OrderedDict[tuple[ScoreKind, tuple[Item, ...]], ScoringPlan] = OrderedDict()
 
     def check(self) -> list[str]:
-        """What the user should know before spending anything: golds, and what will be slow.
+        """Return warnings before anything is spent: about right answers, and what will be slow.
 
         Raises:
             UserError: Right answers are missing or out of reach (`gold_check`).
@@ -106,34 +108,34 @@ class Scorer:
             NonFiniteError: If the model's logits are NaN or infinite on an item.
         """
         checked = self._checked(items)
-        plan = self._plan_of(checked, score_kind)
+        plan = self._plan(checked, score_kind)
         self._forward.seconds = self._generation.seconds = 0.0
         likelihoods = self._forward(plan.batches, plan.pairs)
-        texts = self._generation(plan.prompts)
+        answers = self._generation(plan.prompts)
         self.seconds = self._forward.seconds + self._generation.seconds
-        found = outcomes(plan, likelihoods, texts, score_kind, self.harness)
-        if len(found) == len(checked):
-            return found
-        found += self._functions(checked)
-        places = {(outcome.task, outcome.doc_id): outcome for outcome in found}
-        return [places[item] for item in checked]
+        rows = outcomes(plan, likelihoods, answers, score_kind, self.harness)
+        if len(rows) == len(checked):
+            return rows
+        rows += self._function_rows(checked)
+        by_item = {(row.task, row.doc_id): row for row in rows}
+        return [by_item[item] for item in checked]
 
     def composition(self, items: Mapping[str, Sequence[int]], score_kind: ScoreKind) -> str:
-        """Digest of the batches that `score` puts these items in (`composition.composition`)."""
-        return self._plan_of(self._checked(items), score_kind).composition
+        """Return the digest of the batches that `score` puts these items in (`batch_digest`)."""
+        return self._plan(self._checked(items), score_kind).composition
 
-    def _functions(self, items: Sequence[Item]) -> list[OutcomeRow]:
-        """What users' functions say of the items that are theirs."""
+    def _function_rows(self, items: Sequence[Item]) -> list[OutcomeRow]:
+        """Score the items that belong to users' functions."""
         began = time.perf_counter()
-        found = []
+        rows = []
         for name, function in self.harness.functions.items():
-            asked = [doc_id for task, doc_id in items if task == name]
-            if asked:
-                scores = function.scores(self._model, self._tokenizer, asked)
-                pairs = zip(asked, scores, strict=True)
-                found += [OutcomeRow(name, doc_id, metric=score) for doc_id, score in pairs]
+            doc_ids = [doc_id for task, doc_id in items if task == name]
+            if doc_ids:
+                scores = function.scores(self._model, self._tokenizer, doc_ids)
+                scored = zip(doc_ids, scores, strict=True)
+                rows += [OutcomeRow(name, doc_id, metric=score) for doc_id, score in scored]
         self.seconds += time.perf_counter() - began
-        return found
+        return rows
 
     def _checked(self, items: Mapping[str, Sequence[int]]) -> tuple[Item, ...]:
         checked = []
@@ -149,8 +151,8 @@ class Scorer:
                 checked.append((task, doc_id))
         return tuple(dict.fromkeys(checked))
 
-    def _plan_of(self, checked: Sequence[Item], score_kind: ScoreKind) -> ScoringPlan:
-        """The plan of all items but those that users' functions score."""
+    def _plan(self, checked: Sequence[Item], score_kind: ScoreKind) -> ScoringPlan:
+        """Return the plan of all items but those that users' functions score."""
         items = tuple(item for item in checked if item[0] not in self.harness.functions)
         plan = self._plans.pop((score_kind, items), None)
         if plan is None:
@@ -158,11 +160,11 @@ class Scorer:
                 items, score_kind, self.harness, self._encoder, self._batches, self._generation
             )
         self._plans[score_kind, items] = plan
-        if len(self._plans) > PLANS_KEPT:
+        if len(self._plans) > CACHED_PLANS:
             self._plans.popitem(last=False)
         return plan
 
-    def _look(self, pairs: Sequence[Pair]) -> None:
+    def _check_logits(self, pairs: Sequence[Pair]) -> None:
         """Raise `NonFiniteError` if the model's logits on these are not finite."""
         self._forward(self._batches(pairs), pairs)
 
@@ -173,8 +175,8 @@ class Scorer:
             self.batch_size,
             self._stock.max_length,
             self._model.device,
-            self._deepest,
+            self._max_packed_length,
             int(config.vocab_size),
             int(getattr(config, "hidden_size", 64)),
-            self._depth,
+            self._context_cache,
         )

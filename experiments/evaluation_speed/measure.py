@@ -23,9 +23,11 @@ from large import make
 
 from evomerge.evaluate.likelihood import packing
 from evomerge.evaluate.likelihood.attention import model_arguments, prefix_cache
-from evomerge.evaluate.likelihood.likelihood import Batch, model_input
-from evomerge.evaluate.likelihood.packing import minimum_tokens
-from evomerge.evaluate.likelihood.stems import Depth, stem_arguments
+from evomerge.evaluate.likelihood.batches import Batch, model_input
+from evomerge.evaluate.likelihood.context_cache import (
+    ContextCacheSupport,
+    context_cache_arguments,
+)
 from evomerge.study.config import StudyConfig
 from evomerge.study.phases.anchors import anchors
 from evomerge.study.workers.evaluator import Evaluator
@@ -90,8 +92,8 @@ def measured(config: StudyConfig, mode: Any, rounds: int, hflm: bool = True) -> 
     known = told["evaluation"]["items"]
     items = {task: ids[: PER_TASK if len(known) > 1 else len(ids)] for task, ids in known.items()}
     recipes = [a.recipe.to_dict() for a in anchors(config) if "task arithmetic" in a.name]
-    scorer = evaluator.scorer
-    plan = scorer._plan_of(scorer._checked(items), mode)
+    scorer = evaluator.scorer()
+    plan = scorer._plan(scorer._checked(items), mode)
     forward = bare_forward(scorer._model, plan.batches)
 
     def candidate(number: int) -> None:
@@ -120,10 +122,10 @@ def measured(config: StudyConfig, mode: Any, rounds: int, hflm: bool = True) -> 
         unshared = scorer._batches(plan.pairs)
         packing.prefix_groups = whole
         calls["unshared"] = lambda _: scorer._forward(unshared, plan.pairs)
-    if any(batch.stems is not None for batch in plan.batches):
-        kept, scorer._depth = scorer._depth, Depth()
+    if any(batch.contexts is not None for batch in plan.batches):
+        support, scorer._context_cache = scorer._context_cache, ContextCacheSupport()
         plain_rows = scorer._batches(plan.pairs)
-        scorer._depth = kept
+        scorer._context_cache = support
         calls["plain"] = lambda _: scorer._forward(plain_rows, plan.pairs)
     times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(-1, rounds):  # the first round warms up
@@ -135,18 +137,19 @@ def measured(config: StudyConfig, mode: Any, rounds: int, hflm: bool = True) -> 
             if number >= 0:
                 times[name].append(time.process_time() - began)
     inputs = {model_input(pair, scorer._stock.max_length) for pair in plan.pairs}
+    minimum = len({tokens[:n] for tokens in inputs for n in range(1, len(tokens) + 1)})
     spent = sum(b.inputs.numel() for b in plan.batches)
     spent += sum(len(prefix) for prefix in {b.prefix for b in plan.batches})
-    spent += sum(b.stems[0].numel() for b in plan.batches if b.stems is not None)
-    scorer._deepest, scorer._depth = 0, Depth()
+    spent += sum(b.contexts.tokens.numel() for b in plan.batches if b.contexts is not None)
+    scorer._max_packed_length, scorer._context_cache = 0, ContextCacheSupport()
     plain = sum(batch.inputs.numel() for batch in scorer._batches(plan.pairs))
     found: dict[str, Any] = {
         "parameters": told["parameters"],
         "items": sum(map(len, items.values())),
         "candidate_over_forward": ratio(times["candidate"], times["forward"]),
         "score_over_forward": ratio(times["ours"], times["forward"]),
-        "tokens_over_minimum": round(spent / minimum_tokens(inputs), 3),
-        "plain_tokens_over_minimum": round(plain / minimum_tokens(inputs), 3),
+        "tokens_over_minimum": round(spent / minimum, 3),
+        "plain_tokens_over_minimum": round(plain / minimum, 3),
         "prefixes": sorted({len(batch.prefix) for batch in plan.batches}),
         "seconds": {
             name: round(statistics.median(times[name]), 4)
@@ -191,10 +194,11 @@ def bare_forward(model: Any, batches: Sequence[Batch]) -> Callable[[], None]:
                     if before:
                         prefix_cache(model, prefix)
                 wanted[0] = (None, None)
-                if batch.stems is not None:
-                    arguments = stem_arguments(model, *batch.stems, batch.inputs.shape[1], cache)
+                if batch.contexts is not None:
+                    length = batch.inputs.shape[1]
+                    arguments = context_cache_arguments(model, batch.contexts, length, cache)
                 wanted[0] = (batch.rows, batch.columns)
-                cached = bool(batch.prefix) or batch.stems is not None
+                cached = bool(batch.prefix) or batch.contexts is not None
                 model(input_ids=batch.inputs, use_cache=cached, **arguments)
         hook.remove()
 

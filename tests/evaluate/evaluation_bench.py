@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,13 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen3Config,
 )
+
+from evomerge.evaluate.generation.decode import Answer, Decoder
+from evomerge.evaluate.generation.generation import Generation
+from evomerge.evaluate.likelihood.attention import max_packed_length
+from evomerge.evaluate.tasks.encode import Encoder
+from evomerge.evaluate.tasks.harness import Harness
+from evomerge.evaluate.tasks.lm_eval_api import stock_model
 
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>"]
 VOCABULARY = SPECIAL + list(string.ascii_lowercase + string.digits + " .,:?=#\n")
@@ -80,6 +88,11 @@ def make_model(architecture: str, seed: int) -> Any:
         return AutoModelForCausalLM.from_config(make_config(architecture)).eval()
 
 
+def distinct_prefixes(inputs: Iterable[tuple[int, ...]]) -> int:
+    """The fewest tokens that can be computed: one for each distinct prefix of an input."""
+    return len({tokens[:n] for tokens in inputs for n in range(1, len(tokens) + 1)})
+
+
 @dataclass(frozen=True)
 class Bench:
     """A model, its tokenizer, and a folder of tasks whose answers it sometimes gives."""
@@ -100,6 +113,16 @@ def continuation(model: Any, tokenizer: Any, prompt: str, length: int) -> str:
         pad_token_id=0,
     )
     return str(tokenizer.decode(out[0, tokens.shape[1] :], skip_special_tokens=True))
+
+
+def answers(
+    bench: Bench, harness: Harness, items: Iterable[tuple[str, int]], batch_size: int = 64
+) -> list[Answer]:
+    """The answers of our loop, or else lm-eval's, to the first request of each item."""
+    stock = stock_model(bench.model, bench.tokenizer, batch_size)
+    decoder = Decoder(bench.model, bench.tokenizer, batch_size, max_packed_length(bench.model))
+    generation = Generation(stock, Encoder(stock, harness), decoder, lambda _: None)
+    return generation(generation.share_out([(i, harness.requests(*i)[0]) for i in items]))
 
 
 def write_tasks(folder: Path, model: Any, tokenizer: Any) -> None:

@@ -9,16 +9,22 @@ import torch
 
 from evomerge.core.errors import UserError
 from evomerge.evaluate.generation.decode import Answer, Decoder
+from evomerge.evaluate.likelihood.batches import make_batches
+from evomerge.evaluate.likelihood.likelihood import Forward, Likelihoods
 from evomerge.evaluate.outcomes import NonFiniteError, ScoreKind
 from evomerge.evaluate.scorer import Scorer
 from evomerge.evaluate.scoring.smooth import smooth_answers
+from evomerge.evaluate.tasks.encode import Encoder
 from evomerge.evaluate.tasks.harness import Harness
+from evomerge.evaluate.tasks.lm_eval_api import stock_model
 from evomerge.evaluate.tasks.request import TaskRequest
+from evomerge.evaluate.token_requests import Pair
 from tests.evaluate.evaluation_bench import (
     CHOICE,
     GENERATE,
     TASKS,
     Bench,
+    answers,
     make_model,
     metrics,
     write_task,
@@ -36,8 +42,12 @@ def rows(scorer: Scorer, items: Any, score_kind: ScoreKind) -> list:
     return [outcome.as_written() for outcome in scorer.score(items, score_kind)]
 
 
-def answers(scorer: Scorer, asked: Any) -> list[Answer]:
-    return scorer._generation(scorer._generation.share_out(asked))
+def golds_of(bench: Bench, harness: Harness, items: Any) -> tuple[list[Pair], Likelihoods]:
+    """The right answers of generation items as pairs, and their likelihoods in plain rows."""
+    stock = stock_model(bench.model, bench.tokenizer, 64)
+    encoder = Encoder(stock, harness)
+    pairs = [pair for task, ids in items.items() for i in ids for pair in encoder.golds((task, i))]
+    return pairs, Forward(bench.model)(make_batches(pairs, 64, stock.max_length, "cpu"), pairs)
 
 
 def only_for_lm_eval(model: Any) -> Any:
@@ -64,12 +74,12 @@ def test_outcomes_come_in_the_order_asked_and_do_not_depend_on_it(
 ) -> None:
     scorer = Scorer(bench.model, bench.tokenizer, harness, batch_size=7)
     items = {"write": [3, 1, 20], "choice": [5, 0], "likelihood": [2]}
-    turned = {name: ids[::-1] for name, ids in reversed(items.items())}
-    told = scorer.score(items, score_kind)
-    assert [(one.task, one.doc_id) for one in told] == [
+    backward = {name: ids[::-1] for name, ids in reversed(items.items())}
+    outcomes = scorer.score(items, score_kind)
+    assert [(one.task, one.doc_id) for one in outcomes] == [
         (name, doc_id) for name, ids in items.items() for doc_id in ids
     ]
-    assert sorted(told, key=str) == sorted(scorer.score(turned, score_kind), key=str)
+    assert sorted(outcomes, key=str) == sorted(scorer.score(backward, score_kind), key=str)
 
 
 def test_smooth_scores_lie_in_the_unit_interval_and_cost_no_decoding(
@@ -113,13 +123,12 @@ def test_the_best_of_several_right_answers_counts(llama: Bench) -> None:
     harness = Harness.load(["write_any"], [llama.folder])
     scorer = Scorer(llama.model, llama.tokenizer, harness)
     outcomes = scorer.score(harness.items, "smooth")
-    plan = scorer._plan_of(scorer._checked(harness.items), "smooth")
-    found = smooth_answers(scorer._forward(plan.batches, plan.pairs))
-    owners = [pair.owner[1] for pair in plan.pairs]
-    assert len(owners) > len(outcomes)
+    pairs, likelihoods = golds_of(llama, harness, harness.items)
+    scored = list(zip(pairs, smooth_answers(likelihoods), strict=True))
+    assert len(scored) > len(outcomes)
     for outcome in outcomes:
-        several = [a for a, owner in zip(found, owners, strict=True) if owner == outcome.doc_id]
-        assert outcome.smooth == max(several)
+        several = [score for pair, score in scored if pair.owner[1] == outcome.doc_id]
+        assert outcome.smooth == pytest.approx(max(several), abs=1e-5)
 
 
 def test_a_task_whose_metric_is_more_than_its_likeliest_choice_is_graded_by_lm_eval(
@@ -142,18 +151,12 @@ def test_a_task_whose_metric_is_more_than_its_likeliest_choice_is_graded_by_lm_e
 def test_an_answer_whose_every_margin_is_positive_is_what_generation_gives(
     bench: Bench, harness: Harness
 ) -> None:
-    scorer = Scorer(bench.model, bench.tokenizer, harness)
     items = {"write": harness.items["write"], "write_digit": harness.items["write_digit"]}
-    plan = scorer._plan_of(scorer._checked(items), "smooth")
-    golds = scorer._forward(plan.batches, plan.pairs)
-    whole = [pair.owner for pair, gold in zip(plan.pairs, golds, strict=True) if gold.is_greedy]
-    ended = {
-        pair.owner for pair, gold in zip(plan.pairs, golds, strict=True) if gold.margins.min() > 0
-    }
-    asked = [(item, harness.requests(*item)[0]) for item in whole]
-    texts = answers(scorer, asked)
+    pairs, golds = golds_of(bench, harness, items)
+    whole = [pair.owner for pair, gold in zip(pairs, golds, strict=True) if gold.is_greedy]
+    ended = {pair.owner for pair, gold in zip(pairs, golds, strict=True) if gold.margins.min() > 0}
     right = 0
-    for (item, _), answer in zip(asked, texts, strict=True):
+    for item, answer in zip(whole, answers(bench, harness, whole), strict=True):
         _, gold = harness.golds(*item)[0]
         assert answer.text.startswith(gold)
         if item in ended:
@@ -172,7 +175,7 @@ def test_the_smooth_score_of_a_rolling_task_is_its_metric_turned_upwards(
         assert outcome.smooth == pytest.approx(1 / (1 + outcome.metric))
 
 
-def test_truncation_and_failed_extraction_are_told(bench: Bench, harness: Harness) -> None:
+def test_truncation_and_failed_extraction_are_recorded(bench: Bench, harness: Harness) -> None:
     scorer = Scorer(bench.model, bench.tokenizer, harness)
     outcomes = scorer.score({"write_digit": harness.items["write_digit"]}, "metric")
     assert {outcome.truncated for outcome in outcomes} == {True, False}
@@ -202,18 +205,13 @@ def test_a_task_that_samples_gives_the_same_every_time_and_leaves_the_generators
     drawn = GENERATE.replace("do_sample: false", "do_sample: true\n  temperature: 2.0")
     write_task(tmp_path, "drawn", drawn + 'doc_to_target: "{{whole}}"\n' + metrics("exact_match"))
     harness = Harness.load(["drawn"], [tmp_path])
-    scorer = Scorer(llama.model, llama.tokenizer, harness)
     state = torch.random.get_rng_state()
-    asked = [(("drawn", i), harness.requests("drawn", i)[0]) for i in range(12)]
-    first, second = answers(scorer, asked), answers(scorer, asked)
+    items = [("drawn", i) for i in range(12)]
+    first, second = answers(llama, harness, items), answers(llama, harness, items)
     assert first == second
     assert torch.equal(state, torch.random.get_rng_state())
     greedy = Harness.load(["write"], [llama.folder])
-    plain = answers(
-        Scorer(llama.model, llama.tokenizer, greedy),
-        [(("write", i), greedy.requests("write", i)[0]) for i in range(12)],
-    )
-    assert first != plain
+    assert first != answers(llama, greedy, [("write", i) for i in range(12)])
 
 
 def test_a_model_that_only_lm_eval_can_decode_gets_the_same_outcomes(

@@ -16,13 +16,16 @@ import pytest
 import torch
 from lm_eval.tasks import TaskManager
 
-from evomerge.evaluate.likelihood.attention import deepest
+from evomerge.evaluate.likelihood.attention import max_packed_length
+from evomerge.evaluate.likelihood.batches import make_batches
+from evomerge.evaluate.likelihood.likelihood import Forward
 from evomerge.evaluate.model import load_model
 from evomerge.evaluate.outcomes import ScoreKind
 from evomerge.evaluate.scorer import Scorer
-from evomerge.evaluate.tasks.harness import Harness, stock_model
-from evomerge.evaluate.tasks.request import Request
-from tests.evaluate.evaluation_bench import TASKS, Bench, make_model
+from evomerge.evaluate.tasks.encode import Encoder
+from evomerge.evaluate.tasks.harness import Harness
+from evomerge.evaluate.tasks.lm_eval_api import stock_model
+from tests.evaluate.evaluation_bench import TASKS, Bench, answers, make_model
 
 ADDITIVE = [name for name in TASKS if name != "rolling"]
 CHATTED = ["choice", "choice_shots", "likelihood", "write", "write_shots"]
@@ -35,7 +38,7 @@ def chat(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(scope="module")
 def stock(any_bench: Bench, chat: bool) -> dict:
-    """What lm-eval says."""
+    """lm-eval's own results."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = TaskManager(include_path=str(any_bench.folder), include_defaults=False)
     loaded = manager.load(CHATTED if chat else list(TASKS))
@@ -106,11 +109,15 @@ def test_log_likelihoods_are_within_a_thousandth_of_lm_evals(
 ) -> None:
     if task not in harness.items:
         pytest.skip("not among the tasks with a chat template")
-    scorer = Scorer(any_bench.model, any_bench.tokenizer, harness)
-    scorer._deepest = deepest(any_bench.model) if packed else 0
-    plan = scorer._plan_of(scorer._checked({task: harness.items[task]}), "metric")
-    assert any(batch.last is not None for batch in plan.batches) == packed
-    ours = scorer._forward(plan.batches, plan.pairs)
+    model = stock_model(any_bench.model, any_bench.tokenizer, batch_size=64)
+    encoder = Encoder(model, harness)
+    items = [(task, doc_id) for doc_id in harness.items[task]]
+    requests = [(item, request) for item in items for request in harness.requests(*item)]
+    pairs = [pair for item, request in requests for pair in encoder.pairs(item, request)]
+    longest = max_packed_length(any_bench.model) if packed else 0
+    batches = make_batches(pairs, 64, model.max_length, "cpu", longest)
+    assert any(batch.last is not None for batch in batches) == packed
+    ours = Forward(any_bench.model)(batches, pairs)
     theirs = [
         tuple(reply[0])
         for sample in stock["samples"][task]
@@ -128,14 +135,10 @@ def test_generated_texts_are_lm_evals(
 ) -> None:
     if task not in harness.items:
         pytest.skip("not among the tasks with a chat template")
-    scorer = Scorer(any_bench.model, any_bench.tokenizer, harness, batch_size=6)
-    asked: list[tuple[tuple[str, int], Request]] = [
-        ((task, doc_id), harness.requests(task, doc_id)[0]) for doc_id in harness.items[task]
-    ]
-    prompts = scorer._generation.share_out(asked)
-    ours = [answer.text for answer in scorer._generation(prompts)]
-    told = {sample["doc_id"]: sample["resps"][0][0] for sample in stock["samples"][task]}
-    assert ours == [told[doc_id] for doc_id in harness.items[task]]
+    items = [(task, doc_id) for doc_id in harness.items[task]]
+    ours = [answer.text for answer in answers(any_bench, harness, items, batch_size=6)]
+    theirs = {sample["doc_id"]: sample["resps"][0][0] for sample in stock["samples"][task]}
+    assert ours == [theirs[doc_id] for doc_id in harness.items[task]]
     assert len(set(ours)) >= 3
 
 

@@ -1,1 +1,1 @@
-"""Generated answers, decoded by the live model or by vLLM."""
+"""Generates answers with the live model, by our own loop, by lm-eval's, or by vLLM."""

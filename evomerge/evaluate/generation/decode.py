@@ -1,7 +1,7 @@
 """Greedy generation on the resident model: one loop for all tasks, each row with its own stops.
 
-Gives the text that lm-eval's `generate_until` gives, sooner: rows of different tasks share a batch,
-rows that are done leave it, and nothing is decoded to text unless a token could end a stop string.
+It gives the text of lm-eval's `generate_until`, sooner: rows of different tasks share a batch, rows
+that are done leave it, and nothing is decoded to text unless a token could end a stop string.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from evomerge.evaluate.likelihood.attention import growing_cache, prefix_cache
 from evomerge.evaluate.likelihood.packing import shared_prefixes
 from evomerge.evaluate.model import cache_argument
 from evomerge.evaluate.outcomes import NonFiniteError
+from evomerge.evaluate.token_requests import Prompt, Tokens
 
 # Generation settings that change greedy decoding, with the value that leaves it alone.
 NEUTRAL = {
@@ -49,27 +50,10 @@ FORBIDDEN = (
 ROW_TOKENS = 256
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """A text to continue.
-
-    Attributes:
-        owner: (task, doc_id), for messages.
-        tokens: The prompt.
-        stops: Strings that end the answer; the answer is cut before the first of them.
-        max_tokens: Longest answer.
-    """
-
-    owner: tuple[str, int]
-    tokens: tuple[int, ...]
-    stops: tuple[str, ...]
-    max_tokens: int
-
-
-class Arranged(NamedTuple):
+class PromptBatch(NamedTuple):
     """A batch of prompts by number, and the tokens that all of them begin with."""
 
-    prefix: tuple[int, ...]
+    prefix: Tokens
     numbers: list[int]
 
 
@@ -82,7 +66,7 @@ class Answer:
 
 
 def can_decode(model: Any) -> bool:
-    """Whether greedy decoding of this model is the plain loop that `Decoder` runs."""
+    """Return whether greedy decoding of this model is the plain loop that `Decoder` runs."""
     settings = model.generation_config
     accepted = inspect.signature(model.forward).parameters
     plain = all(getattr(settings, name, None) in (None, value) for name, value in NEUTRAL.items())
@@ -100,14 +84,16 @@ class Decoder:
     """Greedy decoding with a key-value cache; examples that prompts share are read once.
 
     Attributes:
-        deepest: Longest row whose beginning may be shared (`packed.deepest`).
+        max_packed_length: Longest row that may share a prefix (`attention.max_packed_length`).
     """
 
-    def __init__(self, model: Any, tokenizer: Any, batch_size: int, deepest: int = 0) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, batch_size: int, max_packed_length: int = 0
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size
-        self.deepest = deepest
+        self.max_packed_length = max_packed_length
         self._ends = end_tokens(model, tokenizer)
         self._special = set(tokenizer.all_special_tokens)
         self._texts: dict[int, str] = {}
@@ -121,26 +107,27 @@ class Decoder:
             NonFiniteError: If the logits of an unfinished row are NaN or infinite.
         """
         answers: dict[int, Answer] = {}
-        begun: tuple[tuple[int, ...], Any] = ((), None)
+        current: tuple[Tokens, Any] = ((), None)
         with torch.inference_mode():
             for prefix, numbers in self.arrange(prompts):
-                if prefix != begun[0]:
+                if prefix != current[0]:
                     tokens = torch.tensor(prefix).to(self.model.device)
-                    begun = prefix, prefix_cache(self.model, tokens) if prefix else None
-                told = self._continue([prompts[i] for i in numbers], len(prefix), begun[1])
-                answers.update(zip(numbers, told, strict=True))
+                    current = prefix, prefix_cache(self.model, tokens) if prefix else None
+                batch = [prompts[number] for number in numbers]
+                written = self._continue(batch, len(prefix), current[1])
+                answers.update(zip(numbers, written, strict=True))
         return [answers[number] for number in range(len(prompts))]
 
-    def arrange(self, prompts: Sequence[Prompt]) -> Iterator[Arranged]:
-        """Batches of prompts that begin with the same prefix, the longest first."""
-        begins = shared_prefixes(
+    def arrange(self, prompts: Sequence[Prompt]) -> Iterator[PromptBatch]:
+        """Batch prompts that begin with the same prefix, the longest first."""
+        prefixes = shared_prefixes(
             prompt.tokens
             for prompt in prompts
-            if len(prompt.tokens) + prompt.max_tokens <= self.deepest
+            if len(prompt.tokens) + prompt.max_tokens <= self.max_packed_length
         )
-        sharing: dict[tuple[int, ...], list[int]] = {}
+        sharing: dict[Tokens, list[int]] = {}
         for number, prompt in enumerate(prompts):
-            sharing.setdefault(begins.get(prompt.tokens, ()), []).append(number)
+            sharing.setdefault(prefixes.get(prompt.tokens, ()), []).append(number)
         for prefix in sorted(sharing):
             order = sorted(
                 sharing[prefix],
@@ -150,14 +137,14 @@ class Decoder:
                 longest = len(prompts[order[0]].tokens) + prompts[order[0]].max_tokens
                 rows = self.batch_size * max(1, ROW_TOKENS // longest)
                 chosen, order = order[:rows], order[rows:]
-                yield Arranged(prefix, chosen)
+                yield PromptBatch(prefix, chosen)
 
-    def _continue(self, prompts: Sequence[Prompt], given: int, prefix: Any) -> list[Answer]:
-        """Continue one batch; the cache of its prompts' first `given` tokens is `prefix`."""
+    def _continue(self, prompts: Sequence[Prompt], skip: int, prefix: Any) -> list[Answer]:
+        """Continue one batch; the cache of its prompts' first `skip` tokens is `prefix`."""
         device = self.model.device
-        length = len(prompts[0].tokens) - given  # the longest: prompts come sorted
-        gaps = [length + given - len(prompt.tokens) for prompt in prompts]
-        rows = [(0,) * gap + p.tokens[given:] for gap, p in zip(gaps, prompts, strict=True)]
+        length = len(prompts[0].tokens) - skip  # the longest: prompts come sorted
+        gaps = [length + skip - len(prompt.tokens) for prompt in prompts]
+        rows = [(0,) * gap + p.tokens[skip:] for gap, p in zip(gaps, prompts, strict=True)]
         inputs = torch.tensor(rows).to(device)
         padded = any(gaps)
         mask = positions = None
@@ -165,8 +152,8 @@ class Decoder:
             offsets = torch.tensor(gaps, device=device).unsqueeze(1)
             columns = torch.arange(length, device=device).unsqueeze(0)
             mask = (columns >= offsets).long()  # (rows, length)
-            mask = torch.cat((mask.new_ones(len(prompts), given), mask), dim=1)
-            positions = given + (columns - offsets).clamp(min=0)
+            mask = torch.cat((mask.new_ones(len(prompts), skip), mask), dim=1)
+            positions = skip + (columns - offsets).clamp(min=0)
         written: list[list[int]] = [[] for _ in prompts]
         answers: list[Answer | None] = [None] * len(prompts)
         alive = list(range(len(prompts)))  # batch row -> prompt
@@ -200,16 +187,16 @@ class Decoder:
                 mask = torch.cat((mask, mask.new_ones(len(alive), 1)), dim=1)
                 positions = positions[:, -1:] + 1
             if 2 * len(unfinished) <= len(alive):  # the finished leave when they are half
-                kept = torch.tensor(unfinished, device=device)
+                rows_left = torch.tensor(unfinished, device=device)
                 # The cache of a spread model is on several devices; all take the CPU's indices.
-                cache.batch_select_indices(kept.cpu() if self._is_spread else kept)
-                inputs = inputs[kept]
+                cache.batch_select_indices(rows_left.cpu() if self._is_spread else rows_left)
+                inputs = inputs[rows_left]
                 if mask is not None and positions is not None:
-                    mask, positions = mask[kept], positions[kept]
+                    mask, positions = mask[rows_left], positions[rows_left]
                 alive = [alive[row] for row in unfinished]
 
     def _finished(self, written: list[int], prompt: Prompt) -> Answer | None:
-        """The answer, if the last token ended it."""
+        """Return the answer, if the last token ended it."""
         last = written[-1]
         text = self._text(last)
         if last in self._ends or (text in self._special and text in prompt.stops):
@@ -238,14 +225,14 @@ class Decoder:
 
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Tokens that end an answer: what the model's generation settings and its tokenizer name."""
+    """Return the tokens that end an answer, by generation settings and tokenizer."""
     ends = model.generation_config.eos_token_id
     listed = ends if isinstance(ends, list) else [ends]
     return frozenset([*listed, tokenizer.eos_token_id]) - {None}
 
 
 def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:
-    """The text before the first stop string, and whether there was one."""
+    """Return the text before the first stop string, and whether there was one."""
     whole = len(text)
     for stop in stops:
         text = text.split(stop)[0]

@@ -1,4 +1,4 @@
-"""Answers to generation requests: by our own loop what decodes greedily, by lm-eval's the rest."""
+"""Answers generation requests: greedy ones in our own loop, the rest in lm-eval's."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from evomerge.evaluate.generation.decode import Answer, Arranged, Decoder, Prompt, can_decode
+from evomerge.evaluate.generation.decode import Answer, Decoder, PromptBatch, can_decode
 from evomerge.evaluate.generation.vllm import VllmDecoder
-from evomerge.evaluate.likelihood.likelihood import Pair
 from evomerge.evaluate.outcomes import Item
-from evomerge.evaluate.scoring.encode import Encoder
+from evomerge.evaluate.tasks.encode import Encoder
 from evomerge.evaluate.tasks.request import Request
+from evomerge.evaluate.token_requests import Pair, Prompt
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,16 @@ class Prompts:
     """Generation requests, shared out between our loop and lm-eval's.
 
     Attributes:
-        asked: All of them, with their items.
+        requests: All of them, with their items.
         ours: The prompts that our loop continues.
-        places: Where each of these stands in `asked`.
-        theirs: Where the others stand.
+        our_indices: The index of each of these in `requests`.
+        their_indices: The indices of the others.
     """
 
-    asked: tuple[tuple[Item, Request], ...]
+    requests: tuple[tuple[Item, Request], ...]
     ours: tuple[Prompt, ...]
-    places: tuple[int, ...]
-    theirs: tuple[int, ...]
+    our_indices: tuple[int, ...]
+    their_indices: tuple[int, ...]
 
 
 class Generation:
@@ -43,7 +43,7 @@ class Generation:
         stock: lm-eval's own model around the live one.
         encoder: Turns requests into prompts.
         decoder: Our loop, or an engine beside the live model.
-        look: Raises `NonFiniteError` if the weights are broken; for loops that do not tell.
+        check_logits: Raises `NonFiniteError` if the weights are broken; for loops that do not.
 
     Attributes:
         is_plain: Whether our loop may continue prompts of this model.
@@ -55,66 +55,67 @@ class Generation:
         stock: Any,
         encoder: Encoder,
         decoder: Decoder | VllmDecoder,
-        look: Callable[[Sequence[Pair]], None],
+        check_logits: Callable[[Sequence[Pair]], None],
     ) -> None:
         self.is_plain = can_decode(stock.model)
         self.seconds = 0.0
         self._stock = stock
         self._encoder = encoder
         self._decoder = decoder
-        self._look = look
+        self._check_logits = check_logits
 
-    def share_out(self, asked: Sequence[tuple[Item, Request]]) -> Prompts:
-        """Decide what answers each request."""
-        encoded = [self._encoder.prompt(*one) if self.is_plain else None for one in asked]
-        ours = {place: prompt for place, prompt in enumerate(encoded) if prompt is not None}
-        theirs = tuple(place for place, prompt in enumerate(encoded) if prompt is None)
-        return Prompts(tuple(asked), tuple(ours.values()), tuple(ours), theirs)
+    def share_out(self, requests: Sequence[tuple[Item, Request]]) -> Prompts:
+        """Decide which loop answers each request."""
+        encoded = [self._encoder.prompt(*one) if self.is_plain else None for one in requests]
+        ours = {index: prompt for index, prompt in enumerate(encoded) if prompt is not None}
+        theirs = tuple(index for index, prompt in enumerate(encoded) if prompt is None)
+        return Prompts(tuple(requests), tuple(ours.values()), tuple(ours), theirs)
 
-    def batches(self, prompts: Prompts) -> tuple[Sequence[Prompt], list[Arranged], list[Any]]:
-        """Which prompts share a batch, for `composition`: prompts, their batches, what else tells.
+    def batches(self, prompts: Prompts) -> tuple[Sequence[Prompt], list[PromptBatch], list[Any]]:
+        """Return our prompts, their batches, and what else `batch_digest.composition` needs.
 
-        lm-eval and an engine form their batches as they go: they are told by name and size.
+        lm-eval and an engine form their batches as they go: they are named, with their batch size.
         """
         ours = prompts.ours
-        told, arranged = "", [Arranged((), list(range(len(ours))))]
+        engine, batches = "", [PromptBatch((), list(range(len(ours))))]
         if isinstance(self._decoder, VllmDecoder):
-            told = self._decoder.name
+            engine = self._decoder.name
         elif ours:
-            arranged = list(self._decoder.arrange(ours))
-        theirs = [prompts.asked[place][0] for place in prompts.theirs]
-        return ours, arranged, [told, [int(self._stock.batch_size), theirs] if theirs else []]
+            batches = list(self._decoder.arrange(ours))
+        theirs = [prompts.requests[index][0] for index in prompts.their_indices]
+        return ours, batches, [engine, [int(self._stock.batch_size), theirs] if theirs else []]
 
     def __call__(self, prompts: Prompts) -> list[Answer]:
-        """The answers, in the order in which they were asked.
+        """Return the answers, in the order of the requests.
 
         Raises:
             NonFiniteError: If the model's logits are NaN or infinite.
         """
         if prompts.ours and isinstance(self._decoder, VllmDecoder):
-            self._look([self._encoder.probe(*prompts.asked[prompts.places[0]])])
+            self._check_logits([self._encoder.probe(*prompts.requests[prompts.our_indices[0]])])
         began = time.perf_counter()
-        answers = dict(zip(prompts.places, self._decoder(prompts.ours), strict=True))
+        answers = dict(zip(prompts.our_indices, self._decoder(prompts.ours), strict=True))
         self.seconds += time.perf_counter() - began
-        theirs = [prompts.asked[place] for place in prompts.theirs]
-        answers.update(zip(prompts.theirs, self._stock_answers(theirs), strict=True))
-        return [answers[place] for place in range(len(prompts.asked))]
+        theirs = [prompts.requests[index] for index in prompts.their_indices]
+        answers.update(zip(prompts.their_indices, self._stock_answers(theirs), strict=True))
+        return [answers[index] for index in range(len(prompts.requests))]
 
-    def _stock_answers(self, asked: Sequence[tuple[Item, Request]]) -> list[Answer]:
-        if not asked:
+    def _stock_answers(self, requests: Sequence[tuple[Item, Request]]) -> list[Answer]:
+        if not requests:
             return []
-        self._look([self._encoder.probe(item, request) for item, request in asked])
+        self._check_logits([self._encoder.probe(*one) for one in requests])
         began = time.perf_counter()
         # A task that samples draws from a generator of its own, the same one in every call.
         device = self._stock.model.device
         cuda = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda), contextlib.redirect_stdout(io.StringIO()):
             torch.manual_seed(0)
-            texts = self._stock.generate_until([request for _, request in asked], disable_tqdm=True)
+            plain = [request for _, request in requests]
+            texts = self._stock.generate_until(plain, disable_tqdm=True)
         answers = []
-        for text, (_, request) in zip(texts, asked, strict=True):
-            most = self._encoder.most_tokens(request)
+        for text, request in zip(texts, plain, strict=True):
             written = self._stock.tok_encode(text, add_special_tokens=False)
-            answers.append(Answer(text, truncated=len(written) >= most))
+            truncated = len(written) >= self._encoder.max_tokens(request)
+            answers.append(Answer(text, truncated))
         self.seconds += time.perf_counter() - began
         return answers

@@ -1,11 +1,11 @@
-"""Greedy generation by a resident vLLM engine whose weights are replaced in place.
+"""Generates greedily with a resident vLLM engine whose weights are replaced in place.
 
-The only door to vllm. The live model stays what it is, a Hugging Face model that candidates are
-built into and that scores likelihoods; the engine stands beside it and only generates, which is
-what it does better (a request for log-probabilities does without vLLM's prefix cache). Before every
-call the live weights are handed over by vLLM's own `reload_weights`, and its prefix cache, which
-holds keys and values of the weights before, is reset. A head tied to the embedding is untied in the
-engine: vLLM 0.32 reloads the one and keeps the other as it was.
+The only door to vllm. Candidates are still built into the live Hugging Face model, which scores
+likelihoods; the engine stands beside it and only generates, which it does faster (a request for
+log-probabilities does without vLLM's prefix cache). Before every call the live weights are handed
+over by vLLM's own `reload_weights`, and its prefix cache, which has keys and values of the previous
+weights, is reset. A head tied to the embedding is untied in the engine, because vLLM 0.32 reloads
+the embedding and leaves the head as it was.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.core.errors import UserError
-from evomerge.evaluate.generation.decode import Answer, Prompt, cut, end_tokens
+from evomerge.evaluate.generation.decode import Answer, cut, end_tokens
+from evomerge.evaluate.token_requests import Prompt
 
-# What evomerge itself decides; anything else may be asked for in `engine_options`.
+# Options that evomerge itself decides; any other may be set in `engine_options`.
 OURS = (
     *("model", "dtype", "seed", "tokenizer", "trust_remote_code", "skip_tokenizer_init"),
     *("load_format", "hf_overrides"),
@@ -37,7 +38,7 @@ class VllmDecoder:
         options: Passed on to `vllm.LLM`, such as ``gpu_memory_utilization`` or ``max_model_len``.
 
     Attributes:
-        name: What decodes, for the evaluation protocol: engine, version and options.
+        name: The engine, its version and options (`engine_name`).
 
     Raises:
         UserError: vLLM is not installed, does not take an option or cannot run the model.
@@ -49,7 +50,7 @@ class VllmDecoder:
             raise UserError(
                 f"evaluate.engine_options: {taken[0]} is not an option here: the study decides it"
             )
-        self.name = f"vllm {_version()} {dict(sorted(options.items()))}"
+        self.name = engine_name(options)
         self._model = model
         self._tokenizer = tokenizer
         self._ends = end_tokens(model, tokenizer)
@@ -78,13 +79,14 @@ class VllmDecoder:
         if not prompts:
             return []
         self._hand_over()
-        asked = [
+        inputs = [
             self._vllm.TokensPrompt(prompt_token_ids=list(prompt.tokens)) for prompt in prompts
         ]
         settings = [self._settings(prompt) for prompt in prompts]
-        told = self._engine.generate(asked, settings, use_tqdm=False)
+        replies = self._engine.generate(inputs, settings, use_tqdm=False)
         return [
-            self._answer(prompt, one.outputs[0]) for prompt, one in zip(prompts, told, strict=True)
+            self._answer(prompt, reply.outputs[0])
+            for prompt, reply in zip(prompts, replies, strict=True)
         ]
 
     def _hand_over(self) -> None:
@@ -106,21 +108,24 @@ class VllmDecoder:
             stop_token_ids=sorted(ends),
         )
 
-    def _answer(self, prompt: Prompt, told: Any) -> Answer:
-        text = str(self._tokenizer.decode(list(told.token_ids), skip_special_tokens=True))
+    def _answer(self, prompt: Prompt, output: Any) -> Answer:
+        text = str(self._tokenizer.decode(list(output.token_ids), skip_special_tokens=True))
         text, stopped = cut(text, prompt.stops)
-        return Answer(text, truncated=told.finish_reason == "length" and not stopped)
+        return Answer(text, truncated=output.finish_reason == "length" and not stopped)
 
 
-def _version() -> str:
-    """The version of whichever distribution brings vLLM: there is one for each kind of device.
+def engine_name(options: Mapping[str, Any]) -> str:
+    """Name the engine in the evaluation protocol, by its version and options; starts nothing.
+
+    The version is that of whichever distribution brings vLLM: there is one per kind of device.
 
     Raises:
-        UserError: There is none.
+        UserError: vLLM is not installed.
     """
     if importlib.util.find_spec("vllm") is None:
         raise UserError(
             "evaluate.engine: vLLM is not installed here: pip install 'evomerge[vllm]', or "
             "leave engine out"
         )
-    return version(packages_distributions()["vllm"][0])
+    release = version(packages_distributions()["vllm"][0])
+    return f"vllm {release} {dict(sorted(options.items()))}"

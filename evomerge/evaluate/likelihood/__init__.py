@@ -1,1 +1,1 @@
-"""Log-likelihoods of answers, in packed batches that compute shared prefixes once."""
+"""Computes likelihoods of continuations in batched forward passes that share prefixes."""

@@ -1,8 +1,8 @@
-"""Runs packed rows through a model: masks, positions, shared prefixes, and whether it takes them.
+"""Runs packed rows through a model with block masks, positions and shared prefixes.
 
-A row packed by `packing` needs each token to see its ancestors alone, at its own place. Most causal
-models take a ready 4-D mask and position ids; whether a model does, and gives the logits of plain
-rows, is found out by trying. One that does not is scored in plain rows.
+In a row packed by `packing`, each token must see its ancestors alone, at its own position. Most
+causal models take a ready-made 4-D mask and position ids. `max_packed_length` tries out whether a
+model does, and gives the logits of plain rows; a model that does not is scored in plain rows.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from evomerge.evaluate.model import cache_argument
 
 # Largest difference of a logit between packed and plain rows, in standard deviations of the logits
-# of its place: what rounding may do in each dtype. A token that sees too much, too little, or the
-# wrong place moves logits by tenths.
+# at its position: what rounding may do in each dtype. A token that sees too much, too little, or
+# the wrong position moves logits by tenths.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
-# Lengths of the contexts and continuations that are tried, and how many continuations of each.
+# Lengths of the contexts and continuations in the trial, and the continuations of each context.
 CONTEXT, CONTINUATION, BRANCHES = 7, 3, 3
 
 
 class _PrefixLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # its base has no hints
-    """Keys and values of a prefix; looked at by any number of rows, and never added to."""
+    """Keys and values of a prefix, which any number of rows read and none adds to."""
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
@@ -37,10 +37,10 @@ class _PrefixLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # its base h
 
 
 def prefix_cache(model: Any, prefix: torch.Tensor) -> Cache:
-    """What rows that begin with `prefix` (length,) need of it, computed once."""
-    cache = DynamicCache()  # no windows: a row that is deeper than a window is never packed
-    given: dict[str, Any] = {cache_argument(model) or "": cache, "logits_to_keep": 1}
-    model(input_ids=prefix.unsqueeze(0), use_cache=True, **given)
+    """Compute the keys and values of `prefix` (length,) once, for all rows that begin with it."""
+    cache = DynamicCache()  # no windows: a row that is longer than a window is never packed
+    arguments: dict[str, Any] = {cache_argument(model) or "": cache, "logits_to_keep": 1}
+    model(input_ids=prefix.unsqueeze(0), use_cache=True, **arguments)
     computed: Any
     layers: list[Any] = []
     for computed in cache.layers:
@@ -52,7 +52,7 @@ def prefix_cache(model: Any, prefix: torch.Tensor) -> Cache:
 
 
 def growing_cache(prefix: Cache, rows: int) -> DynamicCache:
-    """A cache of its own for `rows` rows that begin with a prefix, for decoding."""
+    """Make a cache for `rows` rows that begin with a prefix and go on, as decoding does."""
     cache = DynamicCache()
     computed: Any
     for number, computed in enumerate(prefix.layers):
@@ -64,17 +64,17 @@ def growing_cache(prefix: Cache, rows: int) -> DynamicCache:
 def model_arguments(
     model: Any, depths: torch.Tensor, last: torch.Tensor, prefix: Cache | None
 ) -> dict[str, Any]:
-    """The mask, positions and cache that packed rows go through a model with.
+    """Make the mask, positions and cache that packed rows go through a model with.
 
     Args:
         model: The model.
-        depths: Each token's place in its own input, (rows, length).
+        depths: Each token's position in its own input, (rows, length).
         last: The column of each token's last descendant, (rows, length).
-        prefix: What `prefix_cache` gave, if the rows begin with a prefix.
+        prefix: The `prefix_cache` of the rows, if they begin with a prefix.
     """
     columns = torch.arange(depths.shape[1], device=depths.device)
     # (rows, query, key): keys at or before the query whose descendants reach it. A padding token
-    # has itself, so that no row of the softmax is empty.
+    # sees itself, so that no row of the softmax is empty.
     seen = (columns[:, None] >= columns[None, :]) & (columns[:, None] <= last[:, None, :])
     seen |= columns[:, None] == columns[None, :]
     dtype = model.dtype
@@ -82,55 +82,55 @@ def model_arguments(
     mask = torch.zeros(seen.shape, dtype=dtype, device=depths.device).masked_fill_(~seen, lowest)
     if prefix is not None:
         mask = torch.nn.functional.pad(mask, (prefix.get_seq_length(), 0))
-    given: dict[str, Any] = {"attention_mask": mask.unsqueeze(1), "position_ids": depths}
+    arguments: dict[str, Any] = {"attention_mask": mask.unsqueeze(1), "position_ids": depths}
     if prefix is not None:
-        given[cache_argument(model) or ""] = prefix
-    return given
+        arguments[cache_argument(model) or ""] = prefix
+    return arguments
 
 
-def deepest(model: Any) -> int:
-    """Longest input that may be packed; 0 if packed rows do not give what plain rows give.
+def max_packed_length(model: Any) -> int:
+    """Return the longest input that may be packed; 0 if packed rows change the model's logits.
 
-    Inputs deeper than an attention window are left alone: the mask of packed rows has no window.
+    Inputs longer than an attention window are left alone: the mask of packed rows has no window.
     """
     config = model.config.get_text_config(decoder=True)
-    longest = window(config)
+    longest = attention_window(config)
     if longest <= CONTEXT + CONTINUATION:
         return 0
     try:
         with torch.inference_mode():
-            return longest if _agrees(model, int(config.vocab_size)) else 0
+            return longest if _takes_packed_rows(model, int(config.vocab_size)) else 0
     except Exception:  # whatever a model raises on arguments that it does not take
         return 0
 
 
-def window(config: Any) -> int:
-    """The shortest length within which every token of an input sees all those before it."""
+def attention_window(config: Any) -> int:
+    """Return the longest length at which every token of an input sees all those before it."""
     names = ("sliding_window", "attention_chunk_size", "window_size", "local_attention")
     windows = [getattr(config, name, None) for name in names]
     longest = getattr(config, "max_position_embeddings", None) or 1 << 30
     return int(min(size for size in (*windows, longest) if isinstance(size, int) and size > 0))
 
 
-def _agrees(model: Any, vocabulary: int) -> bool:
-    """Two contexts with continuations each: both in one row, one behind a prefix, and plain.
+def _takes_packed_rows(model: Any, vocabulary_size: int) -> bool:
+    """Compare two contexts with continuations: both in one row, one behind a prefix, and plain.
 
     Continuations differ from each other, so a mask that leaks between them shows.
     """
     device = model.device
     length = CONTEXT + BRANCHES * CONTINUATION
-    drawn = torch.Generator().manual_seed(0)
-    tokens = torch.randint(vocabulary, (2, length), generator=drawn).to(device)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(vocabulary_size, (2, length), generator=generator).to(device)
     starts = range(CONTEXT, length, CONTINUATION)
     branches = [[*range(CONTEXT), *range(start, start + CONTINUATION)] for start in starts]
     plain = torch.stack([row[branch] for row in tokens for branch in branches])
     expected = model(input_ids=plain, use_cache=False).logits[:, CONTEXT - 1 :].float()
 
-    place = [*range(CONTEXT), *[CONTEXT + i for i in range(CONTINUATION)] * BRANCHES]
+    positions = [*range(CONTEXT), *[CONTEXT + i for i in range(CONTINUATION)] * BRANCHES]
     ends = [length - 1] * CONTEXT
     for start in starts:
         ends += [start + CONTINUATION - 1] * CONTINUATION
-    depths = torch.tensor([place], device=device)
+    depths = torch.tensor([positions], device=device)
     last = torch.tensor([ends], device=device)
 
     forest = model_arguments(
@@ -140,19 +140,19 @@ def _agrees(model: Any, vocabulary: int) -> bool:
     columns = [[row * length + c for c in branch] for row in range(2) for branch in branches]
     packed = torch.stack([logits[c] for c in columns])[:, CONTEXT - 1 :]
 
-    given = CONTEXT - 1  # the last token of a context stays in its row: it predicts
+    skip = CONTEXT - 1  # the last token of a context stays in its row: it predicts
     behind = model_arguments(
-        model, depths[:, given:], last[:, given:] - given, prefix_cache(model, tokens[0, :given])
+        model, depths[:, skip:], last[:, skip:] - skip, prefix_cache(model, tokens[0, :skip])
     )
-    logits = model(input_ids=tokens[:1, given:], use_cache=True, **behind).logits[0].float()
-    shared = torch.stack([logits[[c - given for c in branch[given:]]] for branch in branches])
+    logits = model(input_ids=tokens[:1, skip:], use_cache=True, **behind).logits[0].float()
+    shared = torch.stack([logits[[c - skip for c in branch[skip:]]] for branch in branches])
 
-    return close(
+    return logits_agree(
         torch.cat((packed, shared)), torch.cat((expected, expected[:BRANCHES])), model.dtype
     )
 
 
-def close(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether logits are finite and those of plain rows, but for rounding (`TOLERANCE`)."""
+def logits_agree(logits: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Return whether logits are finite and equal the expected ones but for rounding."""
     limit = TOLERANCE.get(dtype, 0.0) * expected.std(dim=-1, keepdim=True)
-    return bool((((found - expected).abs() <= limit) & torch.isfinite(expected)).all())
+    return bool((((logits - expected).abs() <= limit) & torch.isfinite(expected)).all())

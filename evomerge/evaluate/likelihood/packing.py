@@ -1,10 +1,10 @@
-"""Which model inputs share a row: what begins alike is computed once.
+"""Packs model inputs into rows so that shared prefixes are computed once.
 
 An input is the tokens that a model reads to predict a continuation. Choices of one question share
-its context, documents of one task often share their beginning. A row holds several inputs as a
-forest: every distinct beginning once, in depth-first order, each token seeing its ancestors alone.
-A beginning that many rows share (few-shot examples, a description) is taken out of all of them and
-computed once, as a prefix whose keys and values the rows look at.
+its context, and documents of one task often share few-shot examples. A row holds several inputs as
+a forest: every distinct prefix once, in depth-first order, each token seeing its ancestors alone. A
+prefix that many rows share is taken out of all of them and computed once, and the rows look at its
+keys and values.
 """
 
 from __future__ import annotations
@@ -14,38 +14,39 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-Tokens = tuple[int, ...]
+from evomerge.evaluate.token_requests import Tokens
 
 # A row is filled up to this many tokens, or to the size of its largest group of inputs. Measured
 # on a model 64 wide (experiments/evaluation_speed): longer rows save no more tokens, and attention
-# over masked places begins to cost. On wider models attention is a smaller part, and rows of as
-# many times that length are tried: groups of like size leave gaps in a row that holds one or two.
+# over masked positions begins to cost. On wider models attention is a smaller part, and rows longer
+# by these factors are tried: groups of like size leave gaps in a row that holds one or two.
 ROW_TOKENS = 64
 LONGER = (1.5, 2.0, 3.0)
-# What one more call of the model is worth, in tokens; padding or repeating less is cheaper.
+# One more call of the model costs as much as this many tokens; padding less is cheaper.
 CALL_TOKENS = 128
-# How many rows with room are looked at, the latest first, before a new one is begun.
+# Rows with room that are looked at, the latest first, before a new one is begun.
 OPEN_ROWS = 64
 
 
 @dataclass(frozen=True)
-class Row:
+class PackedRow:
     """Inputs laid out as a forest.
 
     Attributes:
         tokens: In depth-first order.
-        depths: Each token's place in its own input.
+        depths: Each token's position in its own input.
         last: For each token the column of its last descendant; a token at column i sees column j
             exactly if ``j <= i <= last[j]``.
-        paths: For each input the columns of its tokens (those of prefix and stem left out).
-        stem: Tokens before these, which other rows of the batch may have too (`stems`).
+        paths: For each input the columns of its tokens, without those of the prefix and `context`.
+        context: Tokens that the row continues, read before it (`context_cache`); other rows of the
+            batch may continue the same.
     """
 
     tokens: Tokens
     depths: Tokens
     last: Tokens
     paths: Mapping[Tokens, Sequence[int]]
-    stem: Tokens = ()
+    context: Tokens = ()
 
     @property
     def is_chain(self) -> bool:
@@ -58,76 +59,65 @@ class PackedBatch:
     """Rows that go through the model together, the longest first, behind a shared prefix."""
 
     prefix: Tokens
-    rows: tuple[Row, ...]
+    rows: tuple[PackedRow, ...]
 
     @property
     def n_tokens(self) -> int:
         """Tokens that the batch costs, padding included and the prefix left out."""
-        stems = {row.stem for row in self.rows} - {()}
-        return len(self.rows) * len(self.rows[0].tokens) + len(stems) * max(
-            map(len, stems), default=0
-        )
+        contexts = {row.context for row in self.rows} - {()}
+        longest = max(map(len, contexts), default=0)
+        return len(self.rows) * len(self.rows[0].tokens) + len(contexts) * longest
 
 
 def pack(
-    inputs: Mapping[Tokens, int], batch_size: int, deepest: int, width: int = 64
+    inputs: Mapping[Tokens, int], batch_size: int, max_packed_length: int, hidden_size: int = 64
 ) -> list[PackedBatch]:
     """Lay inputs out in rows and batches; the result depends on the set of inputs alone.
 
     Args:
-        inputs: For each input how many of its first tokens are context: only what follows the
-            last of them is predicted, so only these may become a prefix.
+        inputs: For each input the number of its first tokens that are context: only what follows
+            the last of them is predicted, so only these may become a prefix.
         batch_size: A batch has at most as many rows, and no more tokens than so many rows of the
             longest input alone would have.
-        deepest: Longest input that may share a row; longer ones, or all with 0, get their own.
-        width: Size of the model's hidden states, which says how much of a token is attention.
+        max_packed_length: Longest input that may share a row; longer ones get rows of their own.
+        hidden_size: Size of the model's hidden states, which sets attention's share of the cost.
     """
     ordered = sorted(inputs)
-    short = [tokens for tokens in ordered if len(tokens) <= deepest]
+    short = [tokens for tokens in ordered if len(tokens) <= max_packed_length]
     batches = []
     for prefix, groups in prefix_groups(_groups(short, inputs), inputs):
         longest = max(len(tokens) for group in groups for tokens in group) - len(prefix)
-        limits = _Limits(batch_size, batch_size * longest, deepest, width)
+        limits = _Limits(batch_size, batch_size * longest, max_packed_length, hidden_size)
         batches += _batches(prefix, _fewest_tokens(groups, len(prefix), limits), limits)
-    long = [_row([tokens], 0) for tokens in ordered if len(tokens) > deepest]
+    long = [_row([tokens], 0) for tokens in ordered if len(tokens) > max_packed_length]
     return batches + _batches((), long, _Limits(batch_size, math.inf))
 
 
 def shared_prefixes(prompts: Iterable[Tokens]) -> dict[Tokens, Tokens]:
-    """For each prompt the beginning that is worth computing once for several; often none.
+    """Return for each prompt the prefix that is worth computing once for several; often empty.
 
     >>> shots = tuple(range(300))
-    >>> found = shared_prefixes([(*shots, 1, 2), (*shots, 7), (*shots, 5)])
-    >>> [len(prefix) for prefix in found.values()]
+    >>> prefixes = shared_prefixes([(*shots, 1, 2), (*shots, 7), (*shots, 5)])
+    >>> [len(prefix) for prefix in prefixes.values()]
     [300, 300, 300]
     """
     ordered = sorted(set(prompts))
     context = {prompt: len(prompt) for prompt in ordered}
-    found = {}
+    prefixes = {}
     for prefix, groups in prefix_groups([[prompt] for prompt in ordered], context):
-        found.update({prompt: prefix for (prompt,) in groups})
-    return found
-
-
-def minimum_tokens(inputs: Iterable[Tokens]) -> int:
-    """How many tokens there are if each distinct beginning is computed once.
-
-    >>> minimum_tokens([(1, 2, 3), (1, 2, 4), (5,)])
-    5
-    """
-    ordered = sorted(set(inputs))
-    return sum(map(len, ordered)) - sum(_common(a, b) for a, b in pairwise(ordered))
+        prefixes.update({prompt: prefix for (prompt,) in groups})
+    return prefixes
 
 
 def n_tokens(batches: Iterable[PackedBatch]) -> int:
-    """How many tokens go through the model, padding and each prefix included."""
-    told = list(batches)
-    prefixes = {batch.prefix for batch in told}
-    return sum(batch.n_tokens for batch in told) + sum(map(len, prefixes))
+    """Count the tokens that go through the model, padding and each prefix included."""
+    listed = list(batches)
+    prefixes = {batch.prefix for batch in listed}
+    return sum(batch.n_tokens for batch in listed) + sum(map(len, prefixes))
 
 
 def _groups(ordered: Sequence[Tokens], context: Mapping[Tokens, int]) -> list[list[Tokens]]:
-    """Inputs that follow one context, together; a group does not outgrow two of its inputs."""
+    """Group inputs that follow one context; a group does not outgrow two of its inputs."""
     groups: list[list[Tokens]] = []
     size = 0
     for tokens in ordered:
@@ -135,9 +125,9 @@ def _groups(ordered: Sequence[Tokens], context: Mapping[Tokens, int]) -> list[li
             first = groups[-1][0]
             shared = _common(groups[-1][-1], tokens)
             grown = size + len(tokens) - shared
-            stem = context[first]
-            alike = stem == context[tokens] and tokens[:stem] == first[:stem]
-            if alike and grown <= max(ROW_TOKENS, 2 * len(tokens)):
+            length = context[first]
+            is_same = length == context[tokens] and tokens[:length] == first[:length]
+            if is_same and grown <= max(ROW_TOKENS, 2 * len(tokens)):
                 groups[-1].append(tokens)
                 size = grown
                 continue
@@ -148,14 +138,14 @@ def _groups(ordered: Sequence[Tokens], context: Mapping[Tokens, int]) -> list[li
 
 @dataclass
 class _Run:
-    """Neighbouring groups, and what computing their common beginning once saves at best."""
+    """Neighbouring groups, and the most that computing their common prefix once can save."""
 
     start: int
     stop: int
-    common: int  # tokens that all of them begin with and may share
+    common: int  # length of the prefix that all of them have and may share
     size: int  # tokens of all of them
     largest: int  # tokens of the largest
-    saved: int
+    saved: int  # tokens
     cuts: list[tuple[int, int, int]]  # (start, stop, length of the prefix)
 
 
@@ -164,8 +154,15 @@ def prefix_groups(
 ) -> list[tuple[Tokens, list[list[Tokens]]]]:
     """Cut sorted groups into runs with a prefix each, so that the most tokens are saved.
 
-    Runs are joined at the longest common beginnings first; a run is either cut as its parts were
-    or becomes one run with a shorter prefix, whichever saves more.
+    Runs are joined at the longest common prefixes first; a run is either cut as its parts were or
+    becomes one run with a shorter prefix, whichever saves more.
+
+    Args:
+        groups: Groups of inputs, in sorted order.
+        context: For each input the number of its first tokens that are context.
+
+    Returns:
+        Each prefix with the groups that begin with it.
     """
     if not groups:
         return []
@@ -188,57 +185,57 @@ def prefix_groups(
         else:
             joined.saved, joined.cuts = left.saved + right.saved, left.cuts + right.cuts
         owner[left.start] = owner[right.stop - 1] = joined
-    found: dict[Tokens, list[list[Tokens]]] = {}
+    by_prefix: dict[Tokens, list[list[Tokens]]] = {}
     for start, stop, length in owner[0].cuts:
-        found.setdefault(groups[start][0][:length], []).extend(groups[start:stop])
-    return list(found.items())
+        by_prefix.setdefault(groups[start][0][:length], []).extend(groups[start:stop])
+    return list(by_prefix.items())
 
 
 @dataclass(frozen=True)
 class _Limits:
-    """How large a batch may be, and what it costs."""
+    """The most that a batch may have, and the costs of attention."""
 
     rows: int
     tokens: float
     row_tokens: int = 0
-    width: int = 64
+    hidden_size: int = 64
 
     def cost(self, batches: Iterable[PackedBatch]) -> float:
-        """In tokens: a layer does 24 width^2 operations for each, and 4 width for each key seen."""
+        """Cost in tokens: a layer does 24 d^2 operations for each, and 4 d for each key seen."""
         return sum(b.n_tokens * (1 + self.attention(len(b.rows[0].tokens))) for b in batches)
 
     def attention(self, length: int) -> float:
-        """What attention costs in rows of a length, next to everything else."""
-        return length / (6 * self.width)
+        """Cost of attention in rows of a length, relative to everything else."""
+        return length / (6 * self.hidden_size)
 
 
-def _fewest_tokens(groups: Sequence[list[Tokens]], skip: int, limits: _Limits) -> list[Row]:
+def _fewest_tokens(groups: Sequence[list[Tokens]], skip: int, limits: _Limits) -> list[PackedRow]:
     """Fill rows in several ways, and keep what costs least.
 
-    Neighbours first, which share beginnings, or large groups first, which fit better; and longer
-    rows where all that padding could save is more than attention would cost.
+    Neighbours first share prefixes, large groups first fit better; and longer rows are tried where
+    the padding that they could save is more than attention would cost.
     """
     by_size = sorted(groups, key=lambda group: (-_size(group), group))
     sizes = [_size(group) - skip for group in groups]
     shortest = max(ROW_TOKENS, *sizes)
-    found: list[tuple[float, list[Row]]] = []
+    candidates: list[tuple[float, list[PackedRow]]] = []
 
     def fill(capacity: int) -> None:
         for order in (groups, by_size):
             rows = _fill(order, skip, capacity)
-            found.append((limits.cost(_batches((), rows, limits)), rows))
+            candidates.append((limits.cost(_batches((), rows, limits)), rows))
 
     fill(shortest)
     least = sum(sizes)
     for times in LONGER:
         capacity = int(times * shortest)
-        best = min(cost for cost, _ in found)
+        best = min(cost for cost, _ in candidates)
         if capacity <= limits.row_tokens and least * (1 + limits.attention(capacity)) < best:
             fill(capacity)
-    return min(found, key=lambda one: one[0])[1]
+    return min(candidates, key=lambda candidate: candidate[0])[1]
 
 
-def _fill(groups: Sequence[list[Tokens]], skip: int, capacity: int) -> list[Row]:
+def _fill(groups: Sequence[list[Tokens]], skip: int, capacity: int) -> list[PackedRow]:
     """Put each group in the first open row that has room, the latest rows first."""
     sizes = [_size(group) - skip for group in groups]
     contents: list[list[Tokens]] = []
@@ -259,7 +256,7 @@ def _fill(groups: Sequence[list[Tokens]], skip: int, capacity: int) -> list[Row]
     return [_row(content, skip) for content in contents]
 
 
-def _row(inputs: Sequence[Tokens], skip: int) -> Row:
+def _row(inputs: Sequence[Tokens], skip: int) -> PackedRow:
     """Lay inputs out depth first, without their first `skip` tokens, which all of them share."""
     tokens: list[int] = []
     depths: list[int] = []
@@ -280,14 +277,14 @@ def _row(inputs: Sequence[Tokens], skip: int) -> Row:
         before = current
     for column in path:
         last[column] = len(tokens) - 1
-    return Row(tuple(tokens), tuple(depths), tuple(last), paths)
+    return PackedRow(tuple(tokens), tuple(depths), tuple(last), paths)
 
 
-def _batches(prefix: Tokens, rows: Sequence[Row], limits: _Limits) -> list[PackedBatch]:
-    """Rows sorted by length; a new batch begins where padding would cost more than a call."""
+def _batches(prefix: Tokens, rows: Sequence[PackedRow], limits: _Limits) -> list[PackedBatch]:
+    """Sort rows by length; a new batch begins where padding would cost more than a call."""
     ordered = sorted(rows, key=lambda row: (-len(row.tokens), row.tokens, row.depths))
     batches: list[PackedBatch] = []
-    current: list[Row] = []
+    current: list[PackedRow] = []
     padding = 0
     for row in ordered:
         if current:
@@ -302,12 +299,12 @@ def _batches(prefix: Tokens, rows: Sequence[Row], limits: _Limits) -> list[Packe
 
 
 def _size(group: Sequence[Tokens]) -> int:
-    """Tokens of a group's forest; its inputs come sorted."""
+    """Return the number of tokens of a group's forest; its inputs come sorted."""
     return sum(map(len, group)) - sum(_common(a, b) for a, b in pairwise(group))
 
 
 def _common(a: Tokens, b: Tokens) -> int:
-    """Length of the common beginning, by bisection."""
+    """Return the length of the common prefix, by bisection."""
     low, high = 0, min(len(a), len(b))
     while low < high:
         middle = (low + high + 1) // 2

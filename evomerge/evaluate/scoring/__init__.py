@@ -1,1 +1,1 @@
-"""Answers and likelihoods become a smooth score and the task's own metric, item by item."""
+"""Plans the requests of a set of items, and turns the model's replies into outcomes."""

@@ -1,7 +1,7 @@
-"""Multiple-choice documents of one task, judged together: the likeliest choice, and its margin.
+"""Judges the multiple-choice documents of a task together: the likeliest choice, and its margin.
 
-What lm-eval's ``acc``, ``acc_norm``, ``acc_bytes`` and ``acc_mutual_info`` do, for all documents at
-once; document by document it takes as long as a small model's forward pass.
+This computes lm-eval's ``acc``, ``acc_norm``, ``acc_bytes`` and ``acc_mutual_info`` for all
+documents at once; document by document it takes as long as a small model's forward pass.
 """
 
 from __future__ import annotations
@@ -14,17 +14,15 @@ import numpy as np
 from evomerge.evaluate.scoring.smooth import smooth_choices
 from evomerge.evaluate.tasks.target import Choices
 
-METRICS = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info")
-
 
 @dataclass(frozen=True)
 class ChoiceTable:
-    """Where the choices of some documents are among the pairs of a plan.
+    """The choices of documents, by their numbers among the pairs of a plan.
 
     Attributes:
         pairs: The pair of each choice, padded with 0, (documents, choices).
         alone: The pair of each choice without its context; ``None`` if the metric needs none.
-        lengths: What the metric divides a choice's log-likelihood by; 1 where padded.
+        lengths: Divisor of a choice's log-likelihood in the metric; 1 where padded.
         right: Which choices are right; wrong and padding are `False`.
         wrong: Which are wrong.
     """
@@ -53,20 +51,20 @@ class ChoiceTable:
         return cls(pairs, alone if unconditional else None, lengths, right, there & ~right)
 
     def scores(self, totals: np.ndarray) -> np.ndarray:
-        """Each choice's log-likelihood, normalised, times its document's mean length.
+        """Return each choice's normalised log-likelihood, times its document's mean length.
 
         Args:
             totals: Log-likelihood of every pair of the plan.
         """
-        found = totals[self.pairs]
+        choice_totals = totals[self.pairs]
         if self.alone is not None:
-            found = found - totals[self.alone]
+            choice_totals = choice_totals - totals[self.alone]
         there = self.right | self.wrong
         mean = (self.lengths * there).sum(axis=1) / there.sum(axis=1)
-        return found / self.lengths * mean[:, None]  # type: ignore[no-any-return]
+        return choice_totals / self.lengths * mean[:, None]  # type: ignore[no-any-return]
 
     def judge(self, totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The metric (0 or 1) and the smooth score of every document."""
+        """Return the metric (0 or 1) and the smooth score of every document."""
         scores = self.scores(totals)
         chosen = np.where(self.right | self.wrong, scores, -np.inf).argmax(axis=1)
         metric = self.right[np.arange(len(chosen)), chosen].astype(float)

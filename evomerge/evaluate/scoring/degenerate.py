@@ -1,20 +1,20 @@
-"""Answers that are no answers: nothing at all, or one thing said again and again to the limit.
+"""Recognises answers that are none: blank ones, and repetitions that run into the length limit.
 
-A merge that went wrong writes such text whatever it is asked. What a text says of one item alone
-is never enough to tell: `evomerge.study.phases.degenerate` looks at all of a trial's.
+A broken merge writes such text whatever it is asked. One item's text is never enough to call a
+merge broken: `evomerge.study.phases.degenerate` looks at all of a trial's.
 """
 
 from __future__ import annotations
 
 LEAST_CHARACTERS = 40  # of a text that may count as repeating itself: short answers never do
-LEAST_TIMES = 4  # that the second half of such a text says the same
+LEAST_TIMES = 4  # repetitions in the second half of such a text
 
 
 def is_degenerate(text: str, truncated: bool) -> bool:
-    """Whether a generated text is blank, or ran into its length limit repeating itself.
+    """Return whether a generated text is blank, or ran into its length limit repeating itself.
 
     Args:
-        text: What was generated, before its task's filters.
+        text: The generated text, before its task's filters.
         truncated: Whether it ran into the limit without a stop.
 
     >>> is_degenerate(" ", truncated=False)
@@ -32,13 +32,13 @@ def is_degenerate(text: str, truncated: bool) -> bool:
 
 
 def _repeats(tail: str) -> bool:
-    """Whether `tail` is one short piece said `LEAST_TIMES` times or more, the last perhaps cut."""
+    """Return whether `tail` repeats a piece `LEAST_TIMES` times or more, the last perhaps cut."""
     period = _period(tail)
     return LEAST_TIMES * period <= len(tail)
 
 
 def _period(text: str) -> int:
-    """The smallest p >= 1 with text[i] == text[i + p] wherever both exist (Knuth 1977, §2)."""
+    """Return the smallest p >= 1 with text[i] == text[i + p] throughout (Knuth 1977, §2)."""
     border = [0] * len(text)  # of every prefix: the longest piece that begins it and ends it
     for i in range(1, len(text)):
         length = border[i - 1]

@@ -1,4 +1,4 @@
-"""From what the model said of a plan's pairs and prompts to one outcome per item."""
+"""Judges the model's replies to a plan's pairs and prompts: one outcome per item."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def outcomes(
     score_kind: ScoreKind,
     harness: Harness,
 ) -> list[OutcomeRow]:
-    """One outcome per item of the plan, in its order.
+    """Return one outcome per item of the plan, in its order.
 
     Args:
-        plan: What was asked.
-        likelihoods: Of its pairs.
+        plan: The plan of the items.
+        likelihoods: The likelihoods of its pairs.
         texts: The answers to its prompts.
-        score_kind: Whether smooth scores are wanted.
+        score_kind: Whether smooth scores are wanted too.
         harness: The items' tasks.
     """
     chosen: dict[Item, tuple[float, float]] = {}  # metric and smooth score
@@ -37,7 +37,7 @@ def outcomes(
         chosen.update(zip(items, zip(metric.tolist(), smooth.tolist(), strict=True), strict=True))
     grades = _grades(plan, likelihoods, texts, harness)
     answers = smooth_answers(likelihoods).tolist()
-    found = []
+    rows = []
     for asked in plan.asked:
         task, doc_id = asked.item
         grade = grades.get(asked.item)
@@ -47,7 +47,7 @@ def outcomes(
         smoothed = None
         if score_kind == "smooth":
             smoothed = _smooth(asked, answers, chosen, value, harness)
-        found.append(
+        rows.append(
             OutcomeRow(
                 task=task,
                 doc_id=doc_id,
@@ -62,11 +62,11 @@ def outcomes(
                 ),
             )
         )
-    return found
+    return rows
 
 
 def _is_right(value: float | None, higher_is_better: bool) -> bool:
-    """Whether the metric holds an answer for right: it may be right to write nothing."""
+    """Return whether the metric counts an answer as right: it may be right to write nothing."""
     if value is None:
         return False
     return value >= 0.5 if higher_is_better else value <= 0.0
@@ -75,7 +75,7 @@ def _is_right(value: float | None, higher_is_better: bool) -> bool:
 def _grades(
     plan: ScoringPlan, likelihoods: Likelihoods, texts: Sequence[Answer], harness: Harness
 ) -> dict[Item, Grade]:
-    """What lm-eval says of the items that only it can grade."""
+    """Let lm-eval grade the items that only it can grade."""
     totals, are_greedy = likelihoods.totals.tolist(), likelihoods.are_greedy.tolist()
     replies: dict[str, dict[int, list[Any]]] = {}
     for asked in plan.asked:
@@ -85,8 +85,8 @@ def _grades(
                 for kind, where in zip(asked.kinds, asked.requests, strict=True)
             ]
     grades = {}
-    for task, some in replies.items():
-        for doc_id, grade in harness.grade(task, some).items():
+    for task, answers in replies.items():
+        for doc_id, grade in harness.grade(task, answers).items():
             grades[task, doc_id] = grade
     return grades
 

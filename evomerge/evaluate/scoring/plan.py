@@ -1,6 +1,6 @@
-"""What a set of items asks of the model: made once, whatever the weights are.
+"""Plans the requests of a set of items to the model, once, whatever the weights are.
 
-Parts of items are numbers of pairs and of prompts in two long lists, so that pairs and prompts of
+Items refer to pairs and prompts by their numbers in two long lists, so that pairs and prompts of
 all tasks share batches.
 """
 
@@ -11,18 +11,19 @@ from dataclasses import dataclass
 
 from evomerge.evaluate.batch_digest import composition
 from evomerge.evaluate.generation.generation import Generation, Prompts
-from evomerge.evaluate.likelihood.likelihood import Batch, Pair
+from evomerge.evaluate.likelihood.batches import Batch
 from evomerge.evaluate.outcomes import Item, ScoreKind
 from evomerge.evaluate.scoring.choice_table import ChoiceTable
-from evomerge.evaluate.scoring.encode import Encoder
+from evomerge.evaluate.tasks.encode import Encoder
 from evomerge.evaluate.tasks.harness import Harness
 from evomerge.evaluate.tasks.request import Request
 from evomerge.evaluate.tasks.target import Choices
+from evomerge.evaluate.token_requests import Pair
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Where an item's parts are in a plan.
+    """The parts of an item, by their numbers in a plan.
 
     Attributes:
         item: The item.
@@ -59,7 +60,7 @@ def make_plan(
     batches_of: Callable[[Sequence[Pair]], list[Batch]],
     generation: Generation,
 ) -> ScoringPlan:
-    """Encode what a set of items asks, and put it into batches.
+    """Encode the requests of a set of items, and put them into batches.
 
     Args:
         items: The items, none of them a user's function's.
@@ -83,9 +84,9 @@ def make_plan(
                 where.append(len(prompts))
                 prompts.append((item, request))
             else:
-                found = encoder.pairs(item, request)
-                where.append(range(len(pairs), len(pairs) + len(found)))
-                pairs += found
+                encoded = encoder.pairs(item, request)
+                where.append(range(len(pairs), len(pairs) + len(encoded)))
+                pairs += encoded
         span = range(len(pairs), len(pairs) + len(golds))
         pairs += golds
         graded = not golds
@@ -98,8 +99,8 @@ def make_plan(
         kinds = tuple(request.kind for request in requests)
         asked.append(Asked(item, kinds, tuple(where), span, graded))
     tables = tuple(
-        (tuple(item for item, _, _ in some), ChoiceTable.of([(c, n) for _, c, n in some]))
-        for some in choosing.values()
+        (tuple(item for item, _, _ in rows), ChoiceTable.of([(c, n) for _, c, n in rows]))
+        for rows in choosing.values()
     )
     batches, shared = tuple(batches_of(pairs)), generation.share_out(prompts)
     digest = composition(items, pairs, batches, *generation.batches(shared))

@@ -1,4 +1,4 @@
-"""Squashes what a model says of the right answer into [0, 1]: a fitness without stairs.
+"""Squashes the likelihood of the right answer into [0, 1]: a fitness without steps.
 
 Where recipes are close to each other, a metric of 0s and 1s needs many items to tell them apart;
 how nearly an answer would have been given needs fewer, and needs no decoding. The squash must be
@@ -29,7 +29,7 @@ WORST_TOKEN = 0.9
 
 
 def smooth_answers(likelihoods: Likelihoods) -> np.ndarray:
-    """How nearly greedy decoding gives each answer, (pairs,).
+    """Return how nearly greedy decoding gives each answer, (pairs,).
 
     With m_t the margin of the answer's token t (in standard deviations of the logits there), its
     ending included, and s_t = sigmoid(m_t / 0.03):
@@ -46,15 +46,15 @@ def smooth_answers(likelihoods: Likelihoods) -> np.ndarray:
 
 
 def smooth_choices(scores: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """sigmoid(margin / 0.25) of each item's right choice over its best wrong one, (items,).
+    """Return sigmoid(margin / 0.25) of each item's right choice over its best wrong one.
 
     Args:
         scores: Log-likelihood of each choice in nats of a whole answer (`ChoiceTable.scores`),
             (items, choices).
         right: Which choices are right; more than one may be.
-        wrong: Which are not; an item without any is right whatever the model says.
+        wrong: Which are not; an item without any is always right.
 
-    Above 1/2 exactly where the metric calls the item right.
+    The scores, (items,), are above 1/2 exactly where the metric calls the item right.
     """
     best = np.where(right, scores, -np.inf).max(axis=1)
     rival = np.where(wrong, scores, -np.inf).max(axis=1)
@@ -62,7 +62,7 @@ def smooth_choices(scores: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> 
 
 
 def smooth_metric(value: float, higher_is_better: bool) -> float:
-    """The metric itself, for a task without a gold text; 1 / (1 + value) where lower is better."""
+    """Return the metric, for a task without a gold text; 1 / (1 + value) where lower is better."""
     return value if higher_is_better else 1.0 / (1.0 + max(value, 0.0))
 
 

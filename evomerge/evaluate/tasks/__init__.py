@@ -1,1 +1,1 @@
-"""lm-eval tasks, text files and functions become prepared requests; the one door to lm_eval."""
+"""Turns lm-eval tasks, text files and functions into prepared requests, and grades answers."""

@@ -1,11 +1,11 @@
-"""What would make a task's right answers unreachable, found before anything is spent."""
+"""Checks that the right answers of tasks can be given, before anything is spent."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from evomerge.core.errors import UserError
-from evomerge.evaluate.scoring.encode import Encoder
+from evomerge.evaluate.tasks.encode import Encoder
 from evomerge.evaluate.tasks.harness import Harness
 
 # Where more of a task's answers than this cannot be given, its metric measures the limit.
@@ -13,7 +13,7 @@ MOST_UNREACHABLE = 0.1
 
 
 def check_golds(harness: Harness, encoder: Encoder) -> list[str]:
-    """Look at the right answer of every document; what is odd, but not wrong, is returned.
+    """Look at the right answer of every document, and return warnings.
 
     Raises:
         UserError: Documents have no right answer where others of the task have one, or answers
@@ -38,8 +38,8 @@ def check_golds(harness: Harness, encoder: Encoder) -> list[str]:
             continue
         if missing:
             raise UserError(
-                f"task '{task}': {_some(missing, documents)} no gold: their right answer is empty, "
-                "or is none of their choices"
+                f"task '{task}': {_count(missing, documents)} no gold: their right answer is "
+                "empty, or is none of their choices"
             )
         if kind == "generate_until":
             warnings += _unreachable(task, documents, harness, encoder)
@@ -49,37 +49,36 @@ def check_golds(harness: Harness, encoder: Encoder) -> list[str]:
 def _unreachable(
     task: str, documents: Sequence[int], harness: Harness, encoder: Encoder
 ) -> list[str]:
-    """Generation tasks whose right answers cannot be written as the task asks."""
-    most = encoder.most_tokens(harness.requests(task, documents[0])[0])
-    long = [
-        i for i in documents if min(len(p.continuation) for p in encoder.golds((task, i))) > most
-    ]
-    stops = encoder.stops(harness.requests(task, documents[0])[0])
+    """Look for right answers of a generation task that cannot be written as the task asks."""
+    request = harness.requests(task, documents[0])[0]
+    stops, max_tokens = encoder.stops(request), encoder.max_tokens(request)
+    shortest = {i: min(len(p.continuation) for p in encoder.golds((task, i))) for i in documents}
+    long = [i for i in documents if shortest[i] > max_tokens]
     cut = [
         i
         for i in documents
         if all(any(stop in answer for stop in stops) for _, answer in harness.golds(task, i))
     ]
-    told = []
-    if long:
-        first = min(len(pair.continuation) for pair in encoder.golds((task, long[0])))
-        told.append(
-            (
-                long,
-                f"a right answer longer than the {most} tokens that `max_gen_toks` allows "
-                f"(document {long[0]}: {first}); raise it in the task file",
-            )
-        )
-    if cut:
-        told.append((cut, f"a stop string ({', '.join(map(repr, stops))}) in the right answer"))
-    for found, why in told:
-        text = f"task '{task}': {_some(found, documents)} {why}"
-        if len(found) > MOST_UNREACHABLE * len(documents):
+    warnings = []
+    for unreachable, why in (
+        (
+            long,
+            f"a right answer longer than the {max_tokens} tokens that `max_gen_toks` allows "
+            f"(document {long[0]}: {shortest[long[0]]}); raise it in the task file"
+            if long
+            else "",
+        ),
+        (cut, f"a stop string ({', '.join(map(repr, stops))}) in the right answer"),
+    ):
+        text = f"task '{task}': {_count(unreachable, documents)} {why}"
+        if len(unreachable) > MOST_UNREACHABLE * len(documents):
             raise UserError(text)
-    return [f"task '{task}': {_some(found, documents)} {why}" for found, why in told]
+        if unreachable:
+            warnings.append(text)
+    return warnings
 
 
-def _some(found: Sequence[int], documents: Sequence[int]) -> str:
-    named = ", ".join(map(str, found[:3])) + (", …" if len(found) > 3 else "")
-    verb = "has" if len(found) == 1 else "have"
-    return f"{len(found)} of {len(documents)} documents ({named}) {verb}"
+def _count(affected: Sequence[int], documents: Sequence[int]) -> str:
+    named = ", ".join(map(str, affected[:3])) + (", …" if len(affected) > 3 else "")
+    verb = "has" if len(affected) == 1 else "have"
+    return f"{len(affected)} of {len(documents)} documents ({named}) {verb}"

@@ -1,4 +1,4 @@
-"""Which metric of a task is used, and its value on one document."""
+"""Chooses the metric of a task, and reads its value on one document."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from evomerge.core.errors import UserError, unknown
 
-# Aggregations under which a task's score is the mean of what its documents got.
+# Aggregations under which a task's score is the mean of its documents' values.
 ADDITIVE = ("mean", "nanmean")
 # Rolling tasks give (log-likelihood, length) per document; lm-eval weights documents by length.
 PER_LENGTH = ("word_perplexity", "byte_perplexity", "bits_per_byte")
@@ -41,23 +41,23 @@ def choose_metric(name: str, task: Any, wanted: str | None, source: Path | None)
         wanted: ``metric`` or ``metric,filter``; ``None`` for the first.
         source: The task's file, for messages.
     """
-    where = f" of task '{name}'" + (f" ({source})" if source else "")
+    of_task = f" of task '{name}'" + (f" ({source})" if source else "")
     known = list(task.aggregation())
     usable = [metric for metric in known if _is_additive(metric, task)]
     filters = [ensemble.name for ensemble in task._filters]
     metric, _, chosen = (wanted or "").partition(",")
     if chosen and chosen not in filters:
-        raise UserError(unknown(f"filter{where}", chosen, filters))
+        raise UserError(unknown(f"filter{of_task}", chosen, filters))
     if metric and metric not in known:
-        raise UserError(unknown(f"metric{where}", metric, known))
+        raise UserError(unknown(f"metric{of_task}", metric, known))
     if metric and metric not in usable:
         raise UserError(
-            f"metric '{metric}'{where} cannot be read off single documents; "
+            f"metric '{metric}'{of_task} cannot be read off single documents; "
             f"metrics that can: {', '.join(usable) or 'none'}"
         )
     if not metric and not usable:
         raise UserError(
-            f"expected a metric{where} that can be read off single documents, "
+            f"expected a metric{of_task} that can be read off single documents, "
             f"but it only has {', '.join(known) or 'none'}"
         )
     metric = metric or usable[0]
@@ -66,7 +66,7 @@ def choose_metric(name: str, task: Any, wanted: str | None, source: Path | None)
 
 
 def value_of(task: str, metric: Metric, values: Mapping[str, Any]) -> float | None:
-    """The metric's number on one document; ``None`` where the task gave none (or NaN).
+    """Return the metric's number on one document; ``None`` where the task gave none (or NaN).
 
     A rolling metric is in its own unit, but for this document alone.
     """

@@ -1,4 +1,4 @@
-"""An lm-eval task made ready: its examples drawn, its prompts built, its mistakes told."""
+"""Prepares an lm-eval task: draws its examples, builds its prompts, names its mistakes."""
 
 from __future__ import annotations
 
@@ -51,11 +51,18 @@ def prepare(
     return Prepared(task, metric, weight, source, documents, instances, template is not None)
 
 
-def set_fewshot(task: Any, own: int | None, common: int | None, seed: int) -> None:
-    """As lm-eval's command line: a task that fixes 0 examples keeps it, unless asked by name."""
+def set_fewshot(task: Any, by_task: int | None, common: int | None, seed: int) -> None:
+    """Set the number of examples by the rules of lm-eval's command line.
+
+    Args:
+        task: lm-eval's task.
+        by_task: Examples that the study wants in this task; ``None`` leaves it to `common`.
+        common: Examples in all tasks but those that fix 0; ``None`` leaves it to the task.
+        seed: Seed for drawing examples.
+    """
     fixed = task.get_config("num_fewshot")
-    if own is not None:
-        task.set_config(key="num_fewshot", value=own)
+    if by_task is not None:
+        task.set_config(key="num_fewshot", value=by_task)
     elif common is not None and fixed != 0:
         task.set_config(key="num_fewshot", value=common)
     elif fixed is None:
@@ -64,7 +71,7 @@ def set_fewshot(task: Any, own: int | None, common: int | None, seed: int) -> No
 
 
 def chat_renderer(tokenizer: Any) -> Callable[..., str]:
-    """What lm-eval renders messages with: the tokenizer's own chat template."""
+    """Return the function that lm-eval renders messages with: the tokenizer's chat template."""
 
     def render(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         return str(
@@ -81,18 +88,18 @@ def chat_renderer(tokenizer: Any) -> Callable[..., str]:
 
 @contextlib.contextmanager
 def named(task: str, source: Path | None) -> Iterator[None]:
-    """Turn whatever a task file's mistake raises into one line that names the task and file."""
+    """Turn any exception that a task file causes into one line that names the task and file."""
     try:
         yield
     except UserError:
         raise
     except SecurityError as error:
         raise UserError(f"task '{task}' ({source}): unsafe template: {error}") from error
-    except StopIteration as error:  # what datasets says of a file without a line
+    except StopIteration as error:  # datasets raises it on a file without a line
         raise UserError(
             f"task '{task}' ({source or 'inline'}) has no documents: its data file is empty"
         ) from error
-    except Exception as error:  # a task file can fail in any way; it is the user's in all of them
+    except Exception as error:  # a task file can fail in any way
         reason = " ".join(str(error).split())[:300] or "no reason given"
         raise UserError(
             f"task '{task}' ({source or 'inline'}) cannot be used: {type(error).__name__}: {reason}"

@@ -1,4 +1,4 @@
-"""What decides a score besides the weights: documents, prompts, metrics, versions, as a hash."""
+"""Hashes everything that decides a score besides the weights: prompts, metrics, versions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOT_PROTOCOL = (
 
 
 def document_key(document: Any) -> str:
-    """Hash of a document's content: 16 hex digits of the SHA-256 of its canonical JSON.
+    """Hash a document's content: 16 hex digits of the SHA-256 of its canonical JSON.
 
     >>> document_key({"a": 1, "b": 2}) == document_key({"b": 2, "a": 1})
     True
@@ -42,7 +42,7 @@ def protocol_digest(
     apply_chat_template: bool,
     functions: Mapping[str, str],
 ) -> str:
-    """Hash of the evaluation: equal digests and equal weights give equal outcomes.
+    """Hash the evaluation: equal digests and equal weights give equal outcomes.
 
     Args:
         tasks: For each task lm-eval's object, its metric, and its requests by document.
@@ -62,33 +62,35 @@ def protocol_digest(
     digest.update(_canonical(header).encode())
     for name, (task, metric, instances) in tasks.items():
         config = {k: v for k, v in task.dump_config().items() if k not in NOT_PROTOCOL}
-        told = [name, config, [metric.name, metric.filter], list(item_keys[name])]
-        digest.update(_canonical(told).encode())
-        for asked in instances.values():
-            for instance in asked:
+        identity = [name, config, [metric.name, metric.filter], list(item_keys[name])]
+        digest.update(_canonical(identity).encode())
+        for of_document in instances.values():
+            for instance in of_document:
                 digest.update(_canonical([instance.request_type, list(instance.args)]).encode())
     return digest.hexdigest()
 
 
 def tokenizer_identity(tokenizer: Any) -> str | None:
-    """Hash of what a tokenizer does: its vocabulary, rules, special tokens and chat template."""
+    """Hash a tokenizer's vocabulary, rules, special tokens and chat template."""
     if tokenizer is None:
         return None
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = tokenizer.get_vocab() if backend is None else json.loads(backend.to_str())
     special = dict(tokenizer.special_tokens_map)
-    if backend is not None:  # these remember the last call, not what the tokenizer is
+    if backend is not None:  # padding and truncation only remember the last call
         rules = {key: value for key, value in rules.items() if key not in ("padding", "truncation")}
     special.pop("pad_token", None)  # set by whoever pads first; padding is never scored
-    told = [rules, special, getattr(tokenizer, "chat_template", None)]
-    return hashlib.sha256(_canonical(told).encode()).hexdigest()
+    identity = [rules, special, getattr(tokenizer, "chat_template", None)]
+    return hashlib.sha256(_canonical(identity).encode()).hexdigest()
 
 
 def task_warnings(name: str, task: Any, source: Path | None, built_in: Path) -> Iterable[str]:
-    """What the user should know about a task before searching on it."""
-    ours = source is not None and built_in in source.resolve().parents
+    """Warn of properties of a task that matter before searching on it."""
+    is_built_in = source is not None and built_in in source.resolve().parents
     path = getattr(task.config, "dataset_path", None)
-    public = ours or (path is not None and path not in LOCAL_DATA and not Path(path).exists())
+    public = is_built_in or (
+        path is not None and path not in LOCAL_DATA and not Path(path).exists()
+    )
     if public and task.has_test_docs():
         yield (
             f"task '{name}' scores the test split of a public benchmark ({path}): a recipe "

@@ -1,4 +1,4 @@
-"""What a study asks a harness for, what the harness asks a model, and how an answer is graded."""
+"""Requests of a study for tasks and of tasks to the model, and the grade of an answer."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ class TaskRequest:
     """A task (or a group of tasks) that a study asks for.
 
     Attributes:
-        name: An lm-eval task, tag or group; with `text` or `function`, what to call that.
+        name: An lm-eval task, tag or group; with `text` or `function`, the name of that task.
         metric: ``exact_match``, or ``exact_match,strict-match`` to name the filter too; ``None``
             is the task's first that can be read off one document.
         weight: Its weight in the objective; a group's is shared equally by its tasks.
-        num_fewshot: Examples in the prompt; ``None`` is what the task or the study says.
+        num_fewshot: Examples in the prompt; ``None`` leaves it to the study and the task.
         text: A text file whose bits per byte are the task (`text_task`).
-        chunk_bytes: How long a chunk of the text is, one document of the task.
+        chunk_bytes: Size of a chunk of the text, which is one document of the task.
         function: A user's function that scores the model (`function_task`).
-        items: How many items the function scores; ``None`` if it gives one number.
+        items: Number of items that the function scores; ``None`` if it gives one number.
     """
 
     name: str
@@ -37,7 +37,7 @@ class TaskRequest:
 
 @dataclass(frozen=True)
 class Request:
-    """One thing to ask the model: lm-eval's request type and its arguments."""
+    """One request to the model: lm-eval's request type and its arguments."""
 
     kind: str
     args: tuple[Any, ...]
@@ -45,7 +45,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Grade:
-    """A document's metric value, and whether an answer was found in what was generated."""
+    """A document's metric value, and whether an answer was extracted from the generated text."""
 
     value: float | None
     extracted: bool

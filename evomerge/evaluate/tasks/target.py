@@ -1,10 +1,11 @@
-"""What the right answer of a document is, as text or as an index of its choices."""
+"""Reads the right answer of a document off its task, as text or as an index of its choices."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+CHOICE_METRICS = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info")
 MAX_GOLDS = 16  # some question-answering documents list dozens of spellings of one answer
 
 
@@ -14,7 +15,7 @@ class Choices:
 
     Attributes:
         golds: Indices of the right choices; empty if the task's label fits no choice.
-        lengths: What the metric divides each choice's log-likelihood by.
+        lengths: The divisor of each choice's log-likelihood in the metric.
         unconditional: Whether the metric (``acc_mutual_info``) subtracts the log-likelihoods
             without context, which then follow the others.
     """
@@ -45,7 +46,7 @@ def choices_of(task: Any, document: Any, metric: str) -> Choices:
 
 
 def golds_of(task: Any, document: Any, context: Any, chat: bool) -> list[tuple[str, str]]:
-    """(context, answer) for each right answer of a generation document, best guess first.
+    """Return (context, answer) for each right answer of a generation document, in its order.
 
     The answer is joined to the prompt as the task joins its few-shot answers; with `chat`, the
     template has already closed the question. A task without a gold text gives an empty list.

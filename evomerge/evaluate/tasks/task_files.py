@@ -1,7 +1,7 @@
-"""Reads folders of lm-eval task files without running them: which need code, and which are broken.
+"""Reads folders of lm-eval task files without running them, to name those with code or mistakes.
 
 A task file may name Python (`!function`, a task class) that lm-eval imports when the task is
-loaded. Such files are found here, by looking at the YAML nodes only.
+loaded. This module only looks at the YAML nodes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ MAX_BYTES = 1_000_000  # a task file is prose and a few keys; more is a mistake 
 
 
 def check_folders(include_path: Sequence[Path | str]) -> list[Path]:
-    """The folders as absolute paths; one that is missing or not a folder is the user's mistake."""
+    """Return the folders as absolute paths.
+
+    Raises:
+        UserError: One is missing or not a folder.
+    """
     folders = []
     for entry in include_path:
         folder = Path(os.path.expanduser(entry))
@@ -33,7 +37,7 @@ def check_folders(include_path: Sequence[Path | str]) -> list[Path]:
 
 
 def broken_files(folders: Iterable[Path]) -> dict[Path, str]:
-    """Task files that are no valid YAML, each with the first line of what is wrong."""
+    """Return the task files that are not valid YAML, each with the reason in one line."""
     broken = {}
     for folder in folders:
         for path in sorted(folder.rglob("*.yaml")):
@@ -45,7 +49,7 @@ def broken_files(folders: Iterable[Path]) -> dict[Path, str]:
 
 
 def code_in(path: Path, seen: frozenset[Path] = frozenset()) -> str | None:
-    """What in a task file, or in the files that it includes, would run code; ``None`` if nothing.
+    """Return what would run code in a task file or the files it includes; ``None`` if nothing.
 
     Args:
         path: The task file.
@@ -55,18 +59,18 @@ def code_in(path: Path, seen: frozenset[Path] = frozenset()) -> str | None:
     if path in seen or not path.is_file():
         return None  # lm-eval itself reports cycles and missing includes
     node = _compose(path)
-    found = None if node is None else _code_node(node)
-    if found is not None:
-        return f"{found} in {path}"
+    code = None if node is None else _code_node(node)
+    if code is not None:
+        return f"{code} in {path}"
     for included in _includes(node):
-        found = code_in(path.parent / included, seen | {path})
-        if found is not None:
-            return found
+        code = code_in(path.parent / included, seen | {path})
+        if code is not None:
+            return code
     return None
 
 
 def code_files(folders: Iterable[Path]) -> dict[str, str]:
-    """SHA-256 of every Python file in these folders: what runs when task code is allowed."""
+    """Hash every Python file in these folders (SHA-256): they may run if task code is allowed."""
     return {
         str(path): hashlib.sha256(path.read_bytes()).hexdigest()
         for folder in folders

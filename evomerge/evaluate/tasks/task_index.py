@@ -1,4 +1,4 @@
-"""Finds names in lm-eval's index of task files: groups, near misses, and what would run code."""
+"""Looks up names in lm-eval's index of task files: groups, near misses, tasks that run code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Index = Mapping[str, Any]  # name -> lm_eval.tasks._index.Entry
 
 
 def resolves(name: str, index: Index) -> bool:
-    """Whether a name, and every member of the group or tag it may be, is in the index."""
+    """Return whether a name, and every member if it is a group or tag, is in the index."""
     entry = index.get(name)
     return entry is not None and all(resolves(member, index) for member in _members(entry))
 
@@ -26,10 +26,10 @@ def refuse_code(name: str, index: Index, built_in: Path) -> None:
         return
     path = entry.yaml_path
     if path is not None and built_in not in path.resolve().parents:
-        found = code_in(path)
-        if found is not None:
+        code = code_in(path)
+        if code is not None:
             raise UserError(
-                f"task '{name}' runs code of its own ({found}); read it, then allow it with "
+                f"task '{name}' runs code of its own ({code}); read it, then allow it with "
                 "`allow_task_code`"
             )
     for member in _members(entry):
@@ -37,21 +37,21 @@ def refuse_code(name: str, index: Index, built_in: Path) -> None:
 
 
 def unknown_task(name: str, index: Index, folders: Sequence[Path]) -> str:
-    """Say that there is no such task: nearest known names first, and a file that is broken."""
-    own = [
+    """Write the message for an unknown task: nearest known names, and the first broken file."""
+    listed = [
         known
         for known, entry in index.items()
         if entry.yaml_path and any(folder in entry.yaml_path.parents for folder in folders)
     ]
     where = ", ".join(str(folder) for folder in folders)
     broken = [f"; {path} is broken: {why}" for path, why in broken_files(folders).items()]
-    if own:
-        told = unknown("task", name, own) + f" (in {where}; nor is it one of lm-eval's own)"
+    if listed:
+        message = unknown("task", name, listed) + f" (in {where}; nor is it one of lm-eval's own)"
     else:
         near = sorted(index, key=lambda known: -_likeness(name, known))[:8]
-        told = f"unknown task '{name}': nearest known: {', '.join(near)}"
-        told += f" (there are none in {where})" if where else ""
-    return told + "".join(broken[:1])
+        message = f"unknown task '{name}': nearest known: {', '.join(near)}"
+        message += f" (there are none in {where})" if where else ""
+    return message + "".join(broken[:1])
 
 
 def _likeness(name: str, known: str) -> float:

@@ -1,4 +1,4 @@
-"""Bits per byte of a text file as a task: the text in chunks, each chunk a document."""
+"""Makes a task of a text file: its bits per byte, in chunks, each chunk a document."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read_chunks(file: Path, chunk_bytes: int) -> list[str]:
 
 
 def text_task(name: str, chunks: list[str]) -> dict[str, Any]:
-    """lm-eval's configuration of a task that asks for the likelihood of each chunk.
+    """Write lm-eval's configuration of a task that asks for the likelihood of each chunk.
 
     Its documents, ``{"text": chunk}``, are given to lm-eval by the caller.
     """
@@ -59,15 +59,15 @@ def text_task(name: str, chunks: list[str]) -> dict[str, Any]:
     }
 
 
-def _pieces(line: str, most: int) -> list[str]:
-    """A line in pieces of at most `most` bytes, no character broken."""
+def _pieces(line: str, max_bytes: int) -> list[str]:
+    """Cut a line into pieces of at most `max_bytes` bytes, no character broken."""
     pieces = [""]
     size = 0
-    if len(line.encode()) <= most:
+    if len(line.encode()) <= max_bytes:
         return [line]
     for character in line:
         width = len(character.encode())
-        if size + width > most and pieces[-1]:
+        if size + width > max_bytes and pieces[-1]:
             pieces.append("")
             size = 0
         pieces[-1] += character

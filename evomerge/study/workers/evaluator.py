@@ -1,4 +1,4 @@
-"""What a worker does: keep parents, a live model and prepared tasks, and answer requests.
+"""Answers a worker's requests, with parents, a live model and prepared tasks that stay loaded.
 
 A request and its answer are plain JSON data, so that a child process behind a pipe and a Ray actor
 are served by the same code. A failure is part of the answer: ``{"failed": {kind, message}}``.
@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +22,7 @@ from evomerge.checkpoint.files.remote_code import allowed_code
 from evomerge.checkpoint.sandbox.client import remember
 from evomerge.core import faults
 from evomerge.core.errors import UserError
-from evomerge.evaluate.generation.vllm import VllmDecoder
+from evomerge.evaluate.generation.vllm import VllmDecoder, engine_name
 from evomerge.evaluate.model import load_model, load_tokenizer
 from evomerge.evaluate.outcomes import NonFiniteError, OutcomeRow
 from evomerge.evaluate.scorer import Scorer
@@ -61,13 +62,10 @@ class Evaluator:
         self.watch = ParentWatch(self.parents)
         base, allowed = self.parents.checkpoints[config.base_model], config.trust_remote_code
         self._model_code = {} if allowed is None else allowed_code(base.folder, allowed)
-        self._resident: str | None = None  # the digest of the recipe that the live model holds
-        self.halvings = 0  # how often batches were halved, because memory ran out
+        self._resident: str | None = None  # digest of the recipe in the live model
         self._scorer: Scorer | None = None
         self._decoder: VllmDecoder | None = None
-        self._harness: Harness | None = None
         self._model: Any = None
-        self._tokenizer: Any = None
 
     def handle(self, request: Message) -> Message:
         """Answer one request; never raises."""
@@ -91,7 +89,7 @@ class Evaluator:
         return answer
 
     def _describe(self, request: Message) -> Message:
-        """Check parents and tasks, and say what there is to know about them."""
+        """Check parents and tasks, and describe them."""
         base = self.parents.checkpoints[self.config.base_model]
         for checkpoint in self.parents.checkpoints.values():
             check_same_kind(base, checkpoint)
@@ -102,10 +100,10 @@ class Evaluator:
             checkpoints = with_merges(recipe, self.parents).checkpoints
             chat = self.config.evaluate.apply_chat_template
             check_in_place(recipe, checkpoints, chat=chat)
-        if len(self.devices) > 1:  # the live model says which parent's tensor goes where
-            assert self.scorer
+        if len(self.devices) > 1:  # the live model decides which device each parent's tensor is on
+            self.live_model()
         self.parents.check_finite()
-        self.halvings = request.get("halvings", 0)
+        scorer = self.scorer(request.get("halvings", 0))
         evaluation = self.harness.describe()
         evaluation["warnings"] = [
             *evaluation["warnings"],
@@ -113,9 +111,9 @@ class Evaluator:
                 f"allowed model code: {file}, SHA-256 {digest[:16]}"
                 for file, digest in self._model_code.items()
             ),
-            *self.scorer.check(),
+            *scorer.check(),
         ]
-        probe = request.get("batches")  # [mode, items]: what was scored before, and in which?
+        probe = request.get("batches")  # [mode, items] that were scored before: in which batches?
         norms = {}
         if request.get("norms"):
             models = [model for model in self.config.models if model != self.config.base_model]
@@ -123,7 +121,7 @@ class Evaluator:
         return {
             **norms,
             "evaluation": evaluation,
-            "batches": self.scorer.composition(probe[1], probe[0]) if probe else None,
+            "batches": scorer.composition(probe[1], probe[0]) if probe else None,
             "fingerprints": {
                 model: checkpoint.fingerprint
                 for model, checkpoint in self.parents.checkpoints.items()
@@ -142,11 +140,10 @@ class Evaluator:
         began = time.perf_counter()
         parents = with_merges(recipe, self.parents)
         plan = make_plan(recipe, parents.checkpoints)
-        self.halvings = request.get("halvings", 0)
-        scorer = self.scorer
+        scorer = self.scorer(request.get("halvings", 0))
         if self._resident != recipe.digest:
             self._resident = None
-            fill(self._model, plan, parents)
+            fill(self.live_model(), plan, parents)
             self._resident = recipe.digest
         built = time.perf_counter() - began
         self.harness.errors.clear()
@@ -166,10 +163,11 @@ class Evaluator:
             "rows": [outcome.as_written() for outcome in outcomes],
             "errors": errors,
             "batches": batches,
+            "mode": request["mode"],
             "seconds": {"build": built, "forward": forward},
         }
         if request.get("digest"):
-            live = live_tensors(self._model, plan)
+            live = live_tensors(self.live_model(), plan)
             answer["weights_digest"] = digest(live.items())
         return answer
 
@@ -183,7 +181,7 @@ class Evaluator:
         return {"weights_digest": digest}
 
     def _translate(self, request: Message) -> Message:
-        """Say a recipe in mergekit's words, or why that cannot be."""
+        """Translate a recipe to mergekit's format, or give the reason why that cannot be."""
         recipe = Recipe.from_dict(request["recipe"])
         names = list(with_merges(recipe, self.parents).checkpoints[recipe.donor].tensors)
         try:
@@ -194,48 +192,58 @@ class Evaluator:
         except UserError as error:
             return {"mergekit": None, "why_not": str(error)}
 
-    @property
+    @cached_property
     def harness(self) -> Harness:
         """The study's tasks, loaded when first needed."""
-        if self._harness is None:
-            evaluate = self.config.evaluate
-            base = self.parents.checkpoints[self.config.base_model]
-            self._tokenizer = load_tokenizer(base.folder, bool(self._model_code))
-            if self._tokenizer is None:
-                raise UserError(f"{base.folder}: expected tokenizer files, but there are none")
-            self._harness = Harness.load(
-                [_requested(task) for task in evaluate.tasks],
-                [Path(folder) for folder in evaluate.include_path],
-                num_fewshot=evaluate.num_fewshot,
-                apply_chat_template=evaluate.apply_chat_template,
-                tokenizer=self._tokenizer,
-                allow_task_code=evaluate.allow_task_code,
-            )
-        return self._harness
+        evaluate = self.config.evaluate
+        uses_vllm = evaluate.engine == "vllm"
+        return Harness.load(
+            [_requested(task) for task in evaluate.tasks],
+            [Path(folder) for folder in evaluate.include_path],
+            num_fewshot=evaluate.num_fewshot,
+            apply_chat_template=evaluate.apply_chat_template,
+            tokenizer=self._tokenizer,
+            allow_task_code=evaluate.allow_task_code,
+            engine=engine_name(evaluate.engine_options) if uses_vllm else None,
+        )
 
-    @property
-    def scorer(self) -> Scorer:
-        """The live model and its scorer, made when first needed; the base lends its architecture.
+    def live_model(self) -> Any:
+        """Return the model that candidates are built into, loaded by the first call.
 
-        Until a recipe is built, the live model holds the base's weights.
+        The base lends its architecture and, until a recipe is built, its weights. Parents are
+        spread over several devices as the live model is.
         """
-        rows = max(1, self.config.evaluate.rows_per_batch >> self.halvings)
-        harness = self.harness
         if self._model is None:
-            base = self.parents.checkpoints[self.config.base_model]
+            folder = self.parents.checkpoints[self.config.base_model].folder
             self._model, _ = load_model(
-                base.folder, self.config.output.dtype, self.devices, bool(self._model_code)
+                folder, self.config.output.dtype, self.devices, bool(self._model_code)
             )
             if len(self.devices) > 1:
                 self.parents.spread(self._model)
-            evaluate = self.config.evaluate
-            if evaluate.engine == "vllm":
-                told = (self._model, self._tokenizer, base.folder, evaluate.engine_options)
-                self._decoder = VllmDecoder(*told)
-                harness.digest += f" {self._decoder.name}"
+        return self._model
+
+    def scorer(self, halvings: int = 0) -> Scorer:
+        """Return the scorer of the live model, made by the first call for its batch size.
+
+        Args:
+            halvings: Number of times that batches are halved, because memory ran out.
+        """
+        rows = max(1, self.config.evaluate.rows_per_batch >> halvings)
         if self._scorer is None or self._scorer.batch_size != rows:
-            self._scorer = Scorer(self._model, self._tokenizer, harness, rows, self._decoder)
+            harness, model, evaluate = self.harness, self.live_model(), self.config.evaluate
+            if evaluate.engine == "vllm" and self._decoder is None:
+                folder = self.parents.checkpoints[self.config.base_model].folder
+                self._decoder = VllmDecoder(model, self._tokenizer, folder, evaluate.engine_options)
+            self._scorer = Scorer(model, self._tokenizer, harness, rows, self._decoder)
         return self._scorer
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        folder = self.parents.checkpoints[self.config.base_model].folder
+        tokenizer = load_tokenizer(folder, bool(self._model_code))
+        if tokenizer is None:
+            raise UserError(f"{folder}: expected tokenizer files, but there are none")
+        return tokenizer
 
     _answers: ClassVar[dict[str, Callable[[Evaluator, Message], Message]]] = {
         "describe": _describe,
@@ -246,7 +254,7 @@ class Evaluator:
 
 
 def device(name: str) -> str:
-    """The device that ``auto`` stands for here: a GPU if this process sees one."""
+    """Return the device that ``auto`` stands for here: a GPU if this process sees one."""
     if name != "auto":
         return name
     if torch.cuda.is_available():
@@ -255,7 +263,7 @@ def device(name: str) -> str:
 
 
 def devices(workers: WorkersConfig) -> list[str]:
-    """The devices of a worker: those that it sees, if it asks for several GPUs.
+    """Return the devices of a worker: those that it sees, if it asks for several GPUs.
 
     Raises:
         UserError: It sees fewer.
@@ -273,15 +281,15 @@ def devices(workers: WorkersConfig) -> list[str]:
 
 
 def start(config: Message) -> Evaluator | Message:
-    """An evaluator, or the failure to make one as an answer.
+    """Make an evaluator, or the answer of a worker that cannot.
 
     Args:
         config: A study's configuration, with the driver's ``versions``, which must be ours, and
-            what it ``inspected``, which holds where files are the same.
+            the results of its inspections of files (``inspected``), valid for the same files.
     """
-    told = dict(config)
-    remember(told.pop("inspected", {}))
-    differs = difference(told.pop("versions", versions()), versions())
+    document = dict(config)
+    remember(document.pop("inspected", {}))
+    differs = difference(document.pop("versions", versions()), versions())
     if differs:
         return failure(
             "study",
@@ -289,10 +297,10 @@ def start(config: Message) -> Evaluator | Message:
             "install the same ones on both",
         )
     try:
-        return Evaluator(StudyConfig.from_dict(told, Path("/")))
+        return Evaluator(StudyConfig.from_dict(document, Path("/")))
     except UserError as error:
         return failure("study", str(error))
-    except Exception as error:  # what a library says of a device that it cannot use
+    except Exception as error:  # a library may raise anything on a device that it cannot use
         kind = kind_of(error)
         return failure("study" if kind == "task" else kind, described(error))
 

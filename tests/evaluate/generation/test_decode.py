@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from evomerge.evaluate.generation.decode import Decoder, Prompt, can_decode
-from evomerge.evaluate.likelihood.attention import deepest
+from evomerge.evaluate.generation.decode import Decoder, can_decode
+from evomerge.evaluate.likelihood.attention import max_packed_length
 from evomerge.evaluate.outcomes import NonFiniteError
+from evomerge.evaluate.token_requests import Prompt
 from tests.evaluate.evaluation_bench import continuation, make_model, make_tokenizer
 
 TEXTS = ["item 4: abc=", "a", "so", "item 77: z=", "7,8,9=", "one two three four", "q?", "x:y"]
@@ -43,7 +44,7 @@ def test_examples_that_prompts_share_are_read_once_and_change_no_text(architectu
     model.get_input_embeddings().register_forward_pre_hook(
         lambda _, arguments: lengths.append(arguments[0].shape[1])
     )
-    shared = Decoder(model, tokenizer, 64, deepest(model))(asked)
+    shared = Decoder(model, tokenizer, 64, max_packed_length(model))(asked)
     assert max(lengths) == (91 if architecture == "gemma3" else 73)  # its window is 40 tokens
     lengths.clear()
     assert shared == Decoder(model, tokenizer, 64)(asked)

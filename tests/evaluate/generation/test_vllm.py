@@ -15,9 +15,10 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
 from evomerge.core.errors import UserError
-from evomerge.evaluate.generation.decode import Decoder, Prompt
+from evomerge.evaluate.generation.decode import Decoder
 from evomerge.evaluate.generation.vllm import VllmDecoder
 from evomerge.evaluate.outcomes import NonFiniteError
+from evomerge.evaluate.token_requests import Prompt
 from tests.evaluate.evaluation_bench import VOCABULARY, make_tokenizer
 
 TEXTS = ["item 4: abc=", "a", "so", "item 77: z=", "7,8,9=", "one two three four", "q?", "x:y"]

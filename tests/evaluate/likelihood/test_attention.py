@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig, MistralConfig, MptConfig
 
-from evomerge.evaluate.likelihood import attention as packed
-from evomerge.evaluate.likelihood.attention import deepest
+from evomerge.evaluate.likelihood import attention
+from evomerge.evaluate.likelihood.attention import max_packed_length
 from evomerge.evaluate.scorer import Scorer
 from evomerge.evaluate.tasks.harness import Harness
 from tests.evaluate.evaluation_bench import Bench, make_model
@@ -26,15 +26,15 @@ def model_of(config: Any) -> Any:
 def test_usual_architectures_take_packed_rows_up_to_their_length(
     architecture: str, dtype: torch.dtype
 ) -> None:
-    assert deepest(make_model(architecture, seed=1).to(dtype)) == 128
+    assert max_packed_length(make_model(architecture, seed=1).to(dtype)) == 128
 
 
 def test_rows_are_packed_up_to_an_attention_window_only() -> None:
-    assert deepest(make_model("gemma3", seed=1)) == 40
+    assert max_packed_length(make_model("gemma3", seed=1)) == 40
     small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 48}
-    assert deepest(model_of(MistralConfig(**small, **heads, sliding_window=24))) == 24
-    assert deepest(model_of(MistralConfig(**small, **heads, sliding_window=8))) == 0
+    assert max_packed_length(model_of(MistralConfig(**small, **heads, sliding_window=24))) == 24
+    assert max_packed_length(model_of(MistralConfig(**small, **heads, sliding_window=8))) == 0
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_rows_are_packed_up_to_an_attention_window_only() -> None:
 def test_a_model_whose_positions_are_not_its_own_to_give_is_scored_in_plain_rows(
     config: Any,
 ) -> None:
-    assert deepest(model_of(config)) == 0
+    assert max_packed_length(model_of(config)) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -56,7 +56,7 @@ def test_a_model_whose_positions_are_not_its_own_to_give_is_scored_in_plain_rows
 def test_a_mask_or_a_place_that_is_wrong_is_noticed(
     architecture: str, mistake: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = packed.model_arguments
+    right = attention.model_arguments
 
     def wrong(model: Any, depths: Any, last: Any, prefix: Any) -> dict[str, Any]:
         if mistake == "leak":  # every token sees all that come before it in the row
@@ -65,15 +65,15 @@ def test_a_mask_or_a_place_that_is_wrong_is_noticed(
             depths = torch.arange(depths.shape[1]).expand_as(depths)
         return right(model, depths, last, prefix)
 
-    monkeypatch.setattr(packed, "model_arguments", wrong)
-    assert deepest(make_model(architecture, seed=1).to(dtype)) == 0
+    monkeypatch.setattr(attention, "model_arguments", wrong)
+    assert max_packed_length(make_model(architecture, seed=1).to(dtype)) == 0
 
 
 def test_weights_that_are_not_finite_tell_nothing_and_are_not_packed() -> None:
     model = make_model("llama", seed=1)
     with torch.no_grad():
         model.model.norm.weight.fill_(float("nan"))
-    assert deepest(model) == 0
+    assert max_packed_length(model) == 0
 
 
 def test_a_scorer_says_what_it_cannot_do_in_the_fast_way(llama: Bench) -> None:

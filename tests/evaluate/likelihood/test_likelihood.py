@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from evomerge.evaluate.likelihood.attention import deepest
-from evomerge.evaluate.likelihood.likelihood import Forward, Pair, make_batches, selected_logits
+from evomerge.evaluate.likelihood.attention import max_packed_length
+from evomerge.evaluate.likelihood.batches import make_batches
+from evomerge.evaluate.likelihood.likelihood import Forward, selected_logits
 from evomerge.evaluate.outcomes import NonFiniteError
+from evomerge.evaluate.token_requests import Pair
 from tests.evaluate.evaluation_bench import make_model
 
 MAX_LENGTH = 128
@@ -65,7 +67,7 @@ def test_likelihoods_equal_a_float64_softmax_of_single_rows(
     # Gemma 2 caps its logits softly after the head: reading hidden states would miss it.
     model = make_model(architecture, seed=1)
     pairs = PAIRS + few_shot(12)
-    told = likelihoods(model, pairs, batch_size, min(deep, deepest(model)))
+    told = likelihoods(model, pairs, batch_size, min(deep, max_packed_length(model)))
     for pair, found in zip(pairs, told, strict=True):
         log_probabilities, margins, greedy = by_hand(model, pair)
         np.testing.assert_allclose(found.log_probabilities, log_probabilities, atol=2e-5)
@@ -115,7 +117,7 @@ def test_an_input_that_is_too_long_loses_its_left_end() -> None:
 def test_a_large_vocabulary_makes_smaller_batches_of_the_same_rows(deep: int) -> None:
     model, pairs = make_model("llama", seed=1), few_shot(12)
     whole = make_batches(pairs, 64, MAX_LENGTH, "cpu", deep)
-    parts = make_batches(pairs, 64, MAX_LENGTH, "cpu", deep, vocabulary=(1 << 27) // 20)
+    parts = make_batches(pairs, 64, MAX_LENGTH, "cpu", deep, vocabulary_size=(1 << 27) // 20)
     assert len(parts) > len(whole)
     assert all(len(batch.targets) <= 20 or len(batch.inputs) == 1 for batch in parts)
     assert sum(len(batch.inputs) for batch in parts) == sum(len(batch.inputs) for batch in whole)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.core.errors import UserError
-from evomerge.evaluate.tasks import harness as door
+from evomerge.evaluate.tasks import lm_eval_api as door
 from evomerge.evaluate.tasks.harness import Harness
 from evomerge.evaluate.tasks.request import TaskRequest
 from tests.evaluate.evaluation_bench import CHOICE, GENERATE, Bench, metrics, write_task

@@ -13,8 +13,7 @@ import torch
 from transformers import GPT2Config, Qwen3Config
 
 from evomerge.core.errors import UserError
-from evomerge.evaluate.model import load_model
-from evomerge.evaluate.spread import device_map
+from evomerge.evaluate.model import device_map, load_model
 from evomerge.study.config import StudyConfig
 from evomerge.study.workers import evaluator as evaluator_module
 from evomerge.study.workers.evaluator import Evaluator, devices
@@ -79,7 +78,7 @@ def test_a_candidate_over_two_devices_is_built_and_scored_as_on_one(
     with several_devices() as names:
         _, one = answers(config, names[:1], recipes, monkeypatch)
         worker, two = answers(config, names, recipes, monkeypatch)
-        assert {str(t.device) for t in worker._model.state_dict().values()} == set(names)
+        assert {str(t.device) for t in worker.live_model().state_dict().values()} == set(names)
     assert two == one
     kept = worker.parents._kept
     assert {str(device) for _, device in kept} == set(names)
@@ -204,3 +203,25 @@ def test_ray_gives_each_worker_as_many_gpus_as_it_asks_for(
 
 def _visible(_actor: Any) -> str | None:
     return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def test_the_engine_is_in_the_protocol_from_the_first_description_on(
+    config: StudyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class PretendVllm:
+        """Stands in for vLLM, and is never asked to generate here."""
+
+        def __init__(self, model: Any, tokenizer: Any, folder: Path, options: dict[str, Any]):
+            del model, tokenizer, folder
+            self.name = pretend_name(options)
+
+    def pretend_name(options: dict[str, Any]) -> str:
+        return f"vllm 9.9 {options}"
+
+    monkeypatch.setattr(evaluator_module, "engine_name", pretend_name)
+    monkeypatch.setattr(evaluator_module, "VllmDecoder", PretendVllm)
+    by_vllm = replace(config.evaluate, engine="vllm", engine_options={"max_model_len": 64})
+    live = Evaluator(config).handle({"do": "describe"})["evaluation"]["digest"]
+    worker = Evaluator(replace(config, evaluate=by_vllm))
+    digests = [worker.handle({"do": "describe"})["evaluation"]["digest"] for _ in range(2)]
+    assert digests == [f"{live} vllm 9.9 {{'max_model_len': 64}}"] * 2

@@ -1,4 +1,4 @@
-"""Requests to tokens, once: exactly as lm-eval's Hugging Face model would encode them."""
+"""Encodes requests to tokens, once, exactly as lm-eval's Hugging Face model would."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Hashable
 from typing import Any
 
 from evomerge.core.errors import UserError
-from evomerge.evaluate.generation.decode import Prompt
-from evomerge.evaluate.likelihood.likelihood import Pair
 from evomerge.evaluate.outcomes import Item
-from evomerge.evaluate.tasks.harness import Harness, greedy_settings, rolling_windows
+from evomerge.evaluate.tasks.harness import Harness
+from evomerge.evaluate.tasks.lm_eval_api import greedy_settings, rolling_windows
 from evomerge.evaluate.tasks.request import Request
+from evomerge.evaluate.token_requests import Pair, Prompt
 
 
 class Encoder:
@@ -27,21 +27,21 @@ class Encoder:
         self._ends = [*listed, stock.tokenizer.eos_token_id]
 
     def pairs(self, item: Item, request: Request) -> list[Pair]:
-        """The (context, continuation) pairs of a log-likelihood request; rolling ones have many."""
+        """Return the pairs of a log-likelihood request; a rolling one has a pair per window."""
         key = (item, request.kind, request.args)
         if key not in self._pairs:
             if request.kind == "loglikelihood_rolling":
-                found = rolling_windows(self._stock, request.args[0])
+                encoded = rolling_windows(self._stock, request.args[0])
             else:
-                found = [self._encode(*request.args)]
-            self._pairs[key] = [self._pair(item, *tokens) for tokens in found]
+                encoded = [self._encode(*request.args)]
+            self._pairs[key] = [self._pair(item, *tokens) for tokens in encoded]
         return self._pairs[key]
 
     def golds(self, item: Item) -> list[Pair]:
-        """A pair for each right answer of a generation item, with what may rightly end it."""
+        """Return a pair for each right answer of a generation item, with its possible endings."""
         if item not in self._golds:
-            asked = self._harness.requests(*item)
-            settings = greedy_settings(self._stock, asked[0].args[1])
+            request = self._harness.requests(*item)[0]
+            settings = greedy_settings(self._stock, request.args[1])
             stops = settings[0] if settings else ()
             self._golds[item] = [
                 self._gold(item, context, answer, stops)
@@ -50,37 +50,41 @@ class Encoder:
         return self._golds[item]
 
     def prompt(self, item: Item, request: Request) -> Prompt | None:
-        """The prompt of a generation request; ``None`` if it asks for more than greedy decoding."""
+        """Return the prompt of a generation request; ``None`` if it is more than greedy decoding.
+
+        Raises:
+            UserError: The prompt is empty, or the model has no room for it and its answer.
+        """
         context, settings = request.args
         key = (item, context)
         if key not in self._prompts:
             greedy = greedy_settings(self._stock, settings)
             self._prompts[key] = None
             if greedy is not None and len(request.args) == 2:
-                stops, most = greedy
-                room = self._stock.max_length - most
+                stops, max_tokens = greedy
+                room = self._stock.max_length - max_tokens
                 if room < 1:
                     raise UserError(
-                        f"task '{item[0]}' generates up to {most} tokens, but the model's whole "
-                        f"length is {self._stock.max_length}; lower its `max_gen_toks`"
+                        f"task '{item[0]}' generates up to {max_tokens} tokens, but the model's "
+                        f"whole length is {self._stock.max_length}; lower its `max_gen_toks`"
                     )
                 tokens = self._stock.tok_batch_encode([context])[0][0].tolist()[-room:]
                 if not tokens:
                     raise UserError(f"task '{item[0]}': the prompt of document {item[1]} is empty")
-                self._prompts[key] = Prompt(item, tuple(tokens), stops, most)
+                self._prompts[key] = Prompt(item, tuple(tokens), stops, max_tokens)
         return self._prompts[key]
 
     def probe(self, item: Item, request: Request) -> Pair:
-        """The prompt of a generation request as a pair, to look at the model's logits on it."""
+        """Return the prompt of a generation request as a pair, to check the logits on it."""
         tokens = self._stock.tok_batch_encode([request.args[0]])[0][0].tolist()
         return self._pair(item, tokens, tokens[-1:])
 
-    def most_tokens(self, request: Request) -> int:
-        """The longest answer that a generation request allows."""
+    def max_tokens(self, request: Request) -> int:
+        """Return the length of the longest answer that a generation request allows."""
         return self._limits(request)[1]
 
     def stops(self, request: Request) -> tuple[str, ...]:
-        """The strings that end the answer to a generation request."""
+        """Return the strings that end the answer to a generation request."""
         return self._limits(request)[0]
 
     def _limits(self, request: Request) -> tuple[tuple[str, ...], int]:

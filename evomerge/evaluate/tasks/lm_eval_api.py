@@ -1,0 +1,145 @@
+"""The only door to lm-eval: its task index, its tasks, its model, its rules for requests."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import lm_eval.utils
+from jinja2 import Environment, Template
+from jinja2.sandbox import SandboxedEnvironment
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.defaults import DEFAULT_OTHER_SEED
+from lm_eval.filters.selection import TakeFirstFilter
+from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
+from lm_eval.tasks import TaskManager
+
+from evomerge.core.errors import UserError
+from evomerge.evaluate.tasks.preparation import named, silence
+from evomerge.evaluate.tasks.request import TaskRequest
+from evomerge.evaluate.tasks.task_index import resolves, unknown_task
+from evomerge.evaluate.tasks.text_task import read_chunks, text_task
+
+BUILT_IN = Path(lm_eval.__file__).parent.resolve()
+FEWSHOT_SEED = DEFAULT_OTHER_SEED
+
+
+class SafeTemplates(SandboxedEnvironment):
+    """A sandbox in place of the environment in which lm-eval renders task templates.
+
+    lm-eval renders `doc_to_text` and its like in a plain Jinja environment, where a template can
+    reach any Python object, and compiles the template anew for every document. Here templates can
+    read documents and nothing else, and each is compiled once, which makes loading and grading
+    several times faster.
+    """
+
+    def __init__(self, plain: Environment) -> None:
+        super().__init__(undefined=plain.undefined, keep_trailing_newline=True)
+        self.filters.update(plain.filters)
+        self._compiled: dict[str, Template] = {}
+
+    def from_string(self, source: Any, *args: Any, **kwargs: Any) -> Template:
+        """Return the compiled template of a source text."""
+        if args or kwargs or not isinstance(source, str):
+            return super().from_string(source, *args, **kwargs)
+        if source not in self._compiled:
+            self._compiled[source] = super().from_string(source)
+        return self._compiled[source]
+
+
+def open_index(names: Sequence[str], folders: Sequence[Path]) -> TaskManager:
+    """Index the tasks of these folders, and lm-eval's own (seconds to read) if a name needs them.
+
+    Raises:
+        UserError: A name is in neither.
+    """
+    include = [str(folder) for folder in folders]
+    if folders:
+        manager = TaskManager(include_path=include, include_defaults=False)
+        if all(resolves(name, manager.task_index) for name in names):
+            return manager
+    manager = TaskManager(include_path=include or None)
+    for name in names:
+        if name not in manager.task_index:
+            raise UserError(unknown_task(name, manager.task_index, folders))
+    return manager
+
+
+def load_tasks(name: str, manager: TaskManager) -> dict[str, Any]:
+    """Load a task, or every task of a group or tag, by name.
+
+    Raises:
+        UserError: There are none, or one needs more than text.
+    """
+    entry = manager.task_index[name]
+    if not isinstance(lm_eval.utils.env, SafeTemplates):
+        lm_eval.utils.env = SafeTemplates(lm_eval.utils.env)
+    with named(name, entry.yaml_path), silence():
+        tasks = dict(manager.load([name])["tasks"])
+    if not tasks:
+        raise UserError(f"group '{name}' ({entry.yaml_path}) has no tasks")
+    for task_name, task in tasks.items():
+        if getattr(task, "MULTIMODAL", False):
+            raise UserError(f"task '{task_name}' needs images or audio; evomerge scores text only")
+    return tasks
+
+
+def load_text(request: TaskRequest) -> Any:
+    """Make lm-eval's task of a text file, each chunk a document."""
+    assert request.text is not None
+    chunks = read_chunks(request.text, request.chunk_bytes)
+    documents = datasets.Dataset.from_list([{"text": chunk} for chunk in chunks])
+    config = text_task(request.name, chunks)
+    with named(request.name, request.text), silence():
+        return ConfigurableTask(
+            config={**config, "custom_dataset": lambda **_: {"test": documents}}
+        )
+
+
+def takes_first_choice(task: Any, metric_filter: str) -> bool:
+    """Return whether a task reads its metric off its likeliest choice in lm-eval's plain way."""
+    filters = [make for e in task._filters if e.name == metric_filter for make in e.filters]
+    return (
+        not callable(task.config.process_results)
+        and type(task).process_results is ConfigurableTask.process_results
+        and not task.multiple_target
+        and [type(make()) for make in filters] == [TakeFirstFilter]
+    )
+
+
+def stock_model(model: Any, tokenizer: Any, batch_size: int) -> Any:
+    """Wrap a live model in lm-eval's own class, whose encoding we use, and its loops if need be."""
+    quieten()
+    return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+
+
+def rolling_windows(stock: Any, text: str) -> list[tuple[list[int], list[int]]]:
+    """Cut a text into (context, continuation) token windows that cover it once, as lm-eval does."""
+    windows = lm_eval.utils.get_rolling_token_windows(
+        token_list=stock.tok_encode(text),
+        prefix_token=stock.prefix_token_id,
+        max_seq_len=stock.max_length,
+        context_len=1,
+    )
+    return [lm_eval.utils.make_disjoint_window(window) for window in windows]
+
+
+def greedy_settings(stock: Any, settings: Mapping[str, Any]) -> tuple[tuple[str, ...], int] | None:
+    """Return (stop strings, most tokens) of a request; ``None`` if it does not decode greedily."""
+    plain = normalize_gen_kwargs(dict(settings), stock.max_gen_toks)
+    end = stock.tok_decode([stock.eot_token_id], skip_special_tokens=False)
+    stops = handle_stop_sequences(plain.pop("until", None), eos=end)
+    max_tokens = int(plain.pop("max_gen_toks"))
+    if plain.pop("do_sample") or set(plain) - {"temperature", "top_p", "top_k"}:
+        return None
+    return tuple(stop for stop in stops if stop), max_tokens
+
+
+def quieten() -> None:
+    """Keep lm-eval and datasets from writing to a worker's terminal."""
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    datasets.disable_progress_bars()

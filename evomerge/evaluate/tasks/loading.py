@@ -1,0 +1,126 @@
+"""Loads the tasks that a study asks for and prepares them, every mistake named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evomerge.core.errors import UserError
+from evomerge.evaluate.tasks.function_task import FunctionTask, load_function
+from evomerge.evaluate.tasks.lm_eval_api import (
+    BUILT_IN,
+    FEWSHOT_SEED,
+    load_tasks,
+    load_text,
+    open_index,
+    quieten,
+)
+from evomerge.evaluate.tasks.metric import choose_metric
+from evomerge.evaluate.tasks.preparation import (
+    Prepared,
+    chat_renderer,
+    named,
+    prepare,
+    set_fewshot,
+)
+from evomerge.evaluate.tasks.protocol import task_warnings
+from evomerge.evaluate.tasks.request import TaskRequest
+from evomerge.evaluate.tasks.task_files import check_folders, code_files
+from evomerge.evaluate.tasks.task_index import refuse_code
+
+
+@dataclass(frozen=True)
+class LoadedTasks:
+    """The tasks of a study.
+
+    Attributes:
+        prepared: Tasks of lm-eval and of text files, by name.
+        functions: Tasks that are a user's Python functions, by name.
+        code: SHA-256 of each Python file that tasks were allowed to run.
+        warnings: Messages for the user.
+    """
+
+    prepared: dict[str, Prepared] = field(default_factory=dict)
+    functions: dict[str, FunctionTask] = field(default_factory=dict)
+    code: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def load(
+    tasks: Sequence[TaskRequest | str],
+    include_path: Sequence[Path | str],
+    num_fewshot: int | None,
+    chat_tokenizer: Any,
+    allow_task_code: bool,
+) -> LoadedTasks:
+    """Load tasks and build every request, once.
+
+    Args:
+        tasks: The tasks to score; plain strings are names.
+        include_path: Folders of task YAML, searched before lm-eval's own tasks.
+        num_fewshot: Examples in the prompt for tasks that do not fix it at 0.
+        chat_tokenizer: Renders prompts with its chat template; ``None`` leaves them plain.
+        allow_task_code: Whether tasks may run Python of their own.
+
+    Raises:
+        UserError: For unknown tasks, metrics and filters, for tasks without documents, for
+            tasks that need code which was not allowed.
+    """
+    quieten()
+    folders = check_folders(include_path)
+    requests = [TaskRequest(task) if isinstance(task, str) else task for task in tasks]
+    if not requests:
+        raise UserError("expected at least one task to score, but `tasks` is empty")
+    names = [task.name for task in requests if task.text is None and task.function is None]
+    manager = open_index(names, folders) if names else None
+    template = None if chat_tokenizer is None else chat_renderer(chat_tokenizer)
+    loaded = LoadedTasks(code=code_files(folders) if allow_task_code else {})
+    for request in requests:
+        if request.function is not None:
+            loaded.functions[request.name] = _function(request, allow_task_code)
+            continue
+        if request.text is None:
+            assert manager is not None
+            if not allow_task_code:
+                refuse_code(request.name, manager.task_index, BUILT_IN)
+            members = load_tasks(request.name, manager)
+        else:
+            members = {request.name: load_text(request)}
+        for name, task in members.items():
+            if name in loaded.prepared:
+                raise UserError(f"task '{name}' is asked for twice (once in '{request.name}')")
+            entry = manager.task_index.get(name) if manager and request.text is None else None
+            source = entry.yaml_path if entry else request.text
+            with named(name, source):
+                set_fewshot(task, request.num_fewshot, num_fewshot, FEWSHOT_SEED)
+                loaded.prepared[name] = prepare(
+                    task,
+                    choose_metric(name, task, request.metric, source),
+                    request.weight / len(members),
+                    source,
+                    template,
+                )
+                if request.text is None:
+                    loaded.warnings.extend(task_warnings(name, task, source, BUILT_IN))
+    loaded.warnings.extend(
+        f"allowed task code: {file}, SHA-256 {sha256[:16]}" for file, sha256 in loaded.code.items()
+    )
+    loaded.warnings.extend(
+        f"task '{name}': its function gives one number, the same on searched and on held-out "
+        "items: a verdict says nothing about new data there"
+        for name, function in loaded.functions.items()
+        if function.items is None
+    )
+    return loaded
+
+
+def _function(request: TaskRequest, allow_task_code: bool) -> FunctionTask:
+    assert request.function is not None
+    if not allow_task_code:
+        raise UserError(
+            f"task '{request.name}' runs code of its own ({request.function}); read it, then allow "
+            "it with `allow_task_code`"
+        )
+    return load_function(request.name, request.function, request.items, request.weight)
