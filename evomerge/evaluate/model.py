@@ -98,19 +98,19 @@ def device_map(model: torch.nn.Module, devices: Sequence[str]) -> dict[str, str]
     Returns:
         Device by the part's name. A part whose weights are all tied to earlier ones goes with them.
     """
-    placed: dict[int, str] = {}  # parameter -> device
+    device_of: dict[int, str] = {}  # parameter -> device
     devices_by_part = {}
     total = sum(_bytes(p) for p in model.parameters())  # a tied one counts once
     before = 0
     for name, parameters in _parts(model, "", set(getattr(model, "_no_split_modules", None) or ())):
-        new = [p for p in parameters if id(p) not in placed]
+        new = [p for p in parameters if id(p) not in device_of]
         size = sum(map(_bytes, new))
         if new:
             middle = (before + size / 2) / total
             device = devices[min(int(middle * len(devices)), len(devices) - 1)]
         else:
-            device = placed[id(parameters[0])] if parameters else devices[0]
-        placed |= dict.fromkeys(map(id, new), device)
+            device = device_of[id(parameters[0])] if parameters else devices[0]
+        device_of |= dict.fromkeys(map(id, new), device)
         devices_by_part[name] = device
         before += size
     return devices_by_part

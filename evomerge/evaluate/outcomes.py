@@ -1,4 +1,4 @@
-"""The result of scoring one document with one set of weights, and the kinds of score."""
+"""Defines the outcome of scoring one document with one set of weights, and the kinds of score."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class OutcomeRow(NamedTuple):
     degenerate: int = 0
 
     def as_written(self) -> list[object]:
-        """The JSON form of the journal and of workers, without `degenerate` where it is 0.
+        """Return the JSON form of the journal and of workers, without `degenerate` where it is 0.
 
         >>> OutcomeRow("sort", 3, metric=1.0).as_written()
         ['sort', 3, 1.0, None, 0, 1]

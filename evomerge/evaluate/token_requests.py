@@ -1,4 +1,4 @@
-"""Requests to the model in tokens: a continuation to score, or a prompt to continue."""
+"""Defines requests to the model in tokens: a continuation to score, or a prompt to continue."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="session", params=["llama", "qwen3", "gpt2", "gemma2"])
 def any_bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """A bench for each architecture that the scorer is held to lm-eval on, with a chat template."""
+    """A bench for each architecture on which scores must equal lm-eval's, with a chat template."""
     architecture = request.param
     model = make_model(architecture, seed=3)
     tokenizer = make_tokenizer(bos=architecture != "gpt2")

@@ -103,7 +103,7 @@ class Bench:
 
 
 def continuation(model: Any, tokenizer: Any, prompt: str, length: int) -> str:
-    """What transformers' own generate writes after a prompt."""
+    """The text that transformers' own generate writes after a prompt."""
     tokens = torch.tensor([tokenizer(prompt)["input_ids"]])
     out = model.generate(
         input_ids=tokens,
@@ -135,7 +135,7 @@ def write_tasks(folder: Path, model: Any, tokenizer: Any) -> None:
         for stop in (".", "\n"):
             written = written.split(stop)[0]
         choices = [answer, "yes", "a longer choice", string.digits[i % 10]]
-        shift, gold = i % 4, i // 4 % 4  # the choice that is called right; its place varies
+        shift, gold = i % 4, i // 4 % 4  # the right choice, whose index varies
         documents.append(
             {
                 "prompt": prompt,

@@ -202,8 +202,10 @@ def test_a_task_that_samples_gives_the_same_every_time_and_leaves_the_generators
 ) -> None:
     for name in ("documents.jsonl", "shots.jsonl"):
         (tmp_path / name).write_text((llama.folder / name).read_text())
-    drawn = GENERATE.replace("do_sample: false", "do_sample: true\n  temperature: 2.0")
-    write_task(tmp_path, "drawn", drawn + 'doc_to_target: "{{whole}}"\n' + metrics("exact_match"))
+    sampling = GENERATE.replace("do_sample: false", "do_sample: true\n  temperature: 2.0")
+    write_task(
+        tmp_path, "drawn", sampling + 'doc_to_target: "{{whole}}"\n' + metrics("exact_match")
+    )
     harness = Harness.load(["drawn"], [tmp_path])
     state = torch.random.get_rng_state()
     items = [("drawn", i) for i in range(12)]

@@ -1,4 +1,4 @@
-"""Greedy generation on the resident model: one loop for all tasks, each row with its own stops.
+"""Generates greedily on the resident model: one loop for all tasks, stop strings for each row.
 
 It gives the text of lm-eval's `generate_until`, sooner: rows of different tasks share a batch, rows
 that are done leave it, and nothing is decoded to text unless a token could end a stop string.

@@ -40,7 +40,7 @@ from evomerge.evaluate.token_requests import Tokens
 
 @dataclass(frozen=True)
 class ContextCacheSupport:
-    """What a model allows behind cached contexts.
+    """Limits of a model behind cached contexts.
 
     Attributes:
         max_length: Longest input; 0 if cached contexts change the model's logits.

@@ -1,4 +1,4 @@
-"""Log-likelihoods of continuations: batched forward passes, logits only at answer tokens."""
+"""Computes log-likelihoods of continuations in batches, with logits only at answer tokens."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Likelihoods(Sequence[Likelihood]):
 
     @cached_property
     def are_greedy(self) -> np.ndarray:
-        """Whether greedy decoding gives each pair's continuation, (pairs,)."""
+        """True where greedy decoding gives a pair's continuation, (pairs,)."""
         return self._reduced(np.minimum, self.table[2], self.starts + self.n_tokens) > 0
 
     def reduced(self, reduction: np.ufunc, values: np.ndarray) -> np.ndarray:

@@ -50,7 +50,7 @@ class PackedRow:
 
     @property
     def is_chain(self) -> bool:
-        """Whether plain causal attention is all that the row needs."""
+        """True if plain causal attention is all that the row needs."""
         return len(self.tokens) == self.depths[-1] + 1 and self.last[0] == len(self.tokens) - 1
 
 

@@ -1,4 +1,4 @@
-"""Prepared tasks: documents and requests, fixed for a whole study, and the grading of answers."""
+"""Gives the documents and requests of prepared tasks, and grades answers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Harness:
         code: SHA-256 of the Python files that tasks were allowed to run.
         digest: Hash of everything that decides a score besides the weights of the model.
         warnings: Messages for the user before anything is spent.
-        errors: The exception that a task's own code raised on an item, until somebody clears it.
+        errors: The exception that a task's code raised on an item; callers clear it.
     """
 
     def __init__(

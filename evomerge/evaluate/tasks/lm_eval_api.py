@@ -1,4 +1,7 @@
-"""The only door to lm-eval: its task index, its tasks, its model, its rules for requests."""
+"""Wraps what evomerge uses of lm-eval: its task index, tasks, model and rules for requests.
+
+This is the only file that imports lm_eval.
+"""
 
 from __future__ import annotations
 

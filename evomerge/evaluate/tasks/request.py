@@ -1,4 +1,4 @@
-"""Requests of a study for tasks and of tasks to the model, and the grade of an answer."""
+"""Defines requests for tasks, requests to the model, and the grade of an answer."""
 
 from __future__ import annotations
 

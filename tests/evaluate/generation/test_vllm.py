@@ -22,7 +22,7 @@ from evomerge.evaluate.token_requests import Prompt
 from tests.evaluate.evaluation_bench import VOCABULARY, make_tokenizer
 
 TEXTS = ["item 4: abc=", "a", "so", "item 77: z=", "7,8,9=", "one two three four", "q?", "x:y"]
-# What vLLM's own imports warn of is not for us to mend.
+# Warnings of vLLM's own imports are not ours to mend.
 pytestmark = pytest.mark.filterwarnings("default")
 OPTIONS = {"max_model_len": 64, "enforce_eager": True}
 installed = importlib.util.find_spec("vllm") is not None
@@ -112,7 +112,7 @@ def test_a_real_study_with_vllm_scores_as_without(tmp_path: Path) -> None:
 
 
 @pytest.mark.vllm
-def test_an_option_that_vllm_does_not_take_is_told(tmp_path: Path) -> None:
+def test_an_option_that_vllm_does_not_take_is_named(tmp_path: Path) -> None:
     model = make("llama", 1)
     folder = save(model, tmp_path)
     with pytest.raises(UserError, match="vLLM cannot run"):
@@ -122,6 +122,6 @@ def test_an_option_that_vllm_does_not_take_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(installed, reason="vLLM is installed here")
-def test_where_vllm_is_missing_the_remedy_is_told(tmp_path: Path) -> None:
+def test_where_vllm_is_missing_the_remedy_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not installed here: pip install 'evomerge\[vllm\]'"):
         VllmDecoder(make("llama", 1), make_tokenizer(bos=False), tmp_path, {})

@@ -23,8 +23,8 @@ PAIRS = [
 ]
 
 
-def likelihoods(model: Any, pairs: list[Pair], batch_size: int = 64, deep: int = 0) -> Any:
-    return Forward(model)(make_batches(pairs, batch_size, MAX_LENGTH, "cpu", deep), pairs)
+def likelihoods(model: Any, pairs: list[Pair], batch_size: int = 64, packed_length: int = 0) -> Any:
+    return Forward(model)(make_batches(pairs, batch_size, MAX_LENGTH, "cpu", packed_length), pairs)
 
 
 def by_hand(model: Any, pair: Pair) -> tuple[np.ndarray, np.ndarray, bool]:
@@ -35,8 +35,8 @@ def by_hand(model: Any, pair: Pair) -> tuple[np.ndarray, np.ndarray, bool]:
     wanted: list[tuple[int, ...]] = [(token,) for token in pair.continuation]
     wanted += [pair.endings] if pair.endings else []
     log_probabilities, margins = [], []
-    for place, alternatives in enumerate(wanted, start=len(pair.context) - 1):
-        row = logits[place]
+    for position, alternatives in enumerate(wanted, start=len(pair.context) - 1):
+        row = logits[position]
         mine = row[list(alternatives)]
         others = np.delete(row, list(alternatives))
         log_probabilities.append(np.log(np.exp(mine).sum() / np.exp(row).sum()))
@@ -47,34 +47,36 @@ def by_hand(model: Any, pair: Pair) -> tuple[np.ndarray, np.ndarray, bool]:
 
 def few_shot(count: int) -> list[Pair]:
     """Questions with four answers each, behind examples that all of them share."""
-    drawn = np.random.default_rng(0)
-    examples = tuple(drawn.integers(3, 48, 40).tolist())
+    generator = np.random.default_rng(0)
+    examples = tuple(generator.integers(3, 48, 40).tolist())
     pairs = []
     for number in range(count):
-        question = tuple(drawn.integers(3, 48, drawn.integers(9, 20)).tolist())
+        question = tuple(generator.integers(3, 48, generator.integers(9, 20)).tolist())
         for answer in range(4):
-            tokens = tuple(drawn.integers(3, 48, 1 + answer).tolist())
+            tokens = tuple(generator.integers(3, 48, 1 + answer).tolist())
             endings = (2, 40) if number % 3 == 0 else ()
             pairs.append(Pair(("t", number), examples + question, tokens, endings))
     return pairs
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "gemma3", "qwen3"])
-@pytest.mark.parametrize(("batch_size", "deep"), [(1, 0), (2, 0), (64, 0), (2, 128), (64, 128)])
+@pytest.mark.parametrize(
+    ("batch_size", "packed_length"), [(1, 0), (2, 0), (64, 0), (2, 128), (64, 128)]
+)
 def test_likelihoods_equal_a_float64_softmax_of_single_rows(
-    architecture: str, batch_size: int, deep: int
+    architecture: str, batch_size: int, packed_length: int
 ) -> None:
     # Gemma 2 caps its logits softly after the head: reading hidden states would miss it.
     model = make_model(architecture, seed=1)
     pairs = PAIRS + few_shot(12)
-    told = likelihoods(model, pairs, batch_size, min(deep, max_packed_length(model)))
-    for pair, found in zip(pairs, told, strict=True):
+    computed = likelihoods(model, pairs, batch_size, min(packed_length, max_packed_length(model)))
+    for pair, likelihood in zip(pairs, computed, strict=True):
         log_probabilities, margins, greedy = by_hand(model, pair)
-        np.testing.assert_allclose(found.log_probabilities, log_probabilities, atol=2e-5)
-        np.testing.assert_allclose(found.margins, margins, atol=2e-5)
-        assert found.is_greedy == greedy
+        np.testing.assert_allclose(likelihood.log_probabilities, log_probabilities, atol=2e-5)
+        np.testing.assert_allclose(likelihood.margins, margins, atol=2e-5)
+        assert likelihood.is_greedy == greedy
         total = log_probabilities[: len(pair.continuation)].sum()
-        assert found.total == pytest.approx(total, abs=2e-5)
+        assert likelihood.total == pytest.approx(total, abs=2e-5)
 
 
 def test_a_greedy_continuation_is_recognised() -> None:
@@ -113,11 +115,13 @@ def test_an_input_that_is_too_long_loses_its_left_end() -> None:
     assert batch.columns.tolist() == [4, 5]
 
 
-@pytest.mark.parametrize("deep", [0, 128])
-def test_a_large_vocabulary_makes_smaller_batches_of_the_same_rows(deep: int) -> None:
+@pytest.mark.parametrize("packed_length", [0, 128])
+def test_a_large_vocabulary_makes_smaller_batches_of_the_same_rows(packed_length: int) -> None:
     model, pairs = make_model("llama", seed=1), few_shot(12)
-    whole = make_batches(pairs, 64, MAX_LENGTH, "cpu", deep)
-    parts = make_batches(pairs, 64, MAX_LENGTH, "cpu", deep, vocabulary_size=(1 << 27) // 20)
+    whole = make_batches(pairs, 64, MAX_LENGTH, "cpu", packed_length)
+    parts = make_batches(
+        pairs, 64, MAX_LENGTH, "cpu", packed_length, vocabulary_size=(1 << 27) // 20
+    )
     assert len(parts) > len(whole)
     assert all(len(batch.targets) <= 20 or len(batch.inputs) == 1 for batch in parts)
     assert sum(len(batch.inputs) for batch in parts) == sum(len(batch.inputs) for batch in whole)
@@ -126,27 +130,31 @@ def test_a_large_vocabulary_makes_smaller_batches_of_the_same_rows(deep: int) ->
     )
 
 
-@pytest.mark.parametrize("deep", [0, 128])
-def test_contexts_longer_than_the_model_are_cut_alike_in_packed_and_plain_rows(deep: int) -> None:
+@pytest.mark.parametrize("packed_length", [0, 128])
+def test_contexts_longer_than_the_model_are_cut_alike_in_packed_and_plain_rows(
+    packed_length: int,
+) -> None:
     model = make_model("llama", seed=1)
-    drawn = np.random.default_rng(1)
+    generator = np.random.default_rng(1)
     pairs = []
     for number, length in enumerate((120, 127, 128, 140, 300)):
-        context = tuple(drawn.integers(3, 48, length).tolist())
+        context = tuple(generator.integers(3, 48, length).tolist())
         for size in (1, 1, 4):
-            pairs.append(Pair(("t", number), context, tuple(drawn.integers(3, 48, size).tolist())))
-    for pair, found in zip(pairs, likelihoods(model, pairs, 64, deep), strict=True):
-        kept = (pair.context + pair.continuation)[-(MAX_LENGTH + 1) :]
+            pairs.append(
+                Pair(("t", number), context, tuple(generator.integers(3, 48, size).tolist()))
+            )
+    for pair, likelihood in zip(pairs, likelihoods(model, pairs, 64, packed_length), strict=True):
+        cut = (pair.context + pair.continuation)[-(MAX_LENGTH + 1) :]
         size = len(pair.continuation)
-        log_probabilities, _, greedy = by_hand(model, Pair(pair.owner, kept[:-size], kept[-size:]))
-        np.testing.assert_allclose(found.log_probabilities, log_probabilities, atol=2e-5)
-        assert found.is_greedy == greedy
+        log_probabilities, _, greedy = by_hand(model, Pair(pair.owner, cut[:-size], cut[-size:]))
+        np.testing.assert_allclose(likelihood.log_probabilities, log_probabilities, atol=2e-5)
+        assert likelihood.is_greedy == greedy
 
 
 def test_a_model_without_a_reachable_head_gives_the_same_logits() -> None:
     model = make_model("llama", seed=1)
-    for deep in (0, 128):
-        (batch,) = make_batches(PAIRS, 64, MAX_LENGTH, "cpu", deep)
+    for packed_length in (0, 128):
+        (batch,) = make_batches(PAIRS, 64, MAX_LENGTH, "cpu", packed_length)
         with torch.no_grad():
             through_head = selected_logits(model, batch)
             model.get_output_embeddings = lambda: None
@@ -162,14 +170,16 @@ def test_the_head_is_left_without_hooks() -> None:
     assert not model.lm_head._forward_pre_hooks
 
 
-@pytest.mark.parametrize("deep", [0, 128])
+@pytest.mark.parametrize("packed_length", [0, 128])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_reported_with_their_item(value: float, deep: int) -> None:
+def test_weights_that_are_not_finite_are_reported_with_their_item(
+    value: float, packed_length: int
+) -> None:
     model = make_model("gpt2", seed=1)
     with torch.no_grad():
         # Token 12 occurs in one item alone.
         model.transformer.wte.weight[12] = value
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.nan_to_num(0.0, 0.0, 0.0))
     with pytest.raises(NonFiniteError) as broken:
-        likelihoods(model, PAIRS, deep=deep)
+        likelihoods(model, PAIRS, packed_length=packed_length)
     assert (broken.value.task, broken.value.doc_id) == ("t", 3)

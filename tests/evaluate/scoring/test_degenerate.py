@@ -1,4 +1,4 @@
-"""What counts as no answer: blank text, and text that repeats itself up to the limit."""
+"""Blank text, and text that repeats itself up to the limit, count as no answer."""
 
 from __future__ import annotations
 

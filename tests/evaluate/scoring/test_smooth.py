@@ -65,27 +65,27 @@ def test_every_token_that_gets_nearer_raises_the_score_of_a_wrong_answer() -> No
 
 def test_a_choice_is_its_margin_over_the_best_wrong_one() -> None:
     choices = Choices(golds=(1,), lengths=(1.0, 1.0, 1.0), unconditional=False)
-    found = choice([-5.0, -4.0, -4.5], choices)
-    assert found == pytest.approx(sigmoid(0.5 / CHOICE_TEMPERATURE))
+    score = choice([-5.0, -4.0, -4.5], choices)
+    assert score == pytest.approx(sigmoid(0.5 / CHOICE_TEMPERATURE))
 
 
 def test_a_choice_is_normalised_as_its_metric_is() -> None:
     # Per character -1 and -0.5: the longer one is right under acc_norm, though less likely.
     choices = Choices(golds=(1,), lengths=(4.0, 12.0), unconditional=False)
-    found = choice([-4.0, -6.0], choices)
-    assert found == pytest.approx(sigmoid(0.5 * 8.0 / CHOICE_TEMPERATURE))
+    score = choice([-4.0, -6.0], choices)
+    assert score == pytest.approx(sigmoid(0.5 * 8.0 / CHOICE_TEMPERATURE))
 
 
 def test_mutual_information_subtracts_what_is_likely_anyway() -> None:
     choices = Choices(golds=(0,), lengths=(1.0, 1.0), unconditional=True)
-    found = choice([-4.0, -3.0, -6.0, -3.5], choices)
-    assert found == pytest.approx(sigmoid((2.0 - 0.5) / CHOICE_TEMPERATURE))
+    score = choice([-4.0, -3.0, -6.0, -3.5], choices)
+    assert score == pytest.approx(sigmoid((2.0 - 0.5) / CHOICE_TEMPERATURE))
 
 
 def test_other_metrics_of_such_a_task_subtract_nothing() -> None:
     choices = Choices(golds=(0,), lengths=(1.0, 1.0), unconditional=False)
-    found = choice([-4.0, -3.0, -6.0, -3.5], choices)
-    assert found == pytest.approx(sigmoid(-1.0 / CHOICE_TEMPERATURE))
+    score = choice([-4.0, -3.0, -6.0, -3.5], choices)
+    assert score == pytest.approx(sigmoid(-1.0 / CHOICE_TEMPERATURE))
 
 
 def test_without_a_wrong_choice_every_answer_is_right() -> None:

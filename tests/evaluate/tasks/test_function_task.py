@@ -74,8 +74,8 @@ def test_a_score_of_each_item_is_found_by_the_items_number(llama: Bench, mine: P
 def test_a_function_may_score_only_the_items_that_are_asked_for(llama: Bench, mine: Path) -> None:
     with torch.no_grad():
         logits = llama.model(input_ids=torch.tensor([[1, 2, 3]])).logits[0, -1]
-    found = scores(llama, f"{mine}:chosen", 20, [5, 2])
-    assert found == [float(logits[5]), float(logits[2])]
+    returned = scores(llama, f"{mine}:chosen", 20, [5, 2])
+    assert returned == [float(logits[5]), float(logits[2])]
 
 
 def test_functions_and_tasks_are_scored_together_in_the_order_asked(
@@ -128,7 +128,7 @@ def test_code_is_not_even_imported_unless_allowed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "items", "told"),
+    ("function", "items", "message"),
     [
         ("short", 12, "expected 12 numbers from its function, got 1"),
         ("words", 12, "expected 12 numbers from its function, got str of 'good'"),
@@ -140,28 +140,28 @@ def test_code_is_not_even_imported_unless_allowed(tmp_path: Path) -> None:
         ("number", None, "mine.py has no function 'number'"),
     ],
 )
-def test_a_function_that_does_not_fit_is_told_in_one_line(
-    llama: Bench, mine: Path, function: str, items: int | None, told: str
+def test_a_function_that_does_not_fit_is_refused_in_one_line(
+    llama: Bench, mine: Path, function: str, items: int | None, message: str
 ) -> None:
     model = make_model("llama", seed=3)
-    with pytest.raises(UserError, match=told) as refused:
+    with pytest.raises(UserError, match=message) as refused:
         scores(llama, f"{mine}:{function}", items, [0], model=model)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("where", "told"),
+    ("path", "message"),
     [
         ("no_such_module_here:f", "cannot import no_such_module_here: ModuleNotFoundError"),
         ("missing.py:f", "missing.py: there is no such file"),
         ("mine.py", "expected `function` as file.py:function or module:function"),
     ],
 )
-def test_a_function_that_is_not_there_is_told_in_one_line(
-    llama: Bench, where: str, told: str
+def test_a_function_that_is_not_there_is_refused_in_one_line(
+    llama: Bench, path: str, message: str
 ) -> None:
-    with pytest.raises(UserError, match=told):
-        scores(llama, where, None, [0])
+    with pytest.raises(UserError, match=message):
+        scores(llama, path, None, [0])
 
 
 def test_a_score_that_is_not_finite_fails_the_candidate_and_names_the_item(

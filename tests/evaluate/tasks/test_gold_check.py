@@ -32,9 +32,9 @@ def checked(bench: Bench, folder: Path, body: str, documents: list[dict]) -> lis
     return [*harness.warnings, *Scorer(bench.model, bench.tokenizer, harness).check()]
 
 
-def document(**own: object) -> dict:
+def document(**fields: object) -> dict:
     plain = {"prompt": "item:", "answer": "abc", "choices": ["abc", "xyz"], "gold": 0}
-    return {**plain, **own}
+    return {**plain, **fields}
 
 
 def test_tasks_as_they_should_be_are_passed_over_in_silence(llama: Bench) -> None:
@@ -102,7 +102,9 @@ def test_a_stop_string_inside_the_answer_is_refused(llama: Bench, tmp_path: Path
 def test_examples_from_the_scored_documents_are_warned_about(llama: Bench, tmp_path: Path) -> None:
     body = CHOICE + FEWSHOT.replace("split: train", "split: test") + metrics("acc")
     documents = [document(prompt=f"item {i}:") for i in range(9)]
-    found = [text for text in checked(llama, tmp_path, body, documents) if "very documents" in text]
-    assert len(found) == 1
+    warnings = [
+        text for text in checked(llama, tmp_path, body, documents) if "very documents" in text
+    ]
+    assert len(warnings) == 1
     usual = Harness.load([TaskRequest("choice_shots")], [llama.folder])
     assert not [text for text in usual.warnings if "very documents" in text]

@@ -1,4 +1,4 @@
-"""What users get wrong in task files and requests, and the line they are told."""
+"""Mistakes in task files and requests are answered in one line each."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def test_a_task_without_documents_is_refused(folder: Path) -> None:
     (folder / "empty.jsonl").write_text("")
     write_task(folder, "hollow", CHOICE + metrics("acc"), data="empty.jsonl")
     message = refusal(["hollow"], folder)
-    told = "has no documents: its data file is empty"
-    assert message == f"task 'hollow' ({folder / 'hollow.yaml'}) {told}"
+    reason = "has no documents: its data file is empty"
+    assert message == f"task 'hollow' ({folder / 'hollow.yaml'}) {reason}"
 
 
 def test_a_template_with_an_unknown_field_names_task_and_field(folder: Path) -> None:

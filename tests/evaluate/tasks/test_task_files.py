@@ -27,10 +27,10 @@ def write(path: Path, text: str) -> Path:
 )
 def test_what_runs_code_is_found_and_named(tmp_path: Path, text: str, named: str) -> None:
     path = write(tmp_path / "a.yaml", text)
-    found = code_in(path)
-    assert found is not None
-    assert named in found
-    assert str(path) in found
+    code = code_in(path)
+    assert code is not None
+    assert named in code
+    assert str(path) in code
 
 
 @pytest.mark.parametrize(
@@ -49,9 +49,9 @@ def test_code_is_found_through_includes_even_in_a_ring(tmp_path: Path) -> None:
     write(tmp_path / "a.yaml", "include: b\ntask: a\n")
     write(tmp_path / "b", "include: [a.yaml, c.yaml]\n")
     write(tmp_path / "c.yaml", "doc_to_text: !function utils.text\n")
-    found = code_in(tmp_path / "a.yaml")
-    assert found is not None
-    assert "c.yaml" in found
+    code = code_in(tmp_path / "a.yaml")
+    assert code is not None
+    assert "c.yaml" in code
 
 
 def test_an_oversized_task_file_is_refused(tmp_path: Path) -> None:

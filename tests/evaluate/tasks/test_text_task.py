@@ -34,7 +34,7 @@ def test_chunks_end_with_lines_where_lines_fit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", "expected a text, but it is empty"),
         (b" \n\n", "expected a text, but it is empty"),
@@ -43,11 +43,11 @@ def test_chunks_end_with_lines_where_lines_fit(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_holds_no_text_is_refused(
-    tmp_path: Path, content: bytes | None, told: str
+    tmp_path: Path, content: bytes | None, message: str
 ) -> None:
     if content is not None:
         (tmp_path / "t.txt").write_bytes(content)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         read_chunks(tmp_path / "t.txt", 100)
 
 

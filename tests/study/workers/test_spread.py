@@ -54,10 +54,10 @@ Recipes = Sequence[tuple[str, dict[str, Any]]]
 def answers(
     config: StudyConfig, on: list[str], recipes: Recipes, patch: pytest.MonkeyPatch
 ) -> tuple[Evaluator, dict[str, Any]]:
-    """A worker on these devices, and all that it says."""
+    """A worker on these devices, and its answers."""
     patch.setattr(evaluator_module, "devices", lambda _: on)
     worker = Evaluator(config)
-    told: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     shards = [{"small_choice": list(range(12)), "small_write": list(range(12))}]
     assert worker.handle({"do": "describe"})["device"] == ", ".join(on)
     for method, parameters in recipes:
@@ -65,8 +65,8 @@ def answers(
             asked = {"recipe": recipe(config, method, **parameters), "shards": shards}
             answer = worker.handle({"do": "evaluate", **asked, "mode": mode, "digest": True})
             assert "failed" not in answer, (method, answer)
-            told[f"{method} {mode}"] = (answer["rows"], answer["weights_digest"])
-    return worker, told
+            results[f"{method} {mode}"] = (answer["rows"], answer["weights_digest"])
+    return worker, results
 
 
 @pytest.mark.parametrize(
@@ -80,9 +80,9 @@ def test_a_candidate_over_two_devices_is_built_and_scored_as_on_one(
         worker, two = answers(config, names, recipes, monkeypatch)
         assert {str(t.device) for t in worker.live_model().state_dict().values()} == set(names)
     assert two == one
-    kept = worker.parents._kept
-    assert {str(device) for _, device in kept} == set(names)
-    assert len({ref for ref, _ in kept}) == len(kept), "a parent's tensor is on two devices"
+    tensors = worker.parents._kept
+    assert {str(device) for _, device in tensors} == set(names)
+    assert len({ref for ref, _ in tensors}) == len(tensors), "a parent's tensor is on two devices"
 
 
 @pytest.mark.slow
@@ -106,17 +106,17 @@ def test_a_candidate_over_two_devices_is_built_and_scored_as_on_one(
 def test_other_architectures_give_the_same_logits_over_two_devices(architecture: Any) -> None:
     tokens = torch.randint(64, (3, 9), generator=torch.Generator().manual_seed(0))
     with several_devices() as names, torch.inference_mode():
-        told = []
+        results = []
         for on in (names[:1], names):
             model, _ = load_model(architecture, "float32", on)
             generator = torch.Generator().manual_seed(1)
             for _, weight in sorted(model.named_parameters()):
                 weight.copy_(torch.randn(weight.shape, generator=generator) / 8)
-            told.append(model(input_ids=tokens.to(names[0])).logits.cpu())
+            results.append(model(input_ids=tokens.to(names[0])).logits.cpu())
             written = model.generate(tokens.to(names[0]), max_new_tokens=5, do_sample=False)
-            told.append(written.cpu())
-    assert torch.equal(told[0], told[2])
-    assert torch.equal(told[1], told[3])
+            results.append(written.cpu())
+    assert torch.equal(results[0], results[2])
+    assert torch.equal(results[1], results[3])
 
 
 def test_layers_stay_whole_and_in_order_and_tied_weights_together(config: StudyConfig) -> None:
@@ -124,14 +124,14 @@ def test_layers_stay_whole_and_in_order_and_tied_weights_together(config: StudyC
     depth = model.config.num_hidden_layers
     for count in (1, 2):
         names = [f"cuda:{i}" for i in range(count)]
-        found = device_map(model, names)
-        layers = [found[f"model.layers.{i}"] for i in range(depth)]
+        devices_by_part = device_map(model, names)
+        layers = [devices_by_part[f"model.layers.{i}"] for i in range(depth)]
         assert layers == sorted(layers)
-        assert set(found.values()) == set(names)
+        assert set(devices_by_part.values()) == set(names)
         embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
         tied = head.weight is embedding.weight
-        assert not tied or found["lm_head"] == found["model.embed_tokens"]
-        reached = {name for part in found for name in _below(model, part)}
+        assert not tied or devices_by_part["lm_head"] == devices_by_part["model.embed_tokens"]
+        reached = {name for part in devices_by_part for name in _below(model, part)}
         assert reached == set(model.state_dict(keep_vars=True))
 
 
@@ -143,8 +143,10 @@ def test_bytes_are_shared_out_evenly() -> None:
     layers = torch.nn.ModuleList([torch.nn.Linear(8, 8, bias=False) for _ in range(6)])
     model = torch.nn.Sequential(torch.nn.Embedding(16, 8), torch.nn.Module())
     model[1].layers = layers  # type: ignore[assignment]
-    found = device_map(model, ["a", "b"])  # 512 bytes of embedding, 256 a layer: 2,048 in all
-    assert found == {
+    devices_by_part = device_map(
+        model, ["a", "b"]
+    )  # 512 bytes of embedding, 256 a layer: 2,048 in all
+    assert devices_by_part == {
         "0": "a",
         **{f"1.layers.{i}": "a" for i in range(2)},
         **{f"1.layers.{i}": "b" for i in range(2, 6)},
