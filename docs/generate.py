@@ -271,7 +271,7 @@ def _arguments(kind: Any) -> dict[str, str]:
 
 def spaces() -> str:
     """Every shipped search space, whole."""
-    from evomerge.recipe.space.space import shipped
+    from evomerge.recipe.space.shipped import shipped
 
     lines = [
         "# Search spaces\n",

@@ -23,6 +23,7 @@ from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.optimizers import create
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.dimension import Dimension
+from evomerge.recipe.space.inverse import point_of
 from evomerge.study.config import StudyConfig
 from evomerge.study.phases.anchors import anchors
 from evomerge.study.statistics.outcome import fitness, item_scores
@@ -162,7 +163,7 @@ class Search:
             scored.append((fitness(rows, self.judge.tasks, self.arm.score), anchor.recipe))
         scored.sort(key=lambda pair: -pair[0])
         self.reference = scored[0][1]
-        points = (self.space.point_of(recipe) for _, recipe in scored)
+        points = (point_of(self.space, recipe) for _, recipe in scored)
         return next((point for point in points if point is not None), None)
 
     def _generation(self, generation: int) -> None:

@@ -13,7 +13,8 @@ from evomerge.checkpoint.opening import open_model
 from evomerge.merge.make import build
 from evomerge.recipe.mergekit.to_mergekit import as_yaml, to_mergekit
 from evomerge.recipe.recipe import Recipe
-from evomerge.recipe.space.space import SearchSpace, shipped
+from evomerge.recipe.space.shipped import shipped
+from evomerge.recipe.space.space import SearchSpace
 from evomerge.recipe.space.template import placeholders
 from tests.models import load, make_family
 from tests.peer.both import (

@@ -57,7 +57,7 @@ def show_methods(arguments: argparse.Namespace) -> None:
 
 def show_spaces(arguments: argparse.Namespace) -> None:
     """List the search spaces, or print one."""
-    from evomerge.recipe.space.space import find, shipped
+    from evomerge.recipe.space.shipped import find, shipped
 
     if arguments.name is not None:
         print(find(arguments.name).read_text(encoding="utf-8"), end="")

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from evomerge import optimizers
     from evomerge.demo import make_zoo, print_step, write_study
-    from evomerge.recipe.space.space import find
+    from evomerge.recipe.space.shipped import find
     from evomerge.study.config import StudyConfig
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything it needs is made here

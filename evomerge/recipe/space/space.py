@@ -14,23 +14,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge import methods
 from evomerge.checkpoint import names as model_name
 from evomerge.core import yaml_file
-from evomerge.core.errors import UserError, unknown
+from evomerge.core.errors import UserError
 from evomerge.recipe import nested as nesting
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.activity import conditioned
-from evomerge.recipe.space.dimension import Point, Value
-from evomerge.recipe.space.holes import (
-    Place,
-    find_holes,
-    is_choice,
-    method_scope,
-    model_of,
-    takes_part,
-)
+from evomerge.recipe.space.dimension import Value
+from evomerge.recipe.space.holes import Place, find_holes, takes_part
 from evomerge.recipe.space.pruning import without_traces
+from evomerge.recipe.space.shipped import find
 from evomerge.recipe.space.template import any_groups, bound, placeholders
 
 
@@ -128,42 +121,6 @@ class SearchSpace:
             _put(document, hole.path, values if hole.gradient else values[0])
         return Recipe.from_dict(without_traces(document, self.document), self.where)
 
-    def point_of(self, recipe: Recipe) -> Point | None:
-        """The point whose recipe merges as `recipe` does, or ``None`` if the space has none.
-
-        Looks only for recipes without blocks, slices, merges, gradients and filters, as anchors
-        are.
-        """
-        if recipe.blocks or recipe.slices or recipe.merges or self.document.get("merges"):
-            return None
-        weights = {entry.model: entry.parameters for entry in recipe.models}
-        values: list[Value] = []
-        for hole in self.holes:
-            scope, name = method_scope(self.document, hole.path), hole.path[-1]
-            model = model_of(self.document, hole.path)
-            if name == "merge_method":
-                value: Any = recipe.merge_method
-            elif name == "include":
-                value = model in weights
-            elif model is not None and model not in weights:
-                value = None
-            else:
-                chosen = scope.get("merge_method")
-                if chosen != recipe.merge_method and not is_choice(chosen):
-                    return None
-                held = {**recipe.parameters, **weights.get(model or "", {})}
-                value = held.get(str(name), _default(recipe.merge_method, str(name)))
-            for dimension in hole.dimensions:
-                if value is None:  # the method has no such parameter: any value will do
-                    values.append(dimension.start)
-                elif not isinstance(value, list) and dimension.contains(value):
-                    values.append(value)
-                else:
-                    return None
-        point = tuple(values)
-        fixed = self.fill(point)
-        return point if _plain(fixed, recipe) else None
-
     def _check(self) -> None:
         """Refuse what no point can mend, and every choice that no recipe can have."""
         start = [d.start for d in self.dimensions]
@@ -178,66 +135,7 @@ class SearchSpace:
                     self.fill([*point[:i], choice, *point[i + 1 :]])
 
 
-def find(name: str | Path) -> Path:
-    """The file of a space: a path, or a name in search_spaces/.
-
-    Raises:
-        UserError: There is neither.
-    """
-    path = Path(name)
-    if path.is_file():
-        return path
-    known = shipped()
-    if str(name) in known:
-        return known[str(name)]
-    raise UserError(f"{name}: no such file, and {unknown('space', str(name), known)}")
-
-
-def shipped() -> dict[str, Path]:
-    """The spaces that come with evomerge, by name."""
-    here = Path(__file__).parents[2]
-    folders = (here / "search_spaces", here.parent / "search_spaces")  # in a wheel, in a clone
-    folder = next((f for f in folders if f.is_dir()), folders[0])
-    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
-
-
 def _put(document: Any, path: Place, value: Any) -> None:
     for part in path[:-1]:
         document = document[part]
     document[path[-1]] = value
-
-
-def _default(method: str, name: str) -> Any:
-    for parameter in methods.get(method).parameters:
-        if parameter.name == name:
-            return None if parameter.required else parameter.default
-    return None
-
-
-def _plain(filled: Recipe, wanted: Recipe) -> bool:
-    """Whether a filled recipe, wherever it has a value, has the wanted recipe's value there."""
-    spec = methods.get(wanted.merge_method)
-    held = {entry.model: entry.parameters for entry in filled.models}
-    if filled.method_names != wanted.method_names or [*held] != [e.model for e in wanted.models]:
-        return False
-    if spec.takes_base and filled.base_model != wanted.base_model:
-        return False
-    if (filled.dtype, filled.output_dtype) != (wanted.dtype, wanted.output_dtype):
-        return False
-    if spec.stochastic and filled.seed != wanted.seed:
-        return False
-    for entry in wanted.models:
-        for parameter in spec.parameters:
-            name, default = parameter.name, _default(spec.name, parameter.name)
-            want = {**wanted.parameters, **entry.parameters}.get(name, default)
-            levels = [{**filled.parameters, **held[entry.model]}]
-            for block in filled.blocks:
-                own = {e.model: e.parameters for e in block.models}.get(entry.model, {})
-                levels.append({**levels[0], **block.parameters, **own})
-            for level in levels:
-                have = level.get(name, default)
-                if isinstance(have, list) and len(set(map(str, have))) == 1:
-                    have = have[0]
-                if have != want:
-                    return False
-    return True

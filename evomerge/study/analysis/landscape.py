@@ -18,6 +18,7 @@ from evomerge.core.errors import UserError
 from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.dimension import Point
+from evomerge.recipe.space.inverse import point_of
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.study.analysis import cuts
 from evomerge.study.config import StudyConfig
@@ -134,7 +135,7 @@ def _start(record: Record, space: SearchSpace, winner: Point) -> tuple[str, Poin
 
 def _point(record: Record, space: SearchSpace, number: int) -> Point | None:
     trial = record.trials[number]
-    return trial.point or space.point_of(Recipe.from_dict(trial.recipe))
+    return trial.point or point_of(space, Recipe.from_dict(trial.recipe))
 
 
 def _scored(

@@ -8,6 +8,7 @@ from evomerge.core.errors import UserError
 from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.dimension import Point
+from evomerge.recipe.space.inverse import point_of
 from evomerge.study.context import StudyRun
 from evomerge.study.journal.trials import TrialRecord
 from evomerge.study.phases.anchors import anchors
@@ -72,7 +73,7 @@ class Baseline:
 def start_point(study: StudyRun, scored: Mapping[int, float]) -> Point | None:
     """The point of the best of these trials that the space holds; ``None`` if it holds none."""
     for number in sorted(scored, key=lambda n: -scored[n]):
-        point = study.space.point_of(Recipe.from_dict(study.record.trials[number].recipe))
+        point = point_of(study.space, Recipe.from_dict(study.record.trials[number].recipe))
         if point is not None:
             return point
     return None

@@ -11,7 +11,9 @@ from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
 from evomerge.optimizers.coordinates import Coordinates
 from evomerge.recipe.recipe import Recipe
-from evomerge.recipe.space.space import SearchSpace, find, shipped
+from evomerge.recipe.space.inverse import point_of
+from evomerge.recipe.space.shipped import find, shipped
+from evomerge.recipe.space.space import SearchSpace
 from tests.recipe.test_read import mutated
 
 SIX_LAYERS = {"num_hidden_layers": 6}
@@ -383,20 +385,20 @@ def anchor(method, weight=None, base="base", models="ab", **more):
 
 def test_an_anchor_that_the_space_holds_is_found_and_merges_alike():
     space = SearchSpace.from_yaml("task_arithmetic_by_depth").bind("base", ["a", "b"])
-    point = space.point_of(anchor("task_arithmetic", 0.7))
+    point = point_of(space, anchor("task_arithmetic", 0.7))
     assert point == (0.7,) * 16
     filled = space.fill(point)
     assert filled.models[0].parameters["weight"] == [0.7] * 8
     ties = SearchSpace.from_yaml("ties_by_depth").bind("base", ["a", "b"])
     wanted = anchor("ties", 1.0, parameters={"normalize": True, "lambda": 1.0, "density": 0.2})
-    assert ties.point_of(wanted) == ((1.0,) * 4 + (0.2,) * 4) * 2 + (1.0,)
+    assert point_of(ties, wanted) == ((1.0,) * 4 + (0.2,) * 4) * 2 + (1.0,)
     pair = SearchSpace.from_yaml("slerp_pair").bind("base", ["a", "b"])
-    assert pair.point_of(anchor("slerp", base="a", parameters={"t": 0.5})) == (0.5,) * 8
+    assert point_of(pair, anchor("slerp", base="a", parameters={"t": 0.5})) == (0.5,) * 8
 
 
 def test_an_anchor_is_found_through_a_choice_of_method(zoo):
     space = SearchSpace.from_yaml("mixed_methods").bind(zoo["base"], ["a", "b"])
-    point = space.point_of(anchor("task_arithmetic", 0.3, base=zoo["base"]))
+    point = point_of(space, anchor("task_arithmetic", 0.3, base=zoo["base"]))
     assert point is not None
     recipe = space.fill(point)
     assert recipe.method_names == ["task_arithmetic"]
@@ -421,13 +423,13 @@ def test_an_anchor_is_found_through_a_choice_of_method(zoo):
 )
 def test_an_anchor_that_merges_otherwise_is_not_found(recipe):
     space = SearchSpace.from_yaml("task_arithmetic_by_depth").bind("base", ["a", "b"])
-    assert space.point_of(recipe) is None
+    assert point_of(space, recipe) is None
 
 
 def test_the_seed_counts_only_where_something_is_dropped():
     ties = SearchSpace.from_yaml("ties_by_depth").bind("base", ["a", "b"], seed=1)
     parameters = {"normalize": True, "lambda": 1.0, "density": 0.5}
-    assert ties.point_of(anchor("ties", 1.0, parameters=parameters, seed=2)) is not None
+    assert point_of(ties, anchor("ties", 1.0, parameters=parameters, seed=2)) is not None
     dare = SearchSpace.from_dict(
         {
             "merge_method": "dare_ties",
@@ -439,7 +441,7 @@ def test_the_seed_counts_only_where_something_is_dropped():
     )
     for seed, found in ((1, True), (2, False)):
         wanted = anchor("dare_ties", 0.5, parameters={"density": 0.5}, seed=seed)
-        assert (dare.point_of(wanted) is not None) == found
+        assert (point_of(dare, wanted) is not None) == found
 
 
 MIXED = yaml_file.read(shipped()["mixed_methods"])
@@ -552,10 +554,10 @@ def test_a_model_that_takes_no_part_leaves_no_trace_and_one_always_stays():
 
 def test_an_anchor_of_some_of_the_models_is_found_where_models_may_be_left_out():
     space = SearchSpace.from_yaml("which_parents").bind("base", ["a", "b"])
-    point = space.point_of(anchor("task_arithmetic", 0.5, models="b"))
+    point = point_of(space, anchor("task_arithmetic", 0.5, models="b"))
     assert point is not None
     assert [entry.model for entry in space.fill(point).models] == ["b"]
-    assert space.point_of(anchor("task_arithmetic", 0.5)) is not None
+    assert point_of(space, anchor("task_arithmetic", 0.5)) is not None
 
 
 @pytest.mark.parametrize(

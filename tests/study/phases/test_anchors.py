@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.space.inverse import point_of
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.study.phases.anchors import Anchor, anchors
 from tests.study.small_study import stub_config
@@ -108,6 +109,6 @@ def test_a_search_can_start_from_the_anchor_of_its_method(name: str, space: str)
     bound = SearchSpace.from_yaml(space).bind(
         config.base_model, config.models, config.output.dtype, config.search.seed
     )
-    point = bound.point_of(made()[name].recipe)
+    point = point_of(bound, made()[name].recipe)
     assert point is not None
     assert bound.fill(point).merge_method == made()[name].recipe.merge_method

@@ -1,0 +1,85 @@
+"""From a recipe back to the point of a space at which it lies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evomerge import methods
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.space.dimension import Point, Value
+from evomerge.recipe.space.holes import is_choice, method_scope, model_of
+from evomerge.recipe.space.space import SearchSpace
+
+
+def point_of(space: SearchSpace, recipe: Recipe) -> Point | None:
+    """The point whose recipe merges as `recipe` does, or ``None`` if the space has none.
+
+    Looks only for recipes without blocks, slices, merges, gradients and filters, as anchors are.
+    """
+    document = space.document
+    if recipe.blocks or recipe.slices or recipe.merges or document.get("merges"):
+        return None
+    parameters_of = {entry.model: entry.parameters for entry in recipe.models}
+    values: list[Value] = []
+    for hole in space.holes:
+        scope, name = method_scope(document, hole.path), str(hole.path[-1])
+        model = model_of(document, hole.path)
+        if name == "merge_method":
+            value: Any = recipe.merge_method
+        elif name == "include":
+            value = model in parameters_of
+        elif model is not None and model not in parameters_of:
+            value = None
+        else:
+            method = scope.get("merge_method")
+            if method != recipe.merge_method and not is_choice(method):
+                return None
+            parameters = {**recipe.parameters, **parameters_of.get(model or "", {})}
+            value = parameters.get(name, _default(recipe.merge_method, name))
+        for dimension in hole.dimensions:
+            if value is None:  # the method has no such parameter: any value will do
+                values.append(dimension.start)
+            elif not isinstance(value, list) and dimension.contains(value):
+                values.append(value)
+            else:
+                return None
+    point = tuple(values)
+    return point if _agrees(space.fill(point), recipe) else None
+
+
+def _default(method: str, name: str) -> Any:
+    for parameter in methods.get(method).parameters:
+        if parameter.name == name:
+            return None if parameter.required else parameter.default
+    return None
+
+
+def _agrees(filled: Recipe, wanted: Recipe) -> bool:
+    """Compare recipes: wherever the filled one has a value, it must be the wanted one's."""
+    spec = methods.get(wanted.merge_method)
+    parameters_of = {entry.model: entry.parameters for entry in filled.models}
+    if filled.method_names != wanted.method_names or [*parameters_of] != [
+        e.model for e in wanted.models
+    ]:
+        return False
+    if spec.takes_base and filled.base_model != wanted.base_model:
+        return False
+    if (filled.dtype, filled.output_dtype) != (wanted.dtype, wanted.output_dtype):
+        return False
+    if spec.stochastic and filled.seed != wanted.seed:
+        return False
+    for entry in wanted.models:
+        for parameter in spec.parameters:
+            name, default = parameter.name, _default(spec.name, parameter.name)
+            want = {**wanted.parameters, **entry.parameters}.get(name, default)
+            levels = [{**filled.parameters, **parameters_of[entry.model]}]
+            for block in filled.blocks:
+                of_model = {e.model: e.parameters for e in block.models}.get(entry.model, {})
+                levels.append({**levels[0], **block.parameters, **of_model})
+            for level in levels:
+                have = level.get(name, default)
+                if isinstance(have, list) and len(set(map(str, have))) == 1:
+                    have = have[0]
+                if have != want:
+                    return False
+    return True
