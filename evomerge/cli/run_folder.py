@@ -55,9 +55,9 @@ def recipe_of(source: Path, trial: int | None) -> Recipe:
         return Recipe.from_yaml(source)
     record = record_of(source)
     if trial is None:
-        if record.verdict is None:
+        if record.winner is None:
             raise UserError(f"{source}: this run has no verdict yet; choose by --trial NUMBER")
-        trial = int(record.verdict["winner"]["trial"])
+        trial = record.winner.number
     if trial not in record.trials:
         last = record.next_number - 1
         raise UserError(f"{source}: there is no trial {trial}; the last one is {last}")

@@ -113,16 +113,13 @@ class Run:
     @property
     def ours(self) -> int | None:
         """The trial that the verdict measured against parents and anchors: the race's winner."""
-        judged = self.record.verdict
-        if judged is None:
-            return self.record.race_winner
-        return int((judged.get("contender") or judged["winner"])["trial"])
+        return self.record.race_winner
 
     @property
     def recommended(self) -> int | None:
         """The trial that the verdict recommends, which is what was exported."""
-        judged = self.record.verdict
-        return None if judged is None else int(judged["winner"]["trial"])
+        winner = self.record.winner
+        return None if winner is None else winner.number
 
     @property
     def wall_seconds(self) -> float:

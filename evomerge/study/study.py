@@ -94,9 +94,9 @@ class Study:
             UserError: There is no verdict yet.
         """
         record = self.record
-        if record.verdict is None:
+        if record.winner is None:
             raise UserError(f"{self.directory}: there is no verdict yet: call confirm()")
-        return Recipe.from_dict(record.trials[record.verdict["winner"]["trial"]].recipe)
+        return Recipe.from_dict(record.winner.recipe)
 
     @property
     def trials(self) -> list[Trial]:

@@ -68,7 +68,7 @@ def by_hand() -> list[Event]:
     told |= {"violations": [0.0, None]}
     judged = found[-2]
     table = [{"constraint": "quiz >= base", "score": 0.5, "limit": 0.25, "kept": True}]
-    judged |= {"contender": judged["winner"], "constraints": table}
+    judged |= {"constraints": table}
     more = [
         {"event": "warning", "kind": "correlation", "message": "low", "generation": 0},
         {"event": "chosen", "trial": 6, "instead_of": 3, "reason": "simplest"},

@@ -92,12 +92,12 @@ def _model(source: Path, title: str) -> tuple[Path, str, str]:
     if (source / JOURNAL).is_file():
         record = record_of(source)
         exported = (record.exported or {}).get("model")
-        if record.verdict is None or not exported or not (source / exported).is_dir():
+        if record.winner is None or not exported or not (source / exported).is_dir():
             raise UserError(
                 f"{source}: expected a finished run with a model, but it is in phase "
                 f"{record.phase} and has exported {exported or 'no model'}"
             )
-        recipe = Recipe.from_dict(record.trials[record.verdict["winner"]["trial"]].recipe)
+        recipe = Recipe.from_dict(record.winner.recipe)
         return source / exported, study_card(record, title), public_recipe(recipe)
     recipe_file = source / "evomerge_recipe.yaml"
     if not recipe_file.is_file() or not (source / "config.json").is_file():

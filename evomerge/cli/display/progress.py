@@ -118,7 +118,7 @@ class Progress:
                 return f"race: {taken} is taken{instead}: {event['reason']}"
             case "verdict":
                 items = _items(record, "holdout")
-                judged = (event.get("contender") or event["winner"])["name"]
+                judged = event["race_winner"]["name"]
                 taken = event["winner"]["name"]
                 instead = "" if taken == judged else f"; {taken} is recommended"
                 return f"verdict: {judged}, judged on {items:,} held-out items{instead}"

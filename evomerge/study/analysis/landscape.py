@@ -104,16 +104,16 @@ def landscape(directory: Path, n: int, important: Sequence[str] = ()) -> dict[st
 
 def _winner(record: Record, space: SearchSpace, directory: Path) -> tuple[str, Point]:
     """What the verdict recommends, or else what won the race: the first that is a point."""
-    verdict = record.verdict or {}
-    for key in ("winner", "contender"):
-        if key in verdict:
-            number = verdict[key]["trial"]
-            point = _point(record, space, number)
-            if point is not None:
-                return record.trials[number].name, point
+    winner = record.winner
+    assert winner is not None
+    assert record.race_winner is not None
+    for trial in (winner, record.trials[record.race_winner]):
+        point = _point(record, space, trial.number)
+        if point is not None:
+            return trial.name, point
     raise UserError(
         f"{directory}: expected a winner that is a point of the space, but "
-        f"{verdict['winner']['name']} is none, so nothing lies around it"
+        f"{winner.name} is none, so nothing lies around it"
     )
 
 

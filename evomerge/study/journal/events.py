@@ -130,7 +130,7 @@ _SHAPES: dict[str, dict[str, Any]] = {
     "search_ended": {"reason": str, "trials": int, "wanted": int},
     "verdict": {
         "winner": _WHO,
-        "contender?": _WHO,
+        "race_winner": _WHO,
         "improvement_shown": bool,
         "sentence": str,
         "scores": {str: {_TASK_NAME: float}},
@@ -168,3 +168,19 @@ class Keys(NamedTuple):
 
 
 EVENTS = {kind: Keys.of({**shape, "time?": Known.MOMENT}) for kind, shape in _SHAPES.items()}
+
+
+def upgraded(event: dict[str, Any]) -> dict[str, Any]:
+    """An event in today's form: version 0.1.0 named a verdict's race winner only if it lost.
+
+    It then stood under ``contender``, also among the scores.
+    """
+    if event["event"] != "verdict" or "race_winner" in event or "winner" not in event:
+        return event
+    event = {**event, "race_winner": event.get("contender") or event["winner"]}
+    event.pop("contender", None)
+    scores = event.get("scores")
+    if isinstance(scores, dict) and "contender" in scores:
+        renamed = {"contender": "race_winner"}
+        event["scores"] = {renamed.get(name, name): of_task for name, of_task in scores.items()}
+    return event

@@ -30,6 +30,7 @@ from evomerge.core import faults
 from evomerge.core.errors import UserError
 from evomerge.core.partial import cause, sync
 from evomerge.study.journal.event_check import EventCheck
+from evomerge.study.journal.events import upgraded
 from evomerge.study.journal.lock import Holder, take_lock
 
 Event = dict[str, Any]
@@ -278,7 +279,7 @@ def frames(
         if payload is None:
             _check_tail(end, count, line + file.read(), path)
             return
-        event = _event(payload, end, path)
+        event = upgraded(_event(payload, end, path))
         if count == 0:
             _check_header(event, path)
         wrong = check.fault(event)

@@ -140,8 +140,15 @@ class Record:
 
     @property
     def race_winner(self) -> int | None:
-        """The trial that the last race ended with, or None."""
+        """The trial that the verdict judged; before it, the one that the last race ended with."""
+        if self.verdict is not None:
+            return int(self.verdict["race_winner"]["trial"])
         return self.races[-1]["winner"] if self.races else None
+
+    @property
+    def winner(self) -> TrialRecord | None:
+        """The trial that the verdict recommends, which is what is exported; None before it."""
+        return None if self.verdict is None else self.trials[self.verdict["winner"]["trial"]]
 
     def status(self) -> dict[str, Any]:
         """What ``evomerge status RUN --json`` prints.

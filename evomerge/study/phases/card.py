@@ -21,9 +21,9 @@ def study_card(record: Record, title: str) -> str:
     """
     assert record.verdict is not None
     assert record.study is not None
-    trial = record.trials[record.verdict["winner"]["trial"]]
+    assert record.winner is not None
     return model_card(
-        Recipe.from_dict(trial.recipe),
+        Recipe.from_dict(record.winner.recipe),
         title,
         _results(record.verdict, record),
         {"pipeline_tag": "text-generation", "model-index": [_index(title, record)]},
@@ -45,9 +45,9 @@ def _results(verdict: Mapping[str, Any], record: Record) -> str:
     scores, pools = verdict["scores"], (record.study or {})["pools"]["holdout"]
     this = verdict["winner"]["name"]
     against = dict.fromkeys(c["against"] for c in verdict["comparisons"])
-    names = ["winner", *(n for n in ("contender", *against) if n in scores and n != this)]
-    contender = (verdict.get("contender") or {}).get("name")
-    called = {"winner": f"this model ({this})", "contender": contender}
+    names = ["winner", *(n for n in ("race_winner", *against) if n in scores and n != this)]
+    race_winner = verdict["race_winner"]["name"]
+    called = {"winner": f"this model ({this})", "race_winner": race_winner}
     heads = [called.get(name) or name for name in names]
     lines = [
         f"{verdict['sentence']}\n",
@@ -60,7 +60,7 @@ def _results(verdict: Mapping[str, Any], record: Record) -> str:
         cells = [f"{scores[name][task]:.4f}" for name in names]
         lines.append(f"| {task} | {spec['metric']} | {len(pools[task])} | {' | '.join(cells)} |")
     if verdict["comparisons"]:
-        which = f"{contender}, which won the race," if contender else "this model"
+        which = f"{race_winner}, which won the race," if "race_winner" in scores else "this model"
         lines += [
             "",
             f"| {which} against | difference | interval | won | lost |",

@@ -168,7 +168,6 @@ class Finish:
             kept_in_race=kept_in_race,
             unscored=[record.trials[n].name for n in dict.fromkeys(rivals) if n not in entrants],
         )
-        judged = _with_recommended_as_winner(judged)
         judged["reproduce"] = reproduce(self.config, self.directory / "best" / "model", items)
         said = record.verdict is not None and _told(record.verdict) == judged
         if not said or record.phase != "done":  # said again after more of the search, though equal
@@ -177,7 +176,8 @@ class Finish:
 
     def _export(self, judged: Mapping[str, Any]) -> None:
         """Write verdict, recipe and model; the model's digest must be that of what was scored."""
-        trial = self.ledger.record.trials[judged["winner"]["trial"]]
+        trial = self.ledger.record.winner
+        assert trial is not None, "the verdict comes before the export"
         recipe = Recipe.from_dict(trial.recipe)
         best = self.directory / "best"
         told = json.dumps(judged, indent=1, ensure_ascii=False) + "\n"
@@ -234,17 +234,6 @@ class Finish:
 
     def _outcomes(self, trials: Sequence[int], items: Items, phase: str) -> dict[int, Any]:
         return self.ledger.outcomes(trials, items, "metric", phase)
-
-
-def _with_recommended_as_winner(judged: dict[str, Any]) -> dict[str, Any]:
-    """Let `winner` be what is recommended and exported; who won the race stays as `contender`."""
-    contender, recommended = judged["winner"], judged.pop("recommended")
-    if recommended["trial"] == contender["trial"]:
-        return judged
-    scores = dict(judged["scores"])
-    scores["contender"] = scores["winner"]
-    scores["winner"] = scores[recommended["name"]]
-    return {**judged, "winner": recommended, "contender": contender, "scores": scores}
 
 
 def _told(event: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The verdict: is the race's winner better than what needed no search, on items kept back for this?
+"""The verdict compares the race's winner, on held-out items, with what needed no search.
 
 The winner is compared with the best parent and with the best anchor, item by item. "Best" is what
 scores highest on these very held-out items: that rival's luck counts against the winner, never for
@@ -30,8 +30,10 @@ def verdict(
     kept_in_race: bool = False,
     unscored: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What ``verdict.json`` says, except how to reproduce it.
+    """Judge the race's winner; the answer is ``verdict.json`` without its ``reproduce``.
 
+    ``winner`` is the recipe that is recommended and exported, ``race_winner`` the one that was
+    compared; ``scores`` has ``race_winner`` beside ``winner`` only if the two differ.
     If no improvement is shown, the best parent or anchor is what is recommended, the one that did
     best in the race; unless the race threw all of them out, which leaves its winner, unconfirmed.
     A winner that breaks a constraint here is not recommended while a parent or an anchor keeps all.
@@ -72,13 +74,14 @@ def verdict(
             f" Could not be scored on the held-out items, so nothing is shown against them: "
             f"{', '.join(unscored)}."
         )
+    race_winner_scores = {} if recommended is winner else {"race_winner": scores(winner.rows, tasks)}
     return {
-        "winner": _who(winner, kind),
+        "winner": _who(recommended, kind if recommended is winner else None),
+        "race_winner": _who(winner, kind),
         "improvement_shown": shown,
-        "recommended": _who(recommended, kind if recommended is winner else None),
         "sentence": sentence,
         "scores": {rival.name: scores(rival.rows, tasks) for rival in rivals}
-        | {"winner": scores(winner.rows, tasks)},
+        | {"winner": scores(recommended.rows, tasks), **race_winner_scores},
         "comparisons": [
             {"against": rival.name, "kind": _KINDS[rival.kind], "trial": rival.trial, **asdict(c)}
             for rival, c in zip(against, comparisons, strict=True)

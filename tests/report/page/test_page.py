@@ -195,7 +195,7 @@ def test_a_recommended_anchor_is_shown_beside_the_trial_that_won_the_race(read):
     events = bench.events()
     judged = next(event for event in events if event["event"] == "verdict")
     judged |= {
-        "contender": judged["winner"],
+        "race_winner": judged["winner"],
         "winner": {"kind": "anchor", "trial": 3, "digest": "d3", "name": "uniform average"},
         "improvement_shown": False,
         "sentence": "No improvement shown: too few items.",

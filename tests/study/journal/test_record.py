@@ -88,7 +88,12 @@ def raced(winner, rung=0):
     }
 
 
-VERDICT = {"event": "verdict", "improvement_shown": False, "winner": {"kind": "trial"}}
+VERDICT = {
+    "event": "verdict",
+    "improvement_shown": False,
+    "winner": {"kind": "anchor", "trial": 0},
+    "race_winner": {"kind": "trial", "trial": 2},
+}
 WHOLE = [
     {"event": "journal", "format": 1},
     {"event": "opened", "token": "x"},
@@ -150,6 +155,7 @@ def test_trials_go_from_asked_to_scored_to_told_or_failed():
     assert record.trials[0].point is None
     assert record.trials[3].failure == Failure("non-finite", "NaN at layer 3", "search")
     assert record.race_winner == 2
+    assert record.winner is record.trials[0]
     assert record.exported is not None
 
 

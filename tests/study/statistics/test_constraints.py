@@ -203,7 +203,7 @@ def test_a_winner_that_breaks_a_constraint_is_neither_an_improvement_nor_recomme
     ]
     told = judged(0.5, rivals)
     assert told["improvement_shown"] is False
-    assert told["recommended"]["name"] == "anchor 1"
+    assert told["winner"]["name"] == "anchor 1"
     assert told["constraints"][0] == {
         "constraint": "qa <= 0.5",
         "score": 0.9,
@@ -217,21 +217,21 @@ def test_a_winner_that_breaks_a_constraint_is_neither_an_improvement_nor_recomme
         "every constraint and is recommended. Whatever the constraints, trial 9 scores +0.6000 ("
     )
     assert said.count("recommended") == 1
-    assert judged(0.5, rivals[:1])["recommended"]["name"] == "parent 0"  # though it did not race
+    assert judged(0.5, rivals[:1])["winner"]["name"] == "parent 0"  # though it did not race
     assert "of the race" not in judged(0.5, rivals, kept_in_race=False)["sentence"]
 
 
 def test_where_nothing_keeps_the_constraints_the_winner_stays_and_that_is_said() -> None:
     told = judged(0.1, [entrant(0, "parent", 0.3), entrant(1, "anchor", 0.2, race=0.4)])
     assert told["improvement_shown"] is False
-    assert told["recommended"] == told["winner"]
+    assert told["winner"] == told["race_winner"]
     assert "still recommended, since no parent or anchor keeps every constraint" in told["sentence"]
 
 
 def test_a_constraint_that_is_kept_changes_no_verdict() -> None:
     told = judged(0.95, [entrant(0, "parent", 0.3)])
     assert told["improvement_shown"] is True
-    assert told["recommended"]["name"] == "trial 9"
+    assert told["winner"]["name"] == "trial 9"
     assert told["sentence"].startswith("Improvement shown: trial 9 scores +0.6000")
 
 
@@ -244,7 +244,7 @@ def test_verdict_recipe_card_and_report_name_one_model_if_the_winner_breaks_a_co
     study = run(tmp_path, constraints=["stub_choice <= best parent"])
     folder = tmp_path / "run"
     told = json.loads((folder / "verdict.json").read_text())
-    assert told["contender"]["kind"] == "trial"
+    assert told["race_winner"]["kind"] == "trial"
     assert told["winner"]["kind"] in ("parent", "anchor")
     assert told["improvement_shown"] is False
     name, number = told["winner"]["name"], told["winner"]["trial"]
@@ -254,10 +254,10 @@ def test_verdict_recipe_card_and_report_name_one_model_if_the_winner_breaks_a_co
     recipe = record.trials[number].recipe
     assert Recipe.from_yaml(folder / "best" / "recipe.yaml").to_dict() == recipe
     assert study.best_recipe.to_dict() == recipe
-    assert told["scores"]["winner"] == told["scores"][name] != told["scores"]["contender"]
+    assert told["scores"]["winner"] == told["scores"][name] != told["scores"]["race_winner"]
     card = study_card(record, "title")
-    assert f"this model ({name}) | {told['contender']['name']}" in card
-    assert f"| {told['contender']['name']}, which won the race, against | difference" in card
+    assert f"this model ({name}) | {told['race_winner']['name']}" in card
+    assert f"| {told['race_winner']['name']}, which won the race, against | difference" in card
     assert f"{name}, which needs no search, keeps every constraint and is recommended" in card
     assert f"<p>Recommended: <strong>{name}</strong>" in page(Run.read(folder))
 
@@ -319,7 +319,7 @@ def test_the_simplest_of_equals_is_chosen_if_asked_for(
     }
     assert winner == race["winner"] != found
     assert tasks == record.tasks_of("race")
-    chosen = (record.verdict.get("contender") or record.verdict["winner"])["trial"]
+    chosen = record.verdict["race_winner"]["trial"]
     assert chosen == found
     assert [(e["trial"], e["instead_of"]) for e in record.chosen] == [(found, winner)]
     assert best.chosen == []

@@ -63,8 +63,8 @@ def test_items_that_only_one_side_has_are_an_error():
 def test_a_clear_improvement_over_best_parent_and_best_anchor_is_announced():
     found = study()
     assert found["improvement_shown"] is True
-    assert found["winner"] == {"kind": "trial", "trial": 20, "digest": "d20", "name": "trial 20"}
-    assert found["recommended"] == found["winner"]
+    assert found["race_winner"] == {"kind": "trial", "trial": 20, "digest": "d20", "name": "trial 20"}
+    assert found["winner"] == found["race_winner"]
     assert found["scores"] == {
         "parent 0": {"quiz": 0.5},
         "parent 1": {"quiz": 0.6},
@@ -100,8 +100,8 @@ def test_beating_only_the_parent_is_no_improvement_and_the_best_of_the_race_is_r
     assert found["comparisons"][0]["low"] > 0
     assert found["comparisons"][1]["low"] < 0
     assert found["improvement_shown"] is False
-    assert found["winner"]["kind"] == "trial"
-    assert found["recommended"] == {
+    assert found["race_winner"]["kind"] == "trial"
+    assert found["winner"] == {
         "kind": "anchor",
         "trial": 11,
         "digest": "d11",
@@ -120,10 +120,10 @@ def test_an_anchor_that_the_race_put_out_is_not_recommended():
         ]
 
     winner = entrant(9, "trial", right(71), race_score=0.9)
-    assert verdict(winner, rivals(False), QUIZ)["recommended"]["trial"] == 1
+    assert verdict(winner, rivals(False), QUIZ)["winner"]["trial"] == 1
     found = verdict(winner, rivals(True), QUIZ)
     assert found["improvement_shown"] is False
-    assert found["recommended"]["trial"] == 9
+    assert found["winner"]["trial"] == 9
     assert "still recommended, since the race put every parent and anchor out" in found["sentence"]
 
 
@@ -135,8 +135,8 @@ def test_an_anchor_or_parent_that_wins_is_no_improvement_however_good(kind, told
     winner = entrant(5, kind, right(99))
     found = verdict(winner, [*rivals, winner], QUIZ)
     assert found["improvement_shown"] is False
-    assert found["winner"]["kind"] == told
-    assert found["recommended"] == found["winner"]
+    assert found["race_winner"]["kind"] == told
+    assert found["winner"] == found["race_winner"]
     assert found["sentence"].startswith("No improvement shown: the race was won by")
     assert [c["against"] for c in found["comparisons"]] == ["parent 0", "anchor 1"]
     assert all(c["low"] > 0 for c in found["comparisons"])
@@ -146,14 +146,14 @@ def test_a_trial_that_is_an_anchor_in_disguise_is_told_as_the_anchor():
     rivals = [entrant(0, "parent", right(10)), entrant(1, "anchor", right(99))]
     disguised = Entrant(7, "trial", "trial 7", "d1", right(99))
     found = verdict(disguised, rivals, QUIZ)
-    assert found["winner"]["kind"] == "anchor"
+    assert found["race_winner"]["kind"] == "anchor"
     assert found["improvement_shown"] is False
 
 
 def test_the_mean_of_the_optimizer_counts_as_a_trial():
     rivals = [entrant(0, "parent", right(10)), entrant(1, "anchor", right(20))]
     found = verdict(entrant(7, "mean", right(99)), rivals, QUIZ)
-    assert found["winner"]["kind"] == "trial"
+    assert found["race_winner"]["kind"] == "trial"
     assert found["improvement_shown"] is True
 
 
