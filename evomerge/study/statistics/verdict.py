@@ -74,7 +74,9 @@ def verdict(
             f" Could not be scored on the held-out items, so nothing is shown against them: "
             f"{', '.join(unscored)}."
         )
-    race_winner_scores = {} if recommended is winner else {"race_winner": scores(winner.rows, tasks)}
+    race_winner_scores = (
+        {} if recommended is winner else {"race_winner": scores(winner.rows, tasks)}
+    )
     return {
         "winner": _who(recommended, kind if recommended is winner else None),
         "race_winner": _who(winner, kind),

@@ -63,7 +63,12 @@ def test_items_that_only_one_side_has_are_an_error():
 def test_a_clear_improvement_over_best_parent_and_best_anchor_is_announced():
     found = study()
     assert found["improvement_shown"] is True
-    assert found["race_winner"] == {"kind": "trial", "trial": 20, "digest": "d20", "name": "trial 20"}
+    assert found["race_winner"] == {
+        "kind": "trial",
+        "trial": 20,
+        "digest": "d20",
+        "name": "trial 20",
+    }
     assert found["winner"] == found["race_winner"]
     assert found["scores"] == {
         "parent 0": {"quiz": 0.5},
