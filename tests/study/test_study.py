@@ -363,7 +363,7 @@ def test_what_may_differ_on_resume_may_differ(tmp_path: Path) -> None:
         ({"search": {"seed": 2}}, "search.seed was 1, now 2"),
         ({"search": {"population": 5}}, "search.population was 4, now 5"),
         ({"evaluate": {"items": {"per_generation": 11}}}, "per_generation was 12, now 11"),
-        ({"models": ["one", "three"]}, "models"),
+        ({"models": ["one", "three"]}, r"study\.models\[1\] was two, now three"),
         ({"output": {"dtype": "float32"}}, "output.dtype was bfloat16, now float32"),
     ],
 )

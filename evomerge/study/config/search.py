@@ -52,6 +52,11 @@ class SearchConfig:
         """Refuse numbers out of range, a deadline that is none, and constraints on other tasks."""
         if self.trials < 1:
             raise UserError(f"{where}: search.trials: expected at least 1, got {self.trials}")
+        if self.population is not None and self.population > self.trials:
+            raise UserError(
+                f"{where}: search.population: expected at most search.trials ({self.trials}), "
+                f"but got {self.population}; ask for more trials, or leave population out"
+            )
         if not 0 <= self.seed < 2**63:
             raise UserError(f"{where}: search.seed: expected 0 to 2**63 - 1, got {self.seed}")
         if not 0 <= self.random_share <= 0.5:

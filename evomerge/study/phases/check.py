@@ -203,6 +203,11 @@ def _differences(old: Any, new: Any, path: str) -> list[str]:
             if old.get(key) != new.get(key)
             for told in _differences(old.get(key), new.get(key), f"{path}.{key}")
         ]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [
+            line for i, (a, b) in pairs if a != b for line in _differences(a, b, f"{path}[{i}]")
+        ]
     return [f"{path} was {_short(old)}, now {_short(new)}"]
 
 

@@ -263,21 +263,28 @@ def device(name: str) -> str:
 
 
 def devices(workers: WorkersConfig) -> list[str]:
-    """Return the devices of a worker: those that it sees, if it asks for several GPUs.
+    """Return the devices of a worker: as many of those that it sees as it asks for GPUs.
 
     Raises:
-        UserError: It sees fewer.
+        UserError: It sees fewer, or none where a GPU is named.
     """
     first, count = device(workers.device), int(workers.gpus)
-    if count < 2 or workers.device == "cpu":
+    if workers.device == "cpu":
         return [first]
-    seen = torch.cuda.device_count() if first == "cuda" else 0
-    if seen < count:
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if workers.device.startswith("cuda") and not seen:
         raise UserError(
-            f"workers.gpus: each worker is to have {count} GPUs, but one on "
+            f"workers.device: {workers.device}: torch {torch.__version__} sees no GPU on "
+            f"{socket.gethostname()}; install a torch with CUDA and check `nvidia-smi`, or set "
+            "device: cpu"
+        )
+    if seen < workers.gpus:
+        each = f"{workers.gpus:g} GPU{'s' * (workers.gpus != 1)}"
+        raise UserError(
+            f"workers.gpus: each worker is to have {each}, but one on "
             f"{socket.gethostname()} sees {seen}; fewer gpus, or device: cpu"
         )
-    return [f"cuda:{i}" for i in range(count)]
+    return [first] if count < 2 else [f"cuda:{i}" for i in range(count)]
 
 
 def start(config: Message) -> Evaluator | Message:

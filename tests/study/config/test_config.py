@@ -160,6 +160,7 @@ def test_missing_keys_are_named(key: str) -> None:
         ("search.trials", True, "expected a whole number"),
         ("search.trials", None, "expected a whole number"),
         ("search.trials", 0, "search.trials: expected at least 1, got 0"),
+        ("search.population", 241, r"expected at most search\.trials \(240\), but got 241"),
         ("search.seed", 2**63, "search.seed: expected 0 to 2\\*\\*63 - 1, got 9223372036854775808"),
         ("search.seed", -1, "search.seed: expected 0 to"),
         ("search.deadline", "soon", "search.deadline: expected a time span such as 45m or 8h"),
