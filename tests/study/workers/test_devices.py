@@ -14,7 +14,10 @@ from evomerge.study.workers.evaluator import devices
     ("workers", "message"),
     [
         (WorkersConfig(gpus=1.0), r"workers\.gpus: each worker is to have 1 GPU, but .* sees 0"),
-        (WorkersConfig(gpus=0.5), r"workers\.gpus: each worker is to have 0\.5 GPUs, but .* sees 0"),
+        (
+            WorkersConfig(gpus=0.5),
+            r"workers\.gpus: each worker is to have 0\.5 GPUs, but .* sees 0",
+        ),
         (WorkersConfig(device="cuda"), r"workers\.device: cuda: torch .* sees no GPU"),
         (WorkersConfig(device="cuda:1"), r"workers\.device: cuda:1: torch .* sees no GPU"),
     ],
