@@ -9,7 +9,7 @@ from evomerge.core.version import __version__
 
 if TYPE_CHECKING:
     from evomerge.core.errors import StudyEnded, UserError
-    from evomerge.merge.make import build
+    from evomerge.merge.build import build
     from evomerge.methods import merge_method
     from evomerge.optimizers import CatCma, CmaEs, OptunaSampler, RandomSearch
     from evomerge.recipe.recipe import Recipe
@@ -45,7 +45,7 @@ _HOMES = {
     "Trial": "study.trial",
     "UserError": "core.errors",
     "WorkersConfig": "study.config",
-    "build": "merge.make",
+    "build": "merge.build",
     "create_study": "study.create",
     "load_study": "study.create",
     "merge_method": "methods",

@@ -1,106 +1,59 @@
-"""Build a plan: into a live model in place, or to disk. One code path, equal digests."""
+"""Build a recipe: into a model folder, or into a live model in place. Both give equal digests."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from evomerge import methods
 from evomerge.checkpoint.dtypes import DTYPES
 from evomerge.checkpoint.files.remote_code import copy_code
 from evomerge.checkpoint.files.shards import write_shards
 from evomerge.core.atomic import atomic_folder
 from evomerge.core.errors import UserError
-from evomerge.merge.kernels.lowering import Inputs, operation_of
+from evomerge.merge.compute import TORCH_DTYPES, merge_into, merged
+from evomerge.merge.digest import combined_digest, tensor_digest
 from evomerge.merge.output.card import model_card
+from evomerge.merge.parents.nested import open_parents, with_merges
 from evomerge.merge.parents.parents import Parents
-from evomerge.merge.plan.plan import Job, Plan
+from evomerge.merge.plan.plan import Plan, plan
 from evomerge.merge.vocabulary.tokenizer import write_tokenizer
-from evomerge.recipe.data import DTYPES as DTYPE_NAMES
 from evomerge.recipe.recipe import Recipe
 
-TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPE_NAMES}
 
+def build(
+    recipe: Recipe | str | Path, out: str | Path, *, device: str = "cpu", replace: bool = False
+) -> str:
+    """Merge a recipe into a model folder.
 
-def merged(job: Job, parents: Parents, recipe: Recipe) -> Tensor:
-    """Compute one output tensor in float32 and cast it once to the recipe's output dtype.
+    Args:
+        recipe: The recipe, or the path of its YAML file.
+        out: The folder to make; it must not exist, or be empty, unless `replace`.
+        device: Where the arithmetic runs.
+        replace: Whether an existing folder gives way, once the new one is whole.
 
-    A recipe whose dtype is float64 is computed in that, method by method, without operations.
-    Tensors that are not floating point (buffers) must be equal in all parents and are copied.
+    Returns:
+        The digest of the merged weights.
 
     Raises:
-        UserError: Such a tensor differs, or a method refuses its inputs; names the tensor.
+        UserError: The recipe cannot be read, a parent does not fit, or `out` holds something.
     """
-    first = parents.tensor(job.base or job.models[0])
-    dtype = TORCH_DTYPES[recipe.output_dtype] if first.is_floating_point() else first.dtype
-    out = torch.empty(first.shape, dtype=dtype, device=first.device)  # a stack may take one twice
-    merge_into(out, job, parents, recipe)
-    return out
+    if not isinstance(recipe, Recipe):
+        recipe = _read(Path(recipe))
+    parents = with_merges(recipe, open_parents(recipe.model_names, device), checked=True)
+    parents.check(recipe)
+    return write(plan(recipe, parents.checkpoints), parents, Path(out), replace=replace)
 
 
-def merge_into(out: Tensor, job: Job, parents: Parents, recipe: Recipe) -> None:
-    """Like `merged`, written into a tensor of the result's shape and any floating dtype.
-
-    A method that has an operation runs as one, in a single pass where `out` is contiguous; the
-    others run as the plain function. The bits are the same.
-    """
-    device = parents.device_for(out)
-    keys, base, models = parents.flat(job, device)
-    first = models[0] if base is None else base
-    if not first.is_floating_point():
-        if any(not torch.equal(first, other) for other in models):
-            raise UserError(f"{job.name}: whole numbers cannot be merged, and they differ")
-        out.copy_(first.view(job.shape))
-        return
-    spec = methods.get(job.method)
-    spec.check_models(len(models))
-    random = methods.CounterRandom(recipe.seed, job.name) if spec.stochastic else None
-    working, dtype = TORCH_DTYPES[recipe.dtype], TORCH_DTYPES[recipe.output_dtype]
-    try:
-        inputs = Inputs(
-            base,
-            models,
-            keys,
-            working,
-            random,
-            parents.statistics_of(job),
-            parents.kernels,
-        )
-        exact = torch.promote_types(working, torch.float32)  # what arithmetic runs in
-        if exact == torch.float64 and (spec.takes_thresholds or spec.takes_factors):
-            raise UserError(f"{spec.name}: it computes in float32; set dtype to float32")
-        operation = (
-            None if exact == torch.float64 else operation_of(job.method, inputs, job.parameters)
-        )
-        if operation is not None:
-            direct = out.is_contiguous() and out.dtype == dtype and out.device == first.device
-            flat = (
-                out.view(-1)
-                if direct
-                else torch.empty(out.numel(), dtype=dtype, device=first.device)
-            )
-            if not parents.kernels.run(operation, flat):  # the last of them, PyTorch's, always can
-                raise RuntimeError(f"{job.name}: no kernel could merge it, so nothing was written")
-            if not direct:
-                out.copy_(flat.view(out.shape))
-            return
-        result = spec.apply(
-            None if base is None else base.view(job.shape).to(working).to(exact),
-            [model.view(job.shape).to(working).to(exact) for model in models],
-            job.parameters,
-            random,
-            [parents.factors(ref, device) for ref in job.models] if spec.takes_factors else None,
-            parents.thresholds(job, working) if spec.takes_thresholds else None,
-        )
-    except UserError as error:
-        raise UserError(f"{job.name}: {error}") from None
-    out.copy_(result.to(dtype))
+def _read(file: Path) -> Recipe:
+    if not file.is_file():
+        state = "it is a folder" if file.is_dir() else "there is no such file"
+        raise UserError(f"{file}: expected a recipe's YAML file, but {state}")
+    return Recipe.from_yaml(file)
 
 
 def tensors(built: Plan, parents: Parents) -> Iterator[tuple[str, Tensor]]:
@@ -171,11 +124,6 @@ def _differs_in_rows(live: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     return live != wanted and live[1:] == wanted[1:] and len(live) == len(wanted) > 0
 
 
-def digest(named: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes: equal exactly when the weights are."""
-    return _combined(f"{name} {_content(tensor)}" for name, tensor in named)
-
-
 def write(built: Plan, parents: Parents, out: Path, *, replace: bool = False) -> str:
     """Write a merged model as a Hugging Face folder that appears only when whole.
 
@@ -200,7 +148,7 @@ def write(built: Plan, parents: Parents, out: Path, *, replace: bool = False) ->
 
     def recorded() -> Iterator[tuple[str, Tensor]]:
         for name, tensor in tensors(built, parents):
-            parts.append(f"{name} {_content(tensor)}")
+            parts.append(f"{name} {tensor_digest(tensor)}")
             yield name, tensor.cpu()
 
     with atomic_folder(out, replace=replace) as folder:
@@ -212,15 +160,4 @@ def write(built: Plan, parents: Parents, out: Path, *, replace: bool = False) ->
         write_tokenizer(recipe, parents.opened, folder)
         recipe.to_yaml(folder / "evomerge_recipe.yaml")
         (folder / "README.md").write_text(model_card(recipe), encoding="utf-8")
-    return _combined(parts)
-
-
-def _content(tensor: Tensor) -> str:
-    """Dtype, shape and the digest of the bytes of one tensor."""
-    held = tensor.detach().cpu().contiguous()
-    data = held.flatten().view(torch.uint8).numpy()
-    return f"{held.dtype} {list(held.shape)} {hashlib.sha256(data.data).hexdigest()}"
-
-
-def _combined(parts: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
+    return combined_digest(parts)

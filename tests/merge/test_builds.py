@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -10,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import evomerge
 from evomerge.checkpoint.files.shards import write_shards
 from evomerge.checkpoint.opening import open_model
 from evomerge.core.errors import UserError
-from evomerge.merge.build import digest, fill, live_tensors, tensors, write
-from evomerge.merge.make import build
+from evomerge.merge.build import build, fill, live_tensors, tensors, write
+from evomerge.merge.digest import digest
 from evomerge.merge.parents.parents import Parents
 from evomerge.merge.plan.plan import plan
 from evomerge.recipe.recipe import Recipe
@@ -38,6 +40,38 @@ def test_in_place_on_disk_and_loaded_afresh_are_one_model(family, method, tmp_pa
     assert torch.equal(logits(live), logits(fresh))
     assert not torch.equal(logits(live), before)
     assert fresh.state_dict().keys() == live.state_dict().keys()
+
+
+@pytest.mark.parametrize("as_path", [str, Path])
+def test_a_recipe_is_built_from_its_file(llama, as_path, tmp_path):
+    recipe = recipe_of(llama)
+    recipe.to_yaml(tmp_path / "recipe.yaml")
+    assert evomerge.build(as_path(tmp_path / "recipe.yaml"), out=tmp_path / "out") == build(
+        recipe, tmp_path / "same"
+    )
+
+
+def test_a_recipe_that_is_no_file_is_refused_by_name(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere.yaml: expected .* there is no such file"):
+        build(tmp_path / "nowhere.yaml", tmp_path / "out")
+    with pytest.raises(UserError, match=re.escape(f"{tmp_path}: expected a recipe's YAML file")):
+        build(str(tmp_path), tmp_path / "out")
+
+
+class NoKernels:
+    """Kernels that can run nothing, and say so."""
+
+    def run(self, operation, out):  # noqa: ARG002
+        return False
+
+
+def test_a_tensor_that_no_kernel_wrote_is_never_exported(llama, tmp_path):
+    recipe = recipe_of(llama, "linear")
+    parents = Parents(recipe.model_names)
+    parents.kernels = NoKernels()
+    with pytest.raises(RuntimeError, match=r"weight: expected a kernel to run linear"):
+        write(plan(recipe, parents.checkpoints), parents, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_live_model_filled_again_is_as_if_filled_once(family):
@@ -119,13 +153,3 @@ def test_the_card_names_parents_and_papers_but_not_where_the_models_lay(llama, t
     assert "- base (base)" in card
     assert "https://arxiv.org/abs/2306.01708" in card
     assert str(Path(llama["a"]).parent) not in card
-
-
-def test_a_recipe_is_built_from_its_file(family, tmp_path):
-    recipe = recipe_of(family)
-    file = tmp_path / "recipe.yaml"
-    recipe.to_yaml(file)
-    by_file = build(str(file), tmp_path / "from-file")
-    assert by_file == build(recipe, tmp_path / "from-recipe")
-    with pytest.raises(UserError, match=r"nothing\.yaml"):
-        build(tmp_path / "nothing.yaml", tmp_path / "none")

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from evomerge.core.errors import UserError
-from evomerge.merge.build import digest, tensors
-from evomerge.merge.make import build
+from evomerge.merge.build import build, tensors
+from evomerge.merge.digest import digest
 from evomerge.merge.parents.parents import Parents
 from evomerge.merge.plan.plan import plan
 from tests.merge.merging import recipe_of

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from evomerge.core.errors import UserError
-from evomerge.merge.make import build
+from evomerge.merge.build import build
 from evomerge.recipe.recipe import Recipe
 from tests.models import load, make_model, make_t5
 

@@ -6,8 +6,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from evomerge.core.errors import UserError
-from evomerge.merge.build import digest, fill
-from evomerge.merge.make import build
+from evomerge.merge.build import build, fill
+from evomerge.merge.digest import digest
 from evomerge.merge.parents.parents import Parents
 from evomerge.merge.plan.plan import plan
 from tests.merge.merging import load_live, recipe_of

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from evomerge.core.errors import UserError
-from evomerge.merge.make import build
+from evomerge.merge.build import build
 from evomerge.methods import lora_lego, lorahub
 from evomerge.recipe.recipe import Recipe
 from tests.adapters import make_adapter, merged_by_peft

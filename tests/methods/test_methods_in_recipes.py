@@ -6,7 +6,7 @@ import torch
 from evomerge import methods
 from evomerge.checkpoint.opening import open_model
 from evomerge.core.errors import UserError
-from evomerge.merge.make import build
+from evomerge.merge.build import build
 from evomerge.methods import registered
 from evomerge.recipe.mergekit.to_mergekit import to_mergekit
 from evomerge.recipe.recipe import Recipe

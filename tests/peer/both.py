@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from evomerge.merge.make import build
+from evomerge.merge.build import build
 from evomerge.merge.parents.nested import open_parents, with_merges
 from evomerge.recipe.mergekit.to_mergekit import as_yaml, to_mergekit
 from evomerge.recipe.recipe import Recipe

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from evomerge.core import yaml_file
-from evomerge.merge.make import build
+from evomerge.merge.build import build
 from evomerge.recipe.mergekit.from_mergekit import from_mergekit
 from tests.models import make_family
 from tests.peer.both import different, merged_by_mergekit, needs_mergekit

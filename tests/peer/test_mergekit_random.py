@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
-from evomerge.merge.make import build
+from evomerge.merge.build import build
 from evomerge.recipe.mergekit.from_mergekit import from_mergekit
 from tests.models import DTYPES, make_family, make_t5, near
 from tests.peer.both import different, merged_by_mergekit, named, needs_mergekit

@@ -10,7 +10,7 @@ import torch
 
 from evomerge import methods
 from evomerge.checkpoint.opening import open_model
-from evomerge.merge.make import build
+from evomerge.merge.build import build
 from evomerge.recipe.mergekit.to_mergekit import as_yaml, to_mergekit
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.shipped import shipped

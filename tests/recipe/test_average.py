@@ -8,7 +8,7 @@ import torch
 
 from evomerge.cli import main
 from evomerge.core.errors import UserError
-from evomerge.merge.make import build
+from evomerge.merge.build import build
 from evomerge.recipe import average as trajectory
 from evomerge.recipe.recipe import Recipe
 from tests.models import load, make_family

@@ -10,7 +10,7 @@ import pytest
 
 from evomerge.cli.main import main
 from evomerge.core import yaml_file
-from evomerge.merge.make import build
+from evomerge.merge.build import build
 from evomerge.recipe.recipe import Recipe
 from tests.models import load
 from tests.study.small_study import real_study

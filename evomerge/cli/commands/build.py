@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the model; the digest of its weights is the last line printed."""
-    from evomerge.merge.make import build
+    from evomerge.merge.build import build
 
     recipe = recipe_of(arguments.recipe, arguments.trial)
     digest = build(recipe, arguments.out, device=arguments.device)

@@ -12,7 +12,7 @@ from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.files.header import FLOATS, TensorInfo
 from evomerge.checkpoint.opening import inspect_models
 from evomerge.core.errors import UserError
-from evomerge.merge.build import merged
+from evomerge.merge.compute import merged
 from evomerge.merge.parents.parents import Parents
 from evomerge.merge.plan.plan import Plan, plan
 from evomerge.merge.vocabulary.align import aligned

@@ -28,7 +28,8 @@ from evomerge.evaluate.outcomes import NonFiniteError, OutcomeRow
 from evomerge.evaluate.scorer import Scorer
 from evomerge.evaluate.tasks.harness import Harness
 from evomerge.evaluate.tasks.request import TaskRequest
-from evomerge.merge.build import digest, fill, live_tensors, write
+from evomerge.merge.build import fill, live_tensors, write
+from evomerge.merge.digest import digest
 from evomerge.merge.kernels.norms import squared_norms
 from evomerge.merge.parents.nested import open_parents, with_merges
 from evomerge.merge.plan.in_place import check_in_place

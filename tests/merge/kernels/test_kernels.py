@@ -9,7 +9,9 @@ import torch
 
 from evomerge import methods
 from evomerge.core.errors import UserError
-from evomerge.merge.build import digest, merge_into, merged, tensors
+from evomerge.merge.build import tensors
+from evomerge.merge.compute import merge_into, merged
+from evomerge.merge.digest import digest
 from evomerge.merge.kernels import native as native_module
 from evomerge.merge.kernels.blocked import BlockedKernels
 from evomerge.merge.kernels.delta import Delta

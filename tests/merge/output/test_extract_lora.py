@@ -9,7 +9,7 @@ import torch
 from evomerge.checkpoint.opening import open_model
 from evomerge.cli import main
 from evomerge.core.errors import UserError
-from evomerge.merge.make import build
+from evomerge.merge.build import build
 from evomerge.merge.output.extract_lora import extract_lora, total_error
 from evomerge.recipe.recipe import Recipe
 from tests.adapters import make_adapter, merged_by_peft

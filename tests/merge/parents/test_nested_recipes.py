@@ -10,8 +10,8 @@ import yaml
 
 from evomerge.checkpoint.opening import open_model
 from evomerge.core.errors import UserError
-from evomerge.merge.build import digest, fill, live_tensors
-from evomerge.merge.make import build
+from evomerge.merge.build import build, fill, live_tensors
+from evomerge.merge.digest import digest
 from evomerge.merge.parents.nested import open_parents, with_merges
 from evomerge.merge.plan.plan import plan
 from evomerge.recipe.mergekit.to_mergekit import as_yaml, to_mergekit

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from evomerge.merge.make import build
+from evomerge.merge.build import build
 from evomerge.merge.parents.thresholds import Magnitudes
 from evomerge.recipe.recipe import Recipe
 from tests.models import load

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evomerge.core.errors import UserError
-from evomerge.merge.make import build
+from evomerge.merge.build import build
 from evomerge.recipe.recipe import Recipe
 from tests.merge.merging import load_live, logits, recipe_of
 from tests.models import ARCHITECTURES, load, make_family, make_model

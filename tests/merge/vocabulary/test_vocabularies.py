@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from evomerge.core.errors import UserError
-from evomerge.merge.build import fill, live_tensors
-from evomerge.merge.make import build
+from evomerge.merge.build import build, fill, live_tensors
 from evomerge.merge.parents.parents import Parents
 from evomerge.merge.plan.in_place import check_in_place
 from evomerge.merge.plan.plan import plan

@@ -6,7 +6,7 @@ import pytest
 
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
-from evomerge.merge.make import build
+from evomerge.merge.build import build
 from evomerge.recipe.mergekit.from_mergekit import from_mergekit
 from evomerge.recipe.recipe import Recipe
 from tests.models import make_family, make_model

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from evomerge.cli import main
 from evomerge.core.errors import UserError
-from evomerge.merge.make import build
+from evomerge.merge.build import build
 from evomerge.recipe.recipe import Recipe
 from tests.models import VOCABULARY, make_family, make_model, retokenized, write_tokenizer
 
