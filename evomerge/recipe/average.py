@@ -1,7 +1,7 @@
 """Averages over the checkpoints of one training run, and of several, as linear recipes.
 
-Each takes checkpoints from first to last. They say what a merge of saved checkpoints is; methods
-that change how training goes on from an average are no merges of what was saved.
+Each function takes checkpoints from first to last. Methods that feed an average back into training
+are left out: their result is no merge of saved checkpoints.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def swad(
 def swad_window(
     losses: Sequence[float], converged: int = 3, overfit: int = 6, tolerance: float = 1.3
 ) -> tuple[int, int]:
-    """Where a validation curve has its valley: [first, end) (Cha 2021, algorithm 1).
+    """Find the valley of a validation curve, as indices [first, end) (Cha 2021, algorithm 1).
 
     It begins at the first loss that is the least of `converged` in a row from it on, and ends
     before the first `overfit` in a row that are all above `tolerance` times the mean of those. A

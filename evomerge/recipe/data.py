@@ -185,7 +185,7 @@ class RecipeData:
 
     @property
     def vocabulary(self) -> Tokenizer | None:
-        """What becomes of the parents' tokens; ``None``: they must be the same."""
+        """The rule for the result's vocabulary; ``None``: all parents must have the same tokens."""
         if self.tokenizer_source is not None:
             return Tokenizer(self.tokenizer_source.removeprefix("model:"))
         return self.tokenizer

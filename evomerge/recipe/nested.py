@@ -21,7 +21,7 @@ _DEEPEST = 20
 
 
 def is_file(name: str, folder: Path = Path()) -> bool:
-    """Whether a model's name is that of a recipe's file."""
+    """Say whether a model's name is that of a recipe's file."""
     return name.endswith((".yaml", ".yml")) and (folder / name).is_file()
 
 
@@ -86,8 +86,8 @@ def of_documents(documents: Sequence[Any], where: str) -> Any:
             raise UserError(f"{where}: two documents have the name {name}")
         merges[name] = {key: value for key, value in document.items() if key != "name"}
     final = {key: value for key, value in plain[last].items() if key != "name"}
-    own = yaml_file.mapping(final.get("merges") or {}, f"{where}: merges")
-    return {**final, "merges": {**own, **merges}}
+    merges_of_last = yaml_file.mapping(final.get("merges") or {}, f"{where}: merges")
+    return {**final, "merges": {**merges_of_last, **merges}}
 
 
 def relocate(document: Any, folder: Path) -> Any:
@@ -158,14 +158,14 @@ def _hoisted(document: Mapping[str, Any], merges: dict[str, Any], where: str, de
     """A recipe without recipes in it; they are put into `merges`."""
     if depth > _DEEPEST:
         raise UserError(f"{where}: recipes nested more than {_DEEPEST} deep")
-    own = yaml_file.mapping(document.get("merges") or {}, f"{where}: merges")
-    for name, inner in own.items():
-        place = f"{where}: merges.{name}"
+    written = yaml_file.mapping(document.get("merges") or {}, f"{where}: merges")
+    for name, inner in written.items():
+        at = f"{where}: merges.{name}"
         if not name or "/" in name or name.startswith(("*", ".")):
-            raise UserError(f"{place}: expected a name that is no path")
-        held = _hoisted(yaml_file.mapping(inner, place), merges, place, depth + 1)
-        if merges.setdefault(name, held) != held:
-            raise UserError(f"{place}: two merges have this name")
+            raise UserError(f"{at}: expected a name that is no path")
+        content = _hoisted(yaml_file.mapping(inner, at), merges, at, depth + 1)
+        if merges.setdefault(name, content) != content:
+            raise UserError(f"{at}: two merges have this name")
 
     def walk(value: Any, key: str = "") -> Any:
         if isinstance(value, list):
@@ -173,9 +173,9 @@ def _hoisted(document: Mapping[str, Any], merges: dict[str, Any], where: str, de
         if not isinstance(value, dict):
             return value
         if key in ("model", "base_model", "models") and "merge_method" in value:
-            held = _hoisted(yaml_file.mapping(value, where), merges, where, depth + 1)
-            name = f"merge-{hashlib.sha256(repr(held).encode()).hexdigest()[:8]}"
-            merges[name] = held
+            content = _hoisted(yaml_file.mapping(value, where), merges, where, depth + 1)
+            name = f"merge-{hashlib.sha256(repr(content).encode()).hexdigest()[:8]}"
+            merges[name] = content
             return name
         return {name: walk(item, name) for name, item in value.items()}
 
@@ -183,7 +183,7 @@ def _hoisted(document: Mapping[str, Any], merges: dict[str, Any], where: str, de
 
 
 def _inline(value: Any, key: str = "") -> bool:
-    """Whether a recipe stands where a model would."""
+    """Say whether a recipe stands where a model would."""
     if isinstance(value, list):
         return any(_inline(item, key) for item in value)
     if not isinstance(value, dict):

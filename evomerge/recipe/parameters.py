@@ -18,7 +18,7 @@ def resolve_parameters(
     Args:
         levels: Where to look.
         name: The output tensor; filters of what holds for all models match against it.
-        sources: The (model, tensor) pairs that `levels.own` belongs to; filters of what holds
+        sources: The (model, tensor) pairs that `levels.per_model` belongs to; filters of what holds
             for one model match against its own tensor.
         merged: Which of the sources the method merges, the base left out.
 
@@ -28,7 +28,7 @@ def resolve_parameters(
     parameters: dict[str, Any] = {}
     for parameter in methods.get(levels.method).parameters:
         lookups = (
-            [(levels.own[i], sources[i][1], f" for {sources[i][0]}") for i in merged]
+            [(levels.per_model[i], sources[i][1], f" for {sources[i][0]}") for i in merged]
             if parameter.per_model
             else [(levels.shared, name, "")]
         )

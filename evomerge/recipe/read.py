@@ -142,21 +142,21 @@ class _Reader:
             ([s.model for s in part.sources], part.base_model or recipe.base_model, f"slices[{i}]")
             for i, part in enumerate(recipe.slices)
         ]
-        for models, base, place in groups:
+        for models, base, at in groups:
             if len(set(models)) != len(models) and not recipe.slices:
                 twice = next(model for model in models if models.count(model) > 1)
-                raise UserError(f"{self.where}: {place}: {twice} stands twice")
+                raise UserError(f"{self.where}: {at}: {twice} stands twice")
             for name in recipe.method_names:
                 spec = methods.get(name)
                 if spec.takes_base and not spec.base_optional and base is None:
                     raise UserError(f"{self.where}: {name} needs a base_model")
                 if spec.takes_factors:
-                    self._check_hosts(name, models, base, place)
+                    self._check_hosts(name, models, base, at)
                 count = len([m for m in models if m != base]) if spec.takes_base else len(models)
                 try:
                     spec.check_models(count)
                 except UserError as error:
-                    raise UserError(f"{self.where}: {place}: {error}") from None
+                    raise UserError(f"{self.where}: {at}: {error}") from None
         for i, block in enumerate(recipe.blocks):
             for entry in block.models:
                 if entry.model not in [e.model for e in recipe.models]:
@@ -165,15 +165,13 @@ class _Reader:
                         f"{self.where}: blocks[{i}].models: {unknown('model', entry.model, listed)}"
                     )
 
-    def _check_hosts(
-        self, method: str, models: Sequence[str], base: str | None, place: str
-    ) -> None:
+    def _check_hosts(self, method: str, models: Sequence[str], base: str | None, at: str) -> None:
         """A method that sees factors needs its adapters on the base itself."""
         for model in models:
             host, adapter = model_name.split(model)
             if adapter is not None and host != base:
                 raise UserError(
-                    f"{self.where}: {place}: {method} needs adapters on its base_model {base}, but "
+                    f"{self.where}: {at}: {method} needs adapters on its base_model {base}, but "
                     f"got one on {host}"
                 )
 
@@ -184,7 +182,7 @@ class _Reader:
             ("layers", "components", "merge_method", "parameters", "models"),
             f"{self.where}: {at}",
         )
-        own = self._method(document.get("merge_method", method), f"{at}.merge_method")
+        block_method = self._method(document.get("merge_method", method), f"{at}.merge_method")
         components = document.get("components")
         if components is not None:
             components = [components] if isinstance(components, str) else self._list(components, at)
@@ -195,12 +193,14 @@ class _Reader:
                     )
         layers = document.get("layers")
         return Block(
-            merge_method=own,
+            merge_method=block_method,
             layers=None if layers is None else self._range(layers, f"{at}.layers"),
             components=None if components is None else tuple(components),
-            parameters=self._parameters(document.get("parameters"), [own], f"{at}.parameters"),
+            parameters=self._parameters(
+                document.get("parameters"), [block_method], f"{at}.parameters"
+            ),
             models=tuple(
-                self._entry(entry, [own], f"{at}.models[{i}]")
+                self._entry(entry, [block_method], f"{at}.models[{i}]")
                 for i, entry in enumerate(self._list(document.get("models"), f"{at}.models"))
             ),
         )
@@ -225,19 +225,21 @@ class _Reader:
         )
         sources = []
         for i, entry in enumerate(self._list(document.get("sources"), f"{at}.sources")):
-            place = f"{at}.sources[{i}]"
-            source = yaml_file.mapping(entry, f"{self.where}: {place}")
+            source_at = f"{at}.sources[{i}]"
+            source = yaml_file.mapping(entry, f"{self.where}: {source_at}")
             yaml_file.check_keys(
-                source, ("model", "layer_range", "parameters"), f"{self.where}: {place}"
+                source, ("model", "layer_range", "parameters"), f"{self.where}: {source_at}"
             )
             for key in ("model", "layer_range"):
                 if key not in source:
-                    raise UserError(f"{self.where}: {place}: expected a {key}")
+                    raise UserError(f"{self.where}: {source_at}: expected a {key}")
             sources.append(
                 Source(
-                    self._model(source["model"], f"{place}.model"),
-                    self._range(source["layer_range"], f"{place}.layer_range"),
-                    self._parameters(source.get("parameters"), used, f"{place}.parameters", True),
+                    self._model(source["model"], f"{source_at}.model"),
+                    self._range(source["layer_range"], f"{source_at}.layer_range"),
+                    self._parameters(
+                        source.get("parameters"), used, f"{source_at}.parameters", True
+                    ),
                 )
             )
         lengths = {source.layer_range[1] - source.layer_range[0] for source in sources}

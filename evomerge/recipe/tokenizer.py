@@ -12,13 +12,13 @@ from evomerge.core.errors import UserError, unknown
 
 @dataclass(frozen=True)
 class TokenRow:
-    """Where the row of one token comes from.
+    """The source of one token's embedding row.
 
     Attributes:
         model: Whose row; ``None`` for a row of zeros.
         token: Which of that model's tokens; ``None`` for the token itself.
         token_id: Or which of its rows.
-        force: Whether models that have the token take this row too.
+        force: If true, models that have the token take this row too.
     """
 
     model: str | None = None
@@ -74,16 +74,16 @@ def read(document: Any, models: Sequence[str], where: str) -> Tokenizer:
     Raises:
         UserError: A key is unknown or a value wrong; names it.
     """
-    held = {k: v for k, v in yaml_file.mapping(document, where).items() if v is not None}
-    yaml_file.check_keys(held, ("source", "tokens", "pad_to_multiple_of"), where)
-    multiple = held.get("pad_to_multiple_of")
+    fields = {k: v for k, v in yaml_file.mapping(document, where).items() if v is not None}
+    yaml_file.check_keys(fields, ("source", "tokens", "pad_to_multiple_of"), where)
+    multiple = fields.get("pad_to_multiple_of")
     if multiple is not None and (type(multiple) is not int or not 1 <= multiple <= 2**20):
         raise UserError(
             f"{where}.pad_to_multiple_of: expected a whole number >= 1, but got {multiple!r}"
         )
-    tokens = yaml_file.mapping(held.get("tokens", {}), f"{where}.tokens")
+    tokens = yaml_file.mapping(fields.get("tokens", {}), f"{where}.tokens")
     return Tokenizer(
-        source_name(held.get("source", "union"), models, f"{where}.source"),
+        source_name(fields.get("source", "union"), models, f"{where}.source"),
         {t: _row(row, models, f"{where}.tokens[{t!r}]") for t, row in tokens.items()},
         multiple,
     )
@@ -105,9 +105,9 @@ def source_name(value: Any, models: Sequence[str], where: str) -> str:
 
 
 def _row(value: Any, models: Sequence[str], where: str) -> TokenRow:
-    held = yaml_file.mapping(value, where)
-    yaml_file.check_keys(held, ("source", "force"), where)
-    force, source = held.get("force", False), held.get("source")
+    fields = yaml_file.mapping(value, where)
+    yaml_file.check_keys(fields, ("source", "force"), where)
+    force, source = fields.get("force", False), fields.get("source")
     if type(force) is not bool:
         raise UserError(f"{where}.force: expected true or false, but got {force!r}")
     if isinstance(source, str):

@@ -17,17 +17,17 @@ Level = tuple[Parameters, float]  # parameters, and the depth at which their gra
 
 @dataclass(frozen=True)
 class Levels:
-    """Where one tensor's values are looked up; the first level that has one counts.
+    """The levels at which one tensor's values are looked up; the first that has a value counts.
 
     Attributes:
         method: The merge method that makes the tensor.
         shared: Levels of what holds for all models.
-        own: Levels of each model, in the recipe's order; they end in those of `shared`.
+        per_model: Levels of each model, in the recipe's order; they end in those of `shared`.
     """
 
     method: str
     shared: Sequence[Level]
-    own: Sequence[Sequence[Level]]
+    per_model: Sequence[Sequence[Level]]
 
 
 def levels_of(recipe: RecipeData, name: str, depth: int) -> Levels:
@@ -37,8 +37,8 @@ def levels_of(recipe: RecipeData, name: str, depth: int) -> Levels:
     general: Level = (recipe.parameters, whole)
     block = recipe.block_of(at.layer, at.component)
     if block is None:
-        own = [[(entry.parameters, whole), general] for entry in recipe.models]
-        return Levels(recipe.merge_method, [general], own)
+        per_model = [[(entry.parameters, whole), general] for entry in recipe.models]
+        return Levels(recipe.merge_method, [general], per_model)
     first, end = block.layers or (0, depth)
     within = position(at.layer, first, min(end, depth))
     local: Level = (block.parameters, within)
@@ -63,18 +63,18 @@ def slice_levels_of(recipe: RecipeData, part: Slice, step: int | None) -> Levels
     """
     depth = position(step, 0, part.length)
     shared: list[Level] = [(part.parameters, depth), (recipe.parameters, depth)]
-    own = [[(source.parameters, depth), *shared] for source in part.sources]
-    return Levels(recipe.merge_method, shared, own)
+    per_model = [[(source.parameters, depth), *shared] for source in part.sources]
+    return Levels(recipe.merge_method, shared, per_model)
 
 
 def filtered(recipe: RecipeData) -> bool:
-    """Whether any value of a recipe without slices depends on more of a tensor than its place."""
-    held = [recipe.parameters, *(entry.parameters for entry in recipe.models)]
+    """Say whether a recipe without slices has filters, which look at a tensor's whole name."""
+    scopes = [recipe.parameters, *(entry.parameters for entry in recipe.models)]
     for block in recipe.blocks:
-        held += [block.parameters, *(entry.parameters for entry in block.models)]
+        scopes += [block.parameters, *(entry.parameters for entry in block.models)]
     return any(
         isinstance(setting, list) and isinstance(next(iter(setting), None), dict)
-        for parameters in held
+        for parameters in scopes
         for setting in parameters.values()
     )
 

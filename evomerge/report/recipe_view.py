@@ -83,11 +83,11 @@ def value(recipe: RecipeData, parameter: str, model: str | None, spot: Spot, dep
         return lookup(levels.shared, parameter, spot.tensor)
     if model not in listed:
         return None
-    return lookup(levels.own[listed.index(model)], parameter, spot.tensor)
+    return lookup(levels.per_model[listed.index(model)], parameter, spot.tensor)
 
 
 def _levels(recipe: RecipeData, spot: Spot, depth: int) -> tuple[Levels, list[str]]:
-    """Where values are looked up, as the merge does it, and the models that `own` belongs to."""
+    """The merge's levels for a location, and the models that `per_model` belongs to."""
     if not recipe.slices:
         return levels_of(recipe, spot.tensor, depth), [entry.model for entry in recipe.models]
     part, step = recipe.slices[0 if spot.component == "embedding" else -1], None

@@ -1,4 +1,4 @@
-"""What a recipe may say, and how a mistake in it is told."""
+"""A recipe is read strictly, and every mistake in it is named."""
 
 import copy
 import json

@@ -28,7 +28,7 @@ def numbers(parameter):
 
 
 def values(parameter):
-    """What may stand for a parameter: a value, a gradient, or filters; or a hole."""
+    """Settings of a parameter: a value, a gradient, filters, or a hole."""
     if parameter.kind == "int":
         one, hole = numbers(parameter), st.just("search")
     elif parameter.kind == "float":

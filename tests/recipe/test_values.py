@@ -1,4 +1,4 @@
-"""Which value a tensor gets: gradients, filters, blocks, precedence; all worked by hand."""
+"""The value that a tensor gets by gradients, filters, blocks and precedence, worked by hand."""
 
 import pytest
 

@@ -1,6 +1,6 @@
 """mergekit-evolve's genome files as study files, with a note for each field that changes meaning.
 
-mergekit_genes.py turns its genes into holes of a space; here are tasks, limits and notes.
+genes.py turns its genes into holes of a space; this file reads tasks, limits and notes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ImportedStudy:
 
 
 def is_genome_file(document: Any) -> bool:
-    """Whether a document is mergekit-evolve's rather than mergekit's."""
+    """Say whether a document is mergekit-evolve's rather than mergekit's."""
     return isinstance(document, Mapping) and "genome" in document
 
 
@@ -58,17 +58,17 @@ def from_genome(
         "apply_chat_template": bool,
         "fewshot_as_multiturn": bool,
     }
-    held = typed_fields(document, {"genome": Mapping, **known}, where)
-    genome = read_genome(held["genome"], folder, f"{where}: genome")
+    fields = typed_fields(document, {"genome": Mapping, **known}, where)
+    genome = read_genome(fields["genome"], folder, f"{where}: genome")
     notes: list[str] = []
     base, models = base_and_models(genome, notes, f"{where}: genome")
     evaluate = {
-        "tasks": _tasks(held.get("tasks"), where),
+        "tasks": _tasks(fields.get("tasks"), where),
         "include_path": [str(path.resolve()) for path in include_path],
-        "num_fewshot": held.get("num_fewshot"),
-        "apply_chat_template": _chat(held, base, notes),
+        "num_fewshot": fields.get("num_fewshot"),
+        "apply_chat_template": _chat(fields, base, notes),
         "fitness": "metric",
-        "items": {"per_generation": _limit(held, notes, where)},
+        "items": {"per_generation": _limit(fields, notes, where)},
     }
     notes += [
         "fitness metric, as mergekit-evolve scores; smooth, the default, tells close recipes apart "
@@ -82,9 +82,9 @@ def from_genome(
         "merges are computed in float32 and cast once to bfloat16, in which mergekit-evolve "
         "computes",
     ]
-    if held.get("shuffle"):
+    if fields.get("shuffle"):
         notes.append("shuffle: items are always drawn in a seeded order")
-    if held.get("random_init"):
+    if fields.get("random_init"):
         notes.append("random_init: the search starts from the best plain merge, or each `initial`")
     study = {
         "base_model": base,
@@ -102,30 +102,30 @@ def _tasks(listed: Any, where: str) -> list[dict[str, Any]]:
         raise UserError(f"{where}: expected one or more tasks")
     result = []
     for i, task in enumerate(listed):
-        place = f"{where}: tasks[{i}]"
-        held = {"name": task} if isinstance(task, str) else task
-        held = typed_fields(held, {"name": str, "weight": (int, float), "metric": str}, place)
-        if "name" not in held:
-            raise UserError(f"{place}: expected a name")
-        metric, weight = held.get("metric", "acc,none"), float(held.get("weight", 1.0))
+        at = f"{where}: tasks[{i}]"
+        fields = {"name": task} if isinstance(task, str) else task
+        fields = typed_fields(fields, {"name": str, "weight": (int, float), "metric": str}, at)
+        if "name" not in fields:
+            raise UserError(f"{at}: expected a name")
+        metric, weight = fields.get("metric", "acc,none"), float(fields.get("weight", 1.0))
         if not math.isfinite(weight):
-            raise UserError(f"{place}: weight: expected a number but got {weight}")
+            raise UserError(f"{at}: weight: expected a number but got {weight}")
         if weight < 0 and not any(word in metric for word in _LOWER_IS_BETTER):
             raise UserError(
-                f"{place}: weight: a study maximises what is better upwards and takes no negative "
+                f"{at}: weight: a study maximises what is better upwards and takes no negative "
                 f"weight for {metric}, but got {weight:g}"
             )
-        result.append({"name": held["name"], "metric": metric, "weight": abs(weight)})
+        result.append({"name": fields["name"], "metric": metric, "weight": abs(weight)})
     return result
 
 
-def _chat(held: Mapping[str, Any], base: str, notes: list[str]) -> bool:
-    """Whether prompts are chats: mergekit-evolve's default, where the tokenizer can."""
-    if not held.get("apply_chat_template", True):
+def _chat(fields: Mapping[str, Any], base: str, notes: list[str]) -> bool:
+    """Decide if prompts are chats: mergekit-evolve's default where there is a chat template."""
+    if not fields.get("apply_chat_template", True):
         return False
-    if not held.get("fewshot_as_multiturn", True):
+    if not fields.get("fewshot_as_multiturn", True):
         notes.append("fewshot_as_multiturn: few-shot examples of a chat are always turns of it")
-    if "apply_chat_template" in held or _has_chat_template(base):
+    if "apply_chat_template" in fields or _has_chat_template(base):
         return True
     notes.append("apply_chat_template: false, for the tokenizer of base_model has no chat template")
     return False
@@ -135,14 +135,14 @@ def _has_chat_template(model: str) -> bool:
     folder = resolve(model)
     file = folder / "tokenizer_config.json"
     inspect([folder])
-    held = read_json(file) if file.is_file() else {}
+    config = read_json(file) if file.is_file() else {}
     return (folder / "chat_template.jinja").is_file() or (
-        isinstance(held, dict) and "chat_template" in held
+        isinstance(config, dict) and "chat_template" in config
     )
 
 
-def _limit(held: Mapping[str, Any], notes: list[str], where: str) -> int:
-    limit = held.get("limit")
+def _limit(fields: Mapping[str, Any], notes: list[str], where: str) -> int:
+    limit = fields.get("limit")
     if limit is None:
         notes.append(
             f"limit: mergekit-evolve scores every candidate on all items, a study on "

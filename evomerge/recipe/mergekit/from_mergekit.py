@@ -63,18 +63,18 @@ def _ours(
     document: Any, folder: Path, where: str, notes: dict[str, None], made: Set[Any]
 ) -> dict[str, Any]:
     """One configuration in our words; what changes meaning goes to the notes."""
-    held = {k: v for k, v in yaml_file.mapping(document, where).items() if v is not None}
-    held = nesting.relocate(_models(_without_modules(held, where), where), folder)
-    method = held.get("merge_method")
+    config = {k: v for k, v in yaml_file.mapping(document, where).items() if v is not None}
+    config = nesting.relocate(_models(_without_modules(config, where), where), folder)
+    method = config.get("merge_method")
     if method in methods.names():
-        held = _without_unused(held, method, notes)
-        held = _with_base_among_models(held, methods.get(method), notes)
+        config = _without_unused(config, method, notes)
+        config = _with_base_among_models(config, methods.get(method), notes)
         if methods.get(method).stochastic:
             notes[
                 f"{method} drops at random: mergekit would draw other masks than evomerge, whose "
                 "`seed` decides them"
             ] = None
-    return _with_dtypes(held, notes, made)
+    return _with_dtypes(config, notes, made)
 
 
 def spelled(value: Any, where: str) -> Any:
@@ -85,16 +85,16 @@ def spelled(value: Any, where: str) -> Any:
     """
     if not isinstance(value, Mapping):
         return value
-    held = {k: v for k, v in yaml_file.mapping(value, where).items() if v is not None}
-    yaml_file.check_keys(held, ("model", "path", "revision", "lora"), where)
-    if "lora" in held:
-        base, lora = (spelled(held[key], where) for key in ("model", "lora"))
+    fields = {k: v for k, v in yaml_file.mapping(value, where).items() if v is not None}
+    yaml_file.check_keys(fields, ("model", "path", "revision", "lora"), where)
+    if "lora" in fields:
+        base, lora = (spelled(fields[key], where) for key in ("model", "lora"))
         return f"{base}+{lora}"
-    if "model" in held:
-        return spelled(held["model"], where)
-    if not isinstance(held.get("path"), str):
+    if "model" in fields:
+        return spelled(fields["model"], where)
+    if not isinstance(fields.get("path"), str):
         raise UserError(f"{where}: expected a path")
-    return held["path"] + (f"@{held['revision']}" if "revision" in held else "")
+    return fields["path"] + (f"@{fields['revision']}" if "revision" in fields else "")
 
 
 def _without_modules(document: dict[str, Any], where: str) -> dict[str, Any]:
@@ -156,8 +156,8 @@ def _tokenizer(block: Mapping[str, Any], where: str) -> dict[str, Any]:
     def source(value: Any, at: str) -> Any:
         if not isinstance(value, Mapping) or "kind" not in value:
             return spelled(value, at)
-        held = {key: item for key, item in value.items() if item is not None}
-        return {**held, **({"model": spelled(held["model"], at)} if "model" in held else {})}
+        fields = {key: item for key, item in value.items() if item is not None}
+        return {**fields, **({"model": spelled(fields["model"], at)} if "model" in fields else {})}
 
     result = dict(block)
     if "source" in result:
@@ -189,10 +189,10 @@ def _entry(entry: Any, where: str) -> Any:
     """An entry without its nulls, which mergekit reads as absent."""
     if not isinstance(entry, Mapping):
         return entry
-    held = {key: value for key, value in entry.items() if value is not None}
-    if "model" in held:
-        held["model"] = spelled(held["model"], f"{where}.model")
-    return held
+    fields = {key: value for key, value in entry.items() if value is not None}
+    if "model" in fields:
+        fields["model"] = spelled(fields["model"], f"{where}.model")
+    return fields
 
 
 def _without_unused(document: Any, method: str, notes: dict[str, None]) -> Any:
@@ -251,7 +251,7 @@ def _with_dtypes(
 
 
 def _stored(document: Mapping[str, Any], made: Set[Any]) -> str | None:
-    """What all its models together are stored in, if every one is on this machine and of one dtype.
+    """The dtype that holds all its models, if each is on this machine and stored in one dtype.
 
     As in mergekit the wider counts, and float32 of bfloat16 and float16. Models that other
     documents make (`made`) do not count.
@@ -267,10 +267,10 @@ def _stored(document: Mapping[str, Any], made: Set[Any]) -> str | None:
         folder = Path(os.path.expanduser(model_name.host_of(name)))
         if not folder.is_dir():
             return None
-        held = {info.dtype for info in open_model(folder).tensors.values()} & set(_STORED)
-        if len(held) != 1:
+        dtypes = {info.dtype for info in open_model(folder).tensors.values()} & set(_STORED)
+        if len(dtypes) != 1:
             return None
-        kinds |= held
+        kinds |= dtypes
     if len(kinds) <= 1:
         return _STORED[kinds.pop()] if kinds else None
     return "float64" if "F64" in kinds else "float32"

@@ -55,14 +55,14 @@ def read_genome(document: Any, folder: Path, where: str) -> Genome:
         "filters": list,
         "smooth": bool,
     }
-    held = typed_fields(document, kinds, where)
+    fields = typed_fields(document, kinds, where)
     for key in ("models", "merge_method"):
-        if not held.get(key):
+        if not fields.get(key):
             raise UserError(f"{where}: expected a key '{key}'")
-    if held["merge_method"] not in _METHODS:
-        raise UserError(f"{where}: {unknown('merge_method', held['merge_method'], _METHODS)}")
-    if not all(isinstance(pattern, str) and pattern for pattern in held.get("filters", [])):
-        raise UserError(f"{where}: filters: expected texts, but got {held['filters']!r}")
+    if fields["merge_method"] not in _METHODS:
+        raise UserError(f"{where}: {unknown('merge_method', fields['merge_method'], _METHODS)}")
+    if not all(isinstance(pattern, str) and pattern for pattern in fields.get("filters", [])):
+        raise UserError(f"{where}: filters: expected texts, but got {fields['filters']!r}")
 
     def named(value: Any, key: str) -> str:
         name = spelled(value, f"{where}: {key}")
@@ -70,12 +70,12 @@ def read_genome(document: Any, folder: Path, where: str) -> Genome:
             raise UserError(f"{where}: {key}: expected a folder or a hub id but got {value!r}")
         return model_name.relocated(name, folder)
 
-    held["models"] = [named(model, f"models[{i}]") for i, model in enumerate(held["models"])]
-    if "base_model" in held:
-        held["base_model"] = named(held["base_model"], "base_model")
-    if held.get("tokenizer_source") not in (None, "base", "union"):
-        held["tokenizer_source"] = named(held["tokenizer_source"], "tokenizer_source")
-    return Genome(**held)
+    fields["models"] = [named(model, f"models[{i}]") for i, model in enumerate(fields["models"])]
+    if "base_model" in fields:
+        fields["base_model"] = named(fields["base_model"], "base_model")
+    if fields.get("tokenizer_source") not in (None, "base", "union"):
+        fields["tokenizer_source"] = named(fields["tokenizer_source"], "tokenizer_source")
+    return Genome(**fields)
 
 
 def base_and_models(genome: Genome, notes: list[str], where: str) -> tuple[str, list[str]]:
@@ -129,12 +129,12 @@ def space_of(
     knots = {"knots": groups} if genome.smooth and groups > 1 else {}
     negative = genome.allow_negative_weights
     weight = {"low": -1.0 if negative else 0.0, "high": 1.5, "initial": round(1 / len(models), 6)}
-    own = {"weight": _filtered({**weight, **knots}, genome.filters)}
+    per_model = {"weight": _filtered({**weight, **knots}, genome.filters)}
     if any(parameter.name == "density" for parameter in spec.parameters):
-        own["density"] = _filtered({**_DENSITY, **knots}, genome.filters)
+        per_model["density"] = _filtered({**_DENSITY, **knots}, genome.filters)
     shared: dict[str, Any] = {}
     if genome.merge_method == "slerp":
-        own, shared = {}, {"t": {"low": 0.0, "high": 1.0, "initial": 0.5}}
+        per_model, shared = {}, {"t": {"low": 0.0, "high": 1.0, "initial": 0.5}}
     else:
         notes.append(f"weights lie in [{weight['low']:g}, 1.5]; mergekit-evolve bounds none")
     whole: dict[str, Any] = {"merge_method": genome.merge_method}
@@ -144,7 +144,7 @@ def space_of(
         whole["slices"] = [
             {
                 "sources": [
-                    _entry(model, own, {"layer_range": [i * span, (i + 1) * span]})
+                    _entry(model, per_model, {"layer_range": [i * span, (i + 1) * span]})
                     for model in models
                 ],
                 **({"parameters": shared} if shared else {}),
@@ -153,7 +153,7 @@ def space_of(
         ]
         shared = {}
     else:
-        whole["models"] = [_entry(model, own, {}) for model in models]
+        whole["models"] = [_entry(model, per_model, {}) for model in models]
     if any(parameter.name == "normalize" for parameter in spec.parameters):
         default = genome.merge_method != "task_arithmetic"
         shared = {**shared, "normalize": default if genome.normalize is None else genome.normalize}
@@ -163,8 +163,8 @@ def space_of(
     return whole
 
 
-def _entry(model: str, own: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    return {"model": model, **more, **({"parameters": dict(own)} if own else {})}
+def _entry(model: str, parameters: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    return {"model": model, **more, **({"parameters": dict(parameters)} if parameters else {})}
 
 
 def _filtered(hole: Mapping[str, Any], filters: Sequence[str] | None) -> Any:
@@ -180,12 +180,12 @@ def typed_fields(document: Any, kinds: Mapping[str, Any], where: str) -> dict[st
     Raises:
         UserError: A key is unknown, or a value of another kind.
     """
-    held = {k: v for k, v in yaml_file.mapping(document, where).items() if v is not None}
-    yaml_file.check_keys(held, kinds, where)
+    fields = {k: v for k, v in yaml_file.mapping(document, where).items() if v is not None}
+    yaml_file.check_keys(fields, kinds, where)
     words = {bool: "true or false", int: "a whole number", list: "a list", str: "text"}
-    for key, value in held.items():
+    for key, value in fields.items():
         kind = kinds[key]
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             expected = words.get(kind, "a mapping")
             raise UserError(f"{where}: {key}: expected {expected}, but got {value!r}")
-    return held
+    return fields

@@ -84,8 +84,8 @@ def source_of(
     model: str, layers: tuple[int, int], parameters: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """A source of a slice: a model's layers, half-open, and its parameters there if it has any."""
-    own = {"parameters": dict(parameters)} if parameters else {}
-    return {"model": model, "layer_range": list(layers), **own}
+    setting = {"parameters": dict(parameters)} if parameters else {}
+    return {"model": model, "layer_range": list(layers), **setting}
 
 
 def setting_of(values: Mapping[str, Any], part: Sequence[str]) -> Any:

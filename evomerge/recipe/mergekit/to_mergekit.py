@@ -94,10 +94,15 @@ def _documents(recipe: Recipe, tensor_names: Sequence[str], name: str | None) ->
     if not recipe.blocks:
         return [_plain(recipe, tensor_names, name)]
     tensors = Stack.read(tensor_names)
-    found = {name: levels_of(recipe, name, tensors.depth) for name in tensor_names}
-    used = list(dict.fromkeys(levels.method for levels in found.values()))
+    levels_by_name = {name: levels_of(recipe, name, tensors.depth) for name in tensor_names}
+    used = list(dict.fromkeys(levels.method for levels in levels_by_name.values()))
     stages = {
-        method: _stage(recipe, method, tensors, [n for n in found if found[n].method == method])
+        method: _stage(
+            recipe,
+            method,
+            tensors,
+            [n for n in levels_by_name if levels_by_name[n].method == method],
+        )
         for method in used
     }
     if len(used) == 1:
@@ -110,11 +115,13 @@ def _documents(recipe: Recipe, tensor_names: Sequence[str], name: str | None) ->
         "base_model": named[used[0]],
         "slices": tensors.slices(
             lambda part: [
-                _selected(named[method], [n for n in part if found[n].method == method], part)
+                _selected(
+                    named[method], [n for n in part if levels_by_name[n].method == method], part
+                )
                 for method in used
-                if any(found[n].method == method for n in part)
+                if any(levels_by_name[n].method == method for n in part)
             ],
-            key=lambda name: found[name].method,
+            key=lambda name: levels_by_name[name].method,
         ),
         "parameters": {"normalize": False},
         "dtype": "float64" if recipe.dtype == "float64" else "float32",
@@ -155,9 +162,9 @@ def _plain(recipe: Recipe, tensor_names: Sequence[str], name: str | None) -> Doc
             ]
             if spec.takes_base and of_slice is not None and of_slice not in listed:
                 sources.append(source_of(of_slice, part.sources[0].layer_range, {}))
-            own = {"base_model": of_slice} if spec.takes_base and of_slice != base else {}
+            parameters = {"base_model": of_slice} if spec.takes_base and of_slice != base else {}
             shared = {"parameters": dict(part.parameters)} if part.parameters else {}
-            slices.append({"sources": sources, **own, **shared})
+            slices.append({"sources": sources, **parameters, **shared})
         content["slices"] = slices
     else:
         entries = [
@@ -168,12 +175,14 @@ def _plain(recipe: Recipe, tensor_names: Sequence[str], name: str | None) -> Doc
             entries.append((base, {}))
         if base is None or base in [model for model, _ in entries]:
             content["models"] = [
-                {"model": model, **({"parameters": dict(own)} if own else {})}
-                for model, own in entries
+                {"model": model, **({"parameters": dict(parameters)} if parameters else {})}
+                for model, parameters in entries
             ]
         else:  # under `models` mergekit would merge a base that only lends config and tokenizer
             span = (0, Stack.read(tensor_names).depth)
-            content["slices"] = [{"sources": [source_of(m, span, own) for m, own in entries]}]
+            content["slices"] = [
+                {"sources": [source_of(m, span, parameters) for m, parameters in entries]}
+            ]
     if recipe.parameters:
         content["parameters"] = dict(recipe.parameters)
     return _document(recipe, [recipe.merge_method], content, name)
@@ -228,44 +237,50 @@ def _stage(recipe: Recipe, method: str, tensors: Stack, names: Sequence[str]) ->
     merged = [
         i for i, model in enumerate(models) if not (spec.takes_base and model == recipe.base_model)
     ]
-    settled = {
+    resolved = {
         name: resolve_parameters(
             levels_of(recipe, name, tensors.depth), name, [(m, name) for m in models], merged
         )
         for name in names
     }
     shared = {p.name for p in spec.parameters if not p.per_model}
-    fixed = {  # equal everywhere: told once, at the end
-        key: next(iter(settled.values()))[key]
+    fixed = {  # equal everywhere: written once, at the end
+        key: next(iter(resolved.values()))[key]
         for key in sorted(shared)
-        if len({values[key] for values in settled.values()}) == 1
+        if len({values[key] for values in resolved.values()}) == 1
     }
-    anywhere = next(iter(settled.values()))
+    anywhere = next(iter(resolved.values()))
 
     def sources(part: Sequence[str]) -> list[dict[str, Any]]:
-        held = {n: settled[n] for n in part if n in settled}
+        values_of_part = {n: resolved[n] for n in part if n in resolved}
         listed = []
         for at, i in enumerate(merged):
-            own = {
-                p.name: setting_of({n: v[p.name][at] for n, v in held.items()}, part)
-                if held
+            parameters_of_model = {
+                p.name: setting_of({n: v[p.name][at] for n, v in values_of_part.items()}, part)
+                if values_of_part
                 else anywhere[p.name][at]
                 for p in spec.parameters
                 if p.per_model
             }
-            listed.append({"model": models[i], "parameters": own} if own else {"model": models[i]})
+            listed.append(
+                {"model": models[i], "parameters": parameters_of_model}
+                if parameters_of_model
+                else {"model": models[i]}
+            )
         base = recipe.base_model
         return [*listed, *([{"model": base}] if spec.takes_base and base else [])]
 
     def varying(part: Sequence[str]) -> dict[str, Any]:
-        held = {n: settled[n] for n in part if n in settled}
+        values_of_part = {n: resolved[n] for n in part if n in resolved}
         return {
-            key: setting_of({n: v[key] for n, v in held.items()}, part) if held else anywhere[key]
+            key: setting_of({n: v[key] for n, v in values_of_part.items()}, part)
+            if values_of_part
+            else anywhere[key]
             for key in sorted(shared - set(fixed))
         }
 
     slices = tensors.slices(
-        sources, key=lambda n: _frozen(settled[n]) if n in settled else None, parameters=varying
+        sources, key=lambda n: _frozen(resolved[n]) if n in resolved else None, parameters=varying
     )
     return {"slices": slices, **({"parameters": fixed} if fixed else {})}
 

@@ -1,4 +1,4 @@
-"""When a dimension takes part: which choices of others make its parameter one that is used."""
+"""A dimension is active only while the choices of other dimensions make use of its parameter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from evomerge import methods
 from evomerge.recipe.space.dimension import Clause, Dimension
-from evomerge.recipe.space.holes import Hole, Place, model_of, takes_part
+from evomerge.recipe.space.holes import DocumentPath, Hole, model_of, takes_part
 
 
 def conditioned(document: dict[str, Any], holes: Sequence[Hole]) -> tuple[Hole, ...]:
@@ -18,52 +18,52 @@ def conditioned(document: dict[str, Any], holes: Sequence[Hole]) -> tuple[Hole, 
     block, or the recipe itself, to have such a method; a parameter of a model needs the model.
     """
     chosen = {hole.path: hole.dimensions[0] for hole in holes if hole.path[-1] == "merge_method"}
-    found = []
+    with_needs = []
     for hole in holes:
         clauses = [_method_clause(document, hole.path, chosen)]
         clauses += _model_clauses(document, hole.path, holes)
         needs = tuple(clause for clause in clauses if clause is not None)
         dimensions = tuple(replace(dimension, needs=needs) for dimension in hole.dimensions)
-        found.append(replace(hole, dimensions=dimensions))
-    return tuple(found)
+        with_needs.append(replace(hole, dimensions=dimensions))
+    return tuple(with_needs)
 
 
 def _method_clause(
-    document: Mapping[str, Any], path: Place, chosen: Mapping[Place, Dimension]
+    document: Mapping[str, Any], path: DocumentPath, chosen: Mapping[DocumentPath, Dimension]
 ) -> Clause | None:
     """The open methods that give a parameter a meaning; None if it always has one."""
     if "parameters" not in path:
         return None
-    start: Place = path[:2] if path[0] == "merges" else ()
-    own, name = (*start, "merge_method"), path[path.index("parameters") + 1]
+    start: DocumentPath = path[:2] if path[0] == "merges" else ()
+    top_method, name = (*start, "merge_method"), path[path.index("parameters") + 1]
     of_blocks = [
-        (*start, "blocks", i, "merge_method") if "merge_method" in block else own
+        (*start, "blocks", i, "merge_method") if "merge_method" in block else top_method
         for i, block in enumerate(_blocks(_at(document, start)))
     ]
     if path[len(start)] == "blocks":
-        places = [of_blocks[int(path[len(start) + 1])]] if of_blocks else []
+        method_paths = [of_blocks[int(path[len(start) + 1])]] if of_blocks else []
     else:
-        places = [own, *of_blocks]
+        method_paths = [top_method, *of_blocks]
     pairs = []
-    for place in dict.fromkeys(places):
-        if place not in chosen:  # fixed
-            if _declares(_at(document, place), name):
+    for method_path in dict.fromkeys(method_paths):
+        if method_path not in chosen:  # fixed
+            if _declares(_at(document, method_path), name):
                 return None
             continue
-        suiting = tuple(c for c in chosen[place].choices if _declares(c, name))
-        if len(suiting) == len(chosen[place].choices):
+        suiting = tuple(c for c in chosen[method_path].choices if _declares(c, name))
+        if len(suiting) == len(chosen[method_path].choices):
             return None
-        pairs.append((chosen[place].name, suiting))
+        pairs.append((chosen[method_path].name, suiting))
     return tuple(pairs) if pairs else None
 
 
 def _model_clauses(
-    document: dict[str, Any], path: Place, holes: Sequence[Hole]
+    document: dict[str, Any], path: DocumentPath, holes: Sequence[Hole]
 ) -> list[Clause | None]:
     """The model is in, or it is the one that stays because no other is in."""
-    start: Place = path[:2] if path[0] == "merges" else ()
+    start: DocumentPath = path[:2] if path[0] == "merges" else ()
     models = _at(document, (*start, "models"))
-    own = {
+    include_of = {
         model_of(document, hole.path): hole.dimensions[0].name
         for hole in holes
         if takes_part(hole.path) and hole.path[: len(start)] == start
@@ -71,17 +71,17 @@ def _model_clauses(
     model = model_of(document, path)
     if (
         not isinstance(models, list)
-        or model not in own
+        or model not in include_of
         or path[len(start)] not in ("models", "blocks")
     ):
         return []
-    is_last = len(own) == len(models) and model == next(iter(own))
-    others = [name for other, name in own.items() if other != model]
+    is_last = len(include_of) == len(models) and model == next(iter(include_of))
+    others = [name for other, name in include_of.items() if other != model]
     if takes_part(path):
         return [tuple((name, (True,)) for name in others)] if is_last else []
     if not is_last:
-        return [((own[model], (True,)),)]
-    return [((own[model], (True,)), (name, (False,))) for name in others]
+        return [((include_of[model], (True,)),)]
+    return [((include_of[model], (True,)), (name, (False,))) for name in others]
 
 
 def _blocks(recipe: Any) -> list[dict[str, Any]]:
@@ -97,7 +97,7 @@ def _declares(method: Any, name: str | int) -> bool:
     return name in [p.name for p in methods.get(method).parameters]
 
 
-def _at(document: Any, place: Place) -> Any:
-    for part in place:
+def _at(document: Any, path: DocumentPath) -> Any:
+    for part in path:
         document = document.get(part) if isinstance(document, dict) else document[part]
     return document

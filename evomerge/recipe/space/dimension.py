@@ -1,4 +1,4 @@
-"""What an optimizer searches: dimensions, and a point that has a value for each of them."""
+"""An optimizer searches dimensions; a point has a value for each of them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ class Dimension:
         kind: ``float`` and ``int`` take values in [low, high]; ``categorical`` one of `choices`.
         low: Smallest value (unused for categories).
         high: Largest value (unused for categories).
-        log: Whether the range is searched on a logarithmic scale (then ``low > 0``).
+        log: Search the range on a logarithmic scale (then ``low > 0``).
         choices: The values of a category, in order; booleans are categories of two.
-        initial: Where a search starts; ``None`` means the middle of the range or the first choice.
-        needs: When it is active: each clause has to hold, and holds where one of the dimensions
-            that it names has one of the values beside the name. Always, if there are none.
+        initial: The value at which a search starts; ``None`` means the middle of the range, or the
+            first choice.
+        needs: Activation condition in conjunctive normal form: every clause must hold; a clause
+            holds if any (dimension, values) pair in it matches. Empty means always active.
         step: How far an optimizer that steps goes first, relative to its own first step.
         parameter: What it sets: a method's parameter, ``merge_method`` or ``include``.
         model: Whose parameter it is, by the short name that stands in `name`; ``None`` for all.
@@ -68,7 +69,7 @@ class Dimension:
             )
 
     def contains(self, value: Value) -> bool:
-        """Whether `value` lies in the range, or is one of the choices."""
+        """Say whether `value` lies in the range, or is one of the choices."""
         if self.kind == "categorical":
             return any(value == choice and type(value) is type(choice) for choice in self.choices)
         if isinstance(value, str):

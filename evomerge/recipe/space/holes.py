@@ -1,4 +1,4 @@
-"""Holes: where a recipe leaves a value open, and the dimensions that fill it."""
+"""A hole leaves a value of a recipe open; dimensions fill it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from evomerge.core import yaml_file
 from evomerge.core.errors import UserError, unknown
 from evomerge.recipe.space.dimension import Dimension
 
-Place = tuple[str | int, ...]  # the keys and indices that lead to a value
+DocumentPath = tuple[str | int, ...]  # the keys and indices that lead to a value
 _RANGE_KEYS = ("low", "high", "knots", "log", "initial")
 
 
 @dataclass(frozen=True)
 class Hole:
-    """Where a hole is in the document, and the dimensions that fill it (several for knots)."""
+    """A hole by its path in the document, and the dimensions that fill it (several for knots)."""
 
-    path: Place
+    path: DocumentPath
     dimensions: tuple[Dimension, ...]
     gradient: bool
 
 
 def is_choice(value: Any) -> bool:
-    """Whether a value is a hole of the form {choice: [...]}."""
+    """Say whether a value is a hole of the form {choice: [...]}."""
     return isinstance(value, dict) and "choice" in value
 
 
@@ -36,11 +36,11 @@ def _is_range(value: Any) -> bool:
 
 def find_holes(document: dict[str, Any], where: str) -> list[Hole]:
     """Every hole of a document, in the order in which they stand."""
-    found: list[Hole] = []
+    holes: list[Hole] = []
 
-    def walk(value: Any, path: Place) -> None:
+    def walk(value: Any, path: DocumentPath) -> None:
         if value == "search" or is_choice(value) or _is_range(value):
-            found.append(_with_parts(document, _hole(document, value, path, where)))
+            holes.append(_with_parts(document, _hole(document, value, path, where)))
         elif isinstance(value, dict):
             for key, item in value.items():
                 if not (key == "layers" and isinstance(item, dict)):
@@ -50,10 +50,10 @@ def find_holes(document: dict[str, Any], where: str) -> list[Hole]:
                 walk(item, (*path, i))
 
     walk(document, ())
-    return _told_apart(found)
+    return _uniquely_named(holes)
 
 
-def _told_apart(holes: list[Hole]) -> list[Hole]:
+def _uniquely_named(holes: list[Hole]) -> list[Hole]:
     """The holes with a number behind every name that another dimension has too."""
     seen: dict[str, int] = {}
     result = []
@@ -70,7 +70,7 @@ def _told_apart(holes: list[Hole]) -> list[Hole]:
     return result
 
 
-def _hole(document: dict[str, Any], value: Any, path: Place, where: str) -> Hole:
+def _hole(document: dict[str, Any], value: Any, path: DocumentPath, where: str) -> Hole:
     name = _label(document, path)
     inside = "parameters" in path[:-1]
     if not inside and takes_part(path):
@@ -102,17 +102,17 @@ def _hole(document: dict[str, Any], value: Any, path: Place, where: str) -> Hole
     return _range_hole(document, {} if value == "search" else value, path, name, where)
 
 
-def takes_part(path: Place) -> bool:
-    """Whether a path is that of ``include`` of one of a recipe's models."""
+def takes_part(path: DocumentPath) -> bool:
+    """Say whether a path leads to ``include`` of one of a recipe's models."""
     above = path[2:] if path[0] == "merges" else path
     return len(above) == 3 and (above[0], above[2]) == ("models", "include")
 
 
 def _participation(value: Any, name: str, where: str) -> Dimension:
-    """Whether a model takes part: ``search``, or a choice of true and false with an initial."""
-    told = {} if value == "search" else yaml_file.mapping(value, f"{where}: {name}")
-    yaml_file.check_keys(told, ("choice", "initial"), f"{where}: {name}")
-    choices, initial = told.get("choice", [True, False]), told.get("initial", True)
+    """Read a model's ``include``: ``search``, or a choice of true and false with an initial."""
+    options = {} if value == "search" else yaml_file.mapping(value, f"{where}: {name}")
+    yaml_file.check_keys(options, ("choice", "initial"), f"{where}: {name}")
+    choices, initial = options.get("choice", [True, False]), options.get("initial", True)
     if sorted(map(repr, choices if isinstance(choices, list) else [])) != ["False", "True"]:
         raise UserError(f"{where}: {name}: expected search or {{choice: [true, false]}}")
     if type(initial) is not bool:
@@ -121,7 +121,7 @@ def _participation(value: Any, name: str, where: str) -> Dimension:
 
 
 def _range_hole(
-    document: dict[str, Any], value: dict[str, Any], path: Place, name: str, where: str
+    document: dict[str, Any], value: dict[str, Any], path: DocumentPath, name: str, where: str
 ) -> Hole:
     value = yaml_file.mapping(value, f"{where}: {name}")
     yaml_file.check_keys(value, _RANGE_KEYS, f"{where}: {name}")
@@ -181,7 +181,7 @@ def _is_finite(number: Any) -> bool:
 
 
 def _declared(scope: dict[str, Any], name: str, where: str) -> methods.ParameterSpec:
-    """What the method, or the first choice of method that has it, declares of a parameter."""
+    """A parameter as declared by the method, or by the first choice of method that has it."""
     chosen: Any = scope.get("merge_method")
     listed = chosen["choice"] if is_choice(chosen) else [chosen]
     candidates = [str(one) for one in listed] if isinstance(listed, list) else []
@@ -195,7 +195,7 @@ def _declared(scope: dict[str, Any], name: str, where: str) -> methods.Parameter
     raise UserError(f"{where}: {unknown('parameter of ' + ', '.join(candidates), name, known)}")
 
 
-def method_scope(document: dict[str, Any], path: Place) -> dict[str, Any]:
+def method_scope(document: dict[str, Any], path: DocumentPath) -> dict[str, Any]:
     """The mapping whose merge_method governs a path: its block if that has one, or the recipe."""
     if path and path[0] == "merges":
         return method_scope(document["merges"][path[1]], path[2:])
@@ -206,7 +206,7 @@ def method_scope(document: dict[str, Any], path: Place) -> dict[str, Any]:
     return document
 
 
-def model_of(document: dict[str, Any], path: Place) -> str | None:
+def model_of(document: dict[str, Any], path: DocumentPath) -> str | None:
     """The model that a path's parameters belong to, if they belong to one."""
     value: Any = document
     for part in path:
@@ -258,7 +258,7 @@ def _span(layers: Any) -> tuple[int, int] | None:
     return tuple(layers) if is_fine and all(type(end) is int for end in layers) else None
 
 
-def _label(document: dict[str, Any], path: Place, knots: bool = True) -> str:
+def _label(document: dict[str, Any], path: DocumentPath, knots: bool = True) -> str:
     """A path in words: ``blocks[0:3,attention].models[expert-a].weight``."""
     words: list[str] = []
     value: Any = document
@@ -273,7 +273,7 @@ def _label(document: dict[str, Any], path: Place, knots: bool = True) -> str:
     return ".".join(words)
 
 
-def _group(document: dict[str, Any], path: Place) -> str:
+def _group(document: dict[str, Any], path: DocumentPath) -> str:
     """A path in words without layers and knots: ``[attention].models[expert-a].weight``."""
     if path[0] != "blocks" or not isinstance(path[1], int):
         return _label(document, path, knots=False)
@@ -284,7 +284,7 @@ def _group(document: dict[str, Any], path: Place) -> str:
 
 
 def _key(value: Any, word: str, index: int) -> str:
-    """What stands for an index in a name: a model, a block's layers and components, a filter."""
+    """The key that replaces an index in a name: a model, layers and components, or a filter."""
     if not isinstance(value, dict):
         return str(index)
     if "model" in value:

@@ -1,4 +1,7 @@
-"""What a choice leaves without effect is no part of a recipe: absent models, foreign parameters."""
+"""Pruning removes from a filled recipe the models that are switched off and foreign parameters.
+
+A parameter is foreign if the chosen method does not have it.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,13 @@ def without_traces(document: Mapping[str, Any], template: Mapping[str, Any]) -> 
 
     Args:
         document: The template with a value in every hole.
-        template: The template, which tells what was left open.
+        template: The template, whose holes show what was left open.
     """
     result = _without_inactive(_without_absent(document, template), template)
     if isinstance(document.get("merges"), dict):
-        held = template.get("merges") or {}
+        templates = template.get("merges") or {}
         result["merges"] = {
-            name: without_traces(inner, held.get(name) or {})
+            name: without_traces(inner, templates.get(name) or {})
             for name, inner in document["merges"].items()
         }
     return result
@@ -40,19 +43,19 @@ def _without_absent(document: Mapping[str, Any], template: Mapping[str, Any]) ->
         is_in = [not o or e["include"] for e, o in zip(models, is_open, strict=True)]
         if models and not any(is_in):
             is_in[0] = True
-        told = [
+        entries = [
             {k: v for k, v in entry.items() if k != "include"} if is_hole else entry
             for entry, is_hole in zip(models, is_open, strict=True)
         ]
-        result["models"] = [entry for entry, stays in zip(told, is_in, strict=True) if stays]
-        gone = [e["model"] for e, stays in zip(told, is_in, strict=True) if not stays]
+        result["models"] = [entry for entry, stays in zip(entries, is_in, strict=True) if stays]
+        gone = [e["model"] for e, stays in zip(entries, is_in, strict=True) if not stays]
         if gone and isinstance(document.get("blocks"), list):
             result["blocks"] = [_without(block, gone) for block in document["blocks"]]
     return result
 
 
 def _is_open(entry: Any) -> bool:
-    """Whether a template leaves open if a model takes part."""
+    """Say whether a template leaves open if a model takes part."""
     if not isinstance(entry, dict) or "model" not in entry:
         return False
     return entry.get("include") == "search" or is_choice(entry.get("include"))
@@ -61,12 +64,16 @@ def _is_open(entry: Any) -> bool:
 def _without(block: Any, gone: list[Any]) -> Any:
     if not isinstance(block, dict) or not isinstance(block.get("models"), list):
         return block
-    kept = [
+    remaining = [
         entry
         for entry in block["models"]
         if (entry.get("model") if isinstance(entry, dict) else entry) not in gone
     ]
-    return {**block, "models": kept} if kept else {k: v for k, v in block.items() if k != "models"}
+    return (
+        {**block, "models": remaining}
+        if remaining
+        else {k: v for k, v in block.items() if k != "models"}
+    )
 
 
 def _without_inactive(document: Mapping[str, Any], template: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,14 +85,14 @@ def _without_inactive(document: Mapping[str, Any], template: Mapping[str, Any]) 
     blocks, open_blocks = document.get("blocks") or [], template.get("blocks") or []
     if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
         return dict(document)  # the reader will say what is wrong
-    own = document.get("merge_method")
-    chosen = [str(block.get("merge_method", own)) for block in blocks]
+    top_method = document.get("merge_method")
+    chosen = [str(block.get("merge_method", top_method)) for block in blocks]
     is_open = [
         is_choice(b["merge_method"]) if "merge_method" in b else open_top for b in open_blocks
     ]
     result = dict(document)
     if open_top or any(is_open):
-        result = _pruned(result, [str(own), *chosen])
+        result = _pruned(result, [str(top_method), *chosen])
     if blocks:
         result["blocks"] = [
             _pruned(block, [method]) if is_open[i] else block
@@ -97,13 +104,13 @@ def _without_inactive(document: Mapping[str, Any], template: Mapping[str, Any]) 
 def _pruned(scope: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
     """A recipe or a block without the parameters that only methods other than `names` have."""
 
-    def declared(some: list[str]) -> set[str]:
-        known = [name for name in some if name in methods.names()]
+    def declared(method_names: list[str]) -> set[str]:
+        known = [name for name in method_names if name in methods.names()]
         return {p.name for name in known for p in methods.get(name).parameters}
 
     foreign = declared(list(methods.names())) - declared(names)
 
-    def kept(part: Any) -> Any:
+    def without_foreign(part: Any) -> Any:
         if not isinstance(part, dict) or not isinstance(part.get("parameters"), dict):
             return part
         return {
@@ -111,7 +118,7 @@ def _pruned(scope: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
             "parameters": {k: v for k, v in part["parameters"].items() if k not in foreign},
         }
 
-    result: dict[str, Any] = kept(dict(scope))
+    result: dict[str, Any] = without_foreign(dict(scope))
     if isinstance(scope.get("models"), list):
-        result["models"] = [kept(entry) for entry in scope["models"]]
+        result["models"] = [without_foreign(entry) for entry in scope["models"]]
     return result

@@ -21,7 +21,7 @@ from evomerge.recipe import nested as nesting
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.activity import conditioned
 from evomerge.recipe.space.dimension import Value
-from evomerge.recipe.space.holes import Place, find_holes, takes_part
+from evomerge.recipe.space.holes import DocumentPath, find_holes, takes_part
 from evomerge.recipe.space.pruning import without_traces
 from evomerge.recipe.space.shipped import find
 from evomerge.recipe.space.template import any_groups, bound, placeholders
@@ -53,7 +53,7 @@ class SearchSpace:
         """Make a space of plain data.
 
         Raises:
-            UserError: A hole or anything around it is wrong; names its place.
+            UserError: A hole or anything around it is wrong; the message names its path.
         """
         document = nesting.flattened(model_name.joined(document, where), where)
         return cls(yaml_file.mapping(document, where), where)
@@ -66,7 +66,7 @@ class SearchSpace:
 
     @property
     def unbound(self) -> bool:
-        """Whether the space still names no models."""
+        """True until models are bound to the template."""
         return bool(placeholders(self.document)) or any_groups(self.document)
 
     def bind(
@@ -135,7 +135,7 @@ class SearchSpace:
                     self.fill([*point[:i], choice, *point[i + 1 :]])
 
 
-def _put(document: Any, path: Place, value: Any) -> None:
+def _put(document: Any, path: DocumentPath, value: Any) -> None:
     for part in path[:-1]:
         document = document[part]
     document[path[-1]] = value

@@ -1,4 +1,4 @@
-"""From a template that names no models to a space over some, and from a choice to what it needs."""
+"""Binding puts models into a template that names none, and cuts its groups of layers."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def bound(
 
 
 def placeholders(document: Any, key: str = "") -> set[str]:
-    """What stands in a template for models: ``*``, ``*1``, ``*base``."""
+    """The placeholders for models in a template: ``*``, ``*1``, ``*base``."""
     if isinstance(document, dict):
         return {word for name, item in document.items() for word in placeholders(item, name)}
     if isinstance(document, list):
@@ -79,7 +79,7 @@ def placeholders(document: Any, key: str = "") -> set[str]:
 
 
 def any_groups(document: Mapping[str, Any]) -> bool:
-    """Whether a template leaves open where its blocks begin and end."""
+    """Say whether a template has blocks whose layers are given as groups."""
     blocks = document.get("blocks")
     return isinstance(blocks, list) and any(
         isinstance(block, dict) and isinstance(block.get("layers"), dict) for block in blocks

@@ -1,4 +1,4 @@
-"""What a recipe does at each depth: heat maps of its parameters, a strip of its methods."""
+"""The coefficients section draws a recipe by depth: heat maps of parameters, a strip of methods."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def _name(method_by_spot: Mapping[Spot, str], part: str, layer: int) -> str:
 
 
 def _at_the_edge(run: Run, trial: TrialRecord) -> str:
-    """How many coordinates lie at an end of their range: a sign that the range is too narrow."""
+    """Name the coordinates at an end of their range, a sign that the range is too narrow."""
     dimensions = (run.record.study or {}).get("dimensions") or []
     if trial.point is None or len(trial.point) != len(dimensions):
         return ""

@@ -71,5 +71,5 @@ def _weight(recipe: Recipe, model: str, tensor: str, depth: int) -> float:
     if model not in names:
         return 0.0
     levels: Levels = levels_of(recipe, tensor, depth)
-    value = lookup(levels.own[names.index(model)], "weight", tensor)
+    value = lookup(levels.per_model[names.index(model)], "weight", tensor)
     return float(value) if isinstance(value, int | float) else 0.0

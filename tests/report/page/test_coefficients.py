@@ -18,7 +18,7 @@ def shown(folder, recipe, layers=4):
 
 
 def tips(figure):
-    """What each cell says of itself."""
+    """The tooltip of each cell."""
     return re.findall(r"<title>([^<]*)</title>", str(figure))
 
 
