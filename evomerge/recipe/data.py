@@ -1,10 +1,7 @@
 """A recipe holds one fully specified merge; this file has its fields, their plain form and digest.
 
-A recipe is a mergekit configuration (models or slices, parameters with gradients and filters,
-base_model, dtype, out_dtype, tokenizer_source or tokenizer, chat_template). Ours are `blocks` (a
-method for a range of layers and some components), `seed` (it decides what the methods that drop at
-random drop), `heads` and `unmatched` (what becomes of heads, and of tensors that differ between
-models) and `merges` (recipes by name, whose results are models of this one).
+It knows neither methods nor torch: reports and journals read recipes by it. `recipe.Recipe` stands
+above it and checks what it reads.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Recipe: one fully specified merge, read from a file or from plain data and checked.
 
 A recipe is a mergekit configuration (models or slices, parameters with gradients and filters,
-base_model, dtype, out_dtype, tokenizer_source or tokenizer, chat_template). Ours are `blocks` (a
-method for a range of layers and some components), `seed` (it decides what the methods that drop at
-random drop), `heads` and `unmatched` (what becomes of heads, and of tensors that differ between
-models) and `merges` (recipes by name, whose results are models of this one).
+base_model, dtype, out_dtype, tokenizer_source or tokenizer, chat_template). evomerge adds `blocks`
+(a method for a range of layers and components), `seed` (of methods that drop at random), `heads`
+and `unmatched` (the treatment of heads, and of tensors that differ between models) and `merges`
+(recipes by name, whose results are models of this one).
 """
 
 from __future__ import annotations

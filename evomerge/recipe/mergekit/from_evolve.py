@@ -71,12 +71,12 @@ def from_genome(
         "items": {"per_generation": _limit(fields, notes, where)},
     }
     notes += [
-        "fitness metric, as mergekit-evolve scores; smooth, the default, tells close recipes apart "
+        "fitness metric, as mergekit-evolve scores; smooth, the default, separates close recipes "
         "and decodes nothing",
         "a task's score is its mean over items, better upwards whatever the metric's direction, "
         "and weights are shares",
         f"trials: {_TRIALS} is mergekit-evolve's --max-fevals, which it reads from the command "
-        "line; workers, deadline and seed are told below or by `evomerge search`",
+        "line; set workers, deadline and seed below or with `evomerge search`",
         "not all items are searched on: winners are raced on fresh ones and judged on held-out "
         "ones, against the parents and plain merges",
         "merges are computed in float32 and cast once to bfloat16, in which mergekit-evolve "
