@@ -1,4 +1,4 @@
-"""Exit codes: done 0, our fault 1, the user's mistake 2, interrupted 130."""
+"""Run a command. Exit codes: 0 success, 1 internal error, 2 user error, 130 interrupted."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     parsed = make_parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
-    held = signal.getsignal(signal.SIGINT)
-    if held is signal.default_int_handler:
+    previous_handler = signal.getsignal(signal.SIGINT)
+    if previous_handler is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
     try:
         code: int = parsed.run(parsed) or 0
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         again = ""
         if isinstance(error, ResumableError):
-            again = f". To go on: {_command(sys.argv[1:] if arguments is None else arguments)}"
+            again = f". To resume: {_command(sys.argv[1:] if arguments is None else arguments)}"
         print(f"evomerge: error: {redact(' '.join(str(error).split()))}{again}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -52,10 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             return 2
         print(redact(traceback.format_exc()), end="", file=sys.stderr)
-        print("evomerge: this is a fault of evomerge, not yours; please report it", file=sys.stderr)
+        print(
+            "evomerge: this is an internal error, not your mistake; please report it",
+            file=sys.stderr,
+        )
         return 1
     finally:
-        signal.signal(signal.SIGINT, held)
+        signal.signal(signal.SIGINT, previous_handler)
 
 
 def _is_foreign(module: str | None) -> bool:
@@ -64,7 +67,7 @@ def _is_foreign(module: str | None) -> bool:
 
 def _interrupted(arguments: Sequence[str]) -> int:
     again = _command(arguments)
-    print(f"\nevomerge: interrupted; what was finished is kept. To go on: {again}", file=sys.stderr)
+    print(f"\nevomerge: interrupted; finished work is kept. To resume: {again}", file=sys.stderr)
     return 130
 
 

@@ -1,4 +1,4 @@
-"""What `evomerge check` says of the parents: do they complement each other, do they average?"""
+"""The part of `evomerge check` about the parents: their complementarity, and linear barriers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from evomerge.study.config import StudyConfig
 from evomerge.study.statistics.outcome import Tasks
 from evomerge.study.workers.scheduler import Scheduler, Unit
 
-AT_MOST_SECONDS = 120.0  # longer than that only for whom asks
+AT_MOST_SECONDS = 120.0  # what takes longer waits for --parents
 
 
 def requests(config: StudyConfig, items: Mapping[str, Any]) -> list[Unit]:
@@ -50,7 +50,11 @@ def parents_lines(
     scheduler.run(units, keep)
     parents = [unit.tag[1] for unit in units if unit.tag[0] == "metric"]
     by_metric = {name: rows["metric"][name] for name in parents if name in rows["metric"]}
-    between = {pair: some for pair, some in rows["middle"].items() if {*pair} <= {*rows["end"]}}
+    between = {
+        pair: midpoint_rows
+        for pair, midpoint_rows in rows["middle"].items()
+        if {*pair} <= {*rows["end"]}
+    }
     mode = config.evaluate.fitness
     n_items = len(next(iter(between.values()), []))
     return [
@@ -59,15 +63,15 @@ def parents_lines(
     ]
 
 
-def barrier_lines(found: list[dict[str, Any]], n_items: int) -> list[str]:
-    """What the middles mean for the search."""
-    if not found:
+def barrier_lines(pairs: list[dict[str, Any]], n_items: int) -> list[str]:
+    """The scores of the midpoints and what they mean for the search."""
+    if not pairs:
         return []
     lines = [
         f"between two models, {plural(n_items, 'item')}: how far the score of their average falls "
         "below the mean of theirs; where it does, they lie in different basins and averages lose"
     ]
-    lines += [f"  {pair['a']} + {pair['b']}: {_words(pair)}" for pair in found]
+    lines += [f"  {pair['a']} + {pair['b']}: {_words(pair)}" for pair in pairs]
     return lines
 
 
@@ -76,9 +80,9 @@ def _words(pair: Mapping[str, Any]) -> str:
     size = f"{number(abs(drop))} {'below' if drop > 0 else 'above'}"
     low, high = (number(-float(pair[end]), sign=True) for end in ("high", "low"))
     if pair["low"] > 0:
-        told = "a barrier: stay near one of them, or merge sparsely (TIES, DARE)"
+        advice = "a barrier: stay near one of them, or merge sparsely (TIES, DARE)"
     elif pair["high"] < 0:
-        told = "no barrier: averaging gains"
+        advice = "no barrier: averaging gains"
     else:
-        told = "no barrier seen on so few items"
-    return f"{size} ({low} to {high}), {told}"
+        advice = "no barrier seen on so few items"
+    return f"{size} ({low} to {high}), {advice}"

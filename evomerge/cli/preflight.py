@@ -135,7 +135,7 @@ def _ask(scheduler: Scheduler, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scaling(candidates: int, shards: int, spent: dict[str, float]) -> str:
-    """How long a generation takes with more workers, as far as more of them help."""
+    """The time of a generation by number of workers, as far as more of them help."""
     rest = spent["total"] - spent["build"]
     by_count = useful(candidates, shards, spent["build"], rest)
     times = ", ".join(f"{duration(seconds)} with {count:,}" for count, seconds in by_count.items())

@@ -35,6 +35,8 @@ def read_all(file: Path) -> list[Any]:
 
 
 def _text(file: Path) -> str:
+    if file.is_dir():
+        raise UserError(f"{file}: expected a file, but it is a folder")
     if not file.is_file():
         raise UserError(f"{file}: no such file")
     if file.stat().st_size > _MAX_BYTES:

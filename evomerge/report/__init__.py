@@ -1,4 +1,4 @@
-"""What a run did, read from its journal alone: an HTML page and a few lines of text. No torch."""
+"""Reports of a run, read from its journal alone: an HTML page and lines of text. No torch."""
 
 from evomerge.report.pace import Pace
 from evomerge.report.page.page import write_report

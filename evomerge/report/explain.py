@@ -1,4 +1,4 @@
-"""What a run says about its parents and its space, in a few lines of text."""
+"""Lines of text about a run's parents and the dimensions of its space."""
 
 from __future__ import annotations
 
@@ -25,54 +25,54 @@ def explanation(record: Record) -> dict[str, Any]:
     return {"complement": complement(record), "importance": ours, "optuna": theirs}
 
 
-def explanation_text(told: Mapping[str, Any]) -> str:
+def explanation_text(explained: Mapping[str, Any]) -> str:
     """The same for a terminal, and the landscape if there is one; ends without a newline."""
-    lines = [*complement_lines(told["complement"]), "", *_dimensions(told["importance"])]
-    lines += _optuna(told["optuna"]) if told["importance"] else []
-    if "landscape" in told:
-        lines += ["", *landscape_lines(told["landscape"])]
+    lines = [*complement_lines(explained["complement"]), "", *_dimensions(explained["importance"])]
+    lines += _optuna(explained["optuna"]) if explained["importance"] else []
+    if "landscape" in explained:
+        lines += ["", *landscape_lines(explained["landscape"])]
     return "\n".join(lines)
 
 
-def complement_lines(found: dict[str, Any] | None) -> list[str]:
-    """What the parents' complementarity means, in words."""
-    if found is None:
+def complement_lines(parents: dict[str, Any] | None) -> list[str]:
+    """The parents' complementarity in words."""
+    if parents is None:
         return ["parents: not scored item by item yet"]
-    best, room = found["best"], found["oracle"] - found["best"]["score"]
+    best, room = parents["best"], parents["oracle"] - parents["best"]["score"]
     lines = [
-        f"parents, on {plural(found['items'], 'item')}: the best, {best['name']}, scores "
-        f"{number(best['score'])}; the best parent of each item {number(found['oracle'])}, so a "
+        f"parents, on {plural(parents['items'], 'item')}: the best, {best['name']}, scores "
+        f"{number(best['score'])}; the best parent of each item {number(parents['oracle'])}, so a "
         f"choice among them could gain {number(room, sign=True)} (a merge may do more, or less)"
     ]
     lines += [
         f"  {pair['a']} + {pair['b']}: {number(pair['oracle'])}, "
         f"they differ on {percent(pair['discordance'])}"
-        for pair in found["pairs"][:_SHOWN]
+        for pair in parents["pairs"][:_SHOWN]
     ]
     return lines
 
 
-def _dimensions(found: dict[str, Any] | None) -> list[str]:
-    if found is None:
-        return ["dimensions: too few trials to tell which matter"]
-    share = found["predicted"]
+def _dimensions(importances: dict[str, Any] | None) -> list[str]:
+    if importances is None:
+        return ["dimensions: too few trials to say which matter"]
+    share, trials = importances["predicted"], plural(importances["trials"], "trial")
     if share <= 0:
         return [
-            f"dimensions: over {plural(found['trials'], 'trial')} no dimension predicts the gain "
-            "of trials held back, so none is said to matter"
+            f"dimensions: over {trials} no dimension predicts the gain of held-out trials, so "
+            "none is said to matter"
         ]
     lines = [
-        f"dimensions: over {plural(found['trials'], 'trial')} they predict {percent(share)} of the "
-        "differences in gain; shares of that:"
+        f"dimensions: over {trials} they predict {percent(share)} of the differences in gain; "
+        "shares of that:"
     ]
-    lines += [f"  {percent(v):>5} {k}" for k, v in list(found["groups"].items())[:_SHOWN]]
+    lines += [f"  {percent(v):>5} {k}" for k, v in list(importances["groups"].items())[:_SHOWN]]
     lines += ["the largest single ones:"]
-    lines += [f"  {percent(v):>5} {k}" for k, v in list(found["dimensions"].items())[:_SHOWN]]
+    lines += [f"  {percent(v):>5} {k}" for k, v in list(importances["dimensions"].items())[:_SHOWN]]
     return lines
 
 
-def _optuna(found: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """The same question put to Optuna: two answers that agree are worth more than either."""
+def _optuna(by_evaluator: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Optuna's two answers to the same question, as a check on ours."""
     names = {
         "ped_anova": "Optuna's PED-ANOVA (what sets the best tenth apart)",
         "fanova": "Optuna's fANOVA (a forest's variance)",
@@ -80,5 +80,5 @@ def _optuna(found: Mapping[str, Mapping[str, float]]) -> list[str]:
     return [
         f"{names[evaluator]}: "
         + ", ".join(f"{percent(share)} {name}" for name, share in list(shares.items())[:4])
-        for evaluator, shares in found.items()
+        for evaluator, shares in by_evaluator.items()
     ]

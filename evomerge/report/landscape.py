@@ -1,4 +1,4 @@
-"""What was scored around a winner, as lines of text."""
+"""Lines of text for the landscape: the scores around a winner."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ from typing import Any
 from evomerge.report.numbers import number, plural
 
 
-def landscape_lines(found: Mapping[str, Any]) -> list[str]:
+def landscape_lines(landscape: Mapping[str, Any]) -> list[str]:
     """Tables of the line, the slice and the parts; see `study.analysis.landscape`."""
     lines = [
-        f"around {found['winner']}, by the {found['fitness']} score on "
-        f"{plural(found['items'], 'item')} of the race's pool, which the search has "
+        f"around {landscape['winner']}, by the {landscape['fitness']} score on "
+        f"{plural(landscape['items'], 'item')} of the race's pool, which the search has "
         "not seen; gains are over the winner, paired, with a 95 % interval"
     ]
-    if found["line"]:
-        lines += ["", f"line from {found['start']} (0) through the winner (1) and beyond:"]
-        lines += [_row(f"{at['place']:.2f}", at) for at in found["line"]]
-        if found["barrier"] is not None:
+    if landscape["line"]:
+        lines += ["", f"line from {landscape['start']} (0) through the winner (1) and beyond:"]
+        lines += [_row(f"{at['place']:.2f}", at) for at in landscape["line"]]
+        if landscape["barrier"] is not None:
             lines += [
-                f"  on the way it falls at most {number(found['barrier'])} below the straight line"
+                "  on the way it falls at most "
+                f"{number(landscape['barrier'])} below the straight line"
             ]
-    lines += ["", *_slice(found["slice"])]
-    if found["parts"]:
-        lines += ["", f"the winner with one part put back to {found['start']}:"]
-        width = max(len(at["part"]) for at in found["parts"])
-        lines += [_row(f"{at['part']:<{width}}", at) for at in found["parts"]]
+    lines += ["", *_slice(landscape["slice"])]
+    if landscape["parts"]:
+        lines += ["", f"the winner with one part put back to {landscape['start']}:"]
+        width = max(len(at["part"]) for at in landscape["parts"])
+        lines += [_row(f"{at['part']:<{width}}", at) for at in landscape["parts"]]
     return lines
 
 
-def _slice(found: Mapping[str, Any]) -> list[str]:
-    names, values, scores = found["dimensions"], found["values"], found["scores"]
+def _slice(landscape: Mapping[str, Any]) -> list[str]:
+    names, values, scores = landscape["dimensions"], landscape["values"], landscape["scores"]
     if len(names) == 1:
         cells = zip(values[0], scores[0], strict=True)
         return [f"along {names[0]}:", *(f"  {_value(v):>8} {_score(s)}" for v, s in cells)]

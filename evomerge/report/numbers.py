@@ -89,12 +89,12 @@ def short_names(models: Iterable[str]) -> dict[str, str]:
     >>> short_names(["/zoo/base", "a/x", "b/x"])
     {'/zoo/base': 'base', 'a/x': 'a/x', 'b/x': 'b/x'}
     """
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     distinct = list(dict.fromkeys(models))
     for model in distinct:
         parts = PurePath(model).parts
         ends = ["/".join(parts[-n:]) for n in range(1, len(parts))]
-        found[model] = next(
+        names[model] = next(
             (e for e in ends if sum(("/" + m).endswith("/" + e) for m in distinct) == 1), model
         )
-    return found
+    return names

@@ -1,7 +1,7 @@
 """A study copied into an Optuna storage, so that Optuna's dashboard can show it.
 
-The journal stays the truth: the copy can be thrown away and made again. With `search/optuna.py`,
-which holds the samplers, the only door to the `optuna` package.
+The journal stays the truth: the copy can be thrown away and made again. Besides
+`optimizers/sampling/optuna.py`, which holds the samplers, the only door to the `optuna` package.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ FITNESS, GAIN = "fitness", "gain over the reference anchor"
 
 
 class Mirror:
-    """Listens to a study's events and copies every generation once it is told.
+    """Listens to a study's events and copies every generation once it has its fitness.
 
     A trial's value is its gain over the reference anchor on the same items, which can be compared
     between generations as fitness can't; its fitness is an attribute. A failed trial is failed.
 
     Args:
         name: The Optuna study's.
-        storage: An Optuna storage or its URL; one that holds the study already is gone on with.
+        storage: An Optuna storage or its URL; a study that is there already is continued.
     """
 
     def __init__(self, name: str, storage: str | BaseStorage):
@@ -74,7 +74,7 @@ class Mirror:
         for kind, best in baseline(record).items():
             self.study.set_user_attr(f"best {kind} (metric)", f"{best['name']} {best['score']:.4f}")
 
-    def _copy(self, record: Record, ask: AskRecord, told: float | None) -> None:
+    def _copy(self, record: Record, ask: AskRecord, told_at: float | None) -> None:
         dimensions = (record.study or {})["dimensions"]
         for number, fitness in zip(ask.trials, ask.fitness or (), strict=True):
             if number in self._known:
@@ -88,7 +88,7 @@ class Mirror:
             if fitness is not None:
                 attributes |= {"fitness": fitness, "scores": record.scores(number)}
             value = None if fitness is None else fitness - (ask.reference or 0.0)
-            times = self._asked.get(ask.generation or 0), told
+            times = self._asked.get(ask.generation or 0), told_at
             self.study.add_trial(_frozen(dimensions, trial.point, value, attributes, times))
 
 
@@ -100,7 +100,7 @@ def catch_up(mirror: Mirror, record: Record, events: Iterator[Mapping[str, Any] 
 
 
 def importances(record: Record) -> dict[str, dict[str, float]]:
-    """What Optuna says of the dimensions, from the trials' gains: {evaluator: {name: share}}.
+    """Optuna's importances of the dimensions, from the trials' gains: {evaluator: {name: share}}.
 
     ``fanova`` (Hutter 2014, https://proceedings.mlr.press/v32/hutter14.html): shares of the
     variance that a forest explains. ``ped_anova`` (Watanabe 2023,
@@ -114,7 +114,7 @@ def importances(record: Record) -> dict[str, dict[str, float]]:
     study = mirror.study
     if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < _LEAST:
         return {}
-    found = {}
+    by_evaluator = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # notices that an evaluator is experimental
         evaluators = {
@@ -123,8 +123,8 @@ def importances(record: Record) -> dict[str, dict[str, float]]:
         }
         for name, evaluator in evaluators.items():
             shares = get_param_importances(study, evaluator=evaluator)
-            found[name] = {dimension: float(share) for dimension, share in shares.items()}
-    return found
+            by_evaluator[name] = {dimension: float(share) for dimension, share in shares.items()}
+    return by_evaluator
 
 
 def _frozen(

@@ -1,4 +1,4 @@
-"""How fast a study goes and how long it still takes, from the times that its journal holds."""
+"""The speed of a study and the time that it still takes, from the times in its journal."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _SHORTEST = 1e-3  # seconds
 
 
 class Pace:
-    """Listens to a study's events, of this run or out of its journal.
+    """Listens to a study's events, of this process or out of a journal.
 
-    Speed is that of the last session: what a study did before it was resumed says little of now.
+    Speed is that of the last session: a resumed study may run on other machines.
 
     Attributes:
         opened: When the session began, in seconds since 1970.
@@ -44,9 +44,9 @@ class Pace:
             self._items.clear()
             return
         fresh = len(event["trials"]) if event["event"] == "told" else 0
-        if self._told is None:  # a resumed study has told some before anybody listened
-            told = [ask for ask in record.generations.values() if ask.fitness is not None]
-            self._told = sum(len(ask.trials) for ask in told)
+        if self._told is None:  # a resumed study has finished generations that nobody listened to
+            finished = [ask for ask in record.generations.values() if ask.fitness is not None]
+            self._told = sum(len(ask.trials) for ask in finished)
         else:
             self._told += fresh
         if record.phase == "search" and self._search_began is None:

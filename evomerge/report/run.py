@@ -33,7 +33,7 @@ class Job:
 
 @dataclass
 class Run:
-    """Everything that a run's journal says.
+    """Everything that a run's journal records.
 
     Attributes:
         folder: The run folder, as it was given.
@@ -101,14 +101,14 @@ class Run:
     @property
     def config(self) -> Mapping[str, Any]:
         """The study's configuration; empty before the ``study`` event."""
-        found: Mapping[str, Any] = (self.record.study or {}).get("config", {})
-        return found
+        section: Mapping[str, Any] = (self.record.study or {}).get("config", {})
+        return section
 
     @property
     def pools(self) -> Mapping[str, Mapping[str, list[int]]]:
         """Items by pool and task."""
-        found: Mapping[str, Mapping[str, list[int]]] = (self.record.study or {}).get("pools", {})
-        return found
+        pools: Mapping[str, Mapping[str, list[int]]] = (self.record.study or {}).get("pools", {})
+        return pools
 
     @property
     def ours(self) -> int | None:
@@ -129,9 +129,9 @@ class Run:
     @property
     def depth(self) -> int | None:
         """Number of layers, as the journal or the exported model says; ``None`` if neither does."""
-        told = (self.record.study or {}).get("layers")
-        if isinstance(told, int):
-            return told
+        layers = (self.record.study or {}).get("layers")
+        if isinstance(layers, int):
+            return layers
         try:
             config = json.loads((self.folder / "best/model/config.json").read_text("utf-8"))
         except (OSError, ValueError):

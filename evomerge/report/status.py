@@ -40,7 +40,7 @@ def not_running_text(driver: Driver) -> str:
 
 
 def summary(record: Record) -> dict[str, Any]:
-    """What a display shows of a study.
+    """The numbers and names that displays show of a study.
 
     Returns:
         ``phase``; ``generation`` (the last one asked, or None); ``trials`` (as in
@@ -56,7 +56,7 @@ def summary(record: Record) -> dict[str, Any]:
     """
     status = record.status()
     generations = record.generations
-    told = [ask for _, ask in sorted(generations.items()) if ask.fitness is not None]
+    scored = [ask for _, ask in sorted(generations.items()) if ask.fitness is not None]
     total = record.seconds["total"]
     return {
         "phase": record.phase,
@@ -65,7 +65,7 @@ def summary(record: Record) -> dict[str, Any]:
         "searched": sum(len(ask.trials) for ask in generations.values()),
         "wanted": _wanted(record),
         "leader": _leader(record),
-        "last": _last(told[-1]) if told else None,
+        "last": _last(scored[-1]) if scored else None,
         "baseline": baseline(record),
         "failures": dict(Counter(t.failure.kind for t in record.trials.values() if t.failure)),
         "seconds": dict(record.seconds),
@@ -79,9 +79,9 @@ def summary(record: Record) -> dict[str, Any]:
 
 
 def _wanted(record: Record) -> int | None:
-    """How many trials were asked for: by the study, or when its search last ended."""
-    told = (record.study or {}).get("config", {}).get("search", {})
-    asked: int | None = told.get("trials")
+    """The number of trials asked for: by the study, or when its search last ended."""
+    search = (record.study or {}).get("config", {}).get("search", {})
+    asked: int | None = search.get("trials")
     if record.search_ended is None or asked is None:
         return asked
     return int(max(asked, record.search_ended["wanted"]))
@@ -177,10 +177,10 @@ def _last(ask: AskRecord) -> dict[str, Any]:
     }
 
 
-def control_text(found: dict[str, Any]) -> str:
+def control_text(arms: dict[str, Any]) -> str:
     """The control arm of a `summary` in words."""
-    best, theirs = (number(found[key], sign=True) for key in ("optimizer_best", "best"))
-    count = plural(found["trials"], "trial")
+    best, theirs = (number(arms[key], sign=True) for key in ("optimizer_best", "best"))
+    count = plural(arms["trials"], "trial")
     return f"{count}, best gain {theirs}; the optimizer's, of as many, {best}"
 
 
@@ -192,7 +192,7 @@ def phase_text(s: dict[str, Any]) -> str:
 
 
 def trials_text(s: dict[str, Any]) -> str:
-    """How many trials of a `summary` are done, in words."""
+    """The trials done of a `summary`, in words."""
     counts = s["trials"]
     is_told = s["wanted"] is not None and s["wanted"] >= s["searched"]
     wanted = f" of {s['wanted']:,}" if is_told else ""
@@ -200,14 +200,14 @@ def trials_text(s: dict[str, Any]) -> str:
     return f"{s['searched']:,}{wanted} searched; {counts['asked']:,} with anchors{failed}"
 
 
-def baseline_text(found: dict[str, dict[str, Any]]) -> str:
+def baseline_text(best_by_kind: dict[str, dict[str, Any]]) -> str:
     """`baseline` in words."""
-    told = [
+    parts = [
         f"best {kind} {best['name']} {number(best['score'])}"
         + (f" ({best['answers']})" if best["answers"] else "")
-        for kind, best in found.items()
+        for kind, best in best_by_kind.items()
     ]
-    return f"{', '.join(told)} (metric)"
+    return f"{', '.join(parts)} (metric)"
 
 
 def ended_text(ended: Mapping[str, Any]) -> str:
@@ -221,12 +221,12 @@ def ended_text(ended: Mapping[str, Any]) -> str:
     if reason == "trials":
         left = f": one more generation would exceed the {wanted:,} asked for"
         return said + (left if asked < wanted else ", as many as were asked for")
-    why = "the deadline came" if reason == "deadline" else f"the optimizer stopped ({reason})"
+    why = "the deadline passed" if reason == "deadline" else f"the optimizer stopped ({reason})"
     return f"{said} of {wanted:,}: {why}"
 
 
 def failures_text(failures: dict[str, int]) -> str:
-    """How many trials failed of what, in words."""
+    """Failed trials by kind, in words."""
     return ", ".join(f"{count} {kind}" for kind, count in failures.items()) or "none"
 
 
@@ -242,18 +242,18 @@ def leader_text(leader: dict[str, Any]) -> str:
 
 
 def answers_text(written: Written) -> str:
-    """How generated answers came out, in words; empty if all ended and were found.
+    """Generated answers that were cut or not found, in words; empty if there are none.
 
     >>> answers_text(Written(answers=50, truncated=6, unextracted=1))
     '12 % of answers cut, 2.0 % not found'
     """
-    told = []
+    parts = []
     if written.truncated:
-        told.append(f"{percent(written.truncated / written.answers)} of answers cut")
+        parts.append(f"{percent(written.truncated / written.answers)} of answers cut")
     if written.unextracted:
-        of = "" if told else " of answers"
-        told.append(f"{percent(written.unextracted / written.answers)}{of} not found")
-    return ", ".join(told)
+        of = "" if parts else " of answers"
+        parts.append(f"{percent(written.unextracted / written.answers)}{of} not found")
+    return ", ".join(parts)
 
 
 def _search(last: dict[str, Any]) -> str:

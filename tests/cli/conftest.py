@@ -20,7 +20,7 @@ from tests.study.study_driver import Drivers, drivers_of_session
 
 @dataclass(frozen=True)
 class Said:
-    """What a command gave back and wrote."""
+    """The exit code of a command and its output."""
 
     code: int
     out: str

@@ -1,4 +1,4 @@
-"""What `check` says of an evaluation that cannot work, and a study on a text and a function."""
+"""`check` refuses an evaluation that cannot work; a study runs on a text and a function."""
 
 from __future__ import annotations
 

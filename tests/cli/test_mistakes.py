@@ -385,7 +385,7 @@ def test_a_fault_of_ours_has_code_1_and_a_traceback(
     told = evomerge("spaces")
     assert told.code == 1
     assert "ZeroDivisionError" in told.err
-    assert "a fault of evomerge" in told.err
+    assert "an internal error" in told.err
 
 
 def test_a_real_worker_tells_the_driver_in_one_line(tmp_path: Path) -> None:
@@ -395,6 +395,20 @@ def test_a_real_worker_tells_the_driver_in_one_line(tmp_path: Path) -> None:
     command = [PYTHON, "-m", "evomerge", "search", str(study), str(tmp_path / "run")]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert_told(Said(told.returncode, told.stdout, told.stderr), "nobody/nothing")
+
+
+def test_a_folder_in_the_place_of_a_study_file_is_called_a_folder(
+    evomerge: Run, tmp_path: Path
+) -> None:
+    assert_told(evomerge("check", tmp_path), f"{tmp_path}: expected a file, but it is a folder")
+
+
+@pytest.mark.parametrize("command", ["status", "watch", "report", "explain", "repair"])
+def test_commands_that_look_at_a_run_refuse_a_missing_one_in_the_same_words(
+    evomerge: Run, tmp_path: Path, command: str
+) -> None:
+    missing = tmp_path / "nope"
+    assert_told(evomerge(command, missing), f"{missing}: expected a run folder, but it has no")
 
 
 def test_a_package_that_is_not_installed_is_named_without_a_traceback(

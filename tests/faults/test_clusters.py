@@ -133,7 +133,7 @@ def test_a_head_that_is_lost_ends_the_command_and_a_new_cluster_resumes_it(
     assert re.match(
         rf"evomerge: error: workers: the head of the Ray cluster at \S+:{port} is", told
     )
-    assert told.endswith(f"To go on: evomerge search {command[4]} {run} --ray-address {address}")
+    assert told.endswith(f"To resume: evomerge search {command[4]} {run} --ray-address {address}")
     assert "Traceback" not in said
     before = set(paid(run))
     with head(tmp_path) as (address, _):

@@ -40,7 +40,7 @@ def test_one_signal_stops_and_says_how_to_go_on(
     workers = children(driver)
     os.kill(driver, number)
     assert drivers.wait() == 130
-    assert f"To go on: evomerge search {command.folder / 'study.yaml'}" in command.output
+    assert f"To resume: evomerge search {command.folder / 'study.yaml'}" in command.output
     assert not any(map(is_running, workers))
     command.settings["seconds"] = 0.0
     assert command.finish() == 0
@@ -58,7 +58,7 @@ def test_one_request_that_arrives_as_two_signals_still_stops_in_good_order(
         time.sleep(0.02)
     assert drivers.wait() == 130
     assert "left at once" not in command.output
-    assert f"To go on: evomerge search {command.folder / 'study.yaml'}" in command.output
+    assert f"To resume: evomerge search {command.folder / 'study.yaml'}" in command.output
     command.settings["seconds"] = 0.0
     assert command.finish() == 0
     assert substance(command.run) == whole

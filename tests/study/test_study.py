@@ -578,7 +578,7 @@ def test_answers_that_were_cut_are_shown_beside_the_score(
     with Progress(config) as progress:
         Study(config, tmp_path / "run", progress).optimize(8)
     told = re.findall(
-        r"to the best anchor\), trial \d+: ([\d.]+) % of answers cut, \1 % not found",
+        r"over the best anchor\), trial \d+: ([\d.]+) % of answers cut, \1 % not found",
         capsys.readouterr().out,
     )
     assert len(told) == 2

@@ -1,1 +1,1 @@
-"""One file per command: its arguments and what it does."""
+"""The commands, one file each: `add` declares the arguments, `run` does the work."""

@@ -13,7 +13,7 @@ from rich.live import Live
 
 from evomerge.cli.display.panel import panel, speed
 from evomerge.report import Pace
-from evomerge.report.numbers import duration, plural
+from evomerge.report.numbers import duration, number, plural
 from evomerge.report.status import Driver, answers_text, baseline, baseline_text, ended_text
 from evomerge.study.config import StudyConfig, seconds
 from evomerge.study.journal.record import Record
@@ -55,7 +55,7 @@ class Progress:
             self._live.stop()
 
     def __call__(self, event: Mapping[str, Any], record: Record) -> None:
-        """Take in an event; lines are for the steps that last, the panel for every one."""
+        """Take in an event; lines are for the long steps, the panel for every one."""
         self._pace.apply(event, record)
         line = self._line(event, record)
         if line:
@@ -131,9 +131,13 @@ class Progress:
 
     def _generation(self, event: Mapping[str, Any], record: Record) -> str:
         values = [value for value in event["fitness"] if value is not None]
-        best = f"best {max(values):.4f}" if values else "all failed"
+        best = f"best {number(max(values))}" if values else "all failed"
         against = (event.get("reference") or {}).get("fitness")
-        gain = f" ({max(values) - against:+.4f} over the best anchor)" if values and against else ""
+        gain = (
+            f" ({number(max(values) - against, sign=True)} over the best anchor)"
+            if values and against
+            else ""
+        )
         answers = _answers(record, event["generation"])
         correlation = event["correlation"]
         rank = (
@@ -164,9 +168,9 @@ class Progress:
 
 
 def _answers(record: Record, generation: int) -> str:
-    """How the answers came out of the last leader that was scored by the metric."""
-    for number in (generation, generation - 1):
-        ask = record.generations.get(number)
+    """Cut or unfound answers of the last leader that was scored by the metric."""
+    for earlier in (generation, generation - 1):
+        ask = record.generations.get(earlier)
         scored = zip(ask.fitness or (), ask.trials, strict=True) if ask else ()
         best = max(((f, -n) for f, n in scored if f is not None), default=None)
         if best is not None and record.written(-best[1]).answers:
@@ -176,7 +180,7 @@ def _answers(record: Record, generation: int) -> str:
 
 
 def _feasible(event: Mapping[str, Any]) -> str:
-    """How many of a generation keep the constraints, if there are any.
+    """The trials of a generation that keep the constraints, if there are any.
 
     >>> _feasible({"violations": [0.0, 0.25, None]})
     ', 1 of 2 keep the constraints'

@@ -76,17 +76,17 @@ def differences(rows: Sequence[Gap], name: str, aria: str) -> Markup:
 def bars(rows: Sequence[tuple[str, bool, Sequence[Bar]]], name: str, aria: str) -> Markup:
     """Rows of one or more bars from 0, each with its interval; `True` marks a row as ours."""
     thick, space = 13.0, 9.0
-    heights = [max(1, len(some)) * thick + space for _, _, some in rows]
+    heights = [max(1, len(group)) * thick + space for _, _, group in rows]
     bottom = 12 + sum(heights)
     figure = Figure(WIDTH, bottom + 46, aria)
-    ends = [v for _, _, some in rows for b in some for v in (b.value - b.half, b.value + b.half)]
+    ends = [v for _, _, group in rows for b in group for v in (b.value - b.half, b.value + b.half)]
     at = scale([*ends, 0.0], _LABEL, WIDTH - 70, 6)
     figure.x_axis(at, bottom, 6, ticks(at.low, at.high, 6), name)
     y = 12.0
-    for (label, ours, some), height in zip(rows, heights, strict=True):
+    for (label, ours, group), height in zip(rows, heights, strict=True):
         middle = y + (height - space) / 2
         figure.text(_LABEL - 12, middle + 4, label, "strong" if ours else "", "end", 174)
-        for i, bar in enumerate(some):
+        for i, bar in enumerate(group):
             top = y + i * thick
             left, end = sorted((at(0), at(bar.value)))
             figure.rect(left, top, end - left, thick - 2, bar.kind, f"{label}: {bar.tip}")
@@ -152,7 +152,7 @@ def heat_map(
 
 
 def _leads(band: Band, bands: Sequence[Band]) -> bool:
-    """Whether a band lies outside the stack and before it."""
+    """True if a band lies outside the stack and before it."""
     inside = next(i for i, b in enumerate(bands) if not b.outside)
     return any(band is b for b in bands[:inside])
 
@@ -183,7 +183,7 @@ def _cell(
 
 
 def _share(value: float, ends: tuple[float, float]) -> float:
-    """Where a value lies: 0 neutral, 1 the warm end, -1 the cold end."""
+    """Position of a value on the colour scale: 0 neutral, 1 the warm end, -1 the cold end."""
     low, high = ends
     if low < 0:
         return max(-1.0, min(1.0, value / high))

@@ -20,33 +20,35 @@ def section(run: Run) -> dict[str, Any]:
     """Bars of the real metric, on search items and, where measured, on held-out ones."""
     record = run.record
     items = record.asks[0].items if record.asks else None
-    held = {e.trial.digest: e for e in entrants(run)}
+    held_out = {e.trial.digest: e for e in entrants(run)}
     shown: dict[str, tuple[TrialRecord, list[Bar]]] = {}
     for trial in record.trials.values():
-        some: list[Bar] = []
+        trial_bars: list[Bar] = []
         if items and trial.kind in ("parent", "base", "anchor"):
             rows = record.outcomes.rows(trial.digest, "metric", items)
             if rows and not record.outcomes.missing(trial.digest, "metric", items):
-                some.append(
+                trial_bars.append(
                     _bar(rows, run.record.tasks_of("search"), "f5", "items of the search pool")
                 )
-        if trial.digest in held and trial.digest not in shown:
+        if trial.digest in held_out and trial.digest not in shown:
             kind = "f1" if trial.number == run.ours else "f2"
-            some.append(_bar(held[trial.digest].rows, run.held_out_tasks, kind, "held-out items"))
-        if some and trial.digest not in shown:
-            shown[trial.digest] = (trial, some)
+            trial_bars.append(
+                _bar(held_out[trial.digest].rows, run.held_out_tasks, kind, "held-out items")
+            )
+        if trial_bars and trial.digest not in shown:
+            shown[trial.digest] = (trial, trial_bars)
     if not shown:
         return {"missing": "No anchor has been scored by the tasks' own metrics yet."}
     order = sorted(shown.values(), key=lambda p: (p[0].number != run.ours, -p[1][-1].value))
     legend = Figure(WIDTH, 20, "Legend")
     entries = [("bar", "f5", f"search pool, {plural(_count(items), 'item')}")]
-    if held:
+    if held_out:
         count = plural(_count(run.pools["holdout"]), "item")
         entries.append(("bar", "f2", f"held-out, {count}"))
-    if run.ours is not None and held:
+    if run.ours is not None and held_out:
         entries.append(("bar", "f1", f"held-out: {record.trials[run.ours].name}"))
     legend.legend(0, 14, entries)
-    rows_ = [(trial.name, trial.number == run.ours, some) for trial, some in order]
+    rows_ = [(trial.name, trial.number == run.ours, trial_bars) for trial, trial_bars in order]
     name = "weighted mean of the tasks' metrics, higher is better"
     return {
         "legend": legend.markup(),

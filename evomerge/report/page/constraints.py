@@ -1,4 +1,4 @@
-"""Constraints: what was not to be lost, on held-out items, and how many trials kept all of it."""
+"""Constraints: the limits on held-out items, and how many trials satisfied all of them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def section(run: Run) -> dict[str, Any]:
     table = judged.get("constraints", [])
     if not table or run.ours is None:
         return {}
-    told = [
-        broken
+    violations = [
+        violation
         for ask in run.record.generations.values()
-        for broken in ask.violations or ()
-        if broken is not None
+        for violation in ask.violations or ()
+        if violation is not None
     ]
-    kept = sum(not broken for broken in told)
+    feasible = sum(not violation for violation in violations)
     return {
         "who": run.record.trials[run.ours].name,
         "rows": [
@@ -32,6 +32,7 @@ def section(run: Run) -> dict[str, Any]:
             }
             for row in table
         ],
-        "said": f"Scores and limits are of the tasks' metrics, on held-out items. In the search "
-        f"{kept:,} of {plural(len(told), 'trial')} kept them, by its own fitness on few items.",
+        "said": "Scores and limits are of the tasks' metrics, on held-out items. In the search "
+        f"{feasible:,} of {plural(len(violations), 'trial')} satisfied them, by its own fitness on "
+        "few items.",
     }

@@ -1,4 +1,4 @@
-"""How the search went: fitness by generation, gain over the reference anchor, rank correlation."""
+"""The search by generation: fitness, gain over the reference anchor, rank correlation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HALF = 488.0  # px, of a figure that takes half the page
 
 
 @dataclass(frozen=True)
-class Told:
+class Generation:
     """One generation with its fitness; all of it may have failed.
 
     `is_random` marks the control arm's trials, which take no part in `known`.
@@ -50,11 +50,11 @@ class Told:
         return [value for value, arm in both if value is not None and arm == random]
 
 
-def generations(run: Run) -> list[Told]:
+def generations(run: Run) -> list[Generation]:
     """The generations that the optimizer was told about, in order."""
     trials = run.record.trials
     return [
-        Told(
+        Generation(
             g,
             [trials[n].name for n in a.trials],
             a.fitness,
@@ -69,23 +69,23 @@ def generations(run: Run) -> list[Told]:
 
 def section(run: Run) -> dict[str, Any]:
     """Three figures, and a sentence about the last generation."""
-    told = generations(run)
-    if not told:
+    history = generations(run)
+    if not history:
         return {"missing": "No generation has been scored yet."}
     by_metric = run.config.get("evaluate", {}).get("fitness") == "metric"
     unit = "fitness (the tasks' metrics)" if by_metric else "fitness (smooth score)"
     references = {run.record.trials[n].name for n in run.references.values()}
     reference = " / ".join(sorted(references)) or "reference anchor"
-    failed = sum(value is None for g in told for value in g.fitness)
-    gains = any(g.reference is not None for g in told)
+    failed = sum(value is None for g in history for value in g.fitness)
+    gains = any(g.reference is not None for g in history)
     return {
-        "fitness": _fitness(told, unit, reference),
-        "gain": _gain(told) if gains else None,
-        "correlation": None if by_metric else _correlation(told),
+        "fitness": _fitness(history, unit, reference),
+        "gain": _gain(history) if gains else None,
+        "correlation": None if by_metric else _correlation(history),
         "by_metric": by_metric,
         "warnings": [w["message"] for w in run.record.warnings if w["kind"] == "correlation"],
         "reference": reference,
-        "said": _said(told, reference),
+        "said": _said(history, reference),
         "failed": f"{plural(failed, 'trial')} failed and are not drawn."
         if failed > 1
         else ""
@@ -95,45 +95,49 @@ def section(run: Run) -> dict[str, Any]:
     }
 
 
-def _fitness(told: Sequence[Told], unit: str, reference: str) -> Markup:
+def _fitness(history: Sequence[Generation], unit: str, reference: str) -> Markup:
     figure = Figure(WIDTH, 350, "Fitness by generation")
-    across = _across(told, 84, WIDTH - 14)
-    values = [v for g in told for v in [*g.known, *g.drawn, g.reference] if v is not None]
+    across = _across(history, 84, WIDTH - 14)
+    values = [v for g in history for v in [*g.known, *g.drawn, g.reference] if v is not None]
     up = scale(values, 296, 34)
     figure.y_axis(up, 84, WIDTH - 14, ticks(up.low, up.high), unit)
-    figure.x_axis(across, 296, 296, _marks(told), "generation")
-    size = 3 if len(told) <= 40 else 2
-    for g in told:
+    figure.x_axis(across, 296, 296, _marks(history), "generation")
+    size = 3 if len(history) <= 40 else 2
+    for g in history:
         for name, value, random in zip(g.names, g.fitness, g.is_random, strict=True):
             if value is not None:
                 tip = f"{name}, generation {g.number}: {number(value)}"
                 kind = "f4" if random else "f1 faint"
                 figure.dot(across(g.number), up(value), kind, tip, size, square=random)
-    _series(figure, [(across(g.number), up(max(g.known))) for g in told if g.known], "s1")
-    middle = [(across(g.number), up(statistics.median(g.known))) for g in told if g.known]
+    _series(figure, [(across(g.number), up(max(g.known))) for g in history if g.known], "s1")
+    middle = [(across(g.number), up(statistics.median(g.known))) for g in history if g.known]
     _series(figure, middle, "s1 dotted", "f1", small=True)
-    held = [(across(g.number), up(g.reference)) for g in told if g.reference is not None]
-    _series(figure, held, "s2 dashed", "f2", square=True)
+    reference_line = [
+        (across(g.number), up(g.reference)) for g in history if g.reference is not None
+    ]
+    _series(figure, reference_line, "s2 dashed", "f2", square=True)
     entries = [("line", "s1", "best of the generation"), ("line", "s1 dotted", "median")]
     entries.append(("dot", "f1 faint", "each trial"))
-    if any(g.drawn for g in told):
+    if any(g.drawn for g in history):
         entries.append(("square", "f4", "random"))
-    if held:
+    if reference_line:
         entries.append(("line", "s2 dashed", f"{reference} on the same items"))
     figure.legend(84, 16, entries)
     return figure.markup()
 
 
-def _gain(told: Sequence[Told]) -> Markup:
+def _gain(history: Sequence[Generation]) -> Markup:
     """Best and median minus the reference, which sees the same items."""
     figure = Figure(_HALF, 280, "Gain over the reference anchor by generation")
-    across = _across(told, 84, _HALF - 12)
-    best = [(g.number, max(g.known) - g.reference) for g in _comparable(told)]
-    half = [(g.number, statistics.median(g.known) - g.reference) for g in _comparable(told)]
-    drawn = [(g.number, v - g.reference) for g in told for v in g.drawn if g.reference is not None]
+    across = _across(history, 84, _HALF - 12)
+    best = [(g.number, max(g.known) - g.reference) for g in _comparable(history)]
+    half = [(g.number, statistics.median(g.known) - g.reference) for g in _comparable(history)]
+    drawn = [
+        (g.number, v - g.reference) for g in history for v in g.drawn if g.reference is not None
+    ]
     up = scale([0.0, *(v for _, v in [*best, *half, *drawn])], 226, 34)
     figure.y_axis(up, 84, _HALF - 12, ticks(up.low, up.high), "gain over the reference")
-    figure.x_axis(across, 226, 226, _marks(told, 6), "generation")
+    figure.x_axis(across, 226, 226, _marks(history, 6), "generation")
     figure.rule(84, up(0), _HALF - 12, up(0), "zero")
     _series(figure, [(across(g), up(v)) for g, v in best], "s1")
     _series(figure, [(across(g), up(v)) for g, v in half], "s1 dotted", "f1", small=True)
@@ -143,21 +147,21 @@ def _gain(told: Sequence[Told]) -> Markup:
             figure.dot(across(g), up(value), "f4", f"random: {number(value, sign=True)}", 3, True)
         record_so_far = list(accumulate((v for _, v in drawn), max))
         line = [(across(g), up(v)) for (g, _), v in zip(drawn, record_so_far, strict=True)]
-        figure.line([*line, (across(told[-1].number), line[-1][1])], "s4 dashed")
+        figure.line([*line, (across(history[-1].number), line[-1][1])], "s4 dashed")
         entries.append(("line", "s4 dashed", "best random so far"))
     figure.legend(84, 16, entries)
     return figure.markup()
 
 
-def _correlation(told: Sequence[Told]) -> Markup | None:
-    known = [(g.number, g.correlation) for g in told if g.correlation is not None]
+def _correlation(history: Sequence[Generation]) -> Markup | None:
+    known = [(g.number, g.correlation) for g in history if g.correlation is not None]
     if not known:
         return None
     figure = Figure(_HALF, 280, "Rank correlation of the smooth score with the metric")
-    across = _across(told, 84, _HALF - 12)
+    across = _across(history, 84, _HALF - 12)
     up = Scale(-1.0 if min(v for _, v in known) < 0 else 0.0, 1.0, 226, 34)
     figure.y_axis(up, 84, _HALF - 12, ticks(up.low, up.high), "rank correlation")
-    figure.x_axis(across, 226, 226, _marks(told, 6), "generation")
+    figure.x_axis(across, 226, 226, _marks(history, 6), "generation")
     figure.rule(84, up(0), _HALF - 12, up(0), "zero")
     _series(figure, [(across(g), up(v)) for g, v in known], "s3", "f3")
     figure.legend(84, 16, [("line", "s3", "smooth score against the metric")])
@@ -178,24 +182,24 @@ def _series(
             figure.dot(x, y, dots, "", 2.5 if small else 4, square)
 
 
-def _comparable(told: Sequence[Told]) -> list[Any]:
-    return [g for g in told if g.known and g.reference is not None]
+def _comparable(history: Sequence[Generation]) -> list[Any]:
+    return [g for g in history if g.known and g.reference is not None]
 
 
-def _across(told: Sequence[Told], start: float, end: float) -> Scale:
+def _across(history: Sequence[Generation], start: float, end: float) -> Scale:
     """Generations on a scale with half a generation's room at either side."""
-    first, last = told[0].number, told[-1].number
+    first, last = history[0].number, history[-1].number
     room = max(0.5, 0.02 * (last - first))
     return Scale(first - room, last + room, start, end)
 
 
-def _marks(told: Sequence[Told], count: int = 12) -> list[tuple[float, str]]:
-    first, last = told[0].number, told[-1].number
+def _marks(history: Sequence[Generation], count: int = 12) -> list[tuple[float, str]]:
+    first, last = history[0].number, history[-1].number
     return ticks(first, max(last, first + 1e-6), count, whole=True) or [(first, str(first))]
 
 
-def _said(told: Sequence[Told], reference: str) -> str:
-    last = next((g for g in reversed(told) if g.known), None)
+def _said(history: Sequence[Generation], reference: str) -> str:
+    last = next((g for g in reversed(history) if g.known), None)
     if last is None:
         return "Every trial failed."
     said = f"In generation {last.number} the best trial scores {number(max(last.known))}"

@@ -1,4 +1,4 @@
-"""What the study cost: seconds by phase and kind, a timeline of the workers, and what failed."""
+"""The cost of a study: seconds by phase and kind, a timeline of the workers, the failures."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _busy(run: Run, workers: int, total: float) -> str:
 
 
 def _before(run: Run) -> str:
-    """How long the check and the workers' start took, before anything was delivered."""
+    """The time that the check and the workers' start took, before the first delivery."""
     if not run.jobs or not run.sessions:
         return ""
     first = min(job.start for job in run.jobs) - run.sessions[0][0]
@@ -77,10 +77,13 @@ def _by_phase(jobs: Sequence[Job]) -> Markup:
     """A bar per phase, stacked: build, forward pass, everything else."""
     rows = []
     for phase in PHASES:
-        some = [job for job in jobs if job.phase == phase]
-        if some:
-            total = sum(job.end - job.start for job in some)
-            build, forward = sum(job.build for job in some), sum(job.forward for job in some)
+        phase_jobs = [job for job in jobs if job.phase == phase]
+        if phase_jobs:
+            total = sum(job.end - job.start for job in phase_jobs)
+            build, forward = (
+                sum(job.build for job in phase_jobs),
+                sum(job.forward for job in phase_jobs),
+            )
             rows.append((phase, build, forward, max(0.0, total - build - forward)))
     parts = [(total := sum(row[1:]), total)[0] for row in rows]
     height = 34 + 28 * len(rows)
@@ -142,7 +145,7 @@ def _timeline(run: Run, workers: Sequence[str]) -> Markup:
 
 
 def _open_seconds(run: Run, moment: float) -> float:
-    """For how long the study had been open at a moment."""
+    """Seconds that the study had been open at a moment, over all sessions."""
     return sum(max(0.0, min(moment, end) - start) for start, end in run.sessions)
 
 
@@ -150,34 +153,34 @@ def _merged(
     spans: Sequence[tuple[str, float, float]], near: float
 ) -> list[tuple[str, float, float, int]]:
     """(phase, start, end, how many) of neighbours with no visible gap between them."""
-    found: list[tuple[str, float, float, int]] = []
+    merged: list[tuple[str, float, float, int]] = []
     for phase, start, end in spans:
-        if found and found[-1][0] == phase and start - found[-1][2] < near:
-            _, first, until, count = found[-1]
-            found[-1] = (phase, first, max(until, end), count + 1)
+        if merged and merged[-1][0] == phase and start - merged[-1][2] < near:
+            _, first, until, count = merged[-1]
+            merged[-1] = (phase, first, max(until, end), count + 1)
         else:
-            found.append((phase, start, end, 1))
-    return found
+            merged.append((phase, start, end, 1))
+    return merged
 
 
 def _failures(run: Run) -> list[dict[str, Any]]:
     """Each kind with its count, the trials, and its most frequent messages."""
-    found = []
+    table = []
     for kind, count in Counter(event["kind"] for event in run.failures).most_common():
-        some = [event for event in run.failures if event["kind"] == kind]
-        messages = Counter(event["message"] for event in some)
-        trials = dict.fromkeys(run.record.trials[event["trial"]].name for event in some)
-        found.append(
+        events = [event for event in run.failures if event["kind"] == kind]
+        messages = Counter(event["message"] for event in events)
+        trials = dict.fromkeys(run.record.trials[event["trial"]].name for event in events)
+        table.append(
             {
                 "kind": kind,
                 "count": count,
-                "phases": ", ".join(dict.fromkeys(event["phase"] for event in some)),
+                "phases": ", ".join(dict.fromkeys(event["phase"] for event in events)),
                 "trials": ", ".join(list(trials)[:6]) + (" …" if len(trials) > 6 else ""),
                 "messages": [(m, n) for m, n in messages.most_common(3)],
                 "more": max(0, len(messages) - 3),
             }
         )
-    return found
+    return table
 
 
 def _unit(seconds: float) -> tuple[float, str]:

@@ -27,25 +27,25 @@ class Entrant:
 
 
 def entrants(run: Run) -> list[Entrant]:
-    """Whatever was measured on all held-out items, the best first."""
-    found: dict[str, Entrant] = {}
+    """Every model that was measured on all held-out items, the best first."""
+    by_digest: dict[str, Entrant] = {}
     ours = run.ours
     for trial in sorted(run.record.trials.values(), key=lambda t: t.number != ours):
-        rows = run.rows(trial, "holdout") if trial.digest not in found else None
+        rows = run.rows(trial, "holdout") if trial.digest not in by_digest else None
         if rows:
             mean = fitness(rows, run.held_out_tasks, "metric")
-            found[trial.digest] = Entrant(trial, rows, scores(rows, run.held_out_tasks), mean)
-    return sorted(found.values(), key=lambda e: (-e.mean, e.trial.number))
+            by_digest[trial.digest] = Entrant(trial, rows, scores(rows, run.held_out_tasks), mean)
+    return sorted(by_digest.values(), key=lambda e: (-e.mean, e.trial.number))
 
 
 def section(run: Run) -> dict[str, Any]:
     """The table, the forest plot over all tasks, and the one by task."""
-    found = entrants(run)
-    if not found:
+    all_entrants = entrants(run)
+    if not all_entrants:
         return {"missing": "Nothing has been measured on the held-out items yet."}
-    ours = next((e for e in found if e.trial.number == run.ours), None)
+    ours = next((e for e in all_entrants if e.trial.number == run.ours), None)
     best = {
-        task: max(sign(run.held_out_tasks[task]) * e.scores[task] for e in found)
+        task: max(sign(run.held_out_tasks[task]) * e.scores[task] for e in all_entrants)
         for task in run.held_out_tasks
     }
     table = [
@@ -60,7 +60,7 @@ def section(run: Run) -> dict[str, Any]:
             ],
             "mean": number(e.mean),
         }
-        for e in found
+        for e in all_entrants
     ]
     return {
         "tasks": [
@@ -75,23 +75,24 @@ def section(run: Run) -> dict[str, Any]:
         ],
         "weighted": len({spec["weight"] for spec in run.held_out_tasks.values()}) > 1,
         "table": table,
-        **(_figures(run, ours, [e for e in found if e is not ours]) if ours else {}),
+        **(_figures(run, ours, [e for e in all_entrants if e is not ours]) if ours else {}),
         "note": (run.record.verdict or {}).get("note"),
     }
 
 
 def _figures(run: Run, ours: Entrant, rivals: Sequence[Entrant]) -> dict[str, Any]:
-    told = {c["trial"]: c for c in (run.record.verdict or {}).get("comparisons", [])}
+    judged_rows = {c["trial"]: c for c in (run.record.verdict or {}).get("comparisons", [])}
     gaps = []
     for rival in rivals:
-        c = told.get(rival.trial.number)
+        c = judged_rows.get(rival.trial.number)
         if c is None:
-            own = compare(ours.rows, rival.rows, run.held_out_tasks)
+            comparison = compare(ours.rows, rival.rows, run.held_out_tasks)
             c = {
-                k: getattr(own, k) for k in ("difference", "low", "high", "wins", "losses", "ties")
+                k: getattr(comparison, k)
+                for k in ("difference", "low", "high", "wins", "losses", "ties")
             }
         counts = f"{c['wins']} won, {c['losses']} lost, {c['ties']} tied"
-        judged = rival.trial.number in told
+        judged = rival.trial.number in judged_rows
         gaps.append(Gap(rival.trial.name, c["difference"], c["low"], c["high"], counts, judged))
     axis = f"{ours.trial.name} − entrant, paired by item; right of 0: ours is better"
     aria = "Paired differences on held-out items"
@@ -103,13 +104,13 @@ def _figures(run: Run, ours: Entrant, rivals: Sequence[Entrant]) -> dict[str, An
         else None,
         "rival": closest.trial.name if closest else None,
         "ours": ours.trial.name,
-        "judged": len(told),
+        "judged": len(judged_rows),
         "confidence": percent((run.record.verdict or {}).get("confidence", 0.95)),
     }
 
 
 def _closest(rivals: Sequence[Entrant]) -> Entrant | None:
-    """The best of what needed no search."""
+    """The best baseline: a parent, the base or a simple merge."""
     simple = [e for e in rivals if e.trial.kind in ("parent", "base", "anchor")]
     return max(simple, key=lambda e: e.mean, default=None)
 

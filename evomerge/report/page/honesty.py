@@ -1,4 +1,4 @@
-"""What could flatter a result: answers that were cut or not found, and gains that shrink."""
+"""Possible sources of bias: answers that were cut or not found, and gains that shrink."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from evomerge.study.statistics.outcome import fitness
 
 def section(run: Run) -> dict[str, Any]:
     """Truncation and extraction per entrant; the winner's gain stage by stage."""
-    told = {"luck": _luck(run), "control": _control(run), "batches": _batches(run)}
-    return {"flags": _flags(run), **told, **_gains(run)}
+    sentences = {"luck": _luck(run), "control": _control(run), "batches": _batches(run)}
+    return {"flags": _flags(run), **sentences, **_gains(run)}
 
 
 def _batches(run: Run) -> str | None:
-    """Whether the candidates of a generation were scored in the same batches, in a sentence."""
+    """A sentence: were the candidates of a generation scored in the same batches?"""
     record = run.record
     if record.study is None or record.batches.last is None:
-        return None  # nobody wrote it down
+        return None  # older journals do not record it
     alike = several = 0
     for ask in record.generations.values():
-        told = {record.batches_of(number) for number in ask.trials} - {None}
-        if ask.fitness is not None and told:
+        batches = {record.batches_of(number) for number in ask.trials} - {None}
+        if ask.fitness is not None and batches:
             several += 1
-            alike += len(told) == 1
+            alike += len(batches) == 1
     if alike == several:
         return (
             f"All candidates of a generation were scored in the same batches, in all {several} "
@@ -47,27 +47,27 @@ def _batches(run: Run) -> str | None:
 
 
 def _luck(run: Run) -> str | None:
-    """How much of the best search score is expected to be luck, in a sentence."""
-    found = winner_inflation(run.record)
-    if found is None:
+    """A sentence: the share of the best search score that is expected to be luck."""
+    curse = winner_inflation(run.record)
+    if curse is None:
         return None
     return (
-        f"The best of {found['candidates']:,} candidates on {found['items']:,} items each is "
-        f"expected to be {number(found['expected'])} above its true fitness: scores differ by "
-        f"{number(found['spread'])} within a generation, {number(found['noise'])} of it is chance "
-        "of the items. Race and verdict look at other items."
+        f"The best of {curse['candidates']:,} candidates on {curse['items']:,} items each is "
+        f"expected to score {number(curse['expected'])} above its true fitness: scores differ by "
+        f"{number(curse['spread'])} within a generation, of which {number(curse['noise'])} is "
+        "due to the choice of items. The race and the verdict use other items."
     )
 
 
 def _control(run: Run) -> str | None:
-    """The optimizer next to trials drawn at random, in a sentence."""
-    found = compare_arms(run.record)
-    if found is None:
+    """A sentence: the optimizer next to trials drawn at random."""
+    arms = compare_arms(run.record)
+    if arms is None:
         return None
-    best, theirs = (number(found[key], sign=True) for key in ("optimizer_best", "best"))
-    means = [number(found[key], sign=True) for key in ("optimizer_mean", "mean")]
+    best, theirs = (number(arms[key], sign=True) for key in ("optimizer_best", "best"))
+    means = [number(arms[key], sign=True) for key in ("optimizer_mean", "mean")]
     return (
-        f"{plural(found['trials'], 'trial')} drawn at random on the same items: mean gain over the "
+        f"{plural(arms['trials'], 'trial')} drawn at random on the same items: mean gain over the "
         f"reference {means[1]}, best {theirs}; the optimizer's trials: mean {means[0]}, best of as "
         f"many {best}."
     )
@@ -120,8 +120,8 @@ def _gains(run: Run) -> dict[str, Any]:
     if ours is None or rival is None or ours.number == rival.number:
         return {"missing_gain": _why(ours, rival)}
     stages = [*_search_stage(run, ours), *_race_stages(run, ours, rival)]
-    held = _compared(run, ours, rival, "holdout")
-    stages += [held] if held else []
+    held_out = _compared(run, ours, rival, "holdout")
+    stages += [held_out] if held_out else []
     plotted = [replace(s["gap"], label=s["stage"]) for s in stages if s["interval"]]
     axis = f"{ours.name} − {rival.name}, on the same items"
     return {
@@ -141,30 +141,34 @@ def _reference(run: Run) -> TrialRecord | None:
 
 def _why(ours: TrialRecord | None, rival: TrialRecord | None) -> str:
     if ours is None:
-        return "There is no winner yet, so there is no gap to look at."
+        return "There is no winner yet, so there is no gain to compare."
     if rival is None:
-        return "The journal names no reference anchor, so there is no gap to look at."
-    return f"The race was won by the reference anchor itself, {ours.name}: there is no gap."
+        return "The journal names no reference anchor, so there is no gain to compare."
+    return f"The race was won by the reference anchor itself, {ours.name}: there is no gain."
 
 
 def _search_stage(run: Run, ours: TrialRecord) -> list[dict[str, Any]]:
     """The gain that the optimizer saw; of the best trial if the winner was never in the search."""
-    told = {g: a for g, a in run.record.generations.items() if a.fitness is not None}
+    scored = {g: a for g, a in run.record.generations.items() if a.fitness is not None}
     gains = [
         (value - ask.reference, generation, number_)
-        for generation, ask in told.items()
+        for generation, ask in scored.items()
         if ask.reference is not None
         for number_, value in zip(ask.trials, ask.fitness or (), strict=True)
         if value is not None
     ]
     if not gains:
         return []
-    own = [g for g in gains if run.record.trials[g[2]].digest == ours.digest]
-    gain, generation, n = max(own or gains)
-    ask = told[generation]
+    ours_gains = [g for g in gains if run.record.trials[g[2]].digest == ours.digest]
+    gain, generation, n = max(ours_gains or gains)
+    ask = scored[generation]
     value = ask.fitness[ask.trials.index(n)] if ask.fitness else None
     unit = "metric" if run.config.get("evaluate", {}).get("fitness") == "metric" else "smooth score"
-    who = "" if own else f"by {run.record.trials[n].name}; the search did not score {ours.name}"
+    who = (
+        ""
+        if ours_gains
+        else f"by {run.record.trials[n].name}; the search did not score {ours.name}"
+    )
     label = f"search, generation {generation}"
     return [
         {
@@ -172,7 +176,7 @@ def _search_stage(run: Run, ours: TrialRecord) -> list[dict[str, Any]]:
             "unit": unit,
             "items": sum(map(len, (ask.items or {}).values())),
             "who": who,
-            "ours": number(value) if own else f"({number(value)})",
+            "ours": number(value) if ours_gains else f"({number(value)})",
             "theirs": number(ask.reference),
             "gain": number(gain, sign=True),
             "interval": "",
@@ -183,19 +187,19 @@ def _search_stage(run: Run, ours: TrialRecord) -> list[dict[str, Any]]:
 
 def _race_stages(run: Run, ours: TrialRecord, rival: TrialRecord) -> list[dict[str, Any]]:
     """One stage per rung that had both, the last with an interval if all its items are there."""
-    found = []
+    stages = []
     for event, items in last_race(run):
         both = [_score(event, run, trial) for trial in (ours, rival)]
         if both[0] is None or both[1] is None:
             continue
         label = f"race, rung {event['rung'] + 1}"
-        found.append(
+        stages.append(
             _stage(label, items, both[0], both[1], Gap(label, both[0] - both[1], None, None))
         )
     whole = _compared(run, ours, rival, "race")
-    if found and whole and found[-1]["items"] == whole["items"]:
-        found[-1] = {**whole, "stage": found[-1]["stage"]}
-    return found
+    if stages and whole and stages[-1]["items"] == whole["items"]:
+        stages[-1] = {**whole, "stage": stages[-1]["stage"]}
+    return stages
 
 
 def _score(event: Mapping[str, Any], run: Run, trial: TrialRecord) -> float | None:

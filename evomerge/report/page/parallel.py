@@ -48,17 +48,17 @@ def section(run: Run) -> dict[str, Any]:
 
 def _scored(run: Run) -> list[Scored]:
     """Trials with their gain over the reference (fitness where there is none), the best first."""
-    found: list[Scored] = []
+    trials: list[Scored] = []
     for ask in run.record.generations.values():
         for n, value in zip(ask.trials, ask.fitness or (), strict=False):
             trial = run.record.trials[n]
             if value is not None and trial.point is not None:
-                found.append((value - (ask.reference or 0.0), trial.point, trial.name))
-    return sorted(found, key=lambda scored: -scored[0])
+                trials.append((value - (ask.reference or 0.0), trial.point, trial.name))
+    return sorted(trials, key=lambda scored: -scored[0])
 
 
 def _tie(dimension: Mapping[str, Any], place: int, trials: Sequence[Scored]) -> float:
-    """How the gain goes with a dimension: a rank correlation, 0 where it says nothing."""
+    """Rank correlation of a dimension with the gain, 0 where it is undefined."""
     if dimension["kind"] == "categorical":
         pairs = [(float(_share(dimension, point[place])), gain) for gain, point, _ in trials]
     else:
@@ -67,7 +67,7 @@ def _tie(dimension: Mapping[str, Any], place: int, trials: Sequence[Scored]) -> 
 
 
 def _share(dimension: Mapping[str, Any], value: Any) -> float:
-    """Where a value lies in its range, from 0 to 1."""
+    """Relative position of a value in its range, from 0 to 1."""
     if dimension["kind"] == "categorical":
         choices = list(dimension["choices"])
         return choices.index(value) / max(1, len(choices) - 1)
@@ -88,15 +88,15 @@ def _figure(rows: Sequence[Row], others: Sequence[Scored], best: Sequence[Scored
         for x, label, anchor in _ends(dimension):
             figure.text(x, y + 4, label, "tick", anchor, 42)
         figure.text(WIDTH, y + 4, f"{tie:+.2f}".replace("-", "−"), "value", "end")
-    for kind, some in (("s5 back", others), ("s1 front", best)):
-        for gain, point, name in reversed(some):
+    for kind, lines in (("s5 back", others), ("s1 front", best)):
+        for gain, point, name in reversed(lines):
             line = [
                 (at(_share(dimension, point[place])), y)
                 for y, (place, dimension, _) in zip(heights, rows, strict=True)
             ]
             figure.line(line, kind, f"{name}: {number(gain, sign=True)}")
-    told = f"the best {len(best)}" if len(best) > 1 else "the best trial"
-    figure.legend(_LEFT, 16, [("line", "s1", told), ("line", "s5", "others")])
+    label = f"the best {len(best)}" if len(best) > 1 else "the best trial"
+    figure.legend(_LEFT, 16, [("line", "s1", label), ("line", "s5", "others")])
     return figure.markup()
 
 

@@ -22,8 +22,8 @@ Scored = tuple[str, tuple[float, ...]]  # a trial's name, and its gain on every 
 
 def section(run: Run) -> dict[str, Any]:
     """Figures and the table of the front; empty where a study has one objective."""
-    found = front_of(run.record)
-    if found is None:
+    front = front_of(run.record)
+    if front is None:
         return {}
     names = [task for task, spec in run.record.tasks_of("search").items() if spec["weight"] > 0]
     gains = {
@@ -33,7 +33,7 @@ def section(run: Run) -> dict[str, Any]:
         if vector is not None
     }
     name = {n: run.record.trials[n].name for n in gains}
-    ahead = sorted(found["trials"], key=lambda n: -math.fsum(gains[n]))
+    ahead = sorted(front["trials"], key=lambda n: -math.fsum(gains[n]))
     trials = [(name[n], gains[n]) for n in gains if n not in ahead]
     leaders = [(name[n], gains[n]) for n in ahead]
     taken = run.recommended if run.recommended in gains else None
@@ -54,7 +54,7 @@ def section(run: Run) -> dict[str, Any]:
         "front": len(ahead),
         "of": len(gains),
         "pairs": len(names) * (len(names) - 1) // 2,
-        "hypervolume": f"{found['hypervolume']:.3g}",
+        "hypervolume": f"{front['hypervolume']:.3g}",
     }
 
 
@@ -84,8 +84,8 @@ def _scatter(
     figure.y_axis(up, 84, _WIDTH - 14, ticks(up.low, up.high), f"gain on {names[j]}")
     figure.rule(across(0), 34, across(0), up.start, "zero")
     figure.rule(84, up(0), _WIDTH - 14, up(0), "zero")
-    for kind, size, some in (("f5", 3, trials), ("f2", 7, chosen), ("f1", 4, ahead)):
-        for name, gains in some:
+    for kind, size, dots in (("f5", 3, trials), ("f2", 7, chosen), ("f1", 4, ahead)):
+        for name, gains in dots:
             tip = f"{name}: {number(gains[i], sign=True)}, {number(gains[j], sign=True)}"
             figure.dot(across(gains[i]), up(gains[j]), kind, tip, size, kind != "f5")
     entries = [("square", "f1", "on the front"), ("dot", "f5", "others")]

@@ -1,4 +1,4 @@
-"""Where the numbers come from, and how to get them again."""
+"""The origin of the numbers, and the commands that reproduce them."""
 
 from __future__ import annotations
 

@@ -30,12 +30,14 @@ def section(run: Run) -> dict[str, Any]:
         fate |= dict.fromkeys(event["out"], event["rung"])
     final, winner = rungs[-1][0], rungs[-1][0]["winner"]
     candidates = list(dict.fromkeys(int(n) for event, _ in rungs for n in event["scores"]))
-    told = list(dict.fromkeys([*final.get("contenders", []), *candidates]))
+    entrants = list(dict.fromkeys([*final.get("contenders", []), *candidates]))
 
     def order(n: int) -> tuple[bool, int, float]:
         score = max((e["rung"] for e, _ in rungs if str(n) in e["scores"]), default=-1)
-        held = next((e["scores"][str(n)] for e, _ in reversed(rungs) if str(n) in e["scores"]), 0.0)
-        return (n != winner, -score, -held)
+        last_score = next(
+            (e["scores"][str(n)] for e, _ in reversed(rungs) if str(n) in e["scores"]), 0.0
+        )
+        return (n != winner, -score, -last_score)
 
     rows = [
         {
@@ -45,7 +47,7 @@ def section(run: Run) -> dict[str, Any]:
             "cells": [(number(e["scores"].get(str(n))), n in e["out"]) for e, _ in rungs],
             "fate": _fate(n, winner, fate, candidates),
         }
-        for n in sorted(told, key=order)
+        for n in sorted(entrants, key=order)
     ]
     return {
         "rungs": [{"rung": e["rung"] + 1, "items": items} for e, items in rungs],

@@ -69,7 +69,7 @@ def _items(judged: Any) -> list[tuple[str, str, str]]:
 
 
 def _recommended(run: Run) -> dict[str, Any]:
-    """What is recommended, and where its files are."""
+    """The recommended recipe and the files that it was exported to."""
     record = run.record
     winner = (record.verdict or {})["winner"]
     exported = record.exported

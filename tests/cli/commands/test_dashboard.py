@@ -81,7 +81,7 @@ def test_a_port_that_is_taken_is_told_in_one_line(evomerge: Run, tmp_path: Path)
 
 
 def trials(port: int) -> int:
-    """How many trials the dashboard's interface gives."""
+    """The number of trials that the dashboard's interface gives."""
     deadline = time.monotonic() + 60
     while True:
         try:

@@ -101,9 +101,9 @@ def test_an_interrupted_search_says_how_to_go_on_and_does(
         os.kill(driver, end)
     assert drivers.wait() == 130
     last = output.read_text().splitlines()[-1]
-    assert last.endswith(f"To go on: {shlex.join(['evomerge', *arguments])}")
+    assert last.endswith(f"To resume: {shlex.join(['evomerge', *arguments])}")
     assert "Traceback" not in output.read_text()
-    assert evomerge(*shlex.split(last.partition("To go on: evomerge ")[2])).code == 0
+    assert evomerge(*shlex.split(last.partition("To resume: evomerge ")[2])).code == 0
     assert substance(run) == substance(tmp_path / "whole")
     assert set(paid(run).values()) == {1}
 

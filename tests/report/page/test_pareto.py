@@ -43,7 +43,7 @@ def test_constraints_are_a_table_beside_the_held_out_items(tmp_path):
     assert told["rows"] == [
         {"text": "quiz >= base", "score": "0.500", "limit": "0.625", "fate": "broken"}
     ]
-    assert "2 of 3 trials kept them" in told["said"]
+    assert "2 of 3 trials satisfied them" in told["said"]
     assert "Trial 6 is taken: trial 7 breaks quiz &gt;= 1." in page(run)
     assert constraints.section(Run.read(bench.write(tmp_path / "free"))) == {}
 

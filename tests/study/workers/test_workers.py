@@ -330,7 +330,7 @@ def test_a_driver_that_started_ray_leaves_no_process_however_it_ends(
         code = driver.wait(timeout=60)
         assert code == (-9 if end == signal.SIGKILL else 130)
         if end != signal.SIGKILL:
-            assert "To go on: evomerge search" in (tmp_path / "output").read_text()
+            assert "To resume: evomerge search" in (tmp_path / "output").read_text()
         while left := processes_with(str(tmp_path)):
             assert time.monotonic() < deadline, left
             time.sleep(0.2)
