@@ -30,7 +30,6 @@ class Coordinates:
         dimensions: The dimensions, in the order of a point's values.
         free: Which dimensions have more than one value; coordinate i belongs to dimension free[i].
         cells: For each coordinate its number of separate values; 0 for a continuous one.
-        steps: For each coordinate its first step, relative to the optimizer's own.
         conditional: Whether some dimension is active only at some points. What such a dimension
             holds elsewhere takes no part in the recipe.
     """
@@ -40,7 +39,6 @@ class Coordinates:
         counts = [n_values(dimension) for dimension in self.dimensions]
         self.free = tuple(i for i, count in enumerate(counts) if count != 1)
         self.cells = tuple(counts[i] for i in self.free)
-        self.steps = np.array([self.dimensions[i].step for i in self.free], dtype=np.float64)
         self._decoders = [_decoder(dimension) for dimension in self.dimensions]
         self._middle = [decoded(0.5) for decoded in self._decoders]
         at = {dimension.name: i for i, dimension in enumerate(self.dimensions)}

@@ -52,8 +52,6 @@ class Optimizer(ABC):
     compares_generations: bool = False
     #: Whether it wants to be told what a point scored on each item (see `tell`).
     learns_from_items: bool = False
-    #: Whether its first steps are as long as the dimensions say (`Dimension.step`).
-    takes_steps: bool = False
     #: Whether it can search for several objectives at once.
     takes_vectors: bool = False
     #: The smallest generation it can work with.

@@ -22,6 +22,7 @@ from evomerge.study.config import (
     TaskConfig,
     WorkersConfig,
 )
+from evomerge.study.config.past import of_journal
 from evomerge.study.journal.journal import JOURNAL, iterate
 from evomerge.study.ledger import Listener
 from evomerge.study.study import Study
@@ -157,7 +158,7 @@ def load_study(
     for event in iterate(Path(directory) / JOURNAL):
         if event["event"] != "study":
             continue
-        document = dict(event["config"])
+        document = of_journal(event)
         document["search"] = _search_section(document["search"], optimizer, search_keys)
         if workers is not None:
             document["workers"] = _plain(workers)

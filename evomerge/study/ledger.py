@@ -18,6 +18,7 @@ from evomerge.core.errors import UserError
 from evomerge.core.redact import redacted
 from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.study.config import StudyConfig
+from evomerge.study.config.past import of_journal
 from evomerge.study.journal.journal import Journal
 from evomerge.study.journal.record import Record, no_collection
 from evomerge.study.journal.shards import shard_items, shards
@@ -205,7 +206,7 @@ class Ledger:
         assert self.record.study is not None
         told = self.record.study.get("shard_items")
         if told is None:  # a study that an earlier version began
-            return shard_items(StudyConfig.from_dict(self.record.study["config"], Path("/")))
+            return shard_items(StudyConfig.from_dict(of_journal(self.record.study), Path("/")))
         return int(told)
 
     def _rows(self, number: int, items: Items, mode: str) -> list[OutcomeRow] | None:

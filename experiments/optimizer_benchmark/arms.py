@@ -17,7 +17,6 @@ class Arm:
         paired: Whether it is told how far a candidate is ahead of the best anchor on its items.
         anchored: Whether it scores the anchors first, starts from the best and ends with a race;
             otherwise it starts where its authors start and answers with the best score seen.
-        steps: ``even``, or ``deltas``: first steps by the parents' changes.
     """
 
     optimizer: str
@@ -27,7 +26,6 @@ class Arm:
     redraw: bool = True
     paired: bool = False
     anchored: bool = True
-    steps: Literal["even", "deltas"] = "even"
 
 
 ARMS = {
@@ -68,9 +66,6 @@ ARMS = {
     "genetic, not paired": Arm("genetic"),
     "tpe, fixed items": Arm("tpe", redraw=False),
     "coarse_to_fine, 4 items": Arm("coarse_to_fine", per_task=4),
-    "catcma, 4 items, steps: deltas": Arm("catcma", per_task=4, steps="deltas"),
-    "cmaes, 4 items, steps: deltas": Arm("cmaes", per_task=4, steps="deltas"),
-    "coarse_to_fine, 4 items, steps: deltas": Arm("coarse_to_fine", per_task=4, steps="deltas"),
     # soups: a plan of few candidates, so on as many items as the budget allows, always the same
     "greedy_soup": Arm("greedy_soup", per_task=32, redraw=False),
     "coordinate_grid": Arm("coordinate_grid", per_task=26, redraw=False),

@@ -11,18 +11,16 @@ import fcntl
 import hashlib
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from arms import ARMS, HEADLINE, Arm
 from peers import MergekitEvolve, Mergenetic
-from spaces import first_steps, parents, spaces
+from spaces import parents, spaces
 
 from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.optimizers import create
 from evomerge.recipe.recipe import Recipe
-from evomerge.recipe.space.dimension import Dimension
 from evomerge.recipe.space.inverse import point_of
 from evomerge.study.config import StudyConfig
 from evomerge.study.phases.anchors import anchors
@@ -102,7 +100,7 @@ class Search:
             self.optimizer = Mergenetic(dimensions, seed)
         else:
             self.optimizer = create(arm.optimizer, **arm.options)
-            self.optimizer.start(self._dimensions(), seed, start)
+            self.optimizer.start(self.space.dimensions, seed, start)
 
     def run(self) -> dict:
         began, watched = time.process_time(), {}
@@ -145,13 +143,6 @@ class Search:
             return max(self.gains, key=lambda pair: pair[0])[1]
         assert self.best_seen is not None
         return self.best_seen[1]
-
-    def _dimensions(self) -> list[Dimension]:
-        if self.arm.steps == "even":
-            return list(self.space.dimensions)
-        steps = first_steps(self.judge.zoo, self.space)
-        pairs = zip(self.space.dimensions, steps, strict=True)
-        return [replace(dimension, step=step) for dimension, step in pairs]
 
     def _anchors(self) -> tuple | None:
         """Score the anchors; the best one that the space holds is the start."""

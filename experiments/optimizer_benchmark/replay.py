@@ -2,20 +2,18 @@
 
     python replay.py pack OUT MATRICES.npz      # the item matrices of recorded searches in one file
     python replay.py fit MATRICES.npz SURROGATE.npz
-    python replay.py steps ZOO STEPS.json       # first steps by the parents' changes
-    python replay.py run SURROGATE.npz --arms catcma random --seeds 8 [--steps STEPS.json]
+    python replay.py run SURROGATE.npz --arms catcma random --seeds 8
 
 Each task's mean smooth score is a smooth function of the weights: ridge regression on random
 Fourier features and squares, fitted to every recorded candidate. What is left of an item (its own
 difficulty, and chance) is drawn from the recorded spread, so a replayed candidate on n items is as
-noisy as in the models. `fit` prints how well candidates that were held back are told apart; `run`
+noisy as in the models. `fit` prints how well candidates that were held back are ranked; `run`
 compares optimizers at equal item evaluations, by the surrogate without noise.
 """
 
 import argparse
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,15 +93,15 @@ def fit(matrices: Path, file: Path) -> None:
     order = np.random.default_rng(1).permutation(len(points))
     kept, back = order[: len(order) * 9 // 10], order[len(order) * 9 // 10 :]
     model = Surrogate.fit(points[kept], scores[kept], noise)
-    told, seen = model(points[back]).mean(axis=1), scores[back].mean(axis=1)
-    ranks = [np.argsort(np.argsort(v)) for v in (told, seen)]
+    arguments, seen = model(points[back]).mean(axis=1), scores[back].mean(axis=1)
+    ranks = [np.argsort(np.argsort(v)) for v in (arguments, seen)]
     print(
         json.dumps(
             {
                 "candidates": len(points),
                 "held_back": len(back),
                 "rank_correlation": round(float(np.corrcoef(*ranks)[0, 1]), 3),
-                "root_mean_square": round(float(np.sqrt(((told - seen) ** 2).mean())), 4),
+                "root_mean_square": round(float(np.sqrt(((arguments - seen) ** 2).mean())), 4),
             }
         )
     )
@@ -111,22 +109,11 @@ def fit(matrices: Path, file: Path) -> None:
     np.savez_compressed(file, **{k: v.astype(np.float32) for k, v in whole.arrays.items()})
 
 
-def steps(zoo: Path, file: Path) -> None:
-    from spaces import first_steps, parents, spaces
-
-    file.write_text(json.dumps(first_steps(zoo, spaces(*parents(zoo))["parts"])) + "\n")
-
-
-def run(
-    file: Path, arms: list[str], seeds: int, budget: int, per_task: int, first: Path | None
-) -> None:
+def run(file: Path, arms: list[str], seeds: int, budget: int, per_task: int) -> None:
     with np.load(file) as held:
         model = Surrogate(dict(held))
     d, tasks = len(model.arrays["middle"]), len(model.arrays["noise"])
-    told = json.loads(first.read_text()) if first else [1.0] * d
-    dimensions = [
-        replace(dimension, step=step) for dimension, step in zip(space(d), told, strict=True)
-    ]
+    dimensions = space(d)
     start = float(model(np.full((1, d), 0.5)).mean())
     for arm in arms:
         began, ends, asked = time.perf_counter(), [], 0
@@ -184,19 +171,13 @@ def main() -> None:
     running.add_argument("--seeds", type=int, default=8)
     running.add_argument("--budget", type=int, default=11_200)
     running.add_argument("--per-task", type=int, default=4)
-    running.add_argument("--steps", type=Path, help="what `steps` wrote; otherwise even ones")
-    stepping = commands.add_parser("steps")
-    stepping.add_argument("zoo", type=Path)
-    stepping.add_argument("file", type=Path)
-    told = parser.parse_args()
-    if told.command == "pack":
-        pack(told.out, told.file, told.space)
-    elif told.command == "fit":
-        fit(told.matrices, told.file)
-    elif told.command == "steps":
-        steps(told.zoo, told.file)
+    arguments = parser.parse_args()
+    if arguments.command == "pack":
+        pack(arguments.out, arguments.file, arguments.space)
+    elif arguments.command == "fit":
+        fit(arguments.matrices, arguments.file)
     else:
-        run(told.file, told.arms, told.seeds, told.budget, told.per_task, told.steps)
+        run(arguments.file, arguments.arms, arguments.seeds, arguments.budget, arguments.per_task)
 
 
 if __name__ == "__main__":

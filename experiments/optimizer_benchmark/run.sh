@@ -18,13 +18,12 @@ make_zoo('$work/zoo-$zoo', architecture='${architecture[$zoo]}')"
   python "$here/bench.py" "$work/zoo-$zoo" "$work/$zoo" --spaces parts --budget 56000 --seeds 100 \
     --arms "catcma, 4 items"
   python "$here/bench.py" "$work/zoo-$zoo" "$work/$zoo" --spaces parts depth \
-    --arms "coarse_to_fine, 4 items" "catcma, 4 items, steps: deltas"
+    --arms "coarse_to_fine, 4 items"
   python "$here/bench.py" "$work/zoo-$zoo" "$work/$zoo" --spaces global \
     --arms greedy_soup coordinate_grid lottery_pools simplex_grid lorahub
   mkdir -p "$here/results/$zoo"
   python "$here/shorten.py" "$work/$zoo" "$here/results/$zoo"
 done
-python "$here/replay.py" steps "$work/zoo-demo" "$here/results/demo/steps_parts.json"
 python "$here/replay.py" pack "$work/demo" "$here/results/demo/matrices_parts.npz"
 python "$here/replay.py" fit "$here/results/demo/matrices_parts.npz" \
   "$here/results/demo/surrogate_parts.npz"

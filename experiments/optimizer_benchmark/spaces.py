@@ -1,6 +1,5 @@
 """The three spaces that are searched, all of them task arithmetic: 4, 20 and 60 dimensions."""
 
-import json
 from pathlib import Path
 
 from evomerge.recipe.space.space import SearchSpace
@@ -34,18 +33,3 @@ def spaces(base: str, models: list[str], low: float = LOW, high: float = HIGH) -
 def parents(zoo: Path) -> tuple[str, list[str]]:
     """The base and the experts of a zoo, in the order in which all spaces have their weights."""
     return str(zoo / "base"), [str(path) for path in sorted(zoo.glob("expert-*"))]
-
-
-def first_steps(zoo: Path, space: SearchSpace) -> list[float]:
-    """For each dimension its first step by the parents' changes, as `search.steps: deltas` has it.
-
-    Reads the weights, and so needs torch.
-    """
-    from evomerge.merge.kernels.norms import squared_norms
-    from evomerge.merge.parents.nested import open_parents
-    from evomerge.study.phases.steps import steps_of
-
-    base, models = parents(zoo)
-    norms = squared_norms(open_parents([base, *models], "cpu"), base, models)
-    layers = json.loads((zoo / "base" / "config.json").read_text())["num_hidden_layers"]
-    return steps_of(space, norms, int(layers))

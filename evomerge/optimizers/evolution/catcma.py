@@ -36,7 +36,6 @@ class CatCma(Optimizer):
     """
 
     smallest_population = 4
-    takes_steps = True
 
     def __init__(
         self, sigma: float = 0.08, population: int | None = None, seed: int | None = None
@@ -82,7 +81,7 @@ class CatCma(Optimizer):
             population_size=self._population,
             mean=units[self._gaussian] if self._gaussian else None,
             sigma=self._sigma,
-            cov=np.diag(self._coordinates.steps[self._gaussian] ** 2) if self._gaussian else None,
+            cov=np.eye(len(self._gaussian)) if self._gaussian else None,
             cat_param=self._first_probabilities(units) if self._choices else None,
             seed=int(generator.generate_state(1)[0]),
         )

@@ -71,7 +71,6 @@ class CmaEs(Optimizer):
     """
 
     smallest_population = 4
-    takes_steps = True
 
     def __init__(
         self,
@@ -176,8 +175,7 @@ class CmaEs(Optimizer):
         """Start wider in choices, whose order means little: all of them should be tried."""
         kinds = [self._coordinates.dimensions[i].kind for i in self._coordinates.free]
         wider = [_WIDER_IN_CHOICES if kind == "categorical" else 1.0 for kind in kinds]
-        steps = np.array(wider) * self._coordinates.steps
-        return np.append(steps, [1.0] * self._idle)
+        return np.append(np.array(wider), [1.0] * self._idle)
 
     def _converged(self) -> str | None:
         deviations = np.asarray(self._strategy.stds)[: len(self._coordinates)]

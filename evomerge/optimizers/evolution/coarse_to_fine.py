@@ -34,7 +34,6 @@ class CoarseToFine(Optimizer):
     """
 
     smallest_population = 4
-    takes_steps = True
 
     def __init__(
         self,
@@ -103,7 +102,6 @@ class CoarseToFine(Optimizer):
             replace(
                 dimensions[piece[0]],
                 initial=None,
-                step=float(np.mean([dimensions[i].step for i in piece])),
             )
             for piece in self._pieces
         ]

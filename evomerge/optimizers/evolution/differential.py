@@ -39,7 +39,6 @@ class DifferentialEvolution(Optimizer):
 
     smallest_population = 4
     compares_generations = True
-    takes_steps = True
 
     def __init__(
         self, sigma: float = 0.15, population: int | None = None, seed: int | None = None
@@ -49,7 +48,7 @@ class DifferentialEvolution(Optimizer):
 
     def _begin(self) -> None:
         self._rng = np.random.default_rng(self._seed)
-        self._steps = self._sigma * self._coordinates.steps
+        self._steps = np.full(len(self._coordinates), self._sigma)
         self._units: Floats | None = None  # (population, d), the parents
         self._fitness = np.full(self._population, -math.inf)
         self._mean_f, self._mean_cr = 0.5, 0.5

@@ -54,7 +54,6 @@ class GeneticAlgorithm(Optimizer):
 
     smallest_population = 2
     compares_generations = True
-    takes_steps = True
     learns_from_items = True
 
     def __init__(
@@ -65,7 +64,7 @@ class GeneticAlgorithm(Optimizer):
 
     def _begin(self) -> None:
         self._rng = np.random.default_rng(self._seed)
-        self._steps = self._sigma * self._coordinates.steps
+        self._steps = np.full(len(self._coordinates), self._sigma)
         self._archive: list[Member] = []
         used = [self._coordinates.dimensions[i] for i in self._coordinates.free]
         self._depths = depths(used)

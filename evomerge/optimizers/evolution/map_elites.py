@@ -45,7 +45,6 @@ class MapElites(Optimizer):
 
     smallest_population = 2
     compares_generations = True
-    takes_steps = True
     learns_from_items = True
 
     def __init__(
@@ -73,7 +72,7 @@ class MapElites(Optimizer):
 
     def _begin(self) -> None:
         self._rng = np.random.default_rng(self._seed)
-        self._steps = self._sigma * self._coordinates.steps
+        self._steps = np.full(len(self._coordinates), self._sigma)
         self._archives: dict[str, dict[tuple[int, ...], Elite]] = {}
         self._best: Elite | None = None
         self._generation = 0

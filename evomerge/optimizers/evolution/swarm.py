@@ -40,7 +40,6 @@ class ParticleSwarm(Optimizer):
 
     smallest_population = 2
     compares_generations = True
-    takes_steps = True
 
     def __init__(
         self,
@@ -55,7 +54,7 @@ class ParticleSwarm(Optimizer):
 
     def _begin(self) -> None:
         self._rng = np.random.default_rng(self._seed)
-        self._steps = self._sigma * self._coordinates.steps
+        self._steps = np.full(len(self._coordinates), self._sigma)
         centre = self._coordinates.encode(self._initial)
         self._x = cloud(self._rng, centre, self._steps, self._population)
         self._v = self._steps * self._rng.standard_normal(self._x.shape) / 2

@@ -26,7 +26,6 @@ class Dimension:
             first choice.
         needs: Activation condition in conjunctive normal form: every clause must hold; a clause
             holds if any (dimension, values) pair in it matches. Empty means always active.
-        step: How far an optimizer that steps goes first, relative to its own first step.
         parameter: What it sets: a method's parameter, ``merge_method`` or ``include``.
         model: Whose parameter it is, by the short name that stands in `name`; ``None`` for all.
         block: Which block it belongs to, as written in `name`; ``None`` for the whole recipe.
@@ -44,7 +43,6 @@ class Dimension:
     choices: tuple[Value, ...] = ()
     initial: Value | None = None
     needs: tuple[Clause, ...] = ()
-    step: float = 1.0
     parameter: str = ""
     model: str | None = None
     block: str | None = None

@@ -22,6 +22,7 @@ from evomerge.recipe.space.inverse import point_of
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.study.analysis import cuts
 from evomerge.study.config import StudyConfig
+from evomerge.study.config.past import of_journal
 from evomerge.study.context import StudyRun, study_space
 from evomerge.study.journal.journal import JOURNAL, iterate
 from evomerge.study.journal.record import Record
@@ -65,7 +66,7 @@ def landscape(directory: Path, n: int, important: Sequence[str] = ()) -> dict[st
             f"{directory}: expected a study that its own workers have scored to a verdict; end it "
             "with `evomerge search`"
         )
-    config = StudyConfig.from_dict(past.study["config"], Path("/"))
+    config = StudyConfig.from_dict(of_journal(past.study), Path("/"))
     space = study_space(config)
     name, winner = _winner(past, space, directory)
     start_name, start = _start(past, space, winner)

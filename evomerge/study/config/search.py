@@ -30,8 +30,6 @@ class SearchConfig:
             the dimensions' ranges; 0 for none.
         select: Which of those that the race finds equal is recommended: ``best`` or ``simplest``,
             the one nearest to the start within one standard error of the best.
-        steps: How far to step first in each weight: ``even``, or ``deltas``: further where the
-            parents' changes are large for the base's tensors.
         options: Passed to the optimizer, e.g. ``{sigma: 0.1}``.
     """
 
@@ -45,7 +43,6 @@ class SearchConfig:
     constraints: tuple[str, ...] = ()
     simplicity: float = 0.0
     select: Literal["best", "simplest"] = "best"
-    steps: Literal["even", "deltas"] = "even"
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, tasks: Sequence[str], where: str) -> None:

@@ -128,11 +128,6 @@ class Elsewhere:
     def _begun(self) -> search.Optimizer:
         if self._optimizer is None:
             study = self._study
-            if study.config.search.steps != "even":
-                raise UserError(
-                    f"search.steps: {study.config.search.steps} needs workers, which read the "
-                    "parents; a study that is scored elsewhere has even steps"
-                )
             start = start_point(study, self._anchor_fitness())
             self._optimizer = start_optimizer(study.config, study.space, start)
         return self._optimizer

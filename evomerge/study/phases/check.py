@@ -9,9 +9,9 @@ from typing import Any
 from evomerge.core.errors import UserError
 from evomerge.core.redact import redacted
 from evomerge.core.version import __version__
+from evomerge.study.config.past import of_journal
 from evomerge.study.context import StudyRun
 from evomerge.study.journal.shards import shard_items
-from evomerge.study.phases.steps import steps_of
 from evomerge.study.statistics.pools import split
 from evomerge.study.workers.versions import difference, versions
 
@@ -54,7 +54,7 @@ def refuse_another(study: StudyRun, elsewhere: bool = False, allow_changed: bool
             is_told = "is told its scores from elsewhere: go on with ask() and tell()"
         raise UserError(f"{study.directory}: this study {is_told}, or start another run folder")
     now = redacted(study.config.to_dict())
-    old, new = _fixed(past["config"]), _fixed(now)
+    old, new = _fixed(of_journal(past)), _fixed(now)
     if old != new:
         told = _differences(old, new, "study")
         if not allow_changed:
@@ -78,8 +78,6 @@ def check(study: StudyRun, allow_changed: bool = False) -> None:
     first = study.space.fill([dimension.start for dimension in study.space.dimensions])
     scored = study.record.batches.last
     probe: dict[str, Any] = {} if scored is None else {"batches": [scored.mode, scored.items]}
-    if study.record.study is None and study.config.search.steps == "deltas":
-        probe["norms"] = True
     told = study.ledger.request(do="describe", recipe=first.to_dict(), **probe)
     if "stamp" in told:
         study.ledger.expect({"stamp": told["stamp"], "fingerprints": told["fingerprints"]})
@@ -171,15 +169,7 @@ def _study_event(study: StudyRun, told: Mapping[str, Any]) -> dict[str, Any]:
         "shard_items": shard_items(study.config),
         "warnings": evaluation["warnings"],
         "task_code": evaluation.get("code", {}),
-        **_steps(study, told),
     }
-
-
-def _steps(study: StudyRun, told: Mapping[str, Any]) -> dict[str, list[float]]:
-    """What the optimizer's first steps are, where the study asks for other than even ones."""
-    if "norms" not in told:
-        return {}
-    return {"steps": steps_of(study.space, told["norms"], told["layers"] or 1)}
 
 
 def _fixed(config: Mapping[str, Any], path: tuple[str, ...] = ()) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from evomerge import optimizers as search
@@ -28,7 +27,6 @@ def start_optimizer(
     config: StudyConfig,
     space: SearchSpace,
     start: Point | None,
-    steps: Sequence[float] | None = None,
 ) -> search.Optimizer:
     """The study's optimizer, ready to be asked.
 
@@ -36,7 +34,6 @@ def start_optimizer(
         config: The study's.
         space: What to search.
         start: Where to start; ``None`` is where the space says.
-        steps: For each dimension its first step, relative to the optimizer's own.
 
     Raises:
         UserError: There is no such optimizer, or it cannot search this space.
@@ -46,16 +43,7 @@ def start_optimizer(
     seed = None if "seed" in told.options else told.seed
     counted = sum(task.weight > 0 for task in config.evaluate.tasks)
     objectives = counted if told.objective == "pareto" else 1
-    if told.steps != "even" and not optimizer.takes_steps:
-        raise UserError(
-            f"search.steps: {told.steps} is for optimizers that step from a start, such as catcma "
-            f"and cmaes, and {told.optimizer} does not"
-        )
-    dimensions = space.dimensions
-    if steps is not None:
-        pairs = zip(dimensions, steps, strict=True)
-        dimensions = tuple(replace(dimension, step=step) for dimension, step in pairs)
-    optimizer.start(dimensions, seed, start, told.population, objectives)
+    optimizer.start(space.dimensions, seed, start, told.population, objectives)
     return optimizer
 
 
@@ -87,8 +75,7 @@ class Generations:
         """Search until trials, time or the optimizer's own ideas are used up."""
         study, told = self._study, self._study.config.search
         start = self._baseline.start()
-        steps = (study.record.study or {}).get("steps")
-        optimizer = start_optimizer(study.config, study.space, start, steps)
+        optimizer = start_optimizer(study.config, study.space, start)
         self._telling = Telling(study, self._baseline, self._reference, start)
         share = told.random_share if optimizer.adapts else 0.0
         control = ControlArm(study.space.dimensions, study.seed, share)

@@ -30,7 +30,6 @@ from evomerge.evaluate.tasks.harness import Harness
 from evomerge.evaluate.tasks.request import TaskRequest
 from evomerge.merge.build import fill, live_tensors, write
 from evomerge.merge.digest import digest
-from evomerge.merge.kernels.norms import squared_norms
 from evomerge.merge.parents.nested import open_parents, with_merges
 from evomerge.merge.plan.in_place import check_in_place
 from evomerge.merge.plan.plan import plan as make_plan
@@ -115,12 +114,7 @@ class Evaluator:
             *scorer.check(),
         ]
         probe = request.get("batches")  # [mode, items] that were scored before: in which batches?
-        norms = {}
-        if request.get("norms"):
-            models = [model for model in self.config.models if model != self.config.base_model]
-            norms["norms"] = squared_norms(self.parents, self.config.base_model, models)
         return {
-            **norms,
             "evaluation": evaluation,
             "batches": scorer.composition(probe[1], probe[0]) if probe else None,
             "fingerprints": {

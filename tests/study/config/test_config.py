@@ -78,7 +78,6 @@ def test_the_least_study_has_the_documented_defaults() -> None:
             "constraints": [],
             "simplicity": 0.0,
             "select": "best",
-            "steps": "even",
             "options": {},
         },
         "workers": {
