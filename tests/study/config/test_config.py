@@ -17,6 +17,7 @@ from evomerge.study.config import (
     TextTaskConfig,
     seconds,
 )
+from evomerge.study.config.past import of_journal
 
 LEAST: dict[str, Any] = {
     "base_model": "org/base",
@@ -322,3 +323,11 @@ def test_items_that_are_not_counted_are_shared_by_the_tasks(n_tasks: int, each: 
     config = StudyConfig.from_dict(document, Path("/"))
     assert config.evaluate.items.per_generation == each
     assert StudyConfig.from_dict(config.to_dict(), Path("/")) == config
+
+
+def test_the_configuration_of_a_journal_of_the_last_version_loses_what_is_gone() -> None:
+    past = {"version": "0.1.0", "config": {"search": {"seed": 3, "steps": "even"}}}
+    assert of_journal(past) == {"search": {"seed": 3}}
+    past["config"] = {"search": {"steps": "deltas"}}
+    with pytest.raises(UserError, match=r"written by evomerge 0\.1\.0 with search\.steps"):
+        of_journal(past)
