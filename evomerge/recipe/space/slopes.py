@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.data import RecipeData
 from evomerge.recipe.space.dimension import Point
 from evomerge.recipe.space.holes import model_of
 from evomerge.recipe.space.space import SearchSpace
@@ -44,10 +44,10 @@ def weight_slopes(
     return {tensor: slope for tensor, slope in slopes.items() if slope}
 
 
-def _weight(recipe: Recipe, model: str, tensor: str, depth: int) -> float:
+def _weight(recipe: RecipeData, model: str, tensor: str, depth: int) -> float:
     names = [entry.model for entry in recipe.models]
     if model not in names:
         return 0.0
     levels = levels_of(recipe, tensor, depth)
-    value = lookup(levels.own[names.index(model)], "weight", tensor)
+    value = lookup(levels.per_model[names.index(model)], "weight", tensor)
     return float(value) if isinstance(value, int | float) else 0.0
