@@ -33,16 +33,16 @@ Run = Callable[..., Said]
 @pytest.fixture
 def evomerge(capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     """Run a command in this process."""
-    held = signal.getsignal(signal.SIGTERM)
+    previous_handler = signal.getsignal(signal.SIGTERM)
 
     def run(*arguments: object) -> Said:
         capsys.readouterr()
         code = main([str(argument) for argument in arguments])
-        told = capsys.readouterr()
-        return Said(code, told.out, told.err)
+        captured = capsys.readouterr()
+        return Said(code, captured.out, captured.err)
 
     yield run
-    signal.signal(signal.SIGTERM, held)
+    signal.signal(signal.SIGTERM, previous_handler)
 
 
 @pytest.fixture

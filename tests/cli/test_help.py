@@ -28,14 +28,14 @@ def test_help_takes_less_than_half_a_second_and_imports_nothing_heavy() -> None:
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     before = os.times()
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
     after = os.times()
-    assert told.returncode == 0, told.stderr
+    assert result.returncode == 0, result.stderr
     for command in COMMANDS:
-        assert f"\n    {command} " in told.stdout
-    lines = told.stdout.splitlines()
+        assert f"\n    {command} " in result.stdout
+    lines = result.stdout.splitlines()
     assert len(lines) <= 28, "help fits one screen"
     assert max(map(len, lines)) <= 80
     spent = after.children_user + after.children_system

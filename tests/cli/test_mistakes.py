@@ -21,14 +21,14 @@ StudyFile = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
 
 
-def assert_told(told: Said, *words: object) -> None:
+def assert_refused(result: Said, *words: object) -> None:
     """One line on stderr that holds these words, and code 2."""
-    assert told.code == 2, told
-    assert told.err.startswith("evomerge: error: ")
-    assert told.err.count("\n") == 1
-    assert "Traceback" not in told.err
+    assert result.code == 2, result
+    assert result.err.startswith("evomerge: error: ")
+    assert result.err.count("\n") == 1
+    assert "Traceback" not in result.err
     for word in words:
-        assert str(word) in told.err, told.err
+        assert str(word) in result.err, result.err
 
 
 # -- models ----------------------------------------------------------------------------------------
@@ -118,14 +118,14 @@ def test_spoilt_models_are_named_by_search_and_by_build(
         json.dumps({"merge_method": "task_arithmetic", "base_model": "zoo/base", "models": models})
     )
     spoil(zoo)
-    told = evomerge("build", recipe, tmp_path / "out")
-    assert_told(told, *words)
-    assert not told.out
+    result = evomerge("build", recipe, tmp_path / "out")
+    assert_refused(result, *words)
+    assert not result.out
     assert not (tmp_path / "out").exists()
     run = tmp_path / "run"
-    assert_told(evomerge("search", study, run), *words)
+    assert_refused(evomerge("search", study, run), *words)
     assert sorted(file.name for file in run.iterdir()) == [JOURNAL]
-    assert_told(evomerge("check", study), *words)
+    assert_refused(evomerge("check", study), *words)
 
 
 @pytest.mark.usefixtures("real_workers")
@@ -136,11 +136,13 @@ def test_a_mended_study_goes_on_in_the_same_folder(
     not_finite(study.parent / "zoo")
     assert evomerge("search", study, run).code == 2
     shutil.copytree(zoo / "two", study.parent / "zoo" / "two", dirs_exist_ok=True)
-    told = evomerge("search", study, run)
-    assert told.code == 0, told.err
+    result = evomerge("search", study, run)
+    assert result.code == 0, result.err
     save = study.parent / "zoo" / "two"
     shutil.copytree(zoo / "hidden", save, dirs_exist_ok=True)
-    assert_told(evomerge("search", study, run, "--trials", 8), "a parent's weights changed", save)
+    assert_refused(
+        evomerge("search", study, run, "--trials", 8), "a parent's weights changed", save
+    )
 
 
 # -- tasks and studies -----------------------------------------------------------------------------
@@ -173,7 +175,7 @@ def test_tasks_that_cannot_be_scored_are_named(
         .replace("documents.jsonl", "nowhere.jsonl")
     )
     run = tmp_path / "run"
-    assert_told(evomerge("search", study, run), *words)
+    assert_refused(evomerge("search", study, run), *words)
     assert sorted(file.name for file in run.iterdir()) == [JOURNAL]
 
 
@@ -218,9 +220,9 @@ def test_studies_that_cannot_work_leave_no_run_folder(
     words: list[str],
 ) -> None:
     study = stub_study(**sections)
-    assert_told(evomerge("search", study, tmp_path / "run"), *words)
+    assert_refused(evomerge("search", study, tmp_path / "run"), *words)
     assert not (tmp_path / "run").exists()
-    assert_told(evomerge("check", study), *words)
+    assert_refused(evomerge("check", study), *words)
 
 
 @pytest.mark.parametrize("command", ["search", "check"])
@@ -229,7 +231,7 @@ def test_missing_and_unreadable_study_files_are_named(
 ) -> None:
     rest = [tmp_path / "run"] if command == "search" else []
     missing = tmp_path / "missing.yaml"
-    assert_told(evomerge(command, missing, *rest), missing, "no such file")
+    assert_refused(evomerge(command, missing, *rest), missing, "no such file")
     bad = tmp_path / "bad.yaml"
     for text, word in {
         "models: [a": "not valid YAML",
@@ -239,18 +241,18 @@ def test_missing_and_unreadable_study_files_are_named(
         "\x00": "not valid YAML",
     }.items():
         bad.write_text(text)
-        assert_told(evomerge(command, bad, *rest), bad, word)
+        assert_refused(evomerge(command, bad, *rest), bad, word)
     bad.write_bytes(b"\xff\xfe\xff")
-    assert_told(evomerge(command, bad, *rest), bad, "expected UTF-8")
-    assert_told(evomerge(command, tmp_path, *rest), tmp_path)
+    assert_refused(evomerge(command, bad, *rest), bad, "expected UTF-8")
+    assert_refused(evomerge(command, tmp_path, *rest), tmp_path)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_deadline_that_is_none_is_named(
     evomerge: Run, stub_study: StudyFile, tmp_path: Path
 ) -> None:
-    told = evomerge("search", stub_study(), tmp_path / "run", "--deadline", "tomorrow")
-    assert_told(told, "--deadline", "expected a time span such as 45m", "'tomorrow'")
+    result = evomerge("search", stub_study(), tmp_path / "run", "--deadline", "tomorrow")
+    assert_refused(result, "--deadline", "expected a time span such as 45m", "'tomorrow'")
 
 
 def test_a_run_folder_that_is_a_file_or_below_one_is_refused(
@@ -259,8 +261,8 @@ def test_a_run_folder_that_is_a_file_or_below_one_is_refused(
     file = tmp_path / "file"
     file.write_text("precious")
     study = stub_study()
-    assert_told(evomerge("search", study, file), file, "it is a file")
-    assert_told(evomerge("search", study, file / "run"), file)
+    assert_refused(evomerge("search", study, file), file, "it is a file")
+    assert_refused(evomerge("search", study, file / "run"), file)
     assert file.read_text() == "precious"
 
 
@@ -270,7 +272,7 @@ def test_a_run_folder_that_cannot_be_made_is_refused(
 ) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
-    assert_told(evomerge("search", stub_study(), closed / "run"), closed)
+    assert_refused(evomerge("search", stub_study(), closed / "run"), closed)
 
 
 def test_a_corrupt_journal_is_refused_by_all_and_left_alone(
@@ -283,11 +285,11 @@ def test_a_corrupt_journal_is_refused_by_all_and_left_alone(
     data[len(data) // 2] ^= 1
     journal.write_bytes(data)
     for command in (["search", study, run], ["status", run], ["report", run]):
-        assert_told(evomerge(*command), "journal.log is damaged at byte", "evomerge repair")
+        assert_refused(evomerge(*command), "journal.log is damaged at byte", "evomerge repair")
     assert journal.read_bytes() == data
     journal.write_text("my diary\n")
     for command in (["search", study, run], ["status", run], ["report", run]):
-        assert_told(evomerge(*command), "is not an evomerge journal")
+        assert_refused(evomerge(*command), "is not an evomerge journal")
     assert journal.read_text() == "my diary\n"
 
 
@@ -296,8 +298,8 @@ def test_another_study_in_the_folder_is_refused_with_the_key(
 ) -> None:
     run = tmp_path / "run"
     assert evomerge("search", stub_study(), run, "--trials", 4).code == 0
-    told = evomerge("search", stub_study(search={"optimizer": "cmaes"}), run)
-    assert_told(told, run, "search.optimizer was catcma, now cmaes")
+    result = evomerge("search", stub_study(search={"optimizer": "cmaes"}), run)
+    assert_refused(result, run, "search.optimizer was catcma, now cmaes")
 
 
 # -- recipes and names -----------------------------------------------------------------------------
@@ -335,7 +337,7 @@ def test_recipes_that_cannot_be_built_leave_nothing(
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(json.dumps(document))
     out = tmp_path / "out"
-    assert_told(evomerge("build", recipe, out), *words)
+    assert_refused(evomerge("build", recipe, out), *words)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["recipe.yaml"]
 
 
@@ -346,20 +348,20 @@ def test_build_prints_the_digest_last_and_refuses_a_folder_that_holds_something(
     models = [{"model": str(zoo / name), "parameters": {"weight": 1}} for name in ("one", "two")]
     recipe.write_text(json.dumps({"merge_method": "linear", "models": models}))
     out = tmp_path / "out"
-    told = evomerge("build", recipe, out)
-    assert told.code == 0, told.err
-    digest = told.out.splitlines()[-1]
+    result = evomerge("build", recipe, out)
+    assert result.code == 0, result.err
+    digest = result.out.splitlines()[-1]
     assert len(digest) == 64
     assert set(digest) <= set("0123456789abcdef")
     held = {file.name: file.read_bytes() for file in out.iterdir()}
-    assert_told(evomerge("build", recipe, out), out, "already exists")
+    assert_refused(evomerge("build", recipe, out), out, "already exists")
     assert {file.name: file.read_bytes() for file in out.iterdir()} == held
     (tmp_path / "empty").mkdir()
     assert evomerge("build", recipe, tmp_path / "empty").out.splitlines()[-1] == digest
-    assert_told(
+    assert_refused(
         evomerge("build", tmp_path / "none.yaml", tmp_path / "x"), "none.yaml: no such file"
     )
-    assert_told(evomerge("build", recipe, recipe), recipe, "already exists")
+    assert_refused(evomerge("build", recipe, recipe), recipe, "already exists")
 
 
 @pytest.mark.parametrize(
@@ -373,19 +375,19 @@ def test_build_prints_the_digest_last_and_refuses_a_folder_that_holds_something(
 def test_unknown_names_get_the_nearest_known_one(
     evomerge: Run, arguments: list[str], words: list[str]
 ) -> None:
-    assert_told(evomerge(*arguments), *words)
+    assert_refused(evomerge(*arguments), *words)
 
 
 def test_a_fault_of_ours_has_code_1_and_a_traceback(
     evomerge: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from evomerge.recipe.space import space
+    from evomerge.recipe.space import shipped
 
-    monkeypatch.setattr(space, "shipped", lambda: 1 // 0)
-    told = evomerge("spaces")
-    assert told.code == 1
-    assert "ZeroDivisionError" in told.err
-    assert "an internal error" in told.err
+    monkeypatch.setattr(shipped, "shipped", lambda: 1 // 0)
+    result = evomerge("spaces")
+    assert result.code == 1
+    assert "ZeroDivisionError" in result.err
+    assert "an internal error" in result.err
 
 
 def test_a_real_worker_tells_the_driver_in_one_line(tmp_path: Path) -> None:
@@ -393,14 +395,14 @@ def test_a_real_worker_tells_the_driver_in_one_line(tmp_path: Path) -> None:
     study = tmp_path / "study.yaml"
     study.write_text(json.dumps(stub_document(base_model="nobody/nothing", workers={"count": 1})))
     command = [PYTHON, "-m", "evomerge", "search", str(study), str(tmp_path / "run")]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert_told(Said(told.returncode, told.stdout, told.stderr), "nobody/nothing")
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert_refused(Said(result.returncode, result.stdout, result.stderr), "nobody/nothing")
 
 
 def test_a_folder_in_the_place_of_a_study_file_is_called_a_folder(
     evomerge: Run, tmp_path: Path
 ) -> None:
-    assert_told(evomerge("check", tmp_path), f"{tmp_path}: expected a file, but it is a folder")
+    assert_refused(evomerge("check", tmp_path), f"{tmp_path}: expected a file, but it is a folder")
 
 
 @pytest.mark.parametrize("command", ["status", "watch", "report", "explain", "repair"])
@@ -408,7 +410,7 @@ def test_commands_that_look_at_a_run_refuse_a_missing_one_in_the_same_words(
     evomerge: Run, tmp_path: Path, command: str
 ) -> None:
     missing = tmp_path / "nope"
-    assert_told(evomerge(command, missing), f"{missing}: expected a run folder, but it has no")
+    assert_refused(evomerge(command, missing), f"{missing}: expected a run folder, but it has no")
 
 
 def test_a_package_that_is_not_installed_is_named_without_a_traceback(
@@ -420,10 +422,10 @@ def test_a_package_that_is_not_installed_is_named_without_a_traceback(
         raise ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")
 
     monkeypatch.setattr(status, "run", fails)
-    told = evomerge("status", tmp_path)
-    assert told.code == 2
-    assert "this command needs the package torch.nn, which is not installed" in told.err
-    assert told.err.count("\n") == 1
+    result = evomerge("status", tmp_path)
+    assert result.code == 2
+    assert "this command needs the package torch.nn, which is not installed" in result.err
+    assert result.err.count("\n") == 1
 
 
 @pytest.mark.usefixtures("real_workers")
@@ -441,5 +443,5 @@ def test_a_space_that_changes_the_vocabulary_is_refused_by_check_and_search(
     space = {"merge_method": "linear", "models": [weights], **more}
     study = small_study()
     study.write_text(json.dumps({**json.loads(study.read_text()), "space": space}))
-    assert_told(evomerge("check", study), *words)
-    assert_told(evomerge("search", study, tmp_path / "run"), *words)
+    assert_refused(evomerge("check", study), *words)
+    assert_refused(evomerge("search", study, tmp_path / "run"), *words)

@@ -115,7 +115,7 @@ def metric_rows(items, quiz, text, truncated=0, extracted=1):
     ]
 
 
-def told(generation, numbers, fitness, reference):
+def told_event(generation, numbers, fitness, reference):
     return {
         "event": "told",
         "generation": generation,
@@ -186,7 +186,7 @@ def events():
             outcomes(n, "search", "smooth", smooth_rows(0.6, SEARCH), 1040.0 + n) for n in numbers
         ]
         fitness = [0.625, None] if generation == 0 else [0.875, 0.65]
-        found.append(told(generation, numbers, fitness, 0.6))
+        found.append(told_event(generation, numbers, fitness, 0.6))
     failed = {"event": "failed", "trial": 5, "phase": "search", "kind": "oom", "time": 1050.0}
     found.insert(-4, {**failed, "message": "out of memory"})
     found.append(

@@ -69,8 +69,8 @@ def searched(gain: Any, trials: int = 120) -> Record:
     ]
     record.apply({"event": "asked", "trials": asked, "items": {"t": [0]}})
     fitness = [float(gain(p, draws)) for p in points]
-    told = {"event": "told", "generation": 0, "trials": numbers, "fitness": fitness}
-    record.apply({**told, "reference": {"trial": 0, "fitness": 0.5}, "correlation": None})
+    result = {"event": "told", "generation": 0, "trials": numbers, "fitness": fitness}
+    record.apply({**result, "reference": {"trial": 0, "fitness": 0.5}, "correlation": None})
     return record
 
 
@@ -96,12 +96,12 @@ def test_where_gains_are_chance_nothing_is_said_to_matter() -> None:
 
 
 def test_optuna_s_importances_stand_beside_ours_and_find_the_same() -> None:
-    told = explanation(searched(lambda p, _: -3 * (p[1] - 1) ** 2 + p[2], trials=120))
-    assert set(told["optuna"]) == {"ped_anova", "fanova"}
-    for shares in told["optuna"].values():
+    result = explanation(searched(lambda p, _: -3 * (p[1] - 1) ** 2 + p[2], trials=120))
+    assert set(result["optuna"]) == {"ped_anova", "fanova"}
+    for shares in result["optuna"].values():
         assert set(list(shares)[:2]) == {"models[a].weight[1]", "models[b].weight[0]"}
         assert sum(shares.values()) == pytest.approx(1)
     # the shares that a variance decomposition has: .706 and .294 (see above)
-    assert told["optuna"]["fanova"]["models[a].weight[1]"] == pytest.approx(0.706, abs=0.1)
-    assert "Optuna's PED-ANOVA" in explanation_text(told)
+    assert result["optuna"]["fanova"]["models[a].weight[1]"] == pytest.approx(0.706, abs=0.1)
+    assert "Optuna's PED-ANOVA" in explanation_text(result)
     assert explanation(searched(lambda p, _: p[0], trials=19))["optuna"] == {}

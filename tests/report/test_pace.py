@@ -50,8 +50,8 @@ def test_a_resumed_study_has_the_speed_of_its_last_session():
     again = {"event": "opened", "token": "u", "pid": 2, "host": "h", "time": 2000.0}
     rest = bench.events()[len(half) :]
     asked = {**next(e for e in rest if e["event"] == "asked"), "time": 2010.0}
-    told = {**next(e for e in rest if e["event"] == "told"), "time": 2030.0}
-    pace, _ = listened([*half, again, asked, told], now=2060.0)
+    result = {**next(e for e in rest if e["event"] == "told"), "time": 2030.0}
+    pace, _ = listened([*half, again, asked, result], now=2060.0)
     assert pace.elapsed == 60.0
     assert pace.trials_per_second == pytest.approx(2 / 20)
     assert pace.until_deadline(100.0) == 40.0

@@ -44,10 +44,10 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._answer(401, {"error": "Invalid credentials"})
         elif self.path == "/api/repos/create":
-            told = json.loads(body)
-            name = f"{told.get('organization') or 'me'}/{told['name']}"
+            result = json.loads(body)
+            name = f"{result.get('organization') or 'me'}/{result['name']}"
             held = self.held.repositories
-            held.setdefault(name, {"private": _is_private(told), "files": {}})
+            held.setdefault(name, {"private": _is_private(result), "files": {}})
             self._answer(200, {"url": f"{self.held.url}/{name}", "name": name, "id": name})
         elif self.path.startswith("/api/models/") and "/preupload/" in self.path:
             files = [
@@ -72,13 +72,13 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path.startswith("/api/models/") and "/commit/" in self.path:
             files = self.held.repositories[self._name()]["files"]
             for line in body.decode().splitlines():
-                told = json.loads(line)
-                if told["key"] == "file":
-                    value = told["value"]
+                result = json.loads(line)
+                if result["key"] == "file":
+                    value = result["value"]
                     assert value["encoding"] == "base64"
                     files[value["path"]] = base64.b64decode(value["content"])
-                elif told["key"] == "lfsFile":
-                    files[told["value"]["path"]] = self.held.objects[told["value"]["oid"]]
+                elif result["key"] == "lfsFile":
+                    files[result["value"]["path"]] = self.held.objects[result["value"]["oid"]]
             answer = {"commitUrl": f"{self.held.url}/{self._name()}/commit/1", "commitOid": "1"}
             self._answer(200, {"success": True, **answer, "hookOutput": ""})
         else:
@@ -104,6 +104,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def _is_private(told: dict[str, Any]) -> bool:
+def _is_private(result: dict[str, Any]) -> bool:
     """Older clients say ``private``, newer ones ``visibility``."""
-    return bool(told.get("private")) or told.get("visibility") == "private"
+    return bool(result.get("private")) or result.get("visibility") == "private"

@@ -24,10 +24,10 @@ COMP_LINE="evomerge {words}"; COMP_POINT=${{#COMP_LINE}}
 def ask(shell: str, script: Path, words: str, folder: Path) -> str:
     program = ASK[shell].format(words=words, last=len(words.split()))
     flags = ["--noprofile", "--norc", "-c", program, "-"] if shell == "bash" else ["-c", program]
-    told = subprocess.run(
+    result = subprocess.run(
         [shell, *flags, str(script)], capture_output=True, text=True, cwd=folder, check=False
     )
-    return told.stdout
+    return result.stdout
 
 
 @pytest.mark.parametrize("shell", ["bash", "fish"])
@@ -56,6 +56,6 @@ def test_the_zsh_script_is_valid_zsh(evomerge: Run, tmp_path: Path) -> None:
 
 def test_every_shell_that_the_command_takes_has_a_script(evomerge: Run) -> None:
     for shell in ("bash", "zsh", "fish"):
-        told = evomerge("completion", shell)
-        assert told.code == 0
-        assert "search" in told.out
+        result = evomerge("completion", shell)
+        assert result.code == 0
+        assert "search" in result.out

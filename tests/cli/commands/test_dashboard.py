@@ -24,16 +24,16 @@ ROOT = Path(__file__).parents[3]
 def test_an_export_says_how_many_trials_it_holds(evomerge: Run, tmp_path: Path) -> None:
     run = bench.write(tmp_path / "run")
     url = f"sqlite:///{tmp_path / 'optuna.db'}"
-    told = evomerge("dashboard", run, "--export", url)
-    assert (told.code, told.out) == (0, f"4 trials in {url}\n")
+    result = evomerge("dashboard", run, "--export", url)
+    assert (result.code, result.out) == (0, f"4 trials in {url}\n")
 
 
 def test_a_storage_that_is_none_is_named_in_one_line(evomerge: Run, tmp_path: Path) -> None:
     run = bench.write(tmp_path / "run")
-    told = evomerge("dashboard", run, "--export", "nosuch://storage")
-    assert told.code == 2
-    assert "--export nosuch://storage: Optuna cannot open it" in told.err
-    assert told.err.count("\n") == 1
+    result = evomerge("dashboard", run, "--export", "nosuch://storage")
+    assert result.code == 2
+    assert "--export nosuch://storage: Optuna cannot open it" in result.err
+    assert result.err.count("\n") == 1
 
 
 def test_the_dashboard_serves_on_this_machine_alone_and_follows_the_run(tmp_path: Path) -> None:
@@ -75,9 +75,9 @@ def test_a_port_that_is_taken_is_told_in_one_line(evomerge: Run, tmp_path: Path)
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        told = evomerge("dashboard", run, "--port", port)
-    assert told.code == 2
-    assert told.err.startswith(f"evomerge: error: --port {port}: cannot listen on 127.0.0.1")
+        result = evomerge("dashboard", run, "--port", port)
+    assert result.code == 2
+    assert result.err.startswith(f"evomerge: error: --port {port}: cannot listen on 127.0.0.1")
 
 
 def trials(port: int) -> int:

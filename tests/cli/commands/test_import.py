@@ -35,9 +35,9 @@ def test_the_study_of_a_genome_file_passes_the_check(
 ) -> None:
     study = tmp_path / "study.yaml"
     tasks = small_genome.parent / "tasks"
-    told = evomerge("import", small_genome, study, "--include-path", tasks)
-    assert told.code == 0, told.err
-    assert told.out.endswith(f"wrote {study}, a study\n")
+    result = evomerge("import", small_genome, study, "--include-path", tasks)
+    assert result.code == 0, result.err
+    assert result.out.endswith(f"wrote {study}, a study\n")
     assert study.read_text().startswith("# ")
     assert evomerge("check", study).code == 0
     again = evomerge("import", small_genome, study)
@@ -51,8 +51,8 @@ def test_the_study_of_a_genome_file_is_searched_to_its_end(
 ) -> None:
     study = tmp_path / "study.yaml"
     evomerge("import", small_genome, study, "--include-path", small_genome.parent / "tasks")
-    told = evomerge("search", study, tmp_path / "run", "--trials", 4)
-    assert told.code == 0, told.err
+    result = evomerge("search", study, tmp_path / "run", "--trials", 4)
+    assert result.code == 0, result.err
     recipe = yaml_file.read(tmp_path / "run" / "best" / "recipe.yaml")
     assert Recipe.from_dict(recipe).output_dtype == "bfloat16"
 
@@ -71,9 +71,9 @@ modules:
 dtype: bfloat16
 """)
     recipe = tmp_path / "recipe.yaml"
-    told = evomerge("import", file, recipe)
-    assert (told.code, told.err) == (0, "")
-    notes = [line.removeprefix("note: ") for line in told.out.splitlines()[:-1]]
+    result = evomerge("import", file, recipe)
+    assert (result.code, result.err) == (0, "")
+    notes = [line.removeprefix("note: ") for line in result.out.splitlines()[:-1]]
     assert [note.split()[0] for note in notes] == ["density", "dtype"]
     assert recipe.read_text().startswith("".join(f"# {note}\n" for note in notes))
     assert evomerge("import", file).out == recipe.read_text()
@@ -94,11 +94,11 @@ def test_a_mistake_is_told_in_one_line_and_nothing_is_written(
 ) -> None:
     file = tmp_path / "file.yaml"
     file.write_text(text)
-    told = evomerge("import", file, tmp_path / "out.yaml")
-    assert told.code == 2
-    assert told.err.startswith(f"evomerge: error: {file}: ")
-    assert message in told.err
-    assert told.err.count("\n") == 1
+    result = evomerge("import", file, tmp_path / "out.yaml")
+    assert result.code == 2
+    assert result.err.startswith(f"evomerge: error: {file}: ")
+    assert message in result.err
+    assert result.err.count("\n") == 1
     assert not (tmp_path / "out.yaml").exists()
-    told = evomerge("import", tmp_path / "none.yaml")
-    assert (told.code, told.out) == (2, "")
+    result = evomerge("import", tmp_path / "none.yaml")
+    assert (result.code, result.out) == (2, "")

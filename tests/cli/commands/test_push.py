@@ -50,9 +50,9 @@ def push(hub: Hub, *arguments: object, token: str = TOKEN) -> subprocess.Complet
 def test_a_run_is_uploaded_with_its_card_and_nothing_of_this_machine(
     hub: Hub, finished: Path
 ) -> None:
-    told = push(hub, finished, "lab/merged")
-    assert told.returncode == 0, told.stderr
-    assert told.stdout == f"{hub.url}/lab/merged\n"
+    result = push(hub, finished, "lab/merged")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"{hub.url}/lab/merged\n"
     [(name, repository)] = hub.repositories.items()
     assert (name, repository["private"]) == ("lab/merged", True)
     files = repository["files"]
@@ -65,11 +65,11 @@ def test_a_run_is_uploaded_with_its_card_and_nothing_of_this_machine(
 
 @pytest.mark.slow
 def test_a_wrong_token_is_told_in_one_line(hub: Hub, finished: Path) -> None:
-    told = push(hub, finished, "lab/merged", token="hf_wrong")
-    assert told.returncode == 2
-    assert "lab/merged: the Hub refused: " in told.stderr
-    assert "HF_TOKEN" in told.stderr
-    assert told.stderr.count("\n") == 1
+    result = push(hub, finished, "lab/merged", token="hf_wrong")
+    assert result.returncode == 2
+    assert "lab/merged: the Hub refused: " in result.stderr
+    assert "HF_TOKEN" in result.stderr
+    assert result.stderr.count("\n") == 1
     assert hub.repositories == {}
 
 
@@ -77,15 +77,15 @@ def test_a_wrong_token_is_told_in_one_line(hub: Hub, finished: Path) -> None:
 def test_a_hub_that_cannot_be_reached_is_told_in_one_line(finished: Path) -> None:
     gone = Hub()
     gone.close()
-    told = push(gone, finished, "lab/merged")
-    assert (told.returncode, told.stderr.count("\n")) == (2, 1), told.stderr
-    assert "lab/merged: the Hub cannot be reached: " in told.stderr
+    result = push(gone, finished, "lab/merged")
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
+    assert "lab/merged: the Hub cannot be reached: " in result.stderr
 
 
 def test_what_is_no_model_is_refused_before_anything_is_sent(evomerge: Run, tmp_path: Path) -> None:
-    told = evomerge("push", tmp_path, "lab/merged")
-    assert told.code == 2
-    assert "expected a run folder, or a model folder that evomerge wrote" in told.err
+    result = evomerge("push", tmp_path, "lab/merged")
+    assert result.code == 2
+    assert "expected a run folder, or a model folder that evomerge wrote" in result.err
 
 
 def test_the_card_of_a_run_holds_its_results_as_the_hub_reads_them(finished: Path) -> None:

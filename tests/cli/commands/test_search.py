@@ -31,17 +31,17 @@ def test_a_search_tells_its_steps_and_where_its_results_are(
     evomerge: Run, stub_study: StudyFile, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    told = evomerge("search", stub_study(), run)
-    assert told.code == 0
-    assert told.err == ""
-    firsts = [line.split(":")[0] for line in told.out.splitlines() if ":" in line]
+    result = evomerge("search", stub_study(), run)
+    assert result.code == 0
+    assert result.err == ""
+    firsts = [line.split(":")[0] for line in result.out.splitlines() if ":" in line]
     for step in ("check", "anchors", "search", "race", "verdict", "export"):
-        assert step in firsts, told.out
-    assert "generation 3, 16/16 trials" in told.out
+        assert step in firsts, result.out
+    assert "generation 3, 16/16 trials" in result.out
     verdict = json.loads((run / "verdict.json").read_text())
-    assert verdict["sentence"] in told.out
+    assert verdict["sentence"] in result.out
     for file in ("report.html", "best/recipe.yaml", "best/model", "verdict.json"):
-        assert str(run / file) in told.out
+        assert str(run / file) in result.out
         assert (run / file).exists()
 
 
@@ -60,8 +60,10 @@ def test_options_stand_in_for_the_study_files(
     evomerge: Run, stub_study: StudyFile, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    told = evomerge("search", stub_study(), run, "--trials", 8, "--workers", 1, "--deadline", "1h")
-    assert told.code == 0
+    result = evomerge(
+        "search", stub_study(), run, "--trials", 8, "--workers", 1, "--deadline", "1h"
+    )
+    assert result.code == 0
     config = events(run, "study")[0]["config"]
     assert config["search"]["trials"] == 8
     assert config["search"]["deadline"] == "1h"
@@ -119,10 +121,10 @@ def test_a_second_driver_is_refused_and_the_first_goes_on(
         log=tmp_path / "output",
     )
     wait_for_events(run, 10, tmp_path / "output")
-    told = evomerge("search", study, run)
-    assert told.code == 2
-    assert f"journal.log is in use by process {driver} on " in told.err
-    assert told.err.count("\n") == 1
+    result = evomerge("search", study, run)
+    assert result.code == 2
+    assert f"journal.log is in use by process {driver} on " in result.err
+    assert result.err.count("\n") == 1
     assert evomerge("status", run).code == 0
     assert drivers.wait() == 0
     assert (run / "verdict.json").exists()
@@ -181,9 +183,9 @@ def test_check_shows_every_default_and_a_forecast_and_leaves_nothing(
 ) -> None:
     study = small_study()
     before = sorted(tmp_path.rglob("*"))
-    told = evomerge("check", study)
-    assert told.code == 0, told.err
-    shown, _, forecast = told.out.partition("\n\n")
+    result = evomerge("check", study)
+    assert result.code == 0, result.err
+    shown, _, forecast = result.out.partition("\n\n")
     config: dict[str, Any] = yaml_file.parse(shown, "shown")
     assert config == StudyConfig.from_yaml(study).to_dict()
     assert config["evaluate"]["fitness"] == "smooth"
@@ -200,8 +202,8 @@ def test_a_small_real_study_from_check_to_report(
     evomerge: Run, small_study: StudyFile, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    told = evomerge("search", small_study(), run)
-    assert told.code == 0, told.err
+    result = evomerge("search", small_study(), run)
+    assert result.code == 0, result.err
     model = run / "best" / "model"
     for file in ("config.json", "model.safetensors", "tokenizer.json", "README.md"):
         assert (model / file).is_file()
@@ -213,9 +215,9 @@ def test_a_small_real_study_from_check_to_report(
     assert recommended.out.splitlines()[-1] == built.out.splitlines()[-1]
     average = evomerge("build", run, tmp_path / "base", "--trial", 0).out.splitlines()[-1]
     assert average != built.out.splitlines()[-1]
-    told = evomerge("build", run, tmp_path / "none", "--trial", 999)
-    assert (told.code, told.err.count("\n")) == (2, 1)
-    assert "there is no trial 999; the last one is " in told.err
+    result = evomerge("build", run, tmp_path / "none", "--trial", 999)
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "there is no trial 999; the last one is " in result.err
 
 
 @pytest.mark.slow

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from evomerge.study.load import load_study
 
 from evomerge.methods import registered
+from evomerge.study.create import load_study
 from evomerge.study.study import JOURNAL
 from tests.cli.conftest import Run
 
@@ -22,23 +22,23 @@ StudyFile = Callable[..., Path]
 
 
 def test_methods_are_listed_with_what_each_does_its_ranges_and_its_paper(evomerge: Run) -> None:
-    told = evomerge("methods")
-    assert told.code == 0
+    result = evomerge("methods")
+    assert result.code == 0
     for method in registered():
-        assert method.summary in told.out
-        assert f"· {method.reference}\n" in told.out
+        assert method.summary in result.out
+        assert f"· {method.reference}\n" in result.out
     searched = "weight [0, 1], density [0, 1], gamma [0, 0.1], normalize, rescale, lambda [0, 2]"
-    assert f"  {searched} · Davari" in told.out
-    assert "  no parameters · " in told.out
+    assert f"  {searched} · Davari" in result.out
+    assert "  no parameters · " in result.out
     for name in ("linear", "slerp", "task_arithmetic", "ties", "dare_ties", "model_stock"):
-        assert f"\n{name} " in f"\n{told.out}"
+        assert f"\n{name} " in f"\n{result.out}"
 
 
 def test_one_method_is_told_with_parameters_ranges_and_paper(evomerge: Run) -> None:
-    told = evomerge("methods", "ties")
-    assert "Yadav 2023" in told.out
-    assert "density" in told.out
-    assert "searched in [" in told.out
+    result = evomerge("methods", "ties")
+    assert "Yadav 2023" in result.out
+    assert "density" in result.out
+    assert "searched in [" in result.out
 
 
 def test_methods_as_json_have_parameters_ranges_defaults_and_references(evomerge: Run) -> None:
@@ -116,9 +116,9 @@ def test_a_folder_without_a_run_is_refused(evomerge: Run, tmp_path: Path, comman
     file = tmp_path / "file"
     file.touch()
     for place in (tmp_path, tmp_path / "nowhere", file):
-        told = evomerge(command, place)
-        assert told.code == 2
-        assert told.err == (
+        result = evomerge(command, place)
+        assert result.code == 2
+        assert result.err == (
             f"evomerge: error: {place}: expected a run folder, but it has no journal.log\n"
         )
     (tmp_path / "run").mkdir()
@@ -133,10 +133,10 @@ def test_explain_around_writes_what_it_prints(
     run = tmp_path / "run"
     assert evomerge("search", stub_study(), run).code == 0
     before = (run / "journal.log").read_bytes()
-    told = evomerge("explain", run, "--around", 3)
-    assert told.code == 0, told.err
+    result = evomerge("explain", run, "--around", 3)
+    assert result.code == 0, result.err
     held = json.loads((run / "explain.json").read_text())
-    assert f"around {held['landscape']['winner']}" in told.out
+    assert f"around {held['landscape']['winner']}" in result.out
     assert len(held["landscape"]["line"]) == 3
     assert json.loads(evomerge("explain", run, "--around", 3, "--json").out) == held
     assert (run / "journal.log").read_bytes() == before

@@ -29,15 +29,15 @@ def test_watching_a_running_search_tells_what_the_search_tells(
     )
     while not (run / JOURNAL).exists():
         assert drivers is not None
-    told = evomerge("watch", run, "--every", 0.05)
-    assert told.code == 0
+    result = evomerge("watch", run, "--every", 0.05)
+    assert result.code == 0
     assert drivers.wait() == 0
 
     def steps(text: str) -> list[str]:
         return [line.split(", rank")[0] for line in text.splitlines() if line.startswith("search:")]
 
-    assert steps(told.out) == steps(output.read_text())
-    assert json.loads((run / "verdict.json").read_text())["sentence"] in told.out
+    assert steps(result.out) == steps(output.read_text())
+    assert json.loads((run / "verdict.json").read_text())["sentence"] in result.out
 
 
 def test_a_journal_is_followed_over_a_torn_tail_that_is_cut_off(
@@ -75,8 +75,8 @@ def test_ctrl_c_ends_the_watching_and_not_the_run(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("evomerge.cli.commands.watch.time.sleep", interrupt)
-    told = evomerge("watch", run)
-    assert (told.code, told.err) == (0, "")
-    assert "check:" in told.out
-    assert told.out.count("watch: not running since ") == 1
+    result = evomerge("watch", run)
+    assert (result.code, result.err) == (0, "")
+    assert "check:" in result.out
+    assert result.out.count("watch: not running since ") == 1
     assert evomerge("watch", run, "--every", 5).code == 0

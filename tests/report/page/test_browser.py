@@ -42,16 +42,16 @@ def several_objectives():
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the path")
 def test_the_page_opens_offline_with_no_complaint_and_draws_every_section(tmp_path):
     path = write_report(bench.write(tmp_path / "run", several_objectives()))
-    told = subprocess.run(
+    result = subprocess.run(
         [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", path.as_uri()],
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
-    complaints = [line for line in told.stderr.splitlines() if "CONSOLE" in line]
+    complaints = [line for line in result.stderr.splitlines() if "CONSOLE" in line]
     assert complaints == []
-    dom = Reader(told.stdout)
+    dom = Reader(result.stdout)
     section, drawn, buttons = "", {}, []
     for tag, attributes in dom.elements:
         if tag == "section":

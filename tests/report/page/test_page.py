@@ -271,5 +271,7 @@ def test_reading_a_run_needs_no_torch():
         "import sys, evomerge.report; "
         "print(*sorted({'torch', 'transformers', 'lm_eval', 'ray'} & set(sys.modules)))"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.split() == []
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == []

@@ -4,9 +4,9 @@ from tests.report import report_bench as bench
 
 
 def test_the_best_trials_are_drawn_over_the_others_and_failed_ones_are_not(tmp_path):
-    told = section(Run.read(bench.write(tmp_path / "run")))
-    assert (told["of"], told["lines"], told["rows"], told["dimensions"]) == (3, 3, 2, 2)
-    figure = str(told["figure"])
+    result = section(Run.read(bench.write(tmp_path / "run")))
+    assert (result["of"], result["lines"], result["rows"], result["dimensions"]) == (3, 3, 2, 2)
+    figure = str(result["figure"])
     assert figure.count('class="line s5 back"') == 1
     assert figure.count('class="line s1 front"') == 2
     # trial 6 leads by 0.875 - 0.6; all trials lie at (0.25, 1.0), whose second is the row's end

@@ -15,13 +15,13 @@ def run_with(tmp_path, objectives):
 
 def test_the_front_is_what_no_other_trial_beats(tmp_path):
     # trial 4 is beaten by 6 on both; 6 and 7 trade off; 5 failed
-    told = section(run_with(tmp_path, [[[0.1, 0.0], None], [[0.2, 0.1], [-0.1, 0.3]]]))
-    assert (told["front"], told["of"], told["pairs"]) == (2, 3, 1)
-    assert told["table"] == [
+    result = section(run_with(tmp_path, [[[0.1, 0.0], None], [[0.2, 0.1], [-0.1, 0.3]]]))
+    assert (result["front"], result["of"], result["pairs"]) == (2, 3, 1)
+    assert result["table"] == [
         {"name": "trial 6", "recommended": True, "cells": ["+0.200", "+0.100"]},
         {"name": "trial 7", "recommended": False, "cells": ["−0.100", "+0.300"]},
     ]
-    [figure] = told["figures"]
+    [figure] = result["figures"]
     assert figure.count("<rect") == 5  # the two of the front, the winner's frame, two of the legend
     assert "gain on quiz" in figure
     assert "gain on text" in figure
@@ -39,11 +39,11 @@ def test_constraints_are_a_table_beside_the_held_out_items(tmp_path):
         for e in bench.events()
     ]
     run = Run.read(bench.write(tmp_path / "run", [*events, chosen]))
-    told = constraints.section(run)
-    assert told["rows"] == [
+    result = constraints.section(run)
+    assert result["rows"] == [
         {"text": "quiz >= base", "score": "0.500", "limit": "0.625", "fate": "broken"}
     ]
-    assert "2 of 3 trials satisfied them" in told["said"]
+    assert "2 of 3 trials satisfied them" in result["said"]
     assert "Trial 6 is taken: trial 7 breaks quiz &gt;= 1." in page(run)
     assert constraints.section(Run.read(bench.write(tmp_path / "free"))) == {}
 

@@ -10,9 +10,9 @@ def test_random_trials_are_drawn_apart_and_lead_no_generation(tmp_path):
             if trial["trial"] == 6:  # fitness 0.875, the highest of all
                 trial["kind"] = "random"
     run = Run.read(bench.write(tmp_path / "run", events))
-    told = generations(run)
-    assert told[1].known == [0.65]
-    assert told[1].drawn == [0.875]
+    result = generations(run)
+    assert result[1].known == [0.65]
+    assert result[1].drawn == [0.875]
     shown = section(run)
     assert "scores 0.650" in shown["said"]
     assert "random: +0.275" in str(shown["gain"])  # 0.875 - 0.6

@@ -69,10 +69,10 @@ def test_a_tracker_that_fails_ends_its_logging_and_not_the_study(tmp_path, capsy
             raise RuntimeError("no route\nto host")
 
     log(Broken(tmp_path, None))
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert "nothing more is logged" in told
-    assert "no route to host" in told
+    result = capsys.readouterr().err
+    assert result.count("\n") == 1
+    assert "nothing more is logged" in result
+    assert "no route to host" in result
 
 
 def test_unknown_trackers_and_missing_packages_are_named(tmp_path, monkeypatch):
@@ -92,10 +92,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 events = EventAccumulator({str(tmp_path / "tensorboard")!r}); events.Reload()
 print([(e.step, round(float(e.tensor_proto.float_val[0]), 5)) for e in events.Tensors("gain/best")])
 """
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    assert told.stdout.strip() == str(GAINS)
+    assert result.stdout.strip() == str(GAINS)
 
 
 # mlflow and wandb warn of their own dependencies, and wandb leaves sockets to its service

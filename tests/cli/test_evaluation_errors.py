@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Run
-from tests.cli.test_mistakes import assert_told
+from tests.cli.test_mistakes import assert_refused
 from tests.study.small_study import WORDS
 
 StudyFile = Callable[..., Path]
@@ -76,7 +76,7 @@ def test_check_tells_in_one_line_what_cannot_be_scored(
     edited(study, "small_write", "short", ("documents.jsonl", "odd.jsonl"))
     (home / "mine.py").write_text("def f(model, tokenizer):\n    return 'good'\n")
     (home / "blank.txt").write_text("\n\n")
-    assert_told(evomerge("check", study), *words)
+    assert_refused(evomerge("check", study), *words)
 
 
 def test_a_text_and_functions_are_searched_raced_and_judged_like_tasks(
@@ -99,13 +99,13 @@ def test_a_text_and_functions_are_searched_raced_and_judged_like_tasks(
         "def each(model, tokenizer, items):\n"
         "    return [float(model.get_input_embeddings().weight[i].sum()) for i in items]\n"
     )
-    told = evomerge("check", study)
-    assert told.code == 0, told.err
-    assert "tasks      prose, small_choice, size, each\n" in told.out
-    assert "task 'size': its function gives one number" in told.out
+    result = evomerge("check", study)
+    assert result.code == 0, result.err
+    assert "tasks      prose, small_choice, size, each\n" in result.out
+    assert "task 'size': its function gives one number" in result.out
     run = tmp_path / "run"
-    told = evomerge("search", study, run)
-    assert told.code == 0, told.err
+    result = evomerge("search", study, run)
+    assert result.code == 0, result.err
     verdict = json.loads((run / "verdict.json").read_text())
     assert set(verdict["scores"]["winner"]) == {"prose", "size", "small_choice", "each"}
     assert 0 < verdict["scores"]["winner"]["prose"] < 20
