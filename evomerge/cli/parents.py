@@ -19,7 +19,7 @@ AT_MOST_SECONDS = 120.0  # what takes longer waits for --parents
 
 
 def requests(config: StudyConfig, items: Mapping[str, Any]) -> list[Unit]:
-    """A unit for each model and each middle of two; and by the metric for each parent.
+    """A unit for each model and each midpoint of two; and by the metric for each parent.
 
     Each is tagged (what, name or names).
     """
@@ -32,7 +32,7 @@ def requests(config: StudyConfig, items: Mapping[str, Any]) -> list[Unit]:
     return [
         *(unit(("end", end.name), end.recipe) for end in models),
         *(unit(("metric", e.name), e.recipe, "metric") for e in models if e.kind == "parent"),
-        *(unit(("middle", pair), recipe) for pair, recipe in middles(config).items()),
+        *(unit(("midpoint", pair), recipe) for pair, recipe in middles(config).items()),
     ]
 
 
@@ -40,7 +40,7 @@ def parents_lines(
     config: StudyConfig, scheduler: Scheduler, units: list[Unit], tasks: Tasks
 ) -> list[str]:
     """Score the units, and say in words what came out; what fails is left out."""
-    rows: dict[str, dict[Any, list[OutcomeRow]]] = {"end": {}, "metric": {}, "middle": {}}
+    rows: dict[str, dict[Any, list[OutcomeRow]]] = {"end": {}, "metric": {}, "midpoint": {}}
 
     def keep(unit: Unit, answer: Mapping[str, Any], _worker: int) -> None:
         if "failed" not in answer:
@@ -52,7 +52,7 @@ def parents_lines(
     by_metric = {name: rows["metric"][name] for name in parents if name in rows["metric"]}
     between = {
         pair: midpoint_rows
-        for pair, midpoint_rows in rows["middle"].items()
+        for pair, midpoint_rows in rows["midpoint"].items()
         if {*pair} <= {*rows["end"]}
     }
     mode = config.evaluate.fitness

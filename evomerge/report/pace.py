@@ -44,7 +44,7 @@ class Pace:
             self._items.clear()
             return
         fresh = len(event["trials"]) if event["event"] == "told" else 0
-        if self._told is None:  # a resumed study has finished generations that nobody listened to
+        if self._told is None:  # a resumed study has generations from before this listener
             finished = [ask for ask in record.generations.values() if ask.fitness is not None]
             self._told = sum(len(ask.trials) for ask in finished)
         else:

@@ -18,7 +18,7 @@ from evomerge.study.statistics.pareto import front_of
 
 @dataclass(frozen=True)
 class Driver:
-    """The process that runs a study: does it live, and when did the journal last grow?
+    """The process that runs a study, as seen from outside.
 
     Attributes:
         running: A process is writing to the run.
@@ -30,7 +30,7 @@ class Driver:
 
 
 def not_running_text(driver: Driver) -> str:
-    """That nobody runs a study, in words.
+    """The state of a study that no process runs, in words.
 
     >>> not_running_text(Driver(running=False, last_event=0.0))
     'not running since 1970-01-01 00:00:00 UTC'
@@ -119,7 +119,7 @@ def status_text(record: Record, driver: Driver | None = None) -> str:
 
     Args:
         record: The study so far.
-        driver: Says in the first line that nobody runs an unfinished study; ``None`` leaves it out.
+        driver: Named in the first line if an unfinished study does not run; or ``None``.
     """
     s = summary(record)
     phase = phase_text(s)

@@ -16,7 +16,7 @@ from evomerge.cli.arguments import port
 from evomerge.cli.run_folder import journal_of
 from evomerge.core.errors import UserError
 
-HOST = "127.0.0.1"  # nobody else may look on; use an SSH tunnel from another machine
+HOST = "127.0.0.1"  # not the network; elsewhere use an SSH tunnel
 
 
 def add(commands: Any) -> None:

@@ -81,7 +81,7 @@ class Figure:
     def dot(
         self, x: float, y: float, kind: str, tip: str = "", size: float = 3.5, square: bool = False
     ) -> None:
-        """A point: round, or square, so that colour is not all that tells two kinds apart."""
+        """A point: round, or square, so that two kinds differ by more than their colour."""
         if square:
             self.rect(x - size, y - size, 2 * size, 2 * size, kind, tip)
             return

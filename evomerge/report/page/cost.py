@@ -112,7 +112,7 @@ _PARTS = ("build the merge", "forward pass", "everything else")
 def _timeline(run: Run, workers: Sequence[str]) -> Markup:
     """One lane per worker; deliveries of one phase that follow closely are drawn as one.
 
-    Time while nobody had the study open is left out.
+    Time in which no process had the study open is left out.
     """
     total = max(run.wall_seconds, 1e-9)
     unit, name = _unit(total)
