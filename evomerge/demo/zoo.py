@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from evomerge.core.errors import UserError
-from evomerge.core.folder import checksum, is_complete, only_builder, written_whole
 from evomerge.demo.children import Children, Step
+from evomerge.demo.folder import checksum, is_complete, only_builder, written_whole
 from evomerge.demo.language import WORDS
 from evomerge.demo.mixtures import EXPERTS, base_mixture, expert_mixture, readable
 from evomerge.demo.settings import Settings

@@ -1,7 +1,11 @@
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from evomerge.core.errors import UserError
-from evomerge.core.folder import MARKER, is_complete, only_builder, written_whole
+from evomerge.demo.folder import MARKER, is_complete, only_builder, written_whole
 
 
 def _write(folder, made_from, text="weights"):
@@ -63,7 +67,11 @@ def test_a_folder_that_is_not_ours_is_never_replaced(tmp_path):
 
 
 def test_what_a_killed_run_left_is_cleared(tmp_path):
-    (tmp_path / ".partial-base-x").mkdir()
-    (tmp_path / ".partial-base-x" / "model").write_text("half")
+    kill = "import os; from pathlib import Path; from evomerge.demo.folder import written_whole\n"
+    kill += "with written_whole(Path('base'), {}) as folder:\n    os.kill(os.getpid(), 9)"
+    died = subprocess.run([sys.executable, "-c", kill], cwd=tmp_path, check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert [path.name.startswith(".base.partial-") for path in tmp_path.iterdir()] == [True]
     with only_builder(tmp_path):
-        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+        _write(tmp_path / "base", {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "base"]

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from evomerge.core.errors import UserError
-from evomerge.core.folder import MARKER
 from evomerge.demo import Step, make_zoo, write_study
 from evomerge.demo.children import Children
+from evomerge.demo.folder import MARKER
 
 FOUND = ("reverse", "max", "ja")
 TINY = {"hidden": 32, "layers": 2, "base_steps": 5, "expert_steps": 2}

@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: Nothing can be scored around the winner.
     """
-    from evomerge.core.partial import telling, write_text
+    from evomerge.core.atomic import user_errors, write_text
     from evomerge.report.explain import explanation, explanation_text
 
     directory: Path = arguments.directory
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.around is not None:
         data["landscape"] = _landscape(directory, arguments.around, data["importance"])
         text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
-        with telling(directory / "explain.json"):
+        with user_errors(directory / "explain.json"):
             write_text(directory / "explain.json", text)
     print(json.dumps(data, ensure_ascii=False) if arguments.json else explanation_text(data))
 

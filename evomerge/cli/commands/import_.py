@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from evomerge.core.atomic import write_text
 from evomerge.core.errors import UserError
-from evomerge.core.partial import write_text
 
 
 def add(commands: Any) -> None:

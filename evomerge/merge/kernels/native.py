@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evomerge.core.partial import beside, write_text
+from evomerge.core.atomic import beside, write_text
 from evomerge.merge.kernels.blocked import BlockedKernels
 from evomerge.merge.kernels.delta import Delta
 from evomerge.merge.kernels.operation import Dropping, Kernels, Kind, Operation, Part

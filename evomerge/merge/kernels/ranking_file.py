@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from evomerge.core.partial import beside
+from evomerge.core.atomic import beside
 from evomerge.merge.kernels.delta import Delta
 from evomerge.merge.kernels.ranking import Ranking, rank
 

@@ -11,8 +11,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from evomerge.core.atomic import write_text
 from evomerge.core.errors import UserError
-from evomerge.core.partial import write_text
 from evomerge.report.page import (
     anchors,
     coefficients,

@@ -27,8 +27,8 @@ from typing import Any, BinaryIO, Self
 import orjson
 
 from evomerge.core import faults
+from evomerge.core.atomic import cause, sync
 from evomerge.core.errors import UserError
-from evomerge.core.partial import cause, sync
 from evomerge.study.journal.event_check import EventCheck
 from evomerge.study.journal.events import upgraded
 from evomerge.study.journal.lock import Holder, take_lock

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evomerge.core.partial import telling, write_text
+from evomerge.core.atomic import user_errors, write_text
 from evomerge.merge.output.card import model_card
 from evomerge.recipe.recipe import Recipe
 from evomerge.study.journal.record import Record
@@ -36,7 +36,7 @@ def write_study_card(directory: Path, record: Record) -> Path | None:
     if record.verdict is None or not model or not (directory / model).is_dir():
         return None
     card: Path = directory / model / "README.md"
-    with telling(card):
+    with user_errors(card):
         write_text(card, study_card(record, directory.resolve().name))
     return card
 

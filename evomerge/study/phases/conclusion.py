@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge.core.partial import telling, write_text
+from evomerge.core.atomic import user_errors, write_text
 from evomerge.recipe.recipe import Recipe
 from evomerge.study.config import StudyConfig
 from evomerge.study.journal.trials import TrialRecord
@@ -181,14 +181,14 @@ class Finish:
         recipe = Recipe.from_dict(trial.recipe)
         best = self.directory / "best"
         told = json.dumps(judged, indent=1, ensure_ascii=False) + "\n"
-        with telling(best):
+        with user_errors(best):
             best.mkdir(exist_ok=True)
             _sweep(best)
             write_text(best / "recipe.yaml", recipe.to_yaml())
             write_text(self.directory / "verdict.json", told)
         translated = self.ledger.request(do="translate", recipe=trial.recipe)
         if translated["mergekit"] is not None:
-            with telling(best):
+            with user_errors(best):
                 write_text(best / "mergekit.yaml", translated["mergekit"])
         else:
             (best / "mergekit.yaml").unlink(missing_ok=True)  # an earlier winner's

@@ -1,21 +1,18 @@
-"""Folders that appear whole or not at all, and say what they were made from."""
+"""Marks the zoo's folders with what they were made from: a complete one is not made again."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from evomerge.core.atomic import atomic_folder
 from evomerge.core.errors import UserError
-from evomerge.core.partial import sync
 
 MARKER = "zoo.json"
-_PARTIAL = ".partial-"
 _LOCK = ".lock"
 
 
@@ -35,32 +32,18 @@ def written_whole(folder: Path, made_from: Mapping[str, object]) -> Iterator[Pat
     user's, and a `UserError`.
     """
     _refuse_to_replace_others(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL}{folder.name}-", dir=folder.parent))
-    try:
-        partial.chmod(0o755)  # mkdtemp's folders are the owner's alone
+    with atomic_folder(folder, replace=True) as partial:
         yield partial
         marker = {"made_from": made_from, "sha256": _checksums(partial)}
         (partial / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
-        for file in partial.iterdir():
-            sync(file)
-        if folder.exists():
-            folder.rename(partial.with_name(f"{partial.name}-old"))
-        partial.rename(folder)
-        sync(folder.parent)
-    finally:
-        for leftover in folder.parent.glob(f"{partial.name}*"):
-            shutil.rmtree(leftover, ignore_errors=True)
 
 
 @contextmanager
 def only_builder(directory: Path) -> Iterator[None]:
-    """Hold `directory` for this process, wait for another that holds it, clear what others left."""
+    """Lock `directory` for this process; wait while another one has it."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / _LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file closes, or the process dies
-        for leftover in directory.glob(f"{_PARTIAL}*"):
-            shutil.rmtree(leftover, ignore_errors=True)
         yield
 
 

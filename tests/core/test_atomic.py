@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from evomerge.core import faults, partial
+from evomerge.core import atomic, faults
 from evomerge.core.atomic import atomic_folder
 from evomerge.core.errors import UserError
 
@@ -24,13 +24,13 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
     file = tmp_path / "file.txt"
-    partial.write_text(file, "old")
+    atomic.write_text(file, "old")
     arm(monkeypatch, f"{point}:1:eio")
     with pytest.raises(OSError, match="Input/output error"):
-        partial.write_text(file, "new")
+        atomic.write_text(file, "new")
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.txt"]
     assert file.read_text() == "old"
-    partial.write_text(file, "new")
+    atomic.write_text(file, "new")
     assert file.read_text() == "new"
 
 
@@ -68,7 +68,7 @@ def test_what_a_killed_process_left_is_swept_and_what_a_living_one_makes_is_not(
     assert killed.returncode == -9
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(".model.partial-")
-    ours = partial.beside(target.with_name("other"))
+    ours = atomic.beside(target.with_name("other"))
     ours.mkdir()
     others = tmp_path / ".model.partial-elsewhere-1-1"  # of another machine: not ours to judge
     others.mkdir()
