@@ -67,9 +67,11 @@ def test_a_folder_that_is_not_ours_is_never_replaced(tmp_path):
 
 
 def test_what_a_killed_run_left_is_cleared(tmp_path):
-    kill = "import os; from pathlib import Path; from evomerge.demo.folder import written_whole\n"
-    kill += "with written_whole(Path('base'), {}) as folder:\n    os.kill(os.getpid(), 9)"
-    died = subprocess.run([sys.executable, "-c", kill], cwd=tmp_path, check=False)
+    kill = (
+        "import os, sys; from pathlib import Path; from evomerge.demo.folder import written_whole\n"
+    )
+    kill += "with written_whole(Path(sys.argv[1]), {}):\n    os.kill(os.getpid(), 9)"
+    died = subprocess.run([sys.executable, "-c", kill, tmp_path / "base"], check=False)
     assert died.returncode == -signal.SIGKILL
     assert [path.name.startswith(".base.partial-") for path in tmp_path.iterdir()] == [True]
     with only_builder(tmp_path):
