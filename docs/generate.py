@@ -155,7 +155,7 @@ def commands() -> str:
 
     lines = [
         "# Commands\n",
-        "Exit codes: 0 done; 1 a fault of evomerge; 2 yours, told in one line; 130 interrupted and "
+        "Exit codes: 0 success; 1 internal error; 2 user error, in one line; 130 interrupted and "
         "resumable.\n",
     ]
     subcommands = next(

@@ -115,7 +115,7 @@ def test_the_command_tells_the_worst_and_the_whole(tmp_path, capsys):
     assert lines[6].startswith("saved whole: model.layers.0.input_layernorm.weight, ")
     assert lines[7] == "left out: lm_head.weight, model.embed_tokens.weight"
     told = json.loads((out / "extraction.json").read_text())["relative_error"]
-    assert lines[8] == f"relative error {told:.4f}, what was left out included"
+    assert lines[8] == f"relative error {told:.4f}, counting what was left out"
     assert lines[9] == f"wrote {out}"
     assert main(command) == 2
     assert "already exists" in capsys.readouterr().err

@@ -216,7 +216,7 @@ def test_status_has_the_promised_keys_and_counts():
         "item_evaluations": 14,  # 4 trials x 3 items, one in the race, one in the verdict
         "best": {"trial": 2, "fitness": 0.7, "gain": None, "scores": {"quiz": 0.5, "text": -3.0}},
         "seconds": {"build": 3.0, "forward": 12.0, "total": 18.0},
-        "verdict": {"improvement_shown": False, "winner": {"kind": "trial"}},
+        "verdict": {key: value for key, value in VERDICT.items() if key != "event"},
     }
     empty = Record().status()
     assert empty["best"] is None
