@@ -33,8 +33,8 @@ def built(recipe, tmp_path):
 def assert_is(recipe, run, weights, tmp_path):
     merged, loaded = built(recipe, tmp_path), [load(folder) for folder in run]
     for name, tensor in merged.items():
-        held = zip(weights, loaded, strict=True)
-        expected = sum(weight * model[name].double() for weight, model in held)
+        weighted = zip(weights, loaded, strict=True)
+        expected = sum(weight * model[name].double() for weight, model in weighted)
         torch.testing.assert_close(tensor.double(), expected, rtol=1e-6, atol=1e-7)
 
 
@@ -49,8 +49,8 @@ def test_swa_is_a_running_mean(run, tmp_path):
     # Izmailov 2018: w_swa <- (n w_swa + w) / (n + 1)
     running = {name: tensor.double() for name, tensor in load(run[0]).items()}
     for n, folder in enumerate(run[1:], 1):
-        held = load(folder)
-        running = {k: (n * mean + held[k].double()) / (n + 1) for k, mean in running.items()}
+        tensors = load(folder)
+        running = {k: (n * mean + tensors[k].double()) / (n + 1) for k, mean in running.items()}
     for recipe, place in [(trajectory.uniform(run), "u"), (trajectory.cumulative(run), "c")]:
         for name, tensor in built(recipe, tmp_path / place).items():
             torch.testing.assert_close(tensor.double(), running[name], rtol=1e-6, atol=1e-7)
@@ -70,8 +70,8 @@ def test_ema_is_its_recursion(run, tmp_path):
     decay = 0.7
     average = {name: tensor.double() for name, tensor in load(run[0]).items()}
     for folder in run[1:]:
-        held = load(folder)
-        average = {k: decay * m + (1 - decay) * held[k].double() for k, m in average.items()}
+        tensors = load(folder)
+        average = {k: decay * m + (1 - decay) * tensors[k].double() for k, m in average.items()}
     recipe = trajectory.ema(run, decay=decay)
     for name, tensor in built(recipe, tmp_path / "ema").items():
         torch.testing.assert_close(tensor.double(), average[name], rtol=1e-6, atol=1e-7)
@@ -148,7 +148,7 @@ def test_a_soup_of_averages_gives_every_run_the_same_say(run, tmp_path):
         (lambda run: trajectory.soup_of_averages([run]), "expected two or more runs"),
     ],
 )
-def test_what_cannot_be_averaged_is_told(run, wrong, message):
+def test_an_average_that_cannot_be_made_is_refused_with_the_reason(run, wrong, message):
     with pytest.raises(UserError, match=message):
         wrong(run)
 
@@ -160,8 +160,8 @@ def printed(capsys, *arguments):
 
 def test_the_command_prints_the_recipe(run, tmp_path, capsys):
     (tmp_path / "ema.yaml").write_text(printed(capsys, "ema", *run, "--decay", 0.5))
-    held = Recipe.from_yaml(tmp_path / "ema.yaml")
-    assert held == trajectory.ema(run, decay=0.5)
+    recipe = Recipe.from_yaml(tmp_path / "ema.yaml")
+    assert recipe == trajectory.ema(run, decay=0.5)
     folder = run[0].rpartition("/")[0]
     file = tmp_path / "last.yaml"
     assert printed(capsys, "last", folder, "--k", 2, "--out", file) == f"{file}\n"

@@ -32,8 +32,8 @@ def linear(a=1.0, b=1.0, **more):
 
 def test_a_gradient_over_four_layers_is_read_as_mergekit_reads_it():
     # mergekit 0.1.5, run on four layers: [0, .5, 1] gives 0, .333, .667, 1
-    found = [values(linear(a=[0, 0.5, 1]), layer(n))["weight"][0] for n in range(4)]
-    assert found == pytest.approx([0, 1 / 3, 2 / 3, 1], abs=1e-15)
+    weights = [values(linear(a=[0, 0.5, 1]), layer(n))["weight"][0] for n in range(4)]
+    assert weights == pytest.approx([0, 1 / 3, 2 / 3, 1], abs=1e-15)
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,8 @@ def test_a_gradient_over_four_layers_is_read_as_mergekit_reads_it():
     ],
 )
 def test_knots_are_spread_over_the_depth(knots, depth, expected):
-    found = [values(linear(a=knots), layer(n), depth)["weight"][0] for n in range(depth)]
-    assert found == pytest.approx(expected, abs=1e-15)
+    weights = [values(linear(a=knots), layer(n), depth)["weight"][0] for n in range(depth)]
+    assert weights == pytest.approx(expected, abs=1e-15)
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ BLOCKS = {
 
 
 def block_values(name):
-    found = values(BLOCKS, name)
-    return {key: found[key] for key in ("weight", "density", "lambda") if key in found}
+    parameters = values(BLOCKS, name)
+    return {key: parameters[key] for key in ("weight", "density", "lambda") if key in parameters}
 
 
 def test_a_model_in_a_block_comes_before_the_block_and_the_block_before_the_recipe():

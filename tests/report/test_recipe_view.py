@@ -108,10 +108,10 @@ def test_every_value_is_the_one_that_the_merge_uses(document, checkpoints):
             per_model = isinstance(used, list)
             models = [ref.model for ref in job.models] if per_model else [None]
             for model, expected in zip(models, used if per_model else [used], strict=True):
-                found = recipe_view.value(view, parameter, model, spot, LAYERS)
-                if found is None:  # the recipe says nothing: the method's default holds
+                shown = recipe_view.value(view, parameter, model, spot, LAYERS)
+                if shown is None:  # the recipe says nothing: the method's default holds
                     continue
-                assert found == pytest.approx(expected), (spot, parameter, model)
+                assert shown == pytest.approx(expected), (spot, parameter, model)
                 compared += 1
     assert compared >= len(recipe_view.spots(LAYERS))
 

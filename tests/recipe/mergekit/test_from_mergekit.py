@@ -36,8 +36,8 @@ def imported(text, folder="/nowhere"):
 
 
 def test_a_plain_configuration_keeps_its_words():
-    found = imported(TIES)
-    assert found.recipe.to_dict() == {
+    result = imported(TIES)
+    assert result.recipe.to_dict() == {
         "merge_method": "ties",
         "base_model": "base",
         "models": [
@@ -52,12 +52,12 @@ def test_a_plain_configuration_keeps_its_words():
         "dtype": "bfloat16",
         "out_dtype": "float16",
     }
-    (note,) = found.notes
+    (note,) = result.notes
     assert note.startswith("dtype bfloat16: ")
 
 
 def test_the_one_module_is_the_recipe_and_its_parameters_come_before_the_global_ones():
-    found = imported("""
+    result = imported("""
 merge_method: task_arithmetic
 base_model: base
 modules:
@@ -72,9 +72,9 @@ modules:
 parameters: {lambda: [0.1, 0.9], normalize: true}
 dtype: float32
 """).recipe
-    assert found.slices[0].base_model == "c"
-    assert [source.model for source in found.slices[0].sources] == ["a", "base"]
-    assert found.parameters == {
+    assert result.slices[0].base_model == "c"
+    assert [source.model for source in result.slices[0].sources] == ["a", "base"]
+    assert result.parameters == {
         "lambda": [{"value": 0.5, "filter": "mlp"}, {"value": [0.1, 0.9]}],
         "normalize": False,
     }
@@ -82,14 +82,14 @@ dtype: float32
 
 def test_modules_that_all_say_the_same_are_a_merge_of_the_whole():
     same = "{models: [{model: x, parameters: {weight: 0.5}}, y], parameters: {weight: 1}}"
-    found = imported(
+    result = imported(
         f"merge_method: linear\nmodules: {{encoder: {same}, decoder: {same}}}\n"
     ).recipe
-    assert [(e.model, dict(e.parameters)) for e in found.models] == [
+    assert [(e.model, dict(e.parameters)) for e in result.models] == [
         ("x", {"weight": 0.5}),
         ("y", {}),
     ]
-    assert found.parameters == {"weight": 1.0}
+    assert result.parameters == {"weight": 1.0}
 
 
 @pytest.mark.parametrize("method", ["linear", "karcher"])
@@ -101,37 +101,37 @@ base_model: c
 dtype: float32
 {"parameters: {weight: 1.0}" if method == "linear" else ""}
 """
-    found = imported(text)
-    assert [entry.model for entry in found.recipe.models] == ["a", "b", "c"]
-    assert any("is one more model" in note for note in found.notes)
+    result = imported(text)
+    assert [entry.model for entry in result.recipe.models] == ["a", "b", "c"]
+    assert any("is one more model" in note for note in result.notes)
     listed = imported(text.replace("[a, b]", "[a, c]"))
     assert [entry.model for entry in listed.recipe.models] == ["a", "c"]
     assert not any("is one more model" in note for note in listed.notes)
 
 
 def test_what_mergekit_makes_nothing_of_is_left_out_with_a_note():
-    found = imported("""
+    result = imported("""
 merge_method: task_arithmetic
 base_model: base
 models: [{model: a, parameters: {weight: 1, density: 0.5}}]
 parameters: {rescale: true}
 dtype: float32
 """)
-    assert found.recipe.models[0].parameters == {"weight": 1.0}
-    assert found.recipe.parameters == {}
-    assert [note.split()[0] for note in found.notes] == ["density", "rescale"]
+    assert result.recipe.models[0].parameters == {"weight": 1.0}
+    assert result.recipe.parameters == {}
+    assert [note.split()[0] for note in result.notes] == ["density", "rescale"]
 
 
 @pytest.mark.parametrize("method", ["della_linear", "dare_ties"])
 def test_truths_may_be_numbers_as_mergekit_writes_them(method):
-    found = imported(f"""
+    result = imported(f"""
 merge_method: {method}
 base_model: base
 models: [{{model: a, parameters: {{weight: 1}}}}]
 parameters: {{normalize: 0.0, rescale: [{{filter: mlp, value: 1.0}}, {{value: [0, 1]}}]}}
 dtype: float32
 """)
-    assert found.recipe.parameters == {
+    assert result.recipe.parameters == {
         "normalize": False,
         "rescale": [{"value": True, "filter": "mlp"}, {"value": [False, True]}],
     }
@@ -150,9 +150,9 @@ dtype: float32
 def test_without_a_dtype_the_parents_own_is_written(tmp_path):
     make_family(tmp_path, dtype="bfloat16", layers=1)
     text = LINEAR.replace("dtype: float32", "")
-    found = imported(text, tmp_path)
-    assert (found.recipe.dtype, found.recipe.out_dtype) == ("float32", "bfloat16")
-    assert found.recipe.models[0].model == str(tmp_path / "a")
+    result = imported(text, tmp_path)
+    assert (result.recipe.dtype, result.recipe.out_dtype) == ("float32", "bfloat16")
+    assert result.recipe.models[0].model == str(tmp_path / "a")
     elsewhere = imported(text)
     assert elsewhere.recipe.out_dtype is None
     assert any("written in float32" in note for note in elsewhere.notes)
@@ -169,8 +169,8 @@ def test_without_a_dtype_the_parents_own_is_written(tmp_path):
 def test_without_a_dtype_the_wider_of_the_parents_is_written(tmp_path, low, high, expected):
     make_model(tmp_path / "a", dtype=low, layers=1)
     make_model(tmp_path / "b", dtype=high, layers=1)
-    found = imported(LINEAR.replace("dtype: float32", ""), tmp_path)
-    assert (found.recipe.dtype, found.recipe.out_dtype) == ("float32", expected)
+    result = imported(LINEAR.replace("dtype: float32", ""), tmp_path)
+    assert (result.recipe.dtype, result.recipe.out_dtype) == ("float32", expected)
 
 
 @pytest.mark.parametrize(

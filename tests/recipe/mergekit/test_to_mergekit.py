@@ -47,10 +47,10 @@ def setting(draw, low=0.0, high=1.0):
 
 
 def entry(draw, model, method):
-    own = {"weight": setting(draw, -1.0, 1.0)}
+    parameters = {"weight": setting(draw, -1.0, 1.0)}
     if "density" in OF_METHOD[method] and draw.random() < 0.5:
-        own["density"] = setting(draw, 0.2)
-    return {"model": model, "parameters": own}
+        parameters["density"] = setting(draw, 0.2)
+    return {"model": model, "parameters": parameters}
 
 
 def recipe_with_blocks(draw, methods):
@@ -249,7 +249,7 @@ def test_a_tensor_whose_name_holds_anothers_gets_its_own_value():
     ]
     recipe = recipe_of(FAMILY, "task_arithmetic", cases, blocks=[{"components": "norm"}])
     content = exported(recipe, names).content
-    found = Recipe.from_dict(content).slices[0].sources[0].parameters["weight"]
-    assert [resolve(found, name, 0.0) for name in names] == [
+    weight = Recipe.from_dict(content).slices[0].sources[0].parameters["weight"]
+    assert [resolve(weight, name, 0.0) for name in names] == [
         resolve(cases, name, 0.0) for name in names
     ]

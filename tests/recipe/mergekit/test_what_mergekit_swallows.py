@@ -189,9 +189,9 @@ def zoo(pristine, tmp_path):
 
 
 def edit(folder, change):
-    held = load_file(folder / "model.safetensors")
-    change(held)
-    save_file(held, folder / "model.safetensors", metadata={"format": "pt"})
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def configure(folder, **changes):
@@ -209,25 +209,25 @@ def more_rows_than_tokens_differ(zoo):
 
 def wider(zoo):
     name = "model.layers.1.mlp.up_proj.weight"
-    edit(zoo / "b", lambda held: held.update({name: torch.zeros(25, 16)}))
+    edit(zoo / "b", lambda tensors: tensors.update({name: torch.zeros(25, 16)}))
 
 
 def lacking(zoo):
-    edit(zoo / "b", lambda held: held.pop("model.layers.0.self_attn.q_proj.weight"))
+    edit(zoo / "b", lambda tensors: tensors.pop("model.layers.0.self_attn.q_proj.weight"))
 
 
 def lacking_one_of_few(zoo):
-    edit(zoo / "b", lambda held: held.pop("lm_head.weight"))
+    edit(zoo / "b", lambda tensors: tensors.pop("lm_head.weight"))
 
 
 def a_head_for_a_tied_base(zoo):
     for model in ("base", "a"):
         configure(zoo / model, tie_word_embeddings=True)
-        edit(zoo / model, lambda held: held.pop("lm_head.weight"))
+        edit(zoo / model, lambda tensors: tensors.pop("lm_head.weight"))
 
 
 def spare_tensor(zoo):
-    edit(zoo / "b", lambda held: held.update({"model.extra.weight": torch.zeros(2)}))
+    edit(zoo / "b", lambda tensors: tensors.update({"model.extra.weight": torch.zeros(2)}))
 
 
 def other_counts(zoo):
@@ -236,8 +236,8 @@ def other_counts(zoo):
 
 
 def not_finite(zoo):
-    def spoil(held):
-        held["model.layers.1.mlp.down_proj.weight"][3, 4] = float("nan")
+    def spoil(tensors):
+        tensors["model.layers.1.mlp.down_proj.weight"][3, 4] = float("nan")
 
     edit(zoo / "b", spoil)
 
@@ -336,10 +336,10 @@ def test_the_command_line_tells_it_in_one_line(name, command, zoo, tmp_path, cap
         recipe = tmp_path / "imported.yaml"
     capsys.readouterr()
     assert main(["build", str(recipe), str(tmp_path / "out")]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith("evomerge: error: ")
-    assert told.err.count("\n") == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("evomerge: error: ")
+    assert printed.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -354,4 +354,4 @@ def test_the_command_line_names_the_key(name, command, tmp_path, capsys):
     out = [] if command == "export" else [str(tmp_path / "out")]
     assert main([command, str(file), *out]) == 2
     assert path[-1] in capsys.readouterr().err
-    assert [held.name for held in tmp_path.iterdir()] == ["recipe.yaml"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["recipe.yaml"]

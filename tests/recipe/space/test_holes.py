@@ -16,9 +16,9 @@ def parts(document):
 
 def test_knots_of_one_hole_share_a_gradient_and_a_group():
     models = [{"model": f"/zoo/{m}", "parameters": {"weight": {"knots": 2}}} for m in "ab"]
-    found = parts({"merge_method": "linear", "models": models})
-    assert list(found) == [f"models[{m}].weight[{k}]" for m in "ab" for k in (0, 1)]
-    assert found["models[b].weight[1]"] == {
+    by_name = parts({"merge_method": "linear", "models": models})
+    assert list(by_name) == [f"models[{m}].weight[{k}]" for m in "ab" for k in (0, 1)]
+    assert by_name["models[b].weight[1]"] == {
         **PLAIN,
         "parameter": "weight",
         "model": "b",
@@ -35,8 +35,10 @@ def test_a_block_gives_its_layers_and_the_group_leaves_them_out():
         {"components": ["mlp"], "merge_method": {"choice": ["slerp"]}, "parameters": {"t": 0.5}},
     ]
     models = [{"model": "a"}, {"model": "b"}]
-    found = parts({"merge_method": "slerp", "base_model": "a", "models": models, "blocks": blocks})
-    assert found == {
+    by_name = parts(
+        {"merge_method": "slerp", "base_model": "a", "models": models, "blocks": blocks}
+    )
+    assert by_name == {
         "blocks[0:2,attention].t": PLAIN
         | {"parameter": "t", "block": "0:2,attention", "layers": (0, 2), "group": "[attention].t"},
         **{
@@ -56,8 +58,8 @@ def test_a_value_of_a_list_is_a_knot_and_a_case_of_a_filter_is_none():
         {"model": "a", "parameters": {"weight": ["search", 0.5, "search"]}},
         {"model": "b", "parameters": {"weight": cases}},
     ]
-    found = parts({"merge_method": "linear", "models": models})
-    knots = {name: (part["gradient"], part["knot"]) for name, part in found.items()}
+    by_name = parts({"merge_method": "linear", "models": models})
+    knots = {name: (part["gradient"], part["knot"]) for name, part in by_name.items()}
     assert knots == {
         "models[a].weight[0]": ("models[a].weight", 0),
         "models[a].weight[2]": ("models[a].weight", 2),
@@ -69,5 +71,7 @@ def test_a_value_of_a_list_is_a_knot_and_a_case_of_a_filter_is_none():
 def test_gradients_of_the_same_name_are_kept_apart():
     blocks = [{"layers": [0, 2], "parameters": {"t": {"knots": 2}}}] * 2
     models = [{"model": "a"}, {"model": "b"}]
-    found = parts({"merge_method": "slerp", "base_model": "a", "models": models, "blocks": blocks})
-    assert {part["gradient"] for part in found.values()} == {"blocks[0:2].t", "blocks[0:2].t~2"}
+    by_name = parts(
+        {"merge_method": "slerp", "base_model": "a", "models": models, "blocks": blocks}
+    )
+    assert {part["gradient"] for part in by_name.values()} == {"blocks[0:2].t", "blocks[0:2].t~2"}

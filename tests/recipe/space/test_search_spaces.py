@@ -378,8 +378,8 @@ def test_every_model_and_one_by_its_number_go_together(zoo):
 
 
 def anchor(method, weight=None, base="base", models="ab", **more):
-    own = {"parameters": {"weight": weight}} if weight is not None else {}
-    document = {"merge_method": method, "models": [{"model": m, **own} for m in models], **more}
+    weights = {"parameters": {"weight": weight}} if weight is not None else {}
+    document = {"merge_method": method, "models": [{"model": m, **weights} for m in models], **more}
     return Recipe.from_dict({**document, **({"base_model": base} if base else {})})
 
 
@@ -439,9 +439,9 @@ def test_the_seed_counts_only_where_something_is_dropped():
             "seed": 1,
         }
     )
-    for seed, found in ((1, True), (2, False)):
+    for seed, has_point in ((1, True), (2, False)):
         wanted = anchor("dare_ties", 0.5, parameters={"density": 0.5}, seed=seed)
-        assert (point_of(dare, wanted) is not None) == found
+        assert (point_of(dare, wanted) is not None) == has_point
 
 
 MIXED = yaml_file.read(shipped()["mixed_methods"])

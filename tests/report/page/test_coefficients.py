@@ -23,10 +23,10 @@ def tips(figure):
 
 
 def test_a_weight_is_drawn_for_each_model_and_layer(tmp_path):
-    found = shown(tmp_path, bench.recipe(0.5), layers=3)
-    assert found["method"] == {"name": "task_arithmetic"}
-    assert [m["title"] for m in found["maps"]] == ["weight"]
-    assert tips(found["maps"][0]["figure"]) == [
+    section = shown(tmp_path, bench.recipe(0.5), layers=3)
+    assert section["method"] == {"name": "task_arithmetic"}
+    assert [m["title"] for m in section["maps"]] == ["weight"]
+    assert tips(section["maps"][0]["figure"]) == [
         "left, outside: 0.250",
         "right, outside: 0.500",
         "left, layer 0: 0.250",
@@ -55,12 +55,12 @@ def test_layers_that_are_alike_share_a_cell_and_constants_are_said_in_words(tmp_
             "models": [{"model": "/zoo/left", "parameters": {"weight": -0.9}}],
         },
     ]
-    found = shown(tmp_path, recipe)
-    assert found["fixed"] == ["density = 0.5", "normalize = true"]
-    cells = tips(found["maps"][0]["figure"])
+    section = shown(tmp_path, recipe)
+    assert section["fixed"] == ["density = 0.5", "normalize = true"]
+    cells = tips(section["maps"][0]["figure"])
     assert "left, layers 0–1: 0.100" in cells
     assert "left, layers 2–3: −0.900" in cells
-    assert "var(--minus)" in str(found["maps"][0]["figure"])
+    assert "var(--minus)" in str(section["maps"][0]["figure"])
 
 
 def test_components_that_differ_get_a_map_each_and_methods_a_strip(tmp_path):
@@ -73,16 +73,18 @@ def test_components_that_differ_get_a_map_each_and_methods_a_strip(tmp_path):
             "parameters": {"density": [0.2, 0.8]},
         }
     ]
-    found = shown(tmp_path, recipe)
-    assert {m["title"] for m in found["maps"]} == {"weight", "density, attention"}
-    assert tips(found["method"]["figure"]) == [
+    section = shown(tmp_path, recipe)
+    assert {m["title"] for m in section["maps"]} == {"weight", "density, attention"}
+    assert tips(section["method"]["figure"]) == [
         "attention, layers 0 to 3: dare_ties",
         "mlp, layers 0 to 3: task_arithmetic",
         "norm, layers 0 to 3: task_arithmetic",
     ]
-    assert "embedding: task_arithmetic" in found["method"]["outside"]
+    assert "embedding: task_arithmetic" in section["method"]["outside"]
 
 
 def test_values_at_the_end_of_their_range_are_pointed_out(tmp_path):
-    found = shown(tmp_path, bench.recipe())  # its point is (0.25, 1.0), ranges are [0, 1]
-    assert found["edges"] == ("1 of 2 values lie at an end of their range: models[left].weight[1].")
+    section = shown(tmp_path, bench.recipe())  # its point is (0.25, 1.0), ranges are [0, 1]
+    assert section["edges"] == (
+        "1 of 2 values lie at an end of their range: models[left].weight[1]."
+    )
