@@ -13,7 +13,7 @@ from evomerge.study.journal.record import Record
 from evomerge.study.journal.trials import AskRecord, TrialRecord
 from evomerge.study.phases.control import compare_arms
 from evomerge.study.statistics.outcome import fitness, weighted
-from evomerge.study.statistics.pareto import front_of
+from evomerge.study.trial import front_of
 
 
 @dataclass(frozen=True)

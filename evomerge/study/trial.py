@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evomerge.recipe.space.dimension import Value
 from evomerge.study.journal.record import Record
 from evomerge.study.journal.trials import AskRecord, Failure, State, TrialRecord
+from evomerge.study.statistics.pareto import hypervolume, pareto_front
 
 if TYPE_CHECKING:
     from evomerge.recipe.recipe import Recipe
@@ -124,30 +125,29 @@ def best_numbers(record: Record) -> list[int]:
     return [told[i] for i in pareto_front(vectors)]
 
 
+def front_of(record: Record) -> dict[str, Any] | None:
+    """Return the Pareto front of gains over the reference by task; ``None`` without objectives.
+
+    Returns:
+        ``trials``, their numbers, and ``hypervolume``, of what they dominate above the reference.
+        Both are of noisy scores on items that differ by generation: partly luck.
+    """
+    vectors: dict[int, Sequence[float]] = {}
+    for ask in record.generations.values():
+        broken_by = ask.violations or (0.0,) * len(ask.trials)
+        told = zip(ask.trials, ask.objectives or (), broken_by, strict=False)
+        vectors |= {n: vector for n, vector, broken in told if vector is not None and not broken}
+    if not vectors:
+        return None
+    numbers = list(vectors)
+    front = [numbers[i] for i in pareto_front([vectors[n] for n in numbers])]
+    zero = [0.0] * len(vectors[numbers[0]])
+    return {"trials": front, "hypervolume": hypervolume([vectors[n] for n in front], zero)}
+
+
 def _broken(ask: AskRecord) -> list[int]:
     """Trials that break a constraint."""
     return [n for n, by in zip(ask.trials, ask.violations or (), strict=False) if by]
-
-
-def pareto_front(vectors: Sequence[Sequence[float]]) -> list[int]:
-    """Places of the vectors that no other one beats: better somewhere, and nowhere worse.
-
-    Args:
-        vectors: Equally long, higher is better.
-
-    >>> pareto_front([(1, 1), (3, 0), (0, 3), (3, 0), (2, 0)])
-    [0, 1, 2, 3]
-    """
-    front: list[int] = []
-    # In falling order nothing is beaten by what comes later, so the front so far decides.
-    for i in sorted(range(len(vectors)), key=lambda i: tuple(vectors[i]), reverse=True):
-        if not any(_beats(vectors[j], vectors[i]) for j in front):
-            front.append(i)
-    return sorted(front)
-
-
-def _beats(a: Sequence[float], b: Sequence[float]) -> bool:
-    return all(x >= y for x, y in zip(a, b, strict=True)) and tuple(a) != tuple(b)
 
 
 def _values(trial: Trial) -> tuple[float, ...]:

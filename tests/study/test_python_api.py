@@ -12,8 +12,9 @@ import pytest
 
 import evomerge as em
 from evomerge.core.errors import StudyEnded, UserError
+from evomerge.study.statistics.pareto import pareto_front
 from evomerge.study.study import Study
-from evomerge.study.trial import Trial, pareto_front
+from evomerge.study.trial import Trial
 from tests.study.small_study import StubWorkers, events, stub_config
 from tests.study.stub_worker import quality
 

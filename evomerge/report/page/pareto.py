@@ -13,7 +13,7 @@ from evomerge.report.charts.svg import Figure, scale, ticks
 from evomerge.report.numbers import number, plural
 from evomerge.report.run import Run
 from evomerge.study.statistics.correlation import rank_correlation
-from evomerge.study.statistics.pareto import front_of
+from evomerge.study.trial import front_of
 
 _MOST_PAIRS, _MOST_ROWS = 4, 12
 _WIDTH, _HEIGHT = 488.0, 330.0

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.core.errors import UserError
-from evomerge.study.journal.journal import JOURNAL, frames
+from evomerge.study.journal.frames import frames
+from evomerge.study.journal.journal import JOURNAL
 from evomerge.study.journal.lock import take_lock
 
 

@@ -1,34 +1,27 @@
-"""Several objectives: what no other trial beats, and how much room that dominates."""
+"""Several objectives have a Pareto front, the vectors that no other beats, and its hypervolume."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-from evomerge.study.journal.record import Record
-from evomerge.study.trial import pareto_front
 
 Vector = Sequence[float]
 
 
-def front_of(record: Record) -> dict[str, Any] | None:
-    """The search's Pareto front, of gains over the reference by task; ``None`` without objectives.
+def pareto_front(vectors: Sequence[Sequence[float]]) -> list[int]:
+    """Return the indices of the vectors that no other beats: better somewhere, nowhere worse.
 
-    Returns:
-        ``trials``, their numbers, and ``hypervolume``, of what they dominate above the reference.
-        Both are of noisy scores on items that differ by generation: partly luck.
+    Args:
+        vectors: Equally long, higher is better.
+
+    >>> pareto_front([(1, 1), (3, 0), (0, 3), (3, 0), (2, 0)])
+    [0, 1, 2, 3]
     """
-    vectors: dict[int, Vector] = {}
-    for ask in record.generations.values():
-        broken_by = ask.violations or (0.0,) * len(ask.trials)
-        told = zip(ask.trials, ask.objectives or (), broken_by, strict=False)
-        vectors |= {n: vector for n, vector, broken in told if vector is not None and not broken}
-    if not vectors:
-        return None
-    numbers = list(vectors)
-    front = [numbers[i] for i in pareto_front([vectors[n] for n in numbers])]
-    zero = [0.0] * len(vectors[numbers[0]])
-    return {"trials": front, "hypervolume": hypervolume([vectors[n] for n in front], zero)}
+    front: list[int] = []
+    # In falling order nothing is beaten by what comes later, so the front so far decides.
+    for i in sorted(range(len(vectors)), key=lambda i: tuple(vectors[i]), reverse=True):
+        if not any(_beats(vectors[j], vectors[i]) for j in front):
+            front.append(i)
+    return sorted(front)
 
 
 def hypervolume(vectors: Sequence[Vector], reference: Vector) -> float:
@@ -51,3 +44,7 @@ def hypervolume(vectors: Sequence[Vector], reference: Vector) -> float:
         volume += (height - floor) * hypervolume(slab, reference[:-1])
         floor = height
     return float(volume)
+
+
+def _beats(a: Sequence[float], b: Sequence[float]) -> bool:
+    return all(x >= y for x, y in zip(a, b, strict=True)) and tuple(a) != tuple(b)

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from evomerge.core.errors import UserError
 from evomerge.study.journal import journal as journal_module
-from evomerge.study.journal.journal import Journal, frames, iterate, read
+from evomerge.study.journal.frames import frames
+from evomerge.study.journal.journal import Journal, iterate, read
 
 EVENTS = [  # of kinds that no version knows, so that anything may be in them
     {"event": "one", "format": 1, "name": "ärger ☃", "config": {"b": 1, "a": [0.1, None, True]}},

@@ -24,10 +24,10 @@ from evomerge.study.phases.feedback import distance
 from evomerge.study.statistics.comparison import Entrant, simplest
 from evomerge.study.statistics.constraints import Constraint, Limits, demoted
 from evomerge.study.statistics.outcome import Tasks
-from evomerge.study.statistics.pareto import front_of, hypervolume
+from evomerge.study.statistics.pareto import hypervolume, pareto_front
 from evomerge.study.statistics.verdict import verdict
 from evomerge.study.study import Study
-from evomerge.study.trial import pareto_front
+from evomerge.study.trial import front_of
 from tests.study.small_study import StubWorkers, stub_config
 
 TASKS: Tasks = {
