@@ -39,6 +39,7 @@ class Record:
         verdict: The last ``verdict`` event, or None.
         exported: The last ``exported`` event, or None.
         seconds: Totals over all workers, ``build``, ``forward`` and ``total``.
+        paid: Worker seconds and items by score kind (``smooth``, ``metric``), reused ones aside.
         item_evaluations: Outcomes journalled, repeated ones included: what was paid for.
         reused: Outcomes taken from other runs.
         halvings: How often batches were halved, because a worker ran out of memory.
@@ -62,6 +63,7 @@ class Record:
     seconds: dict[str, float] = field(
         default_factory=lambda: {"build": 0.0, "forward": 0.0, "total": 0.0}
     )
+    paid: dict[str, tuple[float, int]] = field(default_factory=dict)
     item_evaluations: int = 0
     reused: int = 0
     halvings: int = 0
@@ -264,6 +266,9 @@ class Record:
             self.reused += len(event["rows"])
         else:
             self.item_evaluations += len(event["rows"])
+            seconds, items = self.paid.get(event["mode"], (0.0, 0))
+            seconds += event["seconds"].get("total", 0.0)
+            self.paid[event["mode"]] = (seconds, items + len(event["rows"]))
         for part in self.seconds:
             self.seconds[part] += event["seconds"].get(part, 0.0)
         if event["phase"] in {"anchors", "search", "race", "verdict"}:

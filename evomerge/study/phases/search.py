@@ -21,6 +21,7 @@ from evomerge.study.phases.degenerate import degenerate
 from evomerge.study.phases.feedback import Account, Telling, Told
 from evomerge.study.phases.surrogate import Agreement
 from evomerge.study.statistics.pools import generation_items
+from evomerge.study.workers.durations import final_seconds
 
 
 def start_optimizer(
@@ -226,9 +227,9 @@ class Generations:
         limit = seconds(study.config.search.deadline)
         if limit is None:
             return False
-        paid = study.record.seconds["total"] / max(1, study.record.item_evaluations)
+        # Race and verdict score by the metric, which costs several times the smooth score.
         final = sum(len(ids) for p in ("race", "holdout") for ids in study.pools[p].values())
-        reserve = 3 * final * 12 * paid / study.config.workers.count
+        reserve = final_seconds(study.record.paid, final, study.config.workers.count)
         return time.monotonic() - self._started > limit - min(reserve, limit / 2)
 
     def _check_that_some_live(self, generation: int) -> None:

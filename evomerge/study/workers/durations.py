@@ -11,6 +11,8 @@ from evomerge.study.workers.queue import Unit
 
 REMEMBERED = 200  # units of each mode
 FEWEST = 5  # units before anything is said
+FINAL_RECIPES = 12  # scored on the items of race and verdict, at most
+MARGIN = 1.5  # builds, the export, and the generation that is under way when time is up
 
 
 class Durations:
@@ -43,6 +45,25 @@ class Durations:
     def usual_build(self) -> float:
         """What building takes; 0 while nothing is known."""
         return statistics.median(self._builds) if self._builds else 0.0
+
+
+def final_seconds(paid: Mapping[str, tuple[float, int]], items: int, workers: int) -> float:
+    """Estimate the wall time of race and verdict, which score by the metric.
+
+    Args:
+        paid: Worker seconds and items so far by score kind; where nothing was scored by the
+            metric yet, the dearest known kind stands in for it.
+        items: Items of race and verdict together.
+        workers: How many workers share them.
+
+    >>> final_seconds({"smooth": (10.0, 1000), "metric": (4.0, 100)}, items=100, workers=2)
+    36.0
+    >>> final_seconds({"smooth": (10.0, 1000)}, items=100, workers=2)
+    9.0
+    """
+    prices = {kind: seconds / count for kind, (seconds, count) in paid.items() if count}
+    price = prices.get("metric", max(prices.values(), default=0.0))
+    return MARGIN * FINAL_RECIPES * items * price / workers
 
 
 def _mode(unit: Unit) -> str:
