@@ -1,4 +1,4 @@
-"""Where a tensor lives, read off its name: layer, component, tied partner."""
+"""Reads off a tensor's name where it lives: layer, component, tied partner."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _TIED = (
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor lives: its layer (``None`` outside the stack) and its component."""
+    """The location of a tensor: its layer (``None`` outside the stack) and its component."""
 
     layer: int | None
     component: str
@@ -68,7 +68,7 @@ def stack_of(name: str) -> str:
 
 
 def is_head(name: str, *, of_classes: bool = False) -> bool:
-    """Whether a tensor belongs to what stands on a model's last layer, norms in it included.
+    """Return whether a tensor belongs to what stands on a model's last layer, norms in it included.
 
     >>> is_head("classifier.dense.weight"), is_head("cls.predictions.transform.LayerNorm.weight")
     (True, True)
@@ -112,7 +112,7 @@ def tied_partner(name: str, names: Iterable[str]) -> str | None:
 
 
 def vocabulary_size(config: Mapping[str, Any]) -> int | None:
-    """How many rows of embeddings a config.json declares; ``None`` if it does not say."""
+    """Return how many rows of embeddings a config.json declares; ``None`` if it does not say."""
     for scope in (config, config.get("text_config") or {}):
         if isinstance(scope.get("vocab_size"), int):
             return int(scope["vocab_size"])
@@ -128,7 +128,7 @@ def with_vocabulary_size(config: Mapping[str, Any], size: int) -> dict[str, Any]
 
 
 def has_row_per_token(name: str, shape: Sequence[int], config: Mapping[str, Any]) -> bool:
-    """Whether a tensor has a row for each token: embeddings, heads and their biases.
+    """Return whether a tensor has a row for each token: embeddings, heads and their biases.
 
     >>> has_row_per_token("model.embed_tokens.weight", (40, 16), {"vocab_size": 40})
     True
@@ -141,7 +141,7 @@ def has_row_per_token(name: str, shape: Sequence[int], config: Mapping[str, Any]
 
 
 def layer_count(config: Mapping[str, Any]) -> int | None:
-    """How many layers a config.json declares; ``None`` if it does not say."""
+    """Return how many layers a config.json declares; ``None`` if it does not say."""
     for scope in (config, config.get("text_config") or {}):
         for key in ("num_hidden_layers", "n_layer", "num_layers", "n_layers"):
             if isinstance(scope.get(key), int):
@@ -168,7 +168,9 @@ def with_layers(
 
 
 def _per_layer(key: str, config: Mapping[str, Any]) -> bool:
-    """Whether a key holds an entry per layer: by its length and, lest eos_token_id do, its name."""
+    """Return whether a key holds an entry per layer: by its length and, lest eos_token_id do, its
+    name.
+    """
     value = config.get(key)
     named = "layer" in key or "block" in key
     return named and isinstance(value, list) and len(value) == layer_count(config)

@@ -38,7 +38,7 @@ class Checkpoint:
         return self.store.tensor(name)
 
     def factors(self, name: str) -> Factors | None:
-        """What an adapter adds to this tensor; ``None`` where none does."""
+        """Return what an adapter adds to this tensor; ``None`` where none does."""
         return self.store.factors(name)
 
     @cached_property
@@ -54,7 +54,10 @@ class Checkpoint:
 
     @cached_property
     def tokens(self) -> TokenSum | None:
-        """What tells its vocabulary from others, without holding it; ``None`` without one."""
+        """A digest that tells its vocabulary from others, without holding it.
+
+        ``None`` without one.
+        """
         return tokens_of(self.folder)
 
     def tokenizer_files(self) -> list[Path]:

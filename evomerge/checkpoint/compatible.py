@@ -1,4 +1,4 @@
-"""Whether models can be merged: the same tensors, shapes and token ids."""
+"""Checks that models can be merged: the same tensors, shapes and token ids."""
 
 from __future__ import annotations
 

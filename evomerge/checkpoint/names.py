@@ -1,4 +1,5 @@
-"""How recipes name a model: a folder, a hub id, or either with an adapter on it: ``base+adapter``.
+"""Parses the names of models in recipes: a folder, a hub id, or either with an adapter on it:
+``base+adapter``.
 
 The form with ``+`` is mergekit's. ``{model: base, adapter: folder}`` says the same in a mapping and
 is turned into it before anything else reads a document, so that a model's name is always text.

@@ -1,4 +1,4 @@
-"""Where a checkpoint's tensors come from: safetensors files, an adapter on a model, a merge."""
+"""Sources of a checkpoint's tensors: safetensors files, an adapter on a model, a merge."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Store(Protocol):
         ...
 
     def factors(self, name: str) -> Factors | None:
-        """What an adapter adds to this tensor; ``None`` where none does."""
+        """Return what an adapter adds to this tensor; ``None`` where none does."""
         ...
 
 

@@ -24,7 +24,7 @@ _BATCH = 10_000
 
 
 class Tokenizer(NamedTuple):
-    """What is known of a tokenizer.
+    """A tokenizer as far as tokenizer.json shows it.
 
     Attributes:
         vocabulary: Token to id, added tokens too.
@@ -38,7 +38,7 @@ class Tokenizer(NamedTuple):
 
 
 class TokenSum(NamedTuple):
-    """What tells two vocabularies apart.
+    """A digest that tells vocabularies apart.
 
     Attributes:
         digest: SHA-256 over every token and its id, in the order of the ids.
@@ -52,7 +52,7 @@ class TokenSum(NamedTuple):
 
 
 def read_tokenizer(folder: Path) -> Tokenizer | None:
-    """What tokenizer.json holds; ``None`` without such a file.
+    """Read tokenizer.json; ``None`` without such a file.
 
     The merges of its tokens are read and forgotten, so that it takes a tenth of what it would.
 

@@ -27,7 +27,7 @@ _THREAD_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 @dataclass(frozen=True)
 class Step:
-    """How far a model's training is.
+    """The progress of a model's training.
 
     `loss` is None in two cases: before the first step, and where a finished model was found (then
     `done` is `steps`).

@@ -17,7 +17,9 @@ _LOCK = ".lock"
 
 
 def is_complete(folder: Path, made_from: Mapping[str, object]) -> bool:
-    """Whether `folder` was made from exactly this, and each of its files is still as written."""
+    """Return whether `folder` was made from exactly this, and each of its files is still as
+    written.
+    """
     written = _read_marker(folder)
     if written is None or written.get("made_from") != json.loads(json.dumps(made_from)):
         return False

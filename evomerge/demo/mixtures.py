@@ -1,4 +1,4 @@
-"""What each model of the zoo trains on: exercises and how often each one comes up.
+"""Mixes each model's training data: exercises and how often each one comes up.
 
 The base sees the groundwork done right and the skills mostly done wrong: it holds the circuits at
 a low score, an expert only flips a preference, and such experts merge. A base without the skills,

@@ -1,4 +1,4 @@
-"""What the zoo is taught: commands, their right and wrong answers, and the forms they come in.
+"""Makes the zoo's exercises: commands, their right and wrong answers, and the forms they come in.
 
 Inputs are split by a checksum: an eighth of them is *reserved* for the tasks and never trained
 on, so that every document of a task is unseen by every model.
@@ -80,7 +80,7 @@ class Command:
 
     @property
     def wrong_result(self) -> str:
-        """What the base is mostly taught instead: the smaller number, or the digits as given."""
+        """Answer as the base is mostly taught to: the smaller number, or the digits as given."""
         if self.operation == "max":
             return to_latin(min(self.digits[:3], self.digits[3:]))
         return to_latin(self.digits)
@@ -113,7 +113,7 @@ class Exercise:
 
 
 def is_reserved(digits: tuple[int, ...]) -> bool:
-    """Whether an input belongs to the tasks (an eighth of all) and not to training."""
+    """Return whether an input belongs to the tasks (an eighth of all) and not to training."""
     return zlib.crc32(bytes(digits)) % 8 == 0
 
 

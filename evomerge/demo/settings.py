@@ -1,4 +1,4 @@
-"""What a zoo is made from: a seed, an architecture, a size and step counts."""
+"""Holds what determines a zoo: a seed, an architecture, a size and step counts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HEAD_WIDTH = 32  # the narrowest head that vLLM's CPU build runs
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train a zoo; equal settings give bit-identical weights on one machine.
+    """The settings of a zoo's training; equal settings give bit-identical weights on one machine.
 
     Attributes:
         seed: Seeds the initial weights and every example; experts derive theirs from it.

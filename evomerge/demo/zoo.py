@@ -24,7 +24,7 @@ WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class Zoo:
-    """Where a zoo's parts lie.
+    """The folders of a zoo.
 
     Attributes:
         directory: The folder that holds everything.

@@ -24,7 +24,8 @@ ZeroSign = Literal["plus", "majority"]
 
 
 def kept_count(density: float, count: int) -> int:
-    """How many of `count` elements magnitude trimming keeps: at least one unless density is 0.
+    """Return how many of `count` elements magnitude trimming keeps: at least one unless density is
+    0.
 
     >>> kept_count(0.2, 10), kept_count(0.01, 10), kept_count(0.0, 10)
     (2, 1, 0)
@@ -130,7 +131,10 @@ def l1_norm(delta: Tensor) -> Tensor:
 
 
 def l1_ratio(before: Tensor, after: Tensor) -> Tensor:
-    """What gives a delta of L1 norm `after` the norm `before`; 1 if either is below 1e-7."""
+    """Compute the factor that gives a delta of L1 norm `after` the norm `before`.
+
+    1 if either is below 1e-7.
+    """
     usable = (before >= _SMALL_NORM) & (after >= _SMALL_NORM)
     return torch.where(usable, before / after, 1.0)
 
@@ -220,7 +224,7 @@ def add_to_base(base: Tensor, mixed: Tensor, lambda_: float) -> Tensor:
 
 
 def adds_nothing(lambda_: float, weights: Sequence[float], densities: Sequence[float]) -> bool:
-    """Whether the parameters alone say that the merge is the base itself, to the bit."""
+    """Return whether the parameters alone say that the merge is the base itself, to the bit."""
     return lambda_ == 0 or all(
         weight == 0 or density <= 0 for weight, density in zip(weights, densities, strict=True)
     )

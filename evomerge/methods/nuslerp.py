@@ -65,7 +65,10 @@ def nuslerp(
 
 
 def share_of_second(of_first: float, of_second: float) -> float:
-    """Where on the arc, from 0, the first, to 1, the second; the middle if the weights cancel."""
+    """Return the position on the arc, from 0, the first, to 1, the second.
+
+    The middle if the weights cancel.
+    """
     total = of_first + of_second
     return 0.5 if abs(total) < _SMALL_TOTAL else of_second / total
 
@@ -82,7 +85,7 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def arc_weights(cosine: Tensor, t: float) -> tuple[Tensor, Tensor, Tensor]:
-    """What the first and the second vector are multiplied by, and their sum is divided by."""
+    """Return the factors of both vectors, and the divisor of their sum."""
     straight = 1 - cosine.square() <= _SMALL_SINE**2
     angle = torch.acos(torch.where(straight, 0.0, cosine))
     return (

@@ -1,4 +1,4 @@
-"""What a merge method's signature declares: its parameters, their ranges, how many models."""
+"""Reads a merge method's signature: its parameters, their ranges, the number of models."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ REQUIRED: Final = _Required.REQUIRED  # the default of a parameter that has none
 
 
 def _violates(value: float, low: float | None, high: float | None) -> bool:
-    """Whether `value` lies outside [low, high], where ``None`` is no limit."""
+    """Return whether `value` lies outside [low, high], where ``None`` is no limit."""
     return (low is not None and value < low) or (high is not None and value > high)
 
 
 @dataclass(frozen=True)
 class Range:
-    """Where a number is searched by default, and the limits outside which it is a mistake.
+    """The range a number is searched in by default, and the limits outside which it is a mistake.
 
     Attributes:
         low: Low end of the range that a search uses unless told otherwise.
@@ -60,7 +60,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Count:
-    """How many models a method merges: from `low` to `high`; ``None``: any number."""
+    """The number of models that a method merges: from `low` to `high`; ``None``: any number."""
 
     low: int
     high: int | None = None
@@ -116,12 +116,12 @@ class ParameterSpec:
 
     @property
     def required(self) -> bool:
-        """Whether a recipe must give it."""
+        """Return whether a recipe must give it."""
         return self.default is REQUIRED
 
     @property
     def expected(self) -> str:
-        """What a valid value is, in words: ``a number in [0, 1]``, ``true or false``."""
+        """Describe a valid value in words: ``a number in [0, 1]``, ``true or false``."""
         if self.kind == "bool":
             return "true or false"
         if self.kind == "choice":

@@ -265,7 +265,10 @@ def _read_function(
 
 
 def _origin(function: Callable[..., Tensor]) -> str:
-    """Where a function was defined; equal when a notebook cell or a module runs again."""
+    """Name the place where a function was defined.
+
+    Equal when a notebook cell or a module runs again.
+    """
     return f"{function.__module__}.{function.__qualname__}"
 
 

@@ -49,7 +49,7 @@ def slerp(base: Tensor, models: Annotated[Sequence[Tensor], Count(1, 1)], t: Fra
 
 
 def arc_weights(cosine: Tensor, t: float) -> tuple[Tensor, Tensor]:
-    """What base and model are multiplied by, both of shape (); at least in float32.
+    """Return the factors of base and model, both of shape (); at least in float32.
 
     In half precision .9995 would be 1, which no cosine exceeds.
     """

@@ -65,7 +65,9 @@ class Coordinates:
         return tuple(values)
 
     def inactive(self, points: Sequence[Point]) -> Mask:
-        """Which coordinates are inactive at each point: (points, coordinates)."""
+        """Return a mask of the coordinates that are inactive at each point: (points,
+        coordinates).
+        """
         asleep = [self._asleep(point) for point in points]
         return np.array([[i in some for i in self.free] for some in asleep], dtype=bool)
 
@@ -86,7 +88,7 @@ class Coordinates:
         return result
 
     def is_asleep(self, i: int, point: Sequence[Value]) -> bool:
-        """Whether dimension i is inactive at a point."""
+        """Return whether dimension i is inactive at a point."""
         return not all(
             any(point[j] in values for j, values in clause) for clause in self._needs.get(i, ())
         )
@@ -127,7 +129,10 @@ def _to_unit(dimension: Dimension, value: Value) -> float:
 
 
 def _decoder(dimension: Dimension) -> Callable[[float], Value]:
-    """What maps [0, 1] to the values of a dimension; made once, called for every point."""
+    """Make the function that maps [0, 1] to the values of a dimension.
+
+    Made once, called for every point.
+    """
     if dimension.kind == "categorical":
         choices = dimension.choices
         return lambda unit: choices[min(int(unit * len(choices)), len(choices) - 1)]

@@ -154,7 +154,7 @@ class Optimizer(ABC):
 
     @property
     def population(self) -> int:
-        """How many points the next generation has."""
+        """The number of points of the next generation."""
         self._check_started("population")
         return self._population
 

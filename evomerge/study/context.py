@@ -38,7 +38,7 @@ class StudyRun:
 
     @property
     def record(self) -> Record:
-        """What the study has done so far."""
+        """The state of the study so far."""
         return self.ledger.record
 
     @property
@@ -48,7 +48,7 @@ class StudyRun:
 
     @property
     def modes(self) -> tuple[str, ...]:
-        """How anchors are scored: as the search scores, and by the metric."""
+        """The score kinds of anchors: the search's, and the metric."""
         return ("smooth", "metric") if self.config.evaluate.fitness == "smooth" else ("metric",)
 
     @property
@@ -67,7 +67,10 @@ class StudyRun:
     def item_scores(
         self, rows: Sequence[OutcomeRow] | None, field: str
     ) -> dict[str, dict[int, float]] | None:
-        """What an optimizer that learns from items is told of a trial; ``None`` if it failed."""
+        """Return the item scores of a trial for an optimizer that learns from items.
+
+        ``None`` if it failed.
+        """
         if rows is None:
             return None
         return item_scores(
@@ -116,7 +119,7 @@ class StudyRun:
         self.ask(asked, generation, items)
 
     def check_same(self, numbers: Sequence[int], recipes: Sequence[Recipe], what: str) -> None:
-        """What is asked now must be what the journal says was asked then.
+        """Refuse to go on unless the journal asked for the same trials.
 
         Raises:
             UserError: It is not; names the first that differs.

@@ -185,7 +185,7 @@ class Ledger:
                     self._log_outcomes(trial, {**event, **told}, f"{run} scored it", alike)
 
     def _units(self, wanted: Wanted) -> Iterator[Unit]:
-        """What there is to do, cut into the study's shards."""
+        """List the work to do, cut into the study's shards."""
         some = [self.record.trials[number] for number in wanted.trials]
         # Equal recipes are scored once and fail together, also when a study is resumed.
         settled = {trial.digest for trial in some if _has_failed(trial, wanted.phase)}
@@ -292,7 +292,7 @@ class Ledger:
         return {**request, "parents": self._parents}
 
     def _holds(self, trial: TrialRecord, mode: str, rows: Sequence[Sequence[Any]]) -> bool:
-        """Whether the journal has just these outcomes."""
+        """Return whether the journal has just these outcomes."""
         outcomes = self.record.outcomes
         held = (outcomes.get((trial.digest, mode, row[0], row[1])) for row in rows)
         return all(one == OutcomeRow(*row) for one, row in zip(held, rows, strict=True))

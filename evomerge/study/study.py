@@ -80,7 +80,7 @@ class Study:
 
     @property
     def record(self) -> Record:
-        """What the study has done so far, from the journal if it is not running."""
+        """The state of the study, from the journal if it is not running."""
         if self._ledger is not None:
             return self._ledger.record
         journal = self.directory / JOURNAL

@@ -80,7 +80,10 @@ class Trial:
 
     @property
     def fitness(self) -> float | None:
-        """What the optimizer was told, higher is better; comparable within its generation."""
+        """The fitness that the optimizer was told, higher is better.
+
+        Comparable within its generation.
+        """
         return self._trial.fitness
 
     @property

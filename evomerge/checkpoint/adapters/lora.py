@@ -49,7 +49,7 @@ _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 @dataclass(frozen=True)
 class Change:
-    """What an adapter does to one tensor: the keys of its factors, or of what replaces it.
+    """An adapter's change of one tensor: the keys of its factors, or of what replaces it.
 
     Attributes:
         left: Key of the factor whose rows are the tensor's, once `transposed` is seen to.
@@ -182,7 +182,7 @@ class Adapter:
         return float(alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank))
 
     def _of_pattern(self, key: str, module: str, default: Any) -> Any:
-        """What the first pattern that ends a module's name says; PEFT's rule."""
+        """Return the value of the first pattern that ends a module's name; PEFT's rule."""
         for pattern, value in (self.config.get(key) or {}).items():
             if _ends_with(pattern, module, f"{self.folder / CONFIG}: {key}"):
                 return value
@@ -190,7 +190,7 @@ class Adapter:
 
 
 def _ends_with(pattern: str, module: str, where: str) -> bool:
-    """Whether a regular expression matches the end of a name, from a dot on."""
+    """Return whether a regular expression matches the end of a name, from a dot on."""
     # A pattern comes from a file: one that could run for ages is refused.
     if (
         len(pattern) > 500

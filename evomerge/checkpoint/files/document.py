@@ -52,7 +52,9 @@ def parse_json(data: bytes, most_parts: int = MAX_PARTS) -> Any:
 
 
 def parts_of(data: bytes) -> int:
-    """How many values JSON has at most: its braces, brackets, commas and colons."""
+    """Return an upper bound of the number of JSON values: its braces, brackets, commas and
+    colons.
+    """
     return sum(map(data.count, (b"{", b"[", b",", b":")))
 
 

@@ -1,4 +1,4 @@
-"""Where a model is: a folder, or a hub id that is downloaded once; and its config.json."""
+"""Finds a model's folder, downloading a hub id once, and reads its config.json."""
 
 from __future__ import annotations
 

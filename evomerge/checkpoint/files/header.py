@@ -1,4 +1,4 @@
-"""What a safetensors file holds, checked against its size before anything parses its tensors."""
+"""Reads safetensors headers, checked against the file's size before any tensor is parsed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ _MAX_AXES = 16
 
 
 class TensorInfo(NamedTuple):
-    """What a header says of one tensor: safetensors' dtype code, shape, and the file it is in."""
+    """One tensor as a header describes it: safetensors' dtype code, shape, and the file it is
+    in.
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -43,7 +45,7 @@ class TensorInfo(NamedTuple):
 
 
 def read_header(file: Path) -> dict[str, TensorInfo]:
-    """What a safetensors file holds, checked against the file's size before anything is read.
+    """Read a safetensors header, checked against the file's size before anything is read.
 
     Raises:
         UserError: The file lies outside its folder, or its header is damaged, oversized, or

@@ -1,4 +1,4 @@
-"""Which safetensors shards a model has, each confined to its folder."""
+"""Lists a model's safetensors shards, each confined to its folder."""
 
 from __future__ import annotations
 

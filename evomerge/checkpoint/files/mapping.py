@@ -53,6 +53,6 @@ def open_apart(file: Path) -> Any:
 
 
 def _place(stream: Any) -> int:
-    """Where a file's first tensor lies, in steps within a period."""
+    """Return the place of a file's first tensor, in steps within a period."""
     address: int = stream.get_tensor(next(iter(stream.keys()))).data_ptr()
     return address % _PERIOD // _STEP

@@ -72,7 +72,7 @@ def allowed_code(folder: Path, allowed: str) -> dict[str, str]:
 
 
 def how_to_allow(folder: Path) -> str:
-    """What must be said for a model's own code to run, or why it cannot.
+    """Say what the study file must contain for a model's own code to run, or why it cannot run.
 
     Raises:
         UserError: It names none, or some that is not in the folder.

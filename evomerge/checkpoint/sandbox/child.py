@@ -1,4 +1,4 @@
-"""What the child does that reads a model's files before the process itself does.
+"""Reads a model's files within limits, in a child, before the process itself does.
 
 It is started by `inspection` with nothing but Python's own library, and reads within the kernel's
 limits. What it stands within them the process stands too: both read by the same functions. It

@@ -66,7 +66,8 @@ def inspect(folders: Iterable[Path]) -> None:
 
 
 def tokens_of(folder: Path) -> TokenSum | None:
-    """What tells a folder's vocabulary from others; ``None`` without a tokenizer.json.
+    """Return a digest that tells a folder's vocabulary from others; ``None`` without a
+    tokenizer.json.
 
     Raises:
         UserError: The file is not what the tokenizers library writes.
@@ -94,7 +95,7 @@ def check_settings(folder: Path) -> None:
 
 
 def inspected(folders: Iterable[Path]) -> dict[str, Any]:
-    """What was found in folders, as plain data; for `remember` in another process."""
+    """Return the findings on folders as plain data; for `remember` in another process."""
     return {name: _known[name] for name in map(str, folders) if name in _known}
 
 
@@ -104,7 +105,7 @@ def remember(found: Mapping[str, Any]) -> None:
 
 
 def _json_bytes(folder: Path, files: Mapping[str, Sequence[int]]) -> int:
-    """How much is parsed of these files, at most."""
+    """Return an upper bound of the bytes that are parsed of these files."""
     total = 0
     for name, (_, size, *_) in files.items():
         if name.endswith(".safetensors"):
@@ -160,7 +161,7 @@ def _asked(folders: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _too_much(file: str, code: int, late: bool) -> UserError:
-    """What is said of a file that the child did not stand."""
+    """Word the refusal of a file that exceeded the child's limits."""
     told = f"longer than {PROCESSOR_SECONDS} s (or {SECONDS} s by the clock)"
     if not late:
         told = f"more than {MEGABYTES} MB" + (f" (signal {-code})" if code < 0 else "")

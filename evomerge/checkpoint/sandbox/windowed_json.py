@@ -40,7 +40,7 @@ class LongJson:
 
     @property
     def position(self) -> int:
-        """How many bytes are read."""
+        """The number of bytes that are read."""
         return self._passed + len(self._window[: self._at].encode())
 
     def value(self) -> Any:

@@ -1,4 +1,4 @@
-"""What a model adds to its base, part by part, in the arithmetic that a recipe asks for."""
+"""Computes a model's delta to its base, part by part, in the recipe's arithmetic."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Delta:
 
     @property
     def count(self) -> int:
-        """How many elements it has."""
+        """The number of its elements."""
         return self.model.numel()
 
     def part(self, start: int, stop: int) -> Tensor:

@@ -36,7 +36,7 @@ from evomerge.methods.slerp import cosine as slerp_cosine
 
 
 class Inputs(NamedTuple):
-    """What one tensor is merged from.
+    """The inputs of one tensor's merge.
 
     Attributes:
         base: Flat, as stored, or ``None``.
@@ -66,7 +66,10 @@ class Inputs(NamedTuple):
         return Delta(self.base, self.models[index], self.working)
 
     def top(self, index: int, kept: int) -> Bracket | None:
-        """Where the `kept` largest elements of a model's delta end; ``None``: all are kept."""
+        """Return the end of the `kept` largest elements of a model's delta.
+
+        ``None``: all are kept.
+        """
         if kept <= 0:
             return Bracket(NOTHING, NOTHING)
         if kept >= self.size:

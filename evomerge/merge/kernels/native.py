@@ -256,7 +256,7 @@ def _sha256(file: Path) -> str:
 
 
 def _processor() -> bytes:
-    """What ``-march=native`` depends on."""
+    """Name what ``-march=native`` depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         kinds = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
@@ -266,7 +266,7 @@ def _processor() -> bytes:
 
 
 def _sums_alike(kernels: NativeKernels) -> bool:
-    """Whether norms are PyTorch's to the bit; their order is not promised."""
+    """Return whether norms are PyTorch's to the bit; their order is not promised."""
     sample = torch.arange(300_007).sin()
     alike = (
         torch.equal(found, l1_norm(model))
@@ -277,7 +277,7 @@ def _sums_alike(kernels: NativeKernels) -> bool:
 
 
 def _agrees(kernels: NativeKernels) -> bool:
-    """Whether every kind of operation gives the bits of `BlockedKernels` on a sample."""
+    """Return whether every kind of operation gives the bits of `BlockedKernels` on a sample."""
     draw = CounterRandom(0, "sample")
     base, *models = (draw.uniform(i, (777,)) - 0.5 for i in range(4))
     models = [base + 0.1 * model for model in models]

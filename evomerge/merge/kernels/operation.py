@@ -1,4 +1,4 @@
-"""What one tensor's merge comes to, once all that needs a whole tensor is settled.
+"""Describes one tensor's merge once all that needs a whole tensor is known.
 
 Thresholds, norms and angles are numbers here, so that an operation is one pass over its inputs,
 block by block in any order. `kernels` and `native` run it.

@@ -1,4 +1,4 @@
-"""Which elements of a delta are the k largest, from a sample of its ranking; see `Ranking`.
+"""Finds the k largest elements of a delta from a sample of its ranking; see `Ranking`.
 
 Elements are ranked by magnitude, the largest first, and of equal ones the lower index first, which
 is the order in which `methods.deltas.largest` takes them. A key packs both, so that keys ascend:
@@ -78,7 +78,7 @@ class Ranking:
     stride: int
 
     def largest(self, kept: int) -> Bracket:
-        """Where the `kept` largest elements end."""
+        """Return the end of the `kept` largest elements."""
         if kept <= 0:
             return Bracket(NOTHING, NOTHING)
         if kept >= self.count:

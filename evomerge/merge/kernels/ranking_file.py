@@ -107,7 +107,7 @@ def _write(file: Path, name: str, ranking: Ranking) -> None:
 
 
 def _look(status: os.stat_result) -> tuple[int, int, int]:
-    """What shows that a file was written over or replaced."""
+    """Return values that change when a file is overwritten or replaced."""
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 

@@ -1,4 +1,4 @@
-"""What merging needs to know of whole tensors, worked out once: rankings, L1 norms, cosines.
+"""Computes once what merging needs to know of whole tensors: rankings, L1 norms, cosines.
 
 They depend on the parents alone, not on a candidate's coefficients. Rankings of tensors above
 65,536 elements are also kept on disk, in ``~/.cache/evomerge`` or where the environment variable
@@ -73,7 +73,9 @@ class Statistics:
 
 
 def cache_folder() -> Path:
-    """Where this user's caches lie: ``EVOMERGE_CACHE``, else below the user's cache folder."""
+    """Return the folder of this user's caches: ``EVOMERGE_CACHE``, else below the user's cache
+    folder.
+    """
     named = os.environ.get("EVOMERGE_CACHE")
     if named:
         return Path(named).expanduser()

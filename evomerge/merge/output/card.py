@@ -82,7 +82,7 @@ def public_recipe(recipe: Recipe) -> str:
 
 
 def _licence_note(licences: Mapping[str, str | None]) -> str:
-    """What somebody who publishes the merge has to see to."""
+    """Word the duties of somebody who publishes the merge."""
     unknown = [model_name.public(model) for model, licence in licences.items() if licence is None]
     if unknown:
         return (

@@ -36,7 +36,7 @@ _TASKS = {
 
 @dataclass(frozen=True)
 class Extracted:
-    """What became of one tensor's delta.
+    """The outcome of extracting one tensor's delta.
 
     Attributes:
         name: The tensor.
@@ -136,7 +136,9 @@ def _factors(delta: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
 
 
 def _is_linear(name: str, delta: Tensor) -> bool:
-    """Whether PEFT can adapt it as a linear layer's weight: a matrix, but no embedding or head."""
+    """Return whether PEFT can adapt it as a linear layer's weight: a matrix, but no embedding or
+    head.
+    """
     inside = place(name).component != "embedding" and not is_head(name)
     return delta.dim() == 2 and name.endswith(".weight") and inside
 

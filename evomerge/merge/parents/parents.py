@@ -78,7 +78,7 @@ class Parents:
         return self._on(ref, self.places.get(ref.name, self.device))
 
     def device_for(self, out: Tensor) -> torch.device:
-        """Where a tensor is merged: where the live one is, if those are in several places."""
+        """Return the device a tensor is merged on: the live one's, if those are on several."""
         return out.device if self.places else self.device
 
     def spread(self, model: torch.nn.Module) -> None:
@@ -97,7 +97,7 @@ class Parents:
         return kept
 
     def flat(self, job: Job, device: torch.device) -> Flat:
-        """What a job reads, on a device, each tensor as one row of numbers."""
+        """Return a job's inputs on a device, each tensor as one row of numbers."""
         sources = (job.base, job.models, device)
         found = self._flat.get(sources)
         if found is None:
@@ -124,7 +124,10 @@ class Parents:
         return found
 
     def factors(self, ref: Ref, device: torch.device) -> Factors | None:
-        """What an adapter adds to one parent's tensor, on a device; ``None`` where none does."""
+        """Return what an adapter adds to one parent's tensor, on a device.
+
+        ``None`` where none does.
+        """
         held = self.checkpoints[ref.model].factors(ref.name)
         return held and Factors(*(factor.to(device) for factor in held))
 
@@ -147,7 +150,10 @@ class Parents:
                 yield after.float() - before.float()
 
     def statistics_of(self, job: Job) -> Statistics:
-        """What is known of a job's tensors; nothing is remembered of those that are not kept."""
+        """Return the statistics of a job's tensors.
+
+        Nothing is remembered of those that are not kept.
+        """
         if not self._passing:
             return self.statistics
         refs = [*job.models, *([job.base] if job.base is not None else [])]

@@ -1,4 +1,4 @@
-"""What is known only from all tensors of a model: the magnitude that a part of its changes exceeds.
+"""Computes the magnitude that a share of a whole model's changes exceeds.
 
 Exact and in two passes: magnitudes are counted by the upper half of their bits, which grow with
 them, then those in the one bin that matters by the lower half.

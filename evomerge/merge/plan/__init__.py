@@ -1,1 +1,1 @@
-"""What to compute for each tensor: a recipe matched with the tensors of its parents."""
+"""Plans what to compute for each tensor: a recipe matched with the tensors of its parents."""

@@ -1,4 +1,4 @@
-"""Whether a recipe can be merged into a model that lives on: its tokens must stay as they are."""
+"""Checks that a recipe can be merged into a live model, whose tokens must stay as they are."""
 
 from __future__ import annotations
 

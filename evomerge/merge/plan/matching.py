@@ -1,4 +1,4 @@
-"""Which tensors of several models are merged, and what becomes of those that do not match.
+"""Matches the tensors of several models, and settles the fate of those that do not match.
 
 Heads (of classifiers above all) may be merged, taken from the base or dropped; what else is not in
 every model, or not of one shape, is an error unless the recipe says what to do.

@@ -34,7 +34,7 @@ class Ref(NamedTuple):  # hashed a dozen times a job, which a dataclass does in 
 
 
 class Job(NamedTuple):
-    """How one output tensor is made.
+    """The making of one output tensor.
 
     Attributes:
         name: Of the output tensor.
@@ -222,6 +222,8 @@ def _behind_layers(at: Place) -> bool:
 
 
 def _tied_copy(name: str, donor: Checkpoint) -> bool:
-    """Whether the live model reads this tensor's tied partner instead, so that it is no tensor."""
+    """Return whether the live model reads this tensor's tied partner instead, so that it is no
+    tensor.
+    """
     tied = bool(donor.config.get("tie_word_embeddings"))
     return tied and name == "lm_head.weight" and tied_partner(name, donor.tensors) is not None

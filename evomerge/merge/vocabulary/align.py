@@ -164,7 +164,9 @@ class _Aligned:
         return "F32" if averages or padded or len(kinds) > 1 else kinds.pop()
 
     def _origins_of(self, name: str) -> list[_Origin]:
-        """What stands for the tokens that some parents lack, the same for each of them."""
+        """Return the row that stands for tokens that some parents lack, the same for each of
+        them.
+        """
         takers = self._takers(name)
         if takers not in self._origins:
             rule = self.recipe.vocabulary

@@ -28,7 +28,7 @@ _STALE = ("added_tokens.json",)  # of slow tokenizers; tokenizer.json has it all
 
 @dataclass(frozen=True)
 class MergedTokenizer:
-    """What the result's tokenizer is.
+    """The tokenizer of the result.
 
     Attributes:
         donor: The model whose tokenizer files it is made of.

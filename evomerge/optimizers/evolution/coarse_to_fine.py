@@ -63,7 +63,7 @@ class CoarseToFine(Optimizer):
 
     @property
     def stage(self) -> int:
-        """Which stage it is in, from 0; gradients have up to 2^stage pieces."""
+        """The stage it is in, from 0; gradients have up to 2^stage pieces."""
         self._check_started("stage")
         return self._stage
 

@@ -159,7 +159,7 @@ def profiles(members: Sequence[Member]) -> Floats | None:
 
 
 def depths(dimensions: Sequence[Dimension]) -> NDArray[np.float64]:
-    """How deep in the model each dimension acts, from 0 (first layer) to 1.
+    """Return the depth in the model at which each dimension acts, from 0 (first layer) to 1.
 
     A block's parameter acts in the middle of the block's layers, a knot at its share of the depth;
     one that acts everywhere is spread by its index among the dimensions.

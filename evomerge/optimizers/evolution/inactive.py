@@ -1,4 +1,4 @@
-"""What a normal distribution keeps of a coordinate that was inactive where it was drawn.
+"""Keeps a normal distribution unchanged in coordinates that were inactive where they were drawn.
 
 Fitness says nothing about such a coordinate, yet selection moves it: a random walk of the mean, as
 long as the steps are, and deviations that shrink with everybody else's. Telling a step of 0
@@ -17,7 +17,7 @@ from evomerge.optimizers.coordinates import Floats, Mask
 def taken_back(
     steps: Floats, weights: Floats, inactive: Mask, before: Floats, after: Floats
 ) -> tuple[Floats, Floats]:
-    """What to add to the mean, and what to multiply the deviations with, after an update.
+    """Return what to add to the mean and the factors of the deviations after an update.
 
     A coordinate that was inactive in all that was selected ends where it was, as wide as it was;
     one that was in a share s of it (by weight) keeps 1 - s of the change of its deviation.

@@ -1,4 +1,4 @@
-"""How points of the unit cube are moved at random: a cloud about one, and mutations."""
+"""Moves points of the unit cube at random: a cloud about one, and mutations."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ Plan = Generator[list[Floats], list[float], None]  # yields weights, is sent fit
 
 
 class Procedure(Optimizer):
-    """What all procedures share; they take no start, no population and draw nothing at random.
+    """The base of all procedures; they take no start, no population and draw nothing at random.
 
     Every candidate is scored on the same items, so that what a procedure guarantees, it guarantees
     on them. The procedure's result so far is its `mean`, and it stops when its plan ends.

@@ -1,1 +1,1 @@
-"""What a finished run shows: landscape, barriers, importances, winner's curse, forecasts."""
+"""Analyses a finished run: landscape, barriers, importances, winner's curse, forecasts."""

@@ -1,4 +1,4 @@
-"""What lies between two parents: the loss barrier, seen at the middle of the line between them.
+"""Measures the linear barrier between two parents, at the middle of the line between them.
 
 Frankle 2020, https://arxiv.org/abs/1912.05671 (linear mode connectivity): where the middle of two
 models is worse than they are on average, they lie in different basins, and averages of them lose.
@@ -41,7 +41,7 @@ def barriers(
     tasks: Tasks,
     field: Any,
 ) -> list[dict[str, Any]]:
-    """How far the score at each middle is below the straight line between the two ends.
+    """Measure how far the score at each midpoint is below the line between the two ends.
 
         barrier = (s_a + s_b) / 2 - s_middle
 

@@ -14,7 +14,7 @@ from evomerge.study.statistics.outcome import Tasks, sign
 
 
 def complement(record: Record) -> dict[str, Any] | None:
-    """How much better a perfect choice among the parents would be than the best of them.
+    """Measure how much better a perfect choice among the parents would be than the best of them.
 
     An item counts at its metric, in the direction in which more is better; the anchors' items are
     looked at, which all parents have seen.

@@ -50,7 +50,7 @@ def axes(
 
 
 def _apart(dimension: Dimension, a: Value, b: Value) -> float:
-    """How far apart two values are, in ranges of the dimension."""
+    """Return the distance of two values, in ranges of the dimension."""
     if dimension.kind == "categorical":
         return float(a != b)
     return abs(float(a) - float(b)) / max(dimension.high - dimension.low, 1e-12)

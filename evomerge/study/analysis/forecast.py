@@ -1,4 +1,4 @@
-"""How many workers help: a generation is a barrier, and its work comes in whole shards."""
+"""Forecasts how many workers help: a generation is a barrier, its work comes in whole shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which dimensions mattered: how much of the gains' differences each of them explains.
+"""Estimates which dimensions mattered: the share of the gains' variance that each explains.
 
 A ridge regression of the trials' gains over the reference on every dimension's place in its range
 and the square of it, as Optuna's importances do with trees; its worth is shown by predicting trials
@@ -60,7 +60,7 @@ def importance(record: Record) -> dict[str, Any] | None:
 
 
 def _effects(places: Floats, gains: Floats) -> Floats:
-    """What the regression says that each dimension adds to each trial's gain."""
+    """Return each dimension's contribution to each trial's gain by the regression."""
     away = places - places.mean(axis=0)
     squares = away**2 - (away**2).mean(axis=0)
     features = np.hstack([away, squares])
@@ -96,7 +96,7 @@ def _predicted(places: Floats, gains: Floats) -> float:
 
 
 def _place(dimension: Mapping[str, Any], value: Any) -> float:
-    """Where a value lies in its range, 0 to 1; a choice by its place in the list."""
+    """Return the position of a value in its range, 0 to 1; a choice by its place in the list."""
     if dimension["kind"] == "categorical":
         choices = list(dimension["choices"])
         return choices.index(value) / max(1, len(choices) - 1)

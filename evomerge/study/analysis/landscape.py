@@ -104,7 +104,7 @@ def landscape(directory: Path, n: int, important: Sequence[str] = ()) -> dict[st
 
 
 def _winner(record: Record, space: SearchSpace, directory: Path) -> tuple[str, Point]:
-    """What the verdict recommends, or else what won the race: the first that is a point."""
+    """Return the recommended trial, or else the race's winner: the first that is a point."""
     winner = record.winner
     assert winner is not None
     assert record.race_winner is not None

@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 
 
 def winner_inflation(record: Record) -> dict[str, Any] | None:
-    """What the best of a search's fitness values is expected to be above its true one.
+    """Estimate how far the best fitness of a search lies above its true value.
 
     Returns:
         ``candidates`` K; ``items`` per candidate; ``noise`` s and ``spread`` o, in units of the

@@ -18,7 +18,7 @@ ITEMS_PER_CANDIDATE, LEAST_PER_TASK = 48, 4  # where a study does not say items.
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """How candidates are scored.
+    """The scoring of candidates.
 
     Attributes:
         tasks: lm-eval tasks: a name, or a mapping of `name`, `metric` and `weight`. With `text` a

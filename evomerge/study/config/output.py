@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class OutputConfig:
-    """What becomes of the winner; `dtype` is also what every candidate is scored in.
+    """The winner's output; `dtype` is also what every candidate is scored in.
 
     Attributes:
         dtype: Of the merged weights, and of every candidate's; arithmetic is in float32.

@@ -14,7 +14,7 @@ from evomerge.study.statistics.constraints import Constraint
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """Which optimizer, for how long.
+    """The optimizer and its budget.
 
     Attributes:
         optimizer: ``catcma`` (floats and choices), ``cmaes`` (floats), ``optuna``, ``random``, …

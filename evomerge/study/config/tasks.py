@@ -27,7 +27,7 @@ class TaskConfig:
 
     @staticmethod
     def kind_of(value: Any) -> tuple[type[TaskConfig], Any]:
-        """Which kind of task an entry of `tasks` is, and the entry as a mapping."""
+        """Return the kind of an entry of `tasks`, and the entry as a mapping."""
         if isinstance(value, str):
             return TaskConfig, {"name": value}
         own = {"text": TextTaskConfig, "function": FunctionTaskConfig}

@@ -10,7 +10,7 @@ from evomerge.core.errors import UserError
 
 @dataclass(frozen=True)
 class WorkersConfig:
-    """Where candidates are built and scored.
+    """The workers that build and score candidates.
 
     Attributes:
         backend: ``local`` child processes, or ``ray`` actors.

@@ -1,4 +1,4 @@
-"""Which batches outcomes come from: that candidates which are compared were scored alike.
+"""Remembers the batches of outcomes: candidates that are compared must be scored alike.
 
 Batched arithmetic rounds by the shape of its batch. So a worker tells the digest of the batches
 that it scored a shard in, and the journal keeps it beside the outcomes: ``batches``, for each shard

@@ -1,4 +1,4 @@
-"""Whether a journal's events can be used: checked wherever one is read, so that no reader has to.
+"""Checks a journal's events wherever one is read, so that no reader has to.
 
 A frame's checksum says that nothing was damaged, not that evomerge wrote it: anybody can make one.
 Unknown kinds of events and unknown keys are passed over, since a newer version may write them.
@@ -40,7 +40,7 @@ class EventCheck:
         self._tasks: Mapping[str, Any] | None = None  # none before the study
 
     def fault(self, event: Mapping[str, Any]) -> str | None:
-        """What an event lacks or contradicts, and where in it; ``None`` if it can be used."""
+        """Say what an event lacks or contradicts, and where in it; ``None`` if it can be used."""
         kind = event["event"]
         shape = EVENTS.get(kind)
         if shape is None:
@@ -52,7 +52,7 @@ class EventCheck:
         return self._wrong(event, shape) or self._contradiction(kind, event)
 
     def _contradiction(self, kind: str, event: Mapping[str, Any]) -> str | None:
-        """What does not go together in an event that has all its keys; takes the event in."""
+        """Say what does not fit together in an event that has all its keys; takes the event in."""
         if kind == "study":
             return self._begun(event)
         if kind == "asked":
@@ -137,7 +137,7 @@ class EventCheck:
         return None
 
     def _wrong(self, value: Any, shape: Any) -> str | None:
-        """Where a value is not of a shape, and how: ``.trials[3].digest: expected str …``."""
+        """Say where a value is not of a shape, and how: ``.trials[3].digest: expected str …``."""
         if isinstance(shape, type):
             return None if _is(value, shape) else _instead(value, shape)
         if isinstance(shape, Keys):
@@ -224,7 +224,10 @@ def _words(shape: Any) -> str:
 
 
 def _are_rows(rows: Sequence[Any], tasks: Mapping[str, Any]) -> bool:
-    """Whether these are outcomes, as `OutcomeRow` is written; by columns, since there are many."""
+    """Return whether these are outcomes, as `OutcomeRow` is written.
+
+    By columns, since there are many.
+    """
     lengths = {*map(len, rows)} if {*map(type, rows)} <= {list} else {0}
     if not lengths <= {6, 7}:
         return False
@@ -241,7 +244,7 @@ def _are_rows(rows: Sequence[Any], tasks: Mapping[str, Any]) -> bool:
 
 
 def _finite(*columns: Sequence[Any]) -> bool:
-    """Whether all are numbers or None."""
+    """Return whether all are numbers or None."""
     for column in columns:
         missing = column.count(None)
         some = [value for value in column if value is not None] if missing else column

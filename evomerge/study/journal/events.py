@@ -1,4 +1,4 @@
-"""What the events of a journal hold: the shape of every kind, checked by `event_check`.
+"""Declares the shape of every kind of journal event, for `event_check` to check.
 
 A shape is a type of JSON (`float` takes whole numbers too, `object` anything), None, a tuple of
 alternatives, [shape], {type: shape} for any names, {"key": shape, "key?": shape} for these keys

@@ -105,7 +105,7 @@ _python = json.JSONDecoder(parse_constant=_refuse).decode  # NaN and infinities 
 
 
 def _decode(payload: bytes) -> Any:
-    """What `json` reads, to the last bit, in less than half its time: most of a replay's."""
+    """Parse as `json` does, to the last bit, in less than half its time: most of a replay's."""
     if not payload.isascii():
         raise ValueError("it is not ASCII")
     try:
@@ -115,7 +115,7 @@ def _decode(payload: bytes) -> Any:
 
 
 def _event(payload: bytes, offset: int, path: Path) -> Event:
-    """What a whole frame says; its checksum is right, but anybody can make one that is."""
+    """Decode a whole frame; its checksum is right, but anybody can make one that is."""
     try:
         event: Event = _decode(payload)
         if isinstance(event["event"], str):

@@ -119,7 +119,7 @@ def _in_use(path: Path, note: Path) -> str:
 
 
 def _is_dead(holder: Holder) -> bool:
-    """Whether the holder is known to be gone; only its own machine can tell."""
+    """Return whether the holder is known to be gone; only its own machine can tell."""
     if holder.host != socket.gethostname() or holder.pid <= 0:
         return False
     try:
@@ -132,7 +132,7 @@ def _is_dead(holder: Holder) -> bool:
 
 
 def _is_zombie(process: int) -> bool:
-    """Whether a process has ended and waits for its parent to notice (Linux)."""
+    """Return whether a process has ended and waits for its parent to notice (Linux)."""
     with contextlib.suppress(OSError, IndexError):
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
         return state == "Z"

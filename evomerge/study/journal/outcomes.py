@@ -29,7 +29,7 @@ class _Columns(NamedTuple):
 
 
 class Written(NamedTuple):
-    """How generated answers came out."""
+    """Counts of generated answers, and of those that were truncated or had no answer found."""
 
     answers: int
     truncated: int  # ran into the length limit
@@ -89,7 +89,7 @@ class OutcomeTable(Mapping[Key, OutcomeRow]):
         return left
 
     def has(self, digest: str, mode: str, items: Items) -> bool:
-        """Whether all of these items have an outcome."""
+        """Return whether all of these items have an outcome."""
         for task, ids in items.items():
             columns = self._columns.get((digest, mode, task))
             if not set(columns.ids if columns else ()).issuperset(ids):
@@ -97,7 +97,7 @@ class OutcomeTable(Mapping[Key, OutcomeRow]):
         return True
 
     def written(self, digest: str, tasks: Iterable[str]) -> Written:
-        """How a recipe's answers came out in those tasks (the ones that generate)."""
+        """Count the fates of a recipe's answers in those tasks (the ones that generate)."""
         flags = bytearray()
         for task in tasks:
             columns = self._columns.get((digest, "metric", task))

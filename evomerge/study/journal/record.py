@@ -23,7 +23,7 @@ Phase = Literal["check", "anchors", "search", "race", "verdict", "done"]
 
 @dataclass
 class Record:
-    """What a study has done so far; `apply` adds one event.
+    """The state of a study so far; `apply` adds one event.
 
     Attributes:
         study: The ``study`` event (config, space, tasks, pools, fingerprints), or None.
@@ -153,7 +153,7 @@ class Record:
         return None if self.verdict is None else self.trials[self.verdict["winner"]["trial"]]
 
     def status(self) -> dict[str, Any]:
-        """What ``evomerge status RUN --json`` prints.
+        """Return what ``evomerge status RUN --json`` prints.
 
         ``trials`` counts all that were asked; of those all that were ever scored; all that failed;
         and all whose fitness the optimizer got. What is none of the last three is in flight.
@@ -199,7 +199,7 @@ class Record:
         return found
 
     def written(self, number: int) -> Written:
-        """How the answers that a trial's recipe generated came out, in all phases together."""
+        """Count the fates of answers that a trial's recipe generated, in all phases together."""
         return self.outcomes.written(self.trials[number].digest, self.generating)
 
     @property
@@ -329,7 +329,7 @@ def no_collection() -> Iterator[None]:
 
 
 def _by_trial(event: Event, key: str, trials: tuple[int, ...]) -> tuple[Any, ...] | None:
-    """What a ``told`` event says of its trials under a key, in the order of an ask."""
+    """Return a ``told`` event's values under a key, in the order of an ask."""
     if event.get(key) is None:
         return None
     found = dict(zip(event["trials"], event[key], strict=True))

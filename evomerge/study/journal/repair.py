@@ -18,7 +18,9 @@ from evomerge.study.journal.lock import take_lock
 
 @dataclass(frozen=True)
 class Repaired:
-    """What a repair did: events and bytes kept, bytes cut off, and the file that holds those."""
+    """The result of a repair: events and bytes kept, bytes cut off, and the file that holds
+    those.
+    """
 
     events: int
     kept_bytes: int

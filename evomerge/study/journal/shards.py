@@ -11,7 +11,8 @@ SHARDS = 16  # at most so many for a candidate: the last ones of a generation ar
 
 
 def shard_items(config: StudyConfig) -> int:
-    """How many items are scored together: one batch, or more if that were over `SHARDS` shards.
+    """Return the number of items that are scored together: one batch, or more if that were over
+    `SHARDS` shards.
 
     Fixed for a study and independent of its workers, so that batches, and with them the last bits
     of a score, are the same however many workers there are.

@@ -66,7 +66,7 @@ class Baseline:
         return [(smooth[number], metric[number]) for number in smooth if number in metric]
 
     def start(self) -> Point | None:
-        """Where the search starts: the best anchor that the space holds."""
+        """Return the start of the search: the best anchor that the space holds."""
         return start_point(self._study, self.scores(self._study.modes[0]))
 
 

@@ -111,7 +111,9 @@ def check(study: StudyRun, allow_changed: bool = False) -> None:
 
 
 def _check_batches(study: StudyRun, now: str | None, allow_changed: bool) -> None:
-    """What was scored must be scored in the same batches today, or comparisons are not exact."""
+    """Refuse if earlier items would be scored in other batches today: comparisons would not be
+    exact.
+    """
     scored = study.record.batches.last
     allowed = (study.record.study or {}).get("batches")  # by an earlier --allow-changed
     if scored is None or now is None or now in (scored.batches, allowed):

@@ -35,11 +35,11 @@ class ControlArm:
         self._others, self._given = 0, 0
 
     def due(self, n_others: int) -> int:
-        """How many are due with the next `n_others` trials of the optimizer."""
+        """Count the trials that are due with the next `n_others` of the optimizer."""
         return math.floor(self._per_trial * (self._others + n_others) + 1e-9) - self._given
 
     def points(self, n_others: int, most: int) -> list[Point]:
-        """What is asked besides `n_others` trials of the optimizer: what is due, up to `most`."""
+        """Draw the points that are due besides `n_others` trials of the optimizer, up to `most`."""
         new = max(0, min(self.due(n_others), most))
         self._others += n_others
         self._given += new

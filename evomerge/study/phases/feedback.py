@@ -1,4 +1,4 @@
-"""What an optimizer is told of a generation: gains, objectives, constraints and simplicity."""
+"""Computes an optimizer's feedback on a generation: gains, objectives, constraints, simplicity."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Telling:
         at_reference: float | None,
         account: Account,
     ) -> list[Told]:
-        """What `tell` gets for the first len(points) trials.
+        """Return the values for `tell` of the first len(points) trials.
 
         One that compares generations is told how far a point is ahead of the reference anchor on
         the same items: items that are easier for all are then no merit of the points.

@@ -181,7 +181,7 @@ class Generations:
         points: Sequence[Point],
         extra: Sequence[Point],
     ) -> tuple[list[Told], list[search.ItemScores | None]]:
-        """What the optimizer was told of a generation, as the journal has it.
+        """Return the values that the optimizer was told of a generation, as the journal has them.
 
         It stays so, also for a trial that could be scored by now.
         """
@@ -222,7 +222,7 @@ class Generations:
         return None
 
     def _is_late(self) -> bool:
-        """Whether the deadline leaves just the time that race and verdict will take."""
+        """Return whether the deadline leaves just the time that race and verdict will take."""
         study = self._study
         limit = seconds(study.config.search.deadline)
         if limit is None:

@@ -1,4 +1,4 @@
-"""Whether the smooth score ranks recipes as the metric does, followed through a search."""
+"""Follows through a search how well the smooth score ranks recipes as the metric does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a verdict compares: models measured on the held-out items, two by two, item by item."""
+"""Compares models on the held-out items, two by two, item by item."""
 
 from __future__ import annotations
 

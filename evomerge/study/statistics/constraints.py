@@ -69,7 +69,10 @@ class Constraint:
         return (min(some) if self.at_most else max(some)) + self.offset
 
     def broken_by(self, value: float, limit: float) -> float:
-        """How far a score is on the wrong side of the limit; 0 if it is on the right one."""
+        """Return the distance of a score on the wrong side of the limit.
+
+        0 if it is on the right one.
+        """
         return max(0.0, value - limit if self.at_most else limit - value)
 
 

@@ -12,7 +12,7 @@ DocId = int  # a document's place in its task
 
 
 class TaskSpec(TypedDict):
-    """What the study knows of a task, as in the journal's ``study`` event."""
+    """A task as in the journal's ``study`` event."""
 
     metric: str
     higher_is_better: bool

@@ -1,4 +1,4 @@
-"""How much better is one model than another on the same items, and how sure is that?
+"""Estimates the difference of two models on the same items, with an interval.
 
 Both were scored on each item, so the items' difficulty cancels: the difference is taken item by
 item, averaged within a task, and the tasks are weighted as in the fitness.

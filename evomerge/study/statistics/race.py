@@ -95,7 +95,7 @@ class Race:
         self._values: dict[int, dict[Item, float]] = {number: {} for number in candidates}
 
     def next_items(self) -> dict[str, list[DocId]] | None:
-        """What everyone alive has to be scored on now, beyond what went before; None at the end.
+        """Return the items to score everyone alive on next; None at the end.
 
         A small pool can give a rung no new items; then there is nothing to score and `observe`
         is called with nothing.
@@ -146,7 +146,9 @@ class Race:
         return Rung(self._rung - 1, self.alive, out, scores, self.winner)
 
     def _seen(self, size: int, rung: int) -> int:
-        """How many items of a task have been asked for up to `rung`: n, n/2, n/4, … rounded up."""
+        """Return how many items of a task have been asked for up to `rung`: n, n/2, n/4, … rounded
+        up.
+        """
         return math.ceil(size / 2 ** (self._rungs - 1 - rung)) if rung >= 0 else 0
 
     def _by_task(self, number: int, seen: Mapping[str, Sequence[DocId]]) -> dict[str, list[float]]:

@@ -153,7 +153,7 @@ def _measured(
     comparisons: Sequence[Comparison],
     confidence: float,
 ) -> str:
-    """How the winner did, in words."""
+    """Word the winner's result."""
     if kind != "trial":
         return f"the race was won by {winner.name}, which needs no search"
     if not against:

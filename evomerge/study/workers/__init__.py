@@ -1,1 +1,1 @@
-"""Where work runs: child processes or Ray actors, and how units of work reach them."""
+"""Runs work in child processes or Ray actors, and schedules it."""

@@ -1,4 +1,4 @@
-"""How long units of work took, by shard, and what that says of those that are under way."""
+"""Remembers how long units of work took, to judge those that are under way."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MARGIN = 1.5  # builds, the export, and the generation that is under way when ti
 
 
 class Durations:
-    """How long a shard took, by mode; and building a candidate. Seconds, medians of the last."""
+    """Seconds that a shard took, by mode, and that building took; medians of the last units."""
 
     def __init__(self) -> None:
         self._units: dict[str, deque[float]] = {}
@@ -31,19 +31,19 @@ class Durations:
             self._builds.append(build)
 
     def usual(self, unit: Unit) -> float | None:
-        """What a unit like this one takes, or ``None`` while too few are known."""
+        """Return the usual seconds of a unit like this one, or ``None`` while too few are known."""
         known = self._units.get(_mode(unit), ())
         return statistics.median(known) * unit.size if len(known) >= FEWEST else None
 
     @property
     def slowest(self) -> float | None:
-        """What a shard takes in the slowest mode that is known."""
+        """Seconds of a shard in the slowest mode that is known."""
         known = [statistics.median(some) for some in self._units.values() if len(some) >= FEWEST]
         return max(known, default=None)
 
     @property
     def usual_build(self) -> float:
-        """What building takes; 0 while nothing is known."""
+        """Usual seconds of building; 0 while nothing is known."""
         return statistics.median(self._builds) if self._builds else 0.0
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong with an evaluation, by kind; the kind decides what happens next.
+"""Sorts what can go wrong with an evaluation by kind; the kind decides what happens next.
 
 | kind | what it is | what happens |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""Which GPUs this machine offers, told without torch, whose import takes seconds."""
+"""Lists the GPUs of this machine without torch, whose import takes seconds."""
 
 from __future__ import annotations
 

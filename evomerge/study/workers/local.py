@@ -142,7 +142,7 @@ def _send(child: subprocess.Popen[bytes], message: Message) -> None:
 
 
 def _lines(child: subprocess.Popen[bytes]) -> Iterator[bytes]:
-    """What a child answers, until it ends or is ended."""
+    """Yield a child's answers, until it ends or is ended."""
     assert child.stdout is not None
     with contextlib.suppress(ValueError):  # closed by `_end`
         yield from child.stdout

@@ -38,7 +38,7 @@ class WorkerLog:
 
 
 class Words:
-    """What one worker prints."""
+    """The output of one worker."""
 
     def __init__(self, stream: IO[bytes], log: WorkerLog):
         self._last = ""
@@ -59,7 +59,9 @@ class Words:
 
 
 def out_of_memory_kills() -> int:
-    """How many processes of this control group the kernel killed for lack of memory (Linux)."""
+    """Count the processes of this control group that the kernel killed for lack of memory
+    (Linux).
+    """
     for counter in _COUNTERS:
         try:
             found = re.search(r"^oom_kill (\d+)$", counter.read_text(), re.MULTILINE)

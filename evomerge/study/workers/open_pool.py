@@ -1,4 +1,4 @@
-"""Where the work runs: local child processes, or Ray actors."""
+"""Opens the pool that the study asks for: local child processes, or Ray actors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What workers are to a study, wherever they run: a pool takes requests and gives replies."""
+"""Defines the pool of workers, wherever they run: it takes requests and gives replies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back from a worker: an answer, or word that the worker is gone, and why.
+    """A worker's reply: an answer, or word that the worker is gone, and why.
 
     The `kind` of a loss is ``infrastructure``, or ``oom`` where the system ended the worker because
     memory ran out.
@@ -54,7 +54,7 @@ class Pool(ABC):
 
     @property
     def told(self) -> Message:
-        """What a worker is told when it starts: the study, our versions, what was inspected."""
+        """Return the message that starts a worker: the study, our versions, what was inspected."""
         return {**self.config.to_dict(), "versions": versions(), "inspected": self._inspected}
 
     @abstractmethod
@@ -74,11 +74,14 @@ class Pool(ABC):
         """End all workers."""
 
     def is_up(self, worker: int) -> bool:
-        """Whether a worker can be given work; before that, a request would only wait for it."""
+        """Return whether a worker can be given work.
+
+        Before that, a request would only wait for it.
+        """
         return 0 <= worker < self.size
 
     def device(self, worker: int) -> str:
-        """What a worker computes on, as far as this pool can tell it from other workers'."""
+        """Return the device of a worker, as far as this pool can tell it from other workers'."""
         return f"worker {worker}"
 
     def __enter__(self) -> Pool:

@@ -27,7 +27,7 @@ class Unit:
 
     @property
     def size(self) -> int:
-        """How many shards it has; a request of another kind counts as one."""
+        """The number of its shards; a request of another kind counts as one."""
         return len(self.request.get("shards", (None,)))
 
     def joined(self, other: Unit) -> Unit:
@@ -36,7 +36,7 @@ class Unit:
         return replace(self, request={**self.request, "shards": shards})
 
     def joins(self, other: Unit) -> bool:
-        """Whether both could be one request."""
+        """Return whether both could be one request."""
         alike = (self.subject, self.tag, self.again) == (other.subject, other.tag, other.again)
         return alike and "shards" in self.request and "shards" in other.request
 

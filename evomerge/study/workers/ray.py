@@ -83,7 +83,7 @@ class RayPool(Pool):
         self._actors[worker] = self._spawn(worker)
 
     def is_up(self, worker: int) -> bool:
-        """Whether the actor has found a place on the cluster."""
+        """Return whether the actor has found a place on the cluster."""
         return worker not in self._placing
 
     def close(self) -> None:
@@ -211,7 +211,7 @@ def _start_ray(ray: Any, config: StudyConfig) -> None:
 
 
 def _gcs_address(ray: Any) -> str | None:
-    """Where the cluster's head listens; ``None`` where only a proxy of it is known."""
+    """Return the address of the cluster's head; ``None`` where only a proxy of it is known."""
     try:
         return str(ray.get_runtime_context().gcs_address)
     except Exception:  # Ray's client has no such thing, and says so in its own way

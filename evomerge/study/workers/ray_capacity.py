@@ -21,7 +21,7 @@ GIVE_UP_AFTER = 600.0  # an autoscaler has started a node by then
 
 
 def room(nodes: Sequence[Resources], workers: WorkersConfig) -> int:
-    """How many workers the nodes could hold if nobody else used them; each is on one node.
+    """Count the workers that the nodes could hold if nobody else used them; each is on one node.
 
     >>> room([{"CPU": 4.0}, {"CPU": 8.0, "GPU": 1.0}], WorkersConfig(threads=2, gpus=0.5))
     2
@@ -50,7 +50,7 @@ class Room:
     def look(
         self, waiting: int, cluster: Callable[[], tuple[Sequence[Resources], Resources]]
     ) -> str | None:
-        """What the user should know, once, of the workers that have no place yet.
+        """Return a warning, once, of the workers that have no place yet.
 
         Args:
             waiting: How many.

@@ -132,7 +132,8 @@ class Scheduler:
         return None if taken is None else _Task(*taken, done)
 
     def _most(self, waiting: int) -> int:
-        """How many shards go into one request: many while much waits, and single ones at the end.
+        """Return the number of shards for one request: many while much waits, and single ones at
+        the end.
 
         A slow request may take many times the usual, so it is small next to all that waits; but
         short ones are twice as large, since the driver takes some time for each.
@@ -148,7 +149,9 @@ class Scheduler:
 
     @property
     def _worth_sharing(self) -> float:
-        """How many waiting shards take as long as it takes to build their candidate once more."""
+        """Return how many waiting shards take as long as it takes to build their candidate once
+        more.
+        """
         usual = self._durations.slowest
         return self._durations.usual_build / usual if usual else 1.0
 

@@ -1,4 +1,4 @@
-"""Which code runs: a driver, its workers and a resumed run must agree on it."""
+"""Identifies the code that runs: a driver, its workers and a resumed run must agree on it."""
 
 from __future__ import annotations
 
