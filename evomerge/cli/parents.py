@@ -9,7 +9,7 @@ from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.recipe.recipe import Recipe
 from evomerge.report.explain import complement_lines
 from evomerge.report.numbers import number, plural
-from evomerge.study.analysis.barriers import barriers, ends, middles
+from evomerge.study.analysis.barriers import barriers, ends, midpoints
 from evomerge.study.analysis.complement import complementarity
 from evomerge.study.config import StudyConfig
 from evomerge.study.statistics.outcome import Tasks
@@ -32,7 +32,7 @@ def requests(config: StudyConfig, items: Mapping[str, Any]) -> list[Unit]:
     return [
         *(unit(("end", end.name), end.recipe) for end in models),
         *(unit(("metric", e.name), e.recipe, "metric") for e in models if e.kind == "parent"),
-        *(unit(("midpoint", pair), recipe) for pair, recipe in middles(config).items()),
+        *(unit(("midpoint", pair), recipe) for pair, recipe in midpoints(config).items()),
     ]
 
 

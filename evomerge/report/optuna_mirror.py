@@ -76,7 +76,8 @@ class Mirror:
 
     def _copy(self, record: Record, ask: AskRecord, told_at: float | None) -> None:
         dimensions = (record.study or {})["dimensions"]
-        for number, fitness in zip(ask.trials, ask.fitness or (), strict=True):
+        standings = {standing.trial: standing for standing in ask.standings()}
+        for number in ask.trials:
             if number in self._known:
                 continue
             self._known.add(number)
@@ -85,9 +86,10 @@ class Mirror:
             attributes |= {"generation": ask.generation, "digest": trial.digest}
             if trial.failure is not None:
                 attributes["failure"] = f"{trial.failure.kind}: {trial.failure.message}"
-            if fitness is not None:
-                attributes |= {"fitness": fitness, "scores": record.scores(number)}
-            value = None if fitness is None else fitness - (ask.reference or 0.0)
+            standing = standings.get(number)
+            if standing is not None:
+                attributes |= {"fitness": standing.fitness, "scores": record.scores(number)}
+            value = None if standing is None else standing.value
             times = self._asked.get(ask.generation or 0), told_at
             self.study.add_trial(_frozen(dimensions, trial.point, value, attributes, times))
 

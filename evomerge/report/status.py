@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,9 +11,8 @@ from typing import Any
 from evomerge.report.numbers import duration, moment, number, percent, plural
 from evomerge.study.journal.outcomes import Written
 from evomerge.study.journal.record import Record
-from evomerge.study.journal.trials import AskRecord, TrialRecord
+from evomerge.study.journal.trials import AskRecord
 from evomerge.study.phases.control import compare_arms
-from evomerge.study.statistics.outcome import fitness, weighted
 from evomerge.study.trial import front_of
 
 
@@ -93,25 +93,14 @@ def baseline(record: Record) -> dict[str, dict[str, Any]]:
     Returns:
         {name, score, answers} under ``parent`` and ``anchor``, as far as they are scored.
     """
+    by_metric = record.anchor_scores()
     best: dict[str, dict[str, Any]] = {}
-    for trial in record.trials.values():
-        if trial.kind not in ("parent", "anchor"):
-            continue
-        score = _metric(record, trial)
-        if score is not None and score > best.get(trial.kind, {"score": float("-inf")})["score"]:
-            answers = answers_text(record.written(trial.number))
-            best[trial.kind] = {"name": trial.name, "score": score, "answers": answers}
+    for kind in ("parent", "anchor"):
+        for trial in record.best_anchors(kind)[:1]:
+            answers = answers_text(record.written(trial))
+            name, score = record.trials[trial].name, by_metric[trial]
+            best[kind] = {"name": name, "score": score, "answers": answers}
     return best
-
-
-def _metric(record: Record, trial: TrialRecord) -> float | None:
-    if trial.number in record.told_scores:  # evaluated elsewhere
-        return weighted(record.told_scores[trial.number], record.tasks)
-    items = record.asks[0].items
-    if items is None or record.outcomes.missing(trial.digest, "metric", items):
-        return None
-    tasks = record.tasks_of("search")
-    return fitness(record.outcomes.rows(trial.digest, "metric", items), tasks, "metric")
 
 
 def status_text(record: Record, driver: Driver | None = None) -> str:
@@ -164,15 +153,14 @@ def _leader(record: Record) -> dict[str, Any] | None:
 
 
 def _last(ask: AskRecord) -> dict[str, Any]:
-    known = sorted(value for value in ask.fitness or () if value is not None)
-    best = known[-1] if known else None
-    middle = (known[(len(known) - 1) // 2] + known[len(known) // 2]) / 2 if known else None
+    standings = list(ask.standings())
+    best = max(standings, key=lambda standing: standing.fitness, default=None)
     return {
         "generation": ask.generation,
-        "best": best,
-        "median": middle,
+        "best": best and best.fitness,
+        "median": statistics.median(s.fitness for s in standings) if standings else None,
         "reference": ask.reference,
-        "gain": None if best is None or ask.reference is None else best - ask.reference,
+        "gain": best and best.gain,
         "correlation": ask.correlation,
     }
 

@@ -92,10 +92,7 @@ class Trial:
 
         Comparable between generations, which see different items; still partly luck.
         """
-        reference = self._study.ask_of(self.number).reference
-        if self.fitness is None or reference is None:
-            return None
-        return self.fitness - reference
+        return self._study.gain(self.number)
 
     @property
     def scores(self) -> dict[str, float]:

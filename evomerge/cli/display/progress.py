@@ -130,14 +130,11 @@ class Progress:
         return None
 
     def _generation(self, event: Mapping[str, Any], record: Record) -> str:
-        values = [value for value in event["fitness"] if value is not None]
-        best = f"best {number(max(values))}" if values else "all failed"
-        against = (event.get("reference") or {}).get("fitness")
-        gain = (
-            f" ({number(max(values) - against, sign=True)} over the best anchor)"
-            if values and against
-            else ""
-        )
+        standings = record.generations[event["generation"]].standings()
+        leader = max(standings, key=lambda standing: standing.fitness, default=None)
+        best = f"best {number(leader.fitness)}" if leader else "all failed"
+        if leader and leader.gain is not None:
+            best += f" ({number(leader.gain, sign=True)} over the best anchor)"
         answers = _answers(record, event["generation"])
         correlation = event["correlation"]
         rank = (
@@ -145,7 +142,7 @@ class Progress:
         )
         done, wanted = self._searched(record), self._search(record).get("trials")
         text = (
-            f"search: generation {event['generation']}, {done}/{wanted} trials, {best}{gain}"
+            f"search: generation {event['generation']}, {done}/{wanted} trials, {best}"
             f"{_feasible(event)}{answers}{rank}"
         )
         if self._live is not None:  # whose panel says the rest

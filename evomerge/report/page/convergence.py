@@ -15,6 +15,7 @@ from evomerge.report.charts.svg import Figure, Scale, scale, ticks
 from evomerge.report.numbers import number, plural
 from evomerge.report.run import Run
 from evomerge.report.status import ended_text
+from evomerge.study.journal.trials import Standing
 from evomerge.study.phases.control import KIND as RANDOM
 
 _HALF = 488.0  # px, of a figure that takes half the page
@@ -22,49 +23,54 @@ _HALF = 488.0  # px, of a figure that takes half the page
 
 @dataclass(frozen=True)
 class Generation:
-    """One generation with its fitness; all of it may have failed.
+    """One generation; all of it may have failed.
 
-    `is_random` marks the control arm's trials, which take no part in `known`.
+    Attributes:
+        number: Counted from 0.
+        optimized: The optimizer's trials that did not fail.
+        random: The control arm's trials that did not fail.
+        failed: How many trials failed.
+        reference: The reference anchor's fitness on the same items.
+        correlation: Of smooth score and metric.
     """
 
     number: int
-    names: Sequence[str]
-    fitness: Sequence[float | None]
+    optimized: Sequence[Standing]
+    random: Sequence[Standing]
+    failed: int
     reference: float | None
     correlation: float | None
-    is_random: Sequence[bool] = ()
 
     @property
-    def known(self) -> list[float]:
-        """Fitness of the optimizer's trials that did not fail."""
-        return self._known(False)
+    def best(self) -> Standing:
+        """The optimizer's best trial; there is one if `optimized` is not empty."""
+        return max(self.optimized, key=lambda standing: standing.fitness)
 
     @property
-    def drawn(self) -> list[float]:
-        """Fitness of the control arm's trials that did not fail."""
-        return self._known(True)
+    def median(self) -> float:
+        """Median fitness of the optimizer's trials."""
+        return statistics.median(standing.fitness for standing in self.optimized)
 
-    def _known(self, random: bool) -> list[float]:
-        arms = self.is_random or [False] * len(self.fitness)
-        both = zip(self.fitness, arms, strict=True)
-        return [value for value, arm in both if value is not None and arm == random]
+    @property
+    def median_gain(self) -> float:
+        """Median gain of the optimizer's trials."""
+        return statistics.median(standing.value for standing in self.optimized)
 
 
 def generations(run: Run) -> list[Generation]:
     """The generations that the optimizer was told about, in order."""
-    trials = run.record.trials
-    return [
-        Generation(
-            g,
-            [trials[n].name for n in a.trials],
-            a.fitness,
-            a.reference,
-            a.correlation,
-            [trials[n].kind == RANDOM for n in a.trials],
+    history = []
+    for generation, ask in sorted(run.record.generations.items()):
+        if ask.fitness is None:
+            continue
+        arms: dict[bool, list[Standing]] = {False: [], True: []}
+        for standing in ask.standings():
+            arms[run.record.trials[standing.trial].kind == RANDOM].append(standing)
+        failed = len(ask.trials) - sum(map(len, arms.values()))
+        history.append(
+            Generation(generation, arms[False], arms[True], failed, ask.reference, ask.correlation)
         )
-        for g, a in sorted(run.record.generations.items())
-        if a.fitness is not None
-    ]
+    return history
 
 
 def section(run: Run) -> dict[str, Any]:
@@ -76,10 +82,10 @@ def section(run: Run) -> dict[str, Any]:
     unit = "fitness (the tasks' metrics)" if by_metric else "fitness (smooth score)"
     references = {run.record.trials[n].name for n in run.references.values()}
     reference = " / ".join(sorted(references)) or "reference anchor"
-    failed = sum(value is None for g in history for value in g.fitness)
+    failed = sum(g.failed for g in history)
     gains = any(g.reference is not None for g in history)
     return {
-        "fitness": _fitness(history, unit, reference),
+        "fitness": _fitness(run, history, unit, reference),
         "gain": _gain(history) if gains else None,
         "correlation": None if by_metric else _correlation(history),
         "by_metric": by_metric,
@@ -95,22 +101,24 @@ def section(run: Run) -> dict[str, Any]:
     }
 
 
-def _fitness(history: Sequence[Generation], unit: str, reference: str) -> Markup:
+def _fitness(run: Run, history: Sequence[Generation], unit: str, reference: str) -> Markup:
     figure = Figure(WIDTH, 350, "Fitness by generation")
     across = _across(history, 84, WIDTH - 14)
-    values = [v for g in history for v in [*g.known, *g.drawn, g.reference] if v is not None]
+    values = [s.fitness for g in history for s in (*g.optimized, *g.random)]
+    values += [g.reference for g in history if g.reference is not None]
     up = scale(values, 296, 34)
     figure.y_axis(up, 84, WIDTH - 14, ticks(up.low, up.high), unit)
     figure.x_axis(across, 296, 296, _marks(history), "generation")
     size = 3 if len(history) <= 40 else 2
     for g in history:
-        for name, value, random in zip(g.names, g.fitness, g.is_random, strict=True):
-            if value is not None:
-                tip = f"{name}, generation {g.number}: {number(value)}"
-                kind = "f4" if random else "f1 faint"
-                figure.dot(across(g.number), up(value), kind, tip, size, square=random)
-    _series(figure, [(across(g.number), up(max(g.known))) for g in history if g.known], "s1")
-    middle = [(across(g.number), up(statistics.median(g.known))) for g in history if g.known]
+        for standing in sorted((*g.optimized, *g.random), key=lambda s: s.trial):
+            name, is_random = run.record.trials[standing.trial].name, standing in g.random
+            tip = f"{name}, generation {g.number}: {number(standing.fitness)}"
+            kind = "f4" if is_random else "f1 faint"
+            figure.dot(across(g.number), up(standing.fitness), kind, tip, size, square=is_random)
+    scored = [g for g in history if g.optimized]
+    _series(figure, [(across(g.number), up(g.best.fitness)) for g in scored], "s1")
+    middle = [(across(g.number), up(g.median)) for g in scored]
     _series(figure, middle, "s1 dotted", "f1", small=True)
     reference_line = [
         (across(g.number), up(g.reference)) for g in history if g.reference is not None
@@ -118,7 +126,7 @@ def _fitness(history: Sequence[Generation], unit: str, reference: str) -> Markup
     _series(figure, reference_line, "s2 dashed", "f2", square=True)
     entries = [("line", "s1", "best of the generation"), ("line", "s1 dotted", "median")]
     entries.append(("dot", "f1 faint", "each trial"))
-    if any(g.drawn for g in history):
+    if any(g.random for g in history):
         entries.append(("square", "f4", "random"))
     if reference_line:
         entries.append(("line", "s2 dashed", f"{reference} on the same items"))
@@ -130,11 +138,10 @@ def _gain(history: Sequence[Generation]) -> Markup:
     """Best and median minus the reference, which sees the same items."""
     figure = Figure(_HALF, 280, "Gain over the reference anchor by generation")
     across = _across(history, 84, _HALF - 12)
-    best = [(g.number, max(g.known) - g.reference) for g in _comparable(history)]
-    half = [(g.number, statistics.median(g.known) - g.reference) for g in _comparable(history)]
-    drawn = [
-        (g.number, v - g.reference) for g in history for v in g.drawn if g.reference is not None
-    ]
+    comparable = [g for g in history if g.optimized and g.reference is not None]
+    best = [(g.number, g.best.value) for g in comparable]
+    half = [(g.number, g.median_gain) for g in comparable]
+    drawn = [(g.number, s.value) for g in history for s in g.random if s.gain is not None]
     up = scale([0.0, *(v for _, v in [*best, *half, *drawn])], 226, 34)
     figure.y_axis(up, 84, _HALF - 12, ticks(up.low, up.high), "gain over the reference")
     figure.x_axis(across, 226, 226, _marks(history, 6), "generation")
@@ -182,10 +189,6 @@ def _series(
             figure.dot(x, y, dots, "", 2.5 if small else 4, square)
 
 
-def _comparable(history: Sequence[Generation]) -> list[Any]:
-    return [g for g in history if g.known and g.reference is not None]
-
-
 def _across(history: Sequence[Generation], start: float, end: float) -> Scale:
     """Generations on a scale with half a generation's room at either side."""
     first, last = history[0].number, history[-1].number
@@ -199,16 +202,15 @@ def _marks(history: Sequence[Generation], count: int = 12) -> list[tuple[float, 
 
 
 def _said(history: Sequence[Generation], reference: str) -> str:
-    last = next((g for g in reversed(history) if g.known), None)
+    last = next((g for g in reversed(history) if g.optimized), None)
     if last is None:
         return "Every trial failed."
-    said = f"In generation {last.number} the best trial scores {number(max(last.known))}"
+    said = f"In generation {last.number} the best trial scores {number(last.best.fitness)}"
     if last.reference is None:
         return said + "."
-    gain, half = max(last.known) - last.reference, statistics.median(last.known) - last.reference
     return (
-        f"{said}, {number(gain, sign=True)} over {reference} on the same items; the median trial "
-        f"{number(half, sign=True)}."
+        f"{said}, {number(last.best.gain, sign=True)} over {reference} on the same items; the "
+        f"median trial {number(last.median_gain, sign=True)}."
     )
 
 

@@ -11,7 +11,7 @@ from evomerge.report.numbers import interval, number, percent, plural
 from evomerge.report.page.heldout import entrants
 from evomerge.report.page.race import last_race
 from evomerge.report.run import Run
-from evomerge.study.analysis.winners_curse import winner_inflation
+from evomerge.study.analysis.winners_curse import winners_curse
 from evomerge.study.journal.trials import TrialRecord
 from evomerge.study.phases.control import compare_arms
 from evomerge.study.statistics.comparison import compare
@@ -48,7 +48,7 @@ def _batches(run: Run) -> str | None:
 
 def _luck(run: Run) -> str | None:
     """A sentence: the share of the best search score that is expected to be luck."""
-    curse = winner_inflation(run.record)
+    curse = winners_curse(run.record)
     if curse is None:
         return None
     return (
@@ -149,36 +149,25 @@ def _why(ours: TrialRecord | None, rival: TrialRecord | None) -> str:
 
 def _search_stage(run: Run, ours: TrialRecord) -> list[dict[str, Any]]:
     """The gain that the optimizer saw; of the best trial if the winner was never in the search."""
-    scored = {g: a for g, a in run.record.generations.items() if a.fitness is not None}
-    gains = [
-        (value - ask.reference, generation, number_)
-        for generation, ask in scored.items()
-        if ask.reference is not None
-        for number_, value in zip(ask.trials, ask.fitness or (), strict=True)
-        if value is not None
-    ]
-    if not gains:
+    trials = run.record.trials
+    compared = [standing for standing in run.record.standings() if standing.gain is not None]
+    if not compared:
         return []
-    ours_gains = [g for g in gains if run.record.trials[g[2]].digest == ours.digest]
-    gain, generation, n = max(ours_gains or gains)
-    ask = scored[generation]
-    value = ask.fitness[ask.trials.index(n)] if ask.fitness else None
+    of_ours = [s for s in compared if trials[s.trial].digest == ours.digest]
+    best = max(of_ours or compared, key=lambda s: (s.gain, s.trial))
+    ask = run.record.ask_of(best.trial)
     unit = "metric" if run.config.get("evaluate", {}).get("fitness") == "metric" else "smooth score"
-    who = (
-        ""
-        if ours_gains
-        else f"by {run.record.trials[n].name}; the search did not score {ours.name}"
-    )
-    label = f"search, generation {generation}"
+    who = "" if of_ours else f"by {trials[best.trial].name}; the search did not score {ours.name}"
+    label = f"search, generation {ask.generation}"
     return [
         {
             "stage": label,
             "unit": unit,
             "items": sum(map(len, (ask.items or {}).values())),
             "who": who,
-            "ours": number(value) if ours_gains else f"({number(value)})",
+            "ours": number(best.fitness) if of_ours else f"({number(best.fitness)})",
             "theirs": number(ask.reference),
-            "gain": number(gain, sign=True),
+            "gain": number(best.gain, sign=True),
             "interval": "",
             "gap": None,
         }

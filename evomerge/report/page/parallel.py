@@ -49,11 +49,10 @@ def section(run: Run) -> dict[str, Any]:
 def _scored(run: Run) -> list[Scored]:
     """Trials with their gain over the reference (fitness where there is none), the best first."""
     trials: list[Scored] = []
-    for ask in run.record.generations.values():
-        for n, value in zip(ask.trials, ask.fitness or (), strict=False):
-            trial = run.record.trials[n]
-            if value is not None and trial.point is not None:
-                trials.append((value - (ask.reference or 0.0), trial.point, trial.name))
+    for standing in run.record.standings():
+        trial = run.record.trials[standing.trial]
+        if trial.point is not None:
+            trials.append((standing.value, trial.point, trial.name))
     return sorted(trials, key=lambda scored: -scored[0])
 
 

@@ -112,10 +112,12 @@ def study_id(record: Record) -> str:
 
 def generation_numbers(event: Mapping[str, Any], record: Record) -> dict[str, float]:
     """The numbers that are logged for a generation."""
-    known = [value for value in event["fitness"] if value is not None]
-    reference = (event.get("reference") or {}).get("fitness")
+    ask = record.generations[event["generation"]]
+    standings = list(ask.standings())
+    fitness = [standing.fitness for standing in standings]
+    gains = [standing.gain for standing in standings if standing.gain is not None]
     numbers: dict[str, float | None] = {
-        "fitness/reference": reference,
+        "fitness/reference": ask.reference,
         "rank_correlation": event["correlation"],
         "trials": sum(len(g.trials) for g in record.generations.values() if g.fitness is not None),
         "trials_failed": sum(t.failure is not None for t in record.trials.values()),
@@ -124,11 +126,10 @@ def generation_numbers(event: Mapping[str, Any], record: Record) -> dict[str, fl
     }
     if record.seconds["total"]:
         numbers["forward_share"] = record.seconds["forward"] / record.seconds["total"]
-    if known:
-        numbers["fitness/best"], numbers["fitness/median"] = max(known), statistics.median(known)
-        if reference is not None:
-            numbers["gain/best"] = max(known) - reference
-            numbers["gain/median"] = statistics.median(known) - reference
+    for name, values in (("fitness", fitness), ("gain", gains)):
+        if values:
+            numbers[f"{name}/best"] = max(values)
+            numbers[f"{name}/median"] = statistics.median(values)
     if event["generation"] == 0:
         for kind, best in baseline(record).items():
             numbers[f"metric/best_{kind}"] = best["score"]

@@ -25,21 +25,21 @@ def ends(config: StudyConfig) -> list[Anchor]:
     return [anchor for anchor in anchors(config) if anchor.kind in ("parent", "base")]
 
 
-def middles(config: StudyConfig) -> dict[Pair, Recipe]:
+def midpoints(config: StudyConfig) -> dict[Pair, Recipe]:
     """The average of every two of them, parents first, by their names."""
-    found = {}
+    recipes = {}
     for a, b in combinations(ends(config), 2):
         models = [entry.model for end in (a, b) for entry in end.recipe.models]
         halves = [{"model": model, "parameters": {"weight": 0.5}} for model in models]
-        found[a.name, b.name] = Recipe.from_dict({**a.recipe.to_dict(), "models": halves})
-    return found
+        recipes[a.name, b.name] = Recipe.from_dict({**a.recipe.to_dict(), "models": halves})
+    return recipes
 
 
 def barriers(
     at_ends: Mapping[str, Sequence[OutcomeRow]],
-    at_middles: Mapping[Pair, Sequence[OutcomeRow]],
+    at_midpoints: Mapping[Pair, Sequence[OutcomeRow]],
     tasks: Tasks,
-    field: Any,
+    score_kind: Any,
 ) -> list[dict[str, Any]]:
     """Measure how far the score at each midpoint is below the line between the two ends.
 
@@ -49,7 +49,7 @@ def barriers(
         at_ends: Outcomes of the models, by name.
         at_middles: Outcomes of the averages, on the same items.
         tasks: The study's tasks.
-        field: ``smooth`` or ``metric``.
+        score_kind: ``smooth`` or ``metric``.
 
     Returns:
         For each pair ``a``, ``b``, the score at the ``middle``, the ``barrier`` (negative where the
@@ -57,22 +57,22 @@ def barriers(
         barrier first.
     """
     higher: Tasks = {task: {**spec, "higher_is_better": True} for task, spec in tasks.items()}
-    found = []
-    for (a, b), rows in at_middles.items():
+    measured = []
+    for (a, b), rows in at_midpoints.items():
         one, other, middle = (
-            item_scores(some, tasks, field) for some in (at_ends[a], at_ends[b], rows)
+            item_scores(each, tasks, score_kind) for each in (at_ends[a], at_ends[b], rows)
         )
         straight = {t: [(one[t][i] + other[t][i]) / 2 for i in middle[t]] for t in middle}
         reached = {task: list(values.values()) for task, values in middle.items()}
         above = paired_difference(straight, reached, higher)
-        found.append(
+        measured.append(
             {
                 "a": a,
                 "b": b,
-                "middle": fitness(rows, tasks, field),
+                "middle": fitness(rows, tasks, score_kind),
                 "barrier": above.difference,
                 "low": above.low,
                 "high": above.high,
             }
         )
-    return sorted(found, key=lambda pair: -float(str(pair["barrier"])))
+    return sorted(measured, key=lambda pair: -float(str(pair["barrier"])))

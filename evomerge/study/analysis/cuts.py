@@ -14,7 +14,7 @@ from evomerge.recipe.space.dimension import Dimension, Point, Value
 def line(
     dimensions: Sequence[Dimension], start: Point, winner: Point, n: int, length: float
 ) -> dict[float, Point]:
-    """`n` points by their place on the line from the start (0) through the winner (1).
+    """`n` points by their position on the line from the start (0) through the winner (1).
 
     It goes on to about `length`. There are none if start and winner are the same.
     """
@@ -22,17 +22,17 @@ def line(
         return {}
     steps = max(1, round((n - 1) / length))  # from the start to the winner
     return {
-        i / steps: tuple(map(between, dimensions, start, winner, [i / steps] * len(winner)))
+        i / steps: tuple(map(interpolated, dimensions, start, winner, [i / steps] * len(winner)))
         for i in range(n)
     }
 
 
-def between(dimension: Dimension, a: Value, b: Value, place: float) -> Value:
-    """The value at a place between a (0) and b (1), or beyond them, kept within its range."""
-    if dimension.kind == "categorical" or place in (0, 1) or a == b:
-        return a if place < 0.5 else b
+def interpolated(dimension: Dimension, a: Value, b: Value, position: float) -> Value:
+    """The value at a position between a (0) and b (1) or beyond them, clipped to its range."""
+    if dimension.kind == "categorical" or position in (0, 1) or a == b:
+        return a if position < 0.5 else b
     x, y = float(a), float(b)
-    value = x * (y / x) ** place if dimension.log else x + (y - x) * place
+    value = x * (y / x) ** position if dimension.log else x + (y - x) * position
     if dimension.kind == "int":
         value = round(value)
     return min(max(value, dimension.low), dimension.high)
@@ -57,20 +57,20 @@ def _apart(dimension: Dimension, a: Value, b: Value) -> float:
 
 
 def values(dimension: Dimension, at: Value, n: int) -> list[Value]:
-    """Values over the whole range, the winner's in place of the nearest one."""
+    """Values over the whole range, the winner's instead of the nearest one."""
     if dimension.kind == "categorical":
         return list(dimension.choices)
     low, high = dimension.low, dimension.high
     if dimension.kind == "int":
         low, high = int(low), int(high)
-    values = [between(dimension, low, high, i / (n - 1)) for i in range(n)]
+    values = [interpolated(dimension, low, high, i / (n - 1)) for i in range(n)]
     nearest = min(range(n), key=lambda i: abs(float(values[i]) - float(at)))
     values[nearest] = at
     return list(dict.fromkeys(values))
 
 
 def moved(point: Point, axes: Sequence[int], values: Sequence[Value]) -> Point:
-    """The point with these values in these places."""
+    """The point with these values on these axes."""
     moved = list(point)
     for axis, value in zip(axes, values, strict=True):
         moved[axis] = value
@@ -83,7 +83,10 @@ def parts(dimensions: Sequence[Dimension], start: Point, winner: Point) -> dict[
     for i, dimension in enumerate(dimensions):
         for part in parts_of(dimension):
             axes.setdefault(part, []).append(i)
-    put_back = {part: moved(winner, some, [start[i] for i in some]) for part, some in axes.items()}
+    put_back = {
+        part: moved(winner, part_axes, [start[i] for i in part_axes])
+        for part, part_axes in axes.items()
+    }
     return {part: point for part, point in put_back.items() if point not in (winner, start)}
 
 

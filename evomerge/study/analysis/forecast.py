@@ -40,13 +40,13 @@ def useful(
     >>> useful(candidates=15, shards=1, build=1.0, rest=12.0)
     {1: 195.0, 2: 104.0, 4: 52.0, 8: 26.0, 16: 13.0}
     """
-    found: dict[int, float] = {}
+    seconds_by_count: dict[int, float] = {}
     count, one = 1, generation_seconds(candidates, shards, build, rest, 1)
     while True:
         seconds = generation_seconds(candidates, shards, build, rest, count)
         if count > 1 and one / (count * seconds) < least:
-            return found
-        found[count] = seconds
+            return seconds_by_count
+        seconds_by_count[count] = seconds
         count *= 2
 
 

@@ -33,16 +33,15 @@ def importance(record: Record) -> dict[str, Any] | None:
     """
     dimensions: Sequence[Mapping[str, Any]] = (record.study or {}).get("dimensions", ())
     points, gains = [], []
-    for ask in record.generations.values():
-        for number, value in zip(ask.trials, ask.fitness or (), strict=False):
-            point = record.trials[number].point
-            if value is not None and ask.reference is not None and point is not None:
-                points.append([_place(d, v) for d, v in zip(dimensions, point, strict=True)])
-                gains.append(value - ask.reference)
+    for standing in record.standings():
+        point = record.trials[standing.trial].point
+        if standing.gain is not None and point is not None:
+            points.append([_position(d, v) for d, v in zip(dimensions, point, strict=True)])
+            gains.append(standing.gain)
     if len(gains) < _LEAST or not dimensions:
         return None
-    places, told = np.array(points), np.array(gains)
-    effects = _effects(places, told)  # (trials, dimensions)
+    positions, gained = np.array(points), np.array(gains)
+    effects = _effects(positions, gained)  # (trials, dimensions)
     spread = effects.var(axis=0)
     total = float(spread.sum())
     shares = spread / total if total > 0 else np.zeros(len(dimensions))
@@ -53,50 +52,50 @@ def importance(record: Record) -> dict[str, Any] | None:
         groups[group] = groups.get(group, 0.0) + share
     return {
         "trials": len(gains),
-        "predicted": _predicted(places, told),
+        "predicted": _predicted(positions, gained),
         "dimensions": _falling(by_name),
         "groups": _falling(groups),
     }
 
 
-def _effects(places: Floats, gains: Floats) -> Floats:
+def _effects(positions: Floats, gains: Floats) -> Floats:
     """Return each dimension's contribution to each trial's gain by the regression."""
-    away = places - places.mean(axis=0)
+    away = positions - positions.mean(axis=0)
     squares = away**2 - (away**2).mean(axis=0)
     features = np.hstack([away, squares])
     scales = np.maximum(features.std(axis=0), 1e-12)
     x = features / scales
     gram = x.T @ x + _RIDGE * len(x) * np.eye(x.shape[1])
-    found = np.linalg.solve(gram, x.T @ (gains - gains.mean()))
-    terms = x * found
-    d = places.shape[1]
+    coefficients = np.linalg.solve(gram, x.T @ (gains - gains.mean()))
+    terms = x * coefficients
+    d = positions.shape[1]
     added: Floats = terms[:, :d] + terms[:, d:]
     return added
 
 
-def _predicted(places: Floats, gains: Floats) -> float:
-    """1 - the squared error on held-back trials over that of their mean."""
+def _predicted(positions: Floats, gains: Floats) -> float:
+    """Return 1 - the squared error on held-back trials over that of their mean."""
     order = np.random.default_rng(0).permutation(len(gains))
-    wrong = 0.0
+    squared_error = 0.0
     for fold in range(_FOLDS):
-        back, kept = order[fold::_FOLDS], np.setdiff1d(order, order[fold::_FOLDS])
-        middle = places[kept].mean(axis=0)
+        test, train = order[fold::_FOLDS], np.setdiff1d(order, order[fold::_FOLDS])
+        middle = positions[train].mean(axis=0)
         features = [
-            np.hstack([p - middle, (p - middle) ** 2]) for p in (places[kept], places[back])
+            np.hstack([p - middle, (p - middle) ** 2]) for p in (positions[train], positions[test])
         ]
         centre = features[0].mean(axis=0)
         scale = np.maximum(features[0].std(axis=0), 1e-12)
         x, y = ((f - centre) / scale for f in features)
         gram = x.T @ x + _RIDGE * len(x) * np.eye(x.shape[1])
-        mean = gains[kept].mean()
-        told = mean + y @ np.linalg.solve(gram, x.T @ (gains[kept] - mean))
-        wrong += float(((gains[back] - told) ** 2).sum())
-    around = float(((gains - gains.mean()) ** 2).sum())
-    return 1 - wrong / around if around > 0 else 0.0
+        mean = gains[train].mean()
+        predicted = mean + y @ np.linalg.solve(gram, x.T @ (gains[train] - mean))
+        squared_error += float(((gains[test] - predicted) ** 2).sum())
+    around_mean = float(((gains - gains.mean()) ** 2).sum())
+    return 1 - squared_error / around_mean if around_mean > 0 else 0.0
 
 
-def _place(dimension: Mapping[str, Any], value: Any) -> float:
-    """Return the position of a value in its range, 0 to 1; a choice by its place in the list."""
+def _position(dimension: Mapping[str, Any], value: Any) -> float:
+    """Return the position of a value in its range, 0 to 1; a choice by its index in the list."""
     if dimension["kind"] == "categorical":
         choices = list(dimension["choices"])
         return choices.index(value) / max(1, len(choices) - 1)

@@ -81,11 +81,11 @@ def landscape(directory: Path, n: int, important: Sequence[str] = ()) -> dict[st
     if rows[winner] is None:
         raise UserError(f"{directory}: the winner could not be scored: {with_rows['why']}")
 
-    def told(point: Point) -> dict[str, float | None]:
-        return _told(rows[point], rows[winner], tasks, config.evaluate.fitness)
+    def gain_at(point: Point) -> dict[str, float | None]:
+        return _gain_over_winner(rows[point], rows[winner], tasks, config.evaluate.fitness)
 
-    line = [{"place": place, **told(point)} for place, point in along.items()]
-    scores = [told(point)["score"] for point in grid]
+    line = [{"place": place, **gain_at(point)} for place, point in along.items()]
+    scores = [gain_at(point)["score"] for point in grid]
     width = len(values[-1])
     return {
         "winner": name,
@@ -99,7 +99,7 @@ def landscape(directory: Path, n: int, important: Sequence[str] = ()) -> dict[st
             "values": values,
             "scores": [scores[i : i + width] for i in range(0, len(scores), width)],
         },
-        "parts": [{"part": part, **told(point)} for part, point in parts.items()],
+        "parts": [{"part": part, **gain_at(point)} for part, point in parts.items()],
     }
 
 
@@ -120,14 +120,7 @@ def _winner(record: Record, space: SearchSpace, directory: Path) -> tuple[str, P
 
 def _start(record: Record, space: SearchSpace, winner: Point) -> tuple[str, Point]:
     """The best other anchor by the metric that the space holds, or else the space's start."""
-    items = record.asks[0].items or {}
-    scored = {}
-    for number in record.asks[0].trials:
-        digest = record.trials[number].digest
-        if not record.outcomes.missing(digest, "metric", items):
-            rows = record.outcomes.rows(digest, "metric", items)
-            scored[number] = fitness(rows, record.tasks_of("search"), "metric")
-    for number in sorted(scored, key=lambda n: -scored[n]):
+    for number in record.best_anchors():
         point = _point(record, space, number)
         if point is not None and point != winner:
             return record.trials[number].name, point
@@ -150,10 +143,10 @@ def _scored(
         raise UserError(f"{folder}: cannot make this folder: {error}") from None
     ledger = Ledger(folder / JOURNAL)
     try:
-        held = ledger.record.study
-        if held is None:
+        past_study = ledger.record.study
+        if past_study is None:
             ledger.log(dict(past.study))
-        elif any(held.get(key) != past.study.get(key) for key in _SAME):
+        elif any(past_study.get(key) != past.study.get(key) for key in _SAME):
             raise UserError(f"{folder}: this was made of another run; remove it and try again")
         study = StudyRun(config, folder, space, ledger)
         per_task = config.evaluate.items_per_task
@@ -180,27 +173,29 @@ def _scored(
     }
 
 
-def _told(
-    rows: Sequence[OutcomeRow] | None, winner: Sequence[OutcomeRow], tasks: Tasks, field: Any
+def _gain_over_winner(
+    rows: Sequence[OutcomeRow] | None, winner: Sequence[OutcomeRow], tasks: Tasks, score_kind: Any
 ) -> dict[str, float | None]:
     """The score, and the gain over the winner with its interval."""
     if rows is None:
         return dict.fromkeys(("score", "gain", "low", "high"))
     if rows is winner:  # no luck in that comparison
-        return {"score": fitness(rows, tasks, field), "gain": 0.0, "low": 0.0, "high": 0.0}
-    ours, theirs = (_columns(some, tasks, field) for some in (rows, winner))
+        return {"score": fitness(rows, tasks, score_kind), "gain": 0.0, "low": 0.0, "high": 0.0}
+    ours, theirs = (_columns(each, tasks, score_kind) for each in (rows, winner))
     higher: Tasks = {task: {**spec, "higher_is_better": True} for task, spec in tasks.items()}
-    found = paired_difference(ours, theirs, higher)
+    paired = paired_difference(ours, theirs, higher)
     return {
-        "score": fitness(rows, tasks, field),
-        "gain": found.difference,
-        "low": found.low,
-        "high": found.high,
+        "score": fitness(rows, tasks, score_kind),
+        "gain": paired.difference,
+        "low": paired.low,
+        "high": paired.high,
     }
 
 
-def _columns(rows: Sequence[OutcomeRow], tasks: Tasks, field: Any) -> Mapping[str, list[float]]:
-    by_task = item_scores(rows, tasks, field)
+def _columns(
+    rows: Sequence[OutcomeRow], tasks: Tasks, score_kind: Any
+) -> Mapping[str, list[float]]:
+    by_task = item_scores(rows, tasks, score_kind)
     return {task: [values[i] for i in sorted(values)] for task, values in by_task.items()}
 
 

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from evomerge.core.errors import UserError
@@ -68,7 +69,17 @@ class SearchConfig:
             )
         seconds(self.deadline, f"{where}: search.deadline")
         for text in self.constraints:
-            Constraint.parse(text, tasks, f"{where}: search.constraints")
+            Constraint.parse(text, f"{where}: search.constraints", tasks)
+
+    @cached_property
+    def deadline_seconds(self) -> float | None:
+        """The deadline in seconds; ``None`` without one."""
+        return seconds(self.deadline, "search.deadline")
+
+    @cached_property
+    def parsed_constraints(self) -> tuple[Constraint, ...]:
+        """The constraints, read."""
+        return tuple(Constraint.parse(text, "search.constraints") for text in self.constraints)
 
 
 def seconds(text: str | None, where: str = "deadline") -> float | None:
@@ -79,7 +90,7 @@ def seconds(text: str | None, where: str = "deadline") -> float | None:
     """
     if text is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", str(text).strip())
-    if not found:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", str(text).strip())
+    if not match:
         raise UserError(f"{where}: expected a time span such as 45m or 8h, but got {text!r}")
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
+from evomerge.evaluate.outcomes import ScoreKind
 from evomerge.study.journal.batches import BatchTable
 from evomerge.study.journal.outcomes import OutcomeTable, Written
 from evomerge.study.journal.shards import shards
-from evomerge.study.journal.trials import AskRecord, Failure, Leader, State, TrialRecord
-from evomerge.study.statistics.outcome import Tasks, scores
+from evomerge.study.journal.trials import AskRecord, Failure, Standing, State, TrialRecord
+from evomerge.study.statistics.outcome import Tasks, fitness, scores, weighted
 
 Event = Mapping[str, Any]
 Phase = Literal["check", "anchors", "search", "race", "verdict", "done"]
@@ -130,15 +131,47 @@ class Record:
         return self.tasks if items is None else {t: s for t, s in self.tasks.items() if t in items}
 
     @property
-    def leader(self) -> Leader | None:
+    def leader(self) -> Standing | None:
         """The trial with the highest gain over the reference anchor, the earliest of equals.
 
         Generations see different items, so that fitness alone is not comparable between them. A
         trial that keeps the constraints is ahead of all that break one; without a reference the
         fitness counts. It is partly luck: a progress display, not a selection. The race selects.
         """
-        leaders = (leader for ask in self.generations.values() for leader in ask.leaders())
-        return max(leaders, key=lambda leader: leader.rank, default=None)
+        return max(self.standings(), key=lambda standing: standing.rank, default=None)
+
+    def standings(self) -> Iterator[Standing]:
+        """Every trial of the search that has a fitness, by generation."""
+        return (standing for ask in self.generations.values() for standing in ask.standings())
+
+    def gain(self, number: int) -> float | None:
+        """A trial's gain over the reference anchor, or ``None``; see `Standing`."""
+        standings = self.ask_of(number).standings()
+        return next((standing.gain for standing in standings if standing.trial == number), None)
+
+    def anchor_scores(self, score_kind: ScoreKind = "metric") -> dict[int, float]:
+        """Fitness of the anchors that are scored, parents and base included, on their items."""
+        items = self.asks[0].items if self.asks else None
+        tasks, fitness_of = self.tasks_of("search"), {}
+        for number, trial in self.trials.items():
+            if trial.kind not in ("parent", "base", "anchor"):
+                continue
+            if number in self.told_scores:  # evaluated externally
+                fitness_of[number] = weighted(self.told_scores[number], self.tasks)
+            elif items and not self.outcomes.missing(trial.digest, score_kind, items):
+                rows = self.outcomes.rows(trial.digest, score_kind, items)
+                fitness_of[number] = fitness(rows, tasks, score_kind)
+        return fitness_of
+
+    def best_anchors(self, kind: str | None = None) -> list[int]:
+        """The anchors that are scored by the metric, the best first, the earlier of equals.
+
+        Args:
+            kind: Only ``parent``, ``base`` or ``anchor``; ``None`` for all of them.
+        """
+        by_metric = self.anchor_scores()
+        numbers = [n for n in by_metric if kind in (None, self.trials[n].kind)]
+        return sorted(numbers, key=lambda number: -by_metric[number])
 
     @property
     def race_winner(self) -> int | None:
@@ -295,9 +328,9 @@ class Record:
 
     def _told(self, event: Event) -> None:
         told = dict(zip(event["trials"], event["fitness"], strict=True))
-        for number, fitness in told.items():
-            if fitness is not None:
-                self.trials[number] = replace(self.trials[number], state="told", fitness=fitness)
+        for number, value in told.items():
+            if value is not None:
+                self.trials[number] = replace(self.trials[number], state="told", fitness=value)
         place = self._ask_of[event["trials"][0]]
         ask = replace(
             self.asks[place],

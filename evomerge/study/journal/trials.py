@@ -12,8 +12,16 @@ State = Literal["asked", "scored", "failed", "told"]
 
 
 @dataclass(frozen=True)
-class Leader:
-    """A trial with its fitness, its gain over the reference, and whether it breaks a constraint."""
+class Standing:
+    """A trial of the search with its fitness, and how far that is above the reference anchor's.
+
+    Attributes:
+        trial: Its number.
+        fitness: As the optimizer was told, higher is better; comparable within a generation.
+        gain: Fitness minus that of the reference anchor on the same items, which makes trials of
+            different generations comparable; ``None`` without a reference.
+        breaks: Whether it breaks a constraint.
+    """
 
     trial: int
     fitness: float
@@ -21,9 +29,14 @@ class Leader:
     breaks: bool
 
     @property
+    def value(self) -> float:
+        """The gain, or the fitness without a reference."""
+        return self.fitness if self.gain is None else self.gain
+
+    @property
     def rank(self) -> tuple[bool, float, int]:
         """Larger is better: constraints first, then the gain (or the fitness), then the earlier."""
-        return not self.breaks, self.fitness if self.gain is None else self.gain, -self.trial
+        return not self.breaks, self.value, -self.trial
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,7 @@ class AskRecord:
     objectives: tuple[tuple[float, ...] | None, ...] | None = None
     violations: tuple[float | None, ...] | None = None
 
-    def leaders(self) -> Iterator[Leader]:
+    def standings(self) -> Iterator[Standing]:
         """Every trial of it that has a fitness, with its gain over the reference anchor."""
         violations = self.violations or (0.0,) * len(self.trials)
         for number, fitness, violation in zip(
@@ -99,4 +112,4 @@ class AskRecord:
         ):
             if fitness is not None:
                 gain = None if self.reference is None else fitness - self.reference
-                yield Leader(number, fitness, gain, bool(violation))
+                yield Standing(number, fitness, gain, bool(violation))

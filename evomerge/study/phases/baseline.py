@@ -53,11 +53,11 @@ class Baseline:
         Raises:
             UserError: No anchor could be scored.
         """
-        by_metric = self.scores("metric")
-        if not by_metric:
+        best = self._study.record.best_anchors()
+        if not best:
             cause = next(t.failure for t in self.trials if t.failure is not None)
             raise UserError(f"no anchor could be scored: {cause.message}")
-        return max(by_metric, key=lambda number: by_metric[number])
+        return best[0]
 
     def pairs(self) -> list[tuple[float, float]]:
         """(smooth, metric) of every anchor."""

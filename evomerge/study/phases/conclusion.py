@@ -15,8 +15,7 @@ from evomerge.study.journal.trials import TrialRecord
 from evomerge.study.ledger import Items, Ledger
 from evomerge.study.phases.reproduce import reproduce
 from evomerge.study.statistics.comparison import Entrant, simplest
-from evomerge.study.statistics.constraints import Constraint, Limits
-from evomerge.study.statistics.outcome import fitness
+from evomerge.study.statistics.constraints import Limits
 from evomerge.study.statistics.race import Race
 from evomerge.study.statistics.verdict import broken, verdict
 
@@ -37,11 +36,7 @@ class Finish:
         self.directory = directory
         self.ledger = ledger
         self.pools = pools
-        names = [task.name for task in config.evaluate.tasks]
-        self._constraints = [
-            Constraint.parse(text, names, "search.constraints")
-            for text in config.search.constraints
-        ]
+        self._constraints = config.search.parsed_constraints
         self._race_scores: dict[int, float] = {}
         self._raced_out: set[int] = set()
 
@@ -135,7 +130,7 @@ class Finish:
         """Compare the winner with every parent and the best anchors on held-out items."""
         record, items = self.ledger.record, self.pools["holdout"]
         rivals = [trial.number for trial in baseline if trial.kind in ("parent", "base")]
-        rivals += self._best_anchors(baseline)
+        rivals += record.best_anchors("anchor")[:JUDGED_ANCHORS]
         rivals += [n for n in self._race_scores if record.trials[n].kind == "anchor"]
         scored = self._outcomes(list(dict.fromkeys([number, *rivals])), items, "verdict")
         entrants = {
@@ -220,17 +215,6 @@ class Finish:
         }
         if past is None or {key: past.get(key) for key in done} != done:
             self.ledger.log({"event": "exported", **done})
-
-    def _best_anchors(self, baseline: Sequence[TrialRecord]) -> list[int]:
-        record = self.ledger.record
-        items = record.asks[0].items or {}
-        numbers = [trial.number for trial in baseline if trial.kind == "anchor"]
-        scored = {
-            n: fitness(rows, record.tasks_of("search"), "metric")
-            for n, rows in self._outcomes(numbers, items, "anchors").items()
-            if rows is not None
-        }
-        return sorted(scored, key=lambda n: -scored[n])[:JUDGED_ANCHORS]
 
     def _outcomes(self, trials: Sequence[int], items: Items, phase: str) -> dict[int, Any]:
         return self.ledger.outcomes(trials, items, "metric", phase)

@@ -20,30 +20,21 @@ def contenders(study: StudyRun, baseline: Baseline, optimizer: search.Optimizer)
     since generations see different items; those that broke a constraint stay out.
     """
     record = study.record
-    by_metric = baseline.scores("metric")
-    found = sorted(by_metric, key=lambda number: -by_metric[number])[:2]
+    simple = record.best_anchors()[:2]
     mean = optimizer.mean
-    if mean is not None:
-        found.append(_mean(study, mean))
-    gains = {}
-    for generation in record.generations.values():
-        against = generation.reference
-        broken = generation.violations or (0.0,) * len(generation.trials)
-        told = zip(generation.trials, generation.fitness or (), broken, strict=False)
-        for number, value, by in told:
-            if value is not None and against is not None and not by:
-                gains[number] = value - against
+    means = [] if mean is None else [_mean(study, mean)]
+    gains = {s.trial: s.gain for s in record.standings() if s.gain is not None and not s.breaks}
     last = max(record.generations, default=0) - RECENT_GENERATIONS
     recent = [n for n in gains if (record.trials[n].generation or 0) > last]
     leaders = sorted(gains, key=lambda n: (-gains[n], n))[:LEADERS]
     leaders += sorted(recent, key=lambda n: (-gains[n], n))[:RECENT_LEADERS]
     if study.config.search.select == "simplest":
-        found, leaders = found[:2], [*found[2:], *leaders]
+        means, leaders = [], [*means, *leaders]
         start = baseline.start() or tuple(d.start for d in study.space.dimensions)
         space = Coordinates(study.space.dimensions)
         leaders.sort(key=lambda n: distance(space, record.trials[n].point or start, start))
     unique: dict[str, int] = {}
-    for number in [*found, *leaders]:
+    for number in [*simple, *means, *leaders]:
         unique.setdefault(record.trials[number].digest, number)
     return list(unique.values())
 

@@ -61,11 +61,9 @@ def compare_arms(record: Record) -> dict[str, Any] | None:
         trials.
     """
     by_kind: dict[str, list[float]] = {}
-    for ask in record.generations.values():
-        for number, value in zip(ask.trials, ask.fitness or (), strict=False):
-            if value is not None and ask.reference is not None:
-                kind = record.trials[number].kind
-                by_kind.setdefault(kind, []).append(value - ask.reference)
+    for standing in record.standings():
+        if standing.gain is not None:
+            by_kind.setdefault(record.trials[standing.trial].kind, []).append(standing.gain)
     control, others = by_kind.get(KIND, []), by_kind.get("trial", [])
     if not control or not others:
         return None

@@ -13,7 +13,7 @@ from evomerge.optimizers.coordinates import Coordinates
 from evomerge.recipe.space.dimension import Point
 from evomerge.study.context import StudyRun
 from evomerge.study.phases.baseline import Baseline
-from evomerge.study.statistics.constraints import Constraint, Limits, demoted
+from evomerge.study.statistics.constraints import Limits, demoted
 from evomerge.study.statistics.outcome import scores, sign
 
 Rows = Sequence[OutcomeRow] | None
@@ -54,7 +54,7 @@ class Telling:
         self._price = told.simplicity
         self._coordinates = Coordinates(study.space.dimensions)
         self._start = tuple(d.start for d in study.space.dimensions) if start is None else start
-        constraints = constraints_of(study)
+        constraints = study.config.search.parsed_constraints
         self._limits: Limits | None = None
         if constraints:
             scored = baseline.rows(self._field)
@@ -132,13 +132,6 @@ def objective_names(study: StudyRun) -> list[str]:
     apart = {t for t, pool in study.config.evaluate.items.pool_of.items() if pool != "search"}
     tasks = {task: weight for task, weight in tasks.items() if task not in apart}
     return [task for task, weight in tasks.items() if weight > 0]
-
-
-def constraints_of(study: StudyRun) -> list[Constraint]:
-    """The study's constraints, read."""
-    names = [task.name for task in study.config.evaluate.tasks]
-    told = study.config.search.constraints
-    return [Constraint.parse(text, names, "search.constraints") for text in told]
 
 
 def distance(coordinates: Coordinates, point: Point, start: Point) -> float:

@@ -11,7 +11,7 @@ from evomerge.core.errors import UserError
 from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.recipe.space.dimension import Point
 from evomerge.recipe.space.space import SearchSpace
-from evomerge.study.config import StudyConfig, seconds
+from evomerge.study.config import StudyConfig
 from evomerge.study.context import StudyRun
 from evomerge.study.journal.trials import AskRecord
 from evomerge.study.ledger import Items, Wanted
@@ -224,7 +224,7 @@ class Generations:
     def _is_late(self) -> bool:
         """Return whether the deadline leaves just the time that race and verdict will take."""
         study = self._study
-        limit = seconds(study.config.search.deadline)
+        limit = study.config.search.deadline_seconds
         if limit is None:
             return False
         # Race and verdict score by the metric, which costs several times the smooth score.

@@ -67,10 +67,9 @@ def compare(
         gain = sign(tasks[task]) * (values[0] - values[1])
         wins += gain > 0
         losses += gain < 0
-    found = paired_difference(*columns, tasks, confidence)
-    return Comparison(
-        found.difference, found.low, found.high, wins, losses, len(a) - wins - losses, len(a)
-    )
+    paired = paired_difference(*columns, tasks, confidence)
+    ties = len(a) - wins - losses
+    return Comparison(paired.difference, paired.low, paired.high, wins, losses, ties, len(a))
 
 
 def simplest(

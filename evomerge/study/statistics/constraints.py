@@ -44,29 +44,35 @@ class Constraint:
     offset: float
 
     @classmethod
-    def parse(cls, text: str, tasks: Sequence[str], where: str) -> Constraint:
+    def parse(cls, text: str, where: str, tasks: Sequence[str] | None = None) -> Constraint:
         """Read ``TASK >= best parent - 0.01``.
+
+        Args:
+            text: The constraint as it was written.
+            where: Named in errors.
+            tasks: Those of the study, or ``None`` if the task's name was checked before.
 
         Raises:
             UserError: It has another form, or names no task of the study.
         """
-        found = _FORM.fullmatch(text)
-        if found is None:
+        match = _FORM.fullmatch(text)
+        if match is None:
             raise UserError(
                 f"{where}: expected TASK >= LIMIT or TASK <= LIMIT, where LIMIT is a number, or "
                 f"one of best parent, best anchor, base, plus or minus a number; got {text!r}"
             )
-        if found["task"] not in tasks:
-            raise UserError(f"{where}: {unknown('task', found['task'], tasks)}")
-        number = found["number"] or (found["by"] or "0").replace(" ", "")
-        return cls(text, found["task"], found["sign"] == "<=", found["than"], float(number))
+        if tasks is not None and match["task"] not in tasks:
+            raise UserError(f"{where}: {unknown('task', match['task'], tasks)}")
+        number = match["number"] or (match["by"] or "0").replace(" ", "")
+        return cls(text, match["task"], match["sign"] == "<=", match["than"], float(number))
 
     def limit(self, by_kind: Mapping[str, Sequence[float]]) -> float:
         """The limit, given what parents, base and anchors score on the task."""
         if self.than is None:
             return self.offset
-        some = by_kind[_KINDS[self.than]]
-        return (min(some) if self.at_most else max(some)) + self.offset
+        baseline_scores = by_kind[_KINDS[self.than]]
+        best = min(baseline_scores) if self.at_most else max(baseline_scores)
+        return best + self.offset
 
     def broken_by(self, value: float, limit: float) -> float:
         """Return the distance of a score on the wrong side of the limit.
@@ -83,7 +89,7 @@ class Limits:
         constraints: The study's.
         baseline: Kind (``parent``, ``base``, ``anchor``) and outcomes of each baseline recipe.
         tasks: The study's tasks.
-        field: Which score counts.
+        score_kind: The score that counts.
     """
 
     def __init__(
@@ -91,19 +97,19 @@ class Limits:
         constraints: Sequence[Constraint],
         baseline: Sequence[tuple[str, Rows]],
         tasks: Tasks,
-        field: ScoreKind,
+        score_kind: ScoreKind,
     ) -> None:
-        self._tasks, self._field = tasks, field
+        self._tasks, self._score_kind = tasks, score_kind
         by_kind: dict[str, dict[str, list[float]]] = {c.task: {} for c in constraints}
         for kind, rows in baseline if constraints else ():
-            for task, score in scores(rows, tasks, field).items():
+            for task, score in scores(rows, tasks, score_kind).items():
                 if task in by_kind:
                     by_kind[task].setdefault(kind, []).append(score)
         self._limits = [(c, c.limit(by_kind[c.task])) for c in constraints]
 
     def violation(self, rows: Rows) -> float:
         """The sum of what these outcomes, on the same items, break."""
-        mine = scores(rows, self._tasks, self._field)
+        mine = scores(rows, self._tasks, self._score_kind)
         return sum(c.broken_by(mine[c.task], limit) for c, limit in self._limits)
 
     def violation_beside(self, rows: Rows, reference: Rows, known: Rows) -> float:
@@ -114,7 +120,9 @@ class Limits:
             reference: The reference anchor's, on those.
             known: The reference anchor's on the items of the limits.
         """
-        ours, theirs, then = (scores(r, self._tasks, self._field) for r in (rows, reference, known))
+        ours, theirs, then = (
+            scores(each, self._tasks, self._score_kind) for each in (rows, reference, known)
+        )
         return sum(
             c.broken_by(then[c.task] + ours[c.task] - theirs[c.task], limit)
             for c, limit in self._limits
@@ -122,7 +130,7 @@ class Limits:
 
     def table(self, rows: Rows) -> list[dict[str, Any]]:
         """For the verdict: each constraint, the score, its limit, and whether it holds."""
-        mine = scores(rows, self._tasks, self._field)
+        mine = scores(rows, self._tasks, self._score_kind)
         return [
             {
                 "constraint": c.text,
@@ -142,10 +150,11 @@ def demoted(
     >>> demoted([0.9, 0.5, None, 0.6], [0.1, 0.0, None, 0.3])
     [0.4, 0.5, None, 0.2]
     """
-    known = [value for value in values if value is not None]
-    kept = [v for v, broken in zip(values, violations, strict=True) if v is not None and not broken]
-    floor = min(kept or known, default=0.0)
+    pairs = list(zip(values, violations, strict=True))
+    scored = [value for value in values if value is not None]
+    feasible = [value for value, broken_by in pairs if value is not None and not broken_by]
+    floor = min(feasible or scored, default=0.0)
     return [
-        value if value is None or not broken else round(min(floor, value) - broken, 12)
-        for value, broken in zip(values, violations, strict=True)
+        value if value is None or not broken_by else round(min(floor, value) - broken_by, 12)
+        for value, broken_by in pairs
     ]

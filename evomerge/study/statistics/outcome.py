@@ -8,7 +8,7 @@ from typing import TypedDict
 
 from evomerge.evaluate.outcomes import OutcomeRow, ScoreKind
 
-DocId = int  # a document's place in its task
+DocId = int  # a document's index in its task
 
 
 class TaskSpec(TypedDict):
@@ -22,15 +22,17 @@ class TaskSpec(TypedDict):
 Tasks = Mapping[str, TaskSpec]
 
 
-def fitness(rows: Iterable[Sequence[object]], tasks: Tasks, field: ScoreKind = "smooth") -> float:
+def fitness(
+    rows: Iterable[Sequence[object]], tasks: Tasks, score_kind: ScoreKind = "smooth"
+) -> float:
     """Weighted mean over tasks of each task's mean per-item score; higher is better.
 
     fitness = Σ_t w_t mean_i(score_ti) / Σ_t w_t
 
     Args:
-        rows: Outcomes of one trial, `OutcomeRow` or lists in its order; every task needs some.
+        rows: Outcomes of one trial, `OutcomeRow` or lists in its order; every task needs one.
         tasks: The study's tasks. A task of weight 0 is scored and does not count.
-        field: ``metric`` is negated where lower is better; ``smooth`` always grows with quality.
+        score_kind: ``metric`` is negated where lower is better; of ``smooth`` more is better.
             A task with an item that has no smooth score counts by its metric as a whole, since
             a mean over two units means nothing.
 
@@ -39,32 +41,33 @@ def fitness(rows: Iterable[Sequence[object]], tasks: Tasks, field: ScoreKind = "
     """
     by_task = _by_task(rows)
     return weighted(
-        {task: _mean(task, by_task.get(task, []), tasks[task], field) for task in tasks}, tasks
+        {task: _mean(task, by_task.get(task, []), tasks[task], score_kind) for task in tasks}, tasks
     )
 
 
 def scores(
-    rows: Iterable[Sequence[object]], tasks: Tasks, field: ScoreKind = "metric"
+    rows: Iterable[Sequence[object]], tasks: Tasks, score_kind: ScoreKind = "metric"
 ) -> dict[str, float]:
     """Mean score of every task that has rows, in the task's own direction (nothing is negated)."""
     by_task = _by_task(rows)
     return {
-        task: sign(tasks[task], _used(some, field)) * _mean(task, some, tasks[task], field)
-        for task, some in by_task.items()
+        task: sign(tasks[task], _used(task_rows, score_kind))
+        * _mean(task, task_rows, tasks[task], score_kind)
+        for task, task_rows in by_task.items()
     }
 
 
 def item_scores(
-    rows: Iterable[Sequence[object]], tasks: Tasks, field: ScoreKind = "smooth"
+    rows: Iterable[Sequence[object]], tasks: Tasks, score_kind: ScoreKind = "smooth"
 ) -> dict[str, dict[DocId, float]]:
     """Every item's score by task, higher is better; what `fitness` takes the mean of."""
-    found: dict[str, dict[DocId, float]] = {}
-    for task, some in _by_task(rows).items():
-        used = _used(some, field)
+    by_task: dict[str, dict[DocId, float]] = {}
+    for task, task_rows in _by_task(rows).items():
+        used = _used(task_rows, score_kind)
         better = sign(tasks[task], used)
-        values = ((row.doc_id, row.smooth if used == "smooth" else row.metric) for row in some)
-        found[task] = {i: better * value for i, value in values if value is not None}
-    return found
+        values = ((row.doc_id, row.smooth if used == "smooth" else row.metric) for row in task_rows)
+        by_task[task] = {i: better * value for i, value in values if value is not None}
+    return by_task
 
 
 def weighted(by_task: Mapping[str, float], tasks: Tasks) -> float:
@@ -86,9 +89,9 @@ def weights(tasks: Tasks) -> dict[str, float]:
     return {task: spec["weight"] / total for task, spec in tasks.items()}
 
 
-def sign(spec: TaskSpec, field: ScoreKind = "metric") -> int:
+def sign(spec: TaskSpec, score_kind: ScoreKind = "metric") -> int:
     """1, or -1 for a metric of which less is better (a perplexity, an error rate)."""
-    return 1 if field == "smooth" or spec["higher_is_better"] else -1
+    return 1 if score_kind == "smooth" or spec["higher_is_better"] else -1
 
 
 def _by_task(rows: Iterable[Sequence[object]]) -> dict[str, list[OutcomeRow]]:
@@ -99,11 +102,11 @@ def _by_task(rows: Iterable[Sequence[object]]) -> dict[str, list[OutcomeRow]]:
     return by_task
 
 
-def _mean(task: str, rows: Sequence[OutcomeRow], spec: TaskSpec, field: ScoreKind) -> float:
+def _mean(task: str, rows: Sequence[OutcomeRow], spec: TaskSpec, score_kind: ScoreKind) -> float:
     """Mean of one task's scores, higher is better."""
     if not rows:
         raise ValueError(f"task {task} has no outcomes to score")
-    used = _used(rows, field)
+    used = _used(rows, score_kind)
     values = [row.smooth if used == "smooth" else row.metric for row in rows]
     known = [value for value in values if value is not None and math.isfinite(value)]
     if len(known) < len(values):
@@ -112,6 +115,6 @@ def _mean(task: str, rows: Sequence[OutcomeRow], spec: TaskSpec, field: ScoreKin
     return sign(spec, used) * math.fsum(known) / len(known)
 
 
-def _used(rows: Sequence[OutcomeRow], field: ScoreKind) -> ScoreKind:
+def _used(rows: Sequence[OutcomeRow], score_kind: ScoreKind) -> ScoreKind:
     missing = any(row.smooth is None for row in rows)
-    return "metric" if missing else field
+    return "metric" if missing else score_kind

@@ -80,7 +80,7 @@ def _whole(
     """Pools with the tasks that belong to one alone, and the pool of each of their keys."""
     pools: dict[str, Items] = {pool: {} for pool in POOLS}
     pool_of: dict[str, str | None] = {}  # by key, None for unused
-    first: dict[str, str] = {}  # the task that a key was found in
+    first: dict[str, str] = {}  # the task in which a key appears first
     for task, pool in whole.items():
         if task not in item_keys:
             raise UserError(f"evaluate.items.{pool}_tasks: {unknown('task', task, item_keys)}")

@@ -127,9 +127,9 @@ class Race:
         """
         if self.winner is not None:
             raise ValueError("the race is over")
-        for number, some in values.items():
+        for number, new_values in values.items():
             if number in self._values:
-                self._values[number] |= some
+                self._values[number] |= new_values
         seen = {task: ids[: self._seen(len(ids), self._rung)] for task, ids in self._items.items()}
         scored = {number: self._by_task(number, seen) for number in self.alive}
         scores = {number: self._mean(by_task) for number, by_task in scored.items()}

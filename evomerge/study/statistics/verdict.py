@@ -64,11 +64,11 @@ def verdict(
         recommended = _best_keeping(winner, others, tables, tasks)
     else:
         recommended = winner if shown or kind != "trial" else _fallback(winner, others)
-    measured = _measured(winner, kind, against, comparisons, confidence)
     if breaks:
+        measured = _measured(winner, against, comparisons, confidence)
         sentence = _broken_sentence(winner, breaks, kept_in_race, recommended, measured)
     else:
-        sentence = _sentence(winner, kind, shown, recommended, against, measured)
+        sentence = _sentence(winner, kind, shown, recommended, against, comparisons, confidence)
     if unscored:
         sentence += (
             f" Could not be scored on the held-out items, so nothing is shown against them: "
@@ -110,8 +110,8 @@ def broken(table: Table) -> str:
 
 def _best(rivals: Sequence[Entrant], group: Kind, tasks: Tasks) -> Entrant | None:
     """The highest of its group on the held-out items, the first of equals."""
-    some = [rival for rival in rivals if _KINDS[rival.kind] == group]
-    return max(some, key=lambda rival: fitness(rival.rows, tasks, "metric"), default=None)
+    members = [rival for rival in rivals if _KINDS[rival.kind] == group]
+    return max(members, key=lambda rival: fitness(rival.rows, tasks, "metric"), default=None)
 
 
 def _fallback(winner: Entrant, simple: Sequence[Entrant]) -> Entrant:
@@ -146,27 +146,7 @@ def _who(entrant: Entrant, kind: Kind | None) -> dict[str, Any]:
     }
 
 
-def _measured(
-    winner: Entrant,
-    kind: Kind,
-    against: Sequence[Entrant],
-    comparisons: Sequence[Comparison],
-    confidence: float,
-) -> str:
-    """Word the winner's result."""
-    if kind != "trial":
-        return f"the race was won by {winner.name}, which needs no search"
-    if not against:
-        return "there was no parent or anchor to compare with"
-    parts = [
-        f"{c.difference:+.4f} ({c.low:+.4f} to {c.high:+.4f}) against the best {_KINDS[r.kind]}, "
-        f"{r.name}"
-        for r, c in zip(against, comparisons, strict=True)
-    ]
-    return (
-        f"{winner.name} scores {' and '.join(parts)}, on {comparisons[0].items} held-out items "
-        f"({100 * confidence:g} % intervals)"
-    )
+_NOUNS: Mapping[Kind, str] = {"parent": "the best parent", "anchor": "the best simple merge"}
 
 
 def _sentence(
@@ -175,25 +155,37 @@ def _sentence(
     shown: bool,
     recommended: Entrant,
     against: Sequence[Entrant],
-    measured: str,
+    comparisons: Sequence[Comparison],
+    confidence: float,
 ) -> str:
     """The verdict in words, for someone who reads nothing else."""
     if shown:
-        return f"Improvement shown: {measured}."
-    if kind != "trial" or not against:
-        return f"No improvement shown: {measured}."
-    advice = (
-        f"{recommended.name} did best in the race of what needs no search, and is recommended"
-        if recommended is not winner
-        else "it is still recommended, since the race put every parent and anchor out"
-        if any(rival.race_score is not None for rival in against)
-        else "it is still recommended, since no parent or anchor took part in the race"
-    )
-    return f"No improvement shown: {measured}; {advice}."
+        gains = _joined([f"{_rival(r)} by {_gain(c)}" for r, c in _pairs(against, comparisons)])
+        return (
+            f"Improvement shown on {comparisons[0].items:,} held-out items: {winner.name} beats "
+            f"{gains}; {_confidence(comparisons, confidence)}."
+        )
+    if kind != "trial":
+        return f"No improvement shown: the race was won by {winner.name}, which needs no search."
+    if not against:
+        return "No improvement shown: there was no parent or anchor to compare with."
+    if recommended is not winner:
+        advice = f"The best baseline in the race, {recommended.name}, is recommended instead"
+    elif any(rival.race_score is not None for rival in against):
+        advice = "It is still recommended, since the race eliminated every parent and anchor"
+    else:
+        advice = "It is still recommended, since no parent or anchor took part in the race"
+    measured = _measured(winner, against, comparisons, confidence)
+    items = comparisons[0].items
+    return f"No improvement shown on {items:,} held-out items: {measured}. {advice}."
 
 
 def _broken_sentence(
-    winner: Entrant, breaks: str, kept_in_race: bool, recommended: Entrant, measured: str
+    winner: Entrant,
+    breaks: str,
+    kept_in_race: bool,
+    recommended: Entrant,
+    measured: str,
 ) -> str:
     """The verdict on a winner that breaks a constraint, in words."""
     advice = (
@@ -203,9 +195,47 @@ def _broken_sentence(
     )
     return (
         f"No improvement shown: on held-out items {winner.name} breaks {breaks}"
-        f"{', which it keeps on those of the race' if kept_in_race else ''}. {advice}. Whatever "
-        f"the constraints, {measured}."
+        f"{', which it keeps on those of the race' if kept_in_race else ''}. {advice}. "
+        f"Constraints aside, {measured}."
     )
+
+
+def _measured(
+    winner: Entrant,
+    against: Sequence[Entrant],
+    comparisons: Sequence[Comparison],
+    confidence: float,
+) -> str:
+    """The winner's differences to its rivals, in words."""
+    if not against:
+        return "there was no parent or anchor to compare with"
+    gains = _joined([f"{_gain(c)} against {_rival(r)}" for r, c in _pairs(against, comparisons)])
+    return f"{winner.name} scores {gains}; {_confidence(comparisons, confidence)}"
+
+
+def _pairs(
+    against: Sequence[Entrant], comparisons: Sequence[Comparison]
+) -> list[tuple[Entrant, Comparison]]:
+    """Rivals with their comparisons, the hardest rival first."""
+    pairs = list(zip(against, comparisons, strict=True))
+    return sorted(pairs, key=lambda pair: pair[1].difference)
+
+
+def _rival(rival: Entrant) -> str:
+    return f"{_NOUNS[_KINDS[rival.kind]]} ({rival.name})"
+
+
+def _gain(comparison: Comparison) -> str:
+    return f"{comparison.difference:+.3f} [{comparison.low:+.3f}, {comparison.high:+.3f}]"
+
+
+def _joined(phrases: Sequence[str]) -> str:
+    return " and ".join(phrases)
+
+
+def _confidence(comparisons: Sequence[Comparison], confidence: float) -> str:
+    level = f"{100 * confidence:g} %"
+    return f"both {level}, joint" if len(comparisons) > 1 else f"{level} interval"
 
 
 def _note(comparisons: int, level: float, confidence: float, tasks: Tasks) -> str:

@@ -11,8 +11,8 @@ def test_random_trials_are_drawn_apart_and_lead_no_generation(tmp_path):
                 trial["kind"] = "random"
     run = Run.read(bench.write(tmp_path / "run", events))
     result = generations(run)
-    assert result[1].known == [0.65]
-    assert result[1].drawn == [0.875]
+    assert [standing.fitness for standing in result[1].optimized] == [0.65]
+    assert [standing.fitness for standing in result[1].random] == [0.875]
     shown = section(run)
     assert "scores 0.650" in shown["said"]
     assert "random: +0.275" in str(shown["gain"])  # 0.875 - 0.6

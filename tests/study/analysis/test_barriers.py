@@ -8,7 +8,7 @@ import pytest
 
 from evomerge.cli.parents import barrier_lines
 from evomerge.evaluate.outcomes import OutcomeRow
-from evomerge.study.analysis.barriers import barriers, ends, middles
+from evomerge.study.analysis.barriers import barriers, ends, midpoints
 from evomerge.study.config import StudyConfig
 from evomerge.study.statistics.outcome import Tasks
 
@@ -29,8 +29,8 @@ def test_a_barrier_is_the_fall_below_the_straight_line_with_tasks_weighted_by_ha
     # t: ends .5 and 1, line .75, middle .25: .5 below. ppl (less is better): ends -4 and -8, line
     # -6, middle -5: 1 above. Weighted: (.5 - 3 * 1) / 4 = -.625.
     at_ends = {"a": rows([1, 0], [3, 5]), "b": rows([1, 1], [8, 8])}
-    at_middles = {("a", "b"): rows([0.5, 0], [5, 5])}
-    [found] = barriers(at_ends, at_middles, TASKS, "metric")
+    at_midpoints = {("a", "b"): rows([0.5, 0], [5, 5])}
+    [found] = barriers(at_ends, at_midpoints, TASKS, "metric")
     assert found["barrier"] == pytest.approx(-0.625)
     assert found["middle"] == pytest.approx((0.25 - 3 * 5) / 4)
     assert found["low"] < -0.625 < found["high"]
@@ -40,12 +40,12 @@ def test_barriers_are_told_in_words_the_highest_first() -> None:
     good, bad = [0.9] * 40, [0.1] * 40
     flat = [2.0] * 40
     at_ends = {name: rows(good, flat) for name in "abc"}
-    at_middles = {
+    at_midpoints = {
         ("a", "b"): rows(good, flat),
         ("a", "c"): rows(bad, flat),
         ("b", "c"): rows([1.0, 0.8] * 20, flat),
     }
-    found = barriers(at_ends, at_middles, TASKS, "metric")
+    found = barriers(at_ends, at_midpoints, TASKS, "metric")
     assert (found[0]["a"], found[0]["b"]) == ("a", "c")
     assert found[0]["barrier"] == pytest.approx(0.2)  # .8 lost on a quarter of the weight
     lines = barrier_lines(found, 80)
@@ -61,7 +61,7 @@ def test_middles_are_averages_of_two_and_the_base_is_one_of_the_ends(tmp_path: P
     study["evaluate"] = {"tasks": [{"name": "arc_easy"}]}
     config = StudyConfig.from_dict(study, tmp_path)
     assert [end.name for end in ends(config)] == ["a", "b", "base"]
-    found = middles(config)
+    found = midpoints(config)
     assert list(found) == [("a", "b"), ("a", "base"), ("b", "base")]
     document = found["a", "base"].to_dict()
     assert document["merge_method"] == "linear"

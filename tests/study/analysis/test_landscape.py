@@ -10,7 +10,7 @@ import pytest
 from evomerge.core.errors import UserError
 from evomerge.recipe.space.dimension import Dimension
 from evomerge.report.landscape import landscape_lines
-from evomerge.study.analysis.cuts import between, values
+from evomerge.study.analysis.cuts import interpolated, values
 from evomerge.study.analysis.landscape import landscape
 from evomerge.study.journal.journal import JOURNAL
 from evomerge.study.study import Study
@@ -106,9 +106,9 @@ def test_steps_between_values_by_hand() -> None:
     log = Dimension("a", low=0.01, high=1.0, log=True)
     whole = Dimension("b", "int", low=1, high=4)
     choice = Dimension("c", "categorical", choices=("x", "y"))
-    assert between(log, 0.01, 1.0, 0.5) == pytest.approx(0.1)
-    assert between(log, 0.1, 1.0, 1.5) == 1.0  # kept within its range
-    assert between(whole, 1, 4, 0.5) == 2
-    assert [between(choice, "x", "y", place) for place in (0, 0.4, 0.6, 1.5)] == [*"xxyy"]
+    assert interpolated(log, 0.01, 1.0, 0.5) == pytest.approx(0.1)
+    assert interpolated(log, 0.1, 1.0, 1.5) == 1.0  # kept within its range
+    assert interpolated(whole, 1, 4, 0.5) == 2
+    assert [interpolated(choice, "x", "y", place) for place in (0, 0.4, 0.6, 1.5)] == [*"xxyy"]
     assert values(whole, 3, 7) == [1, 2, 3, 4]
     assert values(Dimension("d", low=0.0, high=1.0), 0.6, 3) == [0.0, 0.6, 1.0]

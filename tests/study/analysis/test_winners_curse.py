@@ -9,7 +9,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from evomerge.study.analysis.winners_curse import largest_of, noise_of_means, winner_inflation
+from evomerge.study.analysis.winners_curse import largest_of, noise_of_means, winners_curse
 from evomerge.study.journal.record import Record
 
 
@@ -78,7 +78,7 @@ def test_the_best_of_simulated_searches_is_inflated_as_told(items: int, spread: 
     told, seen = [], []
     for seed in range(14):
         record, true = search(seed, items, spread)
-        found = winner_inflation(record)
+        found = winners_curse(record)
         assert found is not None
         assert (found["candidates"], found["items"]) == (200, items)
         told.append(found["expected"])
@@ -89,4 +89,4 @@ def test_the_best_of_simulated_searches_is_inflated_as_told(items: int, spread: 
 
 def test_a_search_of_three_candidates_says_nothing() -> None:
     record, _ = search(0, 20, 0.1, candidates=3, generations=1)
-    assert winner_inflation(record) is None
+    assert winners_curse(record) is None

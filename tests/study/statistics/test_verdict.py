@@ -83,8 +83,12 @@ def test_a_clear_improvement_over_best_parent_and_best_anchor_is_announced():
     assert 0 < comparison["low"] < 0.2 < comparison["high"]
     assert (comparison["wins"], comparison["losses"], comparison["ties"]) == (20, 0, 80)
     assert comparison["items"] == 100
-    assert found["sentence"].startswith("Improvement shown: trial 20 scores +0.3000 (")
-    assert "best anchor, anchor 11, on 100 held-out items (95 % intervals)" in found["sentence"]
+    hard, easy = found["comparisons"][1], found["comparisons"][0]
+    assert found["sentence"] == (
+        "Improvement shown on 100 held-out items: trial 20 beats the best simple merge (anchor 11) "
+        f"by +0.200 [{hard['low']:+.3f}, {hard['high']:+.3f}] and the best parent (parent 1) by "
+        f"+0.300 [{easy['low']:+.3f}, {easy['high']:+.3f}]; both 95 %, joint."
+    )
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
@@ -112,8 +116,11 @@ def test_beating_only_the_parent_is_no_improvement_and_the_best_of_the_race_is_r
         "digest": "d11",
         "name": "anchor 11",
     }
-    assert found["sentence"].startswith("No improvement shown: trial 20 scores +0.1200")
-    assert "anchor 11 did best in the race of what needs no search" in found["sentence"]
+    assert found["sentence"].startswith(
+        "No improvement shown on 100 held-out items: trial 20 scores +0.020 ["
+    )
+    assert "] against the best parent (parent 1); both 95 %, joint." in found["sentence"]
+    assert "best baseline in the race, anchor 11, is recommended instead" in found["sentence"]
 
 
 def test_an_anchor_that_the_race_put_out_is_not_recommended():
@@ -129,7 +136,9 @@ def test_an_anchor_that_the_race_put_out_is_not_recommended():
     found = verdict(winner, rivals(True), QUIZ)
     assert found["improvement_shown"] is False
     assert found["winner"]["trial"] == 9
-    assert "still recommended, since the race put every parent and anchor out" in found["sentence"]
+    assert (
+        "still recommended, since the race eliminated every parent and anchor" in found["sentence"]
+    )
 
 
 @pytest.mark.parametrize(
