@@ -30,9 +30,9 @@ class TaskConfig:
         """Return the kind of an entry of `tasks`, and the entry as a mapping."""
         if isinstance(value, str):
             return TaskConfig, {"name": value}
-        own = {"text": TextTaskConfig, "function": FunctionTaskConfig}
-        found = (own[key] for key in own if isinstance(value, Mapping) and key in value)
-        return next(found, TaskConfig), value
+        by_key = {"text": TextTaskConfig, "function": FunctionTaskConfig}
+        kinds = (by_key[key] for key in by_key if isinstance(value, Mapping) and key in value)
+        return next(kinds, TaskConfig), value
 
     def check(self, where: str) -> None:
         """Refuse what could not be scored."""
