@@ -34,7 +34,7 @@ _TIED = (
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """The location of a tensor: its layer (``None`` outside the stack) and its component."""
 
     layer: int | None
@@ -42,18 +42,18 @@ class Place:
 
 
 @lru_cache(maxsize=100_000)
-def place(name: str) -> Place:
+def locate(name: str) -> Location:
     """Read layer and component off a tensor's name.
 
-    >>> place("model.layers.3.self_attn.q_proj.weight")
-    Place(layer=3, component='attention')
-    >>> place("model.norm.weight")
-    Place(layer=None, component='norm')
+    >>> locate("model.layers.3.self_attn.q_proj.weight")
+    Location(layer=3, component='attention')
+    >>> locate("model.norm.weight")
+    Location(layer=None, component='norm')
     """
     found = _LAYER.search(name)
     rest = name[found.end() :] if found else name
     component = next((c for c, pattern in _PATTERNS if pattern.search(rest)), "other")
-    return Place(int(found.group(1)) if found else None, component)
+    return Location(int(found.group(1)) if found else None, component)
 
 
 @lru_cache(maxsize=100_000)
@@ -135,7 +135,7 @@ def has_row_per_token(name: str, shape: Sequence[int], config: Mapping[str, Any]
     >>> has_row_per_token("transformer.wpe.weight", (40, 16), {"vocab_size": 40})
     False
     """
-    if place(name).component not in ("embedding", "head") or _NOT_TOKENS.search(name):
+    if locate(name).component not in ("embedding", "head") or _NOT_TOKENS.search(name):
         return False
     return len(shape) > 0 and shape[0] == vocabulary_size(config)
 

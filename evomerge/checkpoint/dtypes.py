@@ -1,18 +1,34 @@
-"""The dtypes of safetensors as torch has them."""
+"""The dtypes that tensors are stored in: safetensors' code, torch's name, and bytes of an element.
+
+Nothing here imports torch, as headers are read without it; ``getattr(torch, name)`` is its dtype.
+"""
 
 from __future__ import annotations
 
-import torch
-
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+NAMES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
 }
+CODES = {name: code for code, name in NAMES.items()}
+ELEMENT_BYTES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
+FLOATS = ("F64", "F32", "F16", "BF16")
+FLOAT_NAMES = tuple(NAMES[code] for code in FLOATS)  # what a recipe may have as its dtype

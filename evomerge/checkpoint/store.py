@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from evomerge.checkpoint.files.header import TensorInfo
-from evomerge.checkpoint.files.mapping import open_apart
+from evomerge.checkpoint.files.mapping import open_staggered
 from evomerge.core.errors import UserError
 
 
@@ -63,7 +63,7 @@ class Files:
         info = self.tensors[name]
         try:
             if info.file not in self._open:
-                self._open[info.file] = open_apart(self.folder / info.file)
+                self._open[info.file] = open_staggered(self.folder / info.file)
             tensor: Tensor = self._open[info.file].get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise UserError(

@@ -23,7 +23,7 @@ _BESIDE = 100  # bytes that a token takes in a dictionary, with its id, besides 
 _BATCH = 10_000
 
 
-class Tokenizer(NamedTuple):
+class TokenizerFile(NamedTuple):
     """A tokenizer as far as tokenizer.json shows it.
 
     Attributes:
@@ -51,7 +51,7 @@ class TokenSum(NamedTuple):
     megabytes: float
 
 
-def read_tokenizer(folder: Path) -> Tokenizer | None:
+def read_tokenizer(folder: Path) -> TokenizerFile | None:
     """Read tokenizer.json; ``None`` without such a file.
 
     The merges of its tokens are read and forgotten, so that it takes a tenth of what it would.
@@ -103,7 +103,7 @@ def write_added(folder: Path, out: Path, added: Sequence[Mapping[str, Any]]) -> 
         shutil.copyfileobj(old, new)
 
 
-def _read(stream: BinaryIO) -> Tokenizer:
+def _read(stream: BinaryIO) -> TokenizerFile:
     document = LongJson(stream, _MAX_PARTS)
     vocabulary: dict[str, int] | None = None
     added: list[dict[str, Any]] = []
@@ -126,7 +126,7 @@ def _read(stream: BinaryIO) -> Tokenizer:
     own = {entry["content"]: entry["id"] for entry in added}
     _check(own)
     vocabulary.update(own)
-    return Tokenizer(vocabulary, added, span)
+    return TokenizerFile(vocabulary, added, span)
 
 
 def _model(document: LongJson) -> dict[str, int] | None:
@@ -145,7 +145,7 @@ def _model(document: LongJson) -> dict[str, int] | None:
 def _vocabulary(document: LongJson) -> dict[str, int]:
     vocabulary: dict[str, int] = {}
     count = 0
-    if document.peek() == "[":  # unigram: [token, score], and an id is a place in the list
+    if document.peek() == "[":  # unigram: [token, score], and an id is an index into the list
         for some in document.items():
             vocabulary.update({entry[0]: count + i for i, entry in enumerate(some)})
             count = _counted(count + len(some))

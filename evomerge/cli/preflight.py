@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from evomerge.checkpoint.dtypes import CODES, ELEMENT_BYTES
 from evomerge.cli.parents import AT_MOST_SECONDS, parents_lines, requests
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
@@ -22,8 +23,6 @@ from evomerge.study.statistics.pools import generation_items, split
 from evomerge.study.study import Study
 from evomerge.study.workers.open_pool import open_pool
 from evomerge.study.workers.scheduler import Scheduler, Unit
-
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def run_check(study: Path, parents: bool) -> None:
@@ -64,7 +63,7 @@ def run_check(study: Path, parents: bool) -> None:
                     config, scheduler, units, _tasks(description["evaluation"])
                 )
     size = description["parameters"]
-    needed = size * _BYTES[config.output.dtype]
+    needed = size * ELEMENT_BYTES[CODES[config.output.dtype]]
     free = shutil.disk_usage(study.absolute().parent).free
     if config.output.save_model and free < 1.1 * needed:
         raise UserError(

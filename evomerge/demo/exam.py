@@ -40,8 +40,10 @@ def exact_match(model: PreTrainedModel, task: str, count: int = 512) -> float:
         logits = model(input_ids=tokens, attention_mask=tokens != PAD).logits
     likeliest = logits.argmax(-1)  # (count, width)
     right = likeliest[:, :-1] == tokens[:, 1:]  # position t predicts token t + 1
-    place = torch.arange(1, width)
-    answered = (place >= torch.tensor(starts)[:, None]) & (place < torch.tensor(ends)[:, None])
+    position = torch.arange(1, width)
+    answered = (position >= torch.tensor(starts)[:, None]) & (
+        position < torch.tensor(ends)[:, None]
+    )
     return float((right | ~answered).all(dim=1).float().mean())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from evomerge.core.errors import UserError, unknown
 from evomerge.evaluate.generation.decode import Decoder
-from evomerge.evaluate.generation.generation import Generation
+from evomerge.evaluate.generation.generation import TextGenerator
 from evomerge.evaluate.generation.vllm import VllmDecoder
 from evomerge.evaluate.likelihood.attention import max_packed_length
 from evomerge.evaluate.likelihood.batches import Batch, make_batches
@@ -68,7 +68,7 @@ class Scorer:
         self._context_cache = (
             ContextCacheSupport() if self._max_packed_length else context_cache_support(model)
         )
-        self._generation = Generation(
+        self._generation = TextGenerator(
             self._stock,
             self._encoder,
             decoder or Decoder(model, tokenizer, batch_size, self._max_packed_length),

@@ -10,17 +10,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evomerge.checkpoint.dtypes import DTYPES
+from evomerge.checkpoint.dtypes import CODES, ELEMENT_BYTES, FLOATS
 from evomerge.checkpoint.files.remote_code import copy_code
 from evomerge.checkpoint.files.shards import write_shards
 from evomerge.core.atomic import atomic_folder
 from evomerge.core.errors import UserError
-from evomerge.merge.compute import TORCH_DTYPES, merge_into, merged
+from evomerge.merge.compute import merge_into, merged
 from evomerge.merge.digest import combined_digest, tensor_digest
 from evomerge.merge.output.card import model_card
 from evomerge.merge.parents.nested import open_parents, with_merges
 from evomerge.merge.parents.parents import Parents
-from evomerge.merge.plan.plan import Plan, plan
+from evomerge.merge.plan.plan import MergePlan, plan
 from evomerge.merge.vocabulary.tokenizer import write_tokenizer
 from evomerge.recipe.recipe import Recipe
 
@@ -56,7 +56,7 @@ def _read(file: Path) -> Recipe:
     return Recipe.from_yaml(file)
 
 
-def tensors(built: Plan, parents: Parents) -> Iterator[tuple[str, Tensor]]:
+def tensors(built: MergePlan, parents: Parents) -> Iterator[tuple[str, Tensor]]:
     """Every output tensor of a plan, one at a time.
 
     Raises:
@@ -77,7 +77,7 @@ def _check_range(name: str, tensor: Tensor) -> None:
         )
 
 
-def fill(model: torch.nn.Module, built: Plan, parents: Parents) -> None:
+def fill(model: torch.nn.Module, built: MergePlan, parents: Parents) -> None:
     """Write a candidate into a live model of the plan's architecture, in place.
 
     Raises:
@@ -92,7 +92,7 @@ def fill(model: torch.nn.Module, built: Plan, parents: Parents) -> None:
             _check_range(job.name, out)
 
 
-def live_tensors(model: torch.nn.Module, built: Plan) -> dict[str, Tensor]:
+def live_tensors(model: torch.nn.Module, built: MergePlan) -> dict[str, Tensor]:
     """A live model's tensors under the names that its checkpoint uses.
 
     Raises:
@@ -124,7 +124,7 @@ def _differs_in_rows(live: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     return live != wanted and live[1:] == wanted[1:] and len(live) == len(wanted) > 0
 
 
-def write(built: Plan, parents: Parents, out: Path, *, replace: bool = False) -> str:
+def write(built: MergePlan, parents: Parents, out: Path, *, replace: bool = False) -> str:
     """Write a merged model as a Hugging Face folder that appears only when whole.
 
     The folder holds config, safetensors, the tokenizer, the recipe and a model card, and the
@@ -137,13 +137,13 @@ def write(built: Plan, parents: Parents, out: Path, *, replace: bool = False) ->
         UserError: `out` exists and holds something, or a parent does not fit.
     """
     recipe = built.recipe
-    dtype = TORCH_DTYPES[recipe.output_dtype]
+    merged_bytes = ELEMENT_BYTES[CODES[recipe.output_dtype]]
     sizes = {}
     for job in built.jobs:
         ref = job.base or job.models[0]
-        stored = DTYPES[parents.checkpoints[ref.model].tensors[ref.name].dtype]
-        itemsize = dtype.itemsize if stored.is_floating_point else stored.itemsize
-        sizes[job.name] = math.prod(job.shape) * itemsize
+        stored = parents.checkpoints[ref.model].tensors[ref.name].dtype
+        bytes_each = merged_bytes if stored in FLOATS else ELEMENT_BYTES[stored]
+        sizes[job.name] = math.prod(job.shape) * bytes_each
     parts: list[str] = []
 
     def recorded() -> Iterator[tuple[str, Tensor]]:

@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 
 from evomerge import methods
+from evomerge.checkpoint.dtypes import FLOAT_NAMES
 from evomerge.core.errors import UserError
 from evomerge.merge.kernels.lowering import Inputs, operation_of
 from evomerge.merge.parents.parents import Parents
-from evomerge.merge.plan.plan import Job
-from evomerge.recipe.data import DTYPES
+from evomerge.merge.plan.plan import TensorJob
 from evomerge.recipe.recipe import Recipe
 
-TORCH_DTYPES = {name: getattr(torch, name) for name in DTYPES}
+TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in FLOAT_NAMES}
 
 
-def merged(job: Job, parents: Parents, recipe: Recipe) -> Tensor:
+def merged(job: TensorJob, parents: Parents, recipe: Recipe) -> Tensor:
     """Compute one output tensor in float32 and cast it once to the recipe's output dtype.
 
     A recipe whose dtype is float64 is computed in that, method by method, without operations.
@@ -32,7 +32,7 @@ def merged(job: Job, parents: Parents, recipe: Recipe) -> Tensor:
     return out
 
 
-def merge_into(out: Tensor, job: Job, parents: Parents, recipe: Recipe) -> None:
+def merge_into(out: Tensor, job: TensorJob, parents: Parents, recipe: Recipe) -> None:
     """Like `merged`, written into a tensor of the result's shape and any floating dtype.
 
     A method that has an operation runs as one, in a single pass where `out` is contiguous; the

@@ -21,7 +21,6 @@ Parameters = Mapping[str, Setting]
 
 HEADS = ("merge", "base", "drop")  # what becomes of a classifier's or a language model's head
 UNMATCHED = ("error", "base", "drop", "union")  # and of tensors that not every model has alike
-DTYPES = ("float32", "bfloat16", "float16", "float64")
 MODEL_KEYS = ("model", "base_model", "tokenizer_source", "source")  # keys whose value is a model
 CHAT_TEMPLATES = ("auto", "alpaca", "chatml", "exaone", "llama3", "mistral")
 

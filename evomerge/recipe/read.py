@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 from evomerge import methods
 from evomerge.checkpoint import names as model_name
 from evomerge.checkpoint.architecture import COMPONENTS
+from evomerge.checkpoint.dtypes import FLOAT_NAMES
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError, unknown
 from evomerge.recipe import nested as nesting
 from evomerge.recipe import tokenizer as token_rows
 from evomerge.recipe.data import (
     CHAT_TEMPLATES,
-    DTYPES,
     HEADS,
     UNMATCHED,
     Block,
@@ -341,8 +341,8 @@ class _Reader:
 
     def _dtype(self, value: Any, at: str) -> str:
         name = str(value).removeprefix("torch.")
-        if name not in DTYPES:
-            raise UserError(f"{self.where}: {at}: {unknown('dtype', name, DTYPES)}")
+        if name not in FLOAT_NAMES:
+            raise UserError(f"{self.where}: {at}: {unknown('dtype', name, FLOAT_NAMES)}")
         return name
 
     def _tokenizer(self, value: Any) -> str | None:

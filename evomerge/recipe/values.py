@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evomerge.checkpoint.architecture import place
+from evomerge.checkpoint.architecture import locate
 from evomerge.recipe.data import Parameters, RecipeData, Setting, Slice
 
 Level = tuple[Parameters, float]  # parameters, and the depth at which their gradients are read
@@ -32,7 +32,7 @@ class Levels:
 
 def levels_of(recipe: RecipeData, name: str, depth: int) -> Levels:
     """The levels of one tensor of a recipe without slices, whose models have `depth` layers."""
-    at = place(name)
+    at = locate(name)
     whole = position(at.layer, 0, depth)
     general: Level = (recipe.parameters, whole)
     block = recipe.block_of(at.layer, at.component)

@@ -17,7 +17,7 @@ def landscape_lines(landscape: Mapping[str, Any]) -> list[str]:
     ]
     if landscape["line"]:
         lines += ["", f"line from {landscape['start']} (0) through the winner (1) and beyond:"]
-        lines += [_row(f"{at['place']:.2f}", at) for at in landscape["line"]]
+        lines += [_row(f"{at['position']:.2f}", at) for at in landscape["line"]]
         if landscape["barrier"] is not None:
             lines += [
                 "  on the way it falls at most "
@@ -47,7 +47,7 @@ def _slice(landscape: Mapping[str, Any]) -> list[str]:
 def _row(label: str, at: Mapping[str, Any]) -> str:
     if at["score"] is None:
         return f"  {label} {'failed':>9}"
-    if at.get("place") == 1:
+    if at.get("position") == 1:
         return f"  {label} {_score(at['score']):>9}  the winner"
     gain, low, high = (number(at[key], sign=True) for key in ("gain", "low", "high"))
     return f"  {label} {_score(at['score']):>9}  {gain} [{low}, {high}]"

@@ -20,7 +20,7 @@ PHASES = ("anchors", "search", "race", "verdict")
 
 
 @dataclass(frozen=True)
-class Job:
+class WorkerJob:
     """One delivery of a worker; times in seconds since 1970, `build` and `forward` in seconds."""
 
     worker: str
@@ -47,7 +47,7 @@ class Run:
 
     folder: Path
     record: Record = field(default_factory=Record)
-    jobs: list[Job] = field(default_factory=list)
+    jobs: list[WorkerJob] = field(default_factory=list)
     failures: list[Mapping[str, Any]] = field(default_factory=list)
     sessions: list[tuple[float, float]] = field(default_factory=list)
     references: dict[int, int] = field(default_factory=dict)
@@ -152,7 +152,7 @@ class Run:
         start = end - spent.get("total", 0.0)
         times = (spent.get("build", 0.0), spent.get("forward", 0.0))
         if not event.get("reused"):
-            self.jobs.append(Job(str(event["worker"]), event["phase"], start, end, *times))
+            self.jobs.append(WorkerJob(str(event["worker"]), event["phase"], start, end, *times))
         if event["phase"] in _POOLS:
             self._measured.setdefault(_POOLS[event["phase"]], set()).add(event["digest"])
         if event["phase"] == "race":

@@ -50,7 +50,7 @@ def test_the_choices_are_four_and_one_of_them_is_right(task):
         assert len(set(document["choices"])) == 4
         assert document["choices"][document["gold"]] == document["answer"]
     golds = [document["gold"] for document in documents(task)]
-    assert {golds.count(place) > 90 for place in range(4)} == {True}  # 128 each on average
+    assert {golds.count(index) > 90 for index in range(4)} == {True}  # 128 each on average
 
 
 def test_the_translation_task_asks_for_every_skill():

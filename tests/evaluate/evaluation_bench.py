@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from evomerge.evaluate.generation.decode import Answer, Decoder
-from evomerge.evaluate.generation.generation import Generation
+from evomerge.evaluate.generation.generation import TextGenerator
 from evomerge.evaluate.likelihood.attention import max_packed_length
 from evomerge.evaluate.tasks.encode import Encoder
 from evomerge.evaluate.tasks.harness import Harness
@@ -121,7 +121,7 @@ def answers(
     """The answers of our loop, or else lm-eval's, to the first request of each item."""
     stock = stock_model(bench.model, bench.tokenizer, batch_size)
     decoder = Decoder(bench.model, bench.tokenizer, batch_size, max_packed_length(bench.model))
-    generation = Generation(stock, Encoder(stock, harness), decoder, lambda _: None)
+    generation = TextGenerator(stock, Encoder(stock, harness), decoder, lambda _: None)
     return generation(generation.share_out([(i, harness.requests(*i)[0]) for i in items]))
 
 

@@ -149,10 +149,10 @@ def _studies() -> Iterator[BadInput]:
     for path, values in WRONG.items():
         for value in values:
             document = copy.deepcopy(stub_document(models=["one"]))
-            place = document
+            node = document
             for key in path[:-1]:
-                place = place.setdefault(key, {})
-            place[path[-1]] = value
+                node = node.setdefault(key, {})
+            node[path[-1]] = value
             name = f"study: {'.'.join(path)} = {value!r}"
             yield BadInput(name, _file(json.dumps(document), ["search", "{}", "run"]))
 
@@ -169,10 +169,10 @@ def _unknown_keys() -> Iterator[BadInput]:
     for path in sections:
         for key in ("sead", "Tasks", "__class__", "x" * 300):
             document = copy.deepcopy(stub_document(models=["one"]))
-            place = document
+            node = document
             for part in path:
-                place = place.setdefault(part, {})
-            place[key] = 1
+                node = node.setdefault(part, {})
+            node[key] = 1
             name = f"study: unknown {'.'.join([*path, key])[:60]}"
             yield BadInput(name, _file(json.dumps(document), ["search", "{}", "run"]))
 

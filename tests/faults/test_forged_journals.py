@@ -259,13 +259,13 @@ def test_a_forged_event_is_told_in_one_line_with_its_place_and_a_remedy(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     whole = bench.events()
-    place = next(i for i, event in enumerate(whole) if event["event"] == kind)
-    event = {k: v for k, v in whole[place].items() if k != key}
+    index = next(i for i, event in enumerate(whole) if event["event"] == kind)
+    event = {k: v for k, v in whole[index].items() if k != key}
     if other is not MISSING:
         event[key] = other
-    run = bench.write(tmp_path / "run", [*whole[:place], event, *whole[place + 1 :]])
+    run = bench.write(tmp_path / "run", [*whole[:index], event, *whole[index + 1 :]])
     lines = (run / JOURNAL).read_bytes().splitlines(keepends=True)
-    offset = sum(map(len, lines[: place + 1]))  # the first line is the header
+    offset = sum(map(len, lines[: index + 1]))  # the first line is the header
     assert main(["status", str(run)]) == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1

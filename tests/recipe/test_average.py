@@ -51,8 +51,8 @@ def test_swa_is_a_running_mean(run, tmp_path):
     for n, folder in enumerate(run[1:], 1):
         tensors = load(folder)
         running = {k: (n * mean + tensors[k].double()) / (n + 1) for k, mean in running.items()}
-    for recipe, place in [(trajectory.uniform(run), "u"), (trajectory.cumulative(run), "c")]:
-        for name, tensor in built(recipe, tmp_path / place).items():
+    for recipe, folder in [(trajectory.uniform(run), "u"), (trajectory.cumulative(run), "c")]:
+        for name, tensor in built(recipe, tmp_path / folder).items():
             torch.testing.assert_close(tensor.double(), running[name], rtol=1e-6, atol=1e-7)
 
 

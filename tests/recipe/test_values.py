@@ -2,7 +2,7 @@
 
 import pytest
 
-from evomerge.checkpoint.architecture import place, with_layers
+from evomerge.checkpoint.architecture import locate, with_layers
 from evomerge.core.errors import UserError
 from evomerge.recipe.parameters import resolve_parameters
 from evomerge.recipe.recipe import Recipe
@@ -213,7 +213,7 @@ def test_the_depth_of_a_layer_is_its_share_of_the_way():
     ],
 )
 def test_a_tensors_place_is_read_off_its_name(name, expected):
-    at = place(name)
+    at = locate(name)
     assert (at.layer, at.component) == expected
 
 

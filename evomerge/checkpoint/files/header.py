@@ -7,23 +7,10 @@ import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from evomerge.checkpoint.dtypes import ELEMENT_BYTES
 from evomerge.checkpoint.files.document import MAX_BYTES, check_file, parse_json
 from evomerge.core.errors import UserError
 
-# Bytes of an element. `dtypes.py` has torch's names: this file is read without torch.
-ELEMENT_BYTES = {
-    "F64": 8,
-    "F32": 4,
-    "F16": 2,
-    "BF16": 2,
-    "I64": 8,
-    "I32": 4,
-    "I16": 2,
-    "I8": 1,
-    "U8": 1,
-    "BOOL": 1,
-}
-FLOATS = ("F64", "F32", "F16", "BF16")
 _MAX_TENSORS = 100_000
 _MAX_NAME_BYTES = 512
 _MAX_AXES = 16

@@ -1,4 +1,4 @@
-"""Weight files are mapped apart: none where the processor's cache takes it for another.
+"""Maps weight files at staggered addresses, so that parents do not alias in the L1 cache.
 
 Some first-level caches look a line up by the lower 28 bits of its address (AMD's way predictor).
 Files of one size are mapped at one distance, and where that is a multiple of 2**28, as with 134 M
@@ -15,15 +15,15 @@ from typing import Any
 
 from safetensors import safe_open
 
-_PERIOD = 2**28  # addresses that differ by a multiple of it are taken for one another
-_STEP = 2**21  # what large files' addresses are multiples of
+_PERIOD = 2**28  # the cache confuses addresses that differ by a multiple of it
+_STEP = 2**21  # addresses of large files are multiples of it
 _ATTEMPTS = 8
-_PLENTY = 64  # of 128 places
-_taken: set[int] = set()  # where files of this process begin, in steps within a period
+_MAX_TAKEN = 64  # of 128 steps within a period
+_taken: set[int] = set()  # the steps at which files of this process begin
 
 
-def open_apart(file: Path) -> Any:
-    """Open a safetensors file, as `safe_open` does, at a place of its own among large files.
+def open_staggered(file: Path) -> Any:
+    """Open a safetensors file like `safe_open`; a large one begins at a step that no other has.
 
     Raises:
         SafetensorError, OSError: The file cannot be read.
@@ -32,27 +32,27 @@ def open_apart(file: Path) -> Any:
     size = file.stat().st_size
     if size < _STEP or sys.platform != "linux":
         return stream
-    place = _place(stream)
-    unwanted = [stream]  # mapped until the end, lest one be mapped there again
+    step = _step_of(stream)
+    mapped = [stream]  # stay mapped until the end, so that none of their addresses comes again
     with ExitStack() as gaps:
         for attempt in range(_ATTEMPTS):
-            if place not in _taken:
+            if step not in _taken:
                 break
-            try:  # takes the next place of this size; never touched, so of no memory
+            try:  # takes the next address for this size; never touched, so it needs no memory
                 gap = mmap.mmap(-1, size + attempt * _STEP, mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
             except (OSError, ValueError):
                 break
             gaps.enter_context(closing(gap))
             stream = safe_open(file, framework="pt")
-            place = _place(stream)
-            unwanted.append(stream)
-    if len(_taken) >= _PLENTY:
+            step = _step_of(stream)
+            mapped.append(stream)
+    if len(_taken) >= _MAX_TAKEN:
         _taken.clear()  # most belong to files that are closed by now
-    _taken.add(place)
+    _taken.add(step)
     return stream
 
 
-def _place(stream: Any) -> int:
-    """Return the place of a file's first tensor, in steps within a period."""
+def _step_of(stream: Any) -> int:
+    """Return the address of a file's first tensor, in steps within a period."""
     address: int = stream.get_tensor(next(iter(stream.keys()))).data_ptr()
     return address % _PERIOD // _STEP

@@ -36,7 +36,7 @@ class Prompts:
     their_indices: tuple[int, ...]
 
 
-class Generation:
+class TextGenerator:
     """Generates with the live model; nothing here remembers its weights.
 
     Args:

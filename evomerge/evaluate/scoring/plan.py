@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from evomerge.evaluate.batch_digest import composition
-from evomerge.evaluate.generation.generation import Generation, Prompts
+from evomerge.evaluate.generation.generation import Prompts, TextGenerator
 from evomerge.evaluate.likelihood.batches import Batch
 from evomerge.evaluate.outcomes import Item, ScoreKind
 from evomerge.evaluate.scoring.choice_table import ChoiceTable
@@ -58,7 +58,7 @@ def make_plan(
     harness: Harness,
     encoder: Encoder,
     batches_of: Callable[[Sequence[Pair]], list[Batch]],
-    generation: Generation,
+    generation: TextGenerator,
 ) -> ScoringPlan:
     """Encode the requests of a set of items, and put them into batches.
 

@@ -61,7 +61,7 @@ class Bracket(NamedTuple):
         return Bracket(last, last)
 
 
-class Keys(Protocol):
+class SortedKeys(Protocol):
     """Keys, ascending, int64: an array, or a file's."""
 
     def __len__(self) -> int: ...
@@ -73,7 +73,7 @@ class Keys(Protocol):
 class Ranking:
     """Every `stride`-th key of a ranking, ascending, from the first on; int64."""
 
-    keys: Keys
+    keys: SortedKeys
     count: int
     stride: int
 

@@ -63,12 +63,12 @@ class Statistics:
             if tensor is None:
                 parts.append("none")
                 continue
-            place = (tensor.data_ptr(), tensor.numel(), tensor.dtype, tensor.device)
-            if place not in self._digests:
+            memory = (tensor.data_ptr(), tensor.numel(), tensor.dtype, tensor.device)
+            if memory not in self._digests:
                 data = tensor.cpu().view(torch.uint8).numpy()
                 # the tensor is held too, lest another take its address
-                self._digests[place] = tensor, hashlib.sha256(data.data).hexdigest()
-            parts.append(f"{tensor.dtype} {self._digests[place][1]}")
+                self._digests[memory] = tensor, hashlib.sha256(data.data).hexdigest()
+            parts.append(f"{tensor.dtype} {self._digests[memory][1]}")
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from evomerge.checkpoint.architecture import is_head, place
+from evomerge.checkpoint.architecture import is_head, locate
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.compatible import check_compatible
 from evomerge.core.atomic import atomic_folder
@@ -139,12 +139,12 @@ def _is_linear(name: str, delta: Tensor) -> bool:
     """Return whether PEFT can adapt it as a linear layer's weight: a matrix, but no embedding or
     head.
     """
-    inside = place(name).component != "embedding" and not is_head(name)
+    inside = locate(name).component != "embedding" and not is_head(name)
     return delta.dim() == 2 and name.endswith(".weight") and inside
 
 
 def _component(name: str) -> str:
-    return "head" if is_head(name) else place(name).component
+    return "head" if is_head(name) else locate(name).component
 
 
 def _is_conv1d(base: Checkpoint) -> bool:

@@ -9,17 +9,16 @@ from pathlib import Path
 from torch import Tensor
 
 from evomerge.checkpoint.checkpoint import Checkpoint
-from evomerge.checkpoint.files.header import FLOATS, TensorInfo
+from evomerge.checkpoint.dtypes import CODES, FLOATS
+from evomerge.checkpoint.files.header import TensorInfo
 from evomerge.checkpoint.opening import inspect_models
 from evomerge.core.errors import UserError
 from evomerge.merge.compute import merged
 from evomerge.merge.parents.parents import Parents
-from evomerge.merge.plan.plan import Plan, plan
+from evomerge.merge.plan.plan import MergePlan, plan
 from evomerge.merge.vocabulary.align import aligned
 from evomerge.recipe import nested as nesting
 from evomerge.recipe.recipe import Recipe
-
-_CODES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
 
 
 def open_parents(models: Iterable[str], device: str = "cpu") -> Parents:
@@ -72,7 +71,7 @@ def _checkpoint(recipe: Recipe, parents: Parents, where: str) -> Checkpoint:
             "name the folder"
         )
     built = plan(recipe, parents.checkpoints)
-    code = _CODES[built.recipe.output_dtype]
+    code = CODES[built.recipe.output_dtype]
     tensors = {}
     for job in built.jobs:
         ref = job.base or job.models[0]
@@ -92,7 +91,7 @@ class _Merge:
     A merge asks for all inputs of one tensor before it goes on to the next, some more than once.
     """
 
-    def __init__(self, built: Plan, parents: Parents):
+    def __init__(self, built: MergePlan, parents: Parents):
         self._built = built
         self._parents = parents
         self._jobs: Mapping[str, int] = {job.name: i for i, job in enumerate(built.jobs)}

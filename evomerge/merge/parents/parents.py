@@ -10,7 +10,7 @@ from torch import Tensor
 from evomerge.checkpoint.architecture import is_head
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.compatible import check_compatible, check_same_kind, check_same_tokens
-from evomerge.checkpoint.files.header import FLOATS
+from evomerge.checkpoint.dtypes import FLOATS
 from evomerge.checkpoint.opening import open_model
 from evomerge.checkpoint.store import Factors
 from evomerge.core.errors import UserError
@@ -18,7 +18,7 @@ from evomerge.merge.kernels.native import kernels_for
 from evomerge.merge.kernels.statistics import Statistics
 from evomerge.merge.parents.thresholds import Magnitudes
 from evomerge.merge.plan.matching import check_labels
-from evomerge.merge.plan.plan import Job, Ref
+from evomerge.merge.plan.plan import Ref, TensorJob
 from evomerge.merge.vocabulary.align import aligned
 from evomerge.recipe.recipe import Recipe
 
@@ -96,7 +96,7 @@ class Parents:
                 self._kept[ref, device] = kept
         return kept
 
-    def flat(self, job: Job, device: torch.device) -> Flat:
+    def flat(self, job: TensorJob, device: torch.device) -> Flat:
         """Return a job's inputs on a device, each tensor as one row of numbers."""
         sources = (job.base, job.models, device)
         found = self._flat.get(sources)
@@ -131,7 +131,7 @@ class Parents:
         held = self.checkpoints[ref.model].factors(ref.name)
         return held and Factors(*(factor.to(device) for factor in held))
 
-    def thresholds(self, job: Job, working: torch.dtype) -> list[float]:
+    def thresholds(self, job: TensorJob, working: torch.dtype) -> list[float]:
         """The least magnitude of each model's changes that its density keeps, over all tensors."""
         assert job.base is not None, f"{job.method} trims changes, and takes a base"
         found = []
@@ -149,7 +149,7 @@ class Parents:
                 before, after = (self.tensor(Ref(m, name)).to(working) for m in (base, model))
                 yield after.float() - before.float()
 
-    def statistics_of(self, job: Job) -> Statistics:
+    def statistics_of(self, job: TensorJob) -> Statistics:
         """Return the statistics of a job's tensors.
 
         Nothing is remembered of those that are not kept.

@@ -42,9 +42,9 @@ class Magnitudes:
             return 0.0 if density >= 1 else float("inf")
         if density not in self._exact:
             from_top = self._counts.flip(0).cumsum(0)
-            place = int((from_top >= keep).nonzero()[0])
-            chosen = _BINS - 1 - place
-            above = int(from_top[place]) - int(self._counts[chosen])
+            index = int((from_top >= keep).nonzero()[0])
+            chosen = _BINS - 1 - index
+            above = int(from_top[index]) - int(self._counts[chosen])
             within = torch.zeros(1 << _LOW_BITS, dtype=torch.int64)
             for delta in deltas:
                 bits = _bits(delta)

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from evomerge import methods
 from evomerge.checkpoint.architecture import (
-    Place,
+    Location,
     layer_count,
-    place,
+    locate,
     renumbered,
     stack_of,
     tied_partner,
@@ -33,7 +33,7 @@ class Ref(NamedTuple):  # hashed a dozen times a job, which a dataclass does in 
     name: str
 
 
-class Job(NamedTuple):
+class TensorJob(NamedTuple):
     """The making of one output tensor.
 
     Attributes:
@@ -54,7 +54,7 @@ class Job(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class MergePlan:
     """A recipe made ready to build.
 
     Attributes:
@@ -64,11 +64,11 @@ class Plan:
     """
 
     recipe: Recipe
-    jobs: tuple[Job, ...]
+    jobs: tuple[TensorJob, ...]
     config: Mapping[str, Any]
 
 
-def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Plan:
+def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> MergePlan:
     """Settle every tensor of a recipe.
 
     Args:
@@ -90,11 +90,11 @@ def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Plan:
                     f"has {depth} layers"
                 )
         jobs = tuple(_jobs_of_models(recipe, names, depths, checkpoints))
-        return Plan(recipe, jobs, with_heads(recipe, donor.config))
+        return MergePlan(recipe, jobs, with_heads(recipe, donor.config))
     jobs = tuple(_jobs_of_slices(recipe, names, checkpoints))
     firsts = [part.sources[0] for part in recipe.slices]
     origin = [(checkpoints[s.model].config, i) for s in firsts for i in range(*s.layer_range)]
-    return Plan(recipe, jobs, with_layers(donor.config, origin))
+    return MergePlan(recipe, jobs, with_layers(donor.config, origin))
 
 
 def _jobs_of_models(
@@ -102,17 +102,17 @@ def _jobs_of_models(
     names: list[str],
     depths: Mapping[str, int],
     checkpoints: Mapping[str, Checkpoint],
-) -> Iterator[Job]:
+) -> Iterator[TensorJob]:
     """Tensors of one layer and component share their values, unless filters look at names."""
     shared = not filtered(recipe)
-    known: dict[tuple[str, Place], tuple[Levels, Mapping[str, Any]]] = {}
+    known: dict[tuple[str, Location], tuple[Levels, Mapping[str, Any]]] = {}
     for name, model in sorted_out(recipe, names, checkpoints).items():
         if model is not None:
             yield _copied(Ref(model, name), checkpoints)
             continue
         sources = [(entry.model, name) for entry in recipe.models]
         stack = stack_of(name)
-        at = stack, place(name)
+        at = stack, locate(name)
         levels, parameters = known.get(at) or (levels_of(recipe, name, depths[stack]), None)
         job = _job(name, levels, recipe.base_model, sources, name, checkpoints, parameters)
         if shared:
@@ -120,19 +120,19 @@ def _jobs_of_models(
         yield job
 
 
-def _copied(ref: Ref, checkpoints: Mapping[str, Checkpoint]) -> Job:
+def _copied(ref: Ref, checkpoints: Mapping[str, Checkpoint]) -> TensorJob:
     """One model's tensor as it is."""
     shape = checkpoints[ref.model].tensors[ref.name].shape
-    return Job(ref.name, shape, None, (ref,), "passthrough", {"scale": [1.0]})
+    return TensorJob(ref.name, shape, None, (ref,), "passthrough", {"scale": [1.0]})
 
 
 def _jobs_of_slices(
     recipe: Recipe, names: Sequence[str], checkpoints: Mapping[str, Checkpoint]
-) -> list[Job]:
+) -> list[TensorJob]:
     """Layer tensors slice by slice, renumbered; the others from the first or the last slice."""
     layered: dict[int, list[str]] = {}
     for name in names:
-        layer = place(name).layer
+        layer = locate(name).layer
         if layer is not None:
             layered.setdefault(layer, []).append(name)
     if not layered:
@@ -144,8 +144,8 @@ def _jobs_of_slices(
             "write models, with filters on their names"
         )
     template = layered[min(layered)]
-    before = [n for n in names if place(n).layer is None and not _behind_layers(place(n))]
-    behind = [n for n in names if place(n).layer is None and _behind_layers(place(n))]
+    before = [n for n in names if locate(n).layer is None and not _behind_layers(locate(n))]
+    behind = [n for n in names if locate(n).layer is None and _behind_layers(locate(n))]
     jobs = [_slice_job(recipe, recipe.slices[0], n, None, checkpoints) for n in before]
     output = 0
     for part in recipe.slices:
@@ -163,7 +163,7 @@ def _slice_job(
     name: str,
     step: int | None,
     checkpoints: Mapping[str, Checkpoint],
-) -> Job:
+) -> TensorJob:
     sources = [
         (s.model, name if step is None else renumbered(name, s.layer_range[0] + step))
         for s in part.sources
@@ -182,7 +182,7 @@ def _job(
     base_name: str,
     checkpoints: Mapping[str, Checkpoint],
     parameters: Mapping[str, Any] | None = None,
-) -> Job:
+) -> TensorJob:
     """One tensor's job; `parameters` are settled here unless they are known."""
     spec = methods.get(levels.method)
     merged = [i for i, (model, _) in enumerate(sources) if not (spec.takes_base and model == base)]
@@ -194,7 +194,7 @@ def _job(
         raise UserError(f"{name}: its shapes differ: {sorted(map(list, shapes))}")
     if parameters is None:
         parameters = resolve_parameters(levels, name, sources, merged)
-    return Job(name, shapes.pop(), base_ref, refs, levels.method, parameters)
+    return TensorJob(name, shapes.pop(), base_ref, refs, levels.method, parameters)
 
 
 def _ref(model: str, name: str, checkpoints: Mapping[str, Checkpoint]) -> Ref:
@@ -211,13 +211,13 @@ def _depths(donor: Checkpoint) -> dict[str, int]:
     """Layers of each stack, as the names say; '' has the deepest's, or what the config says."""
     depths: dict[str, int] = {}
     for name in donor.tensors:
-        layer = place(name).layer
+        layer = locate(name).layer
         if layer is not None:
             depths[stack_of(name)] = max(layer + 1, depths.get(stack_of(name), 0))
     return {**depths, "": max(depths.values(), default=layer_count(donor.config) or 0)}
 
 
-def _behind_layers(at: Place) -> bool:
+def _behind_layers(at: Location) -> bool:
     return at.component in ("norm", "head")
 
 

@@ -20,13 +20,13 @@ from torch import Tensor
 from evomerge import methods
 from evomerge.checkpoint.architecture import (
     has_row_per_token,
-    place,
+    locate,
     vocabulary_size,
     with_vocabulary_size,
 )
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.compatible import tied_tensor
-from evomerge.checkpoint.dtypes import DTYPES
+from evomerge.checkpoint.dtypes import NAMES
 from evomerge.checkpoint.files.header import TensorInfo
 from evomerge.checkpoint.store import Factors
 from evomerge.core.errors import UserError
@@ -135,7 +135,7 @@ class _Aligned:
         held = self.parent.tensor(name)
         if not _has_rows(self.parent, name):
             return held
-        dtype = DTYPES[self._dtype(name)]
+        dtype = getattr(torch, NAMES[self._dtype(name)])
         result = torch.zeros(self.size, *held.shape[1:], dtype=dtype)
         own = self.own[self.name]
         shared = [(new, own[token]) for token, new in self.tokenizer.tokens.items() if token in own]
@@ -214,12 +214,12 @@ class _Aligned:
         """The models that a tensor is merged of."""
         recipe = self.recipe
         if recipe.slices:
-            at = -1 if place(name).component == "head" else 0
+            at = -1 if locate(name).component == "head" else 0
             listed = [source.model for source in recipe.slices[at].sources]
             base = recipe.slices[at].base_model or recipe.base_model
         else:
             listed, base = [entry.model for entry in recipe.models], recipe.base_model
-        block = recipe.block_of(None, place(name).component)
+        block = recipe.block_of(None, locate(name).component)
         method = block.merge_method if block else recipe.merge_method
         takes_base = methods.get(method).takes_base and base is not None
         return tuple(dict.fromkeys([*listed, *([base] if takes_base and base else [])]))

@@ -15,6 +15,7 @@ from typing import Any
 
 from evomerge import methods
 from evomerge.checkpoint import names as model_name
+from evomerge.checkpoint.dtypes import FLOATS, NAMES
 from evomerge.checkpoint.opening import open_model
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
@@ -22,7 +23,6 @@ from evomerge.recipe import nested as nesting
 from evomerge.recipe.recipe import Recipe
 
 _UNUSED = {"task_arithmetic": ("density", "rescale")}  # mergekit's, without effect there
-_STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 
 
 @dataclass(frozen=True)
@@ -267,10 +267,10 @@ def _stored(document: Mapping[str, Any], made: Set[Any]) -> str | None:
         folder = Path(os.path.expanduser(model_name.host_of(name)))
         if not folder.is_dir():
             return None
-        dtypes = {info.dtype for info in open_model(folder).tensors.values()} & set(_STORED)
+        dtypes = {info.dtype for info in open_model(folder).tensors.values()} & set(FLOATS)
         if len(dtypes) != 1:
             return None
         kinds |= dtypes
     if len(kinds) <= 1:
-        return _STORED[kinds.pop()] if kinds else None
+        return NAMES[kinds.pop()] if kinds else None
     return "float64" if "F64" in kinds else "float32"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evomerge.checkpoint.architecture import place, within_layer
+from evomerge.checkpoint.architecture import locate, within_layer
 from evomerge.core.errors import UserError
 from evomerge.recipe.values import resolve
 
@@ -29,7 +29,7 @@ class Stack:
         by_layer: dict[int, list[str]] = {}
         stacks = set()
         for name in names:
-            layer = place(name).layer
+            layer = locate(name).layer
             if layer is not None:
                 by_layer.setdefault(layer, []).append(name)
                 head = name.removesuffix(within_layer(name)).removesuffix(f"{layer}.")
@@ -40,7 +40,7 @@ class Stack:
                 f"{len(stacks)}: {', '.join(sorted(stacks)) or 'no layer numbers'}"
             )
         return cls(
-            tuple(name for name in names if place(name).layer is None),
+            tuple(name for name in names if locate(name).layer is None),
             tuple(tuple(by_layer[layer]) for layer in range(len(by_layer))),
         )
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from evomerge import methods
 from evomerge.checkpoint import names as model_name
+from evomerge.checkpoint.dtypes import FLOAT_NAMES
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
 from evomerge.recipe import nested as nesting
-from evomerge.recipe.data import DTYPES
 from evomerge.recipe.mergekit.slices import Stack, setting_of, source_of
 from evomerge.recipe.parameters import resolve_parameters
 from evomerge.recipe.recipe import Recipe
@@ -76,7 +76,7 @@ def to_mergekit(recipe: Recipe, tensor_names: Sequence[str]) -> list[Document]:
                 "heads, unmatched: mergekit has no such choice; build the recipe instead"
             )
     for name in recipe.merges:
-        if name in (*methods.names(), "base", "union", *DTYPES):
+        if name in (*methods.names(), "base", "union", *FLOAT_NAMES):
             raise UserError(
                 f"merges.{name}: mergekit-multi takes every {name} in its file for this merge; "
                 "give it another name"

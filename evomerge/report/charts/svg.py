@@ -85,8 +85,8 @@ class Figure:
         if square:
             self.rect(x - size, y - size, 2 * size, 2 * size, kind, tip)
             return
-        place = f'cx="{_px(x)}" cy="{_px(y)}" r="{_px(size)}"'
-        self._parts.append(f'<circle class="{kind}" {place}{_with(tip, "circle")}')
+        geometry = f'cx="{_px(x)}" cy="{_px(y)}" r="{_px(size)}"'
+        self._parts.append(f'<circle class="{kind}" {geometry}{_with(tip, "circle")}')
 
     def rect(
         self,
@@ -99,9 +99,9 @@ class Figure:
         fill: str = "",
     ) -> None:
         """A rectangle; `fill` is CSS and goes before the class."""
-        place = f'x="{_px(x)}" y="{_px(y)}" width="{_px(max(width, 0))}" height="{_px(height)}"'
+        geometry = f'x="{_px(x)}" y="{_px(y)}" width="{_px(max(width, 0))}" height="{_px(height)}"'
         style = f' style="fill:{fill}"' if fill else ""
-        self._parts.append(f'<rect class="{kind}" {place}{style}{_with(tip, "rect")}')
+        self._parts.append(f'<rect class="{kind}" {geometry}{style}{_with(tip, "rect")}')
 
     def text(
         self,
@@ -117,8 +117,8 @@ class Figure:
         shown = fit(text, room)
         turn = f' transform="rotate(-90 {_px(x)} {_px(y)})"' if turned else ""
         tip = _with(text if shown != text else "", "text", str(escape(shown)))
-        place = f'x="{_px(x)}" y="{_px(y)}" text-anchor="{anchor}"{turn}'
-        self._parts.append(f'<text class="{kind}" {place}{tip}')
+        geometry = f'x="{_px(x)}" y="{_px(y)}" text-anchor="{anchor}"{turn}'
+        self._parts.append(f'<text class="{kind}" {geometry}{tip}')
 
     def x_axis(
         self, at: Scale, y: float, top: float, marks: Sequence[tuple[float, str]], name: str = ""

@@ -10,7 +10,7 @@ from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.report.charts.charts import WIDTH, Bar, bars
 from evomerge.report.charts.svg import Figure
 from evomerge.report.numbers import number, plural
-from evomerge.report.page.heldout import entrants
+from evomerge.report.page.heldout import held_out_models
 from evomerge.report.run import Run
 from evomerge.study.journal.trials import TrialRecord
 from evomerge.study.statistics.outcome import Tasks, fitness, weights
@@ -20,7 +20,7 @@ def section(run: Run) -> dict[str, Any]:
     """Bars of the real metric, on search items and, where measured, on held-out ones."""
     record = run.record
     items = record.asks[0].items if record.asks else None
-    held_out = {e.trial.digest: e for e in entrants(run)}
+    held_out = {e.trial.digest: e for e in held_out_models(run)}
     shown: dict[str, tuple[TrialRecord, list[Bar]]] = {}
     for trial in record.trials.values():
         trial_bars: list[Bar] = []

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from evomerge.report.charts.charts import WIDTH
 from evomerge.report.charts.svg import Figure, Scale, scale, ticks
 from evomerge.report.numbers import duration, percent
-from evomerge.report.run import PHASES, Job, Run
+from evomerge.report.run import PHASES, Run, WorkerJob
 
 _PHASE_KINDS = {"anchors": "f5", "search": "f1", "race": "f2", "verdict": "f3"}
 _UNITS = ((1.0, "seconds"), (60.0, "minutes"), (3600.0, "hours"), (86400.0, "days"))
@@ -73,7 +73,7 @@ def _trials(counts: dict[str, int]) -> str:
     return f"anchors included{failed}"
 
 
-def _by_phase(jobs: Sequence[Job]) -> Markup:
+def _by_phase(jobs: Sequence[WorkerJob]) -> Markup:
     """A bar per phase, stacked: build, forward pass, everything else."""
     rows = []
     for phase in PHASES:

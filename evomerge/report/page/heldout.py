@@ -1,4 +1,4 @@
-"""The held-out comparison: every entrant on every task, and the paired differences."""
+"""The held-out comparison: every model on every task, and the paired differences."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from evomerge.study.statistics.paired import paired_difference
 
 
 @dataclass(frozen=True)
-class Entrant:
+class HeldOutModel:
     """A model with all its held-out outcomes; `scores` as measured, `mean` higher where better."""
 
     trial: TrialRecord
@@ -26,26 +26,28 @@ class Entrant:
     mean: float
 
 
-def entrants(run: Run) -> list[Entrant]:
+def held_out_models(run: Run) -> list[HeldOutModel]:
     """Every model that was measured on all held-out items, the best first."""
-    by_digest: dict[str, Entrant] = {}
+    by_digest: dict[str, HeldOutModel] = {}
     ours = run.ours
     for trial in sorted(run.record.trials.values(), key=lambda t: t.number != ours):
         rows = run.rows(trial, "holdout") if trial.digest not in by_digest else None
         if rows:
             mean = fitness(rows, run.held_out_tasks, "metric")
-            by_digest[trial.digest] = Entrant(trial, rows, scores(rows, run.held_out_tasks), mean)
+            by_digest[trial.digest] = HeldOutModel(
+                trial, rows, scores(rows, run.held_out_tasks), mean
+            )
     return sorted(by_digest.values(), key=lambda e: (-e.mean, e.trial.number))
 
 
 def section(run: Run) -> dict[str, Any]:
     """The table, the forest plot over all tasks, and the one by task."""
-    all_entrants = entrants(run)
-    if not all_entrants:
+    models = held_out_models(run)
+    if not models:
         return {"missing": "Nothing has been measured on the held-out items yet."}
-    ours = next((e for e in all_entrants if e.trial.number == run.ours), None)
+    ours = next((e for e in models if e.trial.number == run.ours), None)
     best = {
-        task: max(sign(run.held_out_tasks[task]) * e.scores[task] for e in all_entrants)
+        task: max(sign(run.held_out_tasks[task]) * e.scores[task] for e in models)
         for task in run.held_out_tasks
     }
     table = [
@@ -60,7 +62,7 @@ def section(run: Run) -> dict[str, Any]:
             ],
             "mean": number(e.mean),
         }
-        for e in all_entrants
+        for e in models
     ]
     return {
         "tasks": [
@@ -75,12 +77,12 @@ def section(run: Run) -> dict[str, Any]:
         ],
         "weighted": len({spec["weight"] for spec in run.held_out_tasks.values()}) > 1,
         "table": table,
-        **(_figures(run, ours, [e for e in all_entrants if e is not ours]) if ours else {}),
+        **(_figures(run, ours, [e for e in models if e is not ours]) if ours else {}),
         "note": (run.record.verdict or {}).get("note"),
     }
 
 
-def _figures(run: Run, ours: Entrant, rivals: Sequence[Entrant]) -> dict[str, Any]:
+def _figures(run: Run, ours: HeldOutModel, rivals: Sequence[HeldOutModel]) -> dict[str, Any]:
     judged_rows = {c["trial"]: c for c in (run.record.verdict or {}).get("comparisons", [])}
     gaps = []
     for rival in rivals:
@@ -109,13 +111,13 @@ def _figures(run: Run, ours: Entrant, rivals: Sequence[Entrant]) -> dict[str, An
     }
 
 
-def _closest(rivals: Sequence[Entrant]) -> Entrant | None:
+def _closest(rivals: Sequence[HeldOutModel]) -> HeldOutModel | None:
     """The best baseline: a parent, the base or a simple merge."""
     simple = [e for e in rivals if e.trial.kind in ("parent", "base", "anchor")]
     return max(simple, key=lambda e: e.mean, default=None)
 
 
-def _by_task(tasks: Tasks, ours: Entrant, rival: Entrant) -> Any:
+def _by_task(tasks: Tasks, ours: HeldOutModel, rival: HeldOutModel) -> Any:
     gaps = []
     for task, spec in tasks.items():
         columns = [
@@ -128,7 +130,7 @@ def _by_task(tasks: Tasks, ours: Entrant, rival: Entrant) -> Any:
     return differences(gaps, name, "Paired differences by task")
 
 
-def _tag(run: Run, entrant: Entrant) -> str:
-    if entrant.trial.number == run.recommended:
+def _tag(run: Run, model: HeldOutModel) -> str:
+    if model.trial.number == run.recommended:
         return "recommended"
-    return "won the race" if entrant.trial.number == run.ours else ""
+    return "won the race" if model.trial.number == run.ours else ""

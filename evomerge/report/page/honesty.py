@@ -8,7 +8,7 @@ from typing import Any
 
 from evomerge.report.charts.charts import Gap, differences
 from evomerge.report.numbers import interval, number, percent, plural
-from evomerge.report.page.heldout import entrants
+from evomerge.report.page.heldout import held_out_models
 from evomerge.report.page.race import last_race
 from evomerge.report.run import Run
 from evomerge.study.analysis.winners_curse import winners_curse
@@ -19,7 +19,7 @@ from evomerge.study.statistics.outcome import fitness
 
 
 def section(run: Run) -> dict[str, Any]:
-    """Truncation and extraction per entrant; the winner's gain stage by stage."""
+    """Truncation and extraction per model; the winner's gain stage by stage."""
     sentences = {"luck": _luck(run), "control": _control(run), "batches": _batches(run)}
     return {"flags": _flags(run), **sentences, **_gains(run)}
 
@@ -74,27 +74,27 @@ def _control(run: Run) -> str | None:
 
 
 def _flags(run: Run) -> dict[str, Any]:
-    """Counts over the held-out items of every entrant."""
+    """Counts over the held-out items of every model."""
     rows: list[dict[str, Any]] = []
     total = 0
-    for entrant in entrants(run):
-        cut = sum(row.truncated for row in entrant.rows)
-        lost = sum(not row.extracted for row in entrant.rows)
-        total += len(entrant.rows)
+    for model in held_out_models(run):
+        cut = sum(row.truncated for row in model.rows)
+        lost = sum(not row.extracted for row in model.rows)
+        total += len(model.rows)
         by_task = {
             task: (
-                sum(r.truncated for r in entrant.rows if r.task == task),
-                sum(not r.extracted for r in entrant.rows if r.task == task),
+                sum(r.truncated for r in model.rows if r.task == task),
+                sum(not r.extracted for r in model.rows if r.task == task),
             )
             for task in run.tasks
         }
         rows.append(
             {
-                "name": entrant.trial.name,
-                "ours": entrant.trial.number == run.ours,
-                "items": len(entrant.rows),
-                "cut": _share(cut, len(entrant.rows)),
-                "lost": _share(lost, len(entrant.rows)),
+                "name": model.trial.name,
+                "ours": model.trial.number == run.ours,
+                "items": len(model.rows),
+                "cut": _share(cut, len(model.rows)),
+                "lost": _share(lost, len(model.rows)),
                 "where": ", ".join(
                     f"{task} ({_both(*counts)})" for task, counts in by_task.items() if any(counts)
                 ),

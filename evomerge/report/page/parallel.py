@@ -19,7 +19,9 @@ _MOST_ROWS, _MOST_LINES = 24, 300
 _BEST = 0.1  # share of the trials that is drawn in colour
 _LEFT, _RIGHT, _TOP, _ROW = 336.0, WIDTH - 100, 46.0, 22.0
 Scored = tuple[float, tuple[Any, ...], str]  # gain, point, name
-Row = tuple[int, Mapping[str, Any], float]  # place in the point, dimension, rank correlation
+DimensionRow = tuple[
+    int, Mapping[str, Any], float
+]  # index in the point, dimension, rank correlation
 
 
 def section(run: Run) -> dict[str, Any]:
@@ -56,12 +58,12 @@ def _scored(run: Run) -> list[Scored]:
     return sorted(trials, key=lambda scored: -scored[0])
 
 
-def _tie(dimension: Mapping[str, Any], place: int, trials: Sequence[Scored]) -> float:
+def _tie(dimension: Mapping[str, Any], index: int, trials: Sequence[Scored]) -> float:
     """Rank correlation of a dimension with the gain, 0 where it is undefined."""
     if dimension["kind"] == "categorical":
-        pairs = [(float(_share(dimension, point[place])), gain) for gain, point, _ in trials]
+        pairs = [(float(_share(dimension, point[index])), gain) for gain, point, _ in trials]
     else:
-        pairs = [(float(point[place]), gain) for gain, point, _ in trials]
+        pairs = [(float(point[index]), gain) for gain, point, _ in trials]
     return rank_correlation(pairs) or 0.0
 
 
@@ -76,7 +78,9 @@ def _share(dimension: Mapping[str, Any], value: Any) -> float:
     return float((value - low) / (high - low)) if high > low else 0.5
 
 
-def _figure(rows: Sequence[Row], others: Sequence[Scored], best: Sequence[Scored]) -> Markup:
+def _figure(
+    rows: Sequence[DimensionRow], others: Sequence[Scored], best: Sequence[Scored]
+) -> Markup:
     at = Scale(0.0, 1.0, _LEFT, _RIGHT)
     figure = Figure(WIDTH, _TOP + _ROW * len(rows) + 6, "Parallel coordinates of the trials")
     figure.text(WIDTH, _TOP - 6, "rank correlation with the gain", "axis", "end")
@@ -90,8 +94,8 @@ def _figure(rows: Sequence[Row], others: Sequence[Scored], best: Sequence[Scored
     for kind, lines in (("s5 back", others), ("s1 front", best)):
         for gain, point, name in reversed(lines):
             line = [
-                (at(_share(dimension, point[place])), y)
-                for y, (place, dimension, _) in zip(heights, rows, strict=True)
+                (at(_share(dimension, point[index])), y)
+                for y, (index, dimension, _) in zip(heights, rows, strict=True)
             ]
             figure.line(line, kind, f"{name}: {number(gain, sign=True)}")
     label = f"the best {len(best)}" if len(best) > 1 else "the best trial"

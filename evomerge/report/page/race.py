@@ -30,7 +30,7 @@ def section(run: Run) -> dict[str, Any]:
         fate |= dict.fromkeys(event["out"], event["rung"])
     final, winner = rungs[-1][0], rungs[-1][0]["winner"]
     candidates = list(dict.fromkeys(int(n) for event, _ in rungs for n in event["scores"]))
-    entrants = list(dict.fromkeys([*final.get("contenders", []), *candidates]))
+    raced_trials = list(dict.fromkeys([*final.get("contenders", []), *candidates]))
 
     def order(n: int) -> tuple[bool, int, float]:
         score = max((e["rung"] for e, _ in rungs if str(n) in e["scores"]), default=-1)
@@ -47,7 +47,7 @@ def section(run: Run) -> dict[str, Any]:
             "cells": [(number(e["scores"].get(str(n))), n in e["out"]) for e, _ in rungs],
             "fate": _fate(n, winner, fate, candidates),
         }
-        for n in sorted(entrants, key=order)
+        for n in sorted(raced_trials, key=order)
     ]
     return {
         "rungs": [{"rung": e["rung"] + 1, "items": items} for e, items in rungs],

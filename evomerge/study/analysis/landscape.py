@@ -50,7 +50,7 @@ def landscape(directory: Path, n: int, important: Sequence[str] = ()) -> dict[st
 
     Returns:
         ``winner`` and ``start``, names; ``items``, their count, and ``fitness``, the score that is
-        used; ``line`` [{place, score, gain, low, high}], at place 0 the start and at 1 the winner;
+        used; ``line`` [{position, score, gain, low, high}], the start at 0 and the winner at 1;
         ``barrier``, how far the line falls below the straight line between their scores;
         ``slice`` {dimensions, values, scores}, by the first dimension's values, then the second's;
         ``parts`` [{part, score, gain, low, high}]. A gain is over the winner, with a paired 95 %
@@ -84,7 +84,7 @@ def landscape(directory: Path, n: int, important: Sequence[str] = ()) -> dict[st
     def gain_at(point: Point) -> dict[str, float | None]:
         return _gain_over_winner(rows[point], rows[winner], tasks, config.evaluate.fitness)
 
-    line = [{"place": place, **gain_at(point)} for place, point in along.items()]
+    line = [{"position": position, **gain_at(point)} for position, point in along.items()]
     scores = [gain_at(point)["score"] for point in grid]
     width = len(values[-1])
     return {
@@ -202,9 +202,11 @@ def _columns(
 def _barrier(line: Sequence[Mapping[str, Any]]) -> float | None:
     """The largest fall below the straight line between the scores at 0 and at 1; at least 0."""
     scores: dict[float, float] = {
-        at["place"]: at["score"] for at in line if at["place"] <= 1 and at["score"] is not None
+        at["position"]: at["score"]
+        for at in line
+        if at["position"] <= 1 and at["score"] is not None
     }
     if 0 not in scores or 1 not in scores:
         return None
     a, b = scores[0], scores[1]
-    return max(a + place * (b - a) - score for place, score in scores.items())
+    return max(a + position * (b - a) - score for position, score in scores.items())

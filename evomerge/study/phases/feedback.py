@@ -143,7 +143,7 @@ def distance(coordinates: Coordinates, point: Point, start: Point) -> float:
     0.375
     """
     apart = np.abs(coordinates.encode(point) - coordinates.encode(start))
-    for place, i in enumerate(coordinates.free):
+    for column, i in enumerate(coordinates.free):
         if coordinates.dimensions[i].kind == "categorical" and point[i] != start[i]:
-            apart[place] = 1.0
+            apart[column] = 1.0
     return float(apart.mean())

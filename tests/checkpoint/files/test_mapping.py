@@ -1,10 +1,10 @@
-"""Large weight files are mapped where a processor's cache tells them apart."""
+"""Large weight files are mapped at addresses that a processor's cache does not confuse."""
 
 import json
 import os
 import struct
 
-from evomerge.checkpoint.files.mapping import open_apart
+from evomerge.checkpoint.files.mapping import open_staggered
 
 
 def sparse(file, elements):
@@ -16,10 +16,10 @@ def sparse(file, elements):
     os.truncate(file, 8 + len(header) + 2 * elements)
 
 
-def test_files_of_one_size_begin_at_places_of_their_own(tmp_path):
+def test_files_of_one_size_begin_at_different_steps_of_the_period(tmp_path):
     streams = []
     for number in range(6):
         sparse(tmp_path / f"{number}.safetensors", 134_105_856)  # mapped 2**28 apart
-        streams.append(open_apart(tmp_path / f"{number}.safetensors"))
-    places = {stream.get_tensor("a").data_ptr() % 2**28 // 2**21 for stream in streams}
-    assert len(places) == len(streams)
+        streams.append(open_staggered(tmp_path / f"{number}.safetensors"))
+    steps = {stream.get_tensor("a").data_ptr() % 2**28 // 2**21 for stream in streams}
+    assert len(steps) == len(streams)

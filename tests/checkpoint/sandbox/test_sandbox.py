@@ -13,12 +13,12 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import torch
 
 from evomerge.checkpoint import compatible
 from evomerge.checkpoint.compatible import check_same_tokens
-from evomerge.checkpoint.dtypes import DTYPES
+from evomerge.checkpoint.dtypes import ELEMENT_BYTES, NAMES
 from evomerge.checkpoint.files.folder import stamps
-from evomerge.checkpoint.files.header import ELEMENT_BYTES
 from evomerge.checkpoint.opening import inspect_models, open_model
 from evomerge.checkpoint.sandbox import client as inspection
 from evomerge.core.errors import UserError
@@ -288,4 +288,4 @@ def test_settings_of_a_tokenizer_are_read_before_libraries_read_them(tmp_path, n
 
 
 def test_torch_and_the_header_agree_on_the_bytes_of_an_element():
-    assert {code: dtype.itemsize for code, dtype in DTYPES.items()} == ELEMENT_BYTES
+    assert {code: getattr(torch, name).itemsize for code, name in NAMES.items()} == ELEMENT_BYTES

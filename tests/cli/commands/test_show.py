@@ -115,11 +115,11 @@ def test_report_writes_one_file_that_needs_no_other(
 def test_a_folder_without_a_run_is_refused(evomerge: Run, tmp_path: Path, command: str) -> None:
     file = tmp_path / "file"
     file.touch()
-    for place in (tmp_path, tmp_path / "nowhere", file):
-        result = evomerge(command, place)
+    for path in (tmp_path, tmp_path / "nowhere", file):
+        result = evomerge(command, path)
         assert result.code == 2
         assert result.err == (
-            f"evomerge: error: {place}: expected a run folder, but it has no journal.log\n"
+            f"evomerge: error: {path}: expected a run folder, but it has no journal.log\n"
         )
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "journal.log").touch()

@@ -38,7 +38,7 @@ def test_line_slice_and_parts_score_what_the_recipes_are_worth(run: Path) -> Non
     worth = [quality(trial["recipe"]) for trial in asked]  # the winner's first
     points = [trial["point"] for trial in asked]
 
-    assert [at["place"] for at in found["line"]] == [0, 1 / 3, 2 / 3, 1, 4 / 3]
+    assert [at["position"] for at in found["line"]] == [0, 1 / 3, 2 / 3, 1, 4 / 3]
     winner, start = points[0], points[1]
     assert points[2] == pytest.approx([a + (b - a) / 3 for a, b in zip(start, winner, strict=True)])
     for at, value in zip(found["line"], [worth[1], worth[2], worth[3], worth[0]], strict=False):
@@ -109,6 +109,8 @@ def test_steps_between_values_by_hand() -> None:
     assert interpolated(log, 0.01, 1.0, 0.5) == pytest.approx(0.1)
     assert interpolated(log, 0.1, 1.0, 1.5) == 1.0  # kept within its range
     assert interpolated(whole, 1, 4, 0.5) == 2
-    assert [interpolated(choice, "x", "y", place) for place in (0, 0.4, 0.6, 1.5)] == [*"xxyy"]
+    assert [interpolated(choice, "x", "y", position) for position in (0, 0.4, 0.6, 1.5)] == [
+        *"xxyy"
+    ]
     assert values(whole, 3, 7) == [1, 2, 3, 4]
     assert values(Dimension("d", low=0.0, high=1.0), 0.6, 3) == [0.0, 0.6, 1.0]
