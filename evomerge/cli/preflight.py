@@ -21,7 +21,7 @@ from evomerge.study.phases.search import start_optimizer
 from evomerge.study.statistics.outcome import Tasks
 from evomerge.study.statistics.pools import generation_items, split
 from evomerge.study.study import Study
-from evomerge.study.workers.open_pool import open_pool
+from evomerge.study.workers.pool import open_pool
 from evomerge.study.workers.scheduler import Scheduler, Unit
 
 

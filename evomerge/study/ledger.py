@@ -109,8 +109,8 @@ class Ledger:
         failed = answers[0].get("failed")
         if failed:
             assert self._scheduler is not None
-            words = self._scheduler.pool.words
-            hint = f"; look at {words}; the same command resumes"
+            location = self._scheduler.pool.output_location
+            hint = f"; look at {location}; the same command resumes"
             raise UserError(failed["message"] + hint * (failed["kind"] in _LOST))
         return answers[0]
 

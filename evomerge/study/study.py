@@ -31,7 +31,7 @@ from evomerge.study.phases.conclusion import Finish
 from evomerge.study.phases.contenders import contenders
 from evomerge.study.phases.search import Generations, start_optimizer
 from evomerge.study.trial import Trial, best_numbers
-from evomerge.study.workers.open_pool import open_pool
+from evomerge.study.workers.pool import open_pool
 from evomerge.study.workers.scheduler import Scheduler
 
 if TYPE_CHECKING:

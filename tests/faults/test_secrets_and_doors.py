@@ -223,7 +223,7 @@ import json, os, sys
 from pathlib import Path
 from dataclasses import replace
 from evomerge.study.config import StudyConfig
-from evomerge.study.workers import open_pool
+from evomerge.study.workers.pool import open_pool
 from tests.faults.test_secrets_and_doors import listening
 
 def mine(folder):

@@ -31,7 +31,7 @@ from evomerge.study.phases.check import check
 from evomerge.study.statistics.outcome import Tasks, fitness, item_scores
 from evomerge.study.statistics.paired import paired_difference
 from evomerge.study.statistics.pools import generation_items
-from evomerge.study.workers.open_pool import open_pool
+from evomerge.study.workers.pool import open_pool
 from evomerge.study.workers.scheduler import Scheduler
 
 FOLDER = "explain"

@@ -1,7 +1,7 @@
-"""A worker as a child process: JSON lines in on stdin, JSON lines out; nothing is pickled.
+"""Runs a worker as a child process: JSON lines in on stdin, JSON lines out; nothing is pickled.
 
 Started by `local.LocalPool` as ``python -m evomerge.study.workers.child``. The first line is the
-study's configuration. Whatever libraries print goes to stderr, so that stdout holds answers alone.
+study's configuration. The output of libraries goes to stderr, so that stdout has answers alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Remembers how long units of work took, to judge those that are under way."""
+"""Durations of finished units are remembered, to judge those that are under way."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from evomerge.study.workers.queue import Unit
 
 REMEMBERED = 200  # units of each mode
-FEWEST = 5  # units before anything is said
+FEWEST = 5  # units before anything is estimated
 FINAL_RECIPES = 12  # scored on the items of race and verdict, at most
 MARGIN = 1.5  # builds, the export, and the generation that is under way when time is up
 
 
 class Durations:
-    """Seconds that a shard took, by mode, and that building took; medians of the last units."""
+    """Median seconds of the last units: of a shard, by mode, and of building."""
 
     def __init__(self) -> None:
         self._units: dict[str, deque[float]] = {}
@@ -24,8 +24,8 @@ class Durations:
 
     def note(self, unit: Unit, answer: Mapping[str, Any], seconds: float) -> None:
         """Remember a unit that was answered."""
-        kept = self._units.setdefault(_mode(unit), deque(maxlen=REMEMBERED))
-        kept.append(seconds / unit.size)
+        seconds_per_shard = self._units.setdefault(_mode(unit), deque(maxlen=REMEMBERED))
+        seconds_per_shard.append(seconds / unit.size)
         build = answer.get("seconds", {}).get("build", 0.0)
         if build > 0:
             self._builds.append(build)
@@ -38,7 +38,7 @@ class Durations:
     @property
     def slowest(self) -> float | None:
         """Seconds of a shard in the slowest mode that is known."""
-        known = [statistics.median(some) for some in self._units.values() if len(some) >= FEWEST]
+        known = [statistics.median(unit) for unit in self._units.values() if len(unit) >= FEWEST]
         return max(known, default=None)
 
     @property

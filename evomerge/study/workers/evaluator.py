@@ -1,4 +1,4 @@
-"""Answers a worker's requests, with parents, a live model and prepared tasks that stay loaded.
+"""A worker's requests are answered here; parents, live model and prepared tasks stay loaded.
 
 A request and its answer are plain JSON data, so that a child process behind a pipe and a Ray actor
 are served by the same code. A failure is part of the answer: ``{"failed": {kind, message}}``.
@@ -42,8 +42,14 @@ from evomerge.study.config import (
     TextTaskConfig,
     WorkersConfig,
 )
-from evomerge.study.workers.failures import StudyStopError, described, failure, kind_of
-from evomerge.study.workers.item_errors import TooManyItemErrors, settled
+from evomerge.study.workers.failures import (
+    StudyStopError,
+    TooManyItemErrors,
+    described,
+    failure,
+    kind_of,
+    wrong_answers_for_errors,
+)
 from evomerge.study.workers.parent_watch import ParentWatch
 from evomerge.study.workers.versions import difference, versions
 
@@ -51,7 +57,7 @@ Message = dict[str, Any]
 
 
 class Evaluator:
-    """Builds candidates in place and scores them; everything that does not change is made once."""
+    """Builds candidates in place and scores them; all that does not change is made once."""
 
     def __init__(self, config: StudyConfig):
         self.config = config
@@ -100,7 +106,7 @@ class Evaluator:
             checkpoints = with_merges(recipe, self.parents).checkpoints
             chat = self.config.evaluate.apply_chat_template
             check_in_place(recipe, checkpoints, chat=chat)
-        if len(self.devices) > 1:  # the live model decides which device each parent's tensor is on
+        if len(self.devices) > 1:  # the live model decides each parent tensor's device
             self.live_model()
         self.parents.check_finite()
         scorer = self.scorer(request.get("halvings", 0))
@@ -146,8 +152,8 @@ class Evaluator:
         errors: list[list[Any]] = []
         forward = 0.0
         batches: list[str] = []
-        for shard in request["shards"]:  # each in batches of its own, however many are asked for
-            scored, missed = settled(
+        for shard in request["shards"]:  # each in batches of its own
+            scored, missed = wrong_answers_for_errors(
                 scorer.score(shard, request["mode"]), self.harness, request["mode"]
             )
             outcomes += scored
@@ -176,7 +182,7 @@ class Evaluator:
         return {"weights_digest": digest}
 
     def _translate(self, request: Message) -> Message:
-        """Translate a recipe to mergekit's format, or give the reason why that cannot be."""
+        """Translate a recipe to mergekit's format, or say why mergekit cannot express it."""
         recipe = Recipe.from_dict(request["recipe"])
         names = list(with_merges(recipe, self.parents).checkpoints[recipe.donor].tensors)
         try:
@@ -221,7 +227,7 @@ class Evaluator:
         """Return the scorer of the live model, made by the first call for its batch size.
 
         Args:
-            halvings: Number of times that batches are halved, because memory ran out.
+            halvings: How often to halve the batch size, because memory ran out.
         """
         rows = max(1, self.config.evaluate.rows_per_batch >> halvings)
         if self._scorer is None or self._scorer.batch_size != rows:
@@ -249,7 +255,7 @@ class Evaluator:
 
 
 def device(name: str) -> str:
-    """Return the device that ``auto`` stands for here: a GPU if this process sees one."""
+    """Resolve ``auto`` to a GPU if this process sees one, else to the CPU."""
     if name != "auto":
         return name
     if torch.cuda.is_available():
@@ -258,10 +264,10 @@ def device(name: str) -> str:
 
 
 def devices(workers: WorkersConfig) -> list[str]:
-    """Return the devices of a worker: as many of those that it sees as it asks for GPUs.
+    """List the devices of a worker: as many GPUs as `workers.gpus` says.
 
     Raises:
-        UserError: It sees fewer, or none where a GPU is named.
+        UserError: The worker sees fewer, or none although the study names one.
     """
     first, count = device(workers.device), int(workers.gpus)
     if workers.device == "cpu":
@@ -277,26 +283,26 @@ def devices(workers: WorkersConfig) -> list[str]:
         each = f"{workers.gpus:g} GPU{'s' * (workers.gpus != 1)}"
         raise UserError(
             f"workers.gpus: each worker is to have {each}, but one on "
-            f"{socket.gethostname()} sees {seen}; fewer gpus, or device: cpu"
+            f"{socket.gethostname()} sees {seen}; set a smaller workers.gpus, or device: cpu"
         )
     return [first] if count < 2 else [f"cuda:{i}" for i in range(count)]
 
 
 def start(config: Message) -> Evaluator | Message:
-    """Make an evaluator, or the answer of a worker that cannot.
+    """Make an evaluator, or the failure that answers every request if that is impossible.
 
     Args:
-        config: A study's configuration, with the driver's ``versions``, which must be ours, and
-            the results of its inspections of files (``inspected``), valid for the same files.
+        config: The pool's start message: the study's configuration, the driver's ``versions``,
+            which must equal ours, and its inspections of model files (``inspected``).
     """
     document = dict(config)
     remember(document.pop("inspected", {}))
-    differs = difference(document.pop("versions", versions()), versions())
-    if differs:
+    differences = difference(document.pop("versions", versions()), versions())
+    if differences:
         return failure(
             "study",
-            f"a worker on {socket.gethostname()} runs other versions than the driver ({differs}): "
-            "install the same ones on both",
+            f"a worker on {socket.gethostname()} runs other versions than the driver "
+            f"({differences}): install the same versions on both",
         )
     try:
         return Evaluator(StudyConfig.from_dict(document, Path("/")))

@@ -1,4 +1,4 @@
-"""Workers that are child processes."""
+"""Runs workers as child processes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from pathlib import Path
 from evomerge.core import faults
 from evomerge.core.errors import UserError
 from evomerge.study.config import StudyConfig
-from evomerge.study.workers import gpus
-from evomerge.study.workers.log import Words, WorkerLog, out_of_memory_kills
+from evomerge.study.workers.log import WorkerLog, WorkerStderr, out_of_memory_kills
 from evomerge.study.workers.pool import ENVIRONMENT, Message, Pool, Reply
 
 CLOSING_SECONDS = 2.0  # that closing waits for the threads that listen to children, at most
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+_NVIDIA_SMI_SECONDS = 20.0  # a driver that has to wake up takes seconds
 
 
 class LocalPool(Pool):
@@ -29,7 +30,7 @@ class LocalPool(Pool):
 
     def __init__(self, config: StudyConfig, log: Path):
         super().__init__(config)
-        self._gpus = gpus.visible() if config.workers.device in ("auto", "cuda") else []
+        self._gpus = visible_gpus() if config.workers.device in ("auto", "cuda") else []
         self._replies: queue.Queue[tuple[int, subprocess.Popen[bytes], Reply]] = queue.Queue()
         self._log = WorkerLog(log)
         self._listeners: list[threading.Thread] = []
@@ -41,17 +42,18 @@ class LocalPool(Pool):
         _send(self._children[worker], request)
 
     def poll(self, timeout: float) -> list[Reply]:
-        """Take what the children's listeners put in the queue."""
-        replies = []
+        """Return the replies that the children's listeners have put in the queue."""
         try:
             entries = [self._replies.get(timeout=timeout)]
             while not self._replies.empty():
                 entries.append(self._replies.get_nowait())
         except queue.Empty:
             return []
-        for worker, child, reply in entries:
-            if child is self._children[worker]:  # not the last word of one that was replaced
-                replies.append(reply)
+        replies = [
+            reply
+            for worker, child, reply in entries
+            if child is self._children[worker]  # not a late reply of one that was replaced
+        ]
         faults.reach("pool.reply")
         return replies
 
@@ -90,49 +92,49 @@ class LocalPool(Pool):
             )
         except OSError as error:
             raise UserError(
-                f"workers: cannot start another process: {error.strerror}; what was finished is "
-                "kept, and the same command resumes"
+                f"workers: cannot start another process: {error.strerror}; finished work is "
+                "kept: free memory or processes, then run the same command again to resume"
             ) from None
-        _send(child, self.told)
+        _send(child, self.start_message)
         assert child.stderr is not None
-        words = self._log.take(child.stderr)
-        listener = threading.Thread(target=self._listen, args=(worker, child, words), daemon=True)
+        stderr = self._log.take(child.stderr)
+        listener = threading.Thread(target=self._listen, args=(worker, child, stderr), daemon=True)
         listener.start()
         self._listeners = [thread for thread in self._listeners if thread.is_alive()] + [listener]
         return child
 
     def device(self, worker: int) -> str:
-        """The GPU that the worker was given, or the worker itself."""
-        return self._gpu(worker).get(gpus.VISIBLE, super().device(worker))
+        """Name the GPUs that the worker was given, or else the worker itself."""
+        return self._gpu(worker).get(_VISIBLE, super().device(worker))
 
     def _gpu(self, worker: int) -> dict[str, str]:
-        """One of the visible GPUs for each worker, in turn; or as many as it is to have."""
+        """Assign each worker its share of the visible GPUs in turn, by an environment variable."""
         count = max(1, int(self.config.workers.gpus))
         if len(self._gpus) < max(2, count):
-            return {}  # with too few for one worker, the worker says so
-        own = [self._gpus[(worker * count + i) % len(self._gpus)] for i in range(count)]
-        return {gpus.VISIBLE: ",".join(own)}
+            return {}  # where one worker needs more, that worker reports it
+        assigned = [self._gpus[(worker * count + i) % len(self._gpus)] for i in range(count)]
+        return {_VISIBLE: ",".join(assigned)}
 
-    def _listen(self, worker: int, child: subprocess.Popen[bytes], words: Words) -> None:
+    def _listen(self, worker: int, child: subprocess.Popen[bytes], stderr: WorkerStderr) -> None:
         killed_before = out_of_memory_kills()
         for line in _lines(child):
             if line.endswith(b"\n"):  # else the worker died in the middle of it
                 self._replies.put((worker, child, Reply(worker, json.loads(line))))
         code = child.wait()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        last = words.last()
+        last_line = stderr.last_line()
         kind = "infrastructure"
         if code == -signal.SIGKILL and out_of_memory_kills() > killed_before:
             kind, how = "oom", f"{how}: the machine ran out of memory"
-        elif code > 0 and last:
-            how += f": {last}"
+        elif code > 0 and last_line:
+            how += f": {last_line}"
         self._replies.put(
             (worker, child, Reply(worker, None, f"the worker ended with {how}", kind))
         )
 
 
 def _send(child: subprocess.Popen[bytes], message: Message) -> None:
-    """Write one line to a child; a child that is gone says so by itself, through `_listen`."""
+    """Write one line to a child; `_listen` reports a child that is gone."""
     assert child.stdin is not None
     try:
         child.stdin.write(json.dumps(message).encode() + b"\n")
@@ -159,3 +161,27 @@ def _end(child: subprocess.Popen[bytes]) -> None:
                     break
                 except (OSError, ValueError):
                     time.sleep(0.01)
+
+
+def visible_gpus() -> list[str]:
+    """List the GPUs that workers may use, without torch, whose import takes seconds.
+
+    Returns:
+        The entries of `CUDA_VISIBLE_DEVICES` if it is set; else the identifiers that
+        ``nvidia-smi`` prints, or none if there is no such program or it fails.
+    """
+    listed = os.environ.get(_VISIBLE)
+    if listed is None:
+        command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+        try:
+            listed = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                timeout=_NVIDIA_SMI_SECONDS,
+                check=True,
+                errors="replace",
+            ).stdout.replace("\n", ",")
+        except (OSError, subprocess.SubprocessError):
+            return []
+    return [name.strip() for name in listed.split(",") if name.strip()]

@@ -1,8 +1,8 @@
-"""Notices that a parent's files were changed while a study runs, before a score is made of them.
+"""Detects parents whose files change while a study runs, before a score is made of them.
 
 Looking at sizes and times costs microseconds, so it is done for each candidate. Only where those
 differ (also between a worker and the driver, which may see a file on different machines) are the
-files read and hashed again: what counts is their content.
+files read and hashed again: only their content matters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from evomerge.study.workers.failures import StudyStopError
 
 
 class ParentWatch:
-    """Holds what the parents' files looked like when they were opened."""
+    """Compares the parents' files with those that were opened."""
 
     def __init__(self, parents: Parents):
         self._parents = parents
@@ -33,13 +33,13 @@ class ParentWatch:
         return hashlib.sha256(json.dumps(self._stamps, sort_keys=True).encode()).hexdigest()[:16]
 
     def check(self, expected: Mapping[str, Any] | None = None) -> None:
-        """Look whether the files are still those that the study began with.
+        """Check that the files are still those that the study began with.
 
         Args:
             expected: ``stamp`` and ``fingerprints`` of the worker that described the parents.
 
         Raises:
-            StudyStopError: A file's content changed; names it.
+            StudyStopError: The content of a file changed; the message names it.
         """
         now = self._parents.stamps()
         changed = [file for file, stamp in now.items() if stamp != self._stamps[file]]
@@ -53,20 +53,20 @@ class ParentWatch:
     def _compare(self, changed: list[str], expected: Mapping[str, Any] | None) -> None:
         for model, checkpoint in self._parents.opened.items():
             files = [str(file) for file in checkpoint.store.files]
-            mine = [file for file in changed if file in files]
-            if changed and not mine:
+            changed_here = [file for file in changed if file in files]
+            if changed and not changed_here:
                 continue
             began = expected["fingerprints"][model] if expected else None
-            named = mine[0] if mine else str(checkpoint.folder)
+            named = changed_here[0] if changed_here else str(checkpoint.folder)
             try:
                 same = open_parents([model]).opened[model].fingerprint == began
-                why = "its content is another"
+                why = "its content differs"
             except (UserError, OSError) as error:
                 same, why = False, str(error)
             if not same:
                 raise StudyStopError(
-                    f"{named}: changed while the study was running ({_size(named)}{why}); put back "
-                    "what the study began with, then run the same command again to resume"
+                    f"{named}: changed while the study was running ({_size(named)}{why}); restore "
+                    "the original file, then run the same command again to resume"
                 )
 
 

@@ -1,10 +1,11 @@
-"""Defines the pool of workers, wherever they run: it takes requests and gives replies."""
+"""A pool of workers takes requests and returns replies, wherever the workers run."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoint.opening import inspect_models
@@ -24,7 +25,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Reply:
-    """A worker's reply: an answer, or word that the worker is gone, and why.
+    """A worker's reply: an answer, or the reason why the worker was lost.
 
     The `kind` of a loss is ``infrastructure``, or ``oom`` where the system ended the worker because
     memory ran out.
@@ -40,11 +41,11 @@ class Pool(ABC):
     """Workers numbered 0 to size - 1; each serves one request at a time.
 
     Attributes:
-        notice: Called with what the user should know while workers wait.
-        words: Where what the workers print can be read, for messages.
+        notice: Called with a message for the user while workers wait.
+        output_location: Where the workers' output can be read, for messages.
     """
 
-    words = "workers.log in the run folder"
+    output_location = "workers.log in the run folder"
 
     def __init__(self, config: StudyConfig):
         self.config = config
@@ -53,8 +54,8 @@ class Pool(ABC):
         self._inspected = inspect_models([config.base_model, *config.models])
 
     @property
-    def told(self) -> Message:
-        """Return the message that starts a worker: the study, our versions, what was inspected."""
+    def start_message(self) -> Message:
+        """The message that starts a worker: configuration, versions, inspections of model files."""
         return {**self.config.to_dict(), "versions": versions(), "inspected": self._inspected}
 
     @abstractmethod
@@ -67,21 +68,18 @@ class Pool(ABC):
 
     @abstractmethod
     def restart(self, worker: int) -> None:
-        """End a worker, whatever it is doing, and put a new one in its place."""
+        """End a worker, whatever it is doing, and start another under its number."""
 
     @abstractmethod
     def close(self) -> None:
         """End all workers."""
 
     def is_up(self, worker: int) -> bool:
-        """Return whether a worker can be given work.
-
-        Before that, a request would only wait for it.
-        """
+        """Return whether a worker has started, so that a request would not just wait for it."""
         return 0 <= worker < self.size
 
     def device(self, worker: int) -> str:
-        """Return the device of a worker, as far as this pool can tell it from other workers'."""
+        """Name the device of a worker; workers on the same device have the same name."""
         return f"worker {worker}"
 
     def __enter__(self) -> Pool:
@@ -89,3 +87,19 @@ class Pool(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def open_pool(config: StudyConfig, log: Path) -> Pool:
+    """Open the pool that `workers.backend` names: child processes, or Ray actors.
+
+    Args:
+        config: The study.
+        log: Where child processes' output is written; Ray has logs of its own.
+    """
+    if config.workers.backend == "ray":
+        from evomerge.study.workers.ray import RayPool
+
+        return RayPool(config)
+    from evomerge.study.workers.local import LocalPool
+
+    return LocalPool(config, log)

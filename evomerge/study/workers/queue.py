@@ -1,4 +1,4 @@
-"""Units that wait for a worker, by subject, and which of them a worker should take next."""
+"""Units wait here by subject, until a worker takes the one that suits it best."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Unit:
-    """A request, and what it is about: units of one subject prefer one worker.
+    """A request and its subject, e.g. a recipe; units of one subject prefer one worker.
 
-    An evaluation's request holds one shard of items, or several; what is scored together is fixed
-    by the shards, and how many of them go into one request is not.
+    An evaluation's request has one shard of items, or several. Each shard is scored in batches of
+    its own, so results do not depend on the number of shards in a request.
 
-    `again` marks one that was answered before, by a device that broke since.
+    `again`: re-run, because the device that answered it was later found faulty.
     """
 
     subject: str
@@ -31,7 +31,7 @@ class Unit:
         return len(self.request.get("shards", (None,)))
 
     def joined(self, other: Unit) -> Unit:
-        """One unit with the shards of both."""
+        """Return one unit with the shards of both."""
         shards = [*self.request["shards"], *other.request["shards"]]
         return replace(self, request={**self.request, "shards": shards})
 
@@ -63,22 +63,22 @@ class Waiting:
         self._length += 1
 
     def take(
-        self, held: str | None, others: Collection[str], least: float = 1, most: int = 1
+        self, resident: str | None, others: Collection[str], least: float = 1, most: int = 1
     ) -> Attempt | None:
-        """The unit that a worker should do next, or ``None``.
+        """Take the unit that a worker should do next, or ``None``.
 
-        First of what the worker holds already; then a subject that no other worker holds; then one
-        of those that has most left to do, so that the last candidates are shared out.
+        First one of the subject that the worker has built; then of a subject that no other worker
+        has; then of the subject with the most units, so that the last candidates are shared out.
 
         Args:
-            held: The subject that the worker holds, so that it need not be built.
-            others: The subjects that other workers hold.
-            least: A subject that another worker holds is shared only if so many units wait: fewer
-                are done sooner by that worker than the candidate is built here.
-            most: How many shards may go into one request.
+            resident: The subject that the worker has built.
+            others: The subjects that other workers have built.
+            least: Fewest waiting units for which another worker's subject is shared; that worker
+                finishes fewer sooner than the candidate is built here.
+            most: The largest number of shards in one request.
         """
-        if held in self._queues:
-            return self._pop(held, most)
+        if resident in self._queues:
+            return self._pop(resident, most)
         for subject in self._queues:  # at most one step more than there are workers
             if subject not in others:
                 return self._pop(subject, most)

@@ -1,4 +1,4 @@
-"""Workers that are Ray actors. The only door to ray."""
+"""Runs workers as Ray actors; no other module imports ray."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from evomerge.core.errors import UserError
 from evomerge.core.redact import redact
 from evomerge.study.config import StudyConfig
 from evomerge.study.workers.pool import ENVIRONMENT, Message, Pool, Reply
-from evomerge.study.workers.ray_capacity import Room
-from evomerge.study.workers.ray_cluster import Head, check_reachable
+from evomerge.study.workers.ray_cluster import ClusterCapacity, ClusterHead, check_reachable
 
 _LOOPBACK = ("127.0.0.1", "::1")
 
@@ -24,11 +23,11 @@ _LOOPBACK = ("127.0.0.1", "::1")
 class RayPool(Pool):
     """Ray actors, on this machine or on a cluster that `ray_address` names.
 
-    The same requests and answers as a child's, as JSON text. Actors are not restarted by Ray: a
-    lost one is replaced from here, so that what happened to a request is known.
+    Requests and answers are the same JSON as a child's. Ray does not restart actors: this class
+    replaces a lost one, so that the fate of each request is known.
     """
 
-    words = "Ray's logs of the session (/tmp/ray/session_latest/logs on each node)"
+    output_location = "Ray's logs of the session (/tmp/ray/session_latest/logs on each node)"
 
     def __init__(self, config: StudyConfig):
         super().__init__(config)
@@ -37,13 +36,14 @@ class RayPool(Pool):
         import ray
 
         self._ray = ray
-        self._mine = not ray.is_initialized()
-        if self._mine:
-            with _own_sigterm():
+        self._started_here = not ray.is_initialized()
+        if self._started_here:
+            with _sigterm_unchanged():
                 _start_ray(ray, config)
-        self._head = Head(_gcs_address(ray))
-        self._room = Room(config.workers, config.workers.ray_address or "this program's address")
-        self._placing: dict[int, Any] = {}  # worker -> the first call to it, until it answers
+        self._head = ClusterHead(_gcs_address(ray))
+        where = config.workers.ray_address or "this program's address"
+        self._capacity = ClusterCapacity(config.workers, where)
+        self._starting: dict[int, Any] = {}  # worker -> the first call to it, until it answers
         self._actors = [self._spawn(worker) for worker in range(self.size)]
         self._running: dict[Any, int] = {}
 
@@ -54,27 +54,27 @@ class RayPool(Pool):
         self._running[reference] = worker
 
     def poll(self, timeout: float) -> list[Reply]:
-        """Wait for the calls that are under way, or for workers' places where there are none."""
-        self._look_for_places(timeout if not self._running else 0.0)
+        """Wait for calls under way; where there are none, for workers to start."""
+        self._see_who_started(timeout if not self._running else 0.0)
         if not self._running:
             return []
         waiting = list(self._running)
         ready, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=0)
         if not ready:
             ready, _ = self._ray.wait(waiting, num_returns=1, timeout=timeout)
-        self._head.check()  # answers of other nodes come even without it, until Ray gives up
+        self._head.check()  # other nodes answer even without it, until Ray gives up
         replies = []
         for reference in ready:
             worker = self._running.pop(reference)
             try:
                 replies.append(Reply(worker, json.loads(self._ray.get(reference))))
             except self._ray.exceptions.RayError as error:
-                replies.append(Reply(worker, None, *_told_by_ray(error)))
+                replies.append(Reply(worker, None, *_loss(error)))
         faults.reach("pool.reply")
         return replies
 
     def restart(self, worker: int) -> None:
-        """Kill the actor and make another; nothing where the whole cluster is lost."""
+        """Kill the actor and start another; do nothing if the whole cluster is lost."""
         if self._head.is_lost:
             return
         self._head.wait()  # without it Ray would wait, and end this process
@@ -83,8 +83,8 @@ class RayPool(Pool):
         self._actors[worker] = self._spawn(worker)
 
     def is_up(self, worker: int) -> bool:
-        """Return whether the actor has found a place on the cluster."""
-        return worker not in self._placing
+        """Return whether Ray has scheduled and started the actor."""
+        return worker not in self._starting
 
     def close(self) -> None:
         """Kill the actors, and Ray itself if it was started from here."""
@@ -92,7 +92,7 @@ class RayPool(Pool):
         if not self._head.is_lost:
             for actor in self._actors:
                 self._ray.kill(actor)
-        if self._mine:
+        if self._started_here:
             self._ray.shutdown()
 
     @property
@@ -101,16 +101,17 @@ class RayPool(Pool):
         ids: list[int] = self._ray.get([actor.process_id.remote() for actor in self._actors])
         return ids
 
-    def _look_for_places(self, timeout: float) -> None:
-        """See which actors have been placed; say so if some wait for long."""
-        if self._placing:
-            waiting = list(self._placing.values())
-            placed, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=0)
-            if not placed:
-                placed, _ = self._ray.wait(waiting, num_returns=1, timeout=timeout)
-            self._placing = {w: r for w, r in self._placing.items() if r not in placed}
-        if (told := self._room.look(len(self._placing), self._resources)) is not None:
-            self.notice(told)
+    def _see_who_started(self, timeout: float) -> None:
+        """See which actors have started; notify the user if some wait for long."""
+        if self._starting:
+            waiting = list(self._starting.values())
+            started, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=0)
+            if not started:
+                started, _ = self._ray.wait(waiting, num_returns=1, timeout=timeout)
+            self._starting = {w: r for w, r in self._starting.items() if r not in started}
+        warning = self._capacity.check(len(self._starting), self._resources)
+        if warning is not None:
+            self.notice(warning)
 
     def _resources(self) -> tuple[list[dict[str, float]], dict[str, float]]:
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
@@ -120,7 +121,7 @@ class RayPool(Pool):
         faults.reach("pool.spawn")
         workers = self.config.workers
         variables = {**ENVIRONMENT, "OMP_NUM_THREADS": str(workers.threads)}
-        made = self._ray.remote(_Actor).options(
+        actor_class = self._ray.remote(_Actor).options(
             num_cpus=workers.threads,
             num_gpus=workers.gpus,
             max_restarts=0,
@@ -128,19 +129,19 @@ class RayPool(Pool):
             runtime_env={"env_vars": variables},
         )
         try:
-            actor = made.remote(json.dumps(self.told))
+            actor = actor_class.remote(json.dumps(self.start_message))
         except (ImportError, AttributeError) as error:  # of a ray:// server, which reads our code
             raise UserError(
-                f"workers: the Ray cluster at {workers.ray_address} cannot make one ({error}): "
+                f"workers: the Ray cluster at {workers.ray_address} cannot start one ({error}): "
                 "install the same version of evomerge on all of its nodes"
             ) from None
-        self._placing[worker] = actor.process_id.remote()
+        self._starting[worker] = actor.process_id.remote()
         actor.load.remote()
         return actor
 
 
 class _Actor:
-    """The Ray side of a worker: its methods run one after the other, in the order of the calls."""
+    """The Ray side of a worker; its methods run one at a time, in the order of the calls."""
 
     def __init__(self, config: str):
         self._config = config
@@ -161,15 +162,15 @@ class _Actor:
         return os.getpid()
 
 
-def _told_by_ray(error: Exception) -> tuple[str, str]:
-    """Why a call was lost, in one line, and of what kind that is."""
+def _loss(error: Exception) -> tuple[str, str]:
+    """Return why a call was lost, in one line, and the kind of that failure."""
     name = type(error).__name__
     lines = str(error).strip().splitlines() or ["no reason given"]
     return redact(f"{name}: {lines[0]}"), "oom" if name == "OutOfMemoryError" else "infrastructure"
 
 
 def _start_ray(ray: Any, config: StudyConfig) -> None:
-    """Join the cluster that is named, or start one on this machine, bound to loopback."""
+    """Join the cluster at `ray_address`, or start one on this machine, bound to loopback."""
     workers = config.workers
     if workers.ray_address is not None:
         check_reachable(workers.ray_address)
@@ -187,26 +188,26 @@ def _start_ray(ray: Any, config: StudyConfig) -> None:
                 _node_ip_address="127.0.0.1",
                 **quiet,
             )
-        own = ray.util.get_node_ip_address()
-        if own not in _LOOPBACK:
+        address = ray.util.get_node_ip_address()
+        if address not in _LOOPBACK:
             ray.shutdown()
             raise UserError(
-                f"workers: this version of Ray ({ray.__version__}) listens on {own}, not on "
+                f"workers: this version of Ray ({ray.__version__}) listens on {address}, not on "
                 "loopback alone; use `workers: {backend: local}`, or start Ray yourself and name "
                 "it with --ray-address"
             )
-        found, wanted = ray.cluster_resources().get("GPU", 0), workers.count * workers.gpus
-        if found < wanted:  # actors would wait for ever
+        seen, needed = ray.cluster_resources().get("GPU", 0), workers.count * workers.gpus
+        if seen < needed:  # actors would wait for ever
             ray.shutdown()
             raise UserError(
-                f"workers: {workers.count} of {workers.gpus:g} GPUs each need {wanted:g}, but Ray "
-                f"finds {found:g} on this machine"
+                f"workers: {workers.count} of {workers.gpus:g} GPUs each need {needed:g}, but Ray "
+                f"finds {seen:g} on this machine"
             )
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         here = "this machine"
         where = workers.ray_address or here
         reason = str(error).strip().splitlines()[0]
-        hint = "; a cluster that wants a token needs RAY_AUTH_MODE=token" * (where != here)
+        hint = "; if the cluster requires a token, set RAY_AUTH_MODE=token" * (where != here)
         raise UserError(f"workers: cannot use Ray at {where}: {reason}{hint}") from None
 
 
@@ -214,35 +215,35 @@ def _gcs_address(ray: Any) -> str | None:
     """Return the address of the cluster's head; ``None`` where only a proxy of it is known."""
     try:
         return str(ray.get_runtime_context().gcs_address)
-    except Exception:  # Ray's client has no such thing, and says so in its own way
+    except Exception:  # Ray's client has no address, and raises its own kind of error
         return None
 
 
 @contextlib.contextmanager
 def _on_loopback() -> Iterator[None]:
-    """Have Ray start as where no other machine can join: all of its ports on loopback.
+    """Have Ray open all of its ports on loopback, where no other machine can join.
 
     Its processes read that from the environment. In this one it was read when Ray was imported,
-    perhaps by somebody else, and `_node_ip_address` alone is turned into an outward address.
+    perhaps by other code, and `_node_ip_address` alone is turned into an outward address.
     """
     from ray._private import ray_constants
 
     name, cluster = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", ray_constants.ENABLE_RAY_CLUSTER
-    told = os.environ.get(name)
+    previous = os.environ.get(name)
     os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
     try:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = cluster
         del os.environ[name]
-        if told is not None:
-            os.environ[name] = told
+        if previous is not None:
+            os.environ[name] = previous
 
 
 @contextlib.contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep what SIGTERM does: Ray makes it end the process at once, and nothing would be closed."""
-    held = signal.getsignal(signal.SIGTERM)
+def _sigterm_unchanged() -> Iterator[None]:
+    """Restore the handler of SIGTERM: Ray's ends the process at once, without closing anything."""
+    handler = signal.getsignal(signal.SIGTERM)
     yield
-    if held is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, held)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)

@@ -1,4 +1,4 @@
-"""Give units of work to workers, and bring back an answer for each, whatever workers do."""
+"""Gives units of work to workers and returns an answer for each, whatever happens to workers."""
 
 from __future__ import annotations
 
@@ -15,47 +15,50 @@ from evomerge.study.workers.queue import Unit, Waiting
 
 Done = Callable[[Unit, Message, int], None]
 
-ATTEMPTS = 3  # how often a unit is tried when its worker is lost or runs out of memory
-LEAST_SECONDS = 120.0  # no unit is given up on earlier
-START_SECONDS = 1800.0  # ... nor is a new worker's first, which loads libraries, model and tasks
+ATTEMPTS = 3  # of a unit whose worker is lost or runs out of memory
+LEAST_SECONDS = 120.0  # no unit is given up earlier
+START_SECONDS = 1800.0  # ... nor the first of a new worker, which loads libraries, model and tasks
 PATIENCE = 10.0  # times the median of what units took so far
-SLOW, SLOW_SECONDS = 2.0, 0.2  # times the median, and at least: then an idle worker does it too
-REQUESTS = 8  # in which each worker would do its part of what waits
+SLOW, SLOW_SECONDS = (
+    2.0,
+    0.2,
+)  # times the median, and at least: then an idle worker repeats it
+REQUESTS = 8  # per worker, into which the waiting shards are divided
 SHORT_SECONDS = 0.2  # a request that takes less is short
-DEVICE_FAILURES = 2  # of one device, before it is used no more
+DEVICE_FAILURES = 2  # of one device, after which it is no longer used
 MOST_LOSSES = 5  # workers lost in a row, with no answer in between, before the study stops
 
 
 @dataclass
-class _Task:
+class _WorkerJob:
     """A unit under way, perhaps with several workers."""
 
     unit: Unit
     attempt: int
     done: Done
     workers: int = 0
-    answer: Message | None = None  # the first; what comes later only confirms it
+    answer: Message | None = None  # the first; later ones only confirm it
     halvings: int = 0  # of the batches that it was scored in
 
 
 @dataclass
 class _Running:
-    task: _Task
+    task: _WorkerJob
     since: float
     halvings: int
 
 
 class Scheduler:
-    """Keeps every worker of a pool busy; retries what a lost worker was doing.
+    """Keeps every worker of a pool busy, and retries the units of lost workers.
 
     Results do not depend on the number of workers or on the order of completion.
 
-    A worker without work of its own does once more what takes another worker unusually long. The
-    first answer counts, and the second must agree with it.
+    An idle worker repeats a unit that takes another worker unusually long. The first answer
+    counts, and the second must agree with it.
 
     Attributes:
         pool: The workers.
-        halvings: How often batches were halved, because memory ran out; holds for all that follows.
+        halvings: How often batches were halved, because memory ran out; applies to later requests.
         disagreed: Called with a unit and its two answers if a second answer differs.
     """
 
@@ -73,17 +76,17 @@ class Scheduler:
     def run(self, units: Sequence[Unit], done: Done) -> None:
         """Do all units; `done(unit, answer, worker)` is called as each is finished.
 
-        It is called again, with ``rescored`` in the answer, for what a broken device had scored.
+        It is called again, with ``rescored`` in the answer, for units that a broken device scored.
 
         Raises:
-            UserError: Workers are lost again and again, so that nothing gets done.
+            UserError: Workers are lost again and again, or no device is left.
         """
         waiting = Waiting(units)
         scored: dict[int, list[Unit]] = {}
         try:
             while waiting or any(job.task.answer is None for job in self._running.values()):
                 self._employ(waiting, done)
-                settled = []
+                answered = []
                 for reply in self.pool.poll(timeout=0.5):
                     job = self._running.pop(reply.worker, None)
                     if reply.lost is not None:
@@ -96,21 +99,21 @@ class Scheduler:
                     if _kind(answer) == "device":
                         for unit in self._distrust(reply.worker, answer, scored):
                             waiting.add(unit)
-                    settled.append((job, answer, reply.worker))
-                self._employ(waiting, done)  # before anything is written down: that takes time
-                for job, answer, worker in settled:
-                    self._settle(job, answer, worker, waiting)
+                    answered.append((job, answer, reply.worker))
+                self._employ(waiting, done)  # before anything is journalled: that takes time
+                for job, answer, worker in answered:
+                    self._finish_unit(job, answer, worker, waiting)
                     if "rows" in answer:
                         scored.setdefault(worker, []).append(job.task.unit)
                 self._end_the_hung(waiting)
         except BaseException:
-            for worker in list(self._running):  # their work is nobody's business any more
+            for worker in list(self._running):  # nobody waits for their answers any more
                 del self._running[worker]
                 self._restart(worker)
             raise
 
     def _employ(self, waiting: Waiting, done: Done) -> None:
-        """Give every idle worker what it should do next."""
+        """Give every idle worker its next unit."""
         for worker in range(self.pool.size):
             if worker in self._running or not self._is_trusted(worker):
                 continue
@@ -124,19 +127,18 @@ class Scheduler:
             self._last[worker] = task.unit.subject
             self.pool.submit(worker, self._request(task.unit))
 
-    def _take(self, worker: int, waiting: Waiting, done: Done) -> _Task | None:
+    def _take(self, worker: int, waiting: Waiting, done: Done) -> _WorkerJob | None:
         others = {job.task.unit.subject for w, job in self._running.items() if w != worker}
         taken = waiting.take(
             self._last.get(worker), others, self._worth_sharing, self._most(len(waiting))
         )
-        return None if taken is None else _Task(*taken, done)
+        return None if taken is None else _WorkerJob(*taken, done)
 
     def _most(self, waiting: int) -> int:
-        """Return the number of shards for one request: many while much waits, and single ones at
-        the end.
+        """Return the number of shards for one request: many at first, single ones at the end.
 
-        A slow request may take many times the usual, so it is small next to all that waits; but
-        short ones are twice as large, since the driver takes some time for each.
+        A slow request may take many times the usual, so it is small beside all that wait; short
+        ones are twice as large, since each also costs the driver time.
         """
         workers = sum(map(self._is_trusted, range(self.pool.size)))
         if workers == 1:
@@ -149,14 +151,12 @@ class Scheduler:
 
     @property
     def _worth_sharing(self) -> float:
-        """Return how many waiting shards take as long as it takes to build their candidate once
-        more.
-        """
+        """Return the number of shards that take as long as building their candidate again."""
         usual = self._durations.slowest
         return self._durations.usual_build / usual if usual else 1.0
 
-    def _straggler(self) -> _Task | None:
-        """A unit that takes its only worker unusually long; the oldest of them."""
+    def _straggler(self) -> _WorkerJob | None:
+        """Return the oldest unit that takes its only worker unusually long."""
         alone = [
             job
             for job in self._running.values()
@@ -176,15 +176,15 @@ class Scheduler:
         return time.monotonic() - job.since > limit
 
     def _note(self, job: _Running, worker: int, answer: Message) -> None:
-        """A worker is alive; how long it took tells what is usual, its first recipe aside."""
+        """Note that a worker is alive, and how long it took unless this was its first recipe."""
         self._losses = 0
         if worker in self._ready:
             self._durations.note(job.task.unit, answer, time.monotonic() - job.since)
         elif job.task.unit.subject:
             self._ready.add(worker)
 
-    def _settle(self, job: _Running, answer: Message, worker: int, waiting: Waiting) -> None:
-        """Take in the answer to a unit: the first one counts."""
+    def _finish_unit(self, job: _Running, answer: Message, worker: int, waiting: Waiting) -> None:
+        """Accept an answer to a unit, or retry the unit; the first answer counts."""
         task, kind = job.task, _kind(answer)
         task.workers -= 1
         if task.answer is not None:
@@ -197,7 +197,7 @@ class Scheduler:
             if kind == "oom":
                 self.halvings = max(self.halvings, job.halvings + 1)
             if task.workers:
-                return  # another worker is still at it
+                return  # another worker is still trying
             if task.attempt <= ATTEMPTS:
                 waiting.add(task.unit, task.attempt)
                 return
@@ -206,7 +206,7 @@ class Scheduler:
             answer = {**answer, "halvings": job.halvings}
         if task.unit.again and kind is None:
             answer = {**answer, "rescored": True}
-        if not (task.unit.again and kind is not None):  # what it was before stays
+        if not (task.unit.again and kind is not None):  # else the earlier answer stays
             task.done(task.unit, answer, worker)
 
     def _request(self, unit: Unit) -> Message:
@@ -216,10 +216,10 @@ class Scheduler:
         return self._device_failures[self.pool.device(worker)] < DEVICE_FAILURES
 
     def _distrust(self, worker: int, answer: Message, scored: dict[int, list[Unit]]) -> list[Unit]:
-        """Replace a worker whose device failed; the second time, use that device no more.
+        """Replace a worker whose device failed; the second time, stop using that device.
 
         Returns:
-            What workers on it scored in this run, to be scored again elsewhere.
+            The units that workers on it scored in this run, to be scored again on others.
 
         Raises:
             UserError: No other device is left.
@@ -227,13 +227,13 @@ class Scheduler:
         device = self.pool.device(worker)
         self._device_failures[device] += 1
         if self._is_trusted(worker):
-            self._restart(worker)  # a process that saw such an error can do nothing more
+            self._restart(worker)  # after such an error its process is unusable
             return []
         if not any(map(self._is_trusted, range(self.pool.size))):
-            said = answer["failed"]["message"]
+            message = answer["failed"]["message"]
             raise UserError(
-                f"every device failed; the last one ({device}) said: {said}; look at it, then run "
-                "the same command again to resume"
+                f"every device failed; the last one, {device}, reported: {message}; repair it, "
+                "then run the same command again to resume"
             )
         same = [w for w in range(self.pool.size) if self.pool.device(w) == device]
         return [replace(unit, again=True) for w in same for unit in scored.pop(w, [])]
@@ -243,7 +243,7 @@ class Scheduler:
         if self._losses > MOST_LOSSES * self.pool.size:
             raise UserError(
                 f"workers are lost as soon as they start ({reason}); the last lines of "
-                f"{self.pool.words} say why"
+                f"{self.pool.output_location} say why"
             )
         time.sleep(min(0.1 * 2**self._losses, 5.0) if self._losses > 1 else 0.0)
         self._restart(worker)
@@ -258,7 +258,7 @@ class Scheduler:
         return usual if usual or not slowest else slowest * unit.size
 
     def _end_the_hung(self, waiting: Waiting) -> None:
-        """Kill workers that take far longer than others did, and count their units as failed."""
+        """Kill workers that take far longer than others did, and retry or fail their units."""
         for worker, job in list(self._running.items()):
             usual = self._usual(job.task.unit)
             if usual is None:
@@ -269,11 +269,11 @@ class Scheduler:
                 del self._running[worker]
                 self._restart(worker)
                 answer = failure("timeout", f"no answer after {limit:.0f} s")
-                self._settle(job, answer, worker, waiting)
+                self._finish_unit(job, answer, worker, waiting)
 
 
 def _kind(answer: Message) -> str | None:
-    """The kind of failure that an answer is; ``None`` for none."""
+    """Return the kind of failure of an answer; ``None`` if it is none."""
     kind: str | None = answer.get("failed", {}).get("kind")
     return kind
 

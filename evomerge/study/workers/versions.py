@@ -16,37 +16,37 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "lm_eval", "numpy", "cma", "
 
 
 def versions() -> dict[str, str]:
-    """Versions of evomerge, of Python and of what decides results, and a hash of our own code."""
+    """Return a hash of our code, and the versions of all that decides results."""
     return dict(_versions())
 
 
 def difference(old: Mapping[str, str], new: Mapping[str, str]) -> str | None:
-    """Every version that differs, as ``torch 2.12 -> 2.13``; ``None`` if none does.
+    """List every version that differs, as ``torch 2.12 -> 2.13``; ``None`` if none does.
 
     >>> difference({"torch": "2.12", "numpy": "2.1"}, {"torch": "2.13", "numpy": "2.1"})
     'torch 2.12 -> 2.13'
     """
-    told = [
+    changes = [
         f"{name} {old.get(name, 'none')} -> {new.get(name, 'none')}"
         for name in [*old, *(name for name in new if name not in old)]
         if old.get(name) != new.get(name)
     ]
-    return ", ".join(told) or None
+    return ", ".join(changes) or None
 
 
 @cache
 def _versions() -> tuple[tuple[str, str], ...]:
-    found = {"evomerge": __version__, "code": _code(), "python": platform.python_version()}
+    by_name = {"evomerge": __version__, "code": _code(), "python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            by_name[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "none"
-    return tuple(found.items())
+            by_name[package] = "none"
+    return tuple(by_name.items())
 
 
 def _code() -> str:
-    """A hash of this package's files, by name and content."""
+    """Hash this package's files, by name and content."""
     root, digest = Path(__file__).parents[2], hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
         digest.update(f"{file.relative_to(root)}\0".encode())

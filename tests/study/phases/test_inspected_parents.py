@@ -34,7 +34,7 @@ def test_a_worker_is_told_what_the_driver_found_and_starts_no_child(
     monkeypatch.setattr(inspection, "_asked", lambda folders: asked.append(folders) or ask(folders))
     pool = InProcessPool(StudyConfig.from_yaml(study), study)
     assert asked == [[str(study.parent / "zoo" / "one")]]
-    told = json.loads(json.dumps(pool.told))
+    told = json.loads(json.dumps(pool.start_message))
     inspection._known.clear()
     assert isinstance(start(told), Evaluator)
     assert len(asked) == 1

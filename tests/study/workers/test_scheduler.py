@@ -24,7 +24,7 @@ class FakePool(Pool):
 
     Args:
         size: How many workers.
-        behave: (subject number, attempt) -> an answer, the words of a loss, or None for silence.
+        behave: (subject number, attempt) -> an answer, the reason of a loss, or None for silence.
         seed: Of the order in which replies come; None keeps that of the requests.
     """
 
@@ -197,8 +197,8 @@ def test_a_new_worker_may_take_long_to_load_while_others_answer(clock: list[Fake
     clock.append(pool)
     scheduler, answers, count = Scheduler(pool), {}, itertools.count()
     while pool.clock < 1100:
-        some = [Unit(f"recipe {n}", {"n": n}) for n in itertools.islice(count, 20)]
-        scheduler.run(some, lambda unit, answer, _: answers.update({unit.request["n"]: answer}))
+        batch = [Unit(f"recipe {n}", {"n": n}) for n in itertools.islice(count, 20)]
+        scheduler.run(batch, lambda unit, answer, _: answers.update({unit.request["n"]: answer}))
     assert answers == {n: {"n": n} for n in range(len(answers))}
     assert not pool.restarted
 
@@ -220,8 +220,8 @@ def test_a_worker_takes_its_own_then_a_free_then_the_longest_subject() -> None:
     names = ["a", "a", "b", "b", "b", "c"]
     waiting = Waiting(Unit(name, {"n": n}) for n, name in enumerate(names))
 
-    def take(held: str | None, *others: str) -> int:
-        taken = waiting.take(held, others)
+    def take(resident: str | None, *others: str) -> int:
+        taken = waiting.take(resident, others)
         assert taken is not None
         return int(taken[0].request["n"])
 
@@ -326,7 +326,7 @@ def test_an_error_while_an_answer_is_taken_in_leaves_no_worker_at_work() -> None
     assert not pool.busy
 
 
-def test_workers_that_never_live_end_the_study_with_their_last_words() -> None:
+def test_workers_that_never_start_end_the_study_with_their_last_message() -> None:
     pool = FakePool(2, lambda _n, _attempt: "the worker ended with exit code 1")
     with pytest.raises(UserError, match=r"exit code 1.*workers\.log"):
         run(pool, units(50))
@@ -341,12 +341,12 @@ def test_losses_now_and_then_do_not_end_the_study() -> None:
 
 def test_a_worker_lost_while_idle_is_replaced_before_it_is_needed() -> None:
     class Idle(FakePool):
-        told = False
+        reported = False
 
         def poll(self, timeout: float) -> list[Reply]:
             replies = super().poll(timeout)
-            if not self.told:
-                self.told = True
+            if not self.reported:
+                self.reported = True
                 replies.append(Reply(1, None, "the worker ended with signal SIGSEGV"))
             return replies
 

@@ -18,7 +18,7 @@ from evomerge.merge.plan.plan import Ref
 from evomerge.study.config import StudyConfig
 from evomerge.study.workers import evaluator as evaluator_module
 from evomerge.study.workers.evaluator import Evaluator, devices
-from evomerge.study.workers.open_pool import open_pool
+from evomerge.study.workers.pool import open_pool
 from evomerge.study.workers.ray import RayPool
 from tests.pretend_devices import several_devices
 from tests.study.small_study import real_study

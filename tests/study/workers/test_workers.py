@@ -23,10 +23,9 @@ from evomerge.study import study as study_module
 from evomerge.study.config import StudyConfig
 from evomerge.study.journal.record import Record
 from evomerge.study.study import Study
-from evomerge.study.workers import ray_capacity as cluster_room
+from evomerge.study.workers import ray_cluster
 from evomerge.study.workers.local import LocalPool
-from evomerge.study.workers.open_pool import open_pool
-from evomerge.study.workers.pool import Pool, Reply
+from evomerge.study.workers.pool import Pool, Reply, open_pool
 from tests.study.small_study import StubWorkers, events, stub_config, substance
 from tests.study.study_driver import is_running
 
@@ -34,7 +33,7 @@ from tests.study.study_driver import is_running
 
 
 def gather(pool: Pool, count: int) -> dict[int, Reply]:
-    """Wait for replies of so many workers."""
+    """Wait for the replies of `count` workers."""
     replies: dict[int, Reply] = {}
     deadline = time.monotonic() + 60
     while len(replies) < count:
@@ -116,8 +115,8 @@ def test_children_take_turns_with_the_visible_gpus(
     with local(tmp_path, 3) as pool:
         for worker in range(3):
             pool.submit(worker, {"do": "describe"})
-        told = {n: (reply.answer or {})["device"] for n, reply in gather(pool, 3).items()}
-    assert told == {0: "4", 1: "6", 2: "4"}
+        devices = {n: (reply.answer or {})["device"] for n, reply in gather(pool, 3).items()}
+    assert devices == {0: "4", 1: "6", 2: "4"}
 
 
 def test_children_take_turns_with_all_gpus_where_none_are_listed(
@@ -183,9 +182,9 @@ def test_an_answer_that_breaks_off_is_a_lost_worker_and_the_study_is_the_same(
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Ray cluster with 4 CPUs, a GPU that is not there, and a token of its own."""
-    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    login = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in own.items():
+        for name, value in login.items():
             patch.setenv(name, value)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -251,19 +250,19 @@ def test_ray_actors_on_a_running_cluster_give_what_this_process_gives(
     socket.create_connection((host, int(port)), timeout=5).close()
 
 
-def test_workers_that_fit_on_no_node_are_told_of_and_then_given_up(
+def test_workers_that_fit_on_no_node_are_reported_and_then_given_up(
     cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster_room, "TELL_AFTER", 0.3)
-    monkeypatch.setattr(cluster_room, "GIVE_UP_AFTER", 1.2)
+    monkeypatch.setattr(ray_cluster, "REPORT_AFTER", 0.3)
+    monkeypatch.setattr(ray_cluster, "GIVE_UP_AFTER", 1.2)
     where = {"backend": "ray", "ray_address": cluster, "count": 2, "gpus": 2.0}
-    said: list[str] = []
+    notices: list[str] = []
     with open_pool(stub_config(workers=where), Path("unused")) as pool:
-        pool.notice = said.append
+        pool.notice = notices.append
         with pytest.raises(ResumableError, match="workers: no node came that can hold one: each"):
             gather(pool, 1)
         assert [pool.is_up(0), pool.is_up(1)] == [False, False]
-    assert said == [
+    assert notices == [
         "workers: no node can hold one: each needs 1 CPU and 2 GPUs, and the Ray cluster at "
         f"{cluster} has 4 CPUs and 1 GPU on 1 node, of which 4 CPUs and 1 GPU are free; waiting "
         "0.02 minutes for a node that can; ask for less (workers.threads, workers.gpus), or add a "
@@ -278,11 +277,11 @@ def test_a_study_goes_on_with_the_workers_that_fit_on_the_cluster(
     config = StudyConfig.from_yaml(small_study)
     workers = replace(config.workers, backend="ray", ray_address=cluster, count=3, threads=2)
     Study(replace(config, workers=workers), tmp_path / "run").confirm()
-    found = substance(tmp_path / "run")
-    (told,) = found.pop("warning")
-    assert "1 of 3 wait for a place: each needs 2 CPUs and 0 GPUs" in told["message"]
-    assert "ask for no more than 2 (--workers 2)" in told["message"]
-    assert found == substance(finished)
+    outcome = substance(tmp_path / "run")
+    (warning,) = outcome.pop("warning")
+    assert "1 of 3 wait for a place: each needs 2 CPUs and 0 GPUs" in warning["message"]
+    assert "ask for no more than 2 (--workers 2)" in warning["message"]
+    assert outcome == substance(finished)
 
 
 def test_an_address_without_a_cluster_is_refused_at_once() -> None:
@@ -339,10 +338,10 @@ def test_a_driver_that_started_ray_leaves_no_process_however_it_ends(
 
 
 def processes_with(mark: str) -> list[str]:
-    """Processes in whose environment a word stands."""
-    found = []
+    """List the commands of all processes that have a word in their environment."""
+    commands = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if mark.encode() in (folder / "environ").read_bytes():
-                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-    return found
+                commands.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return commands
