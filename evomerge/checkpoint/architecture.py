@@ -1,4 +1,4 @@
-"""Reads off a tensor's name where it lives: layer, component, tied partner."""
+"""Reads a tensor's layer, component and tied partner off its name."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def locate(name: str) -> Location:
     >>> locate("model.norm.weight")
     Location(layer=None, component='norm')
     """
-    found = _LAYER.search(name)
-    rest = name[found.end() :] if found else name
+    match = _LAYER.search(name)
+    rest = name[match.end() :] if match else name
     component = next((c for c, pattern in _PATTERNS if pattern.search(rest)), "other")
-    return Location(int(found.group(1)) if found else None, component)
+    return Location(int(match.group(1)) if match else None, component)
 
 
 @lru_cache(maxsize=100_000)
@@ -63,8 +63,8 @@ def stack_of(name: str) -> str:
     >>> stack_of("encoder.block.3.layer.0.wo.weight"), stack_of("shared.weight")
     ('encoder.block.', '')
     """
-    found = _LAYER.search(name)
-    return name[: found.start(1)] if found else ""
+    match = _LAYER.search(name)
+    return name[: match.start(1)] if match else ""
 
 
 def is_head(name: str, *, of_classes: bool = False) -> bool:
@@ -84,8 +84,8 @@ def within_layer(name: str) -> str:
     >>> within_layer("model.layers.3.mlp.up_proj.weight")
     'mlp.up_proj.weight'
     """
-    found = _LAYER.search(name)
-    return name[found.end() :] if found else name
+    match = _LAYER.search(name)
+    return name[match.end() :] if match else name
 
 
 def renumbered(name: str, layer: int) -> str:
@@ -94,19 +94,19 @@ def renumbered(name: str, layer: int) -> str:
     >>> renumbered("model.layers.3.mlp.up_proj.weight", 11)
     'model.layers.11.mlp.up_proj.weight'
     """
-    found = _LAYER.search(name)
-    if found is None:
+    match = _LAYER.search(name)
+    if match is None:
         raise ValueError(f"expected the name of a tensor in a layer but got {name}")
-    return f"{name[: found.start(1)]}{layer}{name[found.end(1) :]}"
+    return f"{name[: match.start(1)]}{layer}{name[match.end(1) :]}"
 
 
 def tied_partner(name: str, names: Iterable[str]) -> str | None:
     """The tensor that stands in for `name` where embeddings are tied, if `names` holds one."""
-    held = set(names)
+    known_names = set(names)
     for pair in _TIED:
         if name in pair:
             other = pair[1] if name == pair[0] else pair[0]
-            if other in held:
+            if other in known_names:
                 return other
     return None
 
@@ -160,8 +160,8 @@ def with_layers(
     for key, value in config.items():
         if key in ("num_hidden_layers", "n_layer", "num_layers", "n_layers"):
             result[key] = len(origin)
-        elif _per_layer(key, config) and all(_per_layer(key, held) for held, _ in origin):
-            result[key] = [held[key][layer] for held, layer in origin]
+        elif _per_layer(key, config) and all(_per_layer(key, source) for source, _ in origin):
+            result[key] = [source[key][layer] for source, layer in origin]
         elif key == "max_window_layers" and isinstance(value, int):
             result[key] = min(value, len(origin))
     return result

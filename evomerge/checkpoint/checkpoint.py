@@ -21,7 +21,7 @@ class Checkpoint:
     Attributes:
         folder: Where its configuration and tokenizer are.
         config: Its config.json.
-        tensors: What is known of each tensor beforehand.
+        tensors: Dtype, shape and file of each tensor, as its header says.
         store: Where the tensors come from.
     """
 
@@ -43,7 +43,7 @@ class Checkpoint:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over config.json and every shard: what the weights are, whatever their folder."""
+        """SHA-256 over config.json and every shard, whatever their folder."""
         return self.store.fingerprint
 
     @cached_property
@@ -54,10 +54,7 @@ class Checkpoint:
 
     @cached_property
     def tokens(self) -> TokenSum | None:
-        """A digest that tells its vocabulary from others, without holding it.
-
-        ``None`` without one.
-        """
+        """A digest of its vocabulary; ``None`` without tokenizer.json."""
         return tokens_of(self.folder)
 
     def tokenizer_files(self) -> list[Path]:

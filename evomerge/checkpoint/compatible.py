@@ -26,14 +26,16 @@ def check_compatible(
     """
     wrong = []
     for name, info in base.tensors.items():
-        held = other.tensors.get(name) or other.tensors.get(tied_tensor(name, other) or "")
-        if held is None:
+        counterpart = other.tensors.get(name) or other.tensors.get(tied_tensor(name, other) or "")
+        if counterpart is None:
             wrong.append(f"{name} is missing")
-        elif held.shape != info.shape:
-            wrong.append(f"{name} is {list(held.shape)}, expected {list(info.shape)}")
+        elif counterpart.shape != info.shape:
+            wrong.append(f"{name} is {list(counterpart.shape)}, expected {list(info.shape)}")
     for name in other.tensors:
-        own = other.config.get("tie_word_embeddings") is False  # a head that the base cannot hold
-        if name not in base.tensors and (own or tied_tensor(name, base) is None):
+        untied = (
+            other.config.get("tie_word_embeddings") is False
+        )  # a head that the base cannot hold
+        if name not in base.tensors and (untied or tied_tensor(name, base) is None):
             wrong.append(f"{name} is not in the base")
     if ignored is not None:
         wrong = [text for text in wrong if not ignored(text.partition(" ")[0])]
@@ -87,7 +89,7 @@ def check_same_tokens(base: Checkpoint, other: Checkpoint) -> None:
     if not tokens:
         return
     tokens.sort()
-    told = [
+    differences = [
         f"{token!r}={theirs[token]} is not there"
         if token not in ours
         else f"{token!r}={ours[token]} there is missing"
@@ -95,4 +97,4 @@ def check_same_tokens(base: Checkpoint, other: Checkpoint) -> None:
         else f"{token!r}={theirs[token]} is {ours[token]} there"
         for token in tokens[:5]
     ]
-    raise UserError(f"{differ}, in {len(tokens)} tokens: {', '.join(told)}; {remedy}")
+    raise UserError(f"{differ}, in {len(tokens)} tokens: {', '.join(differences)}; {remedy}")

@@ -17,7 +17,7 @@ from evomerge.core.errors import UserError
 def split(name: str, folder: Path = Path()) -> tuple[str, str | None]:
     """A model and the adapter on it, or ``None`` where the name is of one folder or hub id.
 
-    A ``+`` in a folder's own name does not part it; folders are looked for below `folder`.
+    A ``+`` within the name of a folder does not split it; folders are looked for below `folder`.
 
     >>> split("org/base+org/adapter")
     ('org/base', 'org/adapter')
@@ -96,7 +96,7 @@ def _alone(value: Any) -> Any:
 
 
 def public(name: str) -> str:
-    """A name that does not tell where on a machine a model lay."""
+    """The name without local folders."""
     return "+".join(
         Path(part).name if Path(part).is_absolute() else part for part in parts_of(name)
     )

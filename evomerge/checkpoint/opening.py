@@ -55,7 +55,7 @@ def inspect_models(models: Iterable[str]) -> dict[str, Any]:
     """Have the folders of models inspected together, adapters' too; nothing is downloaded.
 
     Returns:
-        What was found, as plain data: `inspection.remember` takes it in another process.
+        The findings as plain data, for `sandbox.client.remember` in another process.
 
     Raises:
         UserError: A file in one is damaged, or takes too much to read.
@@ -64,7 +64,7 @@ def inspect_models(models: Iterable[str]) -> dict[str, Any]:
     folders = [resolve(part) for part in parts if os.path.isdir(os.path.expanduser(part))]
     inspect(folders)
     copies = [copy for copy in map(cached, parts) if copy is not None]
-    with contextlib.suppress(UserError):  # a copy that is not whole yet is told when it opens
+    with contextlib.suppress(UserError):  # an incomplete copy is reported when it is opened
         inspect(copies)
     return inspected([*folders, *copies])
 
@@ -74,9 +74,9 @@ def _open_folder(folder: Path) -> Checkpoint:
     config = read_config(folder)
     tensors: dict[str, TensorInfo] = {}
     for shard, promised in shards_of(folder).items():
-        held = read_header(folder / shard)
-        lacking = next((name for name in promised if name not in held), None)
+        header = read_header(folder / shard)
+        lacking = next((name for name in promised if name not in header), None)
         if lacking is not None:
-            raise UserError(f"{folder}: {lacking} is not in {shard}, where the index places it")
-        tensors.update(held)
+            raise UserError(f"{folder}: {lacking} is not in {shard}, where the index expects it")
+        tensors.update(header)
     return Checkpoint(folder, config, tensors, Files(folder, tensors, CONFIG))

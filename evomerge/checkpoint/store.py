@@ -28,7 +28,7 @@ class Store(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all that the tensors follow from."""
+        """SHA-256 of everything that determines the tensors."""
         ...
 
     @property

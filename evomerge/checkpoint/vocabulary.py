@@ -19,7 +19,7 @@ from evomerge.core.errors import UserError
 MAX_BYTES = 64 * 2**20
 _MAX_PARTS = 4_000_000
 _MAX_TOKENS = 2**20
-_BESIDE = 100  # bytes that a token takes in a dictionary, with its id, besides its text
+_BESIDE = 100  # bytes that a token takes in a dictionary, with its id, in addition to its text
 _BATCH = 10_000
 
 
@@ -29,7 +29,7 @@ class TokenizerFile(NamedTuple):
     Attributes:
         vocabulary: Token to id, added tokens too.
         added: Its ``added_tokens``, as they stand there.
-        span: Which bytes of the file hold those; an empty place for them where it has none.
+        span: Which bytes of the file hold those; the empty span where they would go if it has none.
     """
 
     vocabulary: dict[str, int]
@@ -38,12 +38,12 @@ class TokenizerFile(NamedTuple):
 
 
 class TokenSum(NamedTuple):
-    """A digest that tells vocabularies apart.
+    """A digest by which vocabularies are compared.
 
     Attributes:
         digest: SHA-256 over every token and its id, in the order of the ids.
         size: How many tokens there are.
-        megabytes: How much memory they take, about.
+        megabytes: Approximate memory that they take.
     """
 
     digest: str
@@ -78,11 +78,13 @@ def sum_of(vocabulary: dict[str, int]) -> TokenSum:
     """The sum of a vocabulary. Equal ones may differ in it where two tokens share an id."""
     digest, tokens = hashlib.sha256(), sorted(vocabulary, key=vocabulary.__getitem__)
     for start in range(0, len(tokens), _BATCH):
-        some = tokens[start : start + _BATCH]
-        ids = [vocabulary[token] for token in some]
-        digest.update(f"{ids} {[*map(len, some)]} {''.join(some)}".encode("utf-8", "surrogatepass"))
-    held = sum(map(sys.getsizeof, tokens)) + _BESIDE * len(tokens)
-    return TokenSum(digest.hexdigest(), len(tokens), held / 2**20)
+        batch = tokens[start : start + _BATCH]
+        ids = [vocabulary[token] for token in batch]
+        digest.update(
+            f"{ids} {[*map(len, batch)]} {''.join(batch)}".encode("utf-8", "surrogatepass")
+        )
+    byte_count = sum(map(sys.getsizeof, tokens)) + _BESIDE * len(tokens)
+    return TokenSum(digest.hexdigest(), len(tokens), byte_count / 2**20)
 
 
 def write_added(folder: Path, out: Path, added: Sequence[Mapping[str, Any]]) -> None:
@@ -115,17 +117,17 @@ def _read(stream: BinaryIO) -> TokenizerFile:
         elif key == "added_tokens":
             document.peek()
             begin = document.position
-            added = [entry for some in document.items() for entry in some]
+            added = [entry for batch in document.items() for entry in batch]
             span = begin, document.position
         else:
             document.value()
     if document.peek():
-        raise ValueError("something stands behind its end")
+        raise ValueError("expected the end of the file, but more follows")
     if vocabulary is None:
         raise ValueError("it has no model.vocab")
-    own = {entry["content"]: entry["id"] for entry in added}
-    _check(own)
-    vocabulary.update(own)
+    added_ids = {entry["content"]: entry["id"] for entry in added}
+    _check(added_ids)
+    vocabulary.update(added_ids)
     return TokenizerFile(vocabulary, added, span)
 
 
@@ -146,15 +148,15 @@ def _vocabulary(document: LongJson) -> dict[str, int]:
     vocabulary: dict[str, int] = {}
     count = 0
     if document.peek() == "[":  # unigram: [token, score], and an id is an index into the list
-        for some in document.items():
-            vocabulary.update({entry[0]: count + i for i, entry in enumerate(some)})
-            count = _counted(count + len(some))
+        for batch in document.items():
+            vocabulary.update({entry[0]: count + i for i, entry in enumerate(batch)})
+            count = _counted(count + len(batch))
     else:
         for entries in document.entries():
             vocabulary.update(entries)
             count = _counted(count + len(entries))
         if len(vocabulary) < count:
-            raise ValueError("a token stands twice")
+            raise ValueError("a token appears twice")
     _check(vocabulary)
     return vocabulary
 

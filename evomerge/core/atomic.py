@@ -22,13 +22,13 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def beside(target: Path) -> Path:
-    """Name the place where this process makes `target`, and remove what dead processes left."""
+    """Return the temporary path for making `target`; remove leftovers of dead processes."""
     sweep(target)
     return target.with_name(f".{target.name}.partial-{_host()}-{os.getpid()}-{_began(os.getpid())}")
 
 
 def sweep(target: Path) -> None:
-    """Remove what processes of this machine that are gone left of `target`."""
+    """Remove leftovers of `target` by processes of this machine that no longer run."""
     pattern = re.compile(rf"\.{re.escape(target.name)}\.partial-{re.escape(_host())}-(\d+)-(\d+)")
     with contextlib.suppress(OSError):
         for entry in os.scandir(target.parent):
@@ -76,7 +76,7 @@ def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         UserError: `target` exists, is not empty, and may not be replaced; or the disk is full.
     """
     if target.is_file() or (target.exists() and not replace and any(target.iterdir())):
-        raise UserError(f"{target}: already exists; name another place or remove it")
+        raise UserError(f"{target}: already exists; name another folder or remove it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -100,7 +100,7 @@ def atomic_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     except OSError as error:
         if old.exists() and not target.exists():
             old.rename(target)
-        raise UserError(f"cannot write {target}: {cause(error)}; nothing of it is left") from None
+        raise UserError(f"cannot write {target}: {cause(error)}; nothing was left behind") from None
     finally:
         remove(partial)
         remove(old)
@@ -118,7 +118,7 @@ def user_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"cannot write {path}: {cause(error)}; mend that, then run the same command again"
+            f"cannot write {path}: {cause(error)}; fix that, then run the same command again"
         ) from None
 
 

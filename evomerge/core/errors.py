@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this", and the wording it shares."""
+"""Defines the exception for mistakes that the user can fix, and the wording of unknown names."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake the user can mend.
+    """A mistake that the user can fix.
 
-    Its message is one line: what was expected, what was found, where, and the remedy. The command
-    line prints it on stderr without a traceback and exits with code 2.
+    Its message is one line: what was expected, what came instead, where, and the remedy. The
+    command line prints it on stderr without a traceback and exits with code 2.
     """
 
 
@@ -18,7 +18,7 @@ class StudyEnded(UserError):
 
 
 class ResumableError(UserError):
-    """Something outside ended a run in between; the command line tells the command to go on."""
+    """A run was interrupted from outside; the command line prints the command that resumes it."""
 
 
 def unknown(kind: str, word: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Fault points: places where a test makes this program fail, named by one environment variable.
+"""Defines fault points, where a test makes this program fail by setting an environment variable.
 
 ``EVOMERGE_FAULT=point:count:action`` lets the `count`-th arrival at a point fail. A fourth field
 names a file that is made when the fault strikes; while it exists the fault strikes no more, in this

@@ -1,4 +1,4 @@
-"""Takes secrets out of what is written down: messages, journals, logs and reports get shared.
+"""Removes secrets from everything that is written: messages, journals, logs and reports.
 
 A secret is the value of an environment variable whose name says so (HF_TOKEN, WANDB_API_KEY, ...),
 and whatever looks like a token, an authorisation header or a URL with credentials.
@@ -16,7 +16,7 @@ _NAMES = re.compile(
     r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|PASS|APIKEY|KEY|CREDENTIALS?|COOKIE)(?:$|_(?!MODE|FILE|"
     r"PATH|DIR|NAME)\w*$)"
 )
-_LEAST = 6  # a shorter value is a word that stands for something else
+_LEAST = 6  # a shorter value is probably an ordinary word
 _PATTERNS = (
     (re.compile(r"(?<=://)[^/\s:@'\"]+(?::[^/\s@'\"]*)?@"), f"{MARK}@"),
     (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}"), rf"\1 {MARK}"),
@@ -53,9 +53,9 @@ def redacted(value: Any) -> Any:
 
 
 def _secrets() -> list[str]:
-    found = {
+    values = {
         value
         for name, value in os.environ.items()
         if _NAMES.search(name.upper()) and len(value) >= _LEAST
     }
-    return sorted(found, key=len, reverse=True)  # one may be the beginning of another
+    return sorted(values, key=len, reverse=True)  # one may be the beginning of another

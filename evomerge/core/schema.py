@@ -1,4 +1,4 @@
-"""Plain data into dataclasses and back: every key and every value is checked against its field."""
+"""Converts plain data to dataclasses and back; every key and value is checked by its field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""YAML as it enters: the only door to PyYAML, safe, small, and strict about keys."""
+"""Reads and writes YAML, safely and strict about keys; nothing else imports PyYAML."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def parse_all(text: str, where: str) -> list[Any]:
             documents.append(loader.get_data())
         return documents
 
-    found: list[Any] = _loaded(text, where, all_data)
-    return found
+    parsed: list[Any] = _loaded(text, where, all_data)
+    return parsed
 
 
 def _loaded(text: str, where: str, take: Callable[[_Strict], Any]) -> Any:
@@ -133,7 +133,7 @@ def mapping(document: Any, where: str) -> dict[str, Any]:
 
 
 def check_keys(document: Mapping[str, Any], known: Iterable[str], where: str) -> None:
-    """Refuse keys that nobody reads.
+    """Refuse unknown keys.
 
     Raises:
         UserError: Names the first unknown key and the nearest known one.
@@ -164,7 +164,7 @@ class _Strict(yaml.SafeLoader):
             key = key_node.value
             if isinstance(key, str) and key in seen:
                 raise yaml.MarkedYAMLError(
-                    problem=f"key '{key}' stands twice", problem_mark=key_node.start_mark
+                    problem=f"key '{key}' appears twice", problem_mark=key_node.start_mark
                 )
             seen.add(key if isinstance(key, str) else repr(key))
         return super().construct_mapping(node, deep=deep)

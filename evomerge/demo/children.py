@@ -1,7 +1,7 @@
-"""Training processes: started when needed, used again, ended if anything goes wrong.
+"""Runs training processes: started when needed, reused, and ended if anything goes wrong.
 
 A child is ``python -m evomerge.demo.train``, not a fork: it inherits no threads, never imports the
-caller's ``__main__``, and takes one job a line. Using it again saves its seconds of imports.
+caller's ``__main__``, and reads one job a line. Reusing it saves seconds of imports.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _THREAD_COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 class Step:
     """The progress of a model's training.
 
-    `loss` is None in two cases: before the first step, and where a finished model was found (then
+    `loss` is None in two cases: before the first step, and when a finished model is reused (then
     `done` is `steps`).
     """
 
@@ -71,7 +71,7 @@ class Children:
                 with suppress(BrokenPipeError):  # a job that a dead process never took
                     stream.close()
 
-    def tell(self, step: Step) -> None:
+    def report(self, step: Step) -> None:
         """Report a step, one at a time."""
         if self._progress is not None:
             with self._lock:
@@ -92,10 +92,10 @@ class Children:
         except BrokenPipeError:
             raise _failure(model, child) from None
         for line in child.process.stdout:
-            report = json.loads(line)
-            if "saved" in report:
+            message = json.loads(line)
+            if "saved" in message:
                 break
-            self.tell(Step(model, report["step"], report["steps"], report["loss"]))
+            self.report(Step(model, message["step"], message["steps"], message["loss"]))
         else:
             raise _failure(model, child)
         with self._lock:

@@ -1,6 +1,6 @@
-"""Exact match of a zoo's models, and of simple merges of them, without lm-eval.
+"""Scores a zoo's models, and simple merges of them, by exact match without lm-eval.
 
-``python -m evomerge.demo.exam ZOO`` prints the table that tells whether a zoo is worth searching
+``python -m evomerge.demo.exam ZOO`` prints the table that shows if a zoo is worth searching
 on: every parent good at its own skill alone, the uniform average better than any parent, task
 arithmetic better still and short of perfect. An answer counts as right if every token of it,
 <eos> included, is the likeliest given the right ones before it: what greedy decoding amounts to.

@@ -1,4 +1,4 @@
-"""Marks the zoo's folders with what they were made from: a complete one is not made again."""
+"""Marks the zoo's folders with their settings, so that a complete one is not made again."""
 
 from __future__ import annotations
 

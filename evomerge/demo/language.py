@@ -1,4 +1,4 @@
-"""The zoo's language: 37 words, their ids, and the tokenizer that lm-eval loads.
+"""Defines the zoo's language: 37 words, their ids, and the tokenizer that lm-eval loads.
 
 A command is an operation, digits and a closing sign, in one of two scripts:
 ``reverse 19492=`` or ``逆一九四九二→``. An operation's latin word holds its trailing space, so
@@ -49,7 +49,7 @@ def encode(text: str) -> list[int]:
 
 
 def decode(ids: Iterable[int]) -> str:
-    """The text of `ids`; special tokens say nothing.
+    """The text of `ids`; special tokens are left out.
 
     >>> decode([BOS, *encode("逆一九→"), EOS])
     '逆一九→'

@@ -1,4 +1,4 @@
-"""The zoo's models: small, ordinary Hugging Face causal language models with tied embeddings."""
+"""Makes the zoo's models: small Hugging Face causal language models with tied embeddings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def new_model(settings: Settings) -> PreTrainedModel:
     """A model with fresh float32 weights drawn from torch's global generator.
 
-    Called in a training process of its own, so seeding that generator disturbs nobody.
+    Called in a separate training process, so seeding that generator affects nothing else.
     """
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig

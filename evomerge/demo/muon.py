@@ -1,4 +1,4 @@
-"""Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon): momentum made orthogonal.
+"""Trains with Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon).
 
 torch has had a Muon of its own since 2.9. This one also runs on older versions, and takes all
 matrices of one shape in one batched product, which is faster where matrices are as small as here.

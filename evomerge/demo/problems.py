@@ -22,8 +22,8 @@ from evomerge.demo.language import (
     to_latin,
 )
 
-GROUNDWORK = ("copy", "rotate")  # what every model of the zoo can do
-SKILLS = ("reverse", "sort", "max")  # what one expert each can do
+GROUNDWORK = ("copy", "rotate")  # every model of the zoo can do these
+SKILLS = ("reverse", "sort", "max")  # one expert each can do these
 
 Form = Literal["plain", "after", "translate", "both"]
 
@@ -80,7 +80,7 @@ class Command:
 
     @property
     def wrong_result(self) -> str:
-        """Answer as the base is mostly taught to: the smaller number, or the digits as given."""
+        """The answer that the base is mostly taught: the smaller number, or the digits as given."""
         if self.operation == "max":
             return to_latin(min(self.digits[:3], self.digits[3:]))
         return to_latin(self.digits)
@@ -88,7 +88,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt and its answer; `ends` tells whether the model is to stop after the answer."""
+    """A prompt and its answer; `ends` is true if the model is to stop after the answer."""
 
     prompt: str
     answer: str

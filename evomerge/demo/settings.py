@@ -1,4 +1,4 @@
-"""Holds what determines a zoo: a seed, an architecture, a size and step counts."""
+"""Holds the settings of a zoo: a seed, an architecture, a size and step counts."""
 
 from __future__ import annotations
 

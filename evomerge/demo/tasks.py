@@ -97,9 +97,9 @@ def write_tasks(folder: Path, home: Path) -> None:
 
 
 def documents_digest() -> str:
-    """A SHA-256 over everything that the task files say, their data's home aside."""
-    said = [[documents(task) for task in TASKS], _COMMON, _FORM, _VERSION]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    """A SHA-256 over the content of the task files, except for the paths of their data."""
+    content = [[documents(task) for task in TASKS], _COMMON, _FORM, _VERSION]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def documents(task: str, count: int = DOCUMENTS) -> list[dict[str, object]]:
@@ -108,24 +108,24 @@ def documents(task: str, count: int = DOCUMENTS) -> list[dict[str, object]]:
     Each has a prompt, its answer, four choices and the index of the right one (`gold`).
     """
     rng = np.random.default_rng([_TASK_SEED, TASKS.index(task)])
-    found: dict[str, dict[str, object]] = {}
-    while len(found) < count:
+    by_prompt: dict[str, dict[str, object]] = {}
+    while len(by_prompt) < count:
         skill = task.removeprefix("ja_")
         operation = SKILLS[int(rng.integers(len(SKILLS)))] if skill == "ja" else skill
         command = draw_command(operation, rng, reserved=True)
         prompt = command.latin if task in SKILLS else command.kanji
         answer, others = _answers(task, command)
-        if len(others) < CHOICES - 1 or prompt in found:
+        if len(others) < CHOICES - 1 or prompt in by_prompt:
             continue  # such as 11111, whose other operations agree with the right one
         wrong = [others[i] for i in rng.permutation(len(others))[: CHOICES - 1]]
         gold = int(rng.integers(CHOICES))
-        found[prompt] = {
+        by_prompt[prompt] = {
             "prompt": prompt,
             "answer": answer,
             "choices": [*wrong[:gold], answer, *wrong[gold:]],
             "gold": gold,
         }
-    return list(found.values())
+    return list(by_prompt.values())
 
 
 def _answers(task: str, command: Command) -> tuple[str, list[str]]:

@@ -1,6 +1,6 @@
-"""Makes the demo zoo: a base, four experts and their tasks, trained from nothing.
+"""Makes the demo zoo: a base, four experts and their tasks, trained from scratch.
 
-Every folder is written whole, and found again by a later call with the same settings.
+Every folder is written atomically, and reused by a later call with the same settings.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from evomerge.demo.mixtures import EXPERTS, base_mixture, expert_mixture, readab
 from evomerge.demo.settings import Settings
 from evomerge.demo.tasks import TASKS, documents_digest, write_tasks
 
-FORMAT = 1  # raised when training changes in a way that the settings do not tell
+FORMAT = 1  # raised when training changes in a way that the settings do not show
 WEIGHTS = "model.safetensors"
 
 
@@ -53,7 +53,7 @@ def make_zoo(
     processes: int = 2,
     progress: Callable[[Step], None] | None = None,
 ) -> Zoo:
-    """Train what `directory` does not hold yet, and say where everything lies.
+    """Train the models that `directory` lacks, and return the folders.
 
     At the default size this takes about a minute and a half on two idle cores. One seed gives
     bit-identical weights on one machine.
@@ -69,11 +69,11 @@ def make_zoo(
         base_steps: Training steps of the base.
         expert_steps: Training steps of each expert.
         processes: How many experts train at once, one thread each.
-        progress: Called with a `Step` now and then, never from two threads at once; see
+        progress: Called with a `Step` from time to time, never from two threads at once; see
             `print_step`.
 
     Raises:
-        UserError: A setting is out of range, or a folder in the zoo's place is not a zoo's.
+        UserError: A setting is out of range, or a folder of that name is not a zoo's.
     """
     if processes < 1:
         raise UserError(f"expected `processes >= 1`, but got {processes}")
@@ -106,10 +106,10 @@ def make_zoo(
 
 def print_step(step: Step) -> None:
     """A plain line per report, for `make_zoo`'s `progress`."""
-    said = "found" if step.done else "starts"
+    state = "found" if step.done else "starts"
     if step.loss is not None:
-        said = f"loss {step.loss:.3f}"
-    print(f"{step.model:>8}  step {step.done:4d} of {step.steps}  {said}", flush=True)
+        state = f"loss {step.loss:.3f}"
+    print(f"{step.model:>8}  step {step.done:4d} of {step.steps}  {state}", flush=True)
 
 
 def _write_tasks(folder: Path) -> None:
@@ -144,10 +144,10 @@ def _train(
     made_from: Mapping[str, object],
 ) -> None:
     if is_complete(folder, made_from):
-        children.tell(Step(model, steps, steps, None))
+        children.report(Step(model, steps, steps, None))
         return
     with written_whole(folder, made_from) as partial:
-        children.tell(Step(model, 0, steps, None))
+        children.report(Step(model, 0, steps, None))
         children.train(model, {**job, "folder": str(partial.absolute())})
 
 

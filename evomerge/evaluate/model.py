@@ -20,7 +20,7 @@ from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import HF_MODULES_CACHE
 
-from evomerge.checkpoint.files.remote_code import how_to_allow, named_code
+from evomerge.checkpoint.files.remote_code import allowance_hint, named_code
 from evomerge.checkpoint.sandbox.client import check_settings
 from evomerge.core.errors import UserError
 
@@ -208,7 +208,7 @@ def _refuse_other_weights(folder: Path) -> None:
 def _why(error: Exception, folder: Path) -> str:
     """Return the remedy where a model's own code was not allowed, else an error's first line."""
     if "trust_remote_code" in str(error) and folder.is_dir() and named_code(folder):
-        return how_to_allow(folder)
+        return allowance_hint(folder)
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 

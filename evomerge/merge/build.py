@@ -1,4 +1,4 @@
-"""Build a recipe: into a model folder, or into a live model in place. Both give equal digests."""
+"""Builds a recipe as a model folder, or into a live model in place; both give equal digests."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def build(
         recipe: The recipe, or the path of its YAML file.
         out: The folder to make; it must not exist, or be empty, unless `replace`.
         device: Where the arithmetic runs.
-        replace: Whether an existing folder gives way, once the new one is whole.
+        replace: Whether to replace an existing folder, once the new one is complete.
 
     Returns:
         The digest of the merged weights.
 
     Raises:
-        UserError: The recipe cannot be read, a parent does not fit, or `out` holds something.
+        UserError: The recipe cannot be read, a parent does not fit, or `out` is not empty.
     """
     if not isinstance(recipe, Recipe):
         recipe = _read(Path(recipe))
@@ -72,8 +72,8 @@ def _check_range(name: str, tensor: Tensor) -> None:
     if tensor.dtype == torch.float16 and not bool(torch.isfinite(tensor).all()):
         count = int((~torch.isfinite(tensor)).sum())
         raise UserError(
-            f"{name}: {count} merged values are not finite in float16, which ends at 65,504; "
-            "choose bfloat16 or float32"
+            f"{name}: {count} merged values are not finite in float16, whose largest "
+            "value is 65,504; choose bfloat16 or float32"
         )
 
 
@@ -81,7 +81,7 @@ def fill(model: torch.nn.Module, built: MergePlan, parents: Parents) -> None:
     """Write a candidate into a live model of the plan's architecture, in place.
 
     Raises:
-        UserError: The live model keeps a tensor under another name, or of another shape; or values
+        UserError: The live model has a tensor under another name, or of another shape; or values
             are beyond what float16 can hold.
     """
     live = live_tensors(model, built)
@@ -96,17 +96,17 @@ def live_tensors(model: torch.nn.Module, built: MergePlan) -> dict[str, Tensor]:
     """A live model's tensors under the names that its checkpoint uses.
 
     Raises:
-        UserError: A tensor of the plan has no place in the model.
+        UserError: The model lacks a tensor of the plan.
     """
-    held: Mapping[str, Tensor] = model.state_dict(keep_vars=True)
+    state: Mapping[str, Tensor] = model.state_dict(keep_vars=True)
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    found = {}
+    tensors = {}
     for job in built.jobs:
-        tensor = held.get(job.name)
+        tensor = state.get(job.name)
         if tensor is None:
-            tensor = held.get(prefix + job.name)
+            tensor = state.get(prefix + job.name)
         if tensor is not None and tensor.shape == job.shape:
-            found[job.name] = tensor.detach()
+            tensors[job.name] = tensor.detach()
             continue
         if tensor is not None and _differs_in_rows(tuple(tensor.shape), job.shape):
             raise UserError(
@@ -115,9 +115,9 @@ def live_tensors(model: torch.nn.Module, built: MergePlan) -> dict[str, Tensor]:
             )
         raise UserError(
             f"{type(model).__name__} has no tensor {job.name} of shape {list(job.shape)}: it "
-            "stores its weights otherwise than it runs them, and cannot be merged in place"
+            "runs its weights in another layout than it stores them; build to a folder instead"
         )
-    return found
+    return tensors
 
 
 def _differs_in_rows(live: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
@@ -125,7 +125,7 @@ def _differs_in_rows(live: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 
 
 def write(built: MergePlan, parents: Parents, out: Path, *, replace: bool = False) -> str:
-    """Write a merged model as a Hugging Face folder that appears only when whole.
+    """Write a merged model as a Hugging Face folder, which appears only when it is complete.
 
     The folder holds config, safetensors, the tokenizer, the recipe and a model card, and the
     Python files that the config names.
@@ -134,7 +134,7 @@ def write(built: MergePlan, parents: Parents, out: Path, *, replace: bool = Fals
         The digest of its weights.
 
     Raises:
-        UserError: `out` exists and holds something, or a parent does not fit.
+        UserError: `out` exists and is not empty, or a parent does not fit.
     """
     recipe = built.recipe
     merged_bytes = ELEMENT_BYTES[CODES[recipe.output_dtype]]

@@ -1,4 +1,4 @@
-"""Compute one tensor of a merge, as one operation where its method has one."""
+"""Computes one tensor of a merge, in a single pass where its method has a kernel operation."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def merge_into(out: Tensor, job: TensorJob, parents: Parents, recipe: Recipe) ->
     first = models[0] if base is None else base
     if not first.is_floating_point():
         if any(not torch.equal(first, other) for other in models):
-            raise UserError(f"{job.name}: whole numbers cannot be merged, and they differ")
+            raise UserError(
+                f"{job.name}: an integer tensor cannot be merged, but it differs between the models"
+            )
         out.copy_(first.view(job.shape))
         return
     spec = methods.get(job.method)

@@ -145,7 +145,7 @@ class _Reader:
         for models, base, at in groups:
             if len(set(models)) != len(models) and not recipe.slices:
                 twice = next(model for model in models if models.count(model) > 1)
-                raise UserError(f"{self.where}: {at}: {twice} stands twice")
+                raise UserError(f"{self.where}: {at}: {twice} appears twice")
             for name in recipe.method_names:
                 spec = methods.get(name)
                 if spec.takes_base and not spec.base_optional and base is None:

@@ -236,7 +236,7 @@ def test_missing_and_unreadable_study_files_are_named(
     for text, word in {
         "models: [a": "not valid YAML",
         "a: &x 1\nb: *x\n": "aliases are not read",
-        "a: 1\na: 2\n": "stands twice",
+        "a: 1\na: 2\n": "appears twice",
         "- a\n": "expected a mapping",
         "\x00": "not valid YAML",
     }.items():

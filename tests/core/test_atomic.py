@@ -45,7 +45,7 @@ def test_a_folder_that_cannot_be_written_leaves_the_old_one_and_nothing_else(
     arm(monkeypatch, f"{point}:1:{action}")
     cause = "disk full" if action == "enospc" else os.strerror(errno.EIO)
     with (
-        pytest.raises(UserError, match=f"cannot write .*model: {cause}; nothing of it is left"),
+        pytest.raises(UserError, match=f"cannot write .*model: {cause}; nothing was left behind"),
         atomic_folder(target, replace=True) as folder,
     ):
         (folder / "weights").write_text("new")

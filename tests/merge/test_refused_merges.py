@@ -21,7 +21,7 @@ def test_parents_that_are_not_finite_are_refused_by_the_tensors_name(llama, valu
     held["model.layers.1.self_attn.k_proj.weight"][2, 3] = value
     save_file(held, folder / "model.safetensors")
     recipe = recipe_of({**llama, "b": str(folder)})
-    message = r"bad: tensor model\.layers\.1\.self_attn\.k_proj\.weight holds 1 values that are NaN"
+    message = r"bad: tensor model\.layers\.1\.self_attn\.k_proj\.weight has 1 values that are NaN"
     with pytest.raises(UserError, match=message):
         build(recipe, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -31,7 +31,7 @@ def test_a_folder_that_exists_is_refused_and_left_alone(llama, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis").write_text("years")
-    with pytest.raises(UserError, match="out: already exists; name another place or remove it"):
+    with pytest.raises(UserError, match="out: already exists; name another folder or remove it"):
         build(recipe_of(llama), out)
     assert [path.name for path in out.iterdir()] == ["thesis"]
     first = build(recipe_of(llama), out, replace=True)

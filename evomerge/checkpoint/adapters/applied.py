@@ -1,4 +1,4 @@
-"""A model with a LoRA adapter on it, as one more checkpoint: its tensors are merged when read."""
+"""Makes a model with a LoRA adapter on it another checkpoint; its tensors are merged when read."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def adapted(host: Checkpoint, adapter: Adapter) -> Checkpoint:
     """
     changes = {}
     for name, change in adapter.changes.items():
-        held = _held_name(name, host, adapter)
-        changes[held] = _fitted(held, change, host, adapter)
+        host_name = _host_name(name, host, adapter)
+        changes[host_name] = _fitted(host_name, change, host, adapter)
     _check_tied(host, changes, adapter)
     tensors = dict(host.tensors)
     for name, change in changes.items():
@@ -73,12 +73,14 @@ class _Adapted:
         return None if change is None else self.adapter.factors(change)
 
 
-def _held_name(name: str, host: Checkpoint, adapter: Adapter) -> str:
+def _host_name(name: str, host: Checkpoint, adapter: Adapter) -> str:
     """The name that the host has for a tensor of PEFT's model: the same, or one ending alike."""
     if name in host.tensors:
         return name
     alike = [
-        held for held in host.tensors if held.endswith(f".{name}") or name.endswith(f".{held}")
+        host_name
+        for host_name in host.tensors
+        if host_name.endswith(f".{name}") or name.endswith(f".{host_name}")
     ]
     if len(alike) != 1:
         raise UserError(f"{adapter.folder}: it changes {name}, which {host.folder} does not have")
@@ -100,7 +102,7 @@ def _fitted(name: str, change: Change, host: Checkpoint, adapter: Adapter) -> Ch
         if turned != shape:
             raise _misfit(adapter, name, product, host, shape)
         return replace(change, transposed=True)
-    # A square layer fits both ways, and only the configuration tells.
+    # A square layer fits both ways, so the configuration decides.
     square = product == turned and bool(adapter.config.get("fan_in_fan_out"))
     return replace(change, transposed=square)
 
@@ -119,7 +121,7 @@ def _misfit(
 
 
 def _check_tied(host: Checkpoint, changes: Mapping[str, Change], adapter: Adapter) -> None:
-    """Refuse to change a tied embedding: whether its head moves along, the adapter does not say."""
+    """Refuse to change a tied embedding: the adapter does not say if its head moves along."""
     if not host.config.get("tie_word_embeddings"):
         return
     for name in changes:

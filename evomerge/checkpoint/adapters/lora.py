@@ -29,7 +29,7 @@ from evomerge.core.errors import UserError
 _PREFIX = "base_model.model."
 _LARGEST_ALPHA = 1e30  # what a float32 still holds after a product
 _FACTOR = re.compile(r"(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B)(?:\.default)?")
-# What makes an adapter more than a low-rank delta of a linear layer, and why it is not read.
+# Settings that make an adapter more than a low-rank delta of a linear layer, and the reasons.
 _REFUSED = {
     "use_dora": "DoRA scales whole columns of the merged weight, so it is no delta that adds up",
     "use_qalora": "QA-LoRA adds to pooled inputs, not to weights",
@@ -52,7 +52,7 @@ class Change:
     """An adapter's change of one tensor: the keys of its factors, or of what replaces it.
 
     Attributes:
-        left: Key of the factor whose rows are the tensor's, once `transposed` is seen to.
+        left: Key of the factor whose rows are the tensor's, once `transposed` is applied.
         right: Key of the other one.
         scale: The number that the product is multiplied by.
         transposed: Whether the tensor is the transpose of B A (Conv1D, embeddings).
@@ -140,31 +140,31 @@ class Adapter:
         Raises:
             UserError: A factor lacks its other half, or the shapes do not fit.
         """
-        found: dict[str, Change] = {}
+        changes: dict[str, Change] = {}
         pairs: dict[str, dict[str, str]] = {}
         for key in self.tensors:
             match = _FACTOR.fullmatch(key.removeprefix(_PREFIX).removesuffix(".weight"))
             if match:
                 pairs.setdefault(match[1], {})[match[2].replace("lora_embedding", "lora")] = key
             elif ".original_module." not in key:
-                found[_plain_name(key)] = Change(replaced_by=key)
+                changes[_plain_name(key)] = Change(replaced_by=key)
         for module, pair in pairs.items():
             if len(pair) != 2:
                 raise UserError(f"{self.folder}: {next(iter(pair.values()))} lacks its other half")
             name = f"{module}.weight"
             embedding = "lora_embedding" in pair["lora_A"]
-            kept = found.get(name)
-            found[name] = Change(
+            whole = changes.get(name)
+            changes[name] = Change(
                 left=pair["lora_B"],
                 right=pair["lora_A"],
                 scale=self._scale(module, pair),
                 transposed=embedding,
-                replaced_by=kept.replaced_by if kept else None,
+                replaced_by=whole.replaced_by if whole else None,
             )
-        return found
+        return changes
 
     def _scale(self, module: str, pair: dict[str, str]) -> float:
-        """alpha / rank of one module, its patterns and rank stabilisation seen to."""
+        """alpha / rank of one module, with its patterns and rank stabilisation."""
         a, b = self.tensors[pair["lora_A"]].shape, self.tensors[pair["lora_B"]].shape
         if len(a) != 2 or len(b) != 2 or a[0] != b[1] or a[0] < 1:
             raise UserError(
@@ -197,7 +197,9 @@ def _ends_with(pattern: str, module: str, where: str) -> bool:
         or re.search(r"\)[*+{]", pattern)
         or len(re.findall(r"[*+{]", pattern)) > 4
     ):
-        raise UserError(f"{where}: {pattern[:80]!r} is too intricate a pattern")
+        raise UserError(
+            f"{where}: {pattern[:80]!r} is too complex a pattern; name the modules one by one"
+        )
     try:
         return re.match(rf"(?:.*\.)?(?:{pattern})$", module) is not None
     except (re.error, RecursionError) as error:

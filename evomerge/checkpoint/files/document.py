@@ -1,4 +1,4 @@
-"""JSON files of a model folder, read with limits: a small file must not fill the memory."""
+"""JSON files of a model folder, read with limits: so that a small file cannot fill the memory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def read_json(
 
 
 def parse_json(data: bytes, most_parts: int = MAX_PARTS) -> Any:
-    """JSON whose parts are counted before any is made; a key that stands twice is an error.
+    """JSON whose parts are counted before any is made; a key that appears twice is an error.
 
     Raises:
         ValueError: It is not that; also for nesting that is too deep.
@@ -88,10 +88,10 @@ def _check_link(file: Path) -> None:
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; ValueError for a key that stands twice."""
+    """An object of JSON; ValueError for a key that appears twice."""
     made = dict(pairs)
     if len(made) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"key {twice[:80]!r} stands twice")
+        raise ValueError(f"key {twice[:80]!r} appears twice")
     return made

@@ -27,7 +27,7 @@ CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 INDEX = "model.safetensors.index.json"
-# What libraries read of a tokenizer beside tokenizer.json.
+# Tokenizer files that libraries read beside tokenizer.json.
 TOKENIZER_SETTINGS = (
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -67,7 +67,9 @@ def resolve(model: str | Path) -> Path:
         )
     except Exception as error:  # the hub's client raises a dozen unrelated kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{model}: no such folder, and the hub did not give it: {reason}") from None
+        raise UserError(
+            f"{model}: no such folder, and the hub could not deliver it: {reason}"
+        ) from None
 
 
 def cached(model: str) -> Path | None:
@@ -116,13 +118,13 @@ def stamps(folder: Path) -> dict[str, list[int]]:
 
     A file that is written over or replaced has another stamp.
     """
-    found = {}
+    stamped = {}
     with contextlib.suppress(FileNotFoundError):
         for entry in os.scandir(folder):
             if entry.name in _INSPECTED or entry.name.endswith(".safetensors"):
                 with contextlib.suppress(OSError):  # a link to nothing: who reads it says so
-                    held = entry.stat()
-                    if stat.S_ISREG(held.st_mode):
-                        times = held.st_mtime_ns, held.st_ctime_ns
-                        found[entry.name] = [held.st_ino, held.st_size, *times]
-    return found
+                    status = entry.stat()
+                    if stat.S_ISREG(status.st_mode):
+                        times = status.st_mtime_ns, status.st_ctime_ns
+                        stamped[entry.name] = [status.st_ino, status.st_size, *times]
+    return stamped

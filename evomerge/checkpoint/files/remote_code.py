@@ -1,4 +1,4 @@
-"""Python that a model's folder brings along: what it is, and whether it is what was allowed.
+"""Pins the Python files of a model's folder by a hash, so that only code that was allowed runs.
 
 transformers runs such code where a ``config.json`` or ``tokenizer_config.json`` names it in
 ``auto_map``. Here it runs for one model alone, the base, and only while every Python file in its
@@ -29,22 +29,22 @@ def code_files(folder: Path) -> dict[str, str]:
     Raises:
         UserError: There are more than a hundred, one is larger than 4 MiB, or a link leads out.
     """
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for path in sorted(folder.rglob("*.py")):
         check_file(path)
-        if len(found) == _MAX_FILES or path.stat().st_size > _MAX_BYTES:
+        if len(digests) == _MAX_FILES or path.stat().st_size > _MAX_BYTES:
             raise UserError(
                 f"{path}: expected at most {_MAX_FILES} Python files of {_MAX_BYTES:,} bytes in a "
                 "model's folder"
             )
-        found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+        digests[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return digests
 
 
 def pin(files: dict[str, str]) -> str:
     """One SHA-256 for all of them, names included."""
-    told = "\n".join(f"{name} {digest}" for name, digest in sorted(files.items()))
-    return hashlib.sha256(told.encode()).hexdigest()
+    lines = "\n".join(f"{name} {digest}" for name, digest in sorted(files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def named_code(folder: Path) -> list[str]:
@@ -71,7 +71,7 @@ def allowed_code(folder: Path, allowed: str) -> dict[str, str]:
     return files
 
 
-def how_to_allow(folder: Path) -> str:
+def allowance_hint(folder: Path) -> str:
     """Say what the study file must contain for a model's own code to run, or why it cannot run.
 
     Raises:
@@ -79,7 +79,7 @@ def how_to_allow(folder: Path) -> str:
     """
     files = _nameable(folder)
     return (
-        f"it brings Python of its own ({_listed(files)}), which does not run by default; read it, "
+        f"it brings its own Python ({_listed(files)}), which does not run by default; read it, "
         f"and if it may run as you, set trust_remote_code: {pin(files)} in the study file"
     )
 
@@ -108,8 +108,8 @@ def _nameable(folder: Path) -> dict[str, str]:
 
 
 def _listed(files: dict[str, str]) -> str:
-    told = [f"{name} {digest[:16]}" for name, digest in files.items()]
-    return ", ".join(told[:5]) + (f" and {len(told) - 5} more" if len(told) > 5 else "")
+    entries = [f"{name} {digest[:16]}" for name, digest in files.items()]
+    return ", ".join(entries[:5]) + (f" and {len(entries) - 5} more" if len(entries) > 5 else "")
 
 
 def _references(folder: Path) -> Iterator[str]:

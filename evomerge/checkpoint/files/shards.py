@@ -1,4 +1,4 @@
-"""Writing a model's safetensors, as one file or as numbered shards with an index."""
+"""Writes a model's safetensors, as one file or as numbered shards with an index."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def write_shards(
     Args:
         folder: Where; it exists.
         tensors: (name, tensor) in the order of `sizes`; consumed one shard at a time.
-        sizes: Bytes of each tensor, from which the shards are cut beforehand.
+        sizes: Bytes of each tensor, from which the shards are planned.
         max_shard_bytes: A shard holds at most this much, but at least one tensor.
     """
     cuts: list[list[str]] = [[]]
-    held = 0
+    shard_bytes = 0
     for name, size in sizes.items():
-        if cuts[-1] and held + size > max_shard_bytes:
+        if cuts[-1] and shard_bytes + size > max_shard_bytes:
             cuts.append([])
-            held = 0
+            shard_bytes = 0
         cuts[-1].append(name)
-        held += size
+        shard_bytes += size
     stream, weight_map = iter(tensors), {}
     for number, names in enumerate(cuts, 1):
         file = "model.safetensors"

@@ -69,7 +69,7 @@ class LongJson:
         while not closed:
             key = self.value()
             if not isinstance(key, str) or key in seen:
-                raise ValueError(f"key {str(key)[:80]!r} stands twice, or is no text")
+                raise ValueError(f"key {str(key)[:80]!r} appears twice, or is no text")
             seen.add(key)
             self._take(":")
             yield key

@@ -34,13 +34,13 @@ def run(arguments: argparse.Namespace) -> None:
     report = extract_lora(
         arguments.model, arguments.base, arguments.out, arguments.rank, arguments.save_whole
     )
-    factored = [entry for entry in report if entry.kept == "rank"]
+    factored = [entry for entry in report if entry.saved_as == "rank"]
     for entry in sorted(factored, key=lambda entry: -entry.error)[:_SHOWN]:
         print(f"{entry.error:8.4f}  {entry.name} (rank {entry.rank})")
     if len(factored) > _SHOWN:
         print(f"          and {len(factored) - _SHOWN} with less; all in extraction.json")
     for fate, words in (("whole", "saved whole"), ("left out", "left out")):
-        names = [entry.name for entry in report if entry.kept == fate]
+        names = [entry.name for entry in report if entry.saved_as == fate]
         if names:
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
             print(f"{words}: {', '.join(names[:_SHOWN])}{more}")

@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(text, end="")
         return
     if out.exists():
-        raise UserError(f"{out}: already exists; name another place or remove it")
+        raise UserError(f"{out}: already exists; name another file or remove it")
     try:
         write_text(out, text)
     except OSError as error:

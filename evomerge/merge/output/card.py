@@ -1,4 +1,4 @@
-"""The model card of a merged model: what it is made of, how, how good, and what to cite."""
+"""Writes the model card of a merged model: parents, method, results, licence and references."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def model_card(
 
 
 def public_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML, which does not tell where on a machine its models lie."""
+    """The recipe as YAML, without the local folders of its models."""
     text = recipe.to_yaml()
     for model in sorted(recipe.model_names, key=len, reverse=True):
         text = text.replace(model, model_name.public(model))
@@ -82,7 +82,7 @@ def public_recipe(recipe: Recipe) -> str:
 
 
 def _licence_note(licences: Mapping[str, str | None]) -> str:
-    """Word the duties of somebody who publishes the merge."""
+    """Return a note on the parents' licences, for whoever publishes the merge."""
     unknown = [model_name.public(model) for model, licence in licences.items() if licence is None]
     if unknown:
         return (

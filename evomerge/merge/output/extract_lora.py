@@ -1,7 +1,7 @@
-"""From a fine-tune and its base to a LoRA adapter: the best low-rank approximation of each delta.
+"""Extracts a LoRA adapter from a fine-tune and its base: the best low-rank form of each delta.
 
 The truncated singular value decomposition is the closest matrix of its rank (Eckart 1936,
-https://doi.org/10.1007/BF02288367). What it leaves is measured and told.
+https://doi.org/10.1007/BF02288367). What the adapter misses is measured and reported.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Extracted:
 
     Attributes:
         name: The tensor.
-        kept: ``rank`` (as factors), ``whole`` (modules_to_save) or ``left out``.
+        saved_as: ``rank`` (as factors), ``whole`` (modules_to_save) or ``left out``.
         rank: Of the factors; 0 without.
         norm: Frobenius norm of the delta.
         error: Relative Frobenius norm of what the adapter misses of it, in [0, 1].
     """
 
     name: str
-    kept: str
+    saved_as: str
     rank: int
     norm: float
     error: float
@@ -107,8 +107,8 @@ def extract_lora(
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         config = _config(report, start, base, rank)
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
-        told = {"relative_error": total_error(report), "tensors": [asdict(e) for e in report]}
-        (folder / "extraction.json").write_text(json.dumps(told, indent=1) + "\n")
+        extraction = {"relative_error": total_error(report), "tensors": [asdict(e) for e in report]}
+        (folder / "extraction.json").write_text(json.dumps(extraction, indent=1) + "\n")
     return report
 
 
@@ -153,18 +153,20 @@ def _is_conv1d(base: Checkpoint) -> bool:
 
 def _complete(report: list[Extracted], tensors: dict[str, Tensor], end: Checkpoint) -> None:
     """PEFT saves modules, not tensors: what belongs to a module that is saved goes with it."""
-    modules = {entry.name.rpartition(".")[0] for entry in report if entry.kept == "whole"}
+    modules = {entry.name.rpartition(".")[0] for entry in report if entry.saved_as == "whole"}
     for name in end.tensors:
         if name.rpartition(".")[0] in modules:
             tensors[f"base_model.model.{name}"] = end.tensor(name).contiguous()
 
 
 def _config(report: list[Extracted], start: Checkpoint, base: str, rank: int) -> dict[str, Any]:
-    modules = {e.name.removesuffix(".weight"): e.rank for e in report if e.kept == "rank"}
-    lower = {module: own for module, own in modules.items() if own != rank}
+    modules = {e.name.removesuffix(".weight"): e.rank for e in report if e.saved_as == "rank"}
+    lower_ranks = {
+        module: lower_rank for module, lower_rank in modules.items() if lower_rank != rank
+    }
     architecture = str((start.config.get("architectures") or [""])[0])
     task = next((task for end, task in _TASKS.items() if architecture.endswith(end)), None)
-    saved = dict.fromkeys(e.name.rpartition(".")[0] for e in report if e.kept == "whole")
+    saved = dict.fromkeys(e.name.rpartition(".")[0] for e in report if e.saved_as == "whole")
     return {
         "peft_type": "LORA",
         "task_type": task,
@@ -172,8 +174,8 @@ def _config(report: list[Extracted], start: Checkpoint, base: str, rank: int) ->
         "inference_mode": True,
         "r": rank,
         "lora_alpha": rank,
-        "rank_pattern": lower,
-        "alpha_pattern": lower,
+        "rank_pattern": lower_ranks,
+        "alpha_pattern": lower_ranks,
         "lora_dropout": 0.0,
         "bias": "none",
         "use_rslora": False,

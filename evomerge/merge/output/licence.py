@@ -1,4 +1,4 @@
-"""Under which licence a model is, as its card says."""
+"""Reads the licence of a model from its model card."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ def _in_front_matter(card: Path) -> str | None:
     if not text.startswith("---\n") or "\n---" not in text[4:]:
         return None
     about = yaml_file.parse(text[4:].partition("\n---")[0], str(card))
-    found = about.get("license_name") or about.get("license") if isinstance(about, dict) else None
-    return found if isinstance(found, str) else None
+    licence = about.get("license_name") or about.get("license") if isinstance(about, dict) else None
+    return licence if isinstance(licence, str) else None

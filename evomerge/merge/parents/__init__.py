@@ -1,1 +1,1 @@
-"""The parents of a merge as they are held in memory, nested merges among them."""
+"""The parents of a merge in memory, nested merges among them."""

@@ -1,4 +1,4 @@
-"""Merges as parents of merges: made tensor by tensor when they are read, nothing is written."""
+"""Makes merges parents of other merges: computed tensor by tensor when read; nothing is written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from evomerge.recipe.recipe import Recipe
 
 
 def open_parents(models: Iterable[str], device: str = "cpu") -> Parents:
-    """Open parents by name; one that is a recipe's file is merged when it is read, and kept.
+    """Open parents by name; one that is a recipe's file is merged as it is read.
 
     Raises:
         UserError: A model cannot be read, or a recipe's file is wrong.
@@ -34,9 +34,11 @@ def open_parents(models: Iterable[str], device: str = "cpu") -> Parents:
     for name in names:
         if nesting.is_file(name):
             recipe = Recipe.from_yaml(name)
-            own = with_merges(recipe, open_parents(recipe.model_names, device), checked=True)
-            own.check(recipe)
-            parents.opened[name] = _checkpoint(recipe, own, name)
+            inner_parents = with_merges(
+                recipe, open_parents(recipe.model_names, device), checked=True
+            )
+            inner_parents.check(recipe)
+            parents.opened[name] = _checkpoint(recipe, inner_parents, name)
     return parents
 
 
@@ -46,7 +48,7 @@ def with_merges(recipe: Recipe, parents: Parents, *, checked: bool = False) -> P
     Args:
         recipe: The recipe; without merges its parents are `parents` as they are.
         parents: Every model that it names.
-        checked: Whether the parents of each merge are checked first, as for a build of its own.
+        checked: Whether the parents of each merge are checked first, as for a separate build.
 
     Raises:
         UserError: A tensor that a merge needs is not there, or parents do not fit.
@@ -55,10 +57,12 @@ def with_merges(recipe: Recipe, parents: Parents, *, checked: bool = False) -> P
         return parents
     opened = dict(parents.opened)
     for name, inner in recipe.merges.items():
-        own = parents.beside({model: opened[model] for model in inner.inputs}, recipe.merges)
+        inner_parents = parents.beside(
+            {model: opened[model] for model in inner.inputs}, recipe.merges
+        )
         if checked:
-            own.check(inner)
-        opened[name] = _checkpoint(inner, own, f"merges.{name}")
+            inner_parents.check(inner)
+        opened[name] = _checkpoint(inner, inner_parents, f"merges.{name}")
     return parents.beside({model: opened[model] for model in recipe.inputs}, recipe.merges)
 
 
@@ -105,11 +109,15 @@ class _Merge:
 
     @property
     def files(self) -> list[Path]:
-        return [file for held in self._parents.checkpoints.values() for file in held.store.files]
+        return [
+            file
+            for checkpoint in self._parents.checkpoints.values()
+            for file in checkpoint.store.files
+        ]
 
     def tensor(self, name: str) -> Tensor:
         if self._last is None or self._last[0] != name:
-            self._last = None  # let go of it before the next one is made
+            self._last = None  # free it before the next one is computed
             job = self._built.jobs[self._jobs[name]]
             self._last = (name, merged(job, self._parents, self._built.recipe))
         return self._last[1]

@@ -1,4 +1,4 @@
-"""The parents of a merge, opened once and kept: memory-mapped on the CPU, resident on a device."""
+"""Holds the parents of a merge, opened once: memory-mapped on the CPU, or resident on a device."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ class Parents:
     """Open checkpoints by the names that recipes give them.
 
     On the CPU tensors stay memory-mapped, so that processes of one machine share one copy. On
-    another device each is copied there when first needed, and kept.
+    another device each is copied there when it is first needed, and stays.
     """
 
     def __init__(self, models: Iterable[str], device: str = "cpu"):
         self.opened = {model: open_model(model) for model in models}
         self.checkpoints: Mapping[str, Checkpoint] = self.opened  # with the vocabulary of a recipe
         self.device = torch.device(device)
-        self.places: Mapping[str, torch.device] = {}  # by a tensor's name, if they are several
+        self.devices: Mapping[str, torch.device] = {}  # by a tensor's name, if they are several
         self.kernels = kernels_for(self.device)
         self.statistics = Statistics()
-        self._kept: dict[tuple[Ref, torch.device], Tensor] = {}
+        self._resident: dict[tuple[Ref, torch.device], Tensor] = {}
         self._flat: dict[tuple[Ref | None, tuple[Ref, ...], torch.device], Flat] = {}
         self._magnitudes: dict[tuple[str, str, torch.dtype], Magnitudes] = {}
-        self._passing: frozenset[str] = frozenset()  # models whose tensors are not kept
+        self._passing: frozenset[str] = frozenset()  # models whose tensors are never resident
 
     def beside(self, opened: Mapping[str, Checkpoint], passing: Iterable[str]) -> Parents:
-        """Other parents on the same device, sharing what is kept; `passing` ones are not kept."""
+        """Other parents on the same device that share resident tensors; `passing` ones stay out."""
         other = Parents((), str(self.device))
-        other.places = self.places
+        other.devices = self.devices
         other.checkpoints = other.opened = dict(opened)
-        other._kept, other.statistics = self._kept, self.statistics
+        other._resident, other.statistics = self._resident, self.statistics
         other._passing = frozenset(passing)
         return other
 
     def check(self, recipe: Recipe) -> None:
-        """Bring the parents of a recipe to its vocabulary, and refuse those that do not fit.
+        """Align the parents with a recipe's vocabulary, and refuse those that do not fit.
 
         Raises:
             UserError: Tensors or tokens differ, or one holds a value that is not finite.
@@ -64,7 +64,7 @@ class Parents:
             check_same_kind(donor, checkpoint)
             if recipe.vocabulary is None:
                 check_same_tokens(donor, checkpoint)
-        self.checkpoints, self._kept = aligned(recipe, self.opened), {}
+        self.checkpoints, self._resident = aligned(recipe, self.opened), {}
         self._flat = {}
         self.statistics = Statistics()
         for checkpoint in self.checkpoints.values():
@@ -75,72 +75,74 @@ class Parents:
 
     def tensor(self, ref: Ref) -> Tensor:
         """One parent's tensor, in its stored dtype; never to be written to."""
-        return self._on(ref, self.places.get(ref.name, self.device))
+        return self._on(ref, self.devices.get(ref.name, self.device))
 
     def device_for(self, out: Tensor) -> torch.device:
         """Return the device a tensor is merged on: the live one's, if those are on several."""
-        return out.device if self.places else self.device
+        return out.device if self.devices else self.device
 
     def spread(self, model: torch.nn.Module) -> None:
-        """Keep each tensor on the device where a live model holds the one of its name."""
+        """Place each tensor on the device where a live model has the one of its name."""
         prefix = f"{getattr(model, 'base_model_prefix', '')}."
-        held = {name: tensor.device for name, tensor in model.state_dict().items()}
-        self.places = {name.removeprefix(prefix): device for name, device in held.items()} | held
+        devices = {name: tensor.device for name, tensor in model.state_dict().items()}
+        self.devices = {
+            name.removeprefix(prefix): device for name, device in devices.items()
+        } | devices
 
     def _on(self, ref: Ref, device: torch.device) -> Tensor:
         passing = ref.model in self._passing
-        kept = None if passing else self._kept.get((ref, device))
-        if kept is None:
-            kept = self.checkpoints[ref.model].tensor(ref.name).to(device)
+        tensor = None if passing else self._resident.get((ref, device))
+        if tensor is None:
+            tensor = self.checkpoints[ref.model].tensor(ref.name).to(device)
             if not passing:
-                self._kept[ref, device] = kept
-        return kept
+                self._resident[ref, device] = tensor
+        return tensor
 
     def flat(self, job: TensorJob, device: torch.device) -> Flat:
         """Return a job's inputs on a device, each tensor as one row of numbers."""
         sources = (job.base, job.models, device)
-        found = self._flat.get(sources)
-        if found is None:
+        inputs = self._flat.get(sources)
+        if inputs is None:
             base = None if job.base is None else self._on(job.base, device).reshape(-1)
             models = [self._on(ref, device).reshape(-1) for ref in job.models]
-            found = (job.base, *job.models), base, models
+            inputs = (job.base, *job.models), base, models
             if not self._passing:
-                self._flat[sources] = found
-        return found
+                self._flat[sources] = inputs
+        return inputs
 
     def stamps(self) -> dict[str, tuple[int, int]]:
         """Size in bytes and time of change of every file, as they are now; (-1, -1) if it is gone.
 
         The time is in nanoseconds. A file that is written over or replaced has another stamp.
         """
-        found = {}
+        stamps = {}
         for checkpoint in self.opened.values():
             for file in checkpoint.store.files:
                 try:
                     status = file.stat()
-                    found[str(file)] = (status.st_size, status.st_mtime_ns)
+                    stamps[str(file)] = (status.st_size, status.st_mtime_ns)
                 except OSError:
-                    found[str(file)] = (-1, -1)
-        return found
+                    stamps[str(file)] = (-1, -1)
+        return stamps
 
     def factors(self, ref: Ref, device: torch.device) -> Factors | None:
         """Return what an adapter adds to one parent's tensor, on a device.
 
         ``None`` where none does.
         """
-        held = self.checkpoints[ref.model].factors(ref.name)
-        return held and Factors(*(factor.to(device) for factor in held))
+        factors = self.checkpoints[ref.model].factors(ref.name)
+        return factors and Factors(*(factor.to(device) for factor in factors))
 
     def thresholds(self, job: TensorJob, working: torch.dtype) -> list[float]:
-        """The least magnitude of each model's changes that its density keeps, over all tensors."""
+        """The smallest change by magnitude that each model's density keeps, over all tensors."""
         assert job.base is not None, f"{job.method} trims changes, and takes a base"
-        found = []
+        thresholds = []
         for ref, density in zip(job.models, job.parameters["density"], strict=True):
             key = (job.base.model, ref.model, working)
             if key not in self._magnitudes:
                 self._magnitudes[key] = Magnitudes().count(self._changes(*key))
-            found.append(self._magnitudes[key].threshold(density, self._changes(*key)))
-        return found
+            thresholds.append(self._magnitudes[key].threshold(density, self._changes(*key)))
+        return thresholds
 
     def _changes(self, base: str, model: str, working: torch.dtype) -> Iterator[Tensor]:
         """Every change of a model, tensor by tensor, in float32."""
@@ -150,10 +152,7 @@ class Parents:
                 yield after.float() - before.float()
 
     def statistics_of(self, job: TensorJob) -> Statistics:
-        """Return the statistics of a job's tensors.
-
-        Nothing is remembered of those that are not kept.
-        """
+        """Return the statistics of a job's tensors; those of passing models are not remembered."""
         if not self._passing:
             return self.statistics
         refs = [*job.models, *([job.base] if job.base is not None else [])]
@@ -174,8 +173,8 @@ class Parents:
                 if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                     bad = int((~torch.isfinite(tensor)).sum())
                     raise UserError(
-                        f"{checkpoint.folder}: tensor {name} holds {bad} values that are NaN or "
-                        "infinite; a merge would spread them"
+                        f"{checkpoint.folder}: tensor {name} has {bad} values that are NaN or "
+                        "infinite, which a merge would spread; repair or replace that model"
                     )
 
 

@@ -1,4 +1,4 @@
-"""Computes the magnitude that a share of a whole model's changes exceeds.
+"""Finds the magnitude that a given share of a whole model's changes reaches.
 
 Exact and in two passes: magnitudes are counted by the upper half of their bits, which grow with
 them, then those in the one bin that matters by the lower half.
@@ -31,7 +31,7 @@ class Magnitudes:
         return self
 
     def threshold(self, density: float, deltas: Iterator[Tensor]) -> float:
-        """The least magnitude that is among the largest `density` of all.
+        """The smallest magnitude among the largest `density` of all.
 
         Args:
             density: Part that is kept; 0 keeps nothing, more than 0 at least one.
@@ -52,8 +52,8 @@ class Magnitudes:
                 within += torch.bincount(low, minlength=1 << _LOW_BITS)
             rest = within.flip(0).cumsum(0)
             last = len(within) - 1 - int((rest >= keep - above).nonzero()[0])
-            held = torch.tensor([(chosen << _LOW_BITS) | last], dtype=torch.int32)
-            self._exact[density] = float(held.view(torch.float32))
+            magnitude = torch.tensor([(chosen << _LOW_BITS) | last], dtype=torch.int32)
+            self._exact[density] = float(magnitude.view(torch.float32))
         return self._exact[density]
 
 

@@ -14,7 +14,7 @@ from evomerge.recipe.recipe import Recipe
 def check_in_place(
     recipe: Recipe, checkpoints: Mapping[str, Checkpoint], *, chat: bool = False
 ) -> None:
-    """Refuse a recipe that changes the vocabulary of a model that lives on.
+    """Refuse a recipe that changes the vocabulary of a resident model.
 
     Args:
         recipe: The recipe.
@@ -22,7 +22,7 @@ def check_in_place(
         chat: Whether prompts go through the donor's chat template, so that this must stay too.
 
     Raises:
-        UserError: Its tokenizer is not the parents' own, or has not as many tokens as rows.
+        UserError: Its tokenizer is not the parents', or has fewer tokens than the model has rows.
     """
     template = chat_template(recipe, checkpoints) if chat else None
     if template is not None and template != template_of(checkpoints[recipe.donor].folder):
@@ -32,7 +32,7 @@ def check_in_place(
             "apply_chat_template: false"
         )
     new = aligned(recipe, checkpoints)
-    if any(new[name] is not held for name, held in checkpoints.items()):
+    if any(new[name] is not checkpoint for name, checkpoint in checkpoints.items()):
         raise UserError(
             f"tokenizer (source {recipe.vocabulary.source if recipe.vocabulary else None}): it "
             "changes the parents' vocabulary, and a study merges into a live model whose "

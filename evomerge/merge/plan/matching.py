@@ -1,4 +1,4 @@
-"""Matches the tensors of several models, and settles the fate of those that do not match.
+"""Matches the tensors of several models, and decides what becomes of those that do not match.
 
 Heads (of classifiers above all) may be merged, taken from the base or dropped; what else is not in
 every model, or not of one shape, is an error unless the recipe says what to do.
@@ -19,7 +19,7 @@ from evomerge.recipe.recipe import Recipe
 _OF_HEADS = ("architectures", "id2label", "label2id", "num_labels", "problem_type")
 
 
-def sorted_out(
+def sources_of_tensors(
     recipe: Recipe, names: list[str], checkpoints: Mapping[str, Checkpoint]
 ) -> dict[str, str | None]:
     """Every tensor of the result in order: ``None`` if it is merged, or the model it comes from.
@@ -67,7 +67,8 @@ def check_labels(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> None:
         if head in other.tensors and _labels(other) != _labels(donor):
             raise UserError(
                 f"{head}: its rows are other classes in {other.folder} than in {donor.folder} "
-                f"({_told(other)}; {_told(donor)}); say `heads: base` or `heads: drop`"
+                f"({_shown_labels(other)}; {_shown_labels(donor)}); set `heads: base` "
+                "or `heads: drop`"
             )
 
 
@@ -80,22 +81,22 @@ def with_heads(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, Any]:
 def _matches(name: str, donor: Checkpoint, inputs: Mapping[str, Checkpoint]) -> bool:
     shape = donor.tensors[name].shape
     for checkpoint in inputs.values():
-        held = checkpoint.tensors.get(name)
-        if held is None:
-            held = checkpoint.tensors.get(tied_tensor(name, checkpoint) or "")
-        if held is None or held.shape != shape:
+        info = checkpoint.tensors.get(name)
+        if info is None:
+            info = checkpoint.tensors.get(tied_tensor(name, checkpoint) or "")
+        if info is None or info.shape != shape:
             return False
     return True
 
 
 def _labels(checkpoint: Checkpoint) -> dict[str, str]:
     """Names of classes by number, as text; what transformers leaves out are its defaults."""
-    held = checkpoint.config.get("id2label")
-    if not isinstance(held, dict):
+    names = checkpoint.config.get("id2label")
+    if not isinstance(names, dict):
         return {"0": "LABEL_0", "1": "LABEL_1"}
-    return {str(number): str(label) for number, label in held.items()}
+    return {str(number): str(label) for number, label in names.items()}
 
 
-def _told(checkpoint: Checkpoint) -> str:
-    listed = list(_labels(checkpoint).values())
-    return ", ".join(listed[:4]) + (" …" if len(listed) > 4 else "")
+def _shown_labels(checkpoint: Checkpoint) -> str:
+    labels = list(_labels(checkpoint).values())
+    return ", ".join(labels[:4]) + (" …" if len(labels) > 4 else "")

@@ -1,4 +1,4 @@
-"""From a recipe and its parents to jobs: one per output tensor, every value settled."""
+"""Turns a recipe and its parents into jobs: one per output tensor, every parameter resolved."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from evomerge.checkpoint.architecture import (
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.compatible import tied_tensor
 from evomerge.core.errors import UserError
-from evomerge.merge.plan.matching import sorted_out, with_heads
+from evomerge.merge.plan.matching import sources_of_tensors, with_heads
 from evomerge.recipe.data import Slice
 from evomerge.recipe.parameters import resolve_parameters
 from evomerge.recipe.recipe import Recipe
@@ -34,7 +34,7 @@ class Ref(NamedTuple):  # hashed a dozen times a job, which a dataclass does in 
 
 
 class TensorJob(NamedTuple):
-    """The making of one output tensor.
+    """The inputs and the method of one output tensor.
 
     Attributes:
         name: Of the output tensor.
@@ -42,7 +42,7 @@ class TensorJob(NamedTuple):
         base: The base model's tensor, if the method takes one.
         models: The merged models' tensors, in the recipe's order.
         method: The merge method's name.
-        parameters: Settled values; lists with one value per model where the method wants them.
+        parameters: Resolved values; lists with one value per model where the method wants them.
     """
 
     name: str
@@ -55,7 +55,7 @@ class TensorJob(NamedTuple):
 
 @dataclass(frozen=True)
 class MergePlan:
-    """A recipe made ready to build.
+    """A recipe matched with its parents, ready to build.
 
     Attributes:
         recipe: The recipe.
@@ -69,7 +69,7 @@ class MergePlan:
 
 
 def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> MergePlan:
-    """Settle every tensor of a recipe.
+    """Plan every tensor of a recipe.
 
     Args:
         recipe: The recipe.
@@ -106,17 +106,17 @@ def _jobs_of_models(
     """Tensors of one layer and component share their values, unless filters look at names."""
     shared = not filtered(recipe)
     known: dict[tuple[str, Location], tuple[Levels, Mapping[str, Any]]] = {}
-    for name, model in sorted_out(recipe, names, checkpoints).items():
+    for name, model in sources_of_tensors(recipe, names, checkpoints).items():
         if model is not None:
             yield _copied(Ref(model, name), checkpoints)
             continue
         sources = [(entry.model, name) for entry in recipe.models]
         stack = stack_of(name)
-        at = stack, locate(name)
-        levels, parameters = known.get(at) or (levels_of(recipe, name, depths[stack]), None)
+        location = stack, locate(name)
+        levels, parameters = known.get(location) or (levels_of(recipe, name, depths[stack]), None)
         job = _job(name, levels, recipe.base_model, sources, name, checkpoints, parameters)
         if shared:
-            known[at] = levels, job.parameters
+            known[location] = levels, job.parameters
         yield job
 
 
@@ -137,7 +137,7 @@ def _jobs_of_slices(
             layered.setdefault(layer, []).append(name)
     if not layered:
         raise UserError(f"{recipe.donor}: slices need layers, but no tensor's name has a number")
-    stacks = sorted({stack_of(name) for some in layered.values() for name in some})
+    stacks = sorted({stack_of(name) for in_layer in layered.values() for name in in_layer})
     if len(stacks) > 1:
         raise UserError(
             f"{recipe.donor}: slices need one stack of layers, but there are {', '.join(stacks)}; "
@@ -183,7 +183,7 @@ def _job(
     checkpoints: Mapping[str, Checkpoint],
     parameters: Mapping[str, Any] | None = None,
 ) -> TensorJob:
-    """One tensor's job; `parameters` are settled here unless they are known."""
+    """One tensor's job; `parameters` are resolved here unless they are known."""
     spec = methods.get(levels.method)
     merged = [i for i, (model, _) in enumerate(sources) if not (spec.takes_base and model == base)]
     base_ref = _ref(base, base_name, checkpoints) if spec.takes_base and base else None
@@ -217,8 +217,8 @@ def _depths(donor: Checkpoint) -> dict[str, int]:
     return {**depths, "": max(depths.values(), default=layer_count(donor.config) or 0)}
 
 
-def _behind_layers(at: Location) -> bool:
-    return at.component in ("norm", "head")
+def _behind_layers(location: Location) -> bool:
+    return location.component in ("norm", "head")
 
 
 def _tied_copy(name: str, donor: Checkpoint) -> bool:

@@ -1,4 +1,4 @@
-"""Parents of different vocabularies brought to one: rows of embeddings and heads by their tokens.
+"""Aligns parents of different vocabularies: rows of embeddings and heads follow their tokens.
 
 As mergekit 0.1.5 does it. A parent that lacks a token takes the row of the base, if that has the
 token; else of the only parent that has it; else the average of those that have it. A recipe's
@@ -62,12 +62,12 @@ def aligned(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dict[str, 
     tokenizer = merged_tokenizer(recipe, checkpoints)
     if tokenizer is None:
         return dict(checkpoints)
-    own = {name: vocabulary_of(checkpoint) for name, checkpoint in checkpoints.items()}
+    vocabularies = {name: vocabulary_of(checkpoint) for name, checkpoint in checkpoints.items()}
     for checkpoint in checkpoints.values():
         if not any(_has_rows(checkpoint, name) for name in checkpoint.tensors):
             raise UserError(
                 f"{checkpoint.folder}: no embedding has the vocab_size of its config.json, "
-                f"{vocabulary_size(checkpoint.config)}; tokens cannot be told from rows"
+                f"{vocabulary_size(checkpoint.config)}; so tokens cannot be matched with rows"
             )
     rule = recipe.vocabulary
     assert rule is not None
@@ -75,13 +75,13 @@ def aligned(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dict[str, 
     multiple = rule.pad_to_multiple_of or 1
     size = -(-count // multiple) * multiple
     identical = all(
-        held == tokenizer.tokens and vocabulary_size(checkpoints[name].config) == size
-        for name, held in own.items()
+        vocabulary == tokenizer.tokens and vocabulary_size(checkpoints[name].config) == size
+        for name, vocabulary in vocabularies.items()
     )
     if identical and not rule.tokens:
         return dict(checkpoints)
     stores = {
-        name: _Aligned(name, checkpoint, checkpoints, recipe, tokenizer, own, size)
+        name: _Aligned(name, checkpoint, checkpoints, recipe, tokenizer, vocabularies, size)
         for name, checkpoint in checkpoints.items()
     }
     return {name: store.checkpoint() for name, store in stores.items()}
@@ -97,11 +97,12 @@ class _Aligned:
         checkpoints: Mapping[str, Checkpoint],
         recipe: Recipe,
         tokenizer: MergedTokenizer,
-        own: Mapping[str, Mapping[str, int]],
+        vocabularies: Mapping[str, Mapping[str, int]],
         size: int,
     ):
         self.name, self.parent, self.checkpoints = name, parent, checkpoints
-        self.recipe, self.tokenizer, self.own, self.size = recipe, tokenizer, own, size
+        self.recipe, self.tokenizer = recipe, tokenizer
+        self.vocabularies, self.size = vocabularies, size
         self._origins: dict[tuple[str, ...], list[_Origin]] = {}
 
     def checkpoint(self) -> Checkpoint:
@@ -120,8 +121,11 @@ class _Aligned:
 
     @property
     def fingerprint(self) -> str:
-        told = [self.recipe.to_dict(), sorted(c.fingerprint for c in self.checkpoints.values())]
-        text = f"{self.parent.fingerprint} {json.dumps(told, sort_keys=True)}"
+        alignment = [
+            self.recipe.to_dict(),
+            sorted(c.fingerprint for c in self.checkpoints.values()),
+        ]
+        text = f"{self.parent.fingerprint} {json.dumps(alignment, sort_keys=True)}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -132,24 +136,28 @@ class _Aligned:
         return None if _has_rows(self.parent, name) else self.parent.factors(name)
 
     def tensor(self, name: str) -> Tensor:
-        held = self.parent.tensor(name)
+        rows = self.parent.tensor(name)
         if not _has_rows(self.parent, name):
-            return held
+            return rows
         dtype = getattr(torch, NAMES[self._dtype(name)])
-        result = torch.zeros(self.size, *held.shape[1:], dtype=dtype)
-        own = self.own[self.name]
-        shared = [(new, own[token]) for token, new in self.tokenizer.tokens.items() if token in own]
+        result = torch.zeros(self.size, *rows.shape[1:], dtype=dtype)
+        vocabulary = self.vocabularies[self.name]
+        shared = [
+            (new, vocabulary[token])
+            for token, new in self.tokenizer.tokens.items()
+            if token in vocabulary
+        ]
         if shared:
             new, old = (torch.tensor(ids) for ids in zip(*shared, strict=True))
-            result[new] = held[old].to(dtype)
+            result[new] = rows[old].to(dtype)
         mine = set(dict(shared))
         for origin in self._origins_of(name):
             if origin.number in mine and not origin.force:
                 continue
-            row = torch.zeros(held.shape[1:], dtype=dtype)
+            average = torch.zeros(rows.shape[1:], dtype=dtype)
             for model, index in origin.rows:
-                row = row + self._foreign(model, name)[index].to(dtype)
-            result[origin.number] = row / max(len(origin.rows), 1)
+                average = average + self._foreign(model, name)[index].to(dtype)
+            result[origin.number] = average / max(len(origin.rows), 1)
         count = max(self.tokenizer.tokens.values()) + 1
         if self.size > count:
             result[count:] = result[:count].mean(dim=0)
@@ -171,15 +179,15 @@ class _Aligned:
         if takers not in self._origins:
             rule = self.recipe.vocabulary
             assert rule is not None
-            found = []
+            origins = []
             for token, number in self.tokenizer.tokens.items():
-                owners = [model for model in takers if token in self.own[model]]
+                owners = [model for model in takers if token in self.vocabularies[model]]
                 wanted = rule.tokens.get(token)
                 if wanted is None and len(owners) == len(takers):
                     continue
                 rows = self._rows_for(token, wanted, owners, takers)
-                found.append(_Origin(number, rows, wanted is not None and wanted.force))
-            self._origins[takers] = found
+                origins.append(_Origin(number, rows, wanted is not None and wanted.force))
+            self._origins[takers] = origins
         return self._origins[takers]
 
     def _rows_for(
@@ -193,15 +201,15 @@ class _Aligned:
                 )
             if self.recipe.donor in owners and len(owners) > 1:
                 owners = [self.recipe.donor]
-            return tuple((model, self.own[model][token]) for model in owners)
+            return tuple((model, self.vocabularies[model][token]) for model in owners)
         if wanted.model is None:
             return ()
         if wanted.model not in takers:
             raise UserError(f"tokenizer.tokens[{token!r}]: {wanted.model} is not merged here")
         number, name = wanted.token_id, token if wanted.token is None else wanted.token
-        if number is None and name not in self.own[wanted.model]:
+        if number is None and name not in self.vocabularies[wanted.model]:
             raise UserError(f"tokenizer.tokens[{token!r}]: {wanted.model} has no token {name!r}")
-        number = self.own[wanted.model][name] if number is None else number
+        number = self.vocabularies[wanted.model][name] if number is None else number
         rows = vocabulary_size(self.checkpoints[wanted.model].config)
         if rows is not None and number >= rows:
             raise UserError(
@@ -226,16 +234,16 @@ class _Aligned:
 
     def _info(self, model: str, name: str) -> TensorInfo:
         tensors = self.checkpoints[model].tensors
-        held = name if name in tensors else tied_tensor(name, self.checkpoints[model])
-        if held is None:
+        actual_name = name if name in tensors else tied_tensor(name, self.checkpoints[model])
+        if actual_name is None:
             raise UserError(f"{model}: it has no tensor {name}, which the recipe needs")
-        return tensors[held]
+        return tensors[actual_name]
 
     def _foreign(self, model: str, name: str) -> Tensor:
         checkpoint = self.checkpoints[model]
-        held = name if name in checkpoint.tensors else tied_tensor(name, checkpoint)
-        assert held is not None, f"{model} has no {name}"
-        return checkpoint.tensor(held)
+        actual_name = name if name in checkpoint.tensors else tied_tensor(name, checkpoint)
+        assert actual_name is not None, f"{model} has no {name}"
+        return checkpoint.tensor(actual_name)
 
 
 def _has_rows(checkpoint: Checkpoint, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The chat template of a merged model: a parent's, one of the known ones, or the recipe's own."""
+"""Chooses the chat template of a merged model: a parent's, a well-known one, or the recipe's."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def chat_template(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str 
         return wanted
     if wanted != "auto":
         return (_NAMED / f"{wanted}.jinja").read_text(encoding="utf-8")
-    held = [template_of(checkpoints[name].folder) for name in recipe.inputs]
-    counted = Counter(template for template in held if template)
+    templates = [template_of(checkpoints[name].folder) for name in recipe.inputs]
+    counted = Counter(template for template in templates if template)
     return counted.most_common(1)[0][0] if counted else None
 
 
@@ -36,10 +36,10 @@ def template_of(folder: Path) -> str | None:
     """The default chat template of a model folder, without white space around it."""
     if (folder / _FILE).is_file():
         return (folder / _FILE).read_text(encoding="utf-8").strip() or None
-    found = _settings(folder).get("chat_template")
-    if isinstance(found, list):  # several, by name
-        found = {entry.get("name"): entry.get("template") for entry in found}.get("default")
-    return found.strip() or None if isinstance(found, str) else None
+    template = _settings(folder).get("chat_template")
+    if isinstance(template, list):  # several, by name
+        template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
+    return template.strip() or None if isinstance(template, str) else None
 
 
 def write_chat_template(template: str, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The tokenizer of a merged model: one parent's, or the union of all, with what a recipe adds.
+"""Makes the tokenizer of a merged model: one parent's or the union of all, and added tokens.
 
 The union is the base's vocabulary with the tokens of the others that it lacks behind it, model by
 model and by their ids: first those of their vocabularies, then those that were added to them.
@@ -48,17 +48,17 @@ class MergedTokenizer:
         if not self.added:
             return
         replaced = {entry["id"] for entry in self.added}
-        kept = [e for e in _added_tokens(self.donor) if e["id"] not in replaced]
-        added = sorted([*kept, *self.added], key=lambda entry: int(entry["id"]))
+        unchanged = [e for e in _added_tokens(self.donor) if e["id"] not in replaced]
+        added = sorted([*unchanged, *self.added], key=lambda entry: int(entry["id"]))
         write_added(self.donor.folder, folder, added)
         settings = folder / "tokenizer_config.json"
         if settings.is_file():
-            held = read_json(settings)
-            if isinstance(held.get("added_tokens_decoder"), dict):  # as transformers 4 wrote it
+            document = read_json(settings)
+            if isinstance(document.get("added_tokens_decoder"), dict):  # as transformers 4 wrote it
                 for entry in self.added:
-                    own = {key: value for key, value in entry.items() if key != "id"}
-                    held["added_tokens_decoder"][str(entry["id"])] = own
-                settings.write_text(json.dumps(held, ensure_ascii=False, indent=2) + "\n")
+                    fields = {key: value for key, value in entry.items() if key != "id"}
+                    document["added_tokens_decoder"][str(entry["id"])] = fields
+                settings.write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
 
 
 def write_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], folder: Path) -> None:
@@ -77,7 +77,10 @@ def write_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], folde
     template = chat_template(recipe, checkpoints)
     if template is not None:
         if not tokenizer.donor.tokenizer_files():
-            raise UserError(f"{tokenizer.donor.folder}: no tokenizer to give a chat_template to")
+            raise UserError(
+                f"{tokenizer.donor.folder}: expected tokenizer files to add the "
+                "chat_template to, but it has none"
+            )
         write_chat_template(template, folder)
 
 
@@ -127,19 +130,22 @@ def vocabulary_of(checkpoint: Checkpoint) -> dict[str, int]:
     Raises:
         UserError: There is no tokenizer.json, or an id lies beyond the embeddings.
     """
-    held = checkpoint.vocabulary
-    if held is None:
+    vocabulary = checkpoint.vocabulary
+    if vocabulary is None:
         raise UserError(
-            f"{checkpoint.folder}: tokenizers are merged by their tokenizer.json, and it has none"
+            f"{checkpoint.folder}: expected a tokenizer.json, from which tokenizers are merged, "
+            "but it has none"
         )
     rows = vocabulary_size(checkpoint.config)
-    beyond = [] if rows is None else [token for token, number in held.items() if number >= rows]
+    beyond = (
+        [] if rows is None else [token for token, number in vocabulary.items() if number >= rows]
+    )
     if beyond:
         raise UserError(
             f"{checkpoint.folder}: {len(beyond)} tokens have no row in embeddings of {rows}, first "
-            f"{beyond[0]!r}={held[beyond[0]]}"
+            f"{beyond[0]!r}={vocabulary[beyond[0]]}"
         )
-    return dict(held)
+    return dict(vocabulary)
 
 
 def _added_tokens(checkpoint: Checkpoint) -> Sequence[Mapping[str, Any]]:

@@ -152,7 +152,7 @@ def test_the_fingerprint_is_of_model_and_adapter(bases, plain, spoiled):
         ({"peft_type": "IA3"}, "expected peft_type LORA, but got 'IA3'"),
         ({"r": 3}, "says rank 3, but its factors have 4"),
         ({"lora_alpha": "six"}, "expected lora_alpha as a number: 'six'"),
-        ({"rank_pattern": {"(a+)+$": 1}}, "is too intricate a pattern"),
+        ({"rank_pattern": {"(a+)+$": 1}}, "is too complex a pattern"),
         ({"rank_pattern": {"[": 1}}, "is no regular expression"),
         ({"alpha_pattern": [1]}, "alpha_pattern: expected names and numbers"),
     ],

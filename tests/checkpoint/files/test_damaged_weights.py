@@ -72,7 +72,7 @@ def test_a_header_written_by_hand_is_read(folder):
         ({"x": {**ENTRY, "shape": [1] * 17 + [2]}}, 8, "does not fit its 8 bytes"),
         ({"__metadata__": {"format": 3}, "x": ENTRY}, 8, "expected __metadata__ to be a mapping"),
         ({"__metadata__": ["pt"], "x": ENTRY}, 8, "expected __metadata__ to be a mapping"),
-        ('{"x": 1, "x": 2}', 0, "key 'x' stands twice"),
+        ('{"x": 1, "x": 2}', 0, "key 'x' appears twice"),
         ('{"a":' + "[]," * 700_001 + "1}", 0, "more than 1,400,000 parts"),
         ('{"a":' + "{}," * 700_001 + "1}", 0, "more than 1,400,000 parts"),
         ([1], 0, "expected a header of at most"),

@@ -33,7 +33,7 @@ def test_a_low_rank_fine_tune_comes_back_whole(adapted, tmp_path):
     base, tuned = adapted
     report = extract_lora(str(tuned), str(base), tmp_path / "out", rank=4)
     assert total_error(report) < 1e-5
-    assert {entry.kept for entry in report} == {"rank"}
+    assert {entry.saved_as for entry in report} == {"rank"}
     expected = load(tuned)
     by_peft = merged_by_peft(base, tmp_path / "out")
     ours = open_model(f"{base}+{tmp_path / 'out'}")
@@ -52,12 +52,12 @@ def test_the_error_is_that_of_the_singular_values_left_off(tmp_path):
     for entry in report:
         delta = after[entry.name].double().numpy() - before[entry.name].double().numpy()
         got = made[entry.name].double().numpy() - before[entry.name].double().numpy()
-        if entry.kept == "rank":
+        if entry.saved_as == "rank":
             values = np.linalg.svd(delta, compute_uv=False)
             expected = np.sqrt((values[3:] ** 2).sum() / (values**2).sum())
             assert entry.rank == 3
         else:
-            assert entry.kept == "left out"
+            assert entry.saved_as == "left out"
             assert not got.any()
             expected = 1.0
         assert entry.error == pytest.approx(expected, rel=1e-4)

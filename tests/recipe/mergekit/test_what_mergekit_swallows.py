@@ -156,7 +156,7 @@ KEYS = {
         [],
         r"parameters\.normalize: expected at least one value",
     ),
-    "a model twice [merges it once]": (TIES, ["models", 1, "model"], "a", "a stands twice"),
+    "a model twice [merges it once]": (TIES, ["models", 1, "model"], "a", "a appears twice"),
     "a dtype [fails at the end]": (TIES, ["out_dtype"], "bf16", "unknown dtype 'bf16'"),
 }
 
@@ -279,7 +279,11 @@ TENSORS = {
     "merges the embedding for a head": (lacking_one_of_few, {}, r"lm_head\.weight is missing"),
     "ties a head of its own": (a_head_for_a_tied_base, {}, r"lm_head\.weight is not in the base"),
     "drops a tensor": (spare_tensor, {}, r"model\.extra\.weight is not in the base"),
-    "averages whole numbers": (other_counts, {}, r"model\.seen: whole numbers cannot be merged"),
+    "averages whole numbers": (
+        other_counts,
+        {},
+        r"model\.seen: an integer tensor cannot be merged",
+    ),
     "spreads NaN": (not_finite, {}, r"layers\.1\.mlp\.down_proj\.weight holds 1 values that are"),
     "drops layers": (deeper, {}, r"layers\.2\.\S+ is not in the base"),
     "allows crimes": (another_kind, {}, r"its model_type is 'mistral', that of \S+ 'llama'"),
@@ -303,7 +307,7 @@ TENSORS = {
     "drops a chat template": (
         lambda zoo: [file.unlink() for file in zoo.glob("*/tokenizer*")],
         {"chat_template": "chatml"},
-        "no tokenizer to give a chat_template to",
+        "expected tokenizer files to add the chat_template to",
     ),
 }
 

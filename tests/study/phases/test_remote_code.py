@@ -174,6 +174,6 @@ def test_a_folder_without_weights_asks_nobody(twisted: Path, modules: Path) -> N
     """transformers would ask on the terminal, which in a worker is the pipe of its requests."""
     base = twisted.parent / "zoo" / "base"
     (base / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="brings Python of its own"):
+    with pytest.raises(UserError, match="brings its own Python"):
         load_model(base)
     assert not list(modules.rglob("ran"))
