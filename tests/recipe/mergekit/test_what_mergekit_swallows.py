@@ -284,7 +284,7 @@ TENSORS = {
         {},
         r"model\.seen: an integer tensor cannot be merged",
     ),
-    "spreads NaN": (not_finite, {}, r"layers\.1\.mlp\.down_proj\.weight holds 1 values that are"),
+    "spreads NaN": (not_finite, {}, r"layers\.1\.mlp\.down_proj\.weight has 1 values that are"),
     "drops layers": (deeper, {}, r"layers\.2\.\S+ is not in the base"),
     "allows crimes": (another_kind, {}, r"its model_type is 'mistral', that of \S+ 'llama'"),
     "mixes rows": (other_tokens, {}, r"in 2 tokens: 'w1'=6 is 5 there, 'w2'=5 is 6 there"),
@@ -293,7 +293,7 @@ TENSORS = {
         UNION,
         r"1 tokens have no row in embeddings of 40, first 'x'=40",
     ),
-    "takes the base's tokenizer for it": (no_tokenizer, UNION, "tokenizer.json, and it has none"),
+    "takes the base's tokenizer for it": (no_tokenizer, UNION, "expected a tokenizer.json"),
     "leaves rows where they are": (
         rows_that_config_does_not_know,
         UNION,
