@@ -53,7 +53,7 @@ def test_a_folder_that_cannot_be_written_leaves_the_old_one_and_nothing_else(
     assert (target / "weights").read_text() == "old"
 
 
-def test_what_a_killed_process_left_is_swept_and_what_a_living_one_makes_is_not(
+def test_leftovers_of_a_killed_process_are_swept_and_files_of_a_living_one_are_not(
     tmp_path: Path,
 ) -> None:
     code = (

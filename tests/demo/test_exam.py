@@ -44,7 +44,7 @@ def test_mistakes_inside_the_prompt_do_not_count():
     assert exact_match(_knows_everything_but(spoil), "reverse", 8) == 1
 
 
-def test_what_follows_a_translation_does_not_count():
+def test_text_after_a_translation_does_not_count():
     def spoil(tokens, following):
         following[tokens == encode("=")[0]] = PAD
 

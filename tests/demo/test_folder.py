@@ -66,7 +66,7 @@ def test_a_folder_that_is_not_ours_is_never_replaced(tmp_path):
     assert (folder / "thesis.tex").read_text() == "years of work"
 
 
-def test_what_a_killed_run_left_is_cleared(tmp_path):
+def test_leftovers_of_a_killed_run_are_cleared(tmp_path):
     kill = (
         "import os, sys; from pathlib import Path; from evomerge.demo.folder import written_whole\n"
     )

@@ -24,7 +24,12 @@ class Tally:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Keep only the tests that a row names."""
         named = [test for _, tests in ROWS.values() for test in tests]
-        items[:] = [item for item in items if item.nodeid.startswith(tuple(named))]
+        items[:] = [item for item in items if any(is_run_of(item.nodeid, test) for test in named)]
+
+
+def is_run_of(node: str, test: str) -> bool:
+    """True if pytest's node is this test, with the same parameters or with any if it names none."""
+    return node == test or node.startswith(f"{test}[")
 
 
 def main() -> int:
@@ -38,8 +43,8 @@ def main() -> int:
     survived = 0
     print()
     for number, (fault, tests) in ROWS.items():
-        runs = [o for node, o in tally.outcomes.items() if node.startswith(tuple(tests))]
-        absent = [t for t in tests if not any(node.startswith(t) for node in tally.outcomes)]
+        runs = [o for n, o in tally.outcomes.items() if any(is_run_of(n, test) for test in tests)]
+        absent = [t for t in tests if not any(is_run_of(node, t) for node in tally.outcomes)]
         good = bool(runs) and all(outcome == "passed" for outcome in runs)
         survived += good
         word = "survived" if good else "not run" if not runs else "NOT survived"

@@ -173,7 +173,7 @@ def sources() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("what", FORBIDDEN)
-def test_what_runs_other_peoples_code_is_nowhere_in_the_package(what: str) -> None:
+def test_the_package_has_no_call_that_runs_other_peoples_code(what: str) -> None:
     pattern = re.compile(FORBIDDEN[what])
     found = [
         f"{file.relative_to(ROOT)}:{number}: {line.strip()}"
@@ -214,7 +214,7 @@ LOOPBACK = re.compile(
         ("tcp6 0000000000000000FFFF0000020200C0:1F90", True),
     ],
 )
-def test_what_the_kernel_says_of_an_address_is_read(address: str, beyond: bool) -> None:
+def test_the_kernels_spelling_of_an_address_is_read(address: str, beyond: bool) -> None:
     assert (LOOPBACK.match(address) is None) == beyond
 
 

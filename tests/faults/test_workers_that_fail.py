@@ -165,7 +165,7 @@ def test_a_task_that_raises_fails_its_trials_alone(
         ("list index out of range", "task"),
     ],
 )
-def test_what_libraries_say_is_told_apart(said: str, kind: str) -> None:
+def test_errors_of_libraries_are_classified(said: str, kind: str) -> None:
     assert kind_of(RuntimeError(said)) == kind
     assert kind_of(MemoryError()) == "oom"
 

@@ -255,7 +255,7 @@ def test_the_function_itself_is_what_is_registered(method):
 
 
 @methods
-def test_what_a_method_declares_is_complete(method):
+def test_a_methods_declaration_is_complete(method):
     assert "https://" in method.reference
     assert method.summary.endswith(".")
     assert method.name in method.function.__module__

@@ -118,7 +118,7 @@ def test_linear_refuses_weights_whose_sum_is_zero(models):
         *[della, della_linear, breadcrumbs, breadcrumbs_ties, mask_merge],
     ],
 )
-def test_where_nothing_is_added_the_base_comes_back_to_the_bit(method, nothing, base, models):
+def test_the_base_comes_back_to_the_bit_if_nothing_is_added(method, nothing, base, models):
     base[0, 0] = -0.0
     if method is task_arithmetic and "density" in nothing:
         pytest.skip("it has no density")
@@ -150,7 +150,7 @@ def test_passthrough_is_the_model_scaled(models):
         lambda base, model: multislerp(base, [model], 0.5),
     ],
 )
-def test_where_nothing_is_computed_the_result_is_still_a_new_tensor(merge, base, models):
+def test_the_result_is_a_new_tensor_even_if_nothing_is_computed(merge, base, models):
     merged = merge(base, models[0])
     assert merged.data_ptr() not in (base.data_ptr(), models[0].data_ptr())
 
@@ -380,7 +380,7 @@ def test_dare_unrescaled_keeps_what_it_keeps(base, models):
     assert torch.equal(merged, torch.where(mask, base + (models[0] - base), base))
 
 
-def test_what_a_density_keeps_every_larger_density_keeps(base):
+def test_elements_that_a_density_keeps_every_larger_density_keeps(base):
     uniforms = DRAW.uniform(0, (7, 5))
     previous = torch.zeros(7, 5, dtype=torch.bool)
     for density in np.linspace(0, 1, 21):

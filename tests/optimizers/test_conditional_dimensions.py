@@ -43,7 +43,7 @@ def loss(dimensions, point, target, worse):
     return total
 
 
-def test_what_is_inactive_is_at_its_start_and_a_retold_search_goes_on_the_same(make):
+def test_inactive_dimensions_are_at_their_start_and_a_replayed_search_goes_on_the_same(make):
     dimensions = space()
     coordinates = Coordinates(dimensions)
     target = {d.name: 0.6 for d in dimensions}

@@ -337,7 +337,7 @@ def test_asking_twice_telling_first_and_telling_strangers_are_errors(make):
     optimizer.tell(points, fitness)  # none of the refused calls has done anything
 
 
-def test_what_cannot_be_searched_is_refused_in_one_line(make):
+def test_a_space_that_cannot_be_searched_is_refused_in_one_line(make):
     optimizer = make()
     same = [Dimension("a"), Dimension("a")]
     for space, words in [

@@ -33,7 +33,7 @@ def test_dimensions_with_one_value_have_no_coordinate_and_come_back():
     assert coordinates.decode([0.25, 0.5, 0.5, 0.375]) == (0.0, 0.01, 3, 7, "dare", "x")
 
 
-def test_what_lies_outside_the_cube_is_clipped_into_it():
+def test_points_outside_the_cube_are_clipped_into_it():
     coordinates = Coordinates(MIXED)
     assert coordinates.decode([-9.0, -1e-9, -1.0, -0.5]) == (-1.0, 1e-4, 1, 7, "ties", "x")
     assert coordinates.decode([9.0, 1.001, 1.0, 1.0]) == (3.0, 1.0, 5, 7, "linear", "x")

@@ -104,7 +104,7 @@ def merges(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_imported_builds_the_tensors_that_mergekit_makes(merges, name):
+def test_an_imported_recipe_builds_the_tensors_that_mergekit_makes(merges, name):
     ours, theirs, problem = merges[name]
     assert problem is None, problem
     assert not different(ours, theirs)

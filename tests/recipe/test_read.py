@@ -187,7 +187,7 @@ def test_the_recipes_that_the_mistakes_are_made_in_are_right(document):
 
 
 @pytest.mark.parametrize("document", [None, 3, "ties", [], [TIES], {1: 2}])
-def test_what_is_no_mapping_is_no_recipe(document):
+def test_a_document_that_is_no_mapping_is_no_recipe(document):
     with pytest.raises(UserError, match="recipe: expected"):
         Recipe.from_dict(document)
 

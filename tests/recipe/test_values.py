@@ -91,7 +91,7 @@ def test_the_first_filter_that_matches_counts_and_a_filter_is_any_part_of_the_na
     assert [*weights.values()] == [1.0, 2.0, 5.0, 3.0, 1.0, 3.0]
 
 
-def test_where_every_filter_passes_a_tensor_by_the_next_level_counts():
+def test_the_next_level_counts_if_no_filter_matches_a_tensor():
     document = linear(a=[{"filter": "mlp", "value": 0.1}], parameters={"weight": 0.6})
     assert values(document, layer(0))["weight"] == [0.1, 1.0]
     assert values(document, "lm_head.weight")["weight"] == [0.6, 1.0]

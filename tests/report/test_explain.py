@@ -86,7 +86,7 @@ def test_planted_importances_are_found() -> None:
     assert sum(found["dimensions"].values()) == pytest.approx(1)
 
 
-def test_where_gains_are_chance_nothing_is_said_to_matter() -> None:
+def test_if_gains_are_chance_no_parameter_is_said_to_matter() -> None:
     record = searched(lambda _, draws: draws.standard_normal())
     found = importance(record)
     assert found is not None

@@ -227,7 +227,7 @@ def test_a_loaded_study_is_the_study(searched: Path, stub_workers: StubWorkers) 
     assert study.best_trial.gain == max(gains)
 
 
-def test_what_is_no_run_folder_is_not_loaded(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_not_loaded(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read journal"):
         em.load_study(tmp_path)
 

@@ -98,7 +98,7 @@ def test_pure_chance_shows_no_gain(stub_workers: StubWorkers, tmp_path: Path, se
     assert verdict["sentence"].startswith("No improvement shown")
 
 
-def test_what_a_killed_export_left_half_written_is_swept_away(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_export_are_swept_away(tmp_path: Path) -> None:
     best = tmp_path / "run" / "best"
     (best / ".model.partial-7").mkdir(parents=True)
     (best / ".model.partial-7" / "model.safetensors").write_bytes(b"half")
@@ -346,7 +346,7 @@ def test_fewer_trials_leave_a_finished_study_as_it_is(tmp_path: Path) -> None:
     assert go(run, search={"trials": 16}) == go(run, search={"trials": 4})
 
 
-def test_what_may_differ_on_resume_may_differ(tmp_path: Path) -> None:
+def test_a_resumed_study_may_differ_in_resources_and_output(tmp_path: Path) -> None:
     run = tmp_path / "run"
     first = go(run, output={"save_model": False})
     assert not (run / "best" / "model").exists()
@@ -589,7 +589,7 @@ def test_answers_that_were_cut_are_shown_beside_the_score(
 # -- what other runs have paid for -----------------------------------------------------------------
 
 
-def test_what_another_run_has_scored_is_copied_and_not_scored_again(
+def test_outcomes_of_another_run_are_copied_and_not_scored_again(
     stub_workers: StubWorkers, tmp_path: Path
 ) -> None:
     first, log = tmp_path / "first", tmp_path / "log"

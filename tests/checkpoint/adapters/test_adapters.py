@@ -81,7 +81,7 @@ def test_an_adapted_model_has_the_weights_that_peft_merges(case, bases, tmp_path
     assert moved >= 2, "the adapter must change something, or the test shows nothing"
 
 
-def test_what_an_adapter_leaves_alone_is_the_models_own_to_the_bit(bases, plain):
+def test_tensors_that_an_adapter_leaves_alone_are_the_models_to_the_bit(bases, plain):
     base = open_model(bases["llama"])
     checkpoint = open_model(f"{bases['llama']}+{plain}")
     for name in base.tensors:
@@ -157,7 +157,9 @@ def test_the_fingerprint_is_of_model_and_adapter(bases, plain, spoiled):
         ({"alpha_pattern": [1]}, "alpha_pattern: expected names and numbers"),
     ],
 )
-def test_what_is_more_than_a_delta_is_refused_with_the_reason(bases, spoiled, change, message):
+def test_an_adapter_that_is_more_than_a_delta_is_refused_with_the_reason(
+    bases, spoiled, change, message
+):
     edit(spoiled, **change)
     with pytest.raises(UserError, match=message) as caught:
         open_model(f"{bases['llama']}+{spoiled}")

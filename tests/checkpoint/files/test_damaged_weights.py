@@ -97,7 +97,7 @@ def test_a_header_cannot_be_longer_than_the_file(folder, length):
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00" * 7, b"\x80\x04\x95", b"PK\x03\x04" * 100])
-def test_what_is_no_safetensors_file_is_refused(folder, data):
+def test_a_file_that_is_no_safetensors_file_is_refused(folder, data):
     (folder / "model.safetensors").write_bytes(data)
     with pytest.raises(UserError, match="not a safetensors file, or truncated"):
         open_model(folder)

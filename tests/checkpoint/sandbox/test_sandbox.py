@@ -92,7 +92,7 @@ def test_models_that_are_opened_together_have_one_child(large, tmp_path, asked):
     assert "vocabulary" not in first.__dict__  # equal sums: no process held it
 
 
-def test_what_another_process_found_holds_where_the_files_are_the_same(large, asked):
+def test_results_of_another_process_hold_if_the_files_are_the_same(large, asked):
     told = json.loads(json.dumps(inspect_models([str(large)])))
     inspection._known.clear()
     inspection.remember(told)

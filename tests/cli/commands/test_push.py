@@ -82,7 +82,9 @@ def test_a_hub_that_cannot_be_reached_is_told_in_one_line(finished: Path) -> Non
     assert "lab/merged: the Hub cannot be reached: " in result.stderr
 
 
-def test_what_is_no_model_is_refused_before_anything_is_sent(evomerge: Run, tmp_path: Path) -> None:
+def test_a_folder_that_is_no_model_is_refused_before_anything_is_sent(
+    evomerge: Run, tmp_path: Path
+) -> None:
     result = evomerge("push", tmp_path, "lab/merged")
     assert result.code == 2
     assert "expected a run folder, or a model folder that evomerge wrote" in result.err

@@ -122,6 +122,6 @@ def test_an_option_that_vllm_does_not_take_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(installed, reason="vLLM is installed here")
-def test_where_vllm_is_missing_the_remedy_is_named(tmp_path: Path) -> None:
+def test_a_missing_vllm_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not installed here: pip install 'evomerge\[vllm\]'"):
         VllmDecoder(make("llama", 1), make_tokenizer(bos=False), tmp_path, {})

@@ -25,7 +25,7 @@ def write(path: Path, text: str) -> Path:
         ("task: a\nx: !python/name:os.system ''\n", "!python/name:os.system"),
     ],
 )
-def test_what_runs_code_is_found_and_named(tmp_path: Path, text: str, named: str) -> None:
+def test_a_task_file_that_runs_code_is_named(tmp_path: Path, text: str, named: str) -> None:
     path = write(tmp_path / "a.yaml", text)
     code = code_in(path)
     assert code is not None

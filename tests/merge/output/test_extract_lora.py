@@ -88,7 +88,7 @@ def test_at_full_rank_and_with_the_rest_saved_nothing_is_missed(tmp_path):
         torch.testing.assert_close(ours.tensor(name), tensor, rtol=1e-5, atol=1e-5)
 
 
-def test_what_cannot_be_extracted_is_told(tmp_path):
+def test_tensors_that_cannot_be_extracted_are_reported(tmp_path):
     base = make_model(tmp_path / "base", tied=True)
     tuned = near(base, tmp_path / "tuned", seed=7)
     with pytest.raises(UserError, match="expected linear layers that differ"):

@@ -184,7 +184,7 @@ def test_a_recipes_file_is_a_parent_like_any_other(llama, tmp_path):
     assert open_parents([str(file)]).checkpoints[str(file)].fingerprint != first
 
 
-def test_what_is_made_of_itself_is_refused(llama, tmp_path):
+def test_a_recipe_made_of_itself_is_refused(llama, tmp_path):
     average = {"merge_method": "linear", "parameters": {"weight": 1.0}}
     circle = {
         **average,

@@ -109,7 +109,7 @@ dtype: float32
     assert not any("is one more model" in note for note in listed.notes)
 
 
-def test_what_mergekit_makes_nothing_of_is_left_out_with_a_note():
+def test_keys_that_mergekit_ignores_are_left_out_with_a_note():
     result = imported("""
 merge_method: task_arithmetic
 base_model: base

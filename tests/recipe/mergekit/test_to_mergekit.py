@@ -164,7 +164,7 @@ def test_a_recipe_without_blocks_keeps_its_words_and_gets_its_base_last():
     assert document.notes == ()
 
 
-def test_what_mergekit_has_no_key_for_is_left_out_and_the_dtype_is_of_the_output():
+def test_settings_without_a_mergekit_key_are_left_out_and_the_dtype_is_of_the_output():
     recipe = recipe_of(FAMILY, "dare_ties", seed=7, dtype="bfloat16")
     document = exported(recipe)
     assert not {"seed", "tokenizer", "blocks"} & document.content.keys()
@@ -221,7 +221,7 @@ def test_the_commands_are_written_above_the_documents():
     assert names == ["merged-by-ties", "merged-by-linear", None]
 
 
-def test_what_mergekit_cannot_say_is_refused_with_the_reason(tmp_path):
+def test_a_recipe_that_mergekit_cannot_express_is_refused_with_the_reason(tmp_path):
     with pytest.raises(UserError, match="rescale: inverse does not exist in mergekit"):
         exported(recipe_of(FAMILY, "dare_ties", parameters={"rescale": ["inverse", True]}))
     (tmp_path / "lo+ra").mkdir()

@@ -266,7 +266,7 @@ def test_parameters_that_the_chosen_method_does_not_have_leave_no_trace():
     assert mixed.parameters["density"] == 0.5
 
 
-def test_where_the_method_is_fixed_a_stray_parameter_stays_an_error():
+def test_a_stray_parameter_stays_an_error_if_the_method_is_fixed():
     document = copy.deepcopy(CHOICE)
     document["blocks"][1]["parameters"]["density"] = 0.5
     with pytest.raises(
@@ -301,7 +301,7 @@ def test_binding_puts_models_in_their_places_and_leaves_the_template_alone(zoo):
     assert space.document == template
 
 
-def test_what_the_space_says_itself_binding_does_not_change(zoo):
+def test_binding_does_not_change_keys_that_the_space_sets(zoo):
     document = space_of(base_model=zoo["d"], out_dtype="float16", seed=3)
     recipe = (
         SearchSpace.from_dict(document)

@@ -36,7 +36,7 @@ def test_a_knot_moves_the_layers_about_it_and_the_knots_share_each_layer() -> No
     assert hat[2] == pytest.approx({Q[3]: 0.5, Q[4]: 1.0})
 
 
-def test_what_is_no_weight_of_one_model_has_no_slopes() -> None:
+def test_a_dimension_that_is_no_weight_of_one_model_has_no_slopes() -> None:
     space = space_of(low=0, high=1)
     density = next(j for j, d in enumerate(space.dimensions) if d.parameter == "density")
     assert slopes(space, density) == {}

@@ -94,7 +94,7 @@ def test_the_least_study_has_the_documented_defaults() -> None:
     }
 
 
-def test_what_is_shown_is_read_back_the_same(tmp_path: Path) -> None:
+def test_a_shown_config_is_read_back_the_same(tmp_path: Path) -> None:
     document = changed("search.options", {"sigma": 0.1})
     document["space"] = {"merge_method": "linear", "models": [{"model": "*"}]}
     document["evaluate"] |= {"num_fewshot": 3, "batch_size": 8, "items": {"holdout": 0.1}}

@@ -48,7 +48,7 @@ def test_each_shard_of_an_event_has_its_own_batches() -> None:
     assert table.of("c", "smooth", shards[:1]) == (None,)
 
 
-def test_what_was_scored_in_halved_batches_is_what_a_resumed_run_is_compared_with() -> None:
+def test_a_resumed_run_is_compared_with_scores_of_halved_batches() -> None:
     table = BatchTable()
     table.note(scored("a", [("half", 3)], halvings=1))
     table.note(scored("b", [("whole", 3)]))
@@ -118,7 +118,7 @@ def test_a_run_that_wrote_no_batches_is_resumed_and_lends_with_a_warning(
     Study(stub_config(), tmp_path / "old").optimize(8)  # resumes
 
 
-def test_what_is_reused_in_the_same_batches_is_known_to_be(
+def test_reused_outcomes_of_the_same_batches_are_known_as_such(
     stub_workers: StubWorkers, tmp_path: Path
 ) -> None:
     del stub_workers

@@ -86,7 +86,7 @@ def test_a_resumed_study_fails_the_same_trials_once(
     assert [e["fitness"] for e in run["told"]] == [e["fitness"] for e in whole["told"]]
 
 
-def test_where_nobody_writes_or_nothing_is_generated_nobody_fails(
+def test_no_trial_fails_if_no_parent_writes_or_nothing_is_generated(
     stub_workers: StubWorkers, tmp_path: Path
 ) -> None:
     stub_workers(silent=True)

@@ -165,7 +165,7 @@ def test_a_key_that_allows_nothing_is_refused(
 
 
 @pytest.mark.parametrize("wrong", ["yes", "0" * 63, True])
-def test_what_is_no_hash_is_refused(wrong: Any, small_study: Path) -> None:
+def test_a_revision_that_is_no_hash_is_refused(wrong: Any, small_study: Path) -> None:
     with pytest.raises(UserError, match="trust_remote_code: expected"):
         allowed(small_study, wrong)
 

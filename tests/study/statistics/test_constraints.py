@@ -66,7 +66,7 @@ def test_limits_by_hand(text: str, limit: float) -> None:
     assert table[0]["kept"] == kept
 
 
-def test_what_is_broken_adds_up_and_a_reference_carries_it_to_other_items() -> None:
+def test_violations_add_up_and_a_reference_carries_them_to_other_items() -> None:
     texts = ["qa >= best parent", "lm <= best anchor"]
     limits = Limits(
         [Constraint.parse(text, "", [*TASKS]) for text in texts], BASELINE, TASKS, "metric"
@@ -222,7 +222,7 @@ def test_a_winner_that_breaks_a_constraint_is_neither_an_improvement_nor_recomme
     assert "of the race" not in judged(0.5, rivals, kept_in_race=False)["sentence"]
 
 
-def test_where_nothing_keeps_the_constraints_the_winner_stays_and_that_is_said() -> None:
+def test_the_winner_stays_and_the_verdict_says_so_if_no_model_keeps_the_constraints() -> None:
     told = judged(0.1, [entrant(0, "parent", 0.3), entrant(1, "anchor", 0.2, race=0.4)])
     assert told["improvement_shown"] is False
     assert told["winner"] == told["race_winner"]

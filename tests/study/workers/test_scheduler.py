@@ -159,7 +159,7 @@ def test_running_out_of_memory_is_tried_three_times_without_a_new_worker(kind: s
 
 
 @pytest.mark.parametrize("kind", ["non-finite", "task", "user"])
-def test_what_would_fail_again_is_not_tried_again(kind: str) -> None:
+def test_a_failure_that_would_repeat_is_not_tried_again(kind: str) -> None:
     failed = {"failed": {"kind": kind, "message": "m"}}
     pool = FakePool(2, lambda _n, _attempt: failed)
     assert run(pool, units(1)) == {0: failed}

@@ -320,7 +320,7 @@ def document_of(zoo, **more):
 
 
 @pytest.mark.parametrize("name", TENSORS)
-def test_what_mergekit_does_silently_is_refused_by_the_tensors_or_tokens_name(name, zoo, tmp_path):
+def test_silent_faults_of_mergekit_are_refused_by_the_tensors_or_tokens_name(name, zoo, tmp_path):
     spoil, more, message = TENSORS[name]
     spoil(zoo)
     with pytest.raises(UserError, match=message):
