@@ -57,7 +57,7 @@ def task_arithmetic(
     }
 
 
-def table(zoo: Path, count: int = 512) -> dict[str, list[float]]:
+def table(zoo: Path) -> dict[str, list[float]]:
     """Exact match by task (in the order of `TASKS`) of parents and simple merges."""
     import torch
     from safetensors.torch import load_file
@@ -74,7 +74,7 @@ def table(zoo: Path, count: int = 512) -> dict[str, list[float]]:
     for name, weights in rows.items():
         loaded = model.load_state_dict(weights, strict=False)  # the tied head is not among them
         assert not loaded.unexpected_keys, loaded.unexpected_keys
-        scores[name] = [exact_match(model, task, count) for task in TASKS]
+        scores[name] = [exact_match(model, task) for task in TASKS]
     return scores
 
 

@@ -20,9 +20,9 @@ from evomerge.recipe.data import MODEL_KEYS
 _DEEPEST = 20
 
 
-def is_file(name: str, folder: Path = Path()) -> bool:
-    """Say whether a model's name is that of a recipe's file."""
-    return name.endswith((".yaml", ".yml")) and (folder / name).is_file()
+def is_file(name: str) -> bool:
+    """Return whether a model's name is that of a recipe's file."""
+    return name.endswith((".yaml", ".yml")) and Path(name).is_file()
 
 
 def read(file: Path, above: Sequence[Path] = ()) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from lm_eval.api.task import ConfigurableTask
 from safetensors.torch import load_file, save_file
 
 from evomerge.core.errors import UserError
@@ -107,8 +108,8 @@ def test_a_file_that_is_written_again_with_the_same_content_is_the_same(
 ) -> None:
     config = copy_of(small_study, tmp_path)
     evaluator = Evaluator(config)
-    told = evaluator.handle({"do": "describe"})
-    expected = {"stamp": told["stamp"], "fingerprints": told["fingerprints"]}
+    description = evaluator.handle({"do": "describe"})
+    expected = {"stamp": description["stamp"], "fingerprints": description["fingerprints"]}
     file = tmp_path / "zoo" / "one" / "model.safetensors"
     replace(file, file.read_bytes())
     os.utime(file, ns=(1, 1))
@@ -120,8 +121,8 @@ def test_a_worker_that_starts_after_the_change_does_not_use_the_new_file(
     small_study: Path, tmp_path: Path
 ) -> None:
     config = copy_of(small_study, tmp_path)
-    told = Evaluator(config).handle({"do": "describe"})
-    expected = {"stamp": told["stamp"], "fingerprints": told["fingerprints"]}
+    description = Evaluator(config).handle({"do": "describe"})
+    expected = {"stamp": description["stamp"], "fingerprints": description["fingerprints"]}
     flip(tmp_path / "zoo" / "one" / "model.safetensors")
     late = Evaluator(config)
     answer = late.handle({"do": "evaluate", "parents": expected})
@@ -164,16 +165,16 @@ def test_an_item_that_its_task_cannot_grade_counts_as_wrong_and_many_fail_the_tr
         "models": [{"model": evaluator.config.models[0], "parameters": {"weight": 1.0}}],
         "dtype": "float32",
     }
-    task = evaluator.harness._prepared["small_write"].task
-    grade = task.process_results
+    grade = ConfigurableTask.process_results
 
-    def raising(document: Any, results: Any) -> Any:
+    def raising(task: Any, document: Any, results: Any) -> Any:
         if document["prompt"] in broken:
             raise ZeroDivisionError("token hf_abcdefghijklmnopqrstuvwx in an error")
-        return grade(document, results)
+        return grade(task, document, results)
 
-    monkeypatch.setattr(task, "process_results", raising)
-    documents = evaluator.harness._prepared["small_write"].documents
+    monkeypatch.setattr(ConfigurableTask, "process_results", raising)
+    lines = (small_study.parent / "tasks" / "documents.jsonl").read_text().splitlines()
+    documents = [json.loads(line) for line in lines]
     items = {"small_write": list(range(20))}
     request = {"do": "evaluate", "recipe": recipe, "shards": [items], "mode": "metric"}
     broken = [documents[7]["prompt"]]

@@ -16,12 +16,7 @@ MAX_BYTES = 16 * 2**20
 MAX_PARTS = 1_400_000
 
 
-def read_json(
-    file: Path,
-    most_bytes: int = MAX_BYTES,
-    most_parts: int = MAX_PARTS,
-    expected: str = "JSON",
-) -> Any:
+def read_json(file: Path, most_bytes: int = MAX_BYTES) -> Any:
     """A JSON file that belongs to the folder it is in.
 
     Raises:
@@ -32,19 +27,19 @@ def read_json(
         raise UserError(f"{file}: expected at most {most_bytes:,} bytes but it has {size:,}")
     try:
         with file.open("rb") as stream:
-            return parse_json(stream.read(size), most_parts)  # no more, whatever it has by now
+            return parse_json(stream.read(size))  # no more, whatever it has by now
     except (OSError, ValueError) as error:
-        raise UserError(f"{file}: expected {expected}: {error}") from None
+        raise UserError(f"{file}: expected JSON: {error}") from None
 
 
-def parse_json(data: bytes, most_parts: int = MAX_PARTS) -> Any:
+def parse_json(data: bytes) -> Any:
     """JSON whose parts are counted before any is made; a key that appears twice is an error.
 
     Raises:
         ValueError: It is not that; also for nesting that is too deep.
     """
-    if parts_of(data) > most_parts:
-        raise ValueError(f"it has more than {most_parts:,} parts")
+    if parts_of(data) > MAX_PARTS:
+        raise ValueError(f"it has more than {MAX_PARTS:,} parts")
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=unique)
     except RecursionError:

@@ -61,7 +61,7 @@ def export(directory: Path, storage: str) -> int:
     return len(mirror.study.trials)
 
 
-def serve(directory: Path, port: int, every: float = 1.0) -> None:
+def serve(directory: Path, port: int) -> None:
     """Serve the dashboard until Ctrl-C, and copy what the run does meanwhile.
 
     Raises:
@@ -101,7 +101,7 @@ def serve(directory: Path, port: int, every: float = 1.0) -> None:
         print(f"http://{HOST}:{port}/ shows {directory}; Ctrl-C ends it", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             while True:
-                time.sleep(every)
+                time.sleep(1.0)
                 catch_up(mirror, record, events)
         server.shutdown()
 

@@ -161,9 +161,9 @@ class Figure:
         return Markup(head + "".join(self._parts) + "</svg>")
 
 
-def text_width(text: str, size: float = FONT) -> float:
+def text_width(text: str) -> float:
     """About how many pixels a text takes in a usual sans serif face; a little too much."""
-    return size * sum(map(_advance, text))
+    return FONT * sum(map(_advance, text))
 
 
 def fit(text: str, room: float) -> str:

@@ -30,12 +30,10 @@ def generation_seconds(
     return build * builds + math.ceil(candidates * shards / workers) * rest / shards
 
 
-def useful(
-    candidates: int, shards: int, build: float, rest: float, least: float = 0.5
-) -> dict[int, float]:
+def useful(candidates: int, shards: int, build: float, rest: float) -> dict[int, float]:
     """Seconds of a generation by number of workers, as far as they are worth having.
 
-    Doubled as long as at least such a share of what is paid for is of use, against one worker.
+    The number is doubled as long as at least half of the paid time is of use, against one worker.
 
     >>> useful(candidates=15, shards=1, build=1.0, rest=12.0)
     {1: 195.0, 2: 104.0, 4: 52.0, 8: 26.0, 16: 13.0}
@@ -44,20 +42,18 @@ def useful(
     count, one = 1, generation_seconds(candidates, shards, build, rest, 1)
     while True:
         seconds = generation_seconds(candidates, shards, build, rest, count)
-        if count > 1 and one / (count * seconds) < least:
+        if count > 1 and one / (count * seconds) < 0.5:
             return seconds_by_count
         seconds_by_count[count] = seconds
         count *= 2
 
 
-def resolvable_gain(
-    items: Mapping[str, int], weights: Mapping[str, float], discordant: float = DISCORDANT
-) -> float:
+def resolvable_gain(items: Mapping[str, int], weights: Mapping[str, float]) -> float:
     """The smallest gain whose paired interval would exclude 0, for right and wrong answers.
 
-    With a share p of items that only one of two recipes gets right, the difference of one item has
-    the variance p, less the square of the gain, which is left out. Over tasks with weights w_t and
-    n_t items each:
+    With a share p (`DISCORDANT`) of items that only one of two recipes gets right, the difference
+    of one item has the variance p, less the square of the gain, which is left out. Over tasks with
+    weights w_t and n_t items each:
 
         gain = z sqrt(Σ_t w_t² p / n_t) / Σ_t w_t,    z = 2.24
 
@@ -66,11 +62,10 @@ def resolvable_gain(
     Args:
         items: Held-out items of each task.
         weights: The tasks' weights; those of tasks without items are ignored.
-        discordant: The share p, 20 % by default.
 
     >>> round(resolvable_gain({"a": 500, "b": 500}, {"a": 1.0, "b": 1.0}), 4)
     0.0317
     """
     total = sum(weights[task] for task in items)
-    spread = sum(weights[task] ** 2 * discordant / n for task, n in items.items())
+    spread = sum(weights[task] ** 2 * DISCORDANT / n for task, n in items.items())
     return _Z * math.sqrt(spread) / total

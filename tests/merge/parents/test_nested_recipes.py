@@ -94,7 +94,7 @@ def test_a_merge_becomes_a_new_base(llama, tmp_path):
     assert (tmp_path / "out" / "tokenizer.json").is_file()
 
 
-def test_however_it_is_written_it_is_one_recipe(llama, tmp_path):
+def test_every_way_of_writing_a_nested_recipe_gives_one_recipe(llama, tmp_path):
     inner = soup(llama, "a", "b")
     forms = {
         "inline": [outer(llama, {"model": inner})],
