@@ -71,7 +71,7 @@ class Coordinates:
         asleep = [self._asleep(point) for point in points]
         return np.array([[i in some for i in self.free] for some in asleep], dtype=bool)
 
-    def settled(self, point: Point) -> Point:
+    def at_start(self, point: Point) -> Point:
         """The point with every inactive dimension at its start: one point for each recipe."""
         asleep = self._asleep(point)
         return tuple(
@@ -96,7 +96,7 @@ class Coordinates:
     def _asleep(self, point: Point) -> set[int]:
         return {i for i in self._needs if self.is_asleep(i, point)}
 
-    def middles(self, coordinate: int) -> list[float]:
+    def midpoints(self, coordinate: int) -> list[float]:
         """Return where the values of a coordinate made of cells lie, in increasing order."""
         dimension = self.dimensions[self.free[coordinate]]
         if dimension.kind == "categorical":

@@ -121,7 +121,7 @@ class Optimizer(ABC):
         points = self._propose()
         if self._coordinates.conditional:
             self._inactive = self._coordinates.inactive(points)
-            points = [self._coordinates.settled(point) for point in points]
+            points = [self._coordinates.at_start(point) for point in points]
         self._asked = points
         return list(points)
 

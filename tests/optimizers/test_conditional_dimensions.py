@@ -57,7 +57,7 @@ def test_inactive_dimensions_are_at_their_start_and_a_replayed_search_goes_on_th
                 block, rest = name.split(".")
                 if rest not in ("method", "weight") and rest[0] != value[f"{block}.method"]:
                     assert number == 0.4
-            assert coordinates.settled(point) == point
+            assert coordinates.at_start(point) == point
         fitness = [-loss(dimensions, p, target, (0.0, 0.1, 0.2)) for p in points]
         first.tell(points, fitness)
         told.append((points, fitness))

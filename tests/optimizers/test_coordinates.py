@@ -49,7 +49,7 @@ def test_every_value_of_an_integer_or_a_choice_has_an_equal_cell():
 def test_the_middles_of_cells_decode_to_every_value_in_order():
     for dimension in (Dimension("n", "int", 1, 64, log=True), MIXED[2]):
         coordinates = Coordinates([dimension])
-        values = [coordinates.decode([unit])[0] for unit in coordinates.middles(0)]
+        values = [coordinates.decode([unit])[0] for unit in coordinates.midpoints(0)]
         assert values == list(range(1, int(dimension.high) + 1))
 
 

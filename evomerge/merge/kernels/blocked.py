@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from evomerge.merge.kernels.delta import Delta, loaded
-from evomerge.merge.kernels.operation import Operation, Part, settled
+from evomerge.merge.kernels.operation import Operation, Part, close_brackets
 from evomerge.merge.kernels.ranking import Bracket, Edge, keys_of
 from evomerge.methods.deltas import add_to_base, disjoint_deltas, l1_norm, positive, weighted_deltas
 
@@ -29,7 +29,7 @@ class BlockedKernels:
 
     def run(self, operation: Operation, out: Tensor) -> bool:
         """Write the result into `out`, flat."""
-        exact = settled(operation, self)
+        exact = close_brackets(operation, self)
         edges = [edge for part in exact.parts for edge in _edges(part)]
         for start, stop in _blocks(0, out.numel(), out.device, edges):
             out[start:stop].copy_(_merged(exact, start, stop))
@@ -55,7 +55,7 @@ class BlockedKernels:
         return keys[(keys > bracket.kept.key) & (keys <= bracket.maybe.key)]
 
     def norm(self, delta: Delta, part: Part) -> Tensor:
-        """The L1 norm of what a settled mask leaves of a delta, shape ()."""
+        """The L1 norm of a delta under a mask with closed brackets, shape ()."""
         masked = torch.empty(delta.count, device=delta.model.device)
         for start, stop in _blocks(0, delta.count, masked.device, _edges(part)):
             masked[start:stop].copy_(_masked(delta.part(start, stop), part, start))

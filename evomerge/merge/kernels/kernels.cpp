@@ -422,7 +422,7 @@ void collect(const Task& task, const Model& model, int64_t start, std::vector<in
 
 // Close a bracket, given the blocks that hold all elements that it leaves open; false if those are
 // not as many as were promised.
-bool settle(const Task& task, Model* model, const std::vector<int64_t>& starts) {
+bool close_bracket(const Task& task, Model* model, const std::vector<int64_t>& starts) {
   if (model->mask != TOP || model->missing == 0) return true;
   std::vector<int64_t> keys;
   for (const int64_t start : starts) collect(task, *model, start, &keys);
@@ -448,7 +448,7 @@ int32_t evomerge_merge(const Task* task, const Model* given) {
   for (int64_t start = 0; start < task->count; start += BLOCK)
     if (merge_one(*task, models.data(), start, length(*task, start), guess)) again.push_back(start);
   for (Model& model : models)
-    if (!settle(*task, &model, again)) return 1;
+    if (!close_bracket(*task, &model, again)) return 1;
   for (const int64_t start : again)
     merge_one(*task, models.data(), start, length(*task, start), false);
   return 0;

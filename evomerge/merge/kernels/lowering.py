@@ -14,7 +14,7 @@ from torch import Tensor
 
 from evomerge.core.errors import UserError
 from evomerge.merge.kernels.delta import Delta
-from evomerge.merge.kernels.operation import Dropping, Kernels, Kind, Operation, Part, settled_part
+from evomerge.merge.kernels.operation import Dropping, Kernels, Kind, Operation, Part, close_bracket
 from evomerge.merge.kernels.ranking import EVERYTHING, NOTHING, Bracket
 from evomerge.merge.kernels.statistics import Statistics
 from evomerge.methods import CounterRandom
@@ -81,10 +81,10 @@ class Inputs(NamedTuple):
         """A model without its outliers and without its smallest elements (trim_outliers)."""
         model, keep = self.models[index], int(density * self.size)
         reach = min(self.size, keep + int(gamma * self.size))
-        part = self.settled(Part(model, kept=self.top(index, reach)))
+        part = self.closed(Part(model, kept=self.top(index, reach)))
         if reach == keep:
             return part
-        outliers = self.settled(Part(model, kept=self.top(index, reach - keep))).kept
+        outliers = self.closed(Part(model, kept=self.top(index, reach - keep))).kept
         everything = Bracket(EVERYTHING, EVERYTHING)
         return part._replace(kept=part.kept or everything, outlier=(outliers or everything).kept)
 
@@ -92,13 +92,13 @@ class Inputs(NamedTuple):
         """An operation on the base."""
         return Operation(kind, self.base, parts, self.working, **more)
 
-    def settled(self, part: Part) -> Part:
+    def closed(self, part: Part) -> Part:
         """A part whose bracket is closed."""
-        return settled_part(part, self.operation("pruned", [part]), self.kernels)
+        return close_bracket(part, self.operation("pruned", [part]), self.kernels)
 
     def rescaled(self, index: int, part: Part) -> Part:
         """A part scaled such that its delta keeps the L1 norm that it has before the mask."""
-        part = self.settled(part)
+        part = self.closed(part)
         key = ("l1", self.keys[0], self.keys[1 + index], self.working)
         before = self.statistics.scalar(key, lambda: self._norm(index, Part(part.model)))
         return part._replace(scale=float(l1_ratio(before, self._norm(index, part))))

@@ -96,7 +96,7 @@ class NativeKernels:
         return keys[:found]
 
     def norm(self, delta: Delta, part: Part) -> Tensor | None:
-        """The L1 norm of what a settled mask leaves of a delta, shape (); ``None``: cannot."""
+        """The L1 norm of a delta under a mask with closed brackets, shape (); ``None``: cannot."""
         if not self._sums_alike:
             return None
         try:
@@ -186,7 +186,7 @@ class FastestKernels:
         return next((keys for keys in found if keys is not None), None)
 
     def norm(self, delta: Delta, part: Part) -> Tensor | None:
-        """The L1 norm of what a settled mask leaves of a delta, shape ()."""
+        """The L1 norm of a delta under a mask with closed brackets, shape ()."""
         found = (kernels.norm(delta, part) for kernels in self._kernels)
         return next((norm for norm in found if norm is not None), None)
 

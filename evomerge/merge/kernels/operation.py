@@ -44,7 +44,7 @@ class Part(NamedTuple):  # as `Operation`: a frozen dataclass takes four times a
         model: Flat, as stored.
         weight: What its delta is multiplied by.
         kept: Where the elements of largest magnitude end that are kept; ``None``: all are.
-        outlier: Where those end that are too large; kept is then settled.
+        outlier: Where those end that are too large; kept is then closed.
         dropping: A random mask instead.
         scale: What the masked delta is multiplied by, or divided by if `divides`.
         divides: See `scale`.
@@ -97,20 +97,20 @@ class Kernels(Protocol):
         ...
 
     def norm(self, delta: Delta, part: Part) -> Tensor | None:
-        """The L1 norm of what a settled mask leaves of a delta, shape (); ``None``: cannot."""
+        """The L1 norm of a delta under a mask with closed brackets, shape (); ``None``: cannot."""
         ...
 
 
-def settled(operation: Operation, kernels: Kernels) -> Operation:
+def close_brackets(operation: Operation, kernels: Kernels) -> Operation:
     """The same operation with no bracket left open."""
-    parts = [settled_part(part, operation, kernels) for part in operation.parts]
+    parts = [close_bracket(part, operation, kernels) for part in operation.parts]
     return operation._replace(parts=parts)
 
 
-def settled_part(part: Part, operation: Operation, kernels: Kernels) -> Part:
+def close_bracket(part: Part, operation: Operation, kernels: Kernels) -> Part:
     """A part of an operation with its bracket closed."""
     if part.kept is None or part.kept.missing == 0:
         return part
     keys = kernels.between(Delta(operation.base, part.model, operation.working), part.kept)
     assert keys is not None
-    return part._replace(kept=part.kept.settled(keys))
+    return part._replace(kept=part.kept.closed(keys))

@@ -53,7 +53,7 @@ class Bracket(NamedTuple):
     maybe: Edge
     missing: int = 0
 
-    def settled(self, between: Tensor) -> Bracket:
+    def closed(self, between: Tensor) -> Bracket:
         """The bracket closed, given the keys of the elements in between, in any order."""
         if self.missing == 0:
             return Bracket(self.kept, self.kept)

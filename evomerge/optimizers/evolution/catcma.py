@@ -76,7 +76,7 @@ class CatCma(Optimizer):
         generator = np.random.SeedSequence(self._seed)
         self._strategy = _Strategy(
             x_space=[[0.0, 1.0]] * len(self._continuous) or None,
-            z_space=[self._coordinates.middles(i) for i in self._integers] or None,
+            z_space=[self._coordinates.midpoints(i) for i in self._integers] or None,
             c_space=self._n_choices.tolist() or None,
             population_size=self._population,
             mean=units[self._gaussian] if self._gaussian else None,

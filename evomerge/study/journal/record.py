@@ -288,7 +288,7 @@ class Record:
             self.phase = "search"
         if event["items"] is not None:
             for number in numbers:  # an equal recipe may have been scored before
-                self._settle(number)
+                self._mark_scored(number)
 
     def _scored(self, event: Event) -> None:
         add = self.outcomes.replace if event.get("rescored") else self.outcomes.add
@@ -306,9 +306,9 @@ class Record:
             self.seconds[part] += event["seconds"].get(part, 0.0)
         if event["phase"] in {"anchors", "search", "race", "verdict"}:
             self.phase = event["phase"]
-        self._settle(event["trial"])
+        self._mark_scored(event["trial"])
 
-    def _settle(self, number: int) -> None:
+    def _mark_scored(self, number: int) -> None:
         """Mark a trial as scored once every item that it was asked for has an outcome."""
         trial = self.trials.get(number)
         if trial is None or trial.state not in {"asked", "failed"}:

@@ -47,7 +47,7 @@ def test_a_bracket_holds_the_last_element_kept(kept):
     between = keys[~sure & (keys <= bracket.maybe.key)]
     assert len(between) < STRIDE
     assert int(sure.sum()) + bracket.missing == kept
-    closed = bracket.settled(between.flip(0))
+    closed = bracket.closed(between.flip(0))
     assert closed.missing == 0
     assert int((keys <= closed.kept.key).sum()) == kept
 

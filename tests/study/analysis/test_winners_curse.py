@@ -1,4 +1,4 @@
-"""The inflation that is expected is the one that simulated searches have."""
+"""The expected winner's curse is the one that simulated searches have."""
 
 from __future__ import annotations
 
