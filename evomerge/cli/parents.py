@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from evomerge.evaluate.outcomes import OutcomeRow
+from evomerge.evaluate.outcomes import OutcomeRow, ScoreKind
 from evomerge.recipe.recipe import Recipe
 from evomerge.report.explain import complement_lines
 from evomerge.report.numbers import number, plural
@@ -13,6 +13,7 @@ from evomerge.study.analysis.barriers import barriers, ends, midpoints
 from evomerge.study.analysis.complement import complementarity
 from evomerge.study.config import StudyConfig
 from evomerge.study.statistics.outcome import Tasks
+from evomerge.study.workers.requests import Answer, Evaluate, Scores
 from evomerge.study.workers.scheduler import Scheduler, Unit
 
 AT_MOST_SECONDS = 120.0  # what takes longer waits for --parents
@@ -25,9 +26,8 @@ def requests(config: StudyConfig, items: Mapping[str, Any]) -> list[Unit]:
     """
     mode, models = config.evaluate.fitness, ends(config)
 
-    def unit(tag: tuple[str, Any], recipe: Recipe, mode: str = mode) -> Unit:
-        request = {"do": "evaluate", "recipe": recipe.to_dict(), "shards": [items], "mode": mode}
-        return Unit(recipe.digest, request, tag)
+    def unit(tag: tuple[str, Any], recipe: Recipe, mode: ScoreKind = mode) -> Unit:
+        return Unit(recipe.digest, Evaluate(recipe.to_dict(), [items], mode), tag)
 
     return [
         *(unit(("end", end.name), end.recipe) for end in models),
@@ -42,10 +42,10 @@ def parents_lines(
     """Score the units, and say in words what came out; what fails is left out."""
     rows: dict[str, dict[Any, list[OutcomeRow]]] = {"end": {}, "metric": {}, "midpoint": {}}
 
-    def keep(unit: Unit, answer: Mapping[str, Any], _worker: int) -> None:
-        if "failed" not in answer:
+    def keep(unit: Unit, answer: Answer, _worker: int) -> None:
+        if isinstance(answer, Scores):
             what, name = unit.tag
-            rows[what][name] = [OutcomeRow(*row) for row in answer["rows"]]
+            rows[what][name] = [OutcomeRow(*row) for row in answer.rows]
 
     scheduler.run(units, keep)
     parents = [unit.tag[1] for unit in units if unit.tag[0] == "metric"]

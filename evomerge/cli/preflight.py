@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from evomerge.checkpoint.dtypes import CODES, ELEMENT_BYTES
 from evomerge.cli.parents import AT_MOST_SECONDS, parents_lines, requests
@@ -22,7 +24,18 @@ from evomerge.study.statistics.outcome import Tasks
 from evomerge.study.statistics.pools import generation_items, split
 from evomerge.study.study import Study
 from evomerge.study.workers.pool import open_pool
+from evomerge.study.workers.requests import (
+    Answer,
+    Describe,
+    Description,
+    Evaluate,
+    Failure,
+    Request,
+    Scores,
+)
 from evomerge.study.workers.scheduler import Scheduler, Unit
+
+AnswerType = TypeVar("AnswerType", bound=Answer)
 
 
 def run_check(study: Path, parents: bool) -> None:
@@ -39,9 +52,9 @@ def run_check(study: Path, parents: bool) -> None:
         with open_pool(config, Path(folder) / "workers.log") as pool:
             scheduler = Scheduler(pool)
             first = space.fill([dimension.start for dimension in space.dimensions])
-            description = _ask(scheduler, {"do": "describe", "recipe": first.to_dict()})
+            description = _ask(scheduler, Describe(first.to_dict()), Description)
             pools = split(
-                description["evaluation"]["item_keys"],
+                description.evaluation["item_keys"],
                 config.evaluate.items.shares,
                 config.search.seed,
                 config.evaluate.items.pool_of,
@@ -49,20 +62,21 @@ def run_check(study: Path, parents: bool) -> None:
             per_generation = config.evaluate.items_per_task
             items = generation_items(pools["search"], per_generation, config.search.seed, 0)
             average = next(a for a in anchors(config) if a.name == "uniform average")
-            request = {"do": "evaluate", "recipe": average.recipe.to_dict(), "shards": [items]}
             mode = config.evaluate.fitness
-            _ask(scheduler, {**request, "mode": mode})  # the first one also loads the model
-            smooth = _ask(scheduler, {**request, "mode": mode})["seconds"]
-            metric = _ask(scheduler, {**request, "mode": "metric"})["seconds"]
+            request = Evaluate(average.recipe.to_dict(), [items], mode)
+            _ask(scheduler, request, Scores)  # the first one also loads the model
+            smooth = _ask(scheduler, request, Scores).seconds
+            metric = _ask(scheduler, replace(request, mode="metric"), Scores).seconds
             units = requests(config, items)
             by_mode = {mode: smooth["total"], "metric": metric["total"]}
-            takes = sum(by_mode[unit.request["mode"]] for unit in units) / config.workers.count
+            evaluations = [u.request for u in units if isinstance(u.request, Evaluate)]
+            takes = sum(by_mode[one.mode] for one in evaluations) / config.workers.count
             parents_text = [f"parents    would take {duration(takes)} to compare: add --parents"]
             if parents or takes < AT_MOST_SECONDS:
                 parents_text = parents_lines(
-                    config, scheduler, units, _tasks(description["evaluation"])
+                    config, scheduler, units, _tasks(description.evaluation)
                 )
-    size = description["parameters"]
+    size = description.parameters
     needed = size * ELEMENT_BYTES[CODES[config.output.dtype]]
     free = shutil.disk_usage(study.absolute().parent).free
     if config.output.save_model and free < 1.1 * needed:
@@ -76,13 +90,13 @@ def run_check(study: Path, parents: bool) -> None:
     candidates = start_optimizer(config, space, None).population + 1  # and the reference anchor
     shards = min(SHARDS, math.ceil(shown / config.evaluate.rows_per_batch))
     held_out = {task: len(ids) for task, ids in pools["holdout"].items()}
-    gain = resolvable_gain(held_out, description["evaluation"]["weights"])
+    gain = resolvable_gain(held_out, description.evaluation["weights"])
     rows = [
         (
             "parents",
             f"{len(config.models)} and the base, {size / 1e6:.3g} M parameters; they agree",
         ),
-        ("tasks", ", ".join(description["evaluation"]["tasks"])),
+        ("tasks", ", ".join(description.evaluation["tasks"])),
         (
             "items",
             f"{count['search']:,} to search, {count['race']:,} to race, "
@@ -92,7 +106,7 @@ def run_check(study: Path, parents: bool) -> None:
             "space",
             f"{len(space.dimensions)} dimensions: {_few([d.name for d in space.dimensions])}",
         ),
-        *(("warning", text) for text in description["evaluation"]["warnings"]),
+        *(("warning", text) for text in description.evaluation["warnings"]),
         ("trial", f"{smooth['total']:.2g} s for {shown} items, {_share(smooth)} in the model"),
         ("metric", f"{metric['total']:.2g} s for the same items by the tasks' own metric"),
         (
@@ -112,7 +126,7 @@ def run_check(study: Path, parents: bool) -> None:
     print("\n" + "\n".join(parents_text))
 
 
-def _tasks(evaluation: dict[str, Any]) -> Tasks:
+def _tasks(evaluation: Mapping[str, Any]) -> Tasks:
     """The tasks as the journal has them, from a worker's description of the evaluation."""
     return {
         task: {
@@ -125,15 +139,17 @@ def _tasks(evaluation: dict[str, Any]) -> Tasks:
     }
 
 
-def _ask(scheduler: Scheduler, request: dict[str, Any]) -> dict[str, Any]:
-    answers: list[dict[str, Any]] = []
+def _ask(scheduler: Scheduler, request: Request, answer_type: type[AnswerType]) -> AnswerType:
+    answers: list[Answer] = []
     scheduler.run([Unit("", request)], lambda _unit, answer, _worker: answers.append(answer))
-    if "failed" in answers[0]:
-        raise UserError(answers[0]["failed"]["message"])
-    return answers[0]
+    (answer,) = answers
+    if isinstance(answer, Failure):
+        raise UserError(answer.message)
+    assert isinstance(answer, answer_type)
+    return answer
 
 
-def _scaling(candidates: int, shards: int, spent: dict[str, float]) -> str:
+def _scaling(candidates: int, shards: int, spent: Mapping[str, float]) -> str:
     """The time of a generation by number of workers, as far as more of them help."""
     rest = spent["total"] - spent["build"]
     by_count = useful(candidates, shards, spent["build"], rest)
@@ -145,5 +161,5 @@ def _few(names: list[str]) -> str:
     return ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]}, … {names[-1]}"
 
 
-def _share(spent: dict[str, float]) -> str:
+def _share(spent: Mapping[str, float]) -> str:
     return f"{100 * spent['forward'] / spent['total']:.0f} %"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.core.errors import UserError
-from evomerge.evaluate.outcomes import OutcomeRow
+from evomerge.evaluate.outcomes import OutcomeRow, ScoreKind
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.dimension import Point
 from evomerge.recipe.space.space import SearchSpace
@@ -47,7 +47,7 @@ class StudyRun:
         return self.config.search.seed
 
     @property
-    def modes(self) -> tuple[str, ...]:
+    def modes(self) -> tuple[ScoreKind, ...]:
         """The score kinds of anchors: the search's, and the metric."""
         return ("smooth", "metric") if self.config.evaluate.fitness == "smooth" else ("metric",)
 
@@ -78,7 +78,7 @@ class StudyRun:
         )
 
     def outcomes(
-        self, trials: Sequence[int], items: Items, mode: str, phase: str
+        self, trials: Sequence[int], items: Items, mode: ScoreKind, phase: str
     ) -> dict[int, list[OutcomeRow] | None]:
         """The outcomes of trials on items, paid for where the journal lacks them."""
         return self.ledger.outcomes(trials, items, mode, phase)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from evomerge.core.errors import UserError
 from evomerge.core.redact import redacted
-from evomerge.evaluate.outcomes import OutcomeRow
+from evomerge.evaluate.outcomes import OutcomeRow, ScoreKind
 from evomerge.study.config import StudyConfig
 from evomerge.study.config.past import of_journal
 from evomerge.study.journal.journal import Journal
@@ -24,10 +24,21 @@ from evomerge.study.journal.record import Record, no_collection
 from evomerge.study.journal.shards import shard_items, shards
 from evomerge.study.journal.trials import TrialRecord
 from evomerge.study.workers.failures import FATAL
-from evomerge.study.workers.pool import Message
+from evomerge.study.workers.requests import (
+    Answer,
+    Describe,
+    Description,
+    Evaluate,
+    ExpectedParents,
+    Export,
+    Failure,
+    Request,
+    Scores,
+)
 from evomerge.study.workers.scheduler import ATTEMPTS, Scheduler, Unit
 
 Items = Mapping[str, Sequence[int]]
+AnswerType = TypeVar("AnswerType", bound=Answer)
 Listener = Callable[[Mapping[str, Any], Record], None]
 
 ROUNDS = 3  # how often a unit that loses its workers again and again is tried anew
@@ -41,7 +52,7 @@ class Wanted:
 
     trials: Sequence[int]
     items: Items
-    mode: str
+    mode: ScoreKind
     phase: str
 
 
@@ -55,7 +66,7 @@ class Ledger:
             self._journal = Journal.open(journal, create=True, replay=self.record.apply)
         self._lenders: dict[str, Record] = {}
         self._scheduler: Scheduler | None = None
-        self._parents: dict[str, Any] | None = None
+        self._parents: ExpectedParents | None = None
 
     @property
     def torn_bytes(self) -> int:
@@ -73,9 +84,9 @@ class Ledger:
         """Look outcomes up in another run before they are paid for."""
         self._lenders[run] = record
 
-    def expect(self, parents: Mapping[str, Any]) -> None:
-        """Have every worker find the parents as they are described: ``stamp``, ``fingerprints``."""
-        self._parents = dict(parents)
+    def expect(self, parents: ExpectedParents) -> None:
+        """Have every worker refuse parents that differ from these."""
+        self._parents = parents
 
     def log(self, event: dict[str, Any]) -> None:
         """Write an event down, without secrets, then take it into account."""
@@ -95,27 +106,28 @@ class Ledger:
         """Close the journal."""
         self._journal.close()
 
-    def request(self, **request: Any) -> Message:
+    def request(self, request: Request, answer_type: type[AnswerType]) -> AnswerType:
         """Have one worker answer something that is not journalled.
 
         Raises:
             UserError: The worker says what the user has to mend, or workers fail.
         """
-        answers: list[Message] = []
+        answers: list[Answer] = []
         self._run(
             [Unit("", self._with_parents(request))],
             lambda _unit, answer, _worker: answers.append(answer),
         )
-        failed = answers[0].get("failed")
-        if failed:
+        (answer,) = answers
+        if isinstance(answer, Failure):
             assert self._scheduler is not None
             location = self._scheduler.pool.output_location
             hint = f"; look at {location}; the same command resumes"
-            raise UserError(failed["message"] + hint * (failed["kind"] in _LOST))
-        return answers[0]
+            raise UserError(answer.message + hint * (answer.kind in _LOST))
+        assert isinstance(answer, answer_type)
+        return answer
 
     def outcomes(
-        self, trials: Sequence[int], items: Items, mode: str, phase: str
+        self, trials: Sequence[int], items: Items, mode: ScoreKind, phase: str
     ) -> dict[int, list[OutcomeRow] | None]:
         """The outcomes of trials on items, in the order of the items; ``None`` for a failed trial.
 
@@ -143,22 +155,22 @@ class Ledger:
             self._copy(wanted)
         units = [unit for wanted in several for unit in self._units(wanted)]
         for _ in range(ROUNDS):
-            lost: list[tuple[Unit, Message]] = []
+            lost: list[tuple[Unit, Failure]] = []
             if units:
                 self._run(units, partial(self._enter, lost))
             if not lost:
                 return
             for unit, failed in lost:
                 name = self.record.trials[unit.tag[0]].name
-                message = f"{name}: {ATTEMPTS} workers were lost on it: {failed['message']}"
+                message = f"{name}: {ATTEMPTS} workers were lost on it: {failed.message}"
                 self.warn("worker lost", message, trial=unit.tag[0])
-            self.request(do="describe")
+            self.request(Describe(), Description)
             units = [unit for unit, _ in lost]
         for unit, failed in lost:
             number, _, phase = unit.tag
             times = ROUNDS * ATTEMPTS
-            message = f"{times} workers were lost on it and not on other work: {failed['message']}"
-            self.fail(number, phase, {"kind": "crash", "message": message})
+            message = f"{times} workers were lost on it and not on other work: {failed.message}"
+            self.fail(number, phase, Failure("crash", message))
 
     def _copy(self, wanted: Wanted) -> None:
         """Write down here what other runs have already, so that this run stands alone."""
@@ -197,8 +209,7 @@ class Ledger:
             for shard in some_shards:
                 missing = self.record.outcomes.missing(trial.digest, wanted.mode, shard)
                 if missing:
-                    request = {"do": "evaluate", "recipe": trial.recipe, "shards": [missing]}
-                    request = self._with_parents({**request, "mode": wanted.mode})
+                    request = self._with_parents(Evaluate(trial.recipe, [missing], wanted.mode))
                     yield Unit(trial.digest, request, (trial.number, wanted.mode, wanted.phase))
 
     @property
@@ -216,36 +227,40 @@ class Ledger:
         return self.record.outcomes.rows(trial.digest, mode, items)
 
     def _enter(
-        self, lost: list[tuple[Unit, Message]], unit: Unit, answer: Message, worker: int
+        self, lost: list[tuple[Unit, Failure]], unit: Unit, answer: Answer, worker: int
     ) -> None:
         """Write down what became of a unit, unless nothing can be said of it yet."""
         number, mode, phase = unit.tag
         trial = self.record.trials[number]
-        failed = answer.get("failed")
-        if failed is not None:
-            if failed["kind"] in FATAL:
-                raise UserError(failed["message"])
-            if failed["kind"] in _LOST:
-                lost.append((unit, failed))
+        if isinstance(answer, Failure):
+            if answer.kind in FATAL:
+                raise UserError(answer.message)
+            if answer.kind in _LOST:
+                lost.append((unit, answer))
             else:
-                self.fail(number, phase, failed)
+                self.fail(number, phase, answer)
             return
+        assert isinstance(answer, Scores)
+        assert isinstance(unit.request, Evaluate)
         about: dict[str, Any] = {"trial": number, "phase": phase}
-        if answer.get("rescored"):
-            if self._holds(trial, mode, answer["rows"]):
+        if answer.rescored:
+            if self._holds(trial, mode, answer.rows):
                 return
             about["rescored"] = True
-        about |= {key: answer[key] for key in ("halvings", "errors") if answer.get(key)}
-        if answer.get("batches"):
-            sizes = [sum(map(len, shard.values())) for shard in unit.request["shards"]]
-            about["batches"] = list(zip(answer["batches"], sizes, strict=True))
+        if answer.halvings:
+            about["halvings"] = answer.halvings
+        if answer.errors:
+            about["errors"] = answer.errors
+        if answer.batches:
+            sizes = [sum(map(len, shard.values())) for shard in unit.request.shards]
+            about["batches"] = list(zip(answer.batches, sizes, strict=True))
         event = {
             "event": "outcomes",
             **about,
             "digest": trial.digest,
             "mode": mode,
-            "rows": answer["rows"],
-            "seconds": {k: round(v, 6) for k, v in answer["seconds"].items()},
+            "rows": answer.rows,
+            "seconds": {k: round(v, 6) for k, v in answer.seconds.items()},
             "worker": str(worker),
         }
         halved = f"batches were halved {self.record.halvings} times for want of memory"
@@ -267,16 +282,18 @@ class Ledger:
                 trial=trial.number,
             )
 
-    def fail(self, number: int, phase: str, failed: Message) -> None:
-        """Write down why a trial has no score in a phase: ``kind`` and ``message``; once."""
+    def fail(self, number: int, phase: str, failed: Failure) -> None:
+        """Write down why a trial has no score in a phase; once."""
         if not _has_failed(self.record.trials[number], phase):
-            self.log({"event": "failed", "trial": number, "phase": phase, **failed})
+            event = {"event": "failed", "trial": number, "phase": phase}
+            self.log({**event, "kind": failed.kind, "message": failed.message})
 
-    def _disagreed(self, unit: Unit, first: Message, second: Message) -> None:
+    def _disagreed(self, unit: Unit, first: Answer, second: Answer) -> None:
         """Warn of a unit that two workers answered differently; the first answer counts."""
         number = unit.tag[0]
         name = self.record.trials[number].name
-        pairs = zip(first.get("rows") or (), second.get("rows") or (), strict=False)
+        rows = [answer.rows if isinstance(answer, Scores) else () for answer in (first, second)]
+        pairs = zip(*rows, strict=False)
         differ = [a[:2] for a, b in pairs if a != b]
         what = f"{len(differ)} items differ" if differ else "one of them failed"
         where = f", the first is item {differ[0][1]} of {differ[0][0]}" if differ else ""
@@ -286,10 +303,10 @@ class Ledger:
             trial=number,
         )
 
-    def _with_parents(self, request: Message) -> Message:
-        if self._parents is None or request["do"] not in ("evaluate", "export"):
-            return request
-        return {**request, "parents": self._parents}
+    def _with_parents(self, request: Request) -> Request:
+        if isinstance(request, Evaluate | Export):
+            return replace(request, parents=self._parents)
+        return request
 
     def _holds(self, trial: TrialRecord, mode: str, rows: Sequence[Sequence[Any]]) -> bool:
         """Return whether the journal has just these outcomes."""
@@ -297,7 +314,7 @@ class Ledger:
         held = (outcomes.get((trial.digest, mode, row[0], row[1])) for row in rows)
         return all(one == OutcomeRow(*row) for one, row in zip(held, rows, strict=True))
 
-    def _run(self, units: Sequence[Unit], done: Callable[[Unit, Message, int], None]) -> None:
+    def _run(self, units: Sequence[Unit], done: Callable[[Unit, Answer, int], None]) -> None:
         assert self._scheduler is not None, "employ() comes before anything is evaluated"
         self._scheduler.run(units, done)
 

@@ -31,6 +31,7 @@ from evomerge.evaluate.likelihood.context_cache import (
 from evomerge.study.config import StudyConfig
 from evomerge.study.phases.anchors import anchors
 from evomerge.study.workers.evaluator import Evaluator
+from evomerge.study.workers.requests import Describe, Evaluate, Failure
 
 SKILLS = ("reverse", "sort", "max", "ja", "ja_reverse", "ja_sort", "ja_max")
 PER_TASK = 48  # items, as a generation of the demo has them
@@ -87,9 +88,9 @@ def study(base: Path, models: Sequence[Path], tasks: Path, names: Sequence[str])
 
 def measured(config: StudyConfig, mode: Any, rounds: int, hflm: bool = True) -> dict[str, Any]:
     evaluator = Evaluator(config)
-    told = evaluator.handle({"do": "describe"})
-    assert "failed" not in told, told
-    known = told["evaluation"]["items"]
+    description = evaluator.handle(Describe())
+    assert not isinstance(description, Failure), description
+    known = description.evaluation["items"]
     items = {task: ids[: PER_TASK if len(known) > 1 else len(ids)] for task, ids in known.items()}
     recipes = [a.recipe.to_dict() for a in anchors(config) if "task arithmetic" in a.name]
     scorer = evaluator.scorer()
@@ -97,9 +98,8 @@ def measured(config: StudyConfig, mode: Any, rounds: int, hflm: bool = True) -> 
     forward = bare_forward(scorer._model, plan.batches)
 
     def candidate(number: int) -> None:
-        request = {"do": "evaluate", "recipe": recipes[number % len(recipes)], "shards": [items]}
-        answer = evaluator.handle({**request, "mode": mode})
-        assert "failed" not in answer, answer
+        answer = evaluator.handle(Evaluate(recipes[number % len(recipes)], [items], mode))
+        assert not isinstance(answer, Failure), answer
 
     calls: dict[str, Callable[[int], Any]] = {
         "candidate": candidate,

@@ -28,6 +28,7 @@ from evomerge.study.statistics.outcome import fitness, item_scores
 from evomerge.study.statistics.pools import generation_items, split
 from evomerge.study.statistics.race import Race
 from evomerge.study.workers.evaluator import Evaluator
+from evomerge.study.workers.requests import Describe, Evaluate, Failure
 
 BUDGET = 11_200  # item evaluations: 100 candidates on 16 items of each of seven tasks
 SHARES = {"search": 0.5, "race": 0.1, "holdout": 0.4}  # of 512 documents a task
@@ -53,7 +54,7 @@ class Judge:
         }
         self.config = StudyConfig.from_dict(document, zoo)
         self._evaluator = Evaluator(self.config)
-        described = self._evaluator.handle({"do": "describe"})["evaluation"]
+        described = self._evaluator.handle(Describe()).evaluation
         self.tasks = {
             task: {"metric": m["name"], "higher_is_better": m["higher_is_better"], "weight": 1.0}
             for task, m in described["metrics"].items()
@@ -62,12 +63,10 @@ class Judge:
         self._judged: dict[tuple[str, int], float] = {}
 
     def rows(self, recipe: Recipe, items: dict, mode: str) -> list[OutcomeRow]:
-        answer = self._evaluator.handle(
-            {"do": "evaluate", "recipe": recipe.to_dict(), "shards": [items], "mode": mode}
-        )
-        if "failed" in answer:
-            raise RuntimeError(answer["failed"]["message"])
-        return [OutcomeRow(*row) for row in answer["rows"]]
+        answer = self._evaluator.handle(Evaluate(recipe.to_dict(), [items], mode))
+        if isinstance(answer, Failure):
+            raise RuntimeError(answer.message)
+        return [OutcomeRow(*row) for row in answer.rows]
 
     def held_out(self, recipe: Recipe, per_task: int = 10**9) -> float:
         key = (recipe.digest, per_task)

@@ -13,6 +13,7 @@ from typing import Any
 
 from evomerge.study.config import StudyConfig
 from evomerge.study.workers.pool import Pool, Reply
+from evomerge.study.workers.requests import Describe, Request, read_answer, write_request
 
 TASKS, DOCUMENTS = ("one", "two"), 400
 
@@ -36,9 +37,10 @@ class SleepingPool(Pool):
         self._draw = random.Random(0)
         SleepingPool.last = self
 
-    def submit(self, worker: int, request: dict[str, Any]) -> None:
+    def submit(self, worker: int, asked: Request) -> None:
         now = time.monotonic()
-        answer = self._describe() if request["do"] == "describe" else self._evaluate(request)
+        request = write_request(asked)
+        answer = self._describe() if isinstance(asked, Describe) else self._evaluate(request)
         seconds = answer["seconds"]["total"]
         key = json.dumps([request.get("recipe"), request.get("shards"), request.get("mode")])
         self.busy.append((now, now + seconds, key not in self._seen))
@@ -52,7 +54,7 @@ class SleepingPool(Pool):
         replies = []
         while self._due and self._due[0][0] <= time.monotonic():
             _, worker, answer = heapq.heappop(self._due)
-            replies.append(Reply(worker, answer))
+            replies.append(Reply(worker, read_answer(answer)))
         return replies
 
     def restart(self, worker: int) -> None:

@@ -22,6 +22,7 @@ from evomerge.study.journal.journal import JOURNAL, follow, iterate
 from evomerge.study.journal.record import Record
 from evomerge.study.study import Study
 from evomerge.study.workers.pool import Pool, Reply
+from evomerge.study.workers.requests import Answer, Failure, Request, read_answer, write_request
 from tests.report import report_bench as bench
 from tests.study.small_study import stub_config
 from tests.study.stub_worker import DEFAULTS, Stub
@@ -42,11 +43,12 @@ class StubPool(Pool):
         self._replies: list[Reply] = []
         self._stub = Stub(config.to_dict(), DEFAULTS)
 
-    def submit(self, worker: int, request: dict[str, Any]) -> None:
+    def submit(self, worker: int, request: Request) -> None:
+        answer: Answer
         try:
-            answer = self._stub.handle(request)
+            answer = read_answer(self._stub.handle(write_request(request)))
         except Exception as error:
-            answer = {"failed": {"kind": "study", "message": str(error)}}
+            answer = Failure("study", str(error))
         self._replies.append(Reply(worker, answer))
 
     def poll(self, timeout: float) -> list[Reply]:

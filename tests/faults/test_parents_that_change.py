@@ -20,6 +20,7 @@ from evomerge.study.config import StudyConfig
 from evomerge.study.journal.record import Record
 from evomerge.study.study import Study
 from evomerge.study.workers.evaluator import Evaluator
+from evomerge.study.workers.requests import Describe, Evaluate, ExpectedParents, Failure, Scores
 from tests.study.small_study import InProcessPool, events, substance
 
 SLOW = pytest.mark.slow
@@ -108,8 +109,8 @@ def test_a_file_that_is_written_again_with_the_same_content_is_the_same(
 ) -> None:
     config = copy_of(small_study, tmp_path)
     evaluator = Evaluator(config)
-    description = evaluator.handle({"do": "describe"})
-    expected = {"stamp": description["stamp"], "fingerprints": description["fingerprints"]}
+    description = evaluator.handle(Describe())
+    expected = ExpectedParents(description.stamp, description.fingerprints)
     file = tmp_path / "zoo" / "one" / "model.safetensors"
     replace(file, file.read_bytes())
     os.utime(file, ns=(1, 1))
@@ -121,13 +122,14 @@ def test_a_worker_that_starts_after_the_change_does_not_use_the_new_file(
     small_study: Path, tmp_path: Path
 ) -> None:
     config = copy_of(small_study, tmp_path)
-    description = Evaluator(config).handle({"do": "describe"})
-    expected = {"stamp": description["stamp"], "fingerprints": description["fingerprints"]}
+    description = Evaluator(config).handle(Describe())
+    expected = ExpectedParents(description.stamp, description.fingerprints)
     flip(tmp_path / "zoo" / "one" / "model.safetensors")
     late = Evaluator(config)
-    answer = late.handle({"do": "evaluate", "parents": expected})
-    assert answer["failed"]["kind"] == "study"
-    assert f"{tmp_path}/zoo/one" in answer["failed"]["message"]
+    answer = late.handle(Evaluate({}, [], "metric", expected))
+    assert isinstance(answer, Failure)
+    assert answer.kind == "study"
+    assert f"{tmp_path}/zoo/one" in answer.message
 
 
 def test_merged_values_beyond_float16_fail_the_trial_and_name_the_tensor(
@@ -149,11 +151,10 @@ def test_merged_values_beyond_float16_fail_the_trial_and_name_the_tensor(
         "out_dtype": "float16",
     }
     items = {"small_choice": [0]}
-    answer = evaluator.handle(
-        {"do": "evaluate", "recipe": recipe, "shards": [items], "mode": "metric"}
-    )
-    assert answer["failed"]["kind"] == "user"
-    assert "model.norm.weight: 32 merged values are not finite in float16" in str(answer)
+    answer = evaluator.handle(Evaluate(recipe, [items], "metric"))
+    assert isinstance(answer, Failure)
+    assert answer.kind == "user"
+    assert "model.norm.weight: 32 merged values are not finite in float16" in answer.message
 
 
 def test_an_item_that_its_task_cannot_grade_counts_as_wrong_and_many_fail_the_trial(
@@ -176,14 +177,14 @@ def test_an_item_that_its_task_cannot_grade_counts_as_wrong_and_many_fail_the_tr
     lines = (small_study.parent / "tasks" / "documents.jsonl").read_text().splitlines()
     documents = [json.loads(line) for line in lines]
     items = {"small_write": list(range(20))}
-    request = {"do": "evaluate", "recipe": recipe, "shards": [items], "mode": "metric"}
+    request = Evaluate(recipe, [items], "metric")
     broken = [documents[7]["prompt"]]
     answer = evaluator.handle(request)
-    assert answer["errors"] == [
-        ["small_write", 7, "ZeroDivisionError: token [redacted] in an error"]
-    ]
-    assert answer["rows"][7][2] == 0.0
+    assert isinstance(answer, Scores)
+    assert answer.errors == [["small_write", 7, "ZeroDivisionError: token [redacted] in an error"]]
+    assert answer.rows[7][2] == 0.0
     broken = [documents[i]["prompt"] for i in range(5)]
-    failed = evaluator.handle(request)["failed"]
-    assert failed["kind"] == "task"
-    assert "5 of 20 items could not be graded; the first, document 0 of task" in failed["message"]
+    failed = evaluator.handle(request)
+    assert isinstance(failed, Failure)
+    assert failed.kind == "task"
+    assert "5 of 20 items could not be graded; the first, document 0 of task" in failed.message

@@ -189,13 +189,14 @@ def test_a_real_worker_under_a_memory_limit_is_out_of_memory_and_not_a_fault() -
 
 def test_a_worker_of_other_versions_is_refused(tmp_path: Path) -> None:
     from evomerge.study.workers.evaluator import start
+    from evomerge.study.workers.requests import Failure
     from evomerge.study.workers.versions import versions
 
     config = json.loads(json.dumps(stub_config().to_dict()))
     other = {**versions(), "torch": "1.0", "code": "0"}
     answer = start({**config, "versions": other})
-    assert isinstance(answer, dict)
-    assert answer["failed"]["kind"] == "study"
-    assert "runs other versions than the driver" in answer["failed"]["message"]
-    assert "torch 1.0 -> " in answer["failed"]["message"]
+    assert isinstance(answer, Failure)
+    assert answer.kind == "study"
+    assert "runs other versions than the driver" in answer.message
+    assert "torch 1.0 -> " in answer.message
     del tmp_path

@@ -16,6 +16,13 @@ from evomerge.study.config import StudyConfig
 from evomerge.study.journal.journal import iterate
 from evomerge.study.study import JOURNAL, Study
 from evomerge.study.workers.pool import Pool, Reply
+from evomerge.study.workers.requests import (
+    Request,
+    read_answer,
+    read_request,
+    write_answer,
+    write_request,
+)
 
 PYTHON = sys.executable  # before a stub takes its place
 STUB_SPACE: dict[str, Any] = {
@@ -93,17 +100,18 @@ class InProcessPool(Pool):
         self._worker: Any = None
         self._replies: list[Reply] = []
 
-    def submit(self, worker: int, request: dict[str, Any]) -> None:
+    def submit(self, worker: int, request: Request) -> None:
         """Answer at once."""
         from evomerge.study.workers.evaluator import Evaluator, start
 
         if self._worker is None:
             self._worker = start(json.loads(json.dumps(self.config.to_dict())))
-        made = self._worker
-        answer = (
-            made.handle(json.loads(json.dumps(request))) if isinstance(made, Evaluator) else made
-        )
-        self._replies.append(Reply(worker, json.loads(json.dumps(answer))))
+        answer = self._worker  # or the failure to make one
+        if isinstance(answer, Evaluator):
+            text = json.dumps(write_request(request))
+            answer = answer.handle(read_request(json.loads(text)))
+        text = json.dumps(write_answer(answer))
+        self._replies.append(Reply(worker, read_answer(json.loads(text))))
 
     def poll(self, timeout: float) -> list[Reply]:
         """Hand out what is there."""

@@ -16,6 +16,8 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
+from evomerge.evaluate.outcomes import ScoreKind
+
 Shard = Mapping[str, Sequence[int]]
 
 
@@ -23,7 +25,7 @@ Shard = Mapping[str, Sequence[int]]
 class Probe:
     """A shard that was scored, and the batches that it was in."""
 
-    mode: str
+    mode: ScoreKind
     items: dict[str, list[int]]
     batches: str
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evomerge.core.errors import UserError
-from evomerge.evaluate.outcomes import OutcomeRow
+from evomerge.evaluate.outcomes import OutcomeRow, ScoreKind
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.dimension import Point
 from evomerge.recipe.space.inverse import point_of
@@ -36,13 +36,13 @@ class Baseline:
         """The anchors as the record has them now."""
         return [self._study.record.trials[number] for number in self._numbers]
 
-    def rows(self, field: str) -> dict[int, list[OutcomeRow]]:
+    def rows(self, field: ScoreKind) -> dict[int, list[OutcomeRow]]:
         """Outcomes of the anchors that could be scored, by ``smooth`` or ``metric``."""
         items = self._study.record.asks[0].items or {}
         scored = self._study.outcomes(self._numbers, items, field, "anchors")
         return {number: rows for number, rows in scored.items() if rows is not None}
 
-    def scores(self, field: str) -> dict[int, float]:
+    def scores(self, field: ScoreKind) -> dict[int, float]:
         """Their fitness."""
         return {n: self._study.fitness(rows, field) for n, rows in self.rows(field).items()}
 

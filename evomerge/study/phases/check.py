@@ -13,6 +13,7 @@ from evomerge.study.config.past import of_journal
 from evomerge.study.context import StudyRun
 from evomerge.study.journal.shards import shard_items
 from evomerge.study.statistics.pools import split
+from evomerge.study.workers.requests import Describe, Description, ExpectedParents
 from evomerge.study.workers.versions import difference, versions
 
 # What may differ when a study is resumed: how long, where, and what is kept.
@@ -77,11 +78,12 @@ def check(study: StudyRun, allow_changed: bool = False) -> None:
     """
     first = study.space.fill([dimension.start for dimension in study.space.dimensions])
     scored = study.record.batches.last
-    probe: dict[str, Any] = {} if scored is None else {"batches": [scored.mode, scored.items]}
-    told = study.ledger.request(do="describe", recipe=first.to_dict(), **probe)
-    if "stamp" in told:
-        study.ledger.expect({"stamp": told["stamp"], "fingerprints": told["fingerprints"]})
-    event = _study_event(study, told)
+    probe = None if scored is None else (scored.mode, scored.items)
+    description = study.ledger.request(Describe(first.to_dict(), probe), Description)
+    if description.stamp is not None:
+        expected = ExpectedParents(description.stamp, description.fingerprints)
+        study.ledger.expect(expected)
+    event = _study_event(study, description)
     past = study.record.study
     if past is None:
         study.ledger.log(event)
@@ -107,7 +109,7 @@ def check(study: StudyRun, allow_changed: bool = False) -> None:
             )
         now = {"versions": versions()}
         study.ledger.log({"event": "changed", "differences": [differs], "now": now})
-    _check_batches(study, told.get("batches"), allow_changed)
+    _check_batches(study, description.batches, allow_changed)
 
 
 def _check_batches(study: StudyRun, now: str | None, allow_changed: bool) -> None:
@@ -131,8 +133,8 @@ def _check_batches(study: StudyRun, now: str | None, allow_changed: bool) -> Non
     study.ledger.log({"event": "changed", "differences": [told], "now": {"batches": now}})
 
 
-def _study_event(study: StudyRun, told: Mapping[str, Any]) -> dict[str, Any]:
-    evaluation = told["evaluation"]
+def _study_event(study: StudyRun, description: Description) -> dict[str, Any]:
+    evaluation = description.evaluation
     keys = evaluation["item_keys"]
     ids = evaluation["items"]
     shares = study.config.evaluate.items.shares
@@ -162,10 +164,10 @@ def _study_event(study: StudyRun, told: Mapping[str, Any]) -> dict[str, Any]:
         "space": study.space.document,
         "dimensions": [asdict(d) for d in study.space.dimensions],
         "protocol": evaluation["digest"],
-        "fingerprints": told["fingerprints"],
-        "parameters": told["parameters"],
-        "layers": told["layers"],
-        "device": told["device"],
+        "fingerprints": description.fingerprints,
+        "parameters": description.parameters,
+        "layers": description.layers,
+        "device": description.device,
         "tasks": tasks,
         "pools": pools,
         "shard_items": shard_items(study.config),

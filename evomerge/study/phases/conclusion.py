@@ -18,6 +18,14 @@ from evomerge.study.statistics.comparison import Entrant, simplest
 from evomerge.study.statistics.constraints import Limits
 from evomerge.study.statistics.race import Race
 from evomerge.study.statistics.verdict import broken, verdict
+from evomerge.study.workers.requests import (
+    Evaluate,
+    Export,
+    Exported,
+    Scores,
+    Translate,
+    Translation,
+)
 
 JUDGED_ANCHORS = 3  # so many of the best anchors are compared with the winner, besides all parents
 
@@ -181,37 +189,31 @@ class Finish:
             _sweep(best)
             write_text(best / "recipe.yaml", recipe.to_yaml())
             write_text(self.directory / "verdict.json", told)
-        translated = self.ledger.request(do="translate", recipe=trial.recipe)
-        if translated["mergekit"] is not None:
+        translated = self.ledger.request(Translate(trial.recipe), Translation)
+        if translated.mergekit is not None:
             with user_errors(best):
-                write_text(best / "mergekit.yaml", translated["mergekit"])
+                write_text(best / "mergekit.yaml", translated.mergekit)
         else:
             (best / "mergekit.yaml").unlink(missing_ok=True)  # an earlier winner's
         digest, model = None, None
         if self.config.output.save_model:
             task, ids = next(iter(self.pools["holdout"].items()))
-            scored = self.ledger.request(
-                do="evaluate",
-                recipe=trial.recipe,
-                shards=[{task: ids[:1]}],
-                mode="metric",
-                digest=True,
-            )
-            written = self.ledger.request(
-                do="export", recipe=trial.recipe, out=str((best / "model").resolve())
-            )
-            digest, model = written["weights_digest"], "best/model"
-            if digest != scored["weights_digest"]:
+            one_item = Evaluate(trial.recipe, [{task: ids[:1]}], "metric", digest=True)
+            scored_digest = self.ledger.request(one_item, Scores).weights_digest
+            assert scored_digest is not None
+            export = Export(trial.recipe, str((best / "model").resolve()))
+            digest, model = self.ledger.request(export, Exported).weights_digest, "best/model"
+            if digest != scored_digest:
                 raise RuntimeError(
                     f"the exported weights ({digest[:12]}) are not those that were scored "
-                    f"({scored['weights_digest'][:12]}): {best / 'model'} is not to be trusted"
+                    f"({scored_digest[:12]}): {best / 'model'} is not to be trusted"
                 )
         past = self.ledger.record.exported
         done = {
             "trial": trial.number,
             "model": model,
             "weights_digest": digest,
-            "no_mergekit": translated["why_not"],
+            "no_mergekit": translated.why_not,
         }
         if past is None or {key: past.get(key) for key in done} != done:
             self.ledger.log({"event": "exported", **done})

@@ -22,6 +22,7 @@ from evomerge.study.phases.feedback import Account, Telling, Told
 from evomerge.study.phases.surrogate import Agreement
 from evomerge.study.statistics.pools import generation_items
 from evomerge.study.workers.durations import final_seconds
+from evomerge.study.workers.requests import Failure
 
 
 def start_optimizer(
@@ -170,8 +171,7 @@ class Generations:
             some, held = rows.get(number), rows[self._reference]
             why = some and degenerate(some, held, record.generating)
             if why and record.trials[number].digest != record.trials[self._reference].digest:
-                failed = {"kind": "degenerate", "message": why}
-                self._study.ledger.fail(number, "search", failed)
+                self._study.ledger.fail(number, "search", Failure("degenerate", why))
                 rows[number] = None
 
     def _again(

@@ -21,14 +21,18 @@ def main() -> None:
     os.dup2(2, 1)
     from evomerge.core import faults
     from evomerge.study.workers.evaluator import Evaluator, start
+    from evomerge.study.workers.requests import read_request, write_answer
 
     config = json.loads(sys.stdin.readline())
     faults.reach("worker.start")
-    made = start(config)
+    evaluator = start(config)  # or the failure to make one
     for line in sys.stdin:
-        answer = made.handle(json.loads(line)) if isinstance(made, Evaluator) else made
+        if isinstance(evaluator, Evaluator):
+            answer = evaluator.handle(read_request(json.loads(line)))
+        else:
+            answer = evaluator
         faults.reach("worker.answer")
-        answers.write(json.dumps(answer) + "\n")
+        answers.write(json.dumps(write_answer(answer)) + "\n")
         answers.flush()
 
 

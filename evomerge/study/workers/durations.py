@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
 
 from evomerge.study.workers.queue import Unit
+from evomerge.study.workers.requests import Answer, Evaluate, Scores
 
 REMEMBERED = 200  # units of each mode
 FEWEST = 5  # units before anything is estimated
@@ -22,11 +22,11 @@ class Durations:
         self._units: dict[str, deque[float]] = {}
         self._builds: deque[float] = deque(maxlen=REMEMBERED)
 
-    def note(self, unit: Unit, answer: Mapping[str, Any], seconds: float) -> None:
+    def note(self, unit: Unit, answer: Answer, seconds: float) -> None:
         """Remember a unit that was answered."""
         seconds_per_shard = self._units.setdefault(_mode(unit), deque(maxlen=REMEMBERED))
         seconds_per_shard.append(seconds / unit.size)
-        build = answer.get("seconds", {}).get("build", 0.0)
+        build = answer.seconds.get("build", 0.0) if isinstance(answer, Scores) else 0.0
         if build > 0:
             self._builds.append(build)
 
@@ -67,4 +67,5 @@ def final_seconds(paid: Mapping[str, tuple[float, int]], items: int, workers: in
 
 
 def _mode(unit: Unit) -> str:
-    return str(unit.request.get("mode", unit.request.get("do", "")))
+    request = unit.request
+    return request.mode if isinstance(request, Evaluate) else type(request).__name__

@@ -1,18 +1,18 @@
 """A worker's requests are answered here; parents, live model and prepared tasks stay loaded.
 
-A request and its answer are plain JSON data, so that a child process behind a pipe and a Ray actor
-are served by the same code. A failure is part of the answer: ``{"failed": {kind, message}}``.
+A child process behind a pipe and a Ray actor run the same code. Errors are answers too, see
+`Failure`.
 """
 
 from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, assert_never
 
 import torch
 
@@ -51,9 +51,20 @@ from evomerge.study.workers.failures import (
     wrong_answers_for_errors,
 )
 from evomerge.study.workers.parent_watch import ParentWatch
+from evomerge.study.workers.requests import (
+    Answer,
+    Describe,
+    Description,
+    Evaluate,
+    Export,
+    Exported,
+    Failure,
+    Request,
+    Scores,
+    Translate,
+    Translation,
+)
 from evomerge.study.workers.versions import difference, versions
-
-Message = dict[str, Any]
 
 
 class Evaluator:
@@ -73,11 +84,11 @@ class Evaluator:
         self._decoder: VllmDecoder | None = None
         self._model: Any = None
 
-    def handle(self, request: Message) -> Message:
+    def handle(self, request: Request) -> Answer:
         """Answer one request; never raises."""
         started = time.perf_counter()
         try:
-            answer = self._answers[request["do"]](self, request)
+            answer = self._answer(request)
         except StudyStopError as error:
             return failure("study", str(error))
         except UserError as error:
@@ -91,25 +102,38 @@ class Evaluator:
             if kind == "oom" and torch.cuda.is_available():
                 torch.cuda.empty_cache()
             return failure(kind, str(error) if kind == "oom" and str(error) else described(error))
-        answer.setdefault("seconds", {})["total"] = time.perf_counter() - started
-        return answer
+        total = time.perf_counter() - started
+        return replace(answer, seconds={**answer.seconds, "total": total})
 
-    def _describe(self, request: Message) -> Message:
+    def _answer(self, request: Request) -> Description | Scores | Exported | Translation:
+        match request:
+            case Describe():
+                return self._describe(request)
+            case Evaluate():
+                return self._evaluate(request)
+            case Export():
+                return self._export(request)
+            case Translate():
+                return self._translate(request)
+            case _:
+                assert_never(request)
+
+    def _describe(self, request: Describe) -> Description:
         """Check parents and tasks, and describe them."""
         base = self.parents.checkpoints[self.config.base_model]
         for checkpoint in self.parents.checkpoints.values():
             check_same_kind(base, checkpoint)
             check_compatible(base, checkpoint)
             check_same_tokens(base, checkpoint)
-        if "recipe" in request:
-            recipe = Recipe.from_dict(request["recipe"])
+        if request.recipe is not None:
+            recipe = Recipe.from_dict(request.recipe)
             checkpoints = with_merges(recipe, self.parents).checkpoints
             chat = self.config.evaluate.apply_chat_template
             check_in_place(recipe, checkpoints, chat=chat)
         if len(self.devices) > 1:  # the live model decides each parent tensor's device
             self.live_model()
         self.parents.check_finite()
-        scorer = self.scorer(request.get("halvings", 0))
+        scorer = self.scorer(request.halvings)
         evaluation = self.harness.describe()
         evaluation["warnings"] = [
             *evaluation["warnings"],
@@ -119,29 +143,32 @@ class Evaluator:
             ),
             *scorer.check(),
         ]
-        probe = request.get("batches")  # [mode, items] that were scored before: in which batches?
-        return {
-            "evaluation": evaluation,
-            "batches": scorer.composition(probe[1], probe[0]) if probe else None,
-            "fingerprints": {
+        batches = None
+        if request.batches is not None:
+            mode, items = request.batches
+            batches = scorer.composition(items, mode)
+        return Description(
+            evaluation,
+            fingerprints={
                 model: checkpoint.fingerprint
                 for model, checkpoint in self.parents.checkpoints.items()
             },
-            "parameters": sum(info.numel for info in base.tensors.values()),
-            "stamp": self.watch.stamp,
-            "layers": layer_count(base.config),
-            "device": ", ".join(self.devices),
-        }
+            parameters=sum(info.numel for info in base.tensors.values()),
+            layers=layer_count(base.config),
+            device=", ".join(self.devices),
+            batches=batches,
+            stamp=self.watch.stamp,
+        )
 
-    def _evaluate(self, request: Message) -> Message:
+    def _evaluate(self, request: Evaluate) -> Scores:
         """Build the recipe unless it is resident, and score the items."""
         faults.reach("worker.evaluate")
-        self.watch.check(request.get("parents"))
-        recipe = Recipe.from_dict(request["recipe"])
+        self.watch.check(request.parents)
+        recipe = Recipe.from_dict(request.recipe)
         began = time.perf_counter()
         parents = with_merges(recipe, self.parents)
         plan = make_plan(recipe, parents.checkpoints)
-        scorer = self.scorer(request.get("halvings", 0))
+        scorer = self.scorer(request.halvings)
         if self._resident != recipe.digest:
             self._resident = None
             fill(self.live_model(), plan, parents)
@@ -152,46 +179,41 @@ class Evaluator:
         errors: list[list[Any]] = []
         forward = 0.0
         batches: list[str] = []
-        for shard in request["shards"]:  # each in batches of its own
+        for shard in request.shards:  # each in batches of its own
             scored, missed = wrong_answers_for_errors(
-                scorer.score(shard, request["mode"]), self.harness, request["mode"]
+                scorer.score(shard, request.mode), self.harness, request.mode
             )
             outcomes += scored
             errors += missed
             forward += scorer.seconds
-            batches.append(scorer.composition(shard, request["mode"]))
-        answer: Message = {
-            "rows": [outcome.as_written() for outcome in outcomes],
-            "errors": errors,
-            "batches": batches,
-            "mode": request["mode"],
-            "seconds": {"build": built, "forward": forward},
-        }
-        if request.get("digest"):
-            live = live_tensors(self.live_model(), plan)
-            answer["weights_digest"] = digest(live.items())
-        return answer
+            batches.append(scorer.composition(shard, request.mode))
+        weights_digest = None
+        if request.digest:
+            weights_digest = digest(live_tensors(self.live_model(), plan).items())
+        return Scores(
+            rows=[outcome.as_written() for outcome in outcomes],
+            batches=batches,
+            errors=errors,
+            weights_digest=weights_digest,
+            seconds={"build": built, "forward": forward},
+        )
 
-    def _export(self, request: Message) -> Message:
+    def _export(self, request: Export) -> Exported:
         """Write a recipe's model to disk."""
-        self.watch.check(request.get("parents"))
-        recipe = Recipe.from_dict(request["recipe"])
+        self.watch.check(request.parents)
+        recipe = Recipe.from_dict(request.recipe)
         parents = with_merges(recipe, self.parents)
         plan = make_plan(recipe, parents.checkpoints)
-        digest = write(plan, parents, Path(request["out"]), replace=True)
-        return {"weights_digest": digest}
+        return Exported(write(plan, parents, Path(request.out), replace=True))
 
-    def _translate(self, request: Message) -> Message:
+    def _translate(self, request: Translate) -> Translation:
         """Translate a recipe to mergekit's format, or say why mergekit cannot express it."""
-        recipe = Recipe.from_dict(request["recipe"])
+        recipe = Recipe.from_dict(request.recipe)
         names = list(with_merges(recipe, self.parents).checkpoints[recipe.donor].tensors)
         try:
-            return {
-                "mergekit": mergekit.as_yaml(mergekit.to_mergekit(recipe, names)),
-                "why_not": None,
-            }
+            return Translation(mergekit.as_yaml(mergekit.to_mergekit(recipe, names)), None)
         except UserError as error:
-            return {"mergekit": None, "why_not": str(error)}
+            return Translation(None, str(error))
 
     @cached_property
     def harness(self) -> Harness:
@@ -246,13 +268,6 @@ class Evaluator:
             raise UserError(f"{folder}: expected tokenizer files, but there are none")
         return tokenizer
 
-    _answers: ClassVar[dict[str, Callable[[Evaluator, Message], Message]]] = {
-        "describe": _describe,
-        "evaluate": _evaluate,
-        "export": _export,
-        "translate": _translate,
-    }
-
 
 def device(name: str) -> str:
     """Resolve ``auto`` to a GPU if this process sees one, else to the CPU."""
@@ -288,7 +303,7 @@ def devices(workers: WorkersConfig) -> list[str]:
     return [first] if count < 2 else [f"cuda:{i}" for i in range(count)]
 
 
-def start(config: Message) -> Evaluator | Message:
+def start(config: Mapping[str, Any]) -> Evaluator | Failure:
     """Make an evaluator, or the failure that answers every request if that is impossible.
 
     Args:

@@ -26,6 +26,7 @@ from typing import Any
 from evomerge.core.redact import redact
 from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.evaluate.tasks.harness import Harness
+from evomerge.study.workers.requests import Failure
 
 TRANSIENT = frozenset({"infrastructure", "timeout", "oom", "device"})
 FATAL = frozenset({"study"})
@@ -57,9 +58,9 @@ def kind_of(error: BaseException) -> str:
     return "device" if _DEVICE.search(text) else "task"
 
 
-def failure(kind: str, message: str) -> dict[str, dict[str, str]]:
-    """Make a worker's answer of a failure: one line, without secrets, of bounded length."""
-    return {"failed": {"kind": kind, "message": redact(" ".join(message.split()))[:2000]}}
+def failure(kind: str, message: str) -> Failure:
+    """Make an answer of a failure: one line, without secrets, of bounded length."""
+    return Failure(kind, redact(" ".join(message.split()))[:2000])
 
 
 def described(error: BaseException) -> str:

@@ -18,7 +18,8 @@ from evomerge.core import faults
 from evomerge.core.errors import UserError
 from evomerge.study.config import StudyConfig
 from evomerge.study.workers.log import WorkerLog, WorkerStderr, out_of_memory_kills
-from evomerge.study.workers.pool import ENVIRONMENT, Message, Pool, Reply
+from evomerge.study.workers.pool import ENVIRONMENT, Pool, Reply
+from evomerge.study.workers.requests import Document, Request, read_answer, write_request
 
 CLOSING_SECONDS = 2.0  # that closing waits for the threads that listen to children, at most
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -36,10 +37,10 @@ class LocalPool(Pool):
         self._listeners: list[threading.Thread] = []
         self._children = [self._spawn(worker) for worker in range(self.size)]
 
-    def submit(self, worker: int, request: Message) -> None:
+    def submit(self, worker: int, request: Request) -> None:
         """Write the request to the child's stdin."""
         faults.reach("pool.submit")
-        _send(self._children[worker], request)
+        _send(self._children[worker], write_request(request))
 
     def poll(self, timeout: float) -> list[Reply]:
         """Return the replies that the children's listeners have put in the queue."""
@@ -119,7 +120,7 @@ class LocalPool(Pool):
         killed_before = out_of_memory_kills()
         for line in _lines(child):
             if line.endswith(b"\n"):  # else the worker died in the middle of it
-                self._replies.put((worker, child, Reply(worker, json.loads(line))))
+                self._replies.put((worker, child, Reply(worker, read_answer(json.loads(line)))))
         code = child.wait()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         last_line = stderr.last_line()
@@ -133,7 +134,7 @@ class LocalPool(Pool):
         )
 
 
-def _send(child: subprocess.Popen[bytes], message: Message) -> None:
+def _send(child: subprocess.Popen[bytes], message: Document) -> None:
     """Write one line to a child; `_listen` reports a child that is gone."""
     assert child.stdin is not None
     try:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from evomerge.core.errors import UserError
 from evomerge.merge.parents.nested import open_parents
 from evomerge.merge.parents.parents import Parents
 from evomerge.study.workers.failures import StudyStopError
+from evomerge.study.workers.requests import ExpectedParents
 
 
 class ParentWatch:
@@ -32,11 +31,11 @@ class ParentWatch:
         """A hash of every file's name, size and time."""
         return hashlib.sha256(json.dumps(self._stamps, sort_keys=True).encode()).hexdigest()[:16]
 
-    def check(self, expected: Mapping[str, Any] | None = None) -> None:
+    def check(self, expected: ExpectedParents | None = None) -> None:
         """Check that the files are still those that the study began with.
 
         Args:
-            expected: ``stamp`` and ``fingerprints`` of the worker that described the parents.
+            expected: The parents as the worker that described them saw them.
 
         Raises:
             StudyStopError: The content of a file changed; the message names it.
@@ -46,17 +45,17 @@ class ParentWatch:
         if changed:
             self._compare(changed, expected)
             self._stamps = now
-        if expected is not None and expected["stamp"] not in (self.stamp, self._agreed):
+        if expected is not None and expected.stamp not in (self.stamp, self._agreed):
             self._compare([], expected)
-            self._agreed = expected["stamp"]
+            self._agreed = expected.stamp
 
-    def _compare(self, changed: list[str], expected: Mapping[str, Any] | None) -> None:
+    def _compare(self, changed: list[str], expected: ExpectedParents | None) -> None:
         for model, checkpoint in self._parents.opened.items():
             files = [str(file) for file in checkpoint.store.files]
             changed_here = [file for file in changed if file in files]
             if changed and not changed_here:
                 continue
-            began = expected["fingerprints"][model] if expected else None
+            began = expected.fingerprints[model] if expected else None
             named = changed_here[0] if changed_here else str(checkpoint.folder)
             try:
                 same = open_parents([model]).opened[model].fingerprint == began

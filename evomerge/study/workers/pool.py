@@ -6,13 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from evomerge.checkpoint.opening import inspect_models
 from evomerge.study.config import StudyConfig
+from evomerge.study.workers.requests import Answer, Document, Request
 from evomerge.study.workers.versions import versions
-
-Message = dict[str, Any]
 
 ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
@@ -32,7 +30,7 @@ class Reply:
     """
 
     worker: int
-    answer: Message | None
+    answer: Answer | None
     lost: str | None = None
     kind: str = "infrastructure"
 
@@ -54,12 +52,12 @@ class Pool(ABC):
         self._inspected = inspect_models([config.base_model, *config.models])
 
     @property
-    def start_message(self) -> Message:
+    def start_message(self) -> Document:
         """The message that starts a worker: configuration, versions, inspections of model files."""
         return {**self.config.to_dict(), "versions": versions(), "inspected": self._inspected}
 
     @abstractmethod
-    def submit(self, worker: int, request: Message) -> None:
+    def submit(self, worker: int, request: Request) -> None:
         """Send a request to an idle worker."""
 
     @abstractmethod

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-Message = dict[str, Any]
+from evomerge.study.workers.requests import Evaluate, Request
 
 
 @dataclass(frozen=True)
@@ -21,24 +21,26 @@ class Unit:
     """
 
     subject: str
-    request: Message
+    request: Request
     tag: Any = None
     again: bool = False
 
     @property
     def size(self) -> int:
         """The number of its shards; a request of another kind counts as one."""
-        return len(self.request.get("shards", (None,)))
+        return len(self.request.shards) if isinstance(self.request, Evaluate) else 1
 
     def joined(self, other: Unit) -> Unit:
         """Return one unit with the shards of both."""
-        shards = [*self.request["shards"], *other.request["shards"]]
-        return replace(self, request={**self.request, "shards": shards})
+        assert isinstance(self.request, Evaluate)
+        assert isinstance(other.request, Evaluate)
+        shards = [*self.request.shards, *other.request.shards]
+        return replace(self, request=replace(self.request, shards=shards))
 
     def joins(self, other: Unit) -> bool:
         """Return whether both could be one request."""
         alike = (self.subject, self.tag, self.again) == (other.subject, other.tag, other.again)
-        return alike and "shards" in self.request and "shards" in other.request
+        return alike and isinstance(self.request, Evaluate) and isinstance(other.request, Evaluate)
 
 
 Attempt = tuple[Unit, int]  # counted from 1

@@ -14,8 +14,15 @@ from evomerge.core import faults
 from evomerge.core.errors import UserError
 from evomerge.core.redact import redact
 from evomerge.study.config import StudyConfig
-from evomerge.study.workers.pool import ENVIRONMENT, Message, Pool, Reply
+from evomerge.study.workers.pool import ENVIRONMENT, Pool, Reply
 from evomerge.study.workers.ray_cluster import ClusterCapacity, ClusterHead, check_reachable
+from evomerge.study.workers.requests import (
+    Request,
+    read_answer,
+    read_request,
+    write_answer,
+    write_request,
+)
 
 _LOOPBACK = ("127.0.0.1", "::1")
 
@@ -47,10 +54,10 @@ class RayPool(Pool):
         self._actors = [self._spawn(worker) for worker in range(self.size)]
         self._running: dict[Any, int] = {}
 
-    def submit(self, worker: int, request: Message) -> None:
+    def submit(self, worker: int, request: Request) -> None:
         """Call the actor."""
         faults.reach("pool.submit")
-        reference = self._actors[worker].handle.remote(json.dumps(request))
+        reference = self._actors[worker].handle.remote(json.dumps(write_request(request)))
         self._running[reference] = worker
 
     def poll(self, timeout: float) -> list[Reply]:
@@ -67,7 +74,7 @@ class RayPool(Pool):
         for reference in ready:
             worker = self._running.pop(reference)
             try:
-                replies.append(Reply(worker, json.loads(self._ray.get(reference))))
+                replies.append(Reply(worker, read_answer(json.loads(self._ray.get(reference)))))
             except self._ray.exceptions.RayError as error:
                 replies.append(Reply(worker, None, *_loss(error)))
         faults.reach("pool.reply")
@@ -145,18 +152,20 @@ class _Actor:
 
     def __init__(self, config: str):
         self._config = config
-        self._made: Any = None
+        self._evaluator: Any = None
 
     def load(self) -> None:
         from evomerge.study.workers.evaluator import start
 
-        self._made = start(json.loads(self._config))
+        self._evaluator = start(json.loads(self._config))
 
     def handle(self, request: str) -> str:
         from evomerge.study.workers.evaluator import Evaluator
 
-        made = self._made
-        return json.dumps(made.handle(json.loads(request)) if isinstance(made, Evaluator) else made)
+        answer = self._evaluator  # or the failure to make one
+        if isinstance(answer, Evaluator):
+            answer = answer.handle(read_request(json.loads(request)))
+        return json.dumps(write_answer(answer))
 
     def process_id(self) -> int:
         return os.getpid()

@@ -6,14 +6,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from evomerge.core.errors import UserError
 from evomerge.study.workers.durations import Durations
 from evomerge.study.workers.failures import TRANSIENT, failure
-from evomerge.study.workers.pool import Message, Pool
+from evomerge.study.workers.pool import Pool
 from evomerge.study.workers.queue import Unit, Waiting
+from evomerge.study.workers.requests import (
+    Answer,
+    Describe,
+    Evaluate,
+    Failure,
+    Request,
+    Scores,
+)
 
-Done = Callable[[Unit, Message, int], None]
+Done = Callable[[Unit, Answer, int], None]
 
 ATTEMPTS = 3  # of a unit whose worker is lost or runs out of memory
 LEAST_SECONDS = 120.0  # no unit is given up earlier
@@ -37,7 +46,7 @@ class _WorkerJob:
     attempt: int
     done: Done
     workers: int = 0
-    answer: Message | None = None  # the first; later ones only confirm it
+    answer: Answer | None = None  # the first; later ones only confirm it
     halvings: int = 0  # of the batches that it was scored in
 
 
@@ -65,7 +74,7 @@ class Scheduler:
     def __init__(self, pool: Pool, halvings: int = 0):
         self.pool = pool
         self.halvings = halvings
-        self.disagreed: Callable[[Unit, Message, Message], None] = lambda *_: None
+        self.disagreed: Callable[[Unit, Answer, Answer], None] = lambda *_: None
         self._device_failures: Counter[str] = Counter()
         self._durations = Durations()
         self._last: dict[int, str] = {}
@@ -96,14 +105,14 @@ class Scheduler:
                     answer = reply.answer or failure(reply.kind, reply.lost or "no answer")
                     if reply.answer is not None:
                         self._note(job, reply.worker, answer)
-                    if _kind(answer) == "device":
+                    if isinstance(answer, Failure) and answer.kind == "device":
                         for unit in self._distrust(reply.worker, answer, scored):
                             waiting.add(unit)
                     answered.append((job, answer, reply.worker))
                 self._employ(waiting, done)  # before anything is journalled: that takes time
                 for job, answer, worker in answered:
                     self._finish_unit(job, answer, worker, waiting)
-                    if "rows" in answer:
+                    if isinstance(answer, Scores):
                         scored.setdefault(worker, []).append(job.task.unit)
                 self._end_the_hung(waiting)
         except BaseException:
@@ -175,7 +184,7 @@ class Scheduler:
         limit = max(SLOW * usual + self._durations.usual_build, SLOW_SECONDS)
         return time.monotonic() - job.since > limit
 
-    def _note(self, job: _Running, worker: int, answer: Message) -> None:
+    def _note(self, job: _Running, worker: int, answer: Answer) -> None:
         """Note that a worker is alive, and how long it took unless this was its first recipe."""
         self._losses = 0
         if worker in self._ready:
@@ -183,13 +192,13 @@ class Scheduler:
         elif job.task.unit.subject:
             self._ready.add(worker)
 
-    def _finish_unit(self, job: _Running, answer: Message, worker: int, waiting: Waiting) -> None:
+    def _finish_unit(self, job: _Running, answer: Answer, worker: int, waiting: Waiting) -> None:
         """Accept an answer to a unit, or retry the unit; the first answer counts."""
-        task, kind = job.task, _kind(answer)
+        task, kind = job.task, answer.kind if isinstance(answer, Failure) else None
         task.workers -= 1
         if task.answer is not None:
             comparable = kind not in TRANSIENT and job.halvings == task.halvings
-            if comparable and task.answer.get("rows") != answer.get("rows"):
+            if comparable and _rows(task.answer) != _rows(answer):
                 self.disagreed(task.unit, task.answer, answer)
             return
         if kind in TRANSIENT:
@@ -202,20 +211,20 @@ class Scheduler:
                 waiting.add(task.unit, task.attempt)
                 return
         task.answer, task.halvings = answer, job.halvings
-        if job.halvings and kind is None:
-            answer = {**answer, "halvings": job.halvings}
-        if task.unit.again and kind is None:
-            answer = {**answer, "rescored": True}
+        if isinstance(answer, Scores):
+            answer = replace(answer, halvings=job.halvings, rescored=task.unit.again)
         if not (task.unit.again and kind is not None):  # else the earlier answer stays
             task.done(task.unit, answer, worker)
 
-    def _request(self, unit: Unit) -> Message:
-        return {**unit.request, "halvings": self.halvings} if self.halvings else unit.request
+    def _request(self, unit: Unit) -> Request:
+        if self.halvings and isinstance(unit.request, Describe | Evaluate):
+            return replace(unit.request, halvings=self.halvings)
+        return unit.request
 
     def _is_trusted(self, worker: int) -> bool:
         return self._device_failures[self.pool.device(worker)] < DEVICE_FAILURES
 
-    def _distrust(self, worker: int, answer: Message, scored: dict[int, list[Unit]]) -> list[Unit]:
+    def _distrust(self, worker: int, failed: Failure, scored: dict[int, list[Unit]]) -> list[Unit]:
         """Replace a worker whose device failed; the second time, stop using that device.
 
         Returns:
@@ -230,10 +239,9 @@ class Scheduler:
             self._restart(worker)  # after such an error its process is unusable
             return []
         if not any(map(self._is_trusted, range(self.pool.size))):
-            message = answer["failed"]["message"]
             raise UserError(
-                f"every device failed; the last one, {device}, reported: {message}; repair it, "
-                "then run the same command again to resume"
+                f"every device failed; the last one, {device}, reported: {failed.message}; repair "
+                "it, then run the same command again to resume"
             )
         same = [w for w in range(self.pool.size) if self.pool.device(w) == device]
         return [replace(unit, again=True) for w in same for unit in scored.pop(w, [])]
@@ -272,10 +280,8 @@ class Scheduler:
                 self._finish_unit(job, answer, worker, waiting)
 
 
-def _kind(answer: Message) -> str | None:
-    """Return the kind of failure of an answer; ``None`` if it is none."""
-    kind: str | None = answer.get("failed", {}).get("kind")
-    return kind
+def _rows(answer: Answer) -> Sequence[Sequence[Any]] | None:
+    return answer.rows if isinstance(answer, Scores) else None
 
 
 __all__ = ["Scheduler", "Unit"]

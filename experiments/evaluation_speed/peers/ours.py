@@ -17,6 +17,7 @@ from evomerge.recipe.space.space import SearchSpace
 from evomerge.study.config import StudyConfig
 from evomerge.study.journal.shards import shard_items, shards
 from evomerge.study.workers.evaluator import Evaluator
+from evomerge.study.workers.requests import Evaluate, Failure
 
 SPACE = {
     "merge_method": None,  # the job's
@@ -45,13 +46,11 @@ def main() -> None:
         point = [generator.uniform(0, 1) for _ in space.dimensions]
         recipe = space.fill(point).to_dict()
         began = time.perf_counter()
-        answer = evaluator.handle(
-            {"do": "evaluate", "recipe": recipe, "shards": parts, "mode": line.strip()}
-        )
+        answer = evaluator.handle(Evaluate(recipe, parts, line.strip()))
         seconds = time.perf_counter() - began
-        if "rows" not in answer:
-            raise SystemExit(answer["failed"]["message"])
-        line = {"seconds": seconds, "parts": answer["seconds"]}
+        if isinstance(answer, Failure):
+            raise SystemExit(answer.message)
+        line = {"seconds": seconds, "parts": answer.seconds}
         print(json.dumps(line), flush=True)
 
 

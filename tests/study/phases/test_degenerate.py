@@ -14,6 +14,7 @@ from evomerge.study.journal.record import Record
 from evomerge.study.phases.degenerate import degenerate
 from evomerge.study.study import Study
 from evomerge.study.workers.evaluator import Evaluator
+from evomerge.study.workers.requests import Evaluate, Scores
 from tests.study.small_study import StubWorkers, events, stub_config, substance
 
 METRIC: dict[str, Any] = {"evaluate": {"fitness": "metric", "items": {"per_generation": 24}}}
@@ -118,9 +119,9 @@ def test_a_model_of_zeros_writes_blanks_and_the_base_does_not(small_study: Path)
             "models": [{"model": base, "parameters": {"scale": scale}}],
             "dtype": "float32",
         }
-        request = {"do": "evaluate", "recipe": recipe, "shards": [items], "mode": "metric"}
-        found: list[list[Any]] = evaluator.handle(request)["rows"]
-        return found
+        answer = evaluator.handle(Evaluate(recipe, [items], "metric"))
+        assert isinstance(answer, Scores)
+        return [list(row) for row in answer.rows]
 
     assert [len(row) for row in rows(1.0)] == [6, 6, 6, 6]
     assert [row[6:] for row in rows(0.0)] == [[1], [1], [1], []]

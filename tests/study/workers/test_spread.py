@@ -20,6 +20,7 @@ from evomerge.study.workers import evaluator as evaluator_module
 from evomerge.study.workers.evaluator import Evaluator, devices
 from evomerge.study.workers.pool import open_pool
 from evomerge.study.workers.ray import RayPool
+from evomerge.study.workers.requests import Describe, Evaluate, Scores
 from tests.pretend_devices import several_devices
 from tests.study.small_study import real_study
 
@@ -60,14 +61,13 @@ def answers(
     worker = Evaluator(config)
     results: dict[str, Any] = {}
     shards = [{"small_choice": list(range(12)), "small_write": list(range(12))}]
-    assert worker.handle({"do": "describe"})["device"] == ", ".join(on)
+    assert worker.handle(Describe()).device == ", ".join(on)
     for method, parameters in recipes:
         for mode in ("smooth", "metric"):
-            asked = {"recipe": recipe(config, method, **parameters), "shards": shards}
-            answer = worker.handle({"do": "evaluate", **asked, "mode": mode, "digest": True})
-            assert "failed" not in answer, (method, answer)
-            assert answer["mode"] == mode  # the kind of score that its seconds belong to
-            results[f"{method} {mode}"] = (answer["rows"], answer["weights_digest"])
+            merged = recipe(config, method, **parameters)
+            answer = worker.handle(Evaluate(merged, shards, mode, digest=True))
+            assert isinstance(answer, Scores), (method, answer)
+            results[f"{method} {mode}"] = (answer.rows, answer.weights_digest)
     return worker, results
 
 
@@ -227,7 +227,7 @@ def test_the_engine_is_in_the_protocol_from_the_first_description_on(
     monkeypatch.setattr(evaluator_module, "engine_name", pretend_name)
     monkeypatch.setattr(evaluator_module, "VllmDecoder", PretendVllm)
     by_vllm = replace(config.evaluate, engine="vllm", engine_options={"max_model_len": 64})
-    live = Evaluator(config).handle({"do": "describe"})["evaluation"]["digest"]
+    live = Evaluator(config).handle(Describe()).evaluation["digest"]
     worker = Evaluator(replace(config, evaluate=by_vllm))
-    digests = [worker.handle({"do": "describe"})["evaluation"]["digest"] for _ in range(2)]
+    digests = [worker.handle(Describe()).evaluation["digest"] for _ in range(2)]
     assert digests == [f"{live} vllm 9.9 {{'max_model_len': 64}}"] * 2

@@ -26,6 +26,7 @@ from evomerge.study.study import Study
 from evomerge.study.workers import ray_cluster
 from evomerge.study.workers.local import LocalPool
 from evomerge.study.workers.pool import Pool, Reply, open_pool
+from evomerge.study.workers.requests import Describe, Description
 from tests.study.small_study import StubWorkers, events, stub_config, substance
 from tests.study.study_driver import is_running
 
@@ -44,6 +45,11 @@ def gather(pool: Pool, count: int) -> dict[int, Reply]:
     return replies
 
 
+def description(reply: Reply) -> Description:
+    assert isinstance(reply.answer, Description)
+    return reply.answer
+
+
 def local(tmp_path: Path, count: int = 2) -> LocalPool:
     pool = open_pool(stub_config(workers={"count": count}), tmp_path / "workers.log")
     assert isinstance(pool, LocalPool)
@@ -54,9 +60,9 @@ def test_each_child_answers_for_itself(stub_workers: StubWorkers, tmp_path: Path
     stub_workers(documents=3)
     with local(tmp_path, 3) as pool:
         for worker in range(3):
-            pool.submit(worker, {"do": "describe"})
+            pool.submit(worker, Describe())
         replies = gather(pool, 3)
-    assert all(reply.answer and reply.answer["parameters"] == 1000 for reply in replies.values())
+    assert all(description(reply).parameters == 1000 for reply in replies.values())
 
 
 def test_a_killed_child_is_reported_once_and_replaced(
@@ -67,10 +73,10 @@ def test_a_killed_child_is_reported_once_and_replaced(
         os.kill(pool.process_ids[1], signal.SIGKILL)
         lost = gather(pool, 1)[1]
         assert lost == Reply(1, None, "the worker ended with signal SIGKILL")
-        pool.submit(1, {"do": "describe"})  # harmless: nobody is there to read it
+        pool.submit(1, Describe())  # harmless: nobody is there to read it
         pool.restart(1)
         assert not pool.poll(0.1)
-        pool.submit(1, {"do": "describe"})
+        pool.submit(1, Describe())
         assert gather(pool, 1)[1].answer is not None
 
 
@@ -80,7 +86,7 @@ def test_a_restarted_child_says_nothing_of_what_it_did_before(
     del stub_workers
     with local(tmp_path, 1) as pool:
         before = pool.process_ids
-        pool.submit(0, {"do": "describe"})
+        pool.submit(0, Describe())
         time.sleep(0.3)  # the answer may be in the queue by now
         pool.restart(0)
         assert not pool.poll(0.3)
@@ -114,8 +120,8 @@ def test_children_take_turns_with_the_visible_gpus(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     with local(tmp_path, 3) as pool:
         for worker in range(3):
-            pool.submit(worker, {"do": "describe"})
-        devices = {n: (reply.answer or {})["device"] for n, reply in gather(pool, 3).items()}
+            pool.submit(worker, Describe())
+        devices = {n: description(reply).device for n, reply in gather(pool, 3).items()}
     assert devices == {0: "4", 1: "6", 2: "4"}
 
 
@@ -230,7 +236,7 @@ def test_ray_actors_on_a_running_cluster_give_what_this_process_gives(
     def strike(event: Mapping[str, Any], record: Record) -> None:
         if event["event"] == "study":
             actors.extend(pools[0].process_ids)
-            pools[0].submit(1, {"do": "describe"})  # else all could be done while it still loads
+            pools[0].submit(1, Describe())  # else all could be done while it still loads
             while not pools[0].poll(1.0):
                 pass
         elif event["event"] == "outcomes" and record.item_evaluations > 1500 and actors:

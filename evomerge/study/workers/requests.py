@@ -1,0 +1,216 @@
+"""Requests to workers and their answers are these dataclasses; between processes they are JSON.
+
+Every answer but a `Failure` has ``seconds``: ``total``, and for an evaluation ``build`` and
+``forward``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from evomerge.evaluate.outcomes import ScoreKind
+
+Items = Mapping[str, Sequence[int]]  # document numbers by task
+Seconds = Mapping[str, float]
+Document = dict[str, Any]  # ready for JSON
+
+
+@dataclass(frozen=True)
+class ExpectedParents:
+    """The parents as the worker that described them saw them.
+
+    Attributes:
+        stamp: A hash of every file's name, size and time.
+        fingerprints: A hash of each model's weights.
+    """
+
+    stamp: str
+    fingerprints: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Describe:
+    """Check parents and tasks, and describe them.
+
+    Attributes:
+        recipe: A recipe whose fit to the parents is checked as well.
+        batches: A score kind and items; the answer says in which batches they are scored.
+        halvings: How often to halve the batch size.
+    """
+
+    recipe: Mapping[str, Any] | None = None
+    batches: tuple[ScoreKind, Items] | None = None
+    halvings: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Build a recipe and score it.
+
+    Attributes:
+        recipe: The recipe as plain data.
+        shards: Items; each shard is scored in batches of its own.
+        mode: The score that is asked for.
+        parents: The study stops if the parents differ from these.
+        digest: Whether to hash the weights that were scored.
+        halvings: How often to halve the batch size.
+    """
+
+    recipe: Mapping[str, Any]
+    shards: Sequence[Items]
+    mode: ScoreKind
+    parents: ExpectedParents | None = None
+    digest: bool = False
+    halvings: int = 0
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a recipe's model to the folder `out`."""
+
+    recipe: Mapping[str, Any]
+    out: str
+    parents: ExpectedParents | None = None
+
+
+@dataclass(frozen=True)
+class Translate:
+    """Translate a recipe to mergekit's format."""
+
+    recipe: Mapping[str, Any]
+
+
+Request = Describe | Evaluate | Export | Translate
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A request failed; `failures` lists the kinds and their consequences."""
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """Parents and tasks: the answer to `Describe`.
+
+    Attributes:
+        evaluation: The tasks, see `Harness.describe`.
+        fingerprints: A hash of each model's weights.
+        parameters: Number of parameters of a model.
+        layers: Number of layers of a model.
+        device: The worker's devices.
+        batches: A digest of the batches that were asked for.
+        stamp: A hash of every parent file's name, size and time.
+        seconds: See above.
+    """
+
+    evaluation: Mapping[str, Any]
+    fingerprints: Mapping[str, str]
+    parameters: int
+    layers: int | None
+    device: str
+    batches: str | None = None
+    stamp: str | None = None
+    seconds: Seconds = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Outcomes of a recipe: the answer to `Evaluate`.
+
+    Attributes:
+        rows: Each item's outcome, as `OutcomeRow.as_written` gives it.
+        batches: A digest of the batches of each shard.
+        errors: [task, document, message] of each item that could not be graded.
+        weights_digest: A hash of the weights, if it was asked for.
+        seconds: See above.
+        halvings: How often the batch size was halved; the scheduler fills it in.
+        rescored: True if the scores replace those of a faulty device; the scheduler fills it in.
+    """
+
+    rows: Sequence[Sequence[Any]]
+    batches: Sequence[str] = ()
+    errors: Sequence[Sequence[Any]] = ()
+    weights_digest: str | None = None
+    seconds: Seconds = field(default_factory=dict)
+    halvings: int = 0
+    rescored: bool = False
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A hash of the weights that were written: the answer to `Export`."""
+
+    weights_digest: str
+    seconds: Seconds = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A recipe in mergekit's YAML, or why there is none: the answer to `Translate`."""
+
+    mergekit: str | None
+    why_not: str | None
+    seconds: Seconds = field(default_factory=dict)
+
+
+Answer = Failure | Description | Scores | Exported | Translation
+
+_REQUESTS: dict[str, type[Request]] = {
+    "describe": Describe,
+    "evaluate": Evaluate,
+    "export": Export,
+    "translate": Translate,
+}
+_ANSWERS: dict[str, type[Answer]] = {  # by a key that the others do not have; the order counts
+    "evaluation": Description,
+    "rows": Scores,
+    "why_not": Translation,
+    "weights_digest": Exported,
+}
+
+
+def write_request(request: Request) -> Document:
+    """Turn a request into JSON data; fields at their default are left out.
+
+    >>> write_request(Translate({"dtype": "float32"}))
+    {'do': 'translate', 'recipe': {'dtype': 'float32'}}
+    """
+    document = {"do": type(request).__name__.lower(), **_changed(request)}
+    if "parents" in document:
+        document["parents"] = _changed(document["parents"])
+    return document
+
+
+def read_request(document: Mapping[str, Any]) -> Request:
+    """Read a request that `write_request` wrote."""
+    values = {key: value for key, value in document.items() if key != "do"}
+    if "parents" in values:
+        values["parents"] = ExpectedParents(**values["parents"])
+    return _REQUESTS[document["do"]](**values)
+
+
+def write_answer(answer: Answer) -> Document:
+    """Turn an answer into JSON data; fields at their default are left out.
+
+    >>> write_answer(Failure("oom", "out of memory"))
+    {'failed': {'kind': 'oom', 'message': 'out of memory'}}
+    """
+    return {"failed": _changed(answer)} if isinstance(answer, Failure) else _changed(answer)
+
+
+def read_answer(document: Mapping[str, Any]) -> Answer:
+    """Read an answer that `write_answer` wrote."""
+    if "failed" in document:
+        return Failure(**document["failed"])
+    answer_type = next(made for key, made in _ANSWERS.items() if key in document)
+    return answer_type(**document)
+
+
+def _changed(value: Request | Answer | ExpectedParents) -> Document:
+    values = ((one, getattr(value, one.name)) for one in fields(value))
+    return {one.name: content for one, content in values if content != one.default}
