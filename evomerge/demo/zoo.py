@@ -106,7 +106,7 @@ def make_zoo(
 
 def print_step(step: Step) -> None:
     """A plain line per report, for `make_zoo`'s `progress`."""
-    state = "found" if step.done else "starts"
+    state = "reused" if step.done else "starts"
     if step.loss is not None:
         state = f"loss {step.loss:.3f}"
     print(f"{step.model:>8}  step {step.done:4d} of {step.steps}  {state}", flush=True)

@@ -58,8 +58,8 @@ def test_shards_are_cut_before_they_grow_too_large_and_read_back_as_one(sharded,
     files = sorted(sharded.glob("*.safetensors"))
     assert len(files) > 3
     for file in files:
-        held = load_file(file)
-        assert len(held) == 1 or sum(t.numel() * 4 for t in held.values()) <= 4000
+        tensors = load_file(file)
+        assert len(tensors) == 1 or sum(t.numel() * 4 for t in tensors.values()) <= 4000
     index = json.loads((sharded / "model.safetensors.index.json").read_text())
     expected = load_file(llama / "model.safetensors")
     assert index["metadata"]["total_size"] == sum(t.numel() * 4 for t in expected.values())

@@ -64,9 +64,9 @@ def test_a_full_zoo_is_worth_searching_on(tmp_path, seed):
     make_zoo(tmp_path, seed=seed)
     scores = table(tmp_path)
     mean = {name: np.mean(row) for name, row in scores.items()}
-    for own, expert in enumerate(("reverse", "sort", "max", "ja")):
+    for column, expert in enumerate(("reverse", "sort", "max", "ja")):
         row = scores[f"expert {expert}"]
-        assert row[own] > 0.85
+        assert row[column] > 0.85
         assert max(row[4:]) < 0.4  # no parent does a composite task
     best_parent = max(value for name, value in mean.items() if name.startswith("expert"))
     assert best_parent < 0.4

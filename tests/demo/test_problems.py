@@ -68,5 +68,5 @@ def test_an_expert_replays_the_base_at_half_weight_and_learns_only_its_own_skill
     assert all(mixture[exercise] >= share / 2 for exercise, share in base.items())
     added = [e for e in mixture if mixture[e] > base.get(e, 0) / 2]
     assert all(exercise.wrong == 0 for exercise in added)
-    own = "translate" if expert == "ja" else expert
-    assert all(own in (e.operation, e.form) or (e.form == "both") for e in added)
+    lesson = "translate" if expert == "ja" else expert
+    assert all(lesson in (e.operation, e.form) or (e.form == "both") for e in added)

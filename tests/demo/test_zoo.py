@@ -54,8 +54,8 @@ def test_a_harmed_expert_alone_is_trained_again_to_the_same_bytes(zoo):
     trained = [step for step in steps if step.model == "sort"]
     assert [step.done for step in trained] == [0, 2]
     assert trained[1].loss == pytest.approx(math.log(37), rel=0.2)  # 37 words, hardly learnt
-    found = {step for step in steps if step.model != "sort"}
-    assert found == {Step("base", 5, 5, None), *(Step(x, 2, 2, None) for x in FOUND)}
+    reused = {step for step in steps if step.model != "sort"}
+    assert reused == {Step("base", 5, 5, None), *(Step(x, 2, 2, None) for x in FOUND)}
     assert not list(zoo.directory.glob(".partial*"))
 
 
@@ -137,8 +137,8 @@ def test_the_study_file_names_everything_relative_to_itself(zoo):
     path = write_study(zoo, zoo.directory.parent / "study.yaml", trials=40)
     study = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert (path.parent / study["base_model"]).resolve() == zoo.base.resolve()
-    found = [(path.parent / model).resolve() for model in study["models"]]
-    assert found == [folder.resolve() for folder in zoo.experts.values()]
+    folders = [(path.parent / model).resolve() for model in study["models"]]
+    assert folders == [folder.resolve() for folder in zoo.experts.values()]
     assert [task["name"] for task in study["evaluate"]["tasks"]] == list(zoo.task_names)
     assert (path.parent / study["evaluate"]["include_path"][0]).samefile(zoo.tasks)
     assert study["space"] == "task_arithmetic_by_depth"

@@ -8,14 +8,14 @@ PROMPT = torch.tensor([[1, 7, 4, 20, 39, 5]])
 
 
 def recipe_of(family, method="ties", weight=0.6, **more):
-    own = {
+    parameters = {
         "weight": weight,
         **({"density": 0.5} if method not in ("linear", "task_arithmetic") else {}),
     }
     document = {
         "merge_method": method,
         "base_model": family["base"],
-        "models": [{"model": family[name], "parameters": own} for name in "ab"],
+        "models": [{"model": family[name], "parameters": parameters} for name in "ab"],
     }
     return Recipe.from_dict({**document, **more})
 

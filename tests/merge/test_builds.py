@@ -122,9 +122,9 @@ def test_shards_are_cut_and_the_digest_stays(llama, tmp_path, monkeypatch):
 
 def test_a_head_stored_beside_its_tied_embeddings_is_not_merged_twice(tmp_path):
     family = make_family(tmp_path, tied=True)
-    held = load(family["base"])
-    held["lm_head.weight"] = held["model.embed_tokens.weight"].clone()
-    save_file(held, Path(family["base"]) / "model.safetensors")
+    tensors = load(family["base"])
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, Path(family["base"]) / "model.safetensors")
     recipe = recipe_of(family)
     parents = Parents(recipe.model_names)
     built = plan(recipe, parents.checkpoints)

@@ -22,7 +22,7 @@ def family(request, tmp_path_factory):
 def recipe_of(method, family):
     """As many models as the method takes up to three; by depth and by name where it can be."""
     count = max(method.min_models, min(3, method.max_models or 3))
-    own, shared = {}, {}
+    per_model, shared = {}, {}
     for parameter in method.parameters:
         if parameter.kind != "float" or not (parameter.required or parameter.per_model):
             continue
@@ -30,8 +30,8 @@ def recipe_of(method, family):
         middle = low + 0.6 * (high - low)
         by_depth = [low + 0.4 * (high - low), middle]
         setting = [{"filter": "mlp", "value": by_depth}, {"value": middle}]
-        (own if parameter.per_model else shared)[parameter.name] = setting
-    models = [{"model": family[name], "parameters": own} for name in "abc"[:count]]
+        (per_model if parameter.per_model else shared)[parameter.name] = setting
+    models = [{"model": family[name], "parameters": per_model} for name in "abc"[:count]]
     document = {"merge_method": method.name, "models": models, "parameters": shared, "seed": 3}
     return Recipe.from_dict({**document, "base_model": family["base"]})
 

@@ -50,9 +50,9 @@ def test_ties_is_trim_elect_and_disjoint_mean(llama, tmp_path):
         for model in (a, b):
             delta = np.float32(model[name]) - np.float32(origin)  # what is trimmed is float32
             magnitude = np.abs(delta).ravel()
-            kept = np.argsort(-magnitude, kind="stable")[: int(0.5 * magnitude.size)]
+            largest = np.argsort(-magnitude, kind="stable")[: int(0.5 * magnitude.size)]
             mask = np.zeros(magnitude.size)
-            mask[kept] = 1
+            mask[largest] = 1
             weighted.append(0.6 * delta.astype(float) * mask.reshape(delta.shape))
         elected = np.where(weighted[0] + weighted[1] >= 0, 1, -1)
         agree = [np.sign(vote) == elected for vote in weighted]

@@ -57,9 +57,9 @@ def average(*models, **more):
 def outputs(folder, kind):
     import transformers
 
-    model, told = getattr(transformers, kind).from_pretrained(folder, output_loading_info=True)
-    assert not told["missing_keys"]
-    assert not told["unexpected_keys"]
+    model, loading = getattr(transformers, kind).from_pretrained(folder, output_loading_info=True)
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
     inputs = {"pixel_values": PIXELS} if "ViT" in type(model).__name__ else {"input_ids": IDS}
     with torch.no_grad():
         return model.eval()(**inputs)[0], model
@@ -179,8 +179,8 @@ def test_an_encoders_average_without_heads_becomes_a_base_for_more_training(head
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert not {"architectures", "id2label", "label2id"} & set(config)
     encoder = AutoModel.from_pretrained(tmp_path / "out")
-    held = encoder.state_dict()["encoder.layer.1.output.dense.weight"]
-    assert torch.equal(held, merged["bert.encoder.layer.1.output.dense.weight"])
+    weight = encoder.state_dict()["encoder.layer.1.output.dense.weight"]
+    assert torch.equal(weight, merged["bert.encoder.layer.1.output.dense.weight"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fresh = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", num_labels=7)

@@ -17,9 +17,9 @@ from tests.models import load, make_family, make_model, near
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_parents_that_are_not_finite_are_refused_by_the_tensors_name(llama, value, tmp_path):
     folder = near(Path(llama["base"]), tmp_path / "bad", seed=1)
-    held = load_file(folder / "model.safetensors")
-    held["model.layers.1.self_attn.k_proj.weight"][2, 3] = value
-    save_file(held, folder / "model.safetensors")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.self_attn.k_proj.weight"][2, 3] = value
+    save_file(tensors, folder / "model.safetensors")
     recipe = recipe_of({**llama, "b": str(folder)})
     message = r"bad: tensor model\.layers\.1\.self_attn\.k_proj\.weight has 1 values that are NaN"
     with pytest.raises(UserError, match=message):

@@ -57,7 +57,7 @@ def allowed_code(folder: Path, allowed: str) -> dict[str, str]:
 
     Args:
         folder: A model's folder.
-        allowed: What `pin` gave for its files when they were read and found good.
+        allowed: What `pin` gave for its files when they were read and approved.
 
     Raises:
         UserError: They are others, or none, or it names code that is not in the folder.

@@ -68,9 +68,9 @@ def test_the_error_is_that_of_the_singular_values_left_off(tmp_path):
         whole += np.linalg.norm(delta) ** 2
     assert total_error(report) == pytest.approx(np.sqrt(missed / whole), rel=1e-3)
     assert {entry.name for entry in report} == set(before), "near() moves every tensor"
-    told = json.loads((tmp_path / "out" / "extraction.json").read_text())
-    assert told["relative_error"] == pytest.approx(total_error(report))
-    assert len(told["tensors"]) == len(report)
+    extraction = json.loads((tmp_path / "out" / "extraction.json").read_text())
+    assert extraction["relative_error"] == pytest.approx(total_error(report))
+    assert len(extraction["tensors"]) == len(report)
 
 
 def test_at_full_rank_and_with_the_rest_saved_nothing_is_missed(tmp_path):
@@ -114,8 +114,8 @@ def test_the_command_tells_the_worst_and_the_whole(tmp_path, capsys):
     assert lines[5] == "          and 9 with less; all in extraction.json"
     assert lines[6].startswith("saved whole: model.layers.0.input_layernorm.weight, ")
     assert lines[7] == "left out: lm_head.weight, model.embed_tokens.weight"
-    told = json.loads((out / "extraction.json").read_text())["relative_error"]
-    assert lines[8] == f"relative error {told:.4f}, counting what was left out"
+    relative_error = json.loads((out / "extraction.json").read_text())["relative_error"]
+    assert lines[8] == f"relative error {relative_error:.4f}, counting what was left out"
     assert lines[9] == f"wrote {out}"
     assert main(command) == 2
     assert "already exists" in capsys.readouterr().err

@@ -55,11 +55,11 @@ def test_each_tensor_of_each_merge_is_made_once_however_often_it_is_used(
     llama, tmp_path, monkeypatch
 ):
     made = []
-    held = nested_module.merged
+    original = nested_module.merged
 
     def counted(job, parents, recipe):
         made.append((recipe.digest, job.name))
-        return held(job, parents, recipe)
+        return original(job, parents, recipe)
 
     monkeypatch.setattr(nested_module, "merged", counted)
     average = {"merge_method": "linear", "parameters": {"weight": 1.0}}

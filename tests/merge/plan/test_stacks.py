@@ -77,20 +77,20 @@ def test_a_layer_that_a_model_does_not_have_is_told(llama, tmp_path):
 def test_whole_numbers_are_copied_even_where_layers_repeat(llama, tmp_path):
     folder = tmp_path / "counted"
     shutil.copytree(llama["a"], folder)
-    held = load_file(folder / "model.safetensors")
-    held["model.layers.0.mlp.calls"] = torch.tensor([3, 4])
-    held["model.layers.1.mlp.calls"] = torch.tensor([5, 6])
-    held["model.layers.2.mlp.calls"] = torch.tensor([7, 8])
-    save_file(held, folder / "model.safetensors")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.0.mlp.calls"] = torch.tensor([3, 4])
+    tensors["model.layers.1.mlp.calls"] = torch.tensor([5, 6])
+    tensors["model.layers.2.mlp.calls"] = torch.tensor([7, 8])
+    save_file(tensors, folder / "model.safetensors")
     part = {"sources": [{"model": str(folder), "layer_range": [0, 2]}]}
     document = {"merge_method": "passthrough", "slices": [part, part], "out_dtype": "bfloat16"}
     build(Recipe.from_dict(document), tmp_path / "out")
     out = load(tmp_path / "out")
     calls = [out[f"model.layers.{n}.mlp.calls"].tolist() for n in range(4)]
     assert calls == [[3, 4], [5, 6], [3, 4], [5, 6]]
-    held["model.layers.0.mlp.calls"] += 1
+    tensors["model.layers.0.mlp.calls"] += 1
     shutil.copytree(folder, tmp_path / "other")
-    save_file(held, tmp_path / "other" / "model.safetensors")
+    save_file(tensors, tmp_path / "other" / "model.safetensors")
     linear = {
         "merge_method": "linear",
         "models": [str(folder), str(tmp_path / "other")],

@@ -53,8 +53,8 @@ def row(zoo, model, tensor, token):
 def expected(zoo, tensor, token, force=None):
     """base + .5 (a - base) + .5 (b - base), whoever lacks the token taking its stand-in."""
     rows = {model: row(zoo, model, tensor, token) for model in ("a", "b", "base")}
-    held = [r for r in rows.values() if r is not None]
-    stand_in = rows["base"] if rows["base"] is not None else sum(held) / len(held)
+    known_rows = [r for r in rows.values() if r is not None]
+    stand_in = rows["base"] if rows["base"] is not None else sum(known_rows) / len(known_rows)
     stand_in = stand_in if force is None else force
     rows = {m: stand_in if r is None or force is not None else r for m, r in rows.items()}
     return rows["base"] + 0.5 * (rows["a"] - rows["base"]) + 0.5 * (rows["b"] - rows["base"])
@@ -222,9 +222,9 @@ def test_a_chat_template_is_written_to_the_tokenizer(tmp_path, wanted):
     build(Recipe.from_dict({**document, "chat_template": wanted}), tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     chat = [{"role": "user", "content": "w1"}, {"role": "assistant", "content": "w2"}]
-    told = tokenizer.apply_chat_template(chat, tokenize=False)
+    rendered = tokenizer.apply_chat_template(chat, tokenize=False)
     assert (
-        told
+        rendered
         == {
             "auto": "<bos>w1;w2;",  # of two models against one
             TEMPLATE: "w1;w2;",
@@ -251,8 +251,8 @@ def test_a_parent_alone_gets_the_tokenizer_of_another(zoo, tmp_path):
     build(Recipe.from_dict(document), tmp_path / "out")
     merged = load(tmp_path / "out")[EMBED]
     for number, token in enumerate(VOCABULARY):
-        own = row(zoo, "b", EMBED, token)  # of the words that b lacks, the base's rows
-        wanted = row(zoo, "base", EMBED, token) if own is None else own
+        row_of_b = row(zoo, "b", EMBED, token)  # of the words that b lacks, the base's rows
+        wanted = row(zoo, "base", EMBED, token) if row_of_b is None else row_of_b
         assert torch.equal(merged[number], wanted), token
     assert ids(tmp_path / "out") == ids(zoo["base"])
 
@@ -289,5 +289,5 @@ def test_the_known_templates_render_their_formats(zoo, name, tmp_path):
     template = chat_template(Recipe.from_dict(document), {})
     write_chat_template(template, tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    told = tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
-    assert told == RENDERED[name]
+    rendered = tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
+    assert rendered == RENDERED[name]
