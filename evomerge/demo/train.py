@@ -1,4 +1,4 @@
-"""Trains the zoo's models, each job in a separate process: ``python -m evomerge.demo.train``.
+"""Trains the zoo's models in a separate process: ``python -m evomerge.demo.train``.
 
 A line on standard input is a job, {"model", "start", "folder", "settings"}; lines on standard
 output are {"step", "steps", "loss"} and, at the end of a job, {"saved"}. The process runs one
