@@ -1,8 +1,8 @@
 """Reads a model's files within limits, in a child, before the process itself does.
 
-It is started by `inspection` with nothing but Python's own library, and reads within the kernel's
-limits. What it stands within them the process stands too: both read by the same functions. It
-answers in lines of JSON; the last one before an early end names the file that it was reading.
+`client` starts it with nothing but Python's standard library. A file that it reads within its
+limits is safe for the process too, since both use the same functions. It answers in lines of JSON;
+the last one before an early end names the file that it was reading.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from evomerge.checkpoint.files.index import shards_of
 from evomerge.checkpoint.vocabulary import MAX_BYTES, read_tokenizer, sum_of
 from evomerge.core.errors import UserError
 
-MEGABYTES = 180  # beyond what it holds when it begins
+MEGABYTES = 180  # beyond its memory at the start
 PROCESSOR_SECONDS = 5  # a file
 SECONDS = 60  # a file, by the clock
 _DESCRIPTORS = 16
 
 
 def main(folders: Sequence[str]) -> None:
-    """Inspect folders one after the other, with one answer for each, until one is refused."""
+    """Inspect folders one by one, with one answer for each, until one is refused."""
     _limit()
-    _tell({"ready": True})
+    _write({"ready": True})
     known: dict[str | None, Any] = {}
     for folder in folders:
         try:
@@ -53,29 +53,29 @@ def main(folders: Sequence[str]) -> None:
             return
         except OSError as error:
             answer = {"stamps": {}, "refused": f"{error.filename}: {error.strerror}"}
-        _tell(answer)
+        _write(answer)
         if "refused" in answer:
             return
 
 
 def _inspect(folder: Path, known: dict[str | None, Any]) -> dict[str, Any]:
-    """The files as they were before they were read, and what is wrong with them, or the tokens."""
-    seen = stamps(folder)
+    """Return the files' stamps before reading, and the digest of the tokens or an error."""
+    files = stamps(folder)
     try:
         check_links(folder)
         _read_weights(folder)
     except UserError as error:
-        return {"stamps": seen, "refused": str(error)}
+        return {"stamps": files, "refused": str(error)}
     for name in TOKENIZER_SETTINGS:
         if (folder / name).is_file():
             _begin(folder / name)
-            with contextlib.suppress(UserError):  # told by whoever uses it
+            with contextlib.suppress(UserError):  # raised again by whoever uses the file
                 read_json(folder / name)
     _begin(folder / "tokenizer.json")
     try:
-        return {"stamps": seen, **_tokens(folder, known)}
+        return {"stamps": files, **_tokens(folder, known)}
     except UserError as error:
-        return {"stamps": seen, "broken": str(error)}
+        return {"stamps": files, "broken": str(error)}
 
 
 def _read_weights(folder: Path) -> None:
@@ -97,7 +97,7 @@ def _read_weights(folder: Path) -> None:
 
 
 def _tokens(folder: Path, known: dict[str | None, Any]) -> dict[str, Any]:
-    """The sum of the tokenizer's tokens; of equal files only one is read."""
+    """Return a digest of the tokenizer's tokens; of equal files only one is read."""
     file = folder / "tokenizer.json"
     if not file.is_file():
         return {"tokens": None}
@@ -112,26 +112,26 @@ def _tokens(folder: Path, known: dict[str | None, Any]) -> dict[str, Any]:
 
 
 def _begin(file: Path) -> None:
-    """Say which file comes next, and let it take as long as any other may."""
-    _tell({"reading": str(file)})
+    """Announce the next file, and restart the limits on time for it."""
+    _write({"reading": str(file)})
     if sys.platform != "win32":
         signal.alarm(SECONDS)  # whose signal ends a process that does not expect it
         _at_most("RLIMIT_CPU", math.ceil(time.process_time()) + PROCESSOR_SECONDS, hard=False)
 
 
 def _limit() -> None:
-    """No more memory, no file written, none but a few opened, no image of this process on disk."""
-    held = 0  # of address space; where there is no /proc it counts as none
+    """Limit memory and open files; forbid writing files and core dumps."""
+    in_use = 0  # bytes of address space; 0 where there is no /proc
     with contextlib.suppress(OSError), open("/proc/self/statm", "rb") as stream:
-        held = int(stream.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    _at_most("RLIMIT_AS", held + MEGABYTES * 2**20)
+        in_use = int(stream.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    _at_most("RLIMIT_AS", in_use + MEGABYTES * 2**20)
     _at_most("RLIMIT_FSIZE", 0)
     _at_most("RLIMIT_NOFILE", _DESCRIPTORS)
     _at_most("RLIMIT_CORE", 0)
 
 
 def _at_most(kind: str, value: int, hard: bool = True) -> None:
-    """Set a limit, unless a lower one holds; nothing where the system has none of this kind."""
+    """Set a limit unless a lower one applies; do nothing where the system has no such limit."""
     try:
         import resource
     except ImportError:  # Windows
@@ -144,6 +144,6 @@ def _at_most(kind: str, value: int, hard: bool = True) -> None:
         resource.setrlimit(number, (value, value if hard else ceiling))
 
 
-def _tell(answer: dict[str, Any]) -> None:
+def _write(answer: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()

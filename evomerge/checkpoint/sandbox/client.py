@@ -1,11 +1,11 @@
-"""A child reads what came from outside, with limits, before the process itself parses it.
+"""A child process inspects untrusted model files within limits, before this process parses them.
 
-The headers and JSON files of a model folder are read once by a child (`inspector`) to which the
-kernel gives little memory and time. One that it does not stand is the user's mistake, told in one
-line. What it stands, this process reads with the same functions, so it takes no more. Files are
-known by inode, size and times: one that changes is inspected again.
+The headers and JSON files of a model folder are read once by a child (`child`) to which the kernel
+gives little memory and time. A file that exceeds them is refused with one line. Every other file
+is safe to read here, since this process uses the same functions. Files are identified by inode,
+size and times: one that changes is inspected again.
 
-Folders whose files are small together have no child: at worst they take what starting it takes.
+Folders whose files are small together need no child: they cost at most what starting it costs.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from evomerge.checkpoint.sandbox.child import MEGABYTES, PROCESSOR_SECONDS, SECO
 from evomerge.checkpoint.vocabulary import TokenSum, read_tokenizer, sum_of
 from evomerge.core.errors import UserError
 
-# So much JSON takes 7 MB and 16 ms at worst, less than a child does.
+# JSON of this size takes 7 MB and 16 ms at worst, less than a child does.
 _SMALL = 2**18
-_WAITED = 90.0  # seconds a folder: the child gives up before
+_WAIT_SECONDS = 90.0  # for a folder; the child's limits end it earlier
 _START = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -37,14 +37,15 @@ from evomerge.checkpoint.sandbox.child import main
 main(sys.argv[2:])
 """
 _LATE = {getattr(signal, name, None) for name in ("SIGALRM", "SIGXCPU")}
-_known: dict[str, dict[str, Any]] = {}  # what was found in each folder, by its name
+_known: dict[str, dict[str, Any]] = {}  # the findings on each folder, by its name
 
 
 def inspect(folders: Iterable[Path]) -> None:
-    """Have folders inspected, those together that were not yet, or whose files changed.
+    """Inspect folders that are new or whose files changed, all of them in one child.
 
     Raises:
-        UserError: A file is damaged, or takes more memory or time than any model's; names it.
+        UserError: A file is damaged, or takes more memory or time than any model's; the message
+            names it.
     """
     new = {}
     for folder in folders:
@@ -55,38 +56,37 @@ def inspect(folders: Iterable[Path]) -> None:
             else:
                 new[str(folder)] = folder
     if new:
-        for name, found in _asked(list(new)).items():
-            if found.get("refused"):
-                raise UserError(found["refused"])
-            if found["stamps"] != stamps(new[name]):
+        for name, finding in _inspect_in_child(list(new)).items():
+            if finding.get("refused"):
+                raise UserError(finding["refused"])
+            if finding["stamps"] != stamps(new[name]):
                 raise UserError(
-                    f"{name}: its files change while they are read; wait for the writer"
+                    f"{name}: its files change while they are read; wait until they are written"
                 )
-            _known[name] = found
+            _known[name] = finding
 
 
 def tokens_of(folder: Path) -> TokenSum | None:
-    """Return a digest that tells a folder's vocabulary from others; ``None`` without a
-    tokenizer.json.
+    """Return a digest of a folder's vocabulary; ``None`` without a tokenizer.json.
 
     Raises:
         UserError: The file is not what the tokenizers library writes.
     """
     inspect([folder])
-    found = _known[str(folder)]
-    if "broken" in found:
-        raise UserError(found["broken"])
-    if "tokens" not in found:
+    finding = _known[str(folder)]
+    if "broken" in finding:
+        raise UserError(finding["broken"])
+    if "tokens" not in finding:
         tokenizer = read_tokenizer(folder)
-        found["tokens"] = None if tokenizer is None else sum_of(tokenizer.vocabulary)
-    return found["tokens"] and TokenSum(*found["tokens"])
+        finding["tokens"] = None if tokenizer is None else sum_of(tokenizer.vocabulary)
+    return finding["tokens"] and TokenSum(*finding["tokens"])
 
 
 def check_settings(folder: Path) -> None:
-    """Read the JSON files that libraries read of a tokenizer beside tokenizer.json.
+    """Check the other JSON files of a tokenizer before libraries read them.
 
     Raises:
-        UserError: One is no JSON, or takes more than any model's.
+        UserError: One is not JSON, or takes more memory or time than any model's.
     """
     inspect([folder])
     for name in TOKENIZER_SETTINGS:
@@ -95,17 +95,17 @@ def check_settings(folder: Path) -> None:
 
 
 def inspected(folders: Iterable[Path]) -> dict[str, Any]:
-    """Return the findings on folders as plain data; for `remember` in another process."""
+    """Return the findings on folders as plain data, for `remember` in another process."""
     return {name: _known[name] for name in map(str, folders) if name in _known}
 
 
-def remember(found: Mapping[str, Any]) -> None:
-    """Take over what another process found; it holds where files are the same here."""
-    _known.update(found)
+def remember(findings: Mapping[str, Any]) -> None:
+    """Reuse the findings of another process, for folders whose files are the same here."""
+    _known.update(findings)
 
 
 def _json_bytes(folder: Path, files: Mapping[str, Sequence[int]]) -> int:
-    """Return an upper bound of the bytes that are parsed of these files."""
+    """Return an upper bound on the bytes of these files that are parsed."""
     total = 0
     for name, (_, size, *_) in files.items():
         if name.endswith(".safetensors"):
@@ -116,8 +116,8 @@ def _json_bytes(folder: Path, files: Mapping[str, Sequence[int]]) -> int:
     return total
 
 
-def _asked(folders: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The child's answers by folder; without any where no child can be started."""
+def _inspect_in_child(folders: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the child's findings by folder, or mere stamps where no child can be started."""
     root = Path(__file__).parents[3]
     late = False
     try:
@@ -139,15 +139,15 @@ def _asked(folders: Sequence[str]) -> dict[str, dict[str, Any]]:
         return _without_child(folders, error.strerror or str(error))
     with child:
         try:
-            told, noise = child.communicate(timeout=_WAITED * len(folders))
+            stdout, stderr = child.communicate(timeout=_WAIT_SECONDS * len(folders))
         except subprocess.TimeoutExpired:
             child.kill()
-            (told, noise), late = child.communicate(), True
+            (stdout, stderr), late = child.communicate(), True
         except BaseException:  # Ctrl-C
             child.kill()
             raise
-    lines = [json.loads(line) for line in told[: told.rfind(b"\n") + 1].splitlines()]
-    last = noise.decode(errors="replace").strip().rpartition("\n")[2]
+    lines = [json.loads(line) for line in stdout[: stdout.rfind(b"\n") + 1].splitlines()]
+    last = stderr.decode(errors="replace").strip().rpartition("\n")[2]
     if not lines and not late:
         return _without_child(folders, last or f"it ended with code {child.returncode}")
     if child.returncode == 1 and not last.startswith("MemoryError"):
@@ -161,18 +161,18 @@ def _asked(folders: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _too_much(file: str, code: int, late: bool) -> UserError:
-    """Word the refusal of a file that exceeded the child's limits."""
-    told = f"longer than {PROCESSOR_SECONDS} s (or {SECONDS} s by the clock)"
+    """Make the error of a file that exceeded the child's limits."""
+    cost = f"longer than {PROCESSOR_SECONDS} s (or {SECONDS} s by the clock)"
     if not late:
-        told = f"more than {MEGABYTES} MB" + (f" (signal {-code})" if code < 0 else "")
+        cost = f"more than {MEGABYTES} MB" + (f" (signal {-code})" if code < 0 else "")
     return UserError(
-        f"{file}: expected a file that a process of its own can read, but that took {told}, which "
-        "no known model's does; get it anew from where it comes from, or leave it out"
+        f"{file}: expected a file that a process of its own can read, but that took {cost}, which "
+        "no known model's does; download it again, or leave it out"
     )
 
 
 def _without_child(folders: Sequence[str], why: str) -> dict[str, dict[str, Any]]:
-    """Read on in this process, where parts are counted and no kernel sets limits; and say so."""
+    """Warn that this process has to read the files itself, without the kernel's limits."""
     warnings.warn(
         f"cannot start a process that reads model files first ({why}): they are read in this one, "
         "where their sizes and parts are limited, but not its memory and time",

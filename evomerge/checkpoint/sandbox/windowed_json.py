@@ -1,4 +1,4 @@
-"""JSON that is read through a window: a long file never stands in memory as a whole.
+"""Long JSON files are read through a window, so that none is in memory as a whole.
 
 Python's own scanner does the work. Of an array or object it takes as many members at once as end
 before a comma of the window: a piece that parses between brackets is whole members, since a comma
@@ -23,9 +23,9 @@ _DECODER = json.JSONDecoder(object_pairs_hook=unique)
 
 
 class LongJson:
-    """A JSON text, read from its beginning; whoever uses it knows what stands where.
+    """Reads a JSON text from its beginning, by callers that know its structure.
 
-    Every method raises ValueError where the text is no JSON, or none of what is expected.
+    Every method raises ValueError where the text is not JSON, or not of the expected type.
     """
 
     def __init__(self, stream: BinaryIO, most_parts: int):
@@ -40,11 +40,11 @@ class LongJson:
 
     @property
     def position(self) -> int:
-        """The number of bytes that are read."""
+        """The number of bytes read so far."""
         return self._passed + len(self._window[: self._at].encode())
 
     def value(self) -> Any:
-        """The next value, which is not long."""
+        """Return the next value, which must fit in the window."""
         self.peek()
         while True:
             try:
@@ -62,7 +62,7 @@ class LongJson:
             self._more()
 
     def fields(self) -> Iterator[str]:
-        """Every key of the object that is next; the caller takes its value before going on."""
+        """Yield every key of the next object; the caller reads its value before going on."""
         seen: set[str] = set()
         self._take("{")
         closed = self.peek() == "}"
@@ -78,22 +78,22 @@ class LongJson:
             self._take("}")
 
     def items(self) -> Iterator[list[Any]]:
-        """The elements of the array that is next, as many at a time as is convenient."""
+        """Yield the elements of the next array in lists of any length."""
         yield from self._members("[", "]")
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """The object that is next, as many entries at a time as is convenient.
+        """Yield the entries of the next object in dictionaries of any size.
 
-        A key may stand in two of them; the caller sees to that.
+        A key may be in two of them; the caller checks that.
         """
         yield from self._members("{", "}")
 
     def peek(self) -> str:
-        """The next character that is no white space; none at the end."""
+        """Return the next character that is not white space; an empty string at the end."""
         while True:
-            found = _SPACE.match(self._window, self._at)
-            assert found is not None
-            self._at = found.end()
+            space = _SPACE.match(self._window, self._at)
+            assert space is not None
+            self._at = space.end()
             if self._at < len(self._window) or self._ended:
                 return self._window[self._at : self._at + 1]
             self._more()
@@ -104,10 +104,10 @@ class LongJson:
         if closed:
             self._take(closing)
         while not closed:
-            yield self._some(opening, closing)
+            yield self._next_members(opening, closing)
             closed = self._take("," + closing) == closing
 
-    def _some(self, opening: str, closing: str) -> Any:
+    def _next_members(self, opening: str, closing: str) -> Any:
         if not self._ended and len(self._window) - self._at < _WINDOW // 4:
             self._more()
         end = len(self._window)
@@ -116,28 +116,28 @@ class LongJson:
             if end < 0:
                 break
             try:
-                some = _DECODER.decode(f"{opening}{self._window[self._at : end]}{closing}")
+                members = _DECODER.decode(f"{opening}{self._window[self._at : end]}{closing}")
             except (ValueError, RecursionError):
                 continue
-            if some:
+            if members:
                 self._at = end
-                return some
+                return members
         self._singly = True
         first = self.value()
         if opening == "[":
             return [first]
         if not isinstance(first, str):
-            raise ValueError("a key is no text")
+            raise ValueError("a key is not text")
         self._take(":")
         return {first: self.value()}
 
     def _take(self, expected: str) -> str:
-        found = self.peek()
-        if not found or found not in expected:
-            at = f"{found!r} at byte {self.position}" if found else "its end"
+        character = self.peek()
+        if not character or character not in expected:
+            at = f"{character!r} at byte {self.position}" if character else "its end"
             raise ValueError(f"expected {' or '.join(map(repr, expected))} but got {at}")
         self._at += 1
-        return found
+        return character
 
     def _more(self) -> None:
         data = self._stream.read(_WINDOW)

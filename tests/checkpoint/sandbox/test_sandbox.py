@@ -1,4 +1,4 @@
-"""The child that reads a model's files first: what it finds, and what becomes of it."""
+"""The child reads a model's files first; its findings are reused, and its failures reported."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ def large(tmp_path: Path) -> Path:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The folders that each child was started for."""
     started: list[list[str]] = []
-    ask = inspection._asked
+    ask = inspection._inspect_in_child
 
     def asking(folders: list[str]) -> object:
         started.append(list(folders))
         return ask(folders)
 
-    monkeypatch.setattr(inspection, "_asked", asking)
+    monkeypatch.setattr(inspection, "_inspect_in_child", asking)
     return started
 
 
 def child_runs(monkeypatch: pytest.MonkeyPatch, before: str) -> None:
     """Have the child do something else before it begins; `inspector` is its module."""
-    told = f"import evomerge.checkpoint.sandbox.child as inspector\n{before}\nmain("
-    monkeypatch.setattr(inspection, "_START", inspection._START.replace("main(", told, 1))
+    start = f"import evomerge.checkpoint.sandbox.child as inspector\n{before}\nmain("
+    monkeypatch.setattr(inspection, "_START", inspection._START.replace("main(", start, 1))
 
 
 def test_a_model_of_small_files_has_no_child(tmp_path, asked):
@@ -93,9 +93,9 @@ def test_models_that_are_opened_together_have_one_child(large, tmp_path, asked):
 
 
 def test_results_of_another_process_hold_if_the_files_are_the_same(large, asked):
-    told = json.loads(json.dumps(inspect_models([str(large)])))
+    findings = json.loads(json.dumps(inspect_models([str(large)])))
     inspection._known.clear()
-    inspection.remember(told)
+    inspection.remember(findings)
     assert open_model(large).tokens.size == 2
     assert len(asked) == 1
     (large / "model.safetensors").write_bytes(b"no longer")
@@ -127,22 +127,22 @@ def test_this_machines_copy_of_a_hub_id_is_inspected_unless_it_is_not_whole(
         ("model.safetensors", "x" * 100, "model.safetensors: not a safetensors file"),
     ],
 )
-def test_the_child_refuses_in_the_words_of_the_process(
+def test_the_child_refuses_with_the_message_of_the_process(
     large, asked, monkeypatch, name, text, message
 ):
     (large / "tokenizer.json").write_text(" " * inspection._SMALL)
     (large / name).write_text(text)
-    told = []
+    messages = []
     for _ in range(2):
         with pytest.raises(UserError, match=re.escape(message)) as caught:
             open_model(large)
-        told.append(str(caught.value))
+        messages.append(str(caught.value))
         monkeypatch.setattr(inspection, "_SMALL", 2**30)  # no child the second time
-    assert told[0] == told[1]
+    assert messages[0] == messages[1]
     assert len(asked) == 1
 
 
-def test_a_damaged_tokenizer_is_told_when_it_is_asked_for(large, asked):
+def test_a_damaged_tokenizer_is_reported_when_it_is_used(large, asked):
     (large / "tokenizer.json").write_text('{"model": {"vocab": {"a": []}}}')
     checkpoint = open_model(large)
     for attribute in ("tokens", "vocabulary"):
@@ -179,8 +179,8 @@ def test_a_child_that_dies_of_its_limits_is_the_files_fault(large, monkeypatch, 
 
 
 def test_a_file_that_the_child_may_not_open_is_named(large, monkeypatch):
-    told = "PermissionError(13, 'Permission denied', str(file))"
-    child_runs(monkeypatch, f"def closed(file): raise {told}\ninspector.read_header = closed")
+    error = "PermissionError(13, 'Permission denied', str(file))"
+    child_runs(monkeypatch, f"def closed(file): raise {error}\ninspector.read_header = closed")
     with pytest.raises(UserError, match=r"large/model\.safetensors: Permission denied$"):
         open_model(large)
 
@@ -192,7 +192,7 @@ def test_a_child_that_fails_by_our_fault_is_not_the_files(large, monkeypatch):
 
 
 def test_a_child_that_hangs_is_killed(large, monkeypatch):
-    monkeypatch.setattr(inspection, "_WAITED", 0.3)
+    monkeypatch.setattr(inspection, "_WAIT_SECONDS", 0.3)
     child_runs(monkeypatch, "import time; time.sleep(60)")
     with pytest.raises(UserError, match=r"large: expected .* longer than 5 s"):
         open_model(large)
@@ -210,14 +210,14 @@ def test_without_a_child_the_process_reads_by_itself_and_says_so(large, monkeypa
 
 
 def test_files_that_change_while_they_are_read_are_refused(large, monkeypatch):
-    ask = inspection._asked
+    ask = inspection._inspect_in_child
 
     def ask_and_write(folders):
-        found = ask(folders)
+        findings = ask(folders)
         (large / "config.json").write_text('{"a": 1}')
-        return found
+        return findings
 
-    monkeypatch.setattr(inspection, "_asked", ask_and_write)
+    monkeypatch.setattr(inspection, "_inspect_in_child", ask_and_write)
     with pytest.raises(UserError, match="its files change while they are read"):
         open_model(large)
 
@@ -255,7 +255,7 @@ except OSError as error:
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 16  # and not this process
 
 
-def test_large_tokenizers_that_differ_are_told_by_their_sizes(tmp_path, monkeypatch):
+def test_large_tokenizers_that_differ_are_reported_with_their_sizes(tmp_path, monkeypatch):
     monkeypatch.setattr(compatible, "_MOST_MEGABYTES", 0)
     tokens = {"a": {"a": 0}, "b": {"a": 0, "b": 1}}
     first, second = (

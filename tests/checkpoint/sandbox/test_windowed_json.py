@@ -38,7 +38,7 @@ def opened(text: str | bytes) -> LongJson:
 
 def read_list(text: str | bytes) -> list[Any]:
     document = opened(text)
-    read = [value for some in document.items() for value in some]
+    read = [value for values in document.items() for value in values]
     if document.peek():
         raise ValueError("more")
     return read
@@ -148,14 +148,14 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
 def read_whole(data: bytes) -> dict[str, int]:
     """A vocabulary by Python's own parser, all of it at once."""
     document = parse_json(data)
-    held, added = document["model"]["vocab"], document.get("added_tokens", [])
+    entries, added = document["model"]["vocab"], document.get("added_tokens", [])
     if not isinstance(added, list):
         raise ValueError("added_tokens")
-    listed = isinstance(held, list)
-    vocabulary = {entry[0]: i for i, entry in enumerate(held)} if listed else dict(held.items())
+    listed = isinstance(entries, list)
+    vocabulary = {entry[0]: i for i, entry in enumerate(entries)} if listed else dict(entries)
     vocabulary |= {entry["content"]: entry["id"] for entry in added}
-    tokens = [entry[0] for entry in held] if listed else []
-    ids = [] if listed else [*held.values()]
+    tokens = [entry[0] for entry in entries] if listed else []
+    ids = [] if listed else [*entries.values()]
     tokens += [entry["content"] for entry in added]
     ids += [entry["id"] for entry in added]
     if {*map(type, tokens)} - {str} or {*map(type, ids)} - {int}:
@@ -188,12 +188,12 @@ def test_other_added_tokens_are_put_in_their_place_and_nothing_else_changes(tmp_
     }
     (tmp_path / "new").mkdir()
     added = [{"id": 2, "content": "]"}]
-    for held in (document, {key: document[key] for key in ("model", "version")}):
-        text = json.dumps(held, indent=2, ensure_ascii=False)
+    for entries in (document, {key: document[key] for key in ("model", "version")}):
+        text = json.dumps(entries, indent=2, ensure_ascii=False)
         (tmp_path / "tokenizer.json").write_text(text)
         write_added(tmp_path, tmp_path / "new", added)
         assert json.loads((tmp_path / "new" / "tokenizer.json").read_text()) == {
-            **held,
+            **entries,
             "added_tokens": added,
         }
         read = read_tokenizer(tmp_path / "new")

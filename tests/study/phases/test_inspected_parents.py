@@ -30,8 +30,10 @@ def test_a_worker_is_told_what_the_driver_found_and_starts_no_child(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-    ask = inspection._asked
-    monkeypatch.setattr(inspection, "_asked", lambda folders: asked.append(folders) or ask(folders))
+    ask = inspection._inspect_in_child
+    monkeypatch.setattr(
+        inspection, "_inspect_in_child", lambda folders: asked.append(folders) or ask(folders)
+    )
     pool = InProcessPool(StudyConfig.from_yaml(study), study)
     assert asked == [[str(study.parent / "zoo" / "one")]]
     told = json.loads(json.dumps(pool.start_message))
@@ -54,7 +56,7 @@ def test_a_parent_that_kills_the_child_ends_a_search_before_a_worker_starts(
 
     monkeypatch.setattr(LocalPool, "_spawn", spawn)
     kill = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
-    before = "from evomerge.checkpoint.sandbox import child\nchild._tell({'reading': 'evil'})\n"
+    before = "from evomerge.checkpoint.sandbox import child\nchild._write({'reading': 'evil'})\n"
     monkeypatch.setattr(
         inspection, "_START", inspection._START.replace("main(", f"{before}{kill}\nmain(", 1)
     )
