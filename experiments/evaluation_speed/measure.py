@@ -106,7 +106,7 @@ def measured(config: StudyConfig, mode: Any, rounds: int, hflm: bool = True) -> 
         "forward": lambda _: forward(),
         "ours": lambda _: scorer.score(items, mode),
     }
-    choosing = all(told["evaluation"]["output_types"][t] == "multiple_choice" for t in items)
+    choosing = all(description.evaluation["output_types"][t] == "multiple_choice" for t in items)
     if hflm and choosing:
         stock = scorer._stock
         asked = [
@@ -144,7 +144,7 @@ def measured(config: StudyConfig, mode: Any, rounds: int, hflm: bool = True) -> 
     scorer._max_packed_length, scorer._context_cache = 0, ContextCacheSupport()
     plain = sum(batch.inputs.numel() for batch in scorer._batches(plan.pairs))
     found: dict[str, Any] = {
-        "parameters": told["parameters"],
+        "parameters": description.parameters,
         "items": sum(map(len, items.values())),
         "candidate_over_forward": ratio(times["candidate"], times["forward"]),
         "score_over_forward": ratio(times["ours"], times["forward"]),
