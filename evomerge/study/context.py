@@ -1,4 +1,4 @@
-"""An open study: what every phase works with while a study runs."""
+"""An open study: its configuration, space and ledger, which every phase works with."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class StudyRun:
     Attributes:
         config: What to search, on what, for how long.
         directory: The run folder.
-        space: The search space with its models in their places.
+        space: The search space, bound to the study's models.
         ledger: The journal, its record, and the workers that fill it.
     """
 
@@ -122,20 +122,20 @@ class StudyRun:
         """Refuse to go on unless the journal asked for the same trials.
 
         Raises:
-            UserError: It is not; names the first that differs.
+            UserError: It asked for others; the message names the first that differs.
         """
-        held = [self.record.trials[number].digest for number in numbers]
+        digests = [self.record.trials[number].digest for number in numbers]
         for i, recipe in enumerate(recipes):
-            if i >= len(held) or held[i] != recipe.digest:
+            if i >= len(digests) or digests[i] != recipe.digest:
                 raise UserError(
                     f"{self.directory}: {what} {i} is not the recipe in the journal: another "
-                    "version of evomerge or of the optimizer's library wrote it; resume with that, "
-                    "or start another run folder"
+                    "version of evomerge or of the optimizer's library wrote it; resume with that "
+                    "version, or start another run folder"
                 )
 
 
 def study_space(config: StudyConfig) -> SearchSpace:
-    """The study's space with its models in their places.
+    """Return the study's space, bound to its models.
 
     Raises:
         UserError: It cannot be read or bound, has nothing to search, or names a strange model.

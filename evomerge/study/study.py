@@ -23,12 +23,13 @@ from evomerge.study.journal.journal import JOURNAL, iterate
 from evomerge.study.journal.record import Record
 from evomerge.study.journal.reuse import lendable
 from evomerge.study.ledger import Ledger, Listener
-from evomerge.study.phases.ask_tell import Elsewhere
+from evomerge.study.phases.ask_tell import AskTell
 from evomerge.study.phases.baseline import Baseline
 from evomerge.study.phases.card import write_study_card
 from evomerge.study.phases.check import check, finished, refuse_another
-from evomerge.study.phases.conclusion import Finish
+from evomerge.study.phases.conclusion import Conclusion
 from evomerge.study.phases.contenders import contenders
+from evomerge.study.phases.export import export
 from evomerge.study.phases.search import Generations, start_optimizer
 from evomerge.study.trial import Trial, best_numbers
 from evomerge.study.workers.pool import open_pool
@@ -44,8 +45,8 @@ Callback = Callable[["Study", Trial], None]
 class Study:
     """A search in a directory.
 
-    `optimize` and `confirm` score recipes with workers of the study's own. Whoever scores them
-    elsewhere calls `ask` and `tell` instead, and ends with `close` (or uses ``with``).
+    `optimize` and `confirm` score recipes with the study's own workers. For external evaluation,
+    call `ask` and `tell` instead, and end with `close` (or use ``with``).
 
     Args:
         config: What to search, on what, for how long.
@@ -73,7 +74,7 @@ class Study:
         self._reuse = [Path(run) for run in reuse]
         self._allow_changed = allow_changed
         self._ledger: Ledger | None = None
-        self._elsewhere: Elsewhere | None = None
+        self._ask_tell: AskTell | None = None
         self._callbacks: Sequence[Callback] = ()
         self._is_stopped = False
         start_optimizer(config, self.space, None)  # refuses what it cannot search with
@@ -109,7 +110,7 @@ class Study:
         """The search's best trials: one, or several that no other one beats.
 
         Best by `Trial.gain`, which is partly luck: what `confirm` recommends is chosen on other
-        items. Empty before any trial was told.
+        items. Empty until a trial has a fitness.
         """
         record = self.record
         return [Trial(record, number) for number in best_numbers(record)]
@@ -119,7 +120,7 @@ class Study:
         """The first of `best_trials`.
 
         Raises:
-            UserError: No trial was told yet.
+            UserError: No trial has a fitness yet.
         """
         best = self.best_trials
         if not best:
@@ -141,14 +142,14 @@ class Study:
             n_trials: In all, in whole generations; ``None`` takes the configuration's.
             callbacks: Each is called with the study and every trial of a generation once the
                 optimizer has its fitness (None if it failed); it may call `stop`. Trials that the
-                journal holds already are not told again.
+                journal already has the fitness of are not repeated.
 
         Raises:
             UserError: Something that the user can mend; the run folder resumes.
         """
         if n_trials is not None:
-            told = replace(self.config.search, trials=n_trials)
-            self.config = replace(self.config, search=told)
+            search = replace(self.config.search, trials=n_trials)
+            self.config = replace(self.config, search=search)
         self._callbacks = callbacks
         try:
             self._run(finish=False)
@@ -158,24 +159,24 @@ class Study:
     def stop(self) -> None:
         """End the search after this generation; for callbacks.
 
-        As after a deadline, `confirm` then judges what was found, and only a call with more
-        trials searches on.
+        As after a deadline, `confirm` then judges the trials so far, and only a call with more
+        trials continues the search.
         """
         self._is_stopped = True
 
     def ask(self) -> Trial:
-        """The next trial to evaluate elsewhere: no worker is started, and no model is read.
+        """Return the next trial to evaluate yourself; no worker is started, and no model is read.
 
         First come the anchors (every parent, the base, the usual merges), the honest baseline; the
         search starts at the best of them that the space holds. Then come generations, as the
-        optimizer asks them. What was handed out and not told before the study was closed is
-        handed out again.
+        optimizer asks them. A trial whose scores were not given to `tell` before
+        the study was closed is returned again.
 
         Raises:
-            UserError: All trials of the generation are handed out and not all are told; the search
-                has ended; or the run folder is that of a study with workers of its own.
+            UserError: All trials of the generation are handed out and some have no scores yet; the
+                search has ended; or the run folder is that of a study with its own workers.
         """
-        number = self._open_elsewhere().ask()
+        number = self._open_ask_tell().ask()
         return Trial(self.record, number)
 
     def tell(
@@ -184,7 +185,7 @@ class Study:
         scores: Mapping[str, float] | float | None,
         reason: str = "told as failed",
     ) -> None:
-        """Tell the result of a trial that `ask` handed out; when this returns, it is on the disk.
+        """Record the result of a trial that `ask` returned; when this returns, it is on disk.
 
         Args:
             trial: The trial, or its number.
@@ -193,14 +194,14 @@ class Study:
             reason: Why it failed.
 
         Raises:
-            UserError: It was told before, or a score is missing or not finite.
+            UserError: The trial has a result already, or a score is missing or not finite.
         """
         number = trial.number if isinstance(trial, Trial) else trial
-        self._open_elsewhere().tell(number, scores, reason)
+        self._open_ask_tell().tell(number, scores, reason)
 
     def close(self) -> None:
         """Close the journal that `ask` and `tell` hold open; closing twice is harmless."""
-        self._elsewhere = None
+        self._ask_tell = None
         if self._ledger is not None:
             self._ledger.close()
             self._ledger = None
@@ -212,7 +213,7 @@ class Study:
         self.close()
 
     def confirm(self) -> Mapping[str, Any]:
-        """Race, judge and export what was found; returns what verdict.json holds.
+        """Race the best trials, judge the winner, and export it; returns the verdict.
 
         Searches first if that is not done. Called again, it returns the same.
 
@@ -244,8 +245,9 @@ class Study:
                 optimizer = search.run()
                 if not finish:
                     return None
-                ending = Finish(self.config, self.directory, study.ledger, study.pools)
-                judged = ending.run(contenders(study, baseline, optimizer), baseline.trials)
+                race = contenders(study, baseline, optimizer)
+                judged = Conclusion(study).run(race, baseline.trials)
+                export(study, judged)
                 write_study_card(self.directory, study.record)
                 return judged
         finally:
@@ -259,15 +261,15 @@ class Study:
         self._ledger = Ledger(self.directory / JOURNAL, self._hear)
         return StudyRun(self.config, self.directory, self.space, self._ledger)
 
-    def _open_elsewhere(self) -> Elsewhere:
-        if self._elsewhere is None:
+    def _open_ask_tell(self) -> AskTell:
+        if self._ask_tell is None:
             study = self._open()
             try:
-                self._elsewhere = Elsewhere(study)
+                self._ask_tell = AskTell(study)
             except BaseException:
                 self.close()
                 raise
-        return self._elsewhere
+        return self._ask_tell
 
     def _hear(self, event: Mapping[str, Any], record: Record) -> None:
         if self._listener is not None:

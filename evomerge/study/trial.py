@@ -1,4 +1,4 @@
-"""A trial as Python code sees it: its recipe, its parameters, and what came of it."""
+"""A trial as Python code sees it: its recipe, its parameters, and its results."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Trial:
 
     @property
     def fitness(self) -> float | None:
-        """The fitness that the optimizer was told, higher is better.
+        """The fitness that the optimizer received, higher is better.
 
         Comparable within its generation.
         """
@@ -118,11 +118,11 @@ def best_numbers(record: Record) -> list[int]:
     One number if the objective is one number, more if they are equal; with several objectives
     those that no other trial beats (the Pareto front).
     """
-    told = [t.number for t in record.trials.values() if t.fitness is not None]
+    scored = [t.number for t in record.trials.values() if t.fitness is not None]
     broken = {n for ask in record.asks for n in _broken(ask)}
-    told = [number for number in told if number not in broken] or told
-    vectors = [_values(Trial(record, number)) for number in told]
-    return [told[i] for i in pareto_front(vectors)]
+    candidates = [number for number in scored if number not in broken] or scored
+    vectors = [_values(Trial(record, number)) for number in candidates]
+    return [candidates[i] for i in pareto_front(vectors)]
 
 
 def front_of(record: Record) -> dict[str, Any] | None:
@@ -135,8 +135,8 @@ def front_of(record: Record) -> dict[str, Any] | None:
     vectors: dict[int, Sequence[float]] = {}
     for ask in record.generations.values():
         broken_by = ask.violations or (0.0,) * len(ask.trials)
-        told = zip(ask.trials, ask.objectives or (), broken_by, strict=False)
-        vectors |= {n: vector for n, vector, broken in told if vector is not None and not broken}
+        judged = zip(ask.trials, ask.objectives or (), broken_by, strict=False)
+        vectors |= {n: vector for n, vector, broken in judged if vector is not None and not broken}
     if not vectors:
         return None
     numbers = list(vectors)
@@ -154,8 +154,8 @@ def _values(trial: Trial) -> tuple[float, ...]:
     ask = trial._study.ask_of(trial.number)
     if ask.objectives is not None:
         vector = ask.objectives[ask.trials.index(trial.number)]
-        assert vector is not None, "only trials that were told are compared"
+        assert vector is not None, "only trials with a fitness are compared"
         return vector
     value = trial.fitness if trial.gain is None else trial.gain
-    assert value is not None, "only trials that were told are compared"
+    assert value is not None, "only trials with a fitness are compared"
     return (value,)

@@ -59,7 +59,7 @@ def edited(study: Path, task: str, name: str, *changes: tuple[str, str]) -> None
         ({"tasks": [{"name": "prose", "text": "blank.txt"}]}, ["blank.txt: expected a text"]),
     ],
 )
-def test_check_tells_in_one_line_what_cannot_be_scored(
+def test_check_names_in_one_line_a_task_that_cannot_be_scored(
     evomerge: Run, small_study: StudyFile, evaluate: dict[str, Any], words: list[str]
 ) -> None:
     study = small_study(evaluate=evaluate)

@@ -390,7 +390,7 @@ def test_a_fault_of_ours_has_code_1_and_a_traceback(
     assert "an internal error" in result.err
 
 
-def test_a_real_worker_tells_the_driver_in_one_line(tmp_path: Path) -> None:
+def test_an_error_of_a_real_worker_reaches_the_driver_in_one_line(tmp_path: Path) -> None:
     """The whole way: a driver process, a worker process, an exit code."""
     study = tmp_path / "study.yaml"
     study.write_text(json.dumps(stub_document(base_model="nobody/nothing", workers={"count": 1})))

@@ -70,7 +70,7 @@ def test_stopped_and_resumed_at_every_tell_the_search_is_the_same(tmp_path: Path
         go(study, 13 + 12)
     for _ in range(13 + 12):
         with elsewhere(tmp_path / "pieces") as study:
-            study.ask()  # handed out, never told
+            study.ask()  # handed out, no result
         with elsewhere(tmp_path / "pieces") as study:
             go(study, 1)
     assert told(tmp_path / "pieces") == told(tmp_path / "whole")
@@ -99,7 +99,7 @@ def test_a_generation_may_be_told_in_any_order_and_failures_count_as_worst(tmp_p
     with elsewhere(tmp_path / "run") as study:
         go(study, 13)
         four = [study.ask() for _ in range(4)]
-        with pytest.raises(UserError, match=r"handed out, and 4 of them are not told.*tell\(\)"):
+        with pytest.raises(UserError, match=r"handed out, and 4 of them have no result.*tell\(\)"):
             study.ask()
         study.tell(four[2], None, "the cluster said no")
         for trial in (four[3], four[0], four[1]):
@@ -132,7 +132,7 @@ def test_scores_that_mean_nothing_are_refused_and_nothing_is_written(
             study.tell(trial, scores)
         assert len(events(tmp_path / "run")) == before
         study.tell(trial, scores_of(trial))
-        with pytest.raises(UserError, match="told before"):
+        with pytest.raises(UserError, match="has a result already"):
             study.tell(trial, scores_of(trial))
         with pytest.raises(UserError, match="expected a trial that ask"):
             study.tell(999, scores_of(trial))
@@ -150,7 +150,9 @@ def test_a_study_is_evaluated_here_or_elsewhere_not_both(
 ) -> None:
     with elsewhere(tmp_path / "told") as study:
         go(study, 1)
-        with pytest.raises(UserError, match=r"from elsewhere: go on with ask\(\) and tell\(\)"):
+        with pytest.raises(
+            UserError, match=r"evaluated externally: continue with ask\(\) and tell\(\)"
+        ):
             study.optimize()
     stub_workers()
     elsewhere(tmp_path / "own").optimize(4)

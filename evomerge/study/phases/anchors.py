@@ -1,4 +1,4 @@
-"""Anchors: the recipes that nobody needs to search for, scored first; the honest baseline."""
+"""Anchors: parents and usual merges, scored before the search as its baseline."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def anchors(config: StudyConfig) -> list[Anchor]:
     paper, and .5) and DARE-TIES (density .5) at λ 1, Model Stock, and SLERP's middle for a pair.
     """
     base, models = config.base_model, config.models
-    found = [Anchor("parent", name, _single(config, m)) for m, name in _names(models).items()]
+    listed = [Anchor("parent", name, _single(config, m)) for m, name in _names(models).items()]
     if base not in models:
-        found.append(Anchor("base", _names([base, *models])[base], _single(config, base)))
+        listed.append(Anchor("base", _names([base, *models])[base], _single(config, base)))
 
-    def add(name: str, method: str, parameters: Mapping[str, Any], **own: Any) -> None:
-        found.append(Anchor("anchor", name, _merge(config, method, parameters, own)))
+    def add(name: str, method: str, parameters: Mapping[str, Any], **per_model: Any) -> None:
+        listed.append(Anchor("anchor", name, _merge(config, method, parameters, per_model)))
 
     add("uniform average", "linear", {"normalize": True}, weight=1.0)
     for strength in LAMBDAS:
@@ -49,8 +49,8 @@ def anchors(config: StudyConfig) -> list[Anchor]:
     if len(models) == 2:
         document: dict[str, Any] = {"merge_method": "slerp", "models": list(models)}
         document |= {"base_model": models[0], "parameters": {"t": 0.5}, **_common(config)}
-        found.append(Anchor("anchor", "SLERP t=0.5", Recipe.from_dict(document)))
-    return found
+        listed.append(Anchor("anchor", "SLERP t=0.5", Recipe.from_dict(document)))
+    return listed
 
 
 def _single(config: StudyConfig, model: str) -> Recipe:
@@ -62,13 +62,13 @@ def _single(config: StudyConfig, model: str) -> Recipe:
 
 
 def _merge(
-    config: StudyConfig, method: str, parameters: Mapping[str, Any], own: Mapping[str, Any]
+    config: StudyConfig, method: str, parameters: Mapping[str, Any], per_model: Mapping[str, Any]
 ) -> Recipe:
     document: dict[str, Any] = {
         "merge_method": method,
         "base_model": config.base_model,
         "models": [
-            {"model": model, **({"parameters": dict(own)} if own else {})}
+            {"model": model, **({"parameters": dict(per_model)} if per_model else {})}
             for model in config.models
         ],
         "parameters": dict(parameters),

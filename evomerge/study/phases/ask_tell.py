@@ -1,8 +1,8 @@
-"""Evaluation elsewhere: trials are handed out one by one, and their scores are told by the caller.
+"""External evaluation: the caller asks for trials one by one and tells their scores.
 
-The journal is the same as that of a search with workers, and so is the order: first the anchors,
-then generations, which the optimizer is told as a whole. So whoever evaluates may stop at any
-moment and go on later; what was handed out and never told is handed out again.
+The journal and the order are those of a search with workers: first the anchors, then generations;
+the optimizer learns from a generation once all of it has scores. So the caller may stop at any
+moment and continue later: a trial without a result is handed out again.
 """
 
 from __future__ import annotations
@@ -26,21 +26,23 @@ from evomerge.study.phases.search import start_optimizer
 from evomerge.study.statistics.outcome import weighted
 
 
-class Elsewhere:
-    """Asks and tells of a study whose journal is open; making it begins or resumes the study."""
+class AskTell:
+    """Asks for trials and takes their scores; making one begins or resumes the open study."""
 
     def __init__(self, study: StudyRun):
         self._study = study
         self._handed: set[int] = set()
         self._optimizer: search.Optimizer | None = None
-        self._points: list[Point] | None = None  # proposed by the optimizer, not yet told to it
-        self._told = 0  # generations that the optimizer was told
+        self._points: list[Point] | None = (
+            None  # proposed by the optimizer, which has no feedback on them yet
+        )
+        self._finished = 0  # generations that the optimizer has learned from
         if study.config.search.constraints or study.config.search.simplicity:
             raise UserError(
-                "search.constraints and search.simplicity need evaluation by the study itself: "
-                "leave them out, and tell a failure (None) for a trial that breaks a constraint"
+                "search.constraints and search.simplicity do not work with ask() and tell(): "
+                "leave them out, and tell None for a trial that breaks a constraint"
             )
-        refuse_another(study, elsewhere=True)
+        refuse_another(study, external=True)
         if study.record.study is None:
             study.ledger.log(_study_event(study))
 
@@ -52,31 +54,33 @@ class Elsewhere:
             StudyEnded: The search has ended.
         """
         ask = self._baseline()
-        if all(map(self._is_settled, ask.trials)):
+        if all(map(self._has_result, ask.trials)):
             ask = self._generation()
-        left = [n for n in ask.trials if not self._is_settled(n)]
+        left = [n for n in ask.trials if not self._has_result(n)]
         free = [n for n in left if n not in self._handed]
         if not free:
             raise UserError(
-                f"ask(): all trials that are asked together are handed out, and {len(left)} of "
-                f"them are not told yet (the first is {left[0]}): tell() their scores first"
+                f"ask(): all trials of this generation are handed out, and {len(left)} of them "
+                f"have no result yet (the first is {left[0]}): call tell() with their scores first"
             )
         self._handed.add(free[0])
         return free[0]
 
     def tell(self, number: int, scores: Mapping[str, float] | float | None, reason: str) -> None:
-        """Write down the scores of a trial by task, or that it failed (None)."""
+        """Record a trial's scores by task, or that it failed (None)."""
         record = self._study.record
         if number not in record.trials:
-            raise UserError(f"tell(): expected a trial that ask() handed out, but got {number}")
-        if self._is_settled(number):
-            raise UserError(f"tell(): the result of trial {number} was told before")
+            raise UserError(f"tell(): expected a trial that ask() returned, but got {number}")
+        if self._has_result(number):
+            raise UserError(
+                f"tell(): trial {number} has a result already: call tell() once per trial"
+            )
         if scores is None:
             failure = {"phase": "search", "kind": "elsewhere", "message": reason}
             self._study.ledger.log({"event": "failed", "trial": number, **failure})
         else:
-            told = self._checked(scores)
-            self._study.ledger.log({"event": "scored", "trial": number, "scores": told})
+            by_task = self._checked(scores)
+            self._study.ledger.log({"event": "scored", "trial": number, "scores": by_task})
         self._close(record.ask_of(number))
 
     def _baseline(self) -> AskRecord:
@@ -97,17 +101,17 @@ class Elsewhere:
                 self._check_ended(optimizer)
                 self._points = optimizer.ask()
             recipes = [study.space.fill(point) for point in self._points]
-            if self._told not in study.record.generations:
-                study.ask_generation(self._told, self._points, recipes, None)
-            ask = study.record.generations[self._told]
-            study.check_same(ask.trials, recipes, f"generation {self._told}, trial")
-            if not all(map(self._is_settled, ask.trials)):
+            if self._finished not in study.record.generations:
+                study.ask_generation(self._finished, self._points, recipes, None)
+            ask = study.record.generations[self._finished]
+            study.check_same(ask.trials, recipes, f"generation {self._finished}, trial")
+            if not all(map(self._has_result, ask.trials)):
                 return ask
             values: Sequence[float | Sequence[float] | None] = self._close(ask)
             if study.config.search.objective == "pareto":
                 values = [self._objectives(number) for number in ask.trials]
             optimizer.tell(self._points, values)
-            self._points, self._told = None, self._told + 1
+            self._points, self._finished = None, self._finished + 1
 
     def _check_ended(self, optimizer: search.Optimizer) -> None:
         """Raise if the optimizer stopped, or one more generation would exceed the trials."""
@@ -115,7 +119,7 @@ class Elsewhere:
             raise StudyEnded(f"ask(): the search has ended: {optimizer.stopped}")
         generations = self._study.record.generations
         asked, wanted = sum(len(a.trials) for a in generations.values()), self._trials
-        if self._told not in generations and asked and asked + optimizer.population > wanted:
+        if self._finished not in generations and asked and asked + optimizer.population > wanted:
             raise StudyEnded(
                 f"ask(): the search has ended after {asked} of {wanted} trials; for more, raise "
                 "trials"
@@ -133,8 +137,8 @@ class Elsewhere:
         return self._optimizer
 
     def _close(self, ask: AskRecord) -> Sequence[float | None]:
-        """Write down the fitness of a generation once all of it is settled."""
-        if ask.generation is None or not all(map(self._is_settled, ask.trials)):
+        """Write down the fitness of a generation once every trial of it has a result."""
+        if ask.generation is None or not all(map(self._has_result, ask.trials)):
             return ()
         values = [self._fitness(number) for number in ask.trials]
         if ask.fitness is None:
@@ -157,10 +161,10 @@ class Elsewhere:
         return None if scores is None else [scores[task] for task in names]
 
     def _anchor_fitness(self) -> dict[int, float]:
-        found = {n: self._fitness(n) for n in self._study.record.asks[0].trials}
-        return {n: value for n, value in found.items() if value is not None}
+        values = {n: self._fitness(n) for n in self._study.record.asks[0].trials}
+        return {n: value for n, value in values.items() if value is not None}
 
-    def _is_settled(self, number: int) -> bool:
+    def _has_result(self, number: int) -> bool:
         return self._study.record.trials[number].state != "asked"
 
     def _checked(self, scores: Mapping[str, float] | float) -> dict[str, float]:
@@ -177,8 +181,8 @@ class Elsewhere:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not math.isfinite(value or 0.0):
                 raise UserError(
-                    f"tell(): expected a finite number for task {task}, but got {value!r}; a trial "
-                    "that failed is told as None"
+                    f"tell(): expected a finite number for task {task}, but got {value!r}; for a "
+                    "trial that failed, tell None"
                 )
         return {task: float(scores[task]) for task in tasks}
 

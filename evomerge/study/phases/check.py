@@ -1,4 +1,4 @@
-"""Phase 0: parents and tasks are checked, and what is asked for is compared with the journal."""
+"""Phase 0: checks parents and tasks, and compares the study with its journal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from evomerge.study.statistics.pools import split
 from evomerge.study.workers.requests import Describe, Description, ExpectedParents
 from evomerge.study.workers.versions import difference, versions
 
-# What may differ when a study is resumed: how long, where, and what is kept.
+# Keys that may differ when a study is resumed: how long, where, and which files it leaves.
 _FREE = {("search", "trials"), ("search", "deadline"), ("workers",), ("output", "save_model")}
 
 
@@ -34,12 +34,12 @@ def finished(study: StudyRun) -> Mapping[str, Any] | None:
     return None
 
 
-def refuse_another(study: StudyRun, elsewhere: bool = False, allow_changed: bool = False) -> None:
+def refuse_another(study: StudyRun, external: bool = False, allow_changed: bool = False) -> None:
     """Refuse to resume with a study that asks for something else.
 
     Args:
         study: What is asked for now, with the journal of the run folder.
-        elsewhere: Whether its trials are evaluated elsewhere.
+        external: Whether the caller evaluates its trials, with `ask` and `tell`.
         allow_changed: Write the differences down and go on. What would have asked for other
             recipes is still refused, when the recipes are compared.
 
@@ -49,21 +49,21 @@ def refuse_another(study: StudyRun, elsewhere: bool = False, allow_changed: bool
     past = study.record.study
     if past is None:
         return
-    if bool(past.get("elsewhere")) != elsewhere:
-        is_told = "scores its trials with its own workers: call optimize() or confirm()"
+    if bool(past.get("elsewhere")) != external:
+        remedy = "scores its trials with its own workers: call optimize() or confirm()"
         if past.get("elsewhere"):
-            is_told = "is told its scores from elsewhere: go on with ask() and tell()"
-        raise UserError(f"{study.directory}: this study {is_told}, or start another run folder")
+            remedy = "is evaluated externally: continue with ask() and tell()"
+        raise UserError(f"{study.directory}: this study {remedy}, or start another run folder")
     now = redacted(study.config.to_dict())
     old, new = _fixed(of_journal(past)), _fixed(now)
     if old != new:
-        told = _differences(old, new, "study")
+        differences = _differences(old, new, "study")
         if not allow_changed:
             raise UserError(
-                f"{study.directory}: this run began with another study: {'; '.join(told)}; start "
-                "another run folder, or go on with --allow-changed, which the journal records"
+                f"{study.directory}: this run began with another study: {'; '.join(differences)}; "
+                "start another run folder, or go on with --allow-changed, which the journal records"
             )
-        study.ledger.log({"event": "changed", "differences": told, "now": {"config": now}})
+        study.ledger.log({"event": "changed", "differences": differences, "now": {"config": now}})
 
 
 def check(study: StudyRun, allow_changed: bool = False) -> None:
@@ -74,7 +74,7 @@ def check(study: StudyRun, allow_changed: bool = False) -> None:
         allow_changed: Go on with another version of evomerge or of a library, and write that down.
 
     Raises:
-        UserError: They do not work together, or are not those that the study began with.
+        UserError: Parents and tasks do not fit together, or changed since the study began.
     """
     first = study.space.fill([dimension.start for dimension in study.space.dimensions])
     scored = study.record.batches.last
@@ -99,8 +99,8 @@ def check(study: StudyRun, allow_changed: bool = False) -> None:
                 f"{study.directory}: {what} changed since this study began ({named}); "
                 "put back what it began with, or start another run folder"
             )
-    held = past.get("versions", {})
-    differs = difference(held, {name: v for name, v in versions().items() if name in held})
+    before = past.get("versions", {})
+    differs = difference(before, {name: v for name, v in versions().items() if name in before})
     if differs:
         if not allow_changed:
             raise UserError(
@@ -113,24 +113,22 @@ def check(study: StudyRun, allow_changed: bool = False) -> None:
 
 
 def _check_batches(study: StudyRun, now: str | None, allow_changed: bool) -> None:
-    """Refuse if earlier items would be scored in other batches today: comparisons would not be
-    exact.
-    """
+    """Refuse to resume if earlier items would now be scored in other batches, hence inexactly."""
     scored = study.record.batches.last
     allowed = (study.record.study or {}).get("batches")  # by an earlier --allow-changed
     if scored is None or now is None or now in (scored.batches, allowed):
         return
-    told = (
+    change = (
         f"batches of {sum(map(len, scored.items.values()))} items were {scored.batches}, now {now}"
     )
     if not allow_changed:
         raise UserError(
             f"{study.directory}: items are put together in other batches than when this study "
-            f"began ({told}), so scores would differ by rounding; resume with the same "
+            f"began ({change}), so scores would differ by rounding; resume with the same "
             "device, batch size and versions, or go on with --allow-changed, which the journal "
             "records"
         )
-    study.ledger.log({"event": "changed", "differences": [told], "now": {"batches": now}})
+    study.ledger.log({"event": "changed", "differences": [change], "now": {"batches": now}})
 
 
 def _study_event(study: StudyRun, description: Description) -> dict[str, Any]:
@@ -192,10 +190,10 @@ def _differences(old: Any, new: Any, path: str) -> list[str]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = [*old, *(key for key in new if key not in old)]
         return [
-            told
+            line
             for key in keys
             if old.get(key) != new.get(key)
-            for told in _differences(old.get(key), new.get(key), f"{path}.{key}")
+            for line in _differences(old.get(key), new.get(key), f"{path}.{key}")
         ]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = enumerate(zip(old, new, strict=True))

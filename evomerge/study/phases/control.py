@@ -1,7 +1,7 @@
 """The control arm: a few random trials among the optimizer's, on the same items.
 
-They cost a share of the trials and answer what no budget-matched paper table does for one's own
-models: is the optimizer better than drawing at random here? The optimizer is not told of them.
+They cost a share of the trials, and show whether the optimizer beats random search on these models.
+The optimizer does not learn from them.
 """
 
 from __future__ import annotations
@@ -89,5 +89,5 @@ def best_of(values: Sequence[float], k: int) -> float:
 
 
 def _mean(values: Iterable[float]) -> float:
-    some = list(values)
-    return math.fsum(some) / len(some)
+    listed = list(values)
+    return math.fsum(listed) / len(listed)

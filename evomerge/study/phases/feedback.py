@@ -17,12 +17,12 @@ from evomerge.study.statistics.constraints import Limits, demoted
 from evomerge.study.statistics.outcome import scores, sign
 
 Rows = Sequence[OutcomeRow] | None
-Told = float | Sequence[float] | None
+FitnessValue = float | Sequence[float] | None
 
 
 @dataclass(frozen=True)
-class Account:
-    """A generation as the journal has it besides fitness; None where the study asks for neither.
+class GenerationFeedback:
+    """Objectives and violations of a generation; None where the study has no such goal.
 
     Attributes:
         objectives: Each trial's gain over the reference by task, higher is better.
@@ -33,8 +33,8 @@ class Account:
     violations: list[float | None] | None
 
 
-class Telling:
-    """Turns outcomes into what the optimizer is told.
+class Feedback:
+    """Turns outcomes into the values that the optimizer learns from.
 
     Args:
         study: The study.
@@ -49,9 +49,8 @@ class Telling:
         self._study = study
         self._tasks = study.record.tasks_of("search")
         self._field: ScoreKind = "smooth" if study.modes[0] == "smooth" else "metric"
-        told = study.config.search
-        self._is_pareto = told.objective == "pareto"
-        self._price = told.simplicity
+        self._is_pareto = study.config.search.objective == "pareto"
+        self._price = study.config.search.simplicity
         self._coordinates = Coordinates(study.space.dimensions)
         self._start = tuple(d.start for d in study.space.dimensions) if start is None else start
         constraints = study.config.search.parsed_constraints
@@ -59,59 +58,63 @@ class Telling:
         if constraints:
             scored = baseline.rows(self._field)
             kinds = {trial.number: trial.kind for trial in baseline.trials}
-            some = [(kinds[number], rows) for number, rows in scored.items()]
-            self._limits = Limits(constraints, some, self._tasks, self._field)
+            baseline_rows = [(kinds[number], rows) for number, rows in scored.items()]
+            self._limits = Limits(constraints, baseline_rows, self._tasks, self._field)
             self._known = scored[reference]
 
-    def account(self, rows: Sequence[Rows], held: Rows) -> Account:
+    def of_generation(self, rows: Sequence[Rows], reference: Rows) -> GenerationFeedback:
         """Objectives and violations of a generation, given the reference's outcomes beside it."""
         objectives: list[list[float] | None] | None = None
         violations: list[float | None] | None = None
         if self._is_pareto:
             names = objective_names(self._study)
-            theirs = self._by_task(held) if held is not None else dict.fromkeys(names, 0.0)
+            theirs = (
+                self._by_task(reference) if reference is not None else dict.fromkeys(names, 0.0)
+            )
             objectives = []
-            for some in rows:
-                mine = None if some is None else self._by_task(some)
+            for outcomes in rows:
+                mine = None if outcomes is None else self._by_task(outcomes)
                 objectives.append(None if mine is None else [mine[t] - theirs[t] for t in names])
         if self._limits is not None:
             violations = []
-            for some in rows:
-                if some is None or held is None:
-                    violations.append(None if some is None else 0.0)
+            for outcomes in rows:
+                if outcomes is None or reference is None:
+                    violations.append(None if outcomes is None else 0.0)
                 else:
-                    violations.append(self._limits.violation_beside(some, held, self._known))
-        return Account(objectives, violations)
+                    violations.append(
+                        self._limits.violation_beside(outcomes, reference, self._known)
+                    )
+        return GenerationFeedback(objectives, violations)
 
-    def told(
+    def values(
         self,
         optimizer: search.Optimizer,
         points: Sequence[Point],
         values: Sequence[float | None],
         at_reference: float | None,
-        account: Account,
-    ) -> list[Told]:
+        feedback: GenerationFeedback,
+    ) -> list[FitnessValue]:
         """Return the values for `tell` of the first len(points) trials.
 
-        One that compares generations is told how far a point is ahead of the reference anchor on
-        the same items: items that are easier for all are then no merit of the points.
+        An optimizer that compares generations gets each point's lead over the reference anchor on
+        the same items, so that easy items do not count as a merit of the points.
         """
         n = len(points)
         prices = [self._price and self._price * self._distance(point) for point in points]
-        if account.objectives is None:
+        if feedback.objectives is None:
             less = at_reference if optimizer.compares_generations and at_reference else 0.0
             columns = [[None if v is None else v - less for v in values[:n]]]
         else:
-            some = account.objectives[:n]
+            gains = feedback.objectives[:n]
             width = len(objective_names(self._study))
-            columns = [[None if v is None else v[k] for v in some] for k in range(width)]
+            columns = [[None if v is None else v[k] for v in gains] for k in range(width)]
         paid = [
             [None if v is None else v - price for v, price in zip(column, prices, strict=True)]
             for column in columns
         ]
-        if account.violations is not None:
-            paid = [demoted(column, account.violations[:n]) for column in paid]
-        if account.objectives is None:
+        if feedback.violations is not None:
+            paid = [demoted(column, feedback.violations[:n]) for column in paid]
+        if feedback.objectives is None:
             return list(paid[0])
         rows = zip(*paid, strict=True)
         return [None if None in row else [v for v in row if v is not None] for row in rows]
@@ -120,10 +123,10 @@ class Telling:
         return distance(self._coordinates, point, self._start)
 
     def _by_task(self, rows: Sequence[OutcomeRow]) -> dict[str, float]:
-        found = scores(rows, self._tasks, self._field)
+        by_task = scores(rows, self._tasks, self._field)
         missing = any(row.smooth is None for row in rows)
         field: ScoreKind = "metric" if missing else self._field
-        return {task: sign(self._tasks[task], field) * score for task, score in found.items()}
+        return {task: sign(self._tasks[task], field) * score for task, score in by_task.items()}
 
 
 def objective_names(study: StudyRun) -> list[str]:

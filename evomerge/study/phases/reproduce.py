@@ -27,21 +27,21 @@ def reproduce(config: StudyConfig, model: Path, items: Mapping[str, Sequence[int
     tasks = [task for task in items if task not in ours]
     if not config.output.save_model or not tasks:
         return None
-    told: dict[str, object] = {"pretrained": model.resolve(), "dtype": config.output.dtype}
+    model_args: dict[str, object] = {"pretrained": model.resolve(), "dtype": config.output.dtype}
     if config.trust_remote_code:
-        told["trust_remote_code"] = True
-    arguments = ",".join(f"{key}={value}" for key, value in told.items())
+        model_args["trust_remote_code"] = True
+    arguments = ",".join(f"{key}={value}" for key, value in model_args.items())
     commands = []
-    for folder, some in _by_folder(tasks, evaluate.include_path).items():
+    for folder, names in _by_folder(tasks, evaluate.include_path).items():
         words = ["lm_eval", "--model", "hf", "--model_args", arguments]
-        words += ["--tasks", ",".join(some)]
+        words += ["--tasks", ",".join(names)]
         if folder is not None:
             words += ["--include_path", folder]
         if evaluate.num_fewshot is not None:
             words += ["--num_fewshot", str(evaluate.num_fewshot)]
         if evaluate.apply_chat_template:
             words += ["--apply_chat_template"]
-        samples = {task: sorted(items[task]) for task in some}
+        samples = {task: sorted(items[task]) for task in names}
         words += ["--samples", json.dumps(samples, separators=(",", ":"))]
         words += ["--batch_size", str(evaluate.rows_per_batch)]
         commands.append(shlex.join(words))
@@ -50,11 +50,11 @@ def reproduce(config: StudyConfig, model: Path, items: Mapping[str, Sequence[int
 
 def _by_folder(tasks: Sequence[str], folders: Sequence[str]) -> dict[str | None, list[str]]:
     """Tasks by the folder whose files name them, the last such; the first where none does."""
-    found: dict[str | None, list[str]] = {}
+    by_folder: dict[str | None, list[str]] = {}
     for task in tasks:
         named = [folder for folder in folders if len(folders) == 1 or _names(folder, task)]
-        found.setdefault([*folders[:1], *named][-1] if folders else None, []).append(task)
-    return found
+        by_folder.setdefault([*folders[:1], *named][-1] if folders else None, []).append(task)
+    return by_folder
 
 
 def _names(folder: str, task: str) -> bool:

@@ -18,8 +18,8 @@ from evomerge.study.ledger import Items, Wanted
 from evomerge.study.phases.baseline import Baseline
 from evomerge.study.phases.control import ControlArm
 from evomerge.study.phases.degenerate import degenerate
-from evomerge.study.phases.feedback import Account, Telling, Told
-from evomerge.study.phases.surrogate import Agreement
+from evomerge.study.phases.feedback import Feedback, FitnessValue, GenerationFeedback
+from evomerge.study.phases.surrogate import SurrogateCheck
 from evomerge.study.statistics.pools import generation_items
 from evomerge.study.workers.durations import final_seconds
 from evomerge.study.workers.requests import Failure
@@ -40,12 +40,12 @@ def start_optimizer(
     Raises:
         UserError: There is no such optimizer, or it cannot search this space.
     """
-    told = config.search
-    optimizer = search.create(told.optimizer, **told.options)
-    seed = None if "seed" in told.options else told.seed
+    section = config.search
+    optimizer = search.create(section.optimizer, **section.options)
+    seed = None if "seed" in section.options else section.seed
     counted = sum(task.weight > 0 for task in config.evaluate.tasks)
-    objectives = counted if told.objective == "pareto" else 1
-    optimizer.start(space.dimensions, seed, start, told.population, objectives)
+    objectives = counted if section.objective == "pareto" else 1
+    optimizer.start(space.dimensions, seed, start, section.population, objectives)
     return optimizer
 
 
@@ -71,15 +71,15 @@ class Generations:
         self._started = started
         self._is_stopped = is_stopped
         self._reference = baseline.reference
-        self._agreement = Agreement(study, baseline)
+        self._surrogate = SurrogateCheck(study, baseline)
 
     def run(self) -> search.Optimizer:
-        """Search until trials, time or the optimizer's own ideas are used up."""
-        study, told = self._study, self._study.config.search
+        """Search until the trials or the time are used up, or the optimizer stops."""
+        study, section = self._study, self._study.config.search
         start = self._baseline.start()
         optimizer = start_optimizer(study.config, study.space, start)
-        self._telling = Telling(study, self._baseline, self._reference, start)
-        share = told.random_share if optimizer.adapts else 0.0
+        self._feedback = Feedback(study, self._baseline, self._reference, start)
+        share = section.random_share if optimizer.adapts else 0.0
         control = ControlArm(study.space.dimensions, study.seed, share)
         asked, generation, reason = 0, 0, "trials"
         ended = study.record.search_ended
@@ -87,7 +87,7 @@ class Generations:
             if optimizer.stopped:
                 reason = optimizer.stopped
                 break
-            if generation and asked + optimizer.population > told.trials:
+            if generation and asked + optimizer.population > section.trials:
                 break
             past = study.record.generations.get(generation)
             if past is None:
@@ -97,15 +97,15 @@ class Generations:
                     break
             points = optimizer.ask()
             # The control arm takes what room there is; in the past, what room there was.
-            most = told.trials - asked if past is None else len(past.trials)
+            most = section.trials - asked if past is None else len(past.trials)
             extra = control.points(len(points), most - len(points))
             asked += len(points) + len(extra)
             optimizer.tell(points, *self._generation(optimizer, generation, points, extra))
-            self._check_that_some_live(generation)
+            self._check_any_survives(generation)
             generation += 1
-        self._agreement.correlation()  # the last leader, too, is scored by the metric
-        if ended is None or (ended["trials"], ended["wanted"]) != (asked, told.trials):
-            end = {"reason": reason, "trials": asked, "wanted": told.trials}
+        self._surrogate.correlation()  # the last leader, too, is scored by the metric
+        if ended is None or (ended["trials"], ended["wanted"]) != (asked, section.trials):
+            end = {"reason": reason, "trials": asked, "wanted": section.trials}
             study.ledger.log({"event": "search_ended", **end})
         return optimizer
 
@@ -115,8 +115,8 @@ class Generations:
         generation: int,
         points: Sequence[Point],
         extra: Sequence[Point],
-    ) -> tuple[list[Told], list[search.ItemScores | None]]:
-        """Score one generation and write down its fitness; returns what the optimizer is told."""
+    ) -> tuple[list[FitnessValue], list[search.ItemScores | None]]:
+        """Score one generation and write down its fitness; returns the optimizer's feedback."""
         study, reference = self._study, self._reference
         past = study.record.generations.get(generation)
         if past is not None and past.fitness is not None:
@@ -135,19 +135,19 @@ class Generations:
         field = study.config.evaluate.fitness
         wanted = Wanted([*ask.trials, reference], items, field, "search")
         # The last leader is scored by the metric on the way: no worker waits for it alone.
-        study.ledger.score([wanted, *self._agreement.wanted])
-        correlation = self._agreement.correlation()
+        study.ledger.score([wanted, *self._surrogate.wanted])
+        correlation = self._surrogate.correlation()
         rows = study.outcomes(wanted.trials, items, field, "search")
         self._fail_the_degenerate(ask.trials, rows)
         values = [
-            None if (some := rows.get(number)) is None else study.fitness(some, field)
+            None if (outcomes := rows.get(number)) is None else study.fitness(outcomes, field)
             for number in ask.trials
         ]
-        self._agreement.lead(ask.trials, values, items)
-        held = rows[reference]
-        at_reference = None if held is None else study.fitness(held, field)
-        account = self._telling.account([rows.get(number) for number in ask.trials], held)
-        self._agreement.warn_if_low(correlation, generation)
+        self._surrogate.lead(ask.trials, values, items)
+        at_anchor = rows[reference]
+        at_reference = None if at_anchor is None else study.fitness(at_anchor, field)
+        feedback = self._feedback.of_generation([rows.get(n) for n in ask.trials], at_anchor)
+        self._surrogate.warn_if_low(correlation, generation)
         study.ledger.log(
             {
                 "event": "told",
@@ -156,20 +156,20 @@ class Generations:
                 "fitness": values,
                 "reference": {"trial": reference, "fitness": at_reference},
                 "correlation": correlation,
-                **{k: v for k, v in vars(account).items() if v is not None},
+                **{k: v for k, v in vars(feedback).items() if v is not None},
             }
         )
-        told = self._telling.told(optimizer, points, values, at_reference, account)
-        return told, self._item_scores(optimizer, ask.trials[: len(points)], items)
+        fitness = self._feedback.values(optimizer, points, values, at_reference, feedback)
+        return fitness, self._item_scores(optimizer, ask.trials[: len(points)], items)
 
     def _fail_the_degenerate(
         self, trials: Sequence[int], rows: dict[int, list[OutcomeRow] | None]
     ) -> None:
-        """Take the outcomes of trials away that write nothing, and write down why."""
+        """Fail trials that write nothing: log the reason and drop their outcomes."""
         record = self._study.record
         for number in trials:
-            some, held = rows.get(number), rows[self._reference]
-            why = some and degenerate(some, held, record.generating)
+            outcomes = rows.get(number)
+            why = outcomes and degenerate(outcomes, rows[self._reference], record.generating)
             if why and record.trials[number].digest != record.trials[self._reference].digest:
                 self._study.ledger.fail(number, "search", Failure("degenerate", why))
                 rows[number] = None
@@ -180,24 +180,24 @@ class Generations:
         past: AskRecord,
         points: Sequence[Point],
         extra: Sequence[Point],
-    ) -> tuple[list[Told], list[search.ItemScores | None]]:
-        """Return the values that the optimizer was told of a generation, as the journal has them.
+    ) -> tuple[list[FitnessValue], list[search.ItemScores | None]]:
+        """Return a past generation's feedback as the journal has it.
 
-        It stays so, also for a trial that could be scored by now.
+        It stays the same even if a failed trial could be scored by now.
         """
         study, items = self._study, past.items or {}
         if [study.record.trials[n].point for n in past.trials] != [*points, *extra]:
             recipes = [study.space.fill(point) for point in (*points, *extra)]
             study.check_same(past.trials, recipes, f"generation {past.generation}, trial")
         values = list(past.fitness or ())
-        self._agreement.lead(past.trials, values, items)
+        self._surrogate.lead(past.trials, values, items)
         objectives, violations = past.objectives, past.violations
-        account = Account(
+        feedback = GenerationFeedback(
             None if objectives is None else [None if v is None else list(v) for v in objectives],
             None if violations is None else list(violations),
         )
-        told = self._telling.told(optimizer, points, values, past.reference, account)
-        return told, self._item_scores(optimizer, past.trials[: len(points)], items)
+        fitness = self._feedback.values(optimizer, points, values, past.reference, feedback)
+        return fitness, self._item_scores(optimizer, past.trials[: len(points)], items)
 
     def _item_scores(
         self, optimizer: search.Optimizer, trials: Sequence[int], items: Items
@@ -206,13 +206,12 @@ class Generations:
         if not optimizer.learns_from_items:
             return [None] * len(trials)
         study, field = self._study, self._study.config.evaluate.fitness
-        told = {number: study.record.trials[number].fitness for number in trials}
-        live = [number for number, fitness in told.items() if fitness is not None]
+        live = [number for number in trials if study.record.trials[number].fitness is not None]
         rows = study.outcomes(live, items, field, "search")
         return [study.item_scores(rows.get(number), field) for number in trials]
 
     def _ended_early(self, ended: Mapping[str, Any] | None) -> str | None:
-        """Why no new generation begins; an earlier run's end holds until more is asked for."""
+        """Why no new generation begins; an earlier end counts until more trials are wanted."""
         if self._is_stopped():
             return "stopped"
         if self._is_late():
@@ -222,7 +221,7 @@ class Generations:
         return None
 
     def _is_late(self) -> bool:
-        """Return whether the deadline leaves just the time that race and verdict will take."""
+        """Return whether the time that is left is needed for the race and the verdict."""
         study = self._study
         limit = study.config.search.deadline_seconds
         if limit is None:
@@ -232,8 +231,8 @@ class Generations:
         reserve = final_seconds(study.record.paid, final, study.config.workers.count)
         return time.monotonic() - self._started > limit - min(reserve, limit / 2)
 
-    def _check_that_some_live(self, generation: int) -> None:
-        """Stop when three generations in a row failed as a whole, other than by what they write."""
+    def _check_any_survives(self, generation: int) -> None:
+        """Stop if every trial of three generations in a row failed, unless all were degenerate."""
         record = self._study.record
         last = [record.generations[g] for g in range(max(0, generation - 2), generation + 1)]
         kinds = {f.kind for g in last for n in g.trials if (f := record.trials[n].failure)}

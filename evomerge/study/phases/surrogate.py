@@ -11,7 +11,7 @@ from evomerge.study.ledger import Items, Wanted
 from evomerge.study.phases.baseline import Baseline
 from evomerge.study.statistics.correlation import LOW, rank_correlation
 
-LEADERS = 24  # leaders of so many last generations say, with the anchors, what correlates
+LEADERS = 24  # how many of the last generations' leaders count, besides the anchors
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class _Leader:
     wanted: Wanted
 
 
-class Agreement:
+class SurrogateCheck:
     """Rank correlation of the smooth score with the metric, over anchors and last leaders.
 
     A generation's leader, its best trial by the smooth score, is scored by the metric while the
@@ -40,7 +40,7 @@ class Agreement:
         return [leader.wanted for leader in self._led[-1:]]
 
     def lead(self, trials: Sequence[int], values: Sequence[float | None], items: Items) -> None:
-        """Take in a generation that was scored."""
+        """Remember the leader of a scored generation, to be scored by the metric next."""
         scored = [(v, -n) for v, n in zip(values, trials, strict=True) if v is not None]
         if scored and not self._by_metric:
             value, number = max(scored)
@@ -48,16 +48,16 @@ class Agreement:
 
     def correlation(self) -> float | None:
         """The rank correlation with the last leader; ``None`` where the metric is the fitness."""
-        found: list[tuple[float, float]] = []
-        while self._led and len(found) < LEADERS:  # of a long past, only as many as count
+        pairs: list[tuple[float, float]] = []
+        while self._led and len(pairs) < LEADERS:  # of a long past, only as many as count
             leader = self._led.pop()
             wanted = leader.wanted
             rows = self._study.outcomes(wanted.trials, wanted.items, "metric", "search")
-            for some in rows.values():
-                if some is not None:
-                    found.append((leader.fitness, self._study.fitness(some, "metric")))
+            for outcomes in rows.values():
+                if outcomes is not None:
+                    pairs.append((leader.fitness, self._study.fitness(outcomes, "metric")))
         self._led.clear()
-        self._leaders.extend(reversed(found))
+        self._leaders.extend(reversed(pairs))
         return None if self._by_metric else rank_correlation([*self._pairs, *self._leaders])
 
     def warn_if_low(self, correlation: float | None, generation: int) -> None:

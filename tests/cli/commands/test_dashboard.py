@@ -68,7 +68,7 @@ def test_the_dashboard_serves_on_this_machine_alone_and_follows_the_run(tmp_path
         assert server.wait(60) == 0
 
 
-def test_a_port_that_is_taken_is_told_in_one_line(evomerge: Run, tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_reported_in_one_line(evomerge: Run, tmp_path: Path) -> None:
     pytest.importorskip("optuna_dashboard")
     run = bench.write(tmp_path / "run")
     with socket.socket() as taken:

@@ -89,7 +89,7 @@ dtype: bfloat16
         ("- a\n", "expected a mapping of names to values"),
     ],
 )
-def test_a_mistake_is_told_in_one_line_and_nothing_is_written(
+def test_a_mistake_is_reported_in_one_line_and_nothing_is_written(
     text: str, message: str, evomerge: Run, tmp_path: Path
 ) -> None:
     file = tmp_path / "file.yaml"

@@ -64,7 +64,7 @@ def test_a_run_is_uploaded_with_its_card_and_nothing_of_this_machine(
 
 
 @pytest.mark.slow
-def test_a_wrong_token_is_told_in_one_line(hub: Hub, finished: Path) -> None:
+def test_a_wrong_token_is_reported_in_one_line(hub: Hub, finished: Path) -> None:
     result = push(hub, finished, "lab/merged", token="hf_wrong")
     assert result.returncode == 2
     assert "lab/merged: the Hub refused: " in result.stderr
@@ -74,7 +74,7 @@ def test_a_wrong_token_is_told_in_one_line(hub: Hub, finished: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_hub_that_cannot_be_reached_is_told_in_one_line(finished: Path) -> None:
+def test_a_hub_that_cannot_be_reached_is_reported_in_one_line(finished: Path) -> None:
     gone = Hub()
     gone.close()
     result = push(gone, finished, "lab/merged")

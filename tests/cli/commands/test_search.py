@@ -27,7 +27,7 @@ from tests.study.study_driver import Drivers
 StudyFile = Callable[..., Path]
 
 
-def test_a_search_tells_its_steps_and_where_its_results_are(
+def test_a_search_prints_its_steps_and_the_paths_of_its_results(
     evomerge: Run, stub_study: StudyFile, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"

@@ -34,7 +34,7 @@ def test_methods_are_listed_with_what_each_does_its_ranges_and_its_paper(evomerg
         assert f"\n{name} " in f"\n{result.out}"
 
 
-def test_one_method_is_told_with_parameters_ranges_and_paper(evomerge: Run) -> None:
+def test_one_method_is_shown_with_parameters_ranges_and_paper(evomerge: Run) -> None:
     result = evomerge("methods", "ties")
     assert "Yadav 2023" in result.out
     assert "density" in result.out

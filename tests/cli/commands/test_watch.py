@@ -17,7 +17,7 @@ from tests.study.study_driver import Drivers
 StudyFile = Callable[..., Path]
 
 
-def test_watching_a_running_search_tells_what_the_search_tells(
+def test_watching_a_running_search_prints_the_lines_of_the_search(
     evomerge: Run, stub_study: StudyFile, drivers: Drivers, tmp_path: Path
 ) -> None:
     run, output = tmp_path / "run", tmp_path / "output"

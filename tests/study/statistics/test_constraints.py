@@ -18,7 +18,6 @@ from evomerge.report import status_text
 from evomerge.report.page.page import page
 from evomerge.report.run import Run
 from evomerge.study.phases.card import study_card
-from evomerge.study.phases.conclusion import Finish
 from evomerge.study.phases.feedback import distance
 from evomerge.study.statistics.comparison import Entrant, simplest
 from evomerge.study.statistics.constraints import Constraint, Limits, demoted
@@ -240,7 +239,9 @@ def test_verdict_recipe_card_and_report_name_one_model_if_the_winner_breaks_a_co
     stub_workers: StubWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stub_workers()
-    monkeypatch.setattr(Finish, "_broken", lambda *_: "")  # on the race's items all keep it
+    monkeypatch.setattr(
+        "evomerge.study.phases.conclusion.broken", lambda _: ""
+    )  # on the race's items all keep it
     monkeypatch.setattr(Limits, "violation_beside", lambda *_: 0.0)  # and in the search
     study = run(tmp_path, constraints=["stub_choice <= best parent"])
     folder = tmp_path / "run"
