@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from evomerge.core.errors import UserError
+from evomerge.core.garbage import no_collection
 from evomerge.core.redact import redacted
 from evomerge.evaluate.outcomes import OutcomeRow, ScoreKind
 from evomerge.study.config import StudyConfig
 from evomerge.study.config.past import of_journal
 from evomerge.study.journal.journal import Journal
-from evomerge.study.journal.record import Record, no_collection
+from evomerge.study.journal.record import Record
 from evomerge.study.journal.shards import shard_items, shards
 from evomerge.study.journal.trials import TrialRecord
 from evomerge.study.workers.failures import FATAL

@@ -5,12 +5,11 @@ Needs no torch, so a run can be looked at on any laptop.
 
 from __future__ import annotations
 
-import contextlib
-import gc
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
+from evomerge.core.garbage import no_collection
 from evomerge.evaluate.outcomes import ScoreKind
 from evomerge.study.journal.batches import BatchTable
 from evomerge.study.journal.outcomes import OutcomeTable, Written
@@ -343,22 +342,6 @@ class Record:
         self.asks[place] = ask
         if ask.generation is not None:
             self.generations[ask.generation] = ask
-
-
-@contextlib.contextmanager
-def no_collection() -> Iterator[None]:
-    """No search for cyclic garbage while a journal is replayed.
-
-    A replay makes hundreds of thousands of objects that stay, and no cycles; to go through all of
-    them (and all of torch) again and again would take a fifth of its time.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _by_trial(event: Event, key: str, trials: tuple[int, ...]) -> tuple[Any, ...] | None:
