@@ -74,7 +74,7 @@ class Mirror:
         for kind, best in baseline(record).items():
             self.study.set_user_attr(f"best {kind} (metric)", f"{best['name']} {best['score']:.4f}")
 
-    def _copy(self, record: Record, ask: AskRecord, told_at: float | None) -> None:
+    def _copy(self, record: Record, ask: AskRecord, scored_at: float | None) -> None:
         dimensions = (record.study or {})["dimensions"]
         standings = {standing.trial: standing for standing in ask.standings()}
         for number in ask.trials:
@@ -90,7 +90,7 @@ class Mirror:
             if standing is not None:
                 attributes |= {"fitness": standing.fitness, "scores": record.scores(number)}
             value = None if standing is None else standing.value
-            times = self._asked.get(ask.generation or 0), told_at
+            times = self._asked.get(ask.generation or 0), scored_at
             self.study.add_trial(_frozen(dimensions, trial.point, value, attributes, times))
 
 

@@ -28,9 +28,9 @@ class Pace:
         self.last: float | None = opened
         self._now = now
         self._search_began: float | None = None
-        self._last_told: float | None = None
-        self._told_before: int | None = None
-        self._told: int | None = None
+        self._last_generation_at: float | None = None
+        self._searched_before: int | None = None
+        self._searched: int | None = None
         self._items: deque[tuple[float, int]] = deque(maxlen=_RECENT)
 
     def apply(self, event: Mapping[str, Any], record: Record) -> None:
@@ -40,19 +40,19 @@ class Pace:
             return
         self.last = moment
         if event["event"] == "opened":
-            self.opened, self._search_began, self._told_before = moment, None, None
+            self.opened, self._search_began, self._searched_before = moment, None, None
             self._items.clear()
             return
         fresh = len(event["trials"]) if event["event"] == "told" else 0
-        if self._told is None:  # a resumed study has generations from before this listener
+        if self._searched is None:  # a resumed study has generations from before this listener
             finished = [ask for ask in record.generations.values() if ask.fitness is not None]
-            self._told = sum(len(ask.trials) for ask in finished)
+            self._searched = sum(len(ask.trials) for ask in finished)
         else:
-            self._told += fresh
+            self._searched += fresh
         if record.phase == "search" and self._search_began is None:
-            self._search_began, self._told_before = moment, self._told - fresh
+            self._search_began, self._searched_before = moment, self._searched - fresh
         if fresh:
-            self._last_told = moment
+            self._last_generation_at = moment
         if event["event"] == "outcomes":
             self._items.append((moment, len(event["rows"])))
 
@@ -64,10 +64,10 @@ class Pace:
     @property
     def trials_per_second(self) -> float | None:
         """Searched trials per second of this session; ``None`` before the first generation."""
-        fresh = (self._told or 0) - (self._told_before or 0)
-        if self._search_began is None or self._last_told is None or fresh < 1:
+        fresh = (self._searched or 0) - (self._searched_before or 0)
+        if self._search_began is None or self._last_generation_at is None or fresh < 1:
             return None
-        return fresh / max(self._last_told - self._search_began, _SHORTEST)
+        return fresh / max(self._last_generation_at - self._search_began, _SHORTEST)
 
     @property
     def items_per_second(self) -> float | None:
@@ -83,7 +83,7 @@ class Pace:
         rate = self.trials_per_second
         if rate is None or wanted is None:
             return None
-        return max(0, wanted - (self._told or 0)) / rate
+        return max(0, wanted - (self._searched or 0)) / rate
 
     def until_deadline(self, allowed: float | None) -> float | None:
         """Seconds until a session that may last so many seconds has to end; 0 once it is late."""

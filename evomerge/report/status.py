@@ -182,8 +182,8 @@ def phase_text(s: dict[str, Any]) -> str:
 def trials_text(s: dict[str, Any]) -> str:
     """The trials done of a `summary`, in words."""
     counts = s["trials"]
-    is_told = s["wanted"] is not None and s["wanted"] >= s["searched"]
-    wanted = f" of {s['wanted']:,}" if is_told else ""
+    is_wanted_known = s["wanted"] is not None and s["wanted"] >= s["searched"]
+    wanted = f" of {s['wanted']:,}" if is_wanted_known else ""
     failed = f", {counts['failed']} failed" if counts["failed"] else ""
     return f"{s['searched']:,}{wanted} searched; {counts['asked']:,} with anchors{failed}"
 

@@ -21,13 +21,26 @@ from typing import Any
 import torch
 from large import make
 
+from evomerge.evaluate.generation.decode import Decoder
+from evomerge.evaluate.generation.generation import TextGenerator
 from evomerge.evaluate.likelihood import packing
-from evomerge.evaluate.likelihood.attention import model_arguments, prefix_cache
-from evomerge.evaluate.likelihood.batches import Batch, model_input
+from evomerge.evaluate.likelihood.attention import (
+    max_packed_length,
+    model_arguments,
+    prefix_cache,
+)
+from evomerge.evaluate.likelihood.batches import Batch, make_batches, model_input
 from evomerge.evaluate.likelihood.context_cache import (
     ContextCacheSupport,
     context_cache_arguments,
+    context_cache_support,
 )
+from evomerge.evaluate.likelihood.likelihood import Forward
+from evomerge.evaluate.model import load_tokenizer
+from evomerge.evaluate.scoring.plan import make_plan
+from evomerge.evaluate.tasks.encode import Encoder
+from evomerge.evaluate.tasks.lm_eval_api import stock_model
+from evomerge.evaluate.token_requests import Pair
 from evomerge.study.config import StudyConfig
 from evomerge.study.phases.anchors import anchors
 from evomerge.study.workers.evaluator import Evaluator
@@ -58,7 +71,7 @@ def large(folder: Path, rounds: int = 3) -> dict[str, Any]:
 
     Bloom takes no block mask: contexts are read once for their choices, each choice a row.
     """
-    told = {}
+    results = {}
     for name, architecture, task, hflm in (
         ("choice, smooth", "llama", "large_choice", True),
         ("choice with 5 examples, smooth", "llama", "large_shots", False),
@@ -69,9 +82,9 @@ def large(folder: Path, rounds: int = 3) -> dict[str, Any]:
             home.mkdir(parents=True)
             make(home, architecture)
         config = study(home / "base", [home / "one", home / "two"], home / "tasks", [task])
-        told[name] = measured(config, "smooth", rounds, hflm)
-        print(json.dumps(told), flush=True)
-    return told
+        results[name] = measured(config, "smooth", rounds, hflm)
+        print(json.dumps(results), flush=True)
+    return results
 
 
 def study(base: Path, models: Sequence[Path], tasks: Path, names: Sequence[str]) -> StudyConfig:
@@ -94,8 +107,26 @@ def measured(config: StudyConfig, mode: Any, rounds: int, hflm: bool = True) -> 
     items = {task: ids[: PER_TASK if len(known) > 1 else len(ids)] for task, ids in known.items()}
     recipes = [a.recipe.to_dict() for a in anchors(config) if "task arithmetic" in a.name]
     scorer = evaluator.scorer()
-    plan = scorer._plan(scorer._checked(items), mode)
-    forward = bare_forward(scorer._model, plan.batches)
+    model, tokenizer = evaluator.live_model(), load_tokenizer(Path(config.base_model))
+    stock = stock_model(model, tokenizer, scorer.batch_size)
+    encoder = Encoder(stock, scorer.harness)
+    longest = max_packed_length(model)
+    no_cache = ContextCacheSupport()
+    support = no_cache if longest else context_cache_support(model)
+    decoder = Decoder(model, tokenizer, scorer.batch_size, longest)
+    generation = TextGenerator(stock, encoder, decoder, lambda _: None)
+
+    def batches(
+        pairs: Sequence[Pair], longest: int = longest, support: ContextCacheSupport = support
+    ) -> list[Batch]:
+        vocabulary, width = model.config.vocab_size, model.config.hidden_size
+        limits = (scorer.batch_size, stock.max_length, model.device, longest)
+        return make_batches(pairs, *limits, vocabulary, width, support)
+
+    chosen = tuple((task, i) for task, ids in items.items() for i in ids)
+    plan = make_plan(chosen, mode, scorer.harness, encoder, batches, generation)
+    forward = bare_forward(model, plan.batches)
+    likelihoods = Forward(model)
 
     def candidate(number: int) -> None:
         answer = evaluator.handle(Evaluate(recipes[number % len(recipes)], [items], mode))
@@ -108,25 +139,22 @@ def measured(config: StudyConfig, mode: Any, rounds: int, hflm: bool = True) -> 
     }
     choosing = all(description.evaluation["output_types"][t] == "multiple_choice" for t in items)
     if hflm and choosing:
-        stock = scorer._stock
         asked = [
             one for t, ids in items.items() for i in ids for one in scorer.harness.requests(t, i)
         ]
         tokens = [(one.args, list(p.context), list(p.continuation)) for one in asked
-                  for p in scorer._encoder.pairs(("", 0), one)]  # fmt: skip
+                  for p in encoder.pairs(("", 0), one)]  # fmt: skip
         calls["hflm"] = lambda _: stock.loglikelihood(asked, disable_tqdm=True)
         calls["hflm_tokens"] = lambda _: stock._loglikelihood_tokens(tokens, disable_tqdm=True)
     if any(batch.prefix for batch in plan.batches):
         whole = packing.prefix_groups
         packing.prefix_groups = lambda groups, _: [((), list(groups))]
-        unshared = scorer._batches(plan.pairs)
+        unshared = batches(plan.pairs)
         packing.prefix_groups = whole
-        calls["unshared"] = lambda _: scorer._forward(unshared, plan.pairs)
+        calls["unshared"] = lambda _: likelihoods(unshared, plan.pairs)
     if any(batch.contexts is not None for batch in plan.batches):
-        support, scorer._context_cache = scorer._context_cache, ContextCacheSupport()
-        plain_rows = scorer._batches(plan.pairs)
-        scorer._context_cache = support
-        calls["plain"] = lambda _: scorer._forward(plain_rows, plan.pairs)
+        plain_rows = batches(plan.pairs, support=no_cache)
+        calls["plain"] = lambda _: likelihoods(plain_rows, plan.pairs)
     times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(-1, rounds):  # the first round warms up
         for name, call in calls.items():
@@ -136,14 +164,13 @@ def measured(config: StudyConfig, mode: Any, rounds: int, hflm: bool = True) -> 
             call(number)
             if number >= 0:
                 times[name].append(time.process_time() - began)
-    inputs = {model_input(pair, scorer._stock.max_length) for pair in plan.pairs}
+    inputs = {model_input(pair, stock.max_length) for pair in plan.pairs}
     minimum = len({tokens[:n] for tokens in inputs for n in range(1, len(tokens) + 1)})
     spent = sum(b.inputs.numel() for b in plan.batches)
     spent += sum(len(prefix) for prefix in {b.prefix for b in plan.batches})
     spent += sum(b.contexts.tokens.numel() for b in plan.batches if b.contexts is not None)
-    scorer._max_packed_length, scorer._context_cache = 0, ContextCacheSupport()
-    plain = sum(batch.inputs.numel() for batch in scorer._batches(plan.pairs))
-    found: dict[str, Any] = {
+    plain = sum(batch.inputs.numel() for batch in batches(plan.pairs, 0, no_cache))
+    figures: dict[str, Any] = {
         "parameters": description.parameters,
         "items": sum(map(len, items.values())),
         "candidate_over_forward": ratio(times["candidate"], times["forward"]),
@@ -157,13 +184,13 @@ def measured(config: StudyConfig, mode: Any, rounds: int, hflm: bool = True) -> 
         },
     }
     if "unshared" in times:
-        found["without_prefix_over_with"] = ratio(times["unshared"], times["ours"])
+        figures["without_prefix_over_with"] = ratio(times["unshared"], times["ours"])
     if "plain" in times:
-        found["plain_over_ours"] = ratio(times["plain"], times["ours"])
+        figures["plain_over_ours"] = ratio(times["plain"], times["ours"])
     if "hflm" in times:
-        found["hflm_over_ours"] = ratio(times["hflm"], times["ours"])
-        found["hflm_tokens_over_ours"] = ratio(times["hflm_tokens"], times["ours"])
-    return found
+        figures["hflm_over_ours"] = ratio(times["hflm"], times["ours"])
+        figures["hflm_tokens_over_ours"] = ratio(times["hflm_tokens"], times["ours"])
+    return figures
 
 
 def bare_forward(model: Any, batches: Sequence[Batch]) -> Callable[[], None]:
@@ -217,6 +244,6 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, float]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     part, folder, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-    told = {"zoo": zoo, "large": large}[part](folder, *map(int, sys.argv[4:]))
-    out.write_text(json.dumps(told, indent=1) + "\n")
-    print(json.dumps(told, indent=1))
+    results = {"zoo": zoo, "large": large}[part](folder, *map(int, sys.argv[4:]))
+    out.write_text(json.dumps(results, indent=1) + "\n")
+    print(json.dumps(results, indent=1))

@@ -58,7 +58,7 @@ class Generation:
 
 
 def generations(run: Run) -> list[Generation]:
-    """The generations that the optimizer was told about, in order."""
+    """The generations whose fitness the optimizer has received, in order."""
     history = []
     for generation, ask in sorted(run.record.generations.items()):
         if ask.fitness is None:

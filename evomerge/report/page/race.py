@@ -1,4 +1,4 @@
-"""The race as a table: who was compared on how many items, with which score, and who went out."""
+"""The race as a table: each candidate's score by rung, and when it was eliminated."""
 
 from __future__ import annotations
 

@@ -30,11 +30,11 @@ LEAST: dict[str, Any] = {
 def changed(path: str, value: Any) -> dict[str, Any]:
     """The least study with one key set; the path's parts are joined by dots."""
     document = copy.deepcopy(LEAST)
-    held: Any = document
+    section: Any = document
     *parts, last = path.split(".")
     for part in parts:
-        held = held.setdefault(part, {})
-    held[last] = value
+        section = section.setdefault(part, {})
+    section[last] = value
     return document
 
 

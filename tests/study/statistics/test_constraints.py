@@ -92,10 +92,13 @@ def test_other_forms_are_refused_in_one_line(text: str, words: str) -> None:
 
 def test_those_that_break_constraints_rank_below_all_that_keep_them() -> None:
     values, broken = [0.9, 0.2, 0.8, None, 0.5], [0.01, 0.0, 0.3, None, 0.0]
-    told = demoted(values, broken)
-    order = sorted((i for i in range(5) if told[i] is not None), key=lambda i: -(told[i] or 0))
+    verdict_document = demoted(values, broken)
+    order = sorted(
+        (i for i in range(5) if verdict_document[i] is not None),
+        key=lambda i: -(verdict_document[i] or 0),
+    )
     assert order == [4, 1, 0, 2]
-    assert told[3] is None
+    assert verdict_document[3] is None
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -201,16 +204,16 @@ def test_a_winner_that_breaks_a_constraint_is_neither_an_improvement_nor_recomme
         entrant(1, "anchor", 0.2, race=0.4),  # in the race, and keeps it
         entrant(2, "anchor", 0.6, race=0.6),  # best in the race, and breaks it
     ]
-    told = judged(0.5, rivals)
-    assert told["improvement_shown"] is False
-    assert told["winner"]["name"] == "anchor 1"
-    assert told["constraints"][0] == {
+    verdict_document = judged(0.5, rivals)
+    assert verdict_document["improvement_shown"] is False
+    assert verdict_document["winner"]["name"] == "anchor 1"
+    assert verdict_document["constraints"][0] == {
         "constraint": "qa <= 0.5",
         "score": 0.9,
         "limit": 0.5,
         "kept": False,
     }
-    said = told["sentence"]
+    said = verdict_document["sentence"]
     assert said.startswith(
         "No improvement shown: on held-out items trial 9 breaks qa <= 0.5 (0.9000, the limit is "
         "0.5000), which it keeps on those of the race. anchor 1, which needs no search, keeps "
@@ -222,17 +225,20 @@ def test_a_winner_that_breaks_a_constraint_is_neither_an_improvement_nor_recomme
 
 
 def test_the_winner_stays_and_the_verdict_says_so_if_no_model_keeps_the_constraints() -> None:
-    told = judged(0.1, [entrant(0, "parent", 0.3), entrant(1, "anchor", 0.2, race=0.4)])
-    assert told["improvement_shown"] is False
-    assert told["winner"] == told["race_winner"]
-    assert "still recommended, since no parent or anchor keeps every constraint" in told["sentence"]
+    verdict_document = judged(0.1, [entrant(0, "parent", 0.3), entrant(1, "anchor", 0.2, race=0.4)])
+    assert verdict_document["improvement_shown"] is False
+    assert verdict_document["winner"] == verdict_document["race_winner"]
+    assert (
+        "still recommended, since no parent or anchor keeps every constraint"
+        in verdict_document["sentence"]
+    )
 
 
 def test_a_constraint_that_is_kept_changes_no_verdict() -> None:
-    told = judged(0.95, [entrant(0, "parent", 0.3)])
-    assert told["improvement_shown"] is True
-    assert told["winner"]["name"] == "trial 9"
-    assert told["sentence"].startswith("Improvement shown on")
+    verdict_document = judged(0.95, [entrant(0, "parent", 0.3)])
+    assert verdict_document["improvement_shown"] is True
+    assert verdict_document["winner"]["name"] == "trial 9"
+    assert verdict_document["sentence"].startswith("Improvement shown on")
 
 
 def test_verdict_recipe_card_and_report_name_one_model_if_the_winner_breaks_a_constraint(
@@ -245,21 +251,28 @@ def test_verdict_recipe_card_and_report_name_one_model_if_the_winner_breaks_a_co
     monkeypatch.setattr(Limits, "violation_beside", lambda *_: 0.0)  # and in the search
     study = run(tmp_path, constraints=["stub_choice <= best parent"])
     folder = tmp_path / "run"
-    told = json.loads((folder / "verdict.json").read_text())
-    assert told["race_winner"]["kind"] == "trial"
-    assert told["winner"]["kind"] in ("parent", "anchor")
-    assert told["improvement_shown"] is False
-    name, number = told["winner"]["name"], told["winner"]["trial"]
+    verdict_document = json.loads((folder / "verdict.json").read_text())
+    assert verdict_document["race_winner"]["kind"] == "trial"
+    assert verdict_document["winner"]["kind"] in ("parent", "anchor")
+    assert verdict_document["improvement_shown"] is False
+    name, number = verdict_document["winner"]["name"], verdict_document["winner"]["trial"]
     record = study.record
     assert record.exported is not None
     assert record.exported["trial"] == number
     recipe = record.trials[number].recipe
     assert Recipe.from_yaml(folder / "best" / "recipe.yaml").to_dict() == recipe
     assert study.best_recipe.to_dict() == recipe
-    assert told["scores"]["winner"] == told["scores"][name] != told["scores"]["race_winner"]
+    assert (
+        verdict_document["scores"]["winner"]
+        == verdict_document["scores"][name]
+        != verdict_document["scores"]["race_winner"]
+    )
     card = study_card(record, "title")
-    assert f"this model ({name}) | {told['race_winner']['name']}" in card
-    assert f"| {told['race_winner']['name']}, which won the race, against | difference" in card
+    assert f"this model ({name}) | {verdict_document['race_winner']['name']}" in card
+    assert (
+        f"| {verdict_document['race_winner']['name']}, which won the race, against | difference"
+        in card
+    )
     assert f"{name}, which needs no search, keeps every constraint and is recommended" in card
     assert f"<p>Recommended: <strong>{name}</strong>" in page(Run.read(folder))
 
