@@ -1,4 +1,4 @@
-"""Optimizers: they propose points of a search space and learn from how good these were.
+"""Optimizers propose points of a search space and learn from the fitness of these.
 
 Importing this package is cheap; the library behind an optimizer is imported when it is made.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from evomerge.optimizers.optimizer import ItemScores, Optimizer
-from evomerge.optimizers.registry import create, name_of, names, optimizer_class
+from evomerge.optimizers.registry import create, fixed_options, name_of, names, optimizer_class
 
 if TYPE_CHECKING:
     from evomerge.optimizers.evolution.catcma import CatCma
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from evomerge.optimizers.procedures.simplex_grid import SimplexGrid
     from evomerge.optimizers.sampling.optuna import OptunaSampler
     from evomerge.optimizers.sampling.random import RandomSearch
-    from evomerge.optimizers.sampling.sobol import SobolSearch
 
 __all__ = [
     "CatCma",
@@ -44,8 +43,8 @@ __all__ = [
     "ParticleSwarm",
     "RandomSearch",
     "SimplexGrid",
-    "SobolSearch",
     "create",
+    "fixed_options",
     "name_of",
     "names",
 ]

@@ -1,4 +1,4 @@
-"""Between points and the unit cube: the coordinates in which the evolution strategies search.
+"""Maps points to the unit cube, in whose coordinates the evolution strategies search, and back.
 
 A float dimension maps its range (or the logarithm of its range) onto [0, 1]. A dimension with
 n separate values maps them onto n cells of [0, 1], each value in the middle of its cell. A
@@ -30,8 +30,8 @@ class Coordinates:
         dimensions: The dimensions, in the order of a point's values.
         free: Which dimensions have more than one value; coordinate i belongs to dimension free[i].
         cells: For each coordinate its number of separate values; 0 for a continuous one.
-        conditional: Whether some dimension is active only at some points. What such a dimension
-            holds elsewhere takes no part in the recipe.
+        conditional: True if a dimension is active at certain points only. At other points its value
+            takes no part in the recipe.
     """
 
     def __init__(self, dimensions: Sequence[Dimension]) -> None:
@@ -65,39 +65,37 @@ class Coordinates:
         return tuple(values)
 
     def inactive(self, points: Sequence[Point]) -> Mask:
-        """Return a mask of the coordinates that are inactive at each point: (points,
-        coordinates).
-        """
-        asleep = [self._asleep(point) for point in points]
-        return np.array([[i in some for i in self.free] for some in asleep], dtype=bool)
+        """Mark the coordinates that are inactive at each point: a mask (points, coordinates)."""
+        by_point = [self._inactive_dimensions(point) for point in points]
+        return np.array([[i in inactive for i in self.free] for inactive in by_point], dtype=bool)
 
     def at_start(self, point: Point) -> Point:
-        """The point with every inactive dimension at its start: one point for each recipe."""
-        asleep = self._asleep(point)
+        """Put every inactive dimension at its start, so that equal recipes are equal points."""
+        inactive = self._inactive_dimensions(point)
         return tuple(
-            self.dimensions[i].start if i in asleep else value for i, value in enumerate(point)
+            self.dimensions[i].start if i in inactive else value for i, value in enumerate(point)
         )
 
-    def held(self, units: Floats, kept: Floats) -> Floats:
-        """Rows of unit coordinates, with `kept` where a coordinate is inactive at the row."""
+    def fill_inactive(self, units: Floats, substitute: Floats) -> Floats:
+        """Take coordinates from `substitute` where they are inactive; one row or several."""
         if not self.conditional:
             return units
         rows = np.atleast_2d(units)
         inactive = self.inactive([self.decode(row) for row in rows]).reshape(units.shape)
-        result: Floats = np.where(inactive, kept, units)
+        result: Floats = np.where(inactive, substitute, units)
         return result
 
-    def is_asleep(self, i: int, point: Sequence[Value]) -> bool:
+    def is_inactive(self, i: int, point: Sequence[Value]) -> bool:
         """Return whether dimension i is inactive at a point."""
         return not all(
             any(point[j] in values for j, values in clause) for clause in self._needs.get(i, ())
         )
 
-    def _asleep(self, point: Point) -> set[int]:
-        return {i for i in self._needs if self.is_asleep(i, point)}
+    def _inactive_dimensions(self, point: Point) -> set[int]:
+        return {i for i in self._needs if self.is_inactive(i, point)}
 
     def midpoints(self, coordinate: int) -> list[float]:
-        """Return where the values of a coordinate made of cells lie, in increasing order."""
+        """Return the middle of each cell of a coordinate made of cells, in increasing order."""
         dimension = self.dimensions[self.free[coordinate]]
         if dimension.kind == "categorical":
             return [_to_unit(dimension, choice) for choice in dimension.choices]
@@ -167,7 +165,7 @@ def _clipped(value: float, low: float, high: float) -> float:
 
 
 def choice_index(dimension: Dimension, value: Value) -> int:
-    """Return where `value` stands among the choices; True is not 1 here."""
+    """Return the index of `value` among the choices; True is not 1 here."""
     return next(
         i
         for i, choice in enumerate(dimension.choices)
@@ -176,7 +174,7 @@ def choice_index(dimension: Dimension, value: Value) -> int:
 
 
 def _edges(dimension: Dimension) -> tuple[float, float]:
-    """Return what 0 and 1 stand for, as a logarithm if the range is logarithmic."""
+    """Return the values that 0 and 1 stand for, as logarithms if the range is logarithmic."""
     low, high = float(dimension.low), float(dimension.high)
     if dimension.kind == "int":  # half a step on either side: every integer has a whole cell
         smallest, largest = integer_range(dimension)

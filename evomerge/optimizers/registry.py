@@ -1,15 +1,16 @@
-"""Optimizers by name: the one table to add a new one to."""
+"""Makes optimizers by name, from the one table to which a new one is added."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from evomerge.core.errors import UserError, unknown
 from evomerge.optimizers.optimizer import Optimizer
 
-# name in a study file -> (module, class, options that the name stands for)
+# name in a study file -> (module, class, options that the name fixes)
 _OPTIMIZERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "catcma": ("evolution.catcma", "CatCma", {}),
     "cmaes": ("evolution.cmaes", "CmaEs", {}),
@@ -27,7 +28,11 @@ _OPTIMIZERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "random": ("sampling.random", "RandomSearch", {}),
     "sepcma": ("evolution.cmaes", "CmaEs", {"diagonal": True}),
     "simplex_grid": ("procedures.simplex_grid", "SimplexGrid", {}),
-    "sobol": ("sampling.sobol", "SobolSearch", {}),
+    "sobol": (
+        "sampling.optuna",
+        "OptunaSampler",
+        {"sampler": "QMCSampler", "qmc_type": "sobol", "scramble": True},
+    ),
     "swarm": ("evolution.swarm", "ParticleSwarm", {}),
     "tpe": ("sampling.optuna", "OptunaSampler", {"sampler": "TPESampler"}),
 }
@@ -52,32 +57,50 @@ def create(name: str, **options: Any) -> Optimizer:
     """
     if name not in _OPTIMIZERS:
         raise UserError(unknown("optimizer", name, names()))
-    _, class_name, preset = _OPTIMIZERS[name]
-    made = optimizer_class(class_name)
-    parameters = inspect.signature(made).parameters
-    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    known = [p for p in parameters if p not in preset and p != "sampler_options"]
+    _, class_name, fixed = _OPTIMIZERS[name]
+    kind = optimizer_class(class_name)
+    parameters = inspect.signature(kind).parameters
+    passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    known = [p.name for p in parameters.values() if p.kind is not p.VAR_KEYWORD]
+    settable = [option for option in known if option not in fixed]
     for option in options:
-        if option in preset or (option not in known and not open_ended):
-            raise UserError(unknown(f"option of optimizer {name}", option, known))
-    return made(**preset, **options)
+        if option in fixed or (option not in known and not passes_on):
+            raise UserError(unknown(f"option of optimizer {name}", option, settable))
+    return kind(**fixed, **options)
 
 
 def name_of(optimizer: Optimizer) -> str:
-    """The name by which a study file would ask for this kind of optimizer."""
-    for name, (_, class_name, preset) in _OPTIMIZERS.items():
-        if class_name == type(optimizer).__name__ and not preset:
-            return name
-    raise UserError(
-        f"{type(optimizer).__name__} is no registered optimizer: add it to the table in "
-        "evomerge/optimizers/registry.py"
-    )
+    """Return the name in a study file: the one that fixes most of the optimizer's options.
+
+    >>> name_of(create("tpe", population=8)), name_of(create("optuna"))
+    ('tpe', 'optuna')
+    """
+    fitting = [
+        name
+        for name, (_, class_name, fixed) in _OPTIMIZERS.items()
+        if class_name == type(optimizer).__name__ and fixed.items() <= optimizer.options.items()
+    ]
+    if not fitting:
+        raise UserError(
+            f"{type(optimizer).__name__} is no registered optimizer: add it to the table in "
+            "evomerge/optimizers/registry.py"
+        )
+    return max(fitting, key=lambda name: len(fixed_options(name)))
+
+
+def fixed_options(name: str) -> Mapping[str, Any]:
+    """Return the options that a name stands for, which cannot be set beside it.
+
+    >>> fixed_options("sepcma"), fixed_options("cmaes")
+    ({'diagonal': True}, {})
+    """
+    return _OPTIMIZERS[name][2]
 
 
 def optimizer_class(class_name: str) -> type[Optimizer]:
     """Import the class of that name, and only the library that it needs."""
     module = next(m for m, c, _ in _OPTIMIZERS.values() if c == class_name)
-    found = getattr(importlib.import_module(f"evomerge.optimizers.{module}"), class_name)
-    assert isinstance(found, type)
-    assert issubclass(found, Optimizer)
-    return found
+    kind = getattr(importlib.import_module(f"evomerge.optimizers.{module}"), class_name)
+    assert isinstance(kind, type)
+    assert issubclass(kind, Optimizer)
+    return kind

@@ -1,4 +1,4 @@
-"""CatCMA with margin, by `cmaes`: floats, integers and true categories in one distribution.
+"""CatCMA with margin searches floats, integers and true categories by one joint distribution.
 
 Hamano 2025, https://arxiv.org/abs/2504.07884. The only door to the `cmaes` package.
 """
@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from cmaes import CatCMAwM
 
+from evomerge.optimizers.checks import share_of_range
 from evomerge.optimizers.coordinates import Floats, Mask
-from evomerge.optimizers.evolution.inactive import taken_back
-from evomerge.optimizers.optimizer import Optimizer, ranks, share_of_range
+from evomerge.optimizers.evolution.inactive import correct_inactive
+from evomerge.optimizers.optimizer import Optimizer, ranks
 from evomerge.recipe.space.dimension import Point
 
-# Below this share of its range no deviation moves a coefficient that a merge could tell apart.
+# A deviation below this share of its range moves no coefficient that a merge could tell apart.
 _CONVERGED = 1e-6
 
 # An integer with more values than this is searched as a continuum and rounded.
@@ -45,7 +46,7 @@ class CatCma(Optimizer):
 
     @property
     def mean(self) -> Point | None:
-        """The middle of the normal distribution, with the likeliest choice of each category."""
+        """The centre of the normal distribution, with the likeliest choice of each category."""
         self._check_started("mean")
         if self._strategy.generation == 0:
             return self._initial
@@ -59,7 +60,7 @@ class CatCma(Optimizer):
 
     @property
     def stopped(self) -> str | None:
-        """Why it stopped: every float has settled. Integers and choices never do, by design."""
+        """The reason for stopping: every float converged; integers and choices never do by design."""
         self._check_started("stopped")
         if not self._continuous:
             return None
@@ -81,6 +82,8 @@ class CatCma(Optimizer):
             population_size=self._population,
             mean=units[self._gaussian] if self._gaussian else None,
             sigma=self._sigma,
+            # The first deviation is sigma in every coordinate. Without `cov`, cmaes would take one
+            # that depends on the initial point's distance to the bounds, and so other trials.
             cov=np.eye(len(self._gaussian)) if self._gaussian else None,
             cat_param=self._first_probabilities(units) if self._choices else None,
             seed=int(generator.generate_state(1)[0]),
@@ -97,12 +100,14 @@ class CatCma(Optimizer):
         solutions = self._solutions
         if self._inactive is not None:
             solutions = [
-                self._strategy.informed(solution, asleep[self._gaussian], asleep[self._choices])
-                for solution, asleep in zip(solutions, self._inactive, strict=True)
+                self._strategy.without_inactive(
+                    solution, inactive[self._gaussian], inactive[self._choices]
+                )
+                for solution, inactive in zip(solutions, self._inactive, strict=True)
             ]
-        told = list(zip(solutions, ranked.tolist(), strict=True))  # `tell` sorts this list
+        ranked_solutions = list(zip(solutions, ranked.tolist(), strict=True))
         with np.errstate(divide="ignore", invalid="ignore"):  # rows that its margin masks out
-            self._strategy.tell(told)
+            self._strategy.tell(ranked_solutions)  # which sorts this list
 
     def _sort_coordinates(self) -> None:
         """Sort the coordinates into the kinds that CatCMAwM keeps apart, in its order."""
@@ -140,14 +145,14 @@ class CatCma(Optimizer):
 
 
 @dataclass(frozen=True)
-class _Informed(CatCMAwM.Solution):  # type: ignore[misc]  # the package has no type information
-    """A solution that says which coordinates of the normal distribution are inactive there."""
+class _PartlyInactive(CatCMAwM.Solution):  # type: ignore[misc]  # the package has no type information
+    """A solution with a mask of the normal distribution's coordinates that are inactive at it."""
 
     inactive: Mask | None = None
 
 
 class _Strategy(CatCMAwM):  # type: ignore[misc]
-    """CatCMAwM that draws with the symmetric root of C, and keeps what is inactive.
+    """CatCMAwM that draws with the symmetric root of C and learns nothing of inactive coordinates.
 
     Its own B D z takes B from C's eigenvectors, which for equal eigenvalues (all of them, at
     first) are whatever rounding makes them: another processor then draws other points from the
@@ -156,56 +161,57 @@ class _Strategy(CatCMAwM):  # type: ignore[misc]
 
     @property
     def deviations(self) -> Floats:
-        """Standard deviations of the normal distribution, before the margin; (d,)."""
+        """The standard deviations of the normal distribution, before the margin; (d,)."""
         deviations: Floats = self._sigma * np.sqrt(np.diag(self._C))
         return deviations
 
-    def informed(self, solution: CatCMAwM.Solution, numbers: Mask, choices: Mask) -> _Informed:
-        """A solution from which no inactive number or choice is learnt.
+    def without_inactive(
+        self, solution: CatCMAwM.Solution, numbers: Mask, choices: Mask
+    ) -> _PartlyInactive:
+        """Return a solution that teaches nothing about inactive numbers and choices.
 
-        An inactive choice is told as the probabilities it was drawn from: a gradient of 0. An
-        inactive number outside the bounds is no reason for a worse rank.
+        An inactive choice becomes the probabilities that it was drawn from, a gradient of 0. An
+        inactive number is put within its bounds, where it costs no rank.
         """
         c, v = solution.c, solution._v_raw
         if c is not None:
             c = np.where(choices[:, None], self._q, c)
         if v is not None:
             v = np.where(numbers, np.clip(v, 0.0, 1.0), v)
-        return _Informed(solution.x, solution.z, c, v, numbers)
+        return _PartlyInactive(solution.x, solution.z, c, v, numbers)
 
     def tell(self, solutions: list[tuple[CatCMAwM.Solution, float]]) -> None:
-        """Learn; `solutions` is sorted on the way."""
-        self._told = solutions
+        """Update the distribution; sorts `solutions`, best first."""
+        self._ranked_solutions = solutions
         super().tell(solutions)
 
     def _update_gaussian(self, sv: Floats) -> None:
-        best = [solution for solution, _ in self._told[: self._mu]]
-        self._still: Mask = np.zeros(
-            self._Nmi, dtype=bool
-        )  # inactive wherever something was learnt
+        best = [solution for solution, _ in self._ranked_solutions[: self._mu]]
+        self._never_active: Mask = np.zeros(self._Nmi, dtype=bool)  # in all that is learnt from
         steps, before = (sv[: self._mu] - self._mean) / self._A, self.deviations
         super()._update_gaussian(sv)
-        if isinstance(best[0], _Informed):
+        if isinstance(best[0], _PartlyInactive):
             inactive = np.array([solution.inactive for solution in best])
             weights = self._weights[: self._mu]
-            shift, scale = taken_back(steps, weights, inactive, before, self.deviations)
+            shift, scale = correct_inactive(steps, weights, inactive, before, self.deviations)
             self._mean += shift
             self._C *= np.outer(scale, scale)
             self._pc *= scale
             self._B, self._D = None, None  # to be computed again
-            self._still[:] = inactive.all(axis=0)
+            self._never_active[:] = inactive.all(axis=0)
 
     def _margin_correction(self) -> None:
         mean, widths, rates = self._mean.copy(), self._A.copy(), self._pmut.copy()
         super()._margin_correction()
-        of_integers = self._still[self._discrete_idx]
-        self._mean[self._still] = mean[self._still]
-        self._A[self._still] = widths[self._still]
-        self._pmut[of_integers] = rates[of_integers]
+        unchanged = self._never_active
+        self._mean[unchanged] = mean[unchanged]
+        self._A[unchanged] = widths[unchanged]
+        integers = unchanged[self._discrete_idx]
+        self._pmut[integers] = rates[integers]
 
     def _sample_from_gaussian(self) -> Floats:
-        axes, deviations = self._eigen_decomposition()  # B, diag(D)
-        z = self._rng.randn(self._Nmi)  # ~ N(0, I)
-        y = axes @ (deviations * (axes.T @ z))  # ~ N(0, C)
-        drawn: Floats = self._mean + self._sigma * self._A * y
-        return drawn
+        b, d = self._eigen_decomposition()  # B, diag(D)
+        z = self._rng.randn(self._Nmi)  # ~ N(0, I), Hansen 2016 eq. 38
+        y = b @ (d * (b.T @ z))  # ~ N(0, C), eq. 39 with B D B^T for B D
+        x: Floats = self._mean + self._sigma * self._A * y  # eq. 40, scaled by the margin's A
+        return x

@@ -1,6 +1,6 @@
-"""CMA-ES by pycma: a normal distribution that learns where, how far and along what to step.
+"""CMA-ES learns a normal distribution: its centre, its step length and its axes.
 
-Hansen 2016, https://arxiv.org/abs/1604.00772; restarts after Auger 2005,
+Hansen 2016, https://arxiv.org/abs/1604.00772, by `cma`; restarts after Auger 2005,
 https://doi.org/10.1109/CEC.2005.1554902. The only door to the `cma` package.
 """
 
@@ -13,9 +13,10 @@ import cma
 import numpy as np
 
 from evomerge.core.errors import UserError
+from evomerge.optimizers.checks import share_of_range, whole_number
 from evomerge.optimizers.coordinates import Floats
-from evomerge.optimizers.evolution.inactive import taken_back
-from evomerge.optimizers.optimizer import Optimizer, ranks, share_of_range, whole_number
+from evomerge.optimizers.evolution.inactive import correct_inactive
+from evomerge.optimizers.optimizer import Optimizer, ranks
 from evomerge.recipe.space.dimension import Point
 
 # Standard deviations below this share of a dimension's range move no coefficient that bfloat16
@@ -54,18 +55,18 @@ class CmaEs(Optimizer):
 
     Bounds are kept by pycma's smooth transformation into them, so `mean` is feasible and no point
     piles up on a bound. An integer is searched as a continuum cut into cells, with a smallest
-    standard deviation that keeps neighbouring values in reach; a choice is searched by its place
-    in the list, which suits choices that have an order (`catcma` treats choices as such).
+    standard deviation that keeps neighbouring values in reach; a choice is searched by its index
+    in the list, which suits ordered choices (`catcma` treats choices as categories).
 
     Args:
         sigma: First standard deviation, as a share of each dimension's range. For a few hundred
             evaluations 0.08 was best where the optimum lies 0.15 to 0.3 of the range away, 0.04
             where it is as near as 0.05 (experiments/optimizer_smoke).
         population: Points per generation; ``None`` means ``4 + floor(3 ln d)``.
-        restarts: How often to start again from the initial point with twice the population after
+        restarts: Number of restarts from the initial point, each with twice the population, after
             the search has converged.
-        diagonal: Whether to learn only a step length per dimension, not how dimensions go
-            together (sep-CMA-ES, Ros 2008, https://doi.org/10.1007/978-3-540-87700-4_30): d numbers
+        diagonal: If true, learn only a step length per dimension and no correlations
+            (sep-CMA-ES, Ros 2008, https://doi.org/10.1007/978-3-540-87700-4_30): d numbers
             instead of d²/2, learnt faster, for hundreds of dimensions.
         seed: The seed used when `start` is given none.
     """
@@ -97,7 +98,7 @@ class CmaEs(Optimizer):
 
     @property
     def stopped(self) -> str | None:
-        """Why it stopped: all restarts are used up and the last one has converged."""
+        """The reason for stopping: the last restart has converged, too."""
         self._check_started("stopped")
         return self._reason if self._restarted == self._restarts else None
 
@@ -123,18 +124,18 @@ class CmaEs(Optimizer):
         before = self._strategy.stds
         self._strategy.tell(self._units, ranked.tolist())
         if self._inactive is not None:
-            self._hold_inactive(ranked, before)
+            self._correct_inactive(ranked, before)
         self._reason = self._converged()
 
-    def _hold_inactive(self, ranked: Floats, before: Floats) -> None:
+    def _correct_inactive(self, ranked: Floats, before: Floats) -> None:
         strategy = self._strategy
         weights = strategy.sp.weights.positive_weights
         best = np.argsort(ranked)[: len(weights)]
-        # in pycma's own coordinates, in which it keeps its mean
+        # in the coordinates in which pycma keeps its mean
         steps = strategy.pop_sorted[: len(weights)] - strategy.mean_old
         assert self._inactive is not None
-        asleep = np.pad(self._inactive[best], ((0, 0), (0, self._idle)))
-        shift, scale = taken_back(steps, weights, asleep, before, strategy.stds)
+        inactive = np.pad(self._inactive[best], ((0, 0), (0, self._idle)))
+        shift, scale = correct_inactive(steps, weights, inactive, before, strategy.stds)
         strategy.mean = strategy.mean + shift
         strategy.sigma_vec *= scale
 
@@ -142,11 +143,11 @@ class CmaEs(Optimizer):
         generator = np.random.default_rng([self._seed, self._restarted])
 
         def randn(rows: int, columns: int) -> Floats:
-            # pycma forms B D z. With z = B^T z' that is C^(1/2) z': as normal as before, but
-            # continuous in C, where B alone is not: rounding errors that differ between
-            # processors stay at 1e-15 instead of turning the axes of equal eigenvalues.
-            drawn: Floats = generator.standard_normal((rows, columns))
-            return drawn if self._diagonal else drawn @ self._strategy.sm.B
+            # pycma forms B D z (eq. 39). With z = B^T z' that is C^(1/2) z': as normal as before, but
+            # continuous in C, where B alone is not: rounding errors that differ between processors
+            # stay at 1e-15 instead of turning the axes of equal eigenvalues.
+            z: Floats = generator.standard_normal((rows, columns))
+            return z if self._diagonal else z @ self._strategy.sm.B
 
         options = {
             **_QUIET,
@@ -172,7 +173,7 @@ class CmaEs(Optimizer):
         return np.array(smallest + [0.0] * self._idle)
 
     def _relative_deviations(self) -> Floats:
-        """Start wider in choices, whose order means little: all of them should be tried."""
+        """Start wider in choices, whose order means little, so that all of them are tried."""
         kinds = [self._coordinates.dimensions[i].kind for i in self._coordinates.free]
         wider = [_WIDER_IN_CHOICES if kind == "categorical" else 1.0 for kind in kinds]
         return np.append(np.array(wider), [1.0] * self._idle)

@@ -1,8 +1,8 @@
-"""Coarse to fine: a gradient is one value first, then two, then four, then every knot by itself.
+"""Coarse to fine searches a gradient as one value, then two, then four, then every knot by itself.
 
-Few dimensions are found quickly; each refinement starts at the mean that the coarser search found,
-with a smaller step. A strategy over another optimizer, CatCMAwM; in 60 dimensions it made more than
-that alone, in 20 less (experiments/optimizer_benchmark).
+Few dimensions are searched quickly; each refinement starts at the mean of the coarser search, with
+a smaller step. CatCMAwM searches each stage; in 60 dimensions the stages beat CatCMAwM alone, in 20
+they did not (experiments/optimizer_benchmark).
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from evomerge.optimizers.checks import share_of_range, whole_number
 from evomerge.optimizers.coordinates import rounded
 from evomerge.optimizers.evolution.catcma import CatCma
-from evomerge.optimizers.optimizer import Optimizer, share_of_range, whole_number
-from evomerge.recipe.space.dimension import Dimension, Point
+from evomerge.optimizers.optimizer import Optimizer
+from evomerge.recipe.space.dimension import Dimension, Point, Value
 
-_SMALLER = 0.7  # each stage's first step, of the one before
+_SMALLER = 0.7  # ratio of a stage's first step to that of the stage before
 
 
 class CoarseToFine(Optimizer):
@@ -28,7 +29,7 @@ class CoarseToFine(Optimizer):
 
     Args:
         sigma: First standard deviation of the first stage, as a share of each dimension's range.
-        generations: How long each stage before the last takes.
+        generations: Number of generations of each stage before the last.
         population: Points per generation; ``None`` means ``4 + floor(3 ln d)``.
         seed: The seed used when `start` is given none.
     """
@@ -48,22 +49,22 @@ class CoarseToFine(Optimizer):
 
     @property
     def mean(self) -> Point | None:
-        """The middle of the current stage's distribution."""
+        """The centre of the current stage's distribution."""
         self._check_started("mean")
-        if not self._told:
+        if not self._scored_generations:
             return self._initial
         coarse = self._inner.mean
         return None if coarse is None else self._fine(coarse)
 
     @property
     def stopped(self) -> str | None:
-        """Why it stopped: the last stage has converged."""
+        """The reason for stopping: the last stage has converged."""
         self._check_started("stopped")
         return self._inner.stopped if self._stage == self._last else None
 
     @property
     def stage(self) -> int:
-        """The stage it is in, from 0; gradients have up to 2^stage pieces."""
+        """The number of the current stage, from 0; gradients have up to 2^stage pieces."""
         self._check_started("stage")
         return self._stage
 
@@ -71,12 +72,12 @@ class CoarseToFine(Optimizer):
         self._gradients = gradients(self._coordinates.dimensions)
         longest = max(len(members) for members in self._gradients)
         self._last = int(np.ceil(np.log2(longest)))
-        self._stage, self._told, self._since = 0, 0, 0
+        self._stage, self._scored_generations = 0, 0
         self._launch(self._initial)
 
     def _propose(self) -> list[Point]:
         if self._stage < self._last and (
-            self._since >= self._generations or self._inner.stopped is not None
+            self._stage_generations >= self._generations or self._inner.stopped is not None
         ):
             centre = self.mean
             assert centre is not None
@@ -87,8 +88,8 @@ class CoarseToFine(Optimizer):
 
     def _learn(self, fitness: list[float | None]) -> None:
         self._inner.tell(self._coarse, fitness)
-        self._since += 1
-        self._told += any(value is not None for value in fitness)
+        self._stage_generations += 1
+        self._scored_generations += any(value is not None for value in fitness)
 
     def _launch(self, centre: Point) -> None:
         """Begin a stage about a point of the whole space."""
@@ -98,20 +99,14 @@ class CoarseToFine(Optimizer):
             for piece in np.array_split(members, min(len(members), 2**self._stage))
         ]
         dimensions = self._coordinates.dimensions
-        coarse = [
-            replace(
-                dimensions[piece[0]],
-                initial=None,
-            )
-            for piece in self._pieces
-        ]
+        coarse = [replace(dimensions[piece[0]], initial=None) for piece in self._pieces]
         start = tuple(
-            _middle(d, [centre[i] for i in piece])
+            _average(d, [centre[i] for i in piece])
             for d, piece in zip(coarse, self._pieces, strict=True)
         )
         self._inner = CatCma(sigma=self._sigma * _SMALLER**self._stage)
         self._inner.start(coarse, self._seed + self._stage, start, self._population)
-        self._since = 0
+        self._stage_generations = 0
 
     def _fine(self, coarse: Point) -> Point:
         values = list(self._initial)
@@ -122,7 +117,7 @@ class CoarseToFine(Optimizer):
 
 
 def gradients(dimensions: tuple[Dimension, ...]) -> list[list[int]]:
-    """Indices of dimensions: the knots of one gradient together, every other one by itself.
+    """Group the indices of dimensions: a gradient's knots together, every other one by itself.
 
     >>> knots = [Dimension(f"w[{k}]", gradient="w", knot=k) for k in range(2)]
     >>> gradients((*knots, Dimension("density")))
@@ -135,9 +130,7 @@ def gradients(dimensions: tuple[Dimension, ...]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _middle(
-    dimension: Dimension, values: list[float | int | bool | str]
-) -> float | int | bool | str:
+def _average(dimension: Dimension, values: list[Value]) -> Value:
     if len(values) == 1 or dimension.kind != "float":
         return values[0]
     return rounded(dimension, float(np.mean([float(value) for value in values])))

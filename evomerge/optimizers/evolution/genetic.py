@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from evomerge.optimizers.checks import share_of_range
 from evomerge.optimizers.coordinates import Floats
 from evomerge.optimizers.evolution.moves import cloud, mutated
-from evomerge.optimizers.optimizer import ItemScores, Optimizer, share_of_range
+from evomerge.optimizers.optimizer import ItemScores, Optimizer
 from evomerge.recipe.space.dimension import Dimension, Point
 
 _EPSILON = 1e-6
@@ -126,13 +127,15 @@ class GeneticAlgorithm(Optimizer):
     def _child(self, a: Member, b: Member) -> Floats:
         cut, w = self._rng.random(2)
         share = np.where(self._depths < cut, w, 1 - w)  # a's
-        theirs = self._coordinates.held(b.units, a.units)  # what is inactive there says nothing
-        ours = self._coordinates.held(a.units, theirs)
+        theirs = self._coordinates.fill_inactive(
+            b.units, a.units
+        )  # what is inactive there says nothing
+        ours = self._coordinates.fill_inactive(a.units, theirs)
         blended = share * ours + (1 - share) * theirs
         taken = np.where(self._rng.random(len(share)) < share, ours, theirs)
         child = np.where(self._is_choice, taken, blended)
         moved = mutated(self._rng, child, self._steps, self._is_choice)
-        return self._coordinates.held(moved, a.units)
+        return self._coordinates.fill_inactive(moved, a.units)
 
 
 def profiles(members: Sequence[Member]) -> Floats | None:

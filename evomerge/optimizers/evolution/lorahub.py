@@ -1,6 +1,6 @@
-"""LoraHub: weights from zero, without gradients, on a few examples, with a price on their size.
+"""LoraHub searches weights from zero, without gradients, with a price on their size.
 
-Huang 2024, https://arxiv.org/abs/2307.13269. They use Nevergrad's portfolio; here CMA-ES searches.
+Huang 2024, https://arxiv.org/abs/2307.13269, by CMA-ES instead of Nevergrad's portfolio.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import math
 import numpy as np
 
 from evomerge.core.errors import UserError
+from evomerge.optimizers.checks import share_of_range
 from evomerge.optimizers.evolution.cmaes import CmaEs
-from evomerge.optimizers.optimizer import Optimizer, share_of_range
+from evomerge.optimizers.optimizer import Optimizer
 from evomerge.recipe.space.dimension import Point
 
 
@@ -22,7 +23,7 @@ class LoraHub(Optimizer):
     fitness is a likelihood of the right answers. Its space is one weight per model in [-1.5, 1.5].
 
     Args:
-        l1: The price of a mean weight of 1 (theirs: .05).
+        l1: The price of a mean absolute weight of 1 (the paper: .05).
         sigma: First standard deviation, as a share of each dimension's range.
         population: Points per generation; ``None`` means ``4 + floor(3 ln d)``.
         seed: The seed used when `start` is given none.
@@ -53,7 +54,7 @@ class LoraHub(Optimizer):
 
     @property
     def stopped(self) -> str | None:
-        """Why it stopped: the distribution has converged."""
+        """The reason for stopping: the distribution has converged."""
         self._check_started("stopped")
         return self._inner.stopped
 
@@ -62,8 +63,8 @@ class LoraHub(Optimizer):
         for dimension in dimensions:
             if dimension.kind != "float" or not dimension.contains(0.0):
                 raise UserError(
-                    f"LoraHub starts with every weight at 0, but dimension {dimension.name} has "
-                    "no 0: search weights only, in a range such as -1.5 to 1.5"
+                    f"LoraHub starts with every weight at 0, but dimension {dimension.name} does "
+                    "not contain 0: search weights only, in a range such as -1.5 to 1.5"
                 )
         self._inner.start(dimensions, self._seed, (0.0,) * len(dimensions), self._population)
 

@@ -1,8 +1,8 @@
-"""An archive of specialists: the best recipe for each way of being good, one task at a time.
+"""MAP-Elites keeps an archive of specialists: for each task the best recipe of every cell.
 
-MAP-Elites, Mouret 2015, https://arxiv.org/abs/1504.04909; the cycled tasks of CycleQD, Kuroki 2025,
-https://arxiv.org/abs/2410.14735: one generation looks for better quality on one task and keeps
-the best for every mixture of scores on the others, the next generation takes the next task.
+Mouret 2015, https://arxiv.org/abs/1504.04909; the cycled tasks of CycleQD, Kuroki 2025,
+https://arxiv.org/abs/2410.14735: one generation improves quality on one task, with cells made of
+the scores on the other tasks; the next generation takes the next task.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evomerge.optimizers.checks import share_of_range, whole_number
 from evomerge.optimizers.coordinates import Floats
 from evomerge.optimizers.evolution.moves import cloud, mutated
-from evomerge.optimizers.optimizer import ItemScores, Optimizer, share_of_range, whole_number
+from evomerge.optimizers.optimizer import ItemScores, Optimizer
 from evomerge.recipe.space.dimension import Point
 
 
 @dataclass(frozen=True)
 class Elite:
-    """The best of a cell: where it is, its quality on the cell's task, and its fitness."""
+    """The best of a cell: its coordinates, its quality on the cell's task, and its fitness."""
 
     units: Floats
     quality: float
@@ -31,9 +32,9 @@ class MapElites(Optimizer):
     """One archive per task, cycled; cells are the other tasks' scores cut into `bins`.
 
     Children are lines between two elites, a + t (b - a) with t normal about ½, and Gaussian
-    mutations of them. Without scores (`tell` got none) there is one archive, its quality is fitness
-    and its cells are where the first two coordinates lie. The elite of the highest fitness is
-    always among the parents, so the weighted objective is searched too.
+    mutations of them. Without scores of items there is one archive, whose quality is fitness and
+    whose cells are bins of the first two coordinates. The elite of the highest fitness is always
+    among the parents, so the weighted objective is searched too.
 
     Args:
         sigma: Standard deviation of the first generation about the initial point and of mutations,
@@ -123,13 +124,13 @@ class MapElites(Optimizer):
         above = fitness - fitness.min() + 1e-12
         a, b = self._rng.choice(len(elites), size=2, p=above / above.sum())
         first = self._best.units if self._rng.random() < 0.5 else elites[a].units
-        second = self._coordinates.held(elites[b].units, first)  # inactive there: says nothing
+        second = self._coordinates.fill_inactive(elites[b].units, first)
         t = self._rng.normal(0.5, 0.25)
         line = first + t * (second - first)
         taken = np.where(self._rng.random(len(line)) < 0.5, first, second)
         child = np.where(self._is_choice, taken, np.clip(line, 0, 1))
         moved = mutated(self._rng, child, self._steps, self._is_choice)
-        return self._coordinates.held(moved, first)
+        return self._coordinates.fill_inactive(moved, first)
 
 
 def _means(scores: ItemScores) -> dict[str, float]:

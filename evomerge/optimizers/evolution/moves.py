@@ -1,4 +1,4 @@
-"""Moves points of the unit cube at random: a cloud about one, and mutations."""
+"""Moves points of the unit cube at random: clouds about a centre, and mutations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MUTATED = 0.25  # share of a child's coordinates that are moved, at least one
 
 
 def cloud(rng: np.random.Generator, centre: Floats, sigma: Floats | float, n: int) -> Floats:
-    """n points about a centre of the unit cube, reflected into it; the first is the centre."""
+    """Draw n points about a centre of the unit cube, reflected into it; the first is the centre."""
     units = centre + sigma * rng.standard_normal((n, len(centre)))
     units[0] = centre
     return reflected(units)
@@ -30,10 +30,10 @@ def mutated(rng: np.random.Generator, child: Floats, steps: Floats, is_choice: M
     """Move some coordinates, at least one, by normal steps; a choice is drawn anew.
 
     Args:
-        rng: Where the moves come from.
+        rng: The generator of the moves.
         child: Unit coordinates; (d,).
         steps: Standard deviation of each coordinate's move; (d,).
-        is_choice: Which coordinates are choices, where no value is near another; (d,).
+        is_choice: True for coordinates that are choices, no value of which is near another; (d,).
     """
     moved = rng.random(len(child)) < _MUTATED
     moved[rng.integers(len(child))] = True

@@ -1,1 +1,1 @@
-"""Fixed procedures that end by themselves: grids and greedy soups."""
+"""Fixed procedures, which end by themselves: grids and greedy soups."""

@@ -1,4 +1,4 @@
-"""A grid along one coordinate after the other, as ForkMerge joins its branches.
+"""Searches a grid along one coordinate after the other, as ForkMerge joins its branches.
 
 Jiang 2023, https://arxiv.org/abs/2301.12618, Algorithm 1: the greedy search of the weights.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from evomerge.optimizers.optimizer import MOST_POINTS, whole_number
+from evomerge.optimizers.checks import MOST_POINTS, whole_number
 from evomerge.optimizers.procedures.procedure import Plan, Procedure, by_fitness, singles
 
 
@@ -15,12 +15,12 @@ class CoordinateGrid(Procedure):
     """lambda_best = 1; then each next model's lambda from {0, .2, …, 1} x the mean so far.
 
     The merge is sum_i lambda_i theta_i / sum_i lambda_i, a point of the simplex. n + 5 (n - 1)
-    candidates: that lambda = 0 is what there already is, is not scored again. The fitness of the
+    candidates, for lambda = 0 is the merge so far and is not scored again. The fitness of the
     result never falls on the items searched on.
 
     Args:
-        steps: Into how many the grid is cut.
-        seed: Taken for the contract's sake.
+        steps: Number of steps into which the grid is cut.
+        seed: Unused; every optimizer takes one.
     """
 
     def __init__(self, steps: int = 5, seed: int | None = None) -> None:

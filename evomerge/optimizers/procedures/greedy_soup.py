@@ -1,7 +1,7 @@
-"""Greedy soup: models join an average one by one, if they do not hurt it.
+"""A greedy soup averages models, added one by one as long as they do not hurt.
 
-Wortsman 2022, https://arxiv.org/abs/2203.05482; restricted DiWA, Rame 2022,
-https://arxiv.org/abs/2205.09739, is the same procedure over its own runs.
+Wortsman 2022, https://arxiv.org/abs/2203.05482, Recipe 1; restricted DiWA, Rame 2022,
+https://arxiv.org/abs/2205.09739, is the same procedure over the runs of one training.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from evomerge.optimizers.procedures.procedure import Plan, Procedure, by_fitness
 class GreedySoup(Procedure):
     """n + (n - 1) candidates: every model alone, then each once more as a member.
 
-    Models are tried in order of decreasing fitness. What comes out is at least as good, on the
-    items searched on, as the best model alone.
+    Models are tried in order of decreasing fitness. The result is at least as good, on the items
+    searched on, as the best model alone.
 
     Args:
         accept: ``ge`` lets a model in that leaves the soup as good as it was (the papers);
             ``gt`` only one that makes it better (the code of model-soups).
-        seed: Taken for the contract's sake.
+        seed: Unused; every optimizer takes one.
     """
 
     def __init__(self, accept: str = "ge", seed: int | None = None) -> None:

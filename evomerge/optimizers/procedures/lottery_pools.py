@@ -1,4 +1,4 @@
-"""Lottery pools: models join one by one, each by as much as a line search says.
+"""Lottery pools interpolate towards one model after the other, each as far as a grid search says.
 
 Yin 2023, https://arxiv.org/abs/2208.10842 (at density 1: nothing is pruned).
 """
@@ -23,7 +23,7 @@ class LotteryPools(Procedure):
 
     Args:
         grid: The values of a; ``None`` means .05, .1, .2 to .9, .95.
-        seed: Taken for the contract's sake.
+        seed: Unused; every optimizer takes one.
     """
 
     def __init__(self, grid: Sequence[float] | None = None, seed: int | None = None) -> None:

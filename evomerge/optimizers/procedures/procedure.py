@@ -1,4 +1,4 @@
-"""Soup procedures: fixed plans over one weight per model, behind the ask/tell contract.
+"""Soup procedures follow fixed plans over one weight per model, behind the ask/tell contract.
 
 A procedure is a generator: it yields weight vectors, is sent their fitness, and goes on from
 there. Weights add up to 1, so it means the same in a space of normalised weights (`global_linear`)
@@ -25,11 +25,11 @@ Plan = Generator[list[Floats], list[float], None]  # yields weights, is sent fit
 class Procedure(Optimizer):
     """The base of all procedures; they take no start, no population and draw nothing at random.
 
-    Every candidate is scored on the same items, so that what a procedure guarantees, it guarantees
-    on them. The procedure's result so far is its `mean`, and it stops when its plan ends.
+    Every candidate is scored on the same items, so that its guarantees
+    hold on them. The procedure's result so far is its `mean`, and it stops when its plan ends.
 
     Args:
-        seed: Taken for the contract's sake; a procedure draws nothing.
+        seed: Unused; every optimizer takes one.
     """
 
     any_space = False
@@ -43,13 +43,13 @@ class Procedure(Optimizer):
 
     @property
     def mean(self) -> Point | None:
-        """The result so far; ``None`` before anything was told."""
+        """The result so far; ``None`` before the first fitness."""
         self._check_started("mean")
         return None if self.weights is None else self._point(self.weights)
 
     @property
     def stopped(self) -> str | None:
-        """Why it stopped: its plan has come to its end."""
+        """The reason for stopping: the plan has come to its end."""
         self._check_started("stopped")
         return None if self._next else "the procedure is complete"
 
@@ -58,7 +58,7 @@ class Procedure(Optimizer):
         """Yield weights of n models to score, generation by generation; keep `weights` current."""
 
     def accept(self, weights: Floats, fitness: float) -> None:
-        """Take over a result."""
+        """Make these weights the result so far."""
         self.weights, self.fitness = weights, fitness
 
     def _begin(self) -> None:
@@ -78,9 +78,9 @@ class Procedure(Optimizer):
         return [self._point(weights) for weights in self._next]
 
     def _learn(self, fitness: list[float | None]) -> None:
-        told = [-math.inf if value is None else value for value in fitness]
+        finite_or_failed = [-math.inf if value is None else value for value in fitness]
         try:
-            self._next = self._plan.send(told)
+            self._next = self._plan.send(finite_or_failed)
         except StopIteration:
             self._next = []
         self._population = len(self._next)
@@ -99,11 +99,11 @@ class Procedure(Optimizer):
 
 
 def singles(n: int) -> list[Floats]:
-    """Each model alone."""
+    """Return the weights of each model alone."""
     return list(np.eye(n))
 
 
 def by_fitness(fitness: list[float]) -> list[int]:
-    """Models that could be scored, the best first; equals in their order."""
+    """Sort the models that could be scored, best first; equal ones stay in their order."""
     order = sorted(range(len(fitness)), key=lambda i: -fitness[i])
     return [i for i in order if fitness[i] > -math.inf]

@@ -1,4 +1,4 @@
-"""Scores every mixture on a grid of the simplex, as rewarded soups do for their front.
+"""Scores every mixture on a grid of the simplex of weights, the models alone first.
 
 Rame 2023, https://arxiv.org/abs/2306.04488; Croce 2023, https://arxiv.org/abs/2302.10164.
 """
@@ -11,8 +11,8 @@ from itertools import combinations, pairwise
 import numpy as np
 
 from evomerge.core.errors import UserError
+from evomerge.optimizers.checks import MOST_POINTS, whole_number
 from evomerge.optimizers.coordinates import Floats
-from evomerge.optimizers.optimizer import MOST_POINTS, whole_number
 from evomerge.optimizers.procedures.procedure import Plan, Procedure
 
 _AT_ONCE = 16  # candidates of one generation
@@ -22,12 +22,11 @@ class SimplexGrid(Procedure):
     """All weights that are multiples of 1/steps and add up to 1: C(n + steps - 1, steps) of them.
 
     The corners are the models themselves, so the best point is at least as good as the best of
-    them, on the items searched on. It compares by one fitness; `objective: pareto` needs another
-    optimizer, such as `nsga2`.
+    them, on the items searched on.
 
     Args:
         steps: 1 / the distance of neighbours (rewarded soups: 10).
-        seed: Taken for the contract's sake.
+        seed: Unused; every optimizer takes one.
     """
 
     def __init__(self, steps: int = 4, seed: int | None = None) -> None:
@@ -39,28 +38,28 @@ class SimplexGrid(Procedure):
         count = math.comb(n + self._steps - 1, self._steps)
         if count > MOST_POINTS:
             raise UserError(
-                f"SimplexGrid steps: {self._steps} between {n} models are {count:,} points, "
-                f"expected at most {MOST_POINTS:,}; take fewer"
+                f"SimplexGrid steps: expected a grid of at most {MOST_POINTS:,} points, but "
+                f"{self._steps} steps for {n} models make {count:,}: take fewer steps"
             )
         points = compositions(n, self._steps)
         points.sort(key=lambda point: (-float(point.max()), *(-point)))
         for start in range(0, len(points), _AT_ONCE):
-            some = points[start : start + _AT_ONCE]
-            values = yield some
+            batch = points[start : start + _AT_ONCE]
+            values = yield batch
             best = int(np.argmax(values))
             if values[best] > self.fitness:
-                self.accept(some[best], values[best])
+                self.accept(batch[best], values[best])
 
 
 def compositions(n: int, steps: int) -> list[Floats]:
-    """All ways of cutting `steps` into n parts of at least 0, divided by `steps`.
+    """List all ways of cutting `steps` into n parts of at least 0, divided by `steps`.
 
     >>> [point.tolist() for point in compositions(2, 2)]
     [[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]]
     """
-    found = []
+    result = []
     for bars in combinations(range(steps + n - 1), n - 1):
         edges = [-1, *bars, steps + n - 1]
         parts = [b - a - 1 for a, b in pairwise(edges)]
-        found.append(np.array(parts, dtype=np.float64) / steps)
-    return found
+        result.append(np.array(parts, dtype=np.float64) / steps)
+    return result

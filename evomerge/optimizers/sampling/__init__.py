@@ -1,1 +1,1 @@
-"""Optimizers that draw each point anew: uniformly, or by any Optuna sampler."""
+"""Optimizers that draw each point anew: uniformly, or by an Optuna sampler."""

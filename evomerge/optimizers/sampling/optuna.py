@@ -1,6 +1,8 @@
-"""Any of Optuna's samplers behind the ask/tell contract. The only door to the `optuna` package.
+"""Optuna's samplers behind the ask/tell contract. The only door to the `optuna` package.
 
-TPE: Watanabe 2023, https://arxiv.org/abs/2304.11127.
+TPE: Watanabe 2023, https://arxiv.org/abs/2304.11127. Sobol's sequence: Sobol 1967,
+https://doi.org/10.1016/0041-5553(67)90144-9, scrambled after Owen 1998,
+https://doi.org/10.1006/jcom.1998.0487.
 """
 
 from __future__ import annotations
@@ -36,14 +38,14 @@ _SAMPLERS = (
     "RandomSampler",
     "TPESampler",
 )
-# In a conditional space some are asked only for what is active, as Optuna's users do it; others
-# need every parameter of every trial, and get the start for what is inactive.
-_BY_RUN = ("CmaEsSampler", "TPESampler")
+# In a conditional space a trial of these samplers has only the parameters that are active, as in a
+# study written for Optuna; the others need every parameter, and get the start where it is inactive.
+_ACTIVE_ONLY = ("CmaEsSampler", "TPESampler")
 _IMPUTED = ("GPSampler", "NSGAIIISampler", "NSGAIISampler")
 _DO_NOT_ADAPT = ("QMCSampler", "RandomSampler")
 
-# Points of one generation are asked before any is told, so TPE needs constant_liar to keep them
-# apart, and one joint model of all dimensions; both are the defaults from Optuna 5 on.
+# All points of a generation are asked before the first is told, so TPE needs constant_liar to keep
+# them apart, and one joint model of all dimensions; both are the defaults from Optuna 5 on.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "TPESampler": {"multivariate": True, "constant_liar": True},
     "QMCSampler": {"scramble": True},  # otherwise the seed changes nothing
@@ -53,12 +55,13 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 class OptunaSampler(Optimizer):
     """A sampler of Optuna on a study in memory, asked for a generation at a time.
 
-    The first point of all is the initial one. A failed point is told the worst fitness seen so
-    far: Optuna's own FAIL state would make TPE forget it and ask for its neighbours again.
-    Optuna compares fitness across generations, so it suits a fitness whose items stay the same.
+    The first point of all is the initial one. A failed point gets the worst fitness so far: with
+    Optuna's FAIL state TPE would forget it and ask for its neighbours again. Samplers that adapt
+    compare fitness across generations, so they suit a fitness whose items stay the same.
 
-    Of a parameter that is inactive TPE is told nothing, NSGA-II and GP that it has its start, and
-    CMA-ES searches only what is always active: the rest, choices too, is left to TPE.
+    An inactive parameter is missing in the trials of TPE, and at its start in those of NSGA-II and
+    GP; CMA-ES searches only what is always active and leaves the rest, choices too, to TPE.
+    QMC draws every parameter at every point.
 
     Args:
         sampler: Name of a class in `optuna.samplers`.
@@ -80,7 +83,7 @@ class OptunaSampler(Optimizer):
         super().__init__(population=population, seed=seed)
         if sampler not in _SAMPLERS:
             raise UserError(unknown("Optuna sampler", sampler, _SAMPLERS))
-        self.adapts = sampler not in _DO_NOT_ADAPT
+        self.adapts = self.compares_generations = sampler not in _DO_NOT_ADAPT
         self._sampler = sampler
         self._sampler_class: type[BaseSampler] = getattr(optuna.samplers, sampler)
         self._sampler_options = {**_DEFAULTS.get(sampler, {}), **sampler_options}
@@ -93,15 +96,15 @@ class OptunaSampler(Optimizer):
         parameters = self._sampler_parameters()
         options = dict(self._sampler_options)
         conditional = self._coordinates.conditional
-        self._by_run = conditional and self._sampler in _BY_RUN
+        self._active_only = conditional and self._sampler in _ACTIVE_ONLY
         self._imputed = conditional and self._sampler in _IMPUTED
         kind = self._sampler_class
         options["seed"] = int(np.random.SeedSequence(self._seed).generate_state(1)[0])
-        if self._by_run and "group" in parameters:
+        if self._active_only and "group" in parameters:
             options["group"] = options.get("multivariate", False)
-        if self._by_run and self._sampler == "CmaEsSampler":
-            kind = _AlwaysActive
-            options["needy"] = {d.name for d in self._coordinates.dimensions if d.needs}
+        if self._active_only and self._sampler == "CmaEsSampler":
+            kind = _AlwaysActiveCmaEs
+            options["conditional"] = {d.name for d in self._coordinates.dimensions if d.needs}
             options.setdefault("independent_sampler", TPESampler(seed=options["seed"]))
         for size in ("population_size", "popsize"):  # a sampler with generations gets ours
             if size in parameters:
@@ -120,7 +123,7 @@ class OptunaSampler(Optimizer):
 
     def _propose(self) -> list[Point]:
         with _quiet():
-            if self._by_run:
+            if self._active_only:
                 self._trials = [self._study.ask() for _ in range(self._population)]
                 points = [self._drawn(trial) for trial in self._trials]
             else:
@@ -135,14 +138,14 @@ class OptunaSampler(Optimizer):
         return points
 
     def _impute(self, points: list[Point]) -> None:
-        """Let an inactive parameter hold its start, which is what stands in the recipe.
+        """Put inactive parameters at their start in the trials.
 
-        So to a model of the fitness equal recipes are equal, and no child inherits what counted
-        for nothing. Hutter 2011, https://doi.org/10.1007/978-3-642-25566-3_40, section 4.1.
+        So to a model of the fitness equal recipes are equal, and no child inherits a value without
+        effect. Hutter 2011, https://doi.org/10.1007/978-3-642-25566-3_40, section 4.1.
         """
         for trial, point in zip(self._trials, points, strict=True):
             for i, dimension in enumerate(self._coordinates.dimensions):
-                if self._coordinates.is_asleep(i, point):
+                if self._coordinates.is_inactive(i, point):
                     distribution = self._distributions[dimension.name]
                     start = _to_optuna(dimension, dimension.start)
                     inside = distribution.to_internal_repr(start)
@@ -158,18 +161,18 @@ class OptunaSampler(Optimizer):
         self._worst = [min(column) for column in zip(*seen, strict=True)] or None
         with _quiet():
             for trial, vector in zip(self._trials, fitness, strict=True):
-                told = self._worst if vector is None else vector
-                if told is None:  # nothing has ever worked: there is no worst fitness yet
+                values = self._worst if vector is None else vector
+                if values is None:  # nothing has ever worked: there is no worst fitness yet
                     self._study.tell(trial, state=TrialState.FAIL)
                 else:
-                    self._study.tell(trial, told)
+                    self._study.tell(trial, values)
 
     def _drawn(self, trial: Trial) -> Point:
-        """A point of which a trial is asked only for what is active, as Optuna's users do it."""
+        """Draw a point, of which the trial has only the parameters that are active."""
         dimensions = self._coordinates.dimensions
         values = [dimension.start for dimension in dimensions]
         for i in sorted(range(len(values)), key=lambda i: bool(dimensions[i].needs)):
-            if not self._coordinates.is_asleep(i, values):
+            if not self._coordinates.is_inactive(i, values):
                 values[i] = _from_optuna(dimensions[i], _suggest(trial, dimensions[i]))
         return tuple(values)
 
@@ -181,19 +184,19 @@ class OptunaSampler(Optimizer):
         return list(inspect.signature(self._sampler_class.__init__).parameters)
 
 
-class _AlwaysActive(CmaEsSampler):
-    """CMA-ES over what is always active; every other parameter is the independent sampler's."""
+class _AlwaysActiveCmaEs(CmaEsSampler):
+    """CMA-ES over what is always active; the independent sampler draws every other parameter."""
 
-    def __init__(self, needy: set[str], **options: Any) -> None:
+    def __init__(self, conditional: set[str], **options: Any) -> None:
         super().__init__(**options)
-        self._needy = needy
+        self._conditional = conditional
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """Without those that have been active in every trial so far, but need not be."""
-        found = super().infer_relative_search_space(study, trial)
-        return {name: one for name, one in found.items() if name not in self._needy}
+        """Leave out parameters that were active in every trial so far, but need not be."""
+        space = super().infer_relative_search_space(study, trial)
+        return {name: part for name, part in space.items() if name not in self._conditional}
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:

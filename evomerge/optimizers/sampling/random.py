@@ -1,4 +1,4 @@
-"""Random search: the initial point, then points drawn evenly over the whole space."""
+"""Random search draws points evenly over the whole space, after the initial one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from evomerge.recipe.space.dimension import Point
 
 
 class RandomSearch(Optimizer):
-    """Draws every point independently: what a search that learns has to beat.
+    """Draws every point independently: the baseline that a search which learns has to beat.
 
     Each coordinate is uniform over its range (over the logarithm of it where the dimension is
     logarithmic), each integer and each choice equally likely. The first point of all is the

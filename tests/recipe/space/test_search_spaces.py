@@ -525,7 +525,7 @@ def test_a_recipe_has_exactly_the_parameters_that_are_active(zoo, name):
         for i, dimension in enumerate(space.dimensions):
             if dimension.kind == "float":
                 other = [*point[:i], drawn(dimension), *point[i + 1 :]]
-                active = not coordinates.is_asleep(i, point)
+                active = not coordinates.is_inactive(i, point)
                 seen[active] += 1
                 assert (space.fill(other).digest != digest) == active, dimension.name
     assert min(seen.values()) > 10
