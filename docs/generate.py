@@ -248,14 +248,14 @@ def optimizers() -> str:
         "study resumes.\n",
     ]
     for name in sorted(registry.names()):
-        kind = type(registry.create(name))
+        kind, fixed = type(registry.create(name)), registry.fixed_options(name)
         first = (kind.__doc__ or "").partition("\n\n")[0]
         lines += [f"## {name}\n", f"{code(' '.join(first.split()))}\n"]
         descriptions = _arguments(kind)
         rows = [
             f"| `{p.name}` | `{p.default}` | {_cell(descriptions.get(p.name, ''))} |"
             for p in inspect.signature(kind).parameters.values()
-            if p.default is not inspect.Parameter.empty
+            if p.default is not inspect.Parameter.empty and p.name not in fixed
         ]
         if rows:
             lines += ["| option | default | |", "|---|---|---|", *rows, ""]

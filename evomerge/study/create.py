@@ -212,8 +212,12 @@ def _search_section(
                 "create_study: options: expected none beside an optimizer that was made with "
                 f"options of its own, but got {search_keys['options']!r}"
             )
-        document["optimizer"] = optimizers.name_of(optimizer)
-        document["options"] = _plain(optimizer.options)
+        name = optimizers.name_of(optimizer)
+        fixed = optimizers.fixed_options(name)
+        document["optimizer"] = name
+        document["options"] = {
+            key: _plain(value) for key, value in optimizer.options.items() if key not in fixed
+        }
     return document
 
 

@@ -190,9 +190,9 @@ def test_rows_are_held_where_a_coordinate_is_inactive():
     ]
     units, kept = np.array([[0.2, 0.5, 0.6], [0.8, 0.5, 0.6]]), np.full((2, 3), 0.9)
     expected = [[0.2, 0.5, 0.9], [0.8, 0.9, 0.6]]
-    held = Coordinates(dimensions).held(units, kept)
+    held = Coordinates(dimensions).fill_inactive(units, kept)
     assert held.tolist() == expected
-    assert Coordinates(dimensions).held(units[0], kept[0]).tolist() == expected[0]
+    assert Coordinates(dimensions).fill_inactive(units[0], kept[0]).tolist() == expected[0]
 
 
 def test_needing_a_dimension_that_is_not_there_is_refused():

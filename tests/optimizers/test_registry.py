@@ -29,7 +29,7 @@ def test_every_name_makes_an_optimizer():
         "random": RandomSearch,
         "sepcma": CmaEs,
         "simplex_grid": search.SimplexGrid,
-        "sobol": search.SobolSearch,
+        "sobol": OptunaSampler,
         "swarm": search.ParticleSwarm,
         "tpe": OptunaSampler,
     }

@@ -22,3 +22,18 @@ def of_journal(study: Mapping[str, Any]) -> dict[str, Any]:
             "which later versions lack: read it with that version"
         )
     return {**config, "search": search}
+
+
+def refuse_other_points(study: Mapping[str, Any], where: str) -> None:
+    """Refuse to resume a run whose optimizer asks for other points than in its version.
+
+    Raises:
+        UserError: Names the optimizer and the version.
+    """
+    version = study.get("version", "0.1.0")
+    optimizer = study["config"].get("search", {}).get("optimizer")
+    if optimizer == "sobol" and version.startswith("0.1."):
+        raise UserError(
+            f"{where}: evomerge {version} began this run, and its optimizer sobol asked for other "
+            "points: resume with that version, or start another run folder"
+        )

@@ -9,7 +9,7 @@ from typing import Any
 from evomerge.core.errors import UserError
 from evomerge.core.redact import redacted
 from evomerge.core.version import __version__
-from evomerge.study.config.past import of_journal
+from evomerge.study.config.past import of_journal, refuse_other_points
 from evomerge.study.context import StudyRun
 from evomerge.study.journal.shards import shard_items
 from evomerge.study.statistics.pools import split
@@ -54,6 +54,8 @@ def refuse_another(study: StudyRun, external: bool = False, allow_changed: bool 
         if past.get("elsewhere"):
             remedy = "is evaluated externally: continue with ask() and tell()"
         raise UserError(f"{study.directory}: this study {remedy}, or start another run folder")
+    if finished(study) is None:
+        refuse_other_points(past, str(study.directory))
     now = redacted(study.config.to_dict())
     old, new = _fixed(of_journal(past)), _fixed(now)
     if old != new:
