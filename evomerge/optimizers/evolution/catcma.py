@@ -60,7 +60,7 @@ class CatCma(Optimizer):
 
     @property
     def stopped(self) -> str | None:
-        """The reason for stopping: every float converged; integers and choices never do by design."""
+        """The reason for stopping: every float converged; integers and choices never do."""
         self._check_started("stopped")
         if not self._continuous:
             return None

@@ -143,9 +143,9 @@ class CmaEs(Optimizer):
         generator = np.random.default_rng([self._seed, self._restarted])
 
         def randn(rows: int, columns: int) -> Floats:
-            # pycma forms B D z (eq. 39). With z = B^T z' that is C^(1/2) z': as normal as before, but
-            # continuous in C, where B alone is not: rounding errors that differ between processors
-            # stay at 1e-15 instead of turning the axes of equal eigenvalues.
+            # pycma forms B D z (eq. 39). With z = B^T z' that is C^(1/2) z': as normal as before,
+            # but continuous in C, where B alone is not: rounding errors that differ between
+            # processors stay at 1e-15 instead of turning the axes of equal eigenvalues.
             z: Floats = generator.standard_normal((rows, columns))
             return z if self._diagonal else z @ self._strategy.sm.B
 
