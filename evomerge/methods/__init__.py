@@ -1,14 +1,10 @@
 """Merge methods: pure functions of tensors, and what they declare about themselves."""
 
 from evomerge.methods.arcee_fusion import arcee_fusion
-from evomerge.methods.breadcrumbs import breadcrumbs
-from evomerge.methods.breadcrumbs_ties import breadcrumbs_ties
-from evomerge.methods.consensus_ta import consensus_ta
-from evomerge.methods.consensus_ties import consensus_ties
-from evomerge.methods.dare_linear import dare_linear
-from evomerge.methods.dare_ties import dare_ties
-from evomerge.methods.della import della
-from evomerge.methods.della_linear import della_linear
+from evomerge.methods.breadcrumbs import breadcrumbs, breadcrumbs_ties
+from evomerge.methods.consensus import consensus_ta, consensus_ties, tall_mask
+from evomerge.methods.dare import dare_linear, dare_ties
+from evomerge.methods.della import della, della_linear
 from evomerge.methods.karcher import karcher
 from evomerge.methods.linear import linear
 from evomerge.methods.lora_lego import lora_lego
@@ -19,18 +15,15 @@ from evomerge.methods.model_stock import model_stock
 from evomerge.methods.multislerp import multislerp
 from evomerge.methods.nearswap import nearswap
 from evomerge.methods.nuslerp import nuslerp
-from evomerge.methods.parameters import REQUIRED, Count, ParameterSpec, Range
+from evomerge.methods.parameters import REQUIRED, Count, Doc, ParameterSpec, Range
 from evomerge.methods.passthrough import passthrough
-from evomerge.methods.ram import ram
-from evomerge.methods.ramplus_tl import ramplus_tl
+from evomerge.methods.ram import ram, ramplus_tl
 from evomerge.methods.random import CounterRandom
 from evomerge.methods.registry import MethodSpec, get, merge_method, names, registered
 from evomerge.methods.sce import sce
 from evomerge.methods.slerp import slerp
-from evomerge.methods.tall_mask import tall_mask
 from evomerge.methods.task_arithmetic import task_arithmetic
-from evomerge.methods.ties import ties
-from evomerge.methods.ties_global import ties_global
+from evomerge.methods.ties import ties, ties_global
 from evomerge.methods.varm import varm
 from evomerge.methods.wise_ft import wise_ft
 
@@ -38,6 +31,7 @@ __all__ = [
     "REQUIRED",
     "Count",
     "CounterRandom",
+    "Doc",
     "MethodSpec",
     "ParameterSpec",
     "Range",

@@ -29,10 +29,6 @@ def arcee_fusion(base: Tensor, models: Annotated[Sequence[Tensor], Count(1, 1)])
     Differs from mergekit 0.1.5: beyond a million elements the quartiles are those of one fixed
     sample, an element from each of a million equal stretches, rather than of a random one, so that
     a recipe has one result; an empty tensor is merged, to itself.
-
-    Args:
-        base: Any shape.
-        models: One tensor of the base's shape.
     """
     (model,) = models
     if base.numel() == 0:

@@ -1,26 +1,41 @@
-"""Model Breadcrumbs (Davari 2023): drop each delta's smallest elements, and its outliers."""
+"""Model Breadcrumbs (Davari 2023): drop a delta's smallest elements and outliers, add or TIES."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from torch import Tensor
 
 from evomerge.methods.deltas import (
     add_to_base,
     adds_nothing,
+    disjoint_deltas,
     rescale_by_l1,
     trim_outliers,
     weighted_deltas,
 )
 from evomerge.methods.parameters import (
+    Doc,
+    L1Rescale,
     Lambda,
+    Normalize,
+    NormalizeAgreeing,
     PerModelDensity,
-    PerModelOutliers,
+    PerModelFloat,
+    PerModelVote,
     PerModelWeight,
+    Range,
     one_per_model,
 )
 from evomerge.methods.registry import merge_method
+
+PerModelMiddle = Annotated[PerModelDensity, Doc("Part of each delta's elements that is kept.")]
+PerModelOutliers = Annotated[
+    PerModelFloat,
+    Range(0.0, 0.1, valid_low=0.0, valid_high=1.0),
+    Doc("Part of each delta's elements, those of largest magnitude, that is dropped."),
+]
 
 
 @merge_method(reference="Davari 2023, https://arxiv.org/abs/2312.06795", in_mergekit=True)
@@ -28,10 +43,10 @@ def breadcrumbs(
     base: Tensor,
     models: Sequence[Tensor],
     weight: PerModelWeight,
-    density: PerModelDensity = 1.0,
+    density: PerModelMiddle = 1.0,
     gamma: PerModelOutliers = 0.01,
-    normalize: bool = False,
-    rescale: bool = False,
+    normalize: Normalize = False,
+    rescale: L1Rescale = False,
     lambda_: Lambda = 1.0,
 ) -> Tensor:
     """Zero the smallest and the largest elements of each delta, add the weighted sum to the base.
@@ -46,16 +61,6 @@ def breadcrumbs(
     there); a lambda of 0, or models that are all of weight or density 0, return the base's own
     bits; sums run in model order for any number of models.
 
-    Args:
-        base: Any shape.
-        models: Fine-tuned from the base, of its shape.
-        weight: How much of each model's delta is added; any finite number.
-        density: Part of each delta's elements that is kept.
-        gamma: Part of each delta's elements, those of largest magnitude, that is dropped.
-        normalize: Divide by the sum of the weights, unless its magnitude is below 1e-8.
-        rescale: Give what is left of each delta the L1 norm that it had.
-        lambda_: Scale of what is added to the base; any finite number.
-
     >>> import torch
     >>> model = torch.tensor([9.0, 1.0, 3.0, 2.0])
     >>> breadcrumbs(torch.zeros(4), [model], weight=1.0, density=0.5, gamma=0.25)
@@ -66,11 +71,40 @@ def breadcrumbs(
     gammas = one_per_model("gamma", gamma, len(models))
     if adds_nothing(lambda_, weights, densities):
         return base.clone()
-    deltas = middling_deltas(base, models, densities, gammas, rescale=rescale)
+    deltas = _middling_deltas(base, models, densities, gammas, rescale=rescale)
     return add_to_base(base, weighted_deltas(deltas, weights, normalize=normalize), lambda_)
 
 
-def middling_deltas(
+@merge_method(reference="Davari 2023, https://arxiv.org/abs/2312.06795", in_mergekit=True)
+def breadcrumbs_ties(
+    base: Tensor,
+    models: Sequence[Tensor],
+    weight: PerModelVote,
+    density: PerModelMiddle = 1.0,
+    gamma: PerModelOutliers = 0.01,
+    normalize: NormalizeAgreeing = False,
+    rescale: L1Rescale = False,
+    lambda_: Lambda = 1.0,
+) -> Tensor:
+    """Zero the smallest and largest elements of each delta, elect a sign, add what agrees.
+
+    d_i  = w_i * (model_i - base), without its gamma_i largest magnitudes, of the rest the
+           density_i largest
+    sign = +1 where sum_i d_i >= 0, else -1
+    base + lambda * sum_{i: sign(d_i) = sign} d_i [ / sum_{i: sign(d_i) = sign} w_i ]
+
+    TIES (Yadav 2023) with breadcrumbs' trimming. Differs from mergekit 0.1.5 as `breadcrumbs` does.
+    """
+    weights = one_per_model("weight", weight, len(models))
+    densities = one_per_model("density", density, len(models))
+    gammas = one_per_model("gamma", gamma, len(models))
+    if adds_nothing(lambda_, weights, densities):
+        return base.clone()
+    deltas = _middling_deltas(base, models, densities, gammas, rescale=rescale)
+    return add_to_base(base, disjoint_deltas(deltas, weights, normalize=normalize), lambda_)
+
+
+def _middling_deltas(
     base: Tensor,
     models: Sequence[Tensor],
     densities: Sequence[float],
@@ -82,6 +116,6 @@ def middling_deltas(
     deltas = []
     for model, density, gamma in zip(models, densities, gammas, strict=True):
         delta = model - base
-        kept = trim_outliers(delta, density, gamma)
-        deltas.append(rescale_by_l1(kept, delta) if rescale and density < 1 else kept)
+        middle = trim_outliers(delta, density, gamma)
+        deltas.append(rescale_by_l1(middle, delta) if rescale and density < 1 else middle)
     return deltas

@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 
 from evomerge.methods.deltas import sum_in_order
-from evomerge.methods.parameters import Range
+from evomerge.methods.parameters import Doc, Range
 from evomerge.methods.registry import merge_method
 
 _SMALLEST = 1e-30  # stands in for a tolerance of 0, where an angle of 0 would be divided by
-Steps = Annotated[int, Range(1, 50, valid_low=0)]
-Tolerance = Annotated[float, Range(1e-8, 1e-3, valid_low=0.0)]
+Steps = Annotated[int, Range(1, 50, valid_low=0), Doc("Most steps that are taken.")]
+Tolerance = Annotated[
+    float,
+    Range(1e-8, 1e-3, valid_low=0.0),
+    Doc("Steps, angles and norms below it count as nothing."),
+]
 
 
 @merge_method(reference="Karcher 1977, https://doi.org/10.1002/cpa.3160300502", in_mergekit=True)
@@ -31,11 +35,6 @@ def karcher(models: Sequence[Tensor], max_iter: Steps = 10, tol: Tolerance = 1e-
     first is where the search starts, and so the order of the models matters.
 
     Differs from mergekit 0.1.5: a tolerance of 0 works (an angle of 0 is no step).
-
-    Args:
-        models: Any shape, the same for all.
-        max_iter: Most steps that are taken.
-        tol: Steps, angles and norms below it count as nothing.
 
     >>> import torch
     >>> karcher([torch.tensor([2.0, 0.0]), torch.tensor([0.0, 4.0])])

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from evomerge.core.errors import UserError
-from evomerge.methods.parameters import PerModelWeight, one_per_model
+from evomerge.methods.parameters import Doc, PerModelShare, one_per_model
 from evomerge.methods.registry import merge_method
 
 
 @merge_method(reference="Wortsman 2022, https://arxiv.org/abs/2203.05482", in_mergekit=True)
-def linear(models: Sequence[Tensor], weight: PerModelWeight, normalize: bool = True) -> Tensor:
+def linear(
+    models: Sequence[Tensor],
+    weight: PerModelShare,
+    normalize: Annotated[bool, Doc("Divide by the sum of the weights.")] = True,
+) -> Tensor:
     """Average the models, weighted.
 
     sum_i w_i model_i [ / sum_i w_i ]
@@ -22,11 +27,6 @@ def linear(models: Sequence[Tensor], weight: PerModelWeight, normalize: bool = T
 
     Differs from mergekit 0.1.5: `normalize` with weights that sum to 0 is an error rather than
     nan or infinity.
-
-    Args:
-        models: Any shape, the same for all.
-        weight: The share of each model; any finite number.
-        normalize: Divide by the sum of the weights.
 
     >>> import torch
     >>> linear([torch.tensor([1.0, 2.0]), torch.tensor([3.0, 6.0])], weight=[3.0, 1.0])

@@ -9,11 +9,16 @@ import torch
 from torch import Tensor
 
 from evomerge.methods.deltas import sum_in_order
-from evomerge.methods.parameters import Range
+from evomerge.methods.parameters import Doc, Range
 from evomerge.methods.registry import FactorPair, merge_method
 
-Rank = Annotated[int, Range(0, 64, valid_low=0)]
-_ROUNDS = 100  # of k-means; it has settled long before
+Rank = Annotated[
+    int,
+    Range(0, 64, valid_low=0),
+    Doc("k, how many ranks the merged adapter has; 0 for that of the largest adapter."),
+]
+OutputReweight = Annotated[bool, Doc("Whether the product is multiplied by sqrt(r / k).")]
+_ROUNDS = 100  # of k-means; it converges long before
 
 
 @merge_method(reference="Zhao 2024, https://arxiv.org/abs/2409.16167")
@@ -21,7 +26,7 @@ def lora_lego(
     base: Tensor,
     models: Sequence[Tensor],
     rank: Rank = 0,
-    output_reweight: bool = False,
+    output_reweight: OutputReweight = False,
     factors: Sequence[FactorPair | None] | None = None,
 ) -> Tensor:
     """Cluster the ranks of LoRA adapters, and add the product of the clusters' centres to the base.
@@ -30,19 +35,13 @@ def lora_lego(
     c   = the centres of k clusters of the u by k-means, each scaled to the mean norm of its own
     base + sum over clusters of c_B c_A^T [ * sqrt(r / k) ]
 
+    The models are adapters on the base (``base+adapter``), of any ranks, or fine-tunes of it.
     Clusters start at the units that lie farthest from each other, so that nothing is drawn, and
     neither the order of adapters nor that of ranks matters. With k as large as all ranks together,
     the deltas are summed exactly. The factor sqrt(r / k), r the mean rank, is the paper's output
     reweighting as it is known to us, which is why it is off. What models change without factors (a
     whole fine-tune, modules_to_save) is averaged over those that change it. mergekit 0.1.5 has no
     such method.
-
-    Args:
-        base: Any shape; what every adapter stands on.
-        models: Adapters on the base (``base+adapter``), of any ranks, or fine-tunes of it.
-        rank: k, how many ranks the merged adapter has; 0 for that of the largest adapter.
-        output_reweight: Whether the product is multiplied by sqrt(r / k).
-        factors: Of each model: B_i with its scale (rows, r) and A_i (r, columns), or ``None``.
 
     >>> import torch
     >>> base, pair = torch.zeros(1, 1), (torch.tensor([[2.0]]), torch.tensor([[3.0]]))
@@ -55,14 +54,14 @@ def lora_lego(
     result = base.clone()
     if changed:
         result += sum_in_order(changed) / len(changed)
-    held = [pair for pair in pairs if pair is not None]
-    if not held:
+    adapters = [pair for pair in pairs if pair is not None]
+    if not adapters:
         return result
-    units = torch.cat([torch.cat([right, left.T], dim=1) for left, right in held])  # (ranks, d)
-    sizes = [right.shape[0] for _, right in held]
+    units = torch.cat([torch.cat([right, left.T], dim=1) for left, right in adapters])  # (ranks, d)
+    sizes = [right.shape[0] for _, right in adapters]
     k = min(rank or max(sizes), len(units))
     centres = _centres(units, k)
-    columns = held[0][1].shape[1]
+    columns = adapters[0][1].shape[1]
     product = centres[:, columns:].T @ centres[:, :columns]
     if output_reweight:
         product *= (sum(sizes) / len(sizes) / k) ** 0.5
@@ -74,23 +73,23 @@ def _centres(units: Tensor, k: int) -> Tensor:
     if k == len(units):
         return units
     centres = units[_farthest(units, k)]
-    own = torch.cdist(units, centres).argmin(dim=1)
+    cluster = torch.cdist(units, centres).argmin(dim=1)
     for _ in range(_ROUNDS):
         centres = torch.stack(
             [
-                units[own == c].mean(dim=0) if bool((own == c).any()) else centres[c]
+                units[cluster == c].mean(dim=0) if bool((cluster == c).any()) else centres[c]
                 for c in range(k)
             ]
         )
         moved = torch.cdist(units, centres).argmin(dim=1)
-        if torch.equal(moved, own):
+        if torch.equal(moved, cluster):
             break
-        own = moved
+        cluster = moved
     norms = units.norm(dim=1)
     for c in range(k):
         size = centres[c].norm()
-        if bool((own == c).any()) and bool(size > 0):
-            centres[c] *= norms[own == c].mean() / size
+        if bool((cluster == c).any()) and bool(size > 0):
+            centres[c] *= norms[cluster == c].mean() / size
     return centres
 
 

@@ -9,10 +9,17 @@ from torch import Tensor
 
 from evomerge.core.errors import UserError
 from evomerge.methods.deltas import sum_in_order, weighted_deltas
-from evomerge.methods.parameters import PerModelFloat, Range, one_per_model
+from evomerge.methods.parameters import Doc, PerModelFloat, Range, one_per_model
 from evomerge.methods.registry import FactorPair, merge_method
 
-PerModelMix = Annotated[PerModelFloat, Range(-1.5, 1.5)]
+PerModelMix = Annotated[
+    PerModelFloat,
+    Range(-1.5, 1.5),
+    Doc(
+        "How much of each adapter's factors is mixed in; any finite number. The paper searches in "
+        "[-1.5, 1.5]."
+    ),
+]
 
 
 @merge_method(reference="Huang 2023, https://arxiv.org/abs/2307.13269")
@@ -26,18 +33,11 @@ def lorahub(
 
     base + (sum_i w_i B_i) (sum_i w_i A_i), the scale alpha / r in B_i
 
-    It is quadratic in the weights, and has cross terms B_i A_j: one adapter of weight 0.5 adds a
+    The models are adapters of one rank on the base (``base+adapter``; `lora_lego` mixes any ranks),
+    or fine-tunes of it. The sum is quadratic in the weights, and has cross terms B_i A_j: one adapter of weight 0.5 adds a
     quarter of its delta, and of weight -0.5 too. For the sum of w_i B_i A_i take `task_arithmetic`.
     What a model changes without factors (a whole fine-tune, modules_to_save) is added as there:
     w_i (model_i - base). mergekit 0.1.5 has no such method.
-
-    Args:
-        base: Any shape; what every adapter stands on.
-        models: Adapters on the base (``base+adapter``), or fine-tunes of it.
-        weight: How much of each adapter's factors is mixed in; any finite number. The paper
-            searches in [-1.5, 1.5].
-        factors: Of each model: B_i with its scale (rows, r) and A_i (r, columns), or ``None``.
-            Their ranks must agree; `lora_lego` mixes any.
 
     Raises:
         UserError: The adapters' ranks differ.
@@ -52,7 +52,7 @@ def lorahub(
     ranks = sorted({pair[1].shape[0] for pair in pairs if pair is not None})
     if len(ranks) > 1:
         raise UserError(f"lorahub: expected adapters of one rank, but got {ranks}; see lora_lego")
-    held = [(w, pair) for w, pair in zip(weights, pairs, strict=True) if pair is not None]
+    adapters = [(w, pair) for w, pair in zip(weights, pairs, strict=True) if pair is not None]
     rest = [
         (w, model - base)
         for w, model, pair in zip(weights, models, pairs, strict=True)
@@ -63,8 +63,8 @@ def lorahub(
         result += weighted_deltas(
             [delta for _, delta in rest], [w for w, _ in rest], normalize=False
         )
-    if held:
-        left = sum_in_order([w * pair[0].to(base.dtype) for w, pair in held])
-        right = sum_in_order([w * pair[1].to(base.dtype) for w, pair in held])
+    if adapters:
+        left = sum_in_order([w * pair[0].to(base.dtype) for w, pair in adapters])
+        right = sum_in_order([w * pair[1].to(base.dtype) for w, pair in adapters])
         result += left @ right
     return result

@@ -8,13 +8,20 @@ from typing import Annotated
 from torch import Tensor
 
 from evomerge.methods.deltas import trim
-from evomerge.methods.parameters import Count, PerModelDensity, one_per_model
+from evomerge.methods.parameters import Count, Doc, PerModelDensity, one_per_model
 from evomerge.methods.registry import merge_method
 
 
 @merge_method(reference="Han 2015, https://arxiv.org/abs/1506.02626")
 def magnitude_prune(
-    models: Annotated[Sequence[Tensor], Count(1, 1)], density: PerModelDensity = 1.0
+    models: Annotated[Sequence[Tensor], Count(1, 1)],
+    density: Annotated[
+        PerModelDensity,
+        Doc(
+            "Part of the elements that is kept, those of largest magnitude: 0 keeps none, more "
+            "than 0 at least one, 1 all."
+        ),
+    ] = 1.0,
 ) -> Tensor:
     """Keep the largest weights of one model, tensor by tensor, and zero the others.
 
@@ -22,11 +29,6 @@ def magnitude_prune(
 
     It prunes weights, not deltas (`ties` of one model does that). mergekit 0.1.5 has no such
     method.
-
-    Args:
-        models: One tensor of any shape.
-        density: Part of the elements that is kept, those of largest magnitude: 0 keeps none, more
-            than 0 at least one, 1 all.
 
     >>> import torch
     >>> magnitude_prune([torch.tensor([1.0, -4.0, 2.0, 0.5])], density=0.5)

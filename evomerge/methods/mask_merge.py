@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor
 
@@ -15,7 +15,14 @@ from evomerge.methods.deltas import (
     sum_in_order,
     weighted_deltas,
 )
-from evomerge.methods.parameters import Lambda, PerModelDensity, PerModelWeight, one_per_model
+from evomerge.methods.parameters import (
+    Doc,
+    Lambda,
+    Normalize,
+    PerModelDensity,
+    PerModelWeight,
+    one_per_model,
+)
 from evomerge.methods.registry import merge_method
 
 
@@ -24,9 +31,14 @@ def mask_merge(
     base: Tensor,
     models: Sequence[Tensor],
     weight: PerModelWeight,
-    density: PerModelDensity = 1.0,
-    masks: Literal["union", "intersect", "vote"] = "union",
-    normalize: bool = False,
+    density: Annotated[
+        PerModelDensity,
+        Doc("Part of each delta's elements, those of largest magnitude, that its mask keeps."),
+    ] = 1.0,
+    masks: Annotated[
+        Literal["union", "intersect", "vote"], Doc("How the models' masks become one.")
+    ] = "union",
+    normalize: Normalize = False,
     lambda_: Lambda = 1.0,
 ) -> Tensor:
     """Add the weighted sum of the deltas to the base where their masks, put together, allow it.
@@ -39,15 +51,6 @@ def mask_merge(
     Jaiswal 2023 merges the masks of pruned weights (by union); here they are the deltas'. mergekit
     0.1.5 has no such method.
 
-    Args:
-        base: Any shape.
-        models: Fine-tuned from the base, of its shape.
-        weight: How much of each model's delta is added; any finite number.
-        density: Part of each delta's elements, those of largest magnitude, that its mask keeps.
-        masks: How the models' masks become one.
-        normalize: Divide by the sum of the weights, unless its magnitude is below 1e-8.
-        lambda_: Scale of what is added to the base; any finite number.
-
     >>> import torch
     >>> models = [torch.tensor([3.0, 2.0, 1.0]), torch.tensor([3.0, 1.0, 2.0])]
     >>> mask_merge(torch.zeros(3), models, weight=0.5, density=0.67, masks="intersect")
@@ -58,10 +61,10 @@ def mask_merge(
     if adds_nothing(lambda_, weights, densities):
         return base.clone()
     deltas = [model - base for model in models]
-    kept = [
+    model_masks = [
         largest(delta.abs(), kept_count(part, delta.numel())).to(base.dtype)
         for delta, part in zip(deltas, densities, strict=True)
     ]
     needed = {"union": 1.0, "intersect": float(len(models)), "vote": (len(models) + 1) / 2}
-    mask = sum_in_order(kept) >= needed[masks]
+    mask = sum_in_order(model_masks) >= needed[masks]
     return add_to_base(base, weighted_deltas(deltas, weights, normalize=normalize) * mask, lambda_)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from evomerge.methods.deltas import sum_in_order
-from evomerge.methods.parameters import Count
+from evomerge.methods.parameters import Count, Doc
 from evomerge.methods.registry import merge_method
 
 _SMALL = 1e-6  # product of norms, or denominator, below which the ratio means nothing (mergekit's)
@@ -20,7 +20,13 @@ _SMALL = 1e-6  # product of norms, or denominator, below which the ratio means n
 def model_stock(
     base: Tensor,
     models: Annotated[Sequence[Tensor], Count(2)],
-    filter_wise: bool = False,
+    filter_wise: Annotated[
+        bool,
+        Doc(
+            "Take the angle of each row (along the last dimension; a vector is one row) rather than of "
+            "the tensor as a whole."
+        ),
+    ] = False,
 ) -> Tensor:
     """Interpolate between the base and the models' average, by how much the models agree.
 
@@ -33,12 +39,6 @@ def model_stock(
     from the average, and a denominator below 1e-6 gives t = 0.
 
     Differs from mergekit 0.1.5: a tensor with no dimension counts as one row if `filter_wise`.
-
-    Args:
-        base: Any shape.
-        models: Two or more, of the base's shape.
-        filter_wise: Take the angle of each row (along the last dimension; a vector is one row)
-            rather than of the tensor as a whole.
 
     >>> import torch
     >>> base, one, two = torch.zeros(2), torch.tensor([1.0, 0.0]), torch.tensor([0.6, 0.8])

@@ -10,10 +10,14 @@ from torch import Tensor
 
 from evomerge.core.errors import UserError
 from evomerge.methods.deltas import sum_in_order
-from evomerge.methods.parameters import PerModelWeight, Range, one_per_model
+from evomerge.methods.parameters import Doc, PerModelShare, Range, one_per_model
 from evomerge.methods.registry import merge_method
 
-Small = Annotated[float, Range(1e-12, 1e-6, valid_low=1e-12)]
+Small = Annotated[
+    float,
+    Range(1e-12, 1e-6, valid_low=1e-12),
+    Doc("Length below which directions have cancelled; also added to what is divided by."),
+]
 
 
 @merge_method(
@@ -23,8 +27,8 @@ Small = Annotated[float, Range(1e-12, 1e-6, valid_low=1e-12)]
 def multislerp(
     base: Tensor | None,
     models: Sequence[Tensor],
-    weight: PerModelWeight,
-    normalize_weights: bool = True,
+    weight: PerModelShare,
+    normalize_weights: Annotated[bool, Doc("Divide the weights by their sum.")] = True,
     eps: Small = 1e-8,
 ) -> Tensor:
     """Average directions on the sphere, and lengths, of the models or of their deltas.
@@ -40,13 +44,6 @@ def multislerp(
     is taken for any number of models (mergekit fails from three models on, and so for any tensor
     that no fine-tuning changed); weights that sum to 0 are an error if they are to be normalized;
     sums run in model order.
-
-    Args:
-        base: Of the models' shape, or none.
-        models: Any shape, the same for all.
-        weight: The share of each model; any finite number.
-        normalize_weights: Divide the weights by their sum.
-        eps: Length below which directions have cancelled; also added to what is divided by.
 
     >>> import torch
     >>> one, two = torch.tensor([2.0, 0.0]), torch.tensor([0.0, 4.0])

@@ -7,11 +7,15 @@ from typing import Annotated
 
 from torch import Tensor
 
-from evomerge.methods.parameters import Count, Range
+from evomerge.methods.parameters import Count, Doc, Range
 from evomerge.methods.registry import merge_method
 
 _SMALL = 1e-6  # distances below it are taken for it (mergekit's constant)
-Reach = Annotated[float, Range(0.0, 0.01, valid_low=0.0)]
+Reach = Annotated[
+    float,
+    Range(0.0, 0.01, valid_low=0.0),
+    Doc("How far an element may move, in the unit of the weights."),
+]
 
 
 @merge_method(
@@ -27,11 +31,6 @@ def nearswap(base: Tensor, models: Annotated[Sequence[Tensor], Count(1, 1)], t: 
     Elements nearer than t are the model's; the others move by t.
 
     Differs from mergekit 0.1.5: a negative t is an error (there it is the base).
-
-    Args:
-        base: Any shape.
-        models: One tensor of the base's shape.
-        t: How far an element may move, in the unit of the weights.
 
     >>> import torch
     >>> nearswap(torch.zeros(3), [torch.tensor([0.1, 0.5, -2.0])], t=0.5)

@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from evomerge.methods.parameters import Count, PerModelWeight, one_per_model
+from evomerge.methods.parameters import Count, Doc, PerModelShare, one_per_model
 from evomerge.methods.registry import merge_method
 
 _SMALL_TOTAL = 1e-6  # sum of weights below which the middle is taken (mergekit's constant)
@@ -22,9 +22,18 @@ _SMALL_SINE = 1e-8  # sine of the angle up to which the arc is a line (mergekit'
 def nuslerp(
     base: Tensor | None,
     models: Annotated[Sequence[Tensor], Count(2, 2)],
-    weight: PerModelWeight,
-    nuslerp_row_wise: bool = False,
-    nuslerp_flatten: bool = True,
+    weight: Annotated[
+        PerModelShare,
+        Doc("The share of each model; any finite number. Only their ratio counts."),
+    ],
+    nuslerp_row_wise: Annotated[
+        bool,
+        Doc(
+            "Unless flattened, take vectors along the first dimension rather than the last "
+            "(mergekit's word for it)."
+        ),
+    ] = False,
+    nuslerp_flatten: Annotated[bool, Doc("Take each tensor as one vector.")] = True,
 ) -> Tensor:
     """Interpolate along the arc between two models, or between their deltas if there is a base.
 
@@ -36,14 +45,6 @@ def nuslerp(
     ~ 0 mean the middle; a zero vector is at right angles to all.
 
     Differs from mergekit 0.1.5: an empty tensor is merged, to itself.
-
-    Args:
-        base: Of the models' shape, or none.
-        models: Two, of any shape.
-        weight: The share of each model; any finite number. Only their ratio counts.
-        nuslerp_row_wise: Unless flattened, take vectors along the first dimension rather than the
-            last (mergekit's word for it).
-        nuslerp_flatten: Take each tensor as one vector.
 
     >>> import torch
     >>> one, two = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from inspect import cleandoc
 from numbers import Real
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 from torch import Tensor
+from typing_extensions import Doc as Doc  # of the standard library once PEP 727 is
 
 from evomerge.core.errors import UserError
 
-Kind = Literal["float", "int", "bool", "choice"]
+ParameterKind = Literal["float", "int", "bool", "choice"]
 Setting = float | int | bool | str  # one value of a parameter
 
 
@@ -39,7 +38,7 @@ class Range:
     """The range a number is searched in by default, and the limits outside which it is a mistake.
 
     Attributes:
-        low: Low end of the range that a search uses unless told otherwise.
+        low: Low end of the range that a search uses by default.
         high: High end of it.
         valid_low: Smallest value that means anything; ``None``: any finite number does.
         valid_high: Largest value that means anything; ``None``: any finite number does.
@@ -73,17 +72,56 @@ class Count:
         return f"{self.low} to {self.high} models"
 
 
-# What methods annotate their arguments with. A per-model argument takes one number for every
-# model, or one number that holds for all of them; the numbers may be a tensor.
+# What methods annotate their arguments with: the type, the `Range` of a number, and the sentence
+# that `evomerge methods` and the documentation print (`Doc`). A method to which a parameter means
+# something special annotates it once more: ``Annotated[PerModelDensity, Doc("...")]``; the last
+# `Doc` counts. A per-model argument takes one number for every model, or one number that holds for
+# all of them; the numbers may be a tensor.
 PerModelFloat = float | Sequence[float] | Tensor
-PerModelWeight = Annotated[PerModelFloat, Range(0.0, 1.0)]
-PerModelDensity = Annotated[PerModelFloat, Range(0.0, 1.0, valid_low=0.0, valid_high=1.0)]
-PerModelScale = Annotated[PerModelFloat, Range(0.0, 2.0)]
-Lambda = Annotated[float, Range(0.0, 2.0)]
 Fraction = Annotated[float, Range(0.0, 1.0, valid_low=0.0, valid_high=1.0)]
-PerModelSpread = Annotated[PerModelFloat, Range(0.0, 0.5, valid_low=0.0, valid_high=1.0)]
-PerModelOutliers = Annotated[PerModelFloat, Range(0.0, 0.1, valid_low=0.0, valid_high=1.0)]
-DropRescale = Literal[False, True, "inverse"]
+
+PerModelWeight = Annotated[
+    PerModelFloat,
+    Range(0.0, 1.0),
+    Doc("How much of each model's delta is added; any finite number."),
+]
+PerModelVote = Annotated[
+    PerModelWeight,
+    Doc(
+        "How much of each model's delta is added, and how much its sign counts; any finite number."
+    ),
+]
+PerModelShare = Annotated[PerModelWeight, Doc("The share of each model; any finite number.")]
+PerModelDensity = Annotated[
+    PerModelFloat,
+    Range(0.0, 1.0, valid_low=0.0, valid_high=1.0),
+    Doc(
+        "Part of each delta's elements that is kept, those of largest magnitude: 0 keeps none, "
+        "more than 0 at least one, 1 all."
+    ),
+]
+PerModelRandomDensity = Annotated[
+    PerModelDensity, Doc("Part of each delta's elements that is kept, on average.")
+]
+Lambda = Annotated[
+    float,
+    Range(0.0, 2.0),
+    Doc("Scale of what is added to the base; any finite number."),
+]
+Normalize = Annotated[
+    bool, Doc("Divide by the sum of the weights, unless its magnitude is below 1e-8.")
+]
+NormalizeAgreeing = Annotated[
+    bool, Doc("Divide each element by the sum of the weights that agree there.")
+]
+L1Rescale = Annotated[bool, Doc("Give what is left of each delta the L1 norm that it had.")]
+DropRescale = Annotated[
+    Literal[False, True, "inverse"],
+    Doc(
+        "true gives each delta back the L1 norm that it had (mergekit's), ``inverse`` divides it "
+        "by its density (the paper's, right on average), false does nothing."
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -93,18 +131,18 @@ class ParameterSpec:
     Attributes:
         name: As recipes spell it (`lambda`, not `lambda_`).
         kind: ``float``, ``int``, ``bool``, or ``choice``: one of `choices`.
-        per_model: Whether each merged model has its own value.
+        per_model: Whether each merged model has a value to itself.
         low: Low end of the default search range; ``None`` for bool and choice.
         high: High end of it.
         valid_low: Smallest valid value; ``None``: any finite number.
         valid_high: Largest valid value; ``None``: any finite number.
         default: The value when none is given, or `REQUIRED`.
         choices: The values of a choice, ``(False, True)`` for a bool, else empty.
-        doc: The sentence about it in the method's docstring.
+        doc: What it does, in a sentence (`Doc`).
     """
 
     name: str
-    kind: Kind
+    kind: ParameterKind
     per_model: bool = False
     low: float | None = None
     high: float | None = None
@@ -183,12 +221,17 @@ def one_per_model(name: str, values: PerModelFloat, n_models: int) -> list[float
     return [float(number) for number in numbers]
 
 
-def read_annotation(name: str, annotation: Any, default: Any, doc: str) -> ParameterSpec:
-    """Derive a parameter's spec from its annotation, or raise TypeError saying what it lacks."""
-    base, ranges = annotation, []
+def read_annotation(name: str, annotation: Any, default: Any) -> ParameterSpec:
+    """Derive a parameter's spec from its annotation; a TypeError says what the annotation lacks."""
+    base: Any = annotation
+    extras: list[Any] = []
     if get_origin(annotation) is Annotated:
         base, *extras = get_args(annotation)
-        ranges = [extra for extra in extras if isinstance(extra, Range)]
+    ranges = [extra for extra in extras if isinstance(extra, Range)]
+    docs = [extra.documentation for extra in extras if isinstance(extra, Doc)]
+    if not docs:
+        raise TypeError(f"parameter '{name}' needs a description: Annotated[..., Doc(\"...\")]")
+    doc = docs[-1]
     if base is bool:
         return ParameterSpec(name, "bool", default=default, choices=(False, True), doc=doc)
     if get_origin(base) is Literal:
@@ -200,30 +243,9 @@ def read_annotation(name: str, annotation: Any, default: Any, doc: str) -> Param
         )
     if len(ranges) != 1:
         raise TypeError(f"parameter '{name}' needs exactly one Range in Annotated[...]")
-    kind: Kind = "int" if base is int else "float"
+    kind: ParameterKind = "int" if base is int else "float"
     per_model = base == PerModelFloat
     return ParameterSpec(name, kind, per_model, **vars(ranges[0]), default=default, doc=doc)
-
-
-def argument_docs(docstring: str) -> dict[str, str]:
-    """Read the ``Args:`` section of a Google docstring: what it says of each argument.
-
-    >>> argument_docs("Do it.\\n\\nArgs:\\n    t: From 0\\n        to 1.\\n    k: A count.")
-    {'t': 'From 0 to 1.', 'k': 'A count.'}
-    """
-    docs: dict[str, str] = {}
-    _, _, section = cleandoc(docstring).partition("\nArgs:\n")
-    name = ""
-    for line in section.splitlines():
-        if line and not line.startswith(" "):
-            break  # the next section
-        entry = re.match(r" {4}(\w+):\s*(.*)", line)
-        if entry:
-            name = entry[1]
-            docs[name] = entry[2].strip()
-        elif name and line.strip():
-            docs[name] = f"{docs[name]} {line.strip()}".strip()
-    return docs
 
 
 def _as_yaml(value: object) -> str:

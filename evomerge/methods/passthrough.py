@@ -7,8 +7,14 @@ from typing import Annotated
 
 from torch import Tensor
 
-from evomerge.methods.parameters import Count, PerModelScale, one_per_model
+from evomerge.methods.parameters import Count, Doc, PerModelFloat, Range, one_per_model
 from evomerge.methods.registry import merge_method
+
+PerModelScale = Annotated[
+    PerModelFloat,
+    Range(0.0, 2.0),
+    Doc("What it is multiplied by; any finite number; 1 returns the model's own bits."),
+]
 
 
 @merge_method(
@@ -22,10 +28,6 @@ def passthrough(
     scale * model
 
     Differs from mergekit 0.1.5 in name only: its default, no scale, is 1 here, the same bits.
-
-    Args:
-        models: One tensor of any shape.
-        scale: What it is multiplied by; any finite number; 1 returns the model's own bits.
 
     >>> import torch
     >>> passthrough([torch.tensor([1.0, -2.0])], scale=0.5)

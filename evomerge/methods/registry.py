@@ -17,7 +17,6 @@ from evomerge.methods.parameters import (
     Count,
     ParameterSpec,
     Setting,
-    argument_docs,
     read_annotation,
 )
 from evomerge.methods.random import CounterRandom
@@ -171,11 +170,19 @@ def merge_method(
 ) -> Callable[[MethodFunction], MethodFunction]:
     """Register a function of tensors as a merge method, and return the function itself.
 
-    Everything follows from its signature and docstring. Arguments named `models`, `base`, `random`,
-    `factors` and `thresholds` are the tensors, the source of chance, and what is known of models;
-    `models` may carry a `Count`, and a `base` annotated as ``Tensor | None`` is optional. Every
-    other argument is a parameter, annotated as in `evomerge.methods.parameters` and described
-    under ``Args:``; a trailing underscore is no part of a name (``lambda_`` is `lambda`).
+    The signature says everything else. These arguments are filled in by the merge:
+
+    models: the models' tensors, all of one shape, whatever it is; annotate it with a `Count`
+        unless the method merges any number of models.
+    base: the base model's tensor, of the models' shape; ``Tensor | None`` makes it optional.
+    random: a `CounterRandom`, for a method that draws random numbers.
+    factors: of each model, what a LoRA adapter adds as (B with its scale: rows, r; A: r, columns),
+        or ``None`` for a model that is no adapter.
+    thresholds: of each model, the least magnitude that the part `density` of the whole model has.
+
+    Every other argument is a parameter of the method, annotated with its type, its `Range` and its
+    description (`Doc`), as in `evomerge.methods.parameters`. A trailing underscore is no part of a
+    parameter's name (``lambda_`` is `lambda`).
 
     Args:
         reference: The source, as ``Author year, https://...``.
@@ -223,7 +230,6 @@ def _read_function(
     docstring = inspect.getdoc(function) or ""
     if not docstring or not reference:
         raise TypeError(f"merge method '{name}' needs a docstring and a reference")
-    docs = argument_docs(docstring)
     hints = get_type_hints(function, include_extras=True)
     arguments = inspect.signature(function).parameters
     if "models" not in arguments:
@@ -234,15 +240,10 @@ def _read_function(
             continue
         if argument.kind not in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY):
             raise TypeError(f"merge method '{name}': '{argument.name}' must be a named argument")
-        if argument.name not in hints or argument.name not in docs:
-            raise TypeError(
-                f"merge method '{name}': '{argument.name}' needs an annotation "
-                "and a line under Args:"
-            )
+        if argument.name not in hints:
+            raise TypeError(f"merge method '{name}': '{argument.name}' needs an annotation")
         default = REQUIRED if argument.default is argument.empty else argument.default
-        spec = read_annotation(
-            argument.name.rstrip("_"), hints[argument.name], default, docs[argument.name]
-        )
+        spec = read_annotation(argument.name.rstrip("_"), hints[argument.name], default)
         if default is not REQUIRED:
             spec.check(default)
         parameters.append(spec)

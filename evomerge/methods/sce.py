@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from evomerge.methods.deltas import elect_sign, energy_shares, largest, sum_in_order
-from evomerge.methods.parameters import Fraction
+from evomerge.methods.parameters import Doc, Fraction
 from evomerge.methods.registry import merge_method
 
 _SMALL_SHARE = 1e-6  # least sum of shares that is divided by (mergekit's constant)
@@ -19,8 +19,20 @@ _SMALL_SHARE = 1e-6  # least sum of shares that is divided by (mergekit's consta
 def sce(
     base: Tensor,
     models: Sequence[Tensor],
-    select_topk: Fraction = 1.0,
-    select_applies_to: Literal["deltas", "weights"] = "deltas",
+    select_topk: Annotated[
+        Fraction,
+        Doc(
+            "Part of the elements, of those that differ between models, that is kept; 1 keeps "
+            "every element, whether it differs or not."
+        ),
+    ] = 1.0,
+    select_applies_to: Annotated[
+        Literal["deltas", "weights"],
+        Doc(
+            "What the selection masks: ``deltas``, as in the paper, or, as in the authors' own "
+            "program, only the ``weights`` s_i, while whole deltas are merged."
+        ),
+    ] = "deltas",
 ) -> Tensor:
     """Keep the elements in which the deltas vary most, weigh deltas by energy, add what agrees.
 
@@ -33,14 +45,6 @@ def sce(
     (mergekit takes them for equal where sum_j mean(d_j^2) < 1e-6, which is where small deltas are);
     of equal variances the lowest index is kept (left open there); how many are kept is counted in
     double precision; `select_applies_to`; sums run in model order for any number of models.
-
-    Args:
-        base: Any shape.
-        models: Fine-tuned from the base, of its shape.
-        select_topk: Part of the elements, of those that differ between models, that is kept; 1
-            keeps every element, whether it differs or not.
-        select_applies_to: What the selection masks: ``deltas``, as in the paper, or, as in the
-            authors' own program, only the ``weights`` s_i, while whole deltas are merged.
 
     >>> import torch
     >>> sce(torch.zeros(2), [torch.tensor([1.0, 3.0]), torch.tensor([1.0, -1.0])])

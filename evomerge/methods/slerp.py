@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from evomerge.methods.parameters import Count, Fraction
+from evomerge.methods.parameters import Count, Doc, Fraction
 from evomerge.methods.registry import merge_method
 
 _BLOCK = 2**20  # elements whose statistics are summed at a time: bounds scratch memory at ~ 12 MB
@@ -17,7 +17,11 @@ _SMALL_NORM = 1e-8  # norm below which a tensor has no direction (mergekit's con
 
 
 @merge_method(reference="Shoemake 1985, https://doi.org/10.1145/325165.325242", in_mergekit=True)
-def slerp(base: Tensor, models: Annotated[Sequence[Tensor], Count(1, 1)], t: Fraction) -> Tensor:
+def slerp(
+    base: Tensor,
+    models: Annotated[Sequence[Tensor], Count(1, 1)],
+    t: Annotated[Fraction, Doc("Where on the arc: 0 is the base, 1 the model, both to the bit.")],
+) -> Tensor:
     """Interpolate along the arc between the base and one model, each tensor as one vector.
 
     cos(a) = <base, model> / (|base| |model|)
@@ -27,11 +31,6 @@ def slerp(base: Tensor, models: Annotated[Sequence[Tensor], Count(1, 1)], t: Fra
     line, where antiparallel ones pass through zero; a tensor of norm up to 1e-8 has cos(a) = 0.
 
     Differs from mergekit 0.1.5: t outside [0, 1] is an error.
-
-    Args:
-        base: Any shape.
-        models: One tensor of the base's shape.
-        t: Where on the arc: 0 is the base, 1 the model, both to the bit.
 
     >>> import torch
     >>> slerp(torch.tensor([1.0, 0.0]), [torch.tensor([0.0, 1.0])], t=0.5)

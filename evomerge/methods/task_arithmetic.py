@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from evomerge.methods.deltas import add_to_base, adds_nothing, weighted_deltas
-from evomerge.methods.parameters import Lambda, PerModelWeight, one_per_model
+from evomerge.methods.parameters import Lambda, Normalize, PerModelWeight, one_per_model
 from evomerge.methods.registry import merge_method
 
 
@@ -16,7 +16,7 @@ def task_arithmetic(
     base: Tensor,
     models: Sequence[Tensor],
     weight: PerModelWeight,
-    normalize: bool = False,
+    normalize: Normalize = False,
     lambda_: Lambda = 1.0,
 ) -> Tensor:
     """Add the weighted sum of the models' deltas to the base.
@@ -29,13 +29,6 @@ def task_arithmetic(
     Differs from mergekit 0.1.5: a lambda of 0, or weights that are all 0, return the base's own
     bits; sums run in model order for any number of models (mergekit's depend on the position of
     the element from five models on, in the last bit); there is no `density`, which it ignores.
-
-    Args:
-        base: Any shape.
-        models: Fine-tuned from the base, of its shape.
-        weight: How much of each model's delta is added; any finite number.
-        normalize: Divide by the sum of the weights, unless its magnitude is below 1e-8.
-        lambda_: Scale of what is added to the base; any finite number.
 
     >>> import torch
     >>> models = [torch.tensor([2.0, 1.0]), torch.tensor([1.0, 3.0])]

@@ -20,10 +20,6 @@ def varm(base: Tensor, models: Sequence[Tensor]) -> Tensor:
     The shares are those of the tensor, and equal where no model changed it. As their sum is 1, this
     is sum_i s_i model_i. mergekit 0.1.5 has no such method.
 
-    Args:
-        base: Any shape.
-        models: Fine-tuned from the base, of its shape.
-
     >>> import torch
     >>> varm(torch.zeros(2), [torch.tensor([1.0, 1.0]), torch.tensor([3.0, -3.0])])
     tensor([ 2.8000, -2.6000])

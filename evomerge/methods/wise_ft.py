@@ -7,13 +7,21 @@ from typing import Annotated
 
 from torch import Tensor
 
-from evomerge.methods.parameters import Count, Fraction
+from evomerge.methods.parameters import Count, Doc, Fraction
 from evomerge.methods.registry import merge_method
 
 
 @merge_method(reference="Wortsman 2021, https://arxiv.org/abs/2109.01903")
 def wise_ft(
-    base: Tensor, models: Annotated[Sequence[Tensor], Count(1, 1)], alpha: Fraction = 0.5
+    base: Tensor,
+    models: Annotated[Sequence[Tensor], Count(1, 1)],
+    alpha: Annotated[
+        Fraction,
+        Doc(
+            "Where on the line: 0 is the base, 1 the model, both to the bit; the paper advises 0.5 "
+            "where nothing can be measured."
+        ),
+    ] = 0.5,
 ) -> Tensor:
     """Interpolate between the base and one model, in a straight line.
 
@@ -21,12 +29,6 @@ def wise_ft(
 
     mergekit 0.1.5 has no such method; its `task_arithmetic` of one model, weight alpha, is the
     same but for rounding.
-
-    Args:
-        base: Any shape.
-        models: One tensor of the base's shape.
-        alpha: Where on the line: 0 is the base, 1 the model, both to the bit; the paper advises
-            0.5 where nothing can be measured.
 
     >>> import torch
     >>> wise_ft(torch.tensor([1.0, 2.0]), [torch.tensor([3.0, 0.0])], alpha=0.25)

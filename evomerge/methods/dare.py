@@ -1,4 +1,4 @@
-"""DARE (Yu 2024) with task arithmetic: drop delta elements at random, rescale, add up."""
+"""DARE (Yu 2024): drop delta elements at random, rescale the rest, add up or merge by TIES."""
 
 from __future__ import annotations
 
@@ -6,12 +6,22 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from evomerge.methods.deltas import Rescale, add_to_base, adds_nothing, drop, weighted_deltas
+from evomerge.methods.deltas import (
+    Rescale,
+    add_to_base,
+    adds_nothing,
+    disjoint_deltas,
+    drop,
+    weighted_deltas,
+)
 from evomerge.methods.deltas import rescale as rescaled
 from evomerge.methods.parameters import (
     DropRescale,
     Lambda,
-    PerModelDensity,
+    Normalize,
+    NormalizeAgreeing,
+    PerModelRandomDensity,
+    PerModelVote,
     PerModelWeight,
     one_per_model,
 )
@@ -26,8 +36,8 @@ def dare_linear(
     base: Tensor,
     models: Sequence[Tensor],
     weight: PerModelWeight,
-    density: PerModelDensity = 1.0,
-    normalize: bool = False,
+    density: PerModelRandomDensity = 1.0,
+    normalize: Normalize = False,
     rescale: DropRescale = True,
     lambda_: Lambda = 1.0,
     *,
@@ -43,32 +53,50 @@ def dare_linear(
     `rescale` can also be ``inverse``, the paper's; nothing to add returns the base's own bits;
     sums run in model order for any number of models. Given equal masks, the numbers are mergekit's.
 
-    Args:
-        base: Any shape.
-        models: Fine-tuned from the base, of its shape.
-        weight: How much of each model's delta is added; any finite number.
-        density: Part of each delta's elements that is kept, on average.
-        normalize: Divide by the sum of the weights, unless its magnitude is below 1e-8.
-        rescale: true gives each delta back the L1 norm that it had (mergekit's), ``inverse``
-            divides it by its density (the paper's, right on average), false does nothing.
-        lambda_: Scale of what is added to the base; any finite number.
-        random: Source of the masks.
-
     >>> import torch
     >>> draw = CounterRandom(seed=0, name="example")
     >>> merged = dare_linear(torch.zeros(8), [torch.ones(8)], 1.0, density=0.5, random=draw)
-    >>> round(merged.sum().item(), 4)  # the L1 norm is kept
+    >>> round(merged.sum().item(), 4)  # the L1 norm stays
     8.0
     """
     weights = one_per_model("weight", weight, len(models))
     densities = one_per_model("density", density, len(models))
     if adds_nothing(lambda_, weights, densities):
         return base.clone()
-    deltas = dropped_deltas(base, models, densities, rescale, random)
+    deltas = _dropped_deltas(base, models, densities, rescale, random)
     return add_to_base(base, weighted_deltas(deltas, weights, normalize=normalize), lambda_)
 
 
-def dropped_deltas(
+@merge_method(reference="Yu 2024, https://arxiv.org/abs/2311.03099", in_mergekit=True)
+def dare_ties(
+    base: Tensor,
+    models: Sequence[Tensor],
+    weight: PerModelVote,
+    density: PerModelRandomDensity = 1.0,
+    normalize: NormalizeAgreeing = False,
+    rescale: DropRescale = True,
+    lambda_: Lambda = 1.0,
+    *,
+    random: CounterRandom,
+) -> Tensor:
+    """Keep a random part of each delta, rescale it, elect a sign, add the deltas that agree.
+
+    d_i  = w_i * (model_i - base) * [u_i < density_i], rescaled
+    sign = +1 where sum_i d_i >= 0, else -1
+    base + lambda * sum_{i: sign(d_i) = sign} d_i [ / sum_{i: sign(d_i) = sign} w_i ]
+
+    TIES (Yadav 2023) with its trimming replaced by DARE's dropping. Differs from mergekit 0.1.5 as
+    `dare_linear` does.
+    """
+    weights = one_per_model("weight", weight, len(models))
+    densities = one_per_model("density", density, len(models))
+    if adds_nothing(lambda_, weights, densities):
+        return base.clone()
+    deltas = _dropped_deltas(base, models, densities, rescale, random)
+    return add_to_base(base, disjoint_deltas(deltas, weights, normalize=normalize), lambda_)
+
+
+def _dropped_deltas(
     base: Tensor,
     models: Sequence[Tensor],
     densities: Sequence[float],
@@ -81,7 +109,7 @@ def dropped_deltas(
         delta = model - base
         if density < 1:
             uniforms = random.uniform(index, delta.shape, device=delta.device)
-            kept = drop(delta, density, uniforms)
-            delta = rescaled(kept, delta, density, _HOW[rescale])
+            rest = drop(delta, density, uniforms)
+            delta = rescaled(rest, delta, density, _HOW[rescale])
         deltas.append(delta)
     return deltas
