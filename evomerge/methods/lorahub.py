@@ -34,10 +34,10 @@ def lorahub(
     base + (sum_i w_i B_i) (sum_i w_i A_i), the scale alpha / r in B_i
 
     The models are adapters of one rank on the base (``base+adapter``; `lora_lego` mixes any ranks),
-    or fine-tunes of it. The sum is quadratic in the weights, and has cross terms B_i A_j: one adapter of weight 0.5 adds a
-    quarter of its delta, and of weight -0.5 too. For the sum of w_i B_i A_i take `task_arithmetic`.
-    What a model changes without factors (a whole fine-tune, modules_to_save) is added as there:
-    w_i (model_i - base). mergekit 0.1.5 has no such method.
+    or fine-tunes of it. The sum is quadratic in the weights, and has cross terms B_i A_j: one
+    adapter of weight 0.5 adds a quarter of its delta, and of weight -0.5 too. For the sum of
+    w_i B_i A_i take `task_arithmetic`. What a model changes without factors (a whole fine-tune,
+    modules_to_save) is added as there: w_i (model_i - base). mergekit 0.1.5 has no such method.
 
     Raises:
         UserError: The adapters' ranks differ.

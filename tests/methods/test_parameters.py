@@ -20,7 +20,7 @@ from evomerge.methods import (
     registered,
     registry,
 )
-from evomerge.methods.parameters import PerModelWeight, one_per_model
+from evomerge.methods.parameters import Doc, PerModelWeight, one_per_model
 
 SOURCE = "Nobody 2026, https://example.org"
 
@@ -33,27 +33,13 @@ def _registry_of_its_own(monkeypatch):
 def example(
     base: Tensor,
     models: Annotated[Sequence[Tensor], Count(2, 4)],
-    weight: PerModelWeight,
-    steps: Annotated[int, Range(1, 10, valid_low=0)] = 3,
-    lambda_: Annotated[float, Range(0.0, 2.0)] = 1.0,
-    style: Literal["plain", "fancy"] = "plain",
-    loud: bool = False,
+    weight: Annotated[PerModelWeight, Doc("How much of each.")],
+    steps: Annotated[int, Range(1, 10, valid_low=0), Doc("How often.")] = 3,
+    lambda_: Annotated[float, Range(0.0, 2.0), Doc("How far.")] = 1.0,
+    style: Annotated[Literal["plain", "fancy"], Doc("How.")] = "plain",
+    loud: Annotated[bool, Doc("Whether to shout.")] = False,
 ) -> Tensor:
-    """Do nothing of use.
-
-    Args:
-        base: Any shape.
-        models: Of the base's shape.
-        weight: How much
-            of each.
-        steps: How often.
-        lambda_: How far.
-        style: How.
-        loud: Whether to shout.
-
-    Returns:
-        The base.
-    """
+    """Do nothing of use."""
     del models, weight, steps, style, loud
     return base * lambda_
 
@@ -205,46 +191,36 @@ def no_models(base: Tensor) -> Tensor:
     return base
 
 
-def no_range(models: Sequence[Tensor], x: float) -> Tensor:
-    """Has no range.
-
-    Args:
-        x: Some number.
-    """
+def no_range(models: Sequence[Tensor], x: Annotated[float, Doc("Some number.")]) -> Tensor:
+    """Has no range."""
     return models[0] * x
 
 
-def no_line(models: Sequence[Tensor], x: bool) -> Tensor:
+def no_description(models: Sequence[Tensor], x: bool) -> Tensor:
     """Says nothing of x."""
     return models[0] * x
 
 
-def odd_type(models: Sequence[Tensor], x: str) -> Tensor:
-    """Takes words.
+def no_annotation(models: Sequence[Tensor], x=False) -> Tensor:
+    """Does not say the type of x."""
+    return models[0] * x
 
-    Args:
-        x: Some words.
-    """
+
+def odd_type(models: Sequence[Tensor], x: Annotated[str, Doc("Some words.")]) -> Tensor:
+    """Takes words."""
     return models[0] * len(x)
 
 
-def any_names(models: Sequence[Tensor], **x: bool) -> Tensor:
-    """Takes anything.
-
-    Args:
-        x: Whatever.
-    """
+def any_names(models: Sequence[Tensor], **x: Annotated[bool, Doc("Whatever.")]) -> Tensor:
+    """Takes anything."""
     return models[0] * len(x)
 
 
 def bad_default(
-    models: Sequence[Tensor], x: Annotated[float, Range(0, 1, valid_high=1.0)] = 2.0
+    models: Sequence[Tensor],
+    x: Annotated[float, Range(0, 1, valid_high=1.0), Doc("Some number.")] = 2.0,
 ) -> Tensor:
-    """Starts outside its limits.
-
-    Args:
-        x: Some number.
-    """
+    """Starts outside its limits."""
     return models[0] * x
 
 
@@ -254,7 +230,8 @@ def bad_default(
         (no_docstring, "needs a docstring and a reference"),
         (no_models, "needs an argument 'models'"),
         (no_range, "'x' needs exactly one Range"),
-        (no_line, "'x' needs an annotation and a line under Args:"),
+        (no_description, "'x' needs a description"),
+        (no_annotation, "'x' needs an annotation"),
         (odd_type, "'x' must be annotated as float, int, bool"),
         (any_names, "'x' must be a named argument"),
         (bad_default, "x must be a number of at most 1, but got 2.0"),
