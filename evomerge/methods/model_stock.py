@@ -23,8 +23,8 @@ def model_stock(
     filter_wise: Annotated[
         bool,
         Doc(
-            "Take the angle of each row (along the last dimension; a vector is one row), not of the "
-            "tensor as a whole."
+            "Take the angle of each row (along the last dimension; a vector is one row), not of "
+            "the tensor as a whole."
         ),
     ] = False,
 ) -> Tensor:
