@@ -35,10 +35,9 @@ def record_of(directory: Path) -> Record:
     Raises:
         UserError: The folder is not a run folder.
     """
-    from evomerge.study.journal.journal import iterate
     from evomerge.study.journal.record import Record
 
-    return Record.from_events(iterate(journal_of(directory)))
+    return Record.read(journal_of(directory).parent)
 
 
 def recipe_of(source: Path, trial: int | None) -> Recipe:

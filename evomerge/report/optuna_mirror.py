@@ -7,7 +7,7 @@ The journal stays the truth: the copy can be thrown away and made again. Besides
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -26,7 +26,10 @@ from optuna.importance import (
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from evomerge.recipe.space.dimension import Dimension
 from evomerge.report.status import baseline
+from evomerge.study.journal.codec import Document, parse
+from evomerge.study.journal.events import AskedEvent, AskedTrial, Event, ToldEvent, VerdictEvent
 from evomerge.study.journal.record import Record
 from evomerge.study.journal.trials import AskRecord
 
@@ -53,19 +56,20 @@ class Mirror:
         self._known = {trial.user_attrs.get("trial") for trial in self.study.trials}
         self._asked: dict[int, float] = {}
 
-    def __call__(self, event: Mapping[str, Any], record: Record) -> None:
+    def __call__(self, event: Event, record: Record) -> None:
         """Take in an event that the record already has."""
-        if event["event"] == "asked" and event["trials"]:
-            generation = event["trials"][0]["generation"]
-            if generation is not None and event.get("time") is not None:
-                self._asked[generation] = event["time"]
-        elif event["event"] == "told":
-            ask = record.generations[event["generation"]]
-            if ask.generation == 0:
-                self._begin(record, ask)
-            self._copy(record, ask, event.get("time"))
-        elif event["event"] == "verdict":
-            self.study.set_user_attr("verdict", event["sentence"])
+        match event:
+            case AskedEvent(
+                trials=(AskedTrial(generation=int(generation)), *_), time=float(moment)
+            ):
+                self._asked[generation] = moment
+            case ToldEvent():
+                ask = record.generations[event.generation]
+                if ask.generation == 0:
+                    self._begin(record, ask)
+                self._copy(record, ask, event.time)
+            case VerdictEvent():
+                self.study.set_user_attr("verdict", event.sentence)
 
     def _begin(self, record: Record, ask: AskRecord) -> None:
         with warnings.catch_warnings():
@@ -75,7 +79,6 @@ class Mirror:
             self.study.set_user_attr(f"best {kind} (metric)", f"{best['name']} {best['score']:.4f}")
 
     def _copy(self, record: Record, ask: AskRecord, scored_at: float | None) -> None:
-        dimensions = (record.study or {})["dimensions"]
         standings = {standing.trial: standing for standing in ask.standings()}
         for number in ask.trials:
             if number in self._known:
@@ -91,14 +94,16 @@ class Mirror:
                 attributes |= {"fitness": standing.fitness, "scores": record.scores(number)}
             value = None if standing is None else standing.value
             times = self._asked.get(ask.generation or 0), scored_at
-            self.study.add_trial(_frozen(dimensions, trial.point, value, attributes, times))
+            self.study.add_trial(_frozen(record.dimensions, trial.point, value, attributes, times))
 
 
-def catch_up(mirror: Mirror, record: Record, events: Iterator[Mapping[str, Any] | None]) -> None:
+def catch_up(mirror: Mirror, record: Record, documents: Iterator[Document | None]) -> None:
     """Hand the record and the mirror every event that is there, up to the first ``None``."""
-    while (event := next(events)) is not None:
-        record.apply(event)
-        mirror(event, record)
+    while (document := next(documents)) is not None:
+        event = parse(document)
+        if event is not None:
+            record.apply(event)
+            mirror(event, record)
 
 
 def importances(record: Record) -> dict[str, dict[str, float]]:
@@ -130,15 +135,15 @@ def importances(record: Record) -> dict[str, dict[str, float]]:
 
 
 def _frozen(
-    dimensions: Sequence[Mapping[str, Any]],
+    dimensions: Sequence[Dimension],
     point: Sequence[Any] | None,
     value: float | None,
     attributes: dict[str, Any],
     times: tuple[float | None, float | None],
 ) -> FrozenTrial:
-    values = dict(zip((d["name"] for d in dimensions), point or (), strict=False))
+    values = dict(zip((d.name for d in dimensions), point or (), strict=False))
     start, end = (None if moment is None else datetime.fromtimestamp(moment) for moment in times)
-    distributions = {d["name"]: _distribution(d) for d in dimensions if d["name"] in values}
+    distributions = {d.name: _distribution(d) for d in dimensions if d.name in values}
     return FrozenTrial(
         number=-1,  # given by the storage
         trial_id=-1,
@@ -154,10 +159,9 @@ def _frozen(
     )
 
 
-def _distribution(dimension: Mapping[str, Any]) -> BaseDistribution:
-    if dimension["kind"] == "categorical":
-        return CategoricalDistribution(dimension["choices"])
-    low, high, log = dimension["low"], dimension["high"], bool(dimension.get("log"))
-    if dimension["kind"] == "int":
-        return IntDistribution(int(low), int(high), log)
-    return FloatDistribution(low, high, log)
+def _distribution(dimension: Dimension) -> BaseDistribution:
+    if dimension.kind == "categorical":
+        return CategoricalDistribution(dimension.choices)
+    if dimension.kind == "int":
+        return IntDistribution(int(dimension.low), int(dimension.high), dimension.log)
+    return FloatDistribution(dimension.low, dimension.high, dimension.log)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
+from evomerge.study.journal.events import Event, OpenedEvent, OutcomesEvent, ToldEvent
 from evomerge.study.journal.record import Record
 
 _RECENT = 512  # deliveries that the items per second are taken over
@@ -33,17 +33,17 @@ class Pace:
         self._searched: int | None = None
         self._items: deque[tuple[float, int]] = deque(maxlen=_RECENT)
 
-    def apply(self, event: Mapping[str, Any], record: Record) -> None:
+    def apply(self, event: Event, record: Record) -> None:
         """Take in an event that the record already has."""
-        moment = event.get("time")
+        moment = event.time
         if moment is None:
             return
         self.last = moment
-        if event["event"] == "opened":
+        if isinstance(event, OpenedEvent):
             self.opened, self._search_began, self._searched_before = moment, None, None
             self._items.clear()
             return
-        fresh = len(event["trials"]) if event["event"] == "told" else 0
+        fresh = len(event.trials) if isinstance(event, ToldEvent) else 0
         if self._searched is None:  # a resumed study has generations from before this listener
             finished = [ask for ask in record.generations.values() if ask.fitness is not None]
             self._searched = sum(len(ask.trials) for ask in finished)
@@ -53,8 +53,8 @@ class Pace:
             self._search_began, self._searched_before = moment, self._searched - fresh
         if fresh:
             self._last_generation_at = moment
-        if event["event"] == "outcomes":
-            self._items.append((moment, len(event["rows"])))
+        if isinstance(event, OutcomesEvent):
+            self._items.append((moment, len(event.rows)))
 
     @property
     def elapsed(self) -> float | None:

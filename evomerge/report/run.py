@@ -10,7 +10,18 @@ from typing import Any
 
 from evomerge.checkpoint.architecture import layer_count
 from evomerge.evaluate.outcomes import OutcomeRow
-from evomerge.study.journal import journal
+from evomerge.study.journal.codec import parse_all
+from evomerge.study.journal.events import (
+    Event,
+    FailedEvent,
+    Items,
+    OpenedEvent,
+    OutcomesEvent,
+    RacedEvent,
+    ReferenceFitness,
+    ToldEvent,
+)
+from evomerge.study.journal.journal import JOURNAL, iterate
 from evomerge.study.journal.record import Record
 from evomerge.study.journal.trials import TrialRecord
 from evomerge.study.statistics.outcome import Tasks
@@ -39,7 +50,7 @@ class Run:
         folder: The run folder, as it was given.
         record: The state of the study.
         jobs: Deliveries in the order of the journal.
-        failures: The ``failed`` events.
+        failures: Every failure of a trial, in the order of the journal.
         sessions: First and last moment of every time that the journal was open.
         references: The reference anchor's trial number for every generation.
         race_items: For each of the record's races, how many items it was decided on.
@@ -48,7 +59,7 @@ class Run:
     folder: Path
     record: Record = field(default_factory=Record)
     jobs: list[WorkerJob] = field(default_factory=list)
-    failures: list[Mapping[str, Any]] = field(default_factory=list)
+    failures: list[FailedEvent] = field(default_factory=list)
     sessions: list[tuple[float, float]] = field(default_factory=list)
     references: dict[int, int] = field(default_factory=dict)
     race_items: list[int] = field(default_factory=list)
@@ -63,30 +74,30 @@ class Run:
             UserError: There is no journal, or it is damaged.
         """
         run = cls(Path(folder))
-        for event in journal.iterate(run.folder / journal.JOURNAL):
+        for event in parse_all(iterate(run.folder / JOURNAL)):
             run.apply(event)
         return run
 
-    def apply(self, event: Mapping[str, Any]) -> None:
+    def apply(self, event: Event) -> None:
         """Take in the journal's next event."""
         self.record.apply(event)
-        moment = event.get("time")
-        if event["event"] == "opened" or (moment is not None and not self.sessions):
+        moment = event.time
+        if isinstance(event, OpenedEvent) or (moment is not None and not self.sessions):
             self.sessions.append((moment or 0.0, moment or 0.0))
         elif moment is not None:
             self.sessions[-1] = (self.sessions[-1][0], max(moment, self.sessions[-1][1]))
-        match event["event"]:
-            case "outcomes":
+        match event:
+            case OutcomesEvent():
                 self._delivered(event)
-            case "failed":
+            case FailedEvent():
                 self.failures.append(event)
-            case "told" if event.get("reference"):
-                self.references[event["generation"]] = event["reference"]["trial"]
-            case "raced":
-                compared = [self._raced.get(int(n), set()) for n in event["scores"]]
+            case ToldEvent(reference=ReferenceFitness(trial=reference)):
+                self.references[event.generation] = reference
+            case RacedEvent():
+                compared = [self._raced.get(number, set()) for number in event.scores]
                 # a candidate that was in an earlier race has more than this rung's items
                 seen = min(map(len, compared), default=0)
-                self.race_items.append(event.get("items") or seen)
+                self.race_items.append(event.items or seen)
 
     @property
     def tasks(self) -> Tasks:
@@ -101,14 +112,12 @@ class Run:
     @property
     def config(self) -> Mapping[str, Any]:
         """The study's configuration; empty before the ``study`` event."""
-        section: Mapping[str, Any] = (self.record.study or {}).get("config", {})
-        return section
+        return self.record.config
 
     @property
-    def pools(self) -> Mapping[str, Mapping[str, list[int]]]:
+    def pools(self) -> Mapping[str, Items]:
         """Items by pool and task."""
-        pools: Mapping[str, Mapping[str, list[int]]] = (self.record.study or {}).get("pools", {})
-        return pools
+        return self.record.pools
 
     @property
     def ours(self) -> int | None:
@@ -129,9 +138,8 @@ class Run:
     @property
     def depth(self) -> int | None:
         """Number of layers, as the journal or the exported model says; ``None`` if neither does."""
-        layers = (self.record.study or {}).get("layers")
-        if isinstance(layers, int):
-            return layers
+        if self.record.study is not None and self.record.study.layers is not None:
+            return self.record.study.layers
         try:
             config = json.loads((self.folder / "best/model/config.json").read_text("utf-8"))
         except (OSError, ValueError):
@@ -147,14 +155,14 @@ class Run:
             return None
         return self.record.outcomes.rows(trial.digest, "metric", items)
 
-    def _delivered(self, event: Mapping[str, Any]) -> None:
-        spent, end = event["seconds"], event.get("time") or 0.0
+    def _delivered(self, event: OutcomesEvent) -> None:
+        spent, end = event.seconds, event.time or 0.0
         start = end - spent.get("total", 0.0)
         times = (spent.get("build", 0.0), spent.get("forward", 0.0))
-        if not event.get("reused"):
-            self.jobs.append(WorkerJob(str(event["worker"]), event["phase"], start, end, *times))
-        if event["phase"] in _POOLS:
-            self._measured.setdefault(_POOLS[event["phase"]], set()).add(event["digest"])
-        if event["phase"] == "race":
-            seen = self._raced.setdefault(event["trial"], set())
-            seen |= {(row[0], row[1]) for row in event["rows"]}
+        if not event.reused:
+            self.jobs.append(WorkerJob(event.worker, event.phase, start, end, *times))
+        if event.phase in _POOLS:
+            self._measured.setdefault(_POOLS[event.phase], set()).add(event.digest)
+        if event.phase == "race":
+            seen = self._raced.setdefault(event.trial, set())
+            seen |= {(row[0], row[1]) for row in event.rows}

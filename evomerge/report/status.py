@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from evomerge.report.numbers import duration, moment, number, percent, plural
+from evomerge.study.journal.events import SearchEndedEvent
 from evomerge.study.journal.outcomes import Written
 from evomerge.study.journal.record import Record
 from evomerge.study.journal.trials import AskRecord
@@ -71,7 +71,7 @@ def summary(record: Record) -> dict[str, Any]:
         "seconds": dict(record.seconds),
         "forward_share": record.seconds["forward"] / total if total else None,
         "item_evaluations": record.item_evaluations,
-        "verdict": (record.verdict or {}).get("sentence"),
+        "verdict": record.verdict and record.verdict.sentence,
         "exported": record.exported is not None,
         "control": compare_arms(record),
         "front": front_of(record),
@@ -80,11 +80,10 @@ def summary(record: Record) -> dict[str, Any]:
 
 def _wanted(record: Record) -> int | None:
     """The number of trials asked for: by the study, or when its search last ended."""
-    search = (record.study or {}).get("config", {}).get("search", {})
-    asked: int | None = search.get("trials")
+    asked: int | None = record.config.get("search", {}).get("trials")
     if record.search_ended is None or asked is None:
         return asked
-    return int(max(asked, record.search_ended["wanted"]))
+    return int(max(asked, record.search_ended.wanted))
 
 
 def baseline(record: Record) -> dict[str, dict[str, Any]]:
@@ -136,7 +135,7 @@ def status_text(record: Record, driver: Driver | None = None) -> str:
         counts = failures_text(s["failures"])
         lines.append(("failed", f"{counts}; last: {last.kind}: {last.message}"))
     if record.warnings:
-        lines.append(("warning", record.warnings[-1]["message"]))
+        lines.append(("warning", record.warnings[-1].message))
     lines.append(("verdict", s["verdict"] or "none yet"))
     return "\n".join(f"{name:<8}{' '.join(text.split())}" for name, text in lines)
 
@@ -198,13 +197,13 @@ def baseline_text(best_by_kind: dict[str, dict[str, Any]]) -> str:
     return f"{', '.join(parts)} (metric)"
 
 
-def ended_text(ended: Mapping[str, Any]) -> str:
-    """Why a search ended, from its ``search_ended`` event, in words.
+def ended_text(ended: SearchEndedEvent) -> str:
+    """Why a search ended, in words.
 
-    >>> ended_text({"trials": 117, "wanted": 120, "reason": "trials"})
+    >>> ended_text(SearchEndedEvent(trials=117, wanted=120, reason="trials"))
     'ended after 117 trials: one more generation would exceed the 120 asked for'
     """
-    asked, wanted, reason = ended["trials"], ended["wanted"], ended["reason"]
+    asked, wanted, reason = ended.trials, ended.wanted, ended.reason
     said = f"ended after {plural(asked, 'trial')}"
     if reason == "trials":
         left = f": one more generation would exceed the {wanted:,} asked for"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.dimension import Point
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.study.config import StudyConfig
+from evomerge.study.journal.events import AskedEvent, AskedTrial
 from evomerge.study.journal.record import Record
 from evomerge.study.ledger import Items, Ledger
 from evomerge.study.phases.control import KIND as RANDOM
@@ -52,11 +53,9 @@ class StudyRun:
         return ("smooth", "metric") if self.config.evaluate.fitness == "smooth" else ("metric",)
 
     @property
-    def pools(self) -> dict[str, dict[str, list[int]]]:
+    def pools(self) -> Mapping[str, Items]:
         """The items of each pool by task, as the journal holds them."""
-        assert self.record.study is not None
-        pools: dict[str, dict[str, list[int]]] = self.record.study["pools"]
-        return pools
+        return self.record.pools
 
     def fitness(self, rows: Sequence[OutcomeRow], field: str) -> float:
         """The objective over these outcomes, by ``smooth`` or ``metric``."""
@@ -86,20 +85,20 @@ class StudyRun:
     def ask(self, asked: Sequence[Asked], generation: int | None, items: Items | None) -> None:
         """Write down trials that are asked together."""
         first = self.record.next_number
-        trials = [
-            {
-                "trial": first + i,
-                "kind": kind,
-                "name": name,
-                "generation": generation,
-                "index": i,
-                "point": None if point is None else list(point),
-                "recipe": recipe.to_dict(),
-                "digest": recipe.digest,
-            }
+        trials = tuple(
+            AskedTrial(
+                trial=first + i,
+                kind=kind,
+                name=name,
+                generation=generation,
+                index=i,
+                point=None if point is None else list(point),
+                recipe=recipe.to_dict(),
+                digest=recipe.digest,
+            )
             for i, (kind, name, point, recipe) in enumerate(asked)
-        ]
-        self.ledger.log({"event": "asked", "trials": trials, "items": items})
+        )
+        self.ledger.log(AskedEvent(trials=trials, items=items))
 
     def ask_generation(
         self,

@@ -22,9 +22,11 @@ from evomerge.study.config import (
     TaskConfig,
     WorkersConfig,
 )
-from evomerge.study.config.past import of_journal
+from evomerge.study.journal.codec import parse_all
+from evomerge.study.journal.events import StudyEvent
 from evomerge.study.journal.journal import JOURNAL, iterate
 from evomerge.study.ledger import Listener
+from evomerge.study.past import of_journal
 from evomerge.study.study import Study
 
 
@@ -155,8 +157,8 @@ def load_study(
     Raises:
         UserError: There is no journal, it is damaged, or the study was interrupted before it began.
     """
-    for event in iterate(Path(directory) / JOURNAL):
-        if event["event"] != "study":
+    for event in parse_all(iterate(Path(directory) / JOURNAL)):
+        if not isinstance(event, StudyEvent):
             continue
         document = of_journal(event)
         document["search"] = _search_section(document["search"], optimizer, search_keys)

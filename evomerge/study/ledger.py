@@ -19,11 +19,21 @@ from evomerge.core.garbage import no_collection
 from evomerge.core.redact import redacted
 from evomerge.evaluate.outcomes import OutcomeRow, ScoreKind
 from evomerge.study.config import StudyConfig
-from evomerge.study.config.past import of_journal
+from evomerge.study.journal.codec import Document, from_json, parse, to_json
+from evomerge.study.journal.events import (
+    AskedEvent,
+    Event,
+    FailedEvent,
+    OutcomesEvent,
+    RacedEvent,
+    ToldEvent,
+    WarningEvent,
+)
 from evomerge.study.journal.journal import Journal
 from evomerge.study.journal.record import Record
 from evomerge.study.journal.shards import shard_items, shards
 from evomerge.study.journal.trials import TrialRecord
+from evomerge.study.past import of_journal
 from evomerge.study.workers.failures import FATAL
 from evomerge.study.workers.requests import (
     Answer,
@@ -40,11 +50,11 @@ from evomerge.study.workers.scheduler import ATTEMPTS, Scheduler, Unit
 
 Items = Mapping[str, Sequence[int]]
 AnswerType = TypeVar("AnswerType", bound=Answer)
-Listener = Callable[[Mapping[str, Any], Record], None]
+Listener = Callable[[Event, Record], None]
 
 ROUNDS = 3  # how often a unit that loses its workers again and again is tried anew
 _LOST = {"infrastructure", "device"}  # failures that say nothing of the recipe
-_PLAIN = {"asked", "outcomes", "told", "raced"}  # events that hold names and numbers alone
+_PLAIN = AskedEvent | OutcomesEvent | ToldEvent | RacedEvent  # only names and numbers
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,7 @@ class Ledger:
         self.record = Record()
         self._listener = listener
         with no_collection():
-            self._journal = Journal.open(journal, create=True, replay=self.record.apply)
+            self._journal = Journal.open(journal, create=True, replay=self._replay)
         self._lenders: dict[str, Record] = {}
         self._scheduler: Scheduler | None = None
         self._parents: ExpectedParents | None = None
@@ -89,19 +99,28 @@ class Ledger:
         """Have every worker refuse parents that differ from these."""
         self._parents = parents
 
-    def log(self, event: dict[str, Any]) -> None:
+    def _replay(self, document: Document) -> None:
+        event = parse(document)
+        if event is not None:
+            self.record.apply(event)
+
+    def log(self, event: Event) -> None:
         """Write an event down, without secrets, then take it into account."""
-        if event["event"] not in _PLAIN:
-            event = redacted(event)
-        event = {**event, "time": time.time()}
-        self._journal.append(event)
+        event = replace(event, time=time.time())
+        document = to_json(event)
+        if not isinstance(event, _PLAIN):
+            document = redacted(document)
+            event = from_json(type(event), document)
+        self._journal.append(document)
         self.record.apply(event)
         if self._listener is not None:
             self._listener(event, self.record)
 
-    def warn(self, kind: str, message: str, **about: Any) -> None:
+    def warn(
+        self, kind: str, message: str, trial: int | None = None, generation: int | None = None
+    ) -> None:
         """Write down what the user should know while the study goes on."""
-        self.log({"event": "warning", "kind": kind, "message": message, **about})
+        self.log(WarningEvent(kind=kind, message=message, trial=trial, generation=generation))
 
     def close(self) -> None:
         """Close the journal."""
@@ -189,13 +208,20 @@ class Ledger:
                         whole = missing == shard and scored_in is not None
                         batches.append((scored_in if whole and scored_in else "", len(found)))
                 if rows:
-                    about = {"trial": trial.number, "phase": wanted.phase, "digest": trial.digest}
-                    event = {"event": "outcomes", **about, "mode": wanted.mode}
-                    event["rows"] = [row.as_written() for row in rows]
-                    told = {"seconds": {}, "worker": "", "reused": run, "batches": batches}
-                    alike = (lender.study or {}).get("shard_items") == self._shard_items
-                    alike = alike and lender.batches.last is not None
-                    self._log_outcomes(trial, {**event, **told}, f"{run} scored it", alike)
+                    event = OutcomesEvent(
+                        trial=trial.number,
+                        phase=wanted.phase,
+                        digest=trial.digest,
+                        mode=wanted.mode,
+                        rows=[row.as_written() for row in rows],
+                        seconds={},
+                        worker="",
+                        batches=batches,
+                        reused=run,
+                    )
+                    size = None if lender.study is None else lender.study.shard_items
+                    alike = size == self._shard_items and lender.batches.last is not None
+                    self._log_outcomes(trial, event, f"{run} scored it", alike)
 
     def _units(self, wanted: Wanted) -> Iterator[Unit]:
         """List the work to do, cut into the study's shards."""
@@ -216,10 +242,9 @@ class Ledger:
     @property
     def _shard_items(self) -> int:
         assert self.record.study is not None
-        told = self.record.study.get("shard_items")
-        if told is None:  # a study that an earlier version began
+        if self.record.study.shard_items is None:  # an earlier version began the study
             return shard_items(StudyConfig.from_dict(of_journal(self.record.study), Path("/")))
-        return int(told)
+        return self.record.study.shard_items
 
     def _rows(self, number: int, items: Items, mode: str) -> list[OutcomeRow] | None:
         trial = self.record.trials[number]
@@ -243,39 +268,34 @@ class Ledger:
             return
         assert isinstance(answer, Scores)
         assert isinstance(unit.request, Evaluate)
-        about: dict[str, Any] = {"trial": number, "phase": phase}
-        if answer.rescored:
-            if self._holds(trial, mode, answer.rows):
-                return
-            about["rescored"] = True
-        if answer.halvings:
-            about["halvings"] = answer.halvings
-        if answer.errors:
-            about["errors"] = answer.errors
-        if answer.batches:
-            sizes = [sum(map(len, shard.values())) for shard in unit.request.shards]
-            about["batches"] = list(zip(answer.batches, sizes, strict=True))
-        event = {
-            "event": "outcomes",
-            **about,
-            "digest": trial.digest,
-            "mode": mode,
-            "rows": answer.rows,
-            "seconds": {k: round(v, 6) for k, v in answer.seconds.items()},
-            "worker": str(worker),
-        }
+        if answer.rescored and self._holds(trial, mode, answer.rows):
+            return
+        sizes = [sum(map(len, shard.values())) for shard in unit.request.shards]
+        event = OutcomesEvent(
+            trial=number,
+            phase=phase,
+            digest=trial.digest,
+            mode=mode,
+            rows=answer.rows,
+            seconds={part: round(spent, 6) for part, spent in answer.seconds.items()},
+            worker=str(worker),
+            batches=list(zip(answer.batches, sizes, strict=True)) if answer.batches else (),
+            halvings=answer.halvings,
+            errors=answer.errors or None,
+            rescored=answer.rescored,
+        )
         halved = f"batches were halved {self.record.halvings} times for want of memory"
         why = halved if self.record.halvings else f"worker {worker} puts them together so"
         self._log_outcomes(trial, event, why)
 
     def _log_outcomes(
-        self, trial: TrialRecord, event: dict[str, Any], why: str, alike: bool = True
+        self, trial: TrialRecord, event: OutcomesEvent, why: str, alike: bool = True
     ) -> None:
         """Write outcomes down; warn, once in a study, if others come from other batches."""
         before = self.record.batches.conflicts
         self.log(event)
-        held = any(warning["kind"] == "batches" for warning in self.record.warnings)
-        if not held and (not alike or self.record.batches.conflicts > before):
+        warned = any(warning.kind == "batches" for warning in self.record.warnings)
+        if not warned and (not alike or self.record.batches.conflicts > before):
             self.warn(
                 "batches",
                 f"{trial.name}: scored in other batches than others on the same items ({why}): "
@@ -286,8 +306,9 @@ class Ledger:
     def fail(self, number: int, phase: str, failed: Failure) -> None:
         """Write down why a trial has no score in a phase; once."""
         if not _has_failed(self.record.trials[number], phase):
-            event = {"event": "failed", "trial": number, "phase": phase}
-            self.log({**event, "kind": failed.kind, "message": failed.message})
+            self.log(
+                FailedEvent(trial=number, phase=phase, kind=failed.kind, message=failed.message)
+            )
 
     def _disagreed(self, unit: Unit, first: Answer, second: Answer) -> None:
         """Warn of a unit that two workers answered differently; the first answer counts."""

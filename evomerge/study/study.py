@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from evomerge.core.errors import UserError
 from evomerge.recipe.recipe import Recipe
@@ -19,7 +19,8 @@ from evomerge.recipe.space.space import SearchSpace
 from evomerge.study.config import StudyConfig
 from evomerge.study.context import StudyRun, study_space
 from evomerge.study.journal import dataframes
-from evomerge.study.journal.journal import JOURNAL, iterate
+from evomerge.study.journal.events import Event, ToldEvent
+from evomerge.study.journal.journal import JOURNAL
 from evomerge.study.journal.record import Record
 from evomerge.study.journal.reuse import lendable
 from evomerge.study.ledger import Ledger, Listener
@@ -31,6 +32,7 @@ from evomerge.study.phases.conclusion import Conclusion
 from evomerge.study.phases.contenders import contenders
 from evomerge.study.phases.export import export
 from evomerge.study.phases.search import Generations, start_optimizer
+from evomerge.study.statistics.verdict import Verdict
 from evomerge.study.trial import Trial, best_numbers
 from evomerge.study.workers.pool import open_pool
 from evomerge.study.workers.scheduler import Scheduler
@@ -85,7 +87,7 @@ class Study:
         if self._ledger is not None:
             return self._ledger.record
         journal = self.directory / JOURNAL
-        return Record.from_events(iterate(journal)) if journal.is_file() else Record()
+        return Record.read(self.directory) if journal.is_file() else Record()
 
     @property
     def best_recipe(self) -> Recipe:
@@ -212,7 +214,7 @@ class Study:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def confirm(self) -> Mapping[str, Any]:
+    def confirm(self) -> Verdict:
         """Race the best trials, judge the winner, and export it; returns the verdict.
 
         Searches first if that is not done. Called again, it returns the same.
@@ -224,7 +226,7 @@ class Study:
         assert judged is not None
         return judged
 
-    def _run(self, finish: bool) -> Mapping[str, Any] | None:
+    def _run(self, finish: bool) -> Verdict | None:
         started = time.monotonic()
         self.close()
         self._is_stopped = False
@@ -238,8 +240,10 @@ class Study:
             with open_pool(self.config, self.directory / "workers.log") as pool:
                 study.ledger.employ(Scheduler(pool))
                 check(study, self._allow_changed)
+                begun = study.record.study
+                assert begun is not None, "check() began it"
                 for run in self._reuse:
-                    study.ledger.borrow(run.name, lendable(run, study.record.study or {}))
+                    study.ledger.borrow(run.name, lendable(run, begun))
                 baseline = Baseline(study)
                 search = Generations(study, baseline, started, lambda: self._is_stopped)
                 optimizer = search.run()
@@ -271,12 +275,12 @@ class Study:
                 raise
         return self._ask_tell
 
-    def _hear(self, event: Mapping[str, Any], record: Record) -> None:
+    def _hear(self, event: Event, record: Record) -> None:
         if self._listener is not None:
             self._listener(event, record)
-        if event["event"] == "told":
+        if isinstance(event, ToldEvent):
             for callback in self._callbacks:
-                for number in event["trials"]:
+                for number in event.trials:
                     callback(self, Trial(record, number))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from evomerge.recipe.space.dimension import Value
+from evomerge.study.journal.events import FailedEvent
 from evomerge.study.journal.record import Record
-from evomerge.study.journal.trials import AskRecord, Failure, State, TrialRecord
+from evomerge.study.journal.trials import AskRecord, State, TrialRecord
 from evomerge.study.statistics.pareto import hypervolume, pareto_front
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ class Trial:
         return self._trial.state
 
     @property
-    def failure(self) -> Failure | None:
-        """Why it could not be scored, or None."""
+    def failure(self) -> FailedEvent | None:
+        """Why it could not be scored (`kind`, `message`, `phase`), or None."""
         return self._trial.failure
 
     @property
@@ -74,9 +75,8 @@ class Trial:
     @property
     def params(self) -> dict[str, Value]:
         """Its value of every dimension by name; empty if it is no point of the space."""
-        dimensions: Sequence[Mapping[str, str]] = (self._study.study or {}).get("dimensions", ())
         point = self._trial.point or ()
-        return {d["name"]: value for d, value in zip(dimensions, point, strict=False)}
+        return {d.name: v for d, v in zip(self._study.dimensions, point, strict=False)}
 
     @property
     def fitness(self) -> float | None:

@@ -7,6 +7,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from evomerge.study.journal.codec import parse_all
 from evomerge.study.journal.journal import read
 from evomerge.study.journal.record import Record
 from evomerge.study.statistics.outcome import fitness
@@ -15,7 +16,7 @@ from evomerge.study.statistics.outcome import fitness
 def main(directory: Path, wall_seconds: float) -> None:
     run = directory / "run"
     events = read(run / "journal.log")
-    record = Record.from_events(events)
+    record = Record.from_events(parse_all(events))
     verdict = json.loads((run / "verdict.json").read_text(encoding="utf-8"))
     anchors = record.asks[0]
     metric = {
@@ -40,7 +41,7 @@ def main(directory: Path, wall_seconds: float) -> None:
             name: version(name) for name in ("evomerge", "torch", "transformers", "lm_eval", "ray")
         },
         "machine": f"{platform.machine()}, {platform.python_version()}",
-        "seed": record.study["config"]["search"]["seed"],
+        "seed": record.config["search"]["seed"],
         "seconds": {
             "everything": wall_seconds,
             "study": round(times[-1] - times[0], 1),

@@ -26,14 +26,14 @@ def main(directory: Path, sigmas: list[float], seeds: list[int]) -> None:
             )
             with tempfile.TemporaryDirectory() as run:
                 verdict = Study(study_config, run).confirm()
-            scores = verdict["scores"]["winner"]
-            anchor = next(c for c in verdict["comparisons"] if c["kind"] == "anchor")
+            scores = verdict.scores["winner"]
+            anchor = next(c for c in verdict.comparisons if c.kind == "anchor")
             row = {
                 "sigma": sigma,
                 "seed": seed,
                 "held_out": round(sum(scores.values()) / len(scores), 4),
-                "gain": round(anchor["difference"], 4),
-                "low": round(anchor["low"], 4),
+                "gain": round(anchor.difference, 4),
+                "low": round(anchor.low, 4),
             }
             print(json.dumps(row), flush=True)
 

@@ -27,6 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from evomerge.study.config import StudyConfig
+from evomerge.study.journal.events import ToldEvent
 from evomerge.study.study import JOURNAL, Study
 from tests.study.small_study import (
     events,
@@ -87,9 +88,9 @@ def kill_workers(config: StudyConfig, run: Path, mean_seconds: float, most: int,
 
     def listen(event: Any, record: Any) -> None:
         del record
-        if event["event"] == "told":
+        if isinstance(event, ToldEvent):
             marks.append(resources_in_use())
-            print(event["generation"], kills[0], marks[-1], file=sys.stderr, flush=True)
+            print(event.generation, kills[0], marks[-1], file=sys.stderr, flush=True)
 
     before, began, there = resources_in_use(), time.monotonic(), set(scratch.rglob("*"))
     thread = threading.Thread(target=assassin)

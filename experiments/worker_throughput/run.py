@@ -41,6 +41,8 @@ from evomerge.report.page.page import page
 from evomerge.report.run import Run
 from evomerge.study import study as study_module
 from evomerge.study.config import StudyConfig
+from evomerge.study.journal.codec import parse_all
+from evomerge.study.journal.events import AskedEvent, Event, SearchEndedEvent, ToldEvent
 from evomerge.study.journal.journal import JOURNAL, iterate
 from evomerge.study.journal.record import Record
 from evomerge.study.study import Study
@@ -58,14 +60,14 @@ class Clock:
         self.anchors = self.ended = 0.0
         self.trials = 0
 
-    def __call__(self, event: dict[str, Any], _record: Any) -> None:
-        if event["event"] == "asked" and event["trials"][0]["generation"] == 0:
+    def __call__(self, event: Event, _record: Any) -> None:
+        if isinstance(event, AskedEvent) and event.trials[0].generation == 0:
             self.anchors = time.monotonic()
-        elif event["event"] == "told":
-            self.trials += len(event["trials"])
+        elif isinstance(event, ToldEvent):
+            self.trials += len(event.trials)
             held = resident() + sum(map(resident, children()))
             self.moments_seen.append((time.monotonic(), self.trials, held))
-        elif event["event"] == "search_ended":
+        elif isinstance(event, SearchEndedEvent):
             self.ended = time.monotonic()
 
     def over(self, first: int, last: int) -> dict[str, float]:
@@ -181,7 +183,7 @@ def again(run: Path, optimizer: str, trials: int, knots: int) -> None:
     megabytes = [resident() / 1e6]
     gc.freeze()  # as the command does it
     moments = [time.process_time()]
-    record = Record.from_events(iterate(run / JOURNAL))
+    record = Record.from_events(parse_all(iterate(run / JOURNAL)))
     moments.append(time.process_time())
     megabytes.append(resident() / 1e6)
     Study(study(trials, 20, 1, optimizer, 1, knots), run).optimize()

@@ -12,14 +12,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from evomerge.study.config import StudyConfig
+from evomerge.study.journal.events import Event, OutcomesEvent
 from evomerge.study.journal.record import Record
 from evomerge.study.study import JOURNAL, Study
 from tests.study.small_study import events, paid, substance
@@ -48,8 +48,8 @@ def test_a_node_that_is_lost_and_replaced_in_mid_study_changes_nothing(
         nodes = [cluster.add_node(num_cpus=1)]
         lost: list[int] = []
 
-        def strike(event: Mapping[str, Any], record: Record) -> None:
-            if event["event"] == "outcomes" and record.item_evaluations > 1500 and not lost:
+        def strike(event: Event, record: Record) -> None:
+            if isinstance(event, OutcomesEvent) and record.item_evaluations > 1500 and not lost:
                 lost.append(record.item_evaluations)
                 cluster.remove_node(nodes.pop(), allow_graceful=False)
                 nodes.append(cluster.add_node(num_cpus=1))

@@ -15,6 +15,7 @@ import pytest
 
 from evomerge.core.errors import UserError
 from evomerge.study.config import StudyConfig
+from evomerge.study.journal.codec import parse_all
 from evomerge.study.journal.record import Record
 from evomerge.study.study import JOURNAL, Study
 from tests.faults.command import SMALL, Command, undisturbed
@@ -169,9 +170,9 @@ def _seeded() -> Any:
 def _allowed(run: Path) -> Any:
     from evomerge.study.config import StudyConfig
 
-    study = Record.from_events(events(run)).study
+    study = Record.from_events(parse_all(events(run))).study
     assert study is not None
-    return StudyConfig.from_dict(study["config"], Path("/"))
+    return StudyConfig.from_dict(study.config, Path("/"))
 
 
 def test_a_key_that_an_earlier_version_did_not_know_is_no_change(

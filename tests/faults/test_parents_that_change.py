@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from evomerge.core.errors import UserError
 from evomerge.study import study as study_module
 from evomerge.study.config import StudyConfig
+from evomerge.study.journal.events import Event, OutcomesEvent
 from evomerge.study.journal.record import Record
 from evomerge.study.study import Study
 from evomerge.study.workers.evaluator import Evaluator
@@ -63,8 +63,8 @@ def test_a_study_stops_naming_the_file_and_goes_on_when_it_is_put_back(
     file = tmp_path / "zoo" / "two" / "model.safetensors"
     whole = file.read_bytes()
 
-    def strike(event: Mapping[str, Any], record: Record) -> None:
-        if event["event"] == "outcomes" and record.item_evaluations > 300 and not struck:
+    def strike(event: Event, record: Record) -> None:
+        if isinstance(event, OutcomesEvent) and record.item_evaluations > 300 and not struck:
             struck.append(record.item_evaluations)
             change(file)
 
@@ -90,9 +90,9 @@ def test_a_file_cut_in_place_under_a_worker_that_dies_of_it_is_named(
     whole = file.read_bytes()
     monkeypatch.setenv("EVOMERGE_FAULT", f"worker.evaluate:2:bus:{tmp_path / 'struck'}")
 
-    def strike(event: Mapping[str, Any], record: Record) -> None:
+    def strike(event: Event, record: Record) -> None:
         del record
-        if event["event"] == "outcomes":
+        if isinstance(event, OutcomesEvent):
             os.truncate(file, len(whole) // 2)
 
     with pytest.raises(UserError, match=r"two/model\.safetensors: truncated: expected \d+ bytes"):

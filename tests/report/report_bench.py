@@ -53,7 +53,6 @@ def study(**changes):
     }
     event = {
         "event": "study",
-        "format": 1,
         "version": "0.1.0",
         "config": config,
         "space": {"merge_method": "task_arithmetic"},

@@ -10,7 +10,9 @@ import pytest
 from evomerge.report.explain import explanation, explanation_text
 from evomerge.study.analysis.complement import complement
 from evomerge.study.analysis.importance import importance
+from evomerge.study.journal.codec import parse
 from evomerge.study.journal.record import Record
+from tests.report import report_bench as bench
 
 NAMES = ["models[a].weight[0]", "models[a].weight[1]", "models[b].weight[0]", "models[b].weight[1]"]
 
@@ -24,17 +26,19 @@ def parents(*answers: list[int], kind: str = "parent") -> Record:
         | {"group": n[:-3]}  # without its knot
         for n in NAMES
     ]
-    record.apply({"event": "study", "config": {}, "tasks": tasks, "dimensions": dimensions})
+    record.apply(parse(bench.study(tasks=tasks, dimensions=dimensions)))
     about = {"generation": None, "point": None, "recipe": {}, "kind": kind}
     asked = [
         {**about, "trial": i, "index": i, "name": f"p{i}", "digest": f"d{i}"}
         for i in range(len(answers))
     ]
-    record.apply({"event": "asked", "trials": asked, "items": {"t": [*range(len(answers[0]))]}})
+    record.apply(
+        parse({"event": "asked", "trials": asked, "items": {"t": [*range(len(answers[0]))]}})
+    )
     for i, values in enumerate(answers):
         rows = [["t", j, float(v), None, 0, 1] for j, v in enumerate(values)]
         event = {"event": "outcomes", "trial": i, "phase": "anchors", "digest": f"d{i}"}
-        record.apply({**event, "mode": "metric", "rows": rows, "seconds": {}, "worker": "0"})
+        record.apply(parse({**event, "mode": "metric", "rows": rows, "seconds": {}, "worker": "0"}))
     return record
 
 
@@ -67,10 +71,10 @@ def searched(gain: Any, trials: int = 120) -> Record:
         {**about, "trial": n, "index": i, "name": "", "digest": f"t{n}", "point": p}
         for i, (n, p) in enumerate(zip(numbers, points, strict=True))
     ]
-    record.apply({"event": "asked", "trials": asked, "items": {"t": [0]}})
+    record.apply(parse({"event": "asked", "trials": asked, "items": {"t": [0]}}))
     fitness = [float(gain(p, draws)) for p in points]
     result = {"event": "told", "generation": 0, "trials": numbers, "fitness": fitness}
-    record.apply({**result, "reference": {"trial": 0, "fitness": 0.5}, "correlation": None})
+    record.apply(parse({**result, "reference": {"trial": 0, "fitness": 0.5}, "correlation": None}))
     return record
 
 

@@ -3,13 +3,14 @@ import pytest
 from optuna.trial import TrialState
 
 from evomerge.report.optuna_mirror import GAIN, Mirror
+from evomerge.study.journal.codec import parse_all
 from evomerge.study.journal.record import Record
 from tests.report import report_bench as bench
 
 
 def mirrored(storage, events):
     mirror, record = Mirror("run", storage), Record()
-    for event in events:
+    for event in parse_all(events):
         record.apply(event)
         mirror(event, record)
     return mirror.study

@@ -1,15 +1,17 @@
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
 
 from evomerge.report import Pace
+from evomerge.study.journal.codec import parse_all
+from evomerge.study.journal.events import HeaderEvent, ToldEvent
 from evomerge.study.journal.record import Record
 from tests.report import report_bench as bench
 
 
 def listened(events, now=1100.0, **settings):
     pace, record = Pace(now=lambda: now, **settings), Record()
-    for event in events:
+    for event in parse_all(events):
         record.apply(event)
         pace.apply(event, record)
     return pace, record
@@ -60,13 +62,13 @@ def test_a_resumed_study_has_the_speed_of_its_last_session():
 
 def test_a_listener_that_comes_late_counts_only_what_it_saw():
     half = upto("told", 1)
-    record = Record.from_events(half)
+    record = Record.from_events(parse_all(half))
     pace = Pace(2000.0, now=lambda: 2000.0)
-    for event in bench.events()[len(half) :]:
-        event = {**event, "time": event["time"] + 1000}
-        record.apply(event)
-        pace.apply(event, record)
-        if event["event"] == "told":
+    for event in parse_all(bench.events()[len(half) :]):
+        later = replace(event, time=event.time + 1000)
+        record.apply(later)
+        pace.apply(later, record)
+        if isinstance(event, ToldEvent):
             break
     assert pace.trials_per_second is not None
     assert pace.seconds_left(5) == pytest.approx(1 / pace.trials_per_second)
@@ -79,5 +81,5 @@ def test_nothing_is_known_before_anything_happened():
     assert pace.items_per_second is None
     assert pace.seconds_left(3) is None
     assert pace.until_deadline(3.0) is None
-    pace.apply({"event": "journal"}, SimpleNamespace(phase="check", generations={}))
+    pace.apply(HeaderEvent(format=1), Record())
     assert pace.last is None

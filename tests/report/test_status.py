@@ -1,10 +1,11 @@
 from evomerge.report import status_text, summary
+from evomerge.study.journal.codec import parse_all
 from evomerge.study.journal.record import Record
 from tests.report import report_bench as bench
 
 
 def record(length=None):
-    return Record.from_events(bench.events()[:length])
+    return Record.from_events(parse_all(bench.events()[:length]))
 
 
 def test_the_summary_of_a_finished_study_has_its_numbers():
@@ -27,7 +28,7 @@ def test_the_leader_is_who_was_furthest_ahead_of_the_reference_not_the_highest_s
     events = bench.events()
     first = next(event for event in events if event["event"] == "told")
     first["fitness"], first["reference"]["fitness"] = [0.9, None], 0.89
-    found = Record.from_events(events)
+    found = Record.from_events(parse_all(events))
     assert found.status()["best"]["trial"] == 6
     assert summary(found)["leader"]["trial"] == 6
 
@@ -67,10 +68,10 @@ def test_a_trial_that_keeps_the_constraints_leads_before_all_that_break_one():
     for event in events:
         if event["event"] == "told":
             event["violations"] = [[0.1, None], [0.2, 0.0]][event["generation"]]
-    found = Record.from_events(events)
+    found = Record.from_events(parse_all(events))
     assert summary(found)["leader"]["trial"] == 7  # trial 6 scores higher, and breaks one
     assert "breaks" not in status_text(found)
     for event in events:
         if event["event"] == "told":
             event["violations"] = [[0.1, None], [0.2, 0.3]][event["generation"]]
-    assert "it breaks a constraint, as all do" in status_text(Record.from_events(events))
+    assert "it breaks a constraint, as all do" in status_text(Record.from_events(parse_all(events)))

@@ -12,9 +12,11 @@ import pytest
 
 import evomerge as em
 from evomerge.core.errors import StudyEnded, UserError
+from evomerge.study.journal.codec import parse
 from evomerge.study.statistics.pareto import pareto_front
 from evomerge.study.study import Study
 from evomerge.study.trial import Trial
+from tests.report import report_bench as bench
 from tests.study.small_study import StubWorkers, events, stub_config
 from tests.study.stub_worker import quality
 
@@ -223,7 +225,7 @@ def test_a_loaded_study_is_the_study(searched: Path, stub_workers: StubWorkers) 
     assert study.config == stub_config()
     verdict = events(searched, "verdict")[0]
     assert study.best_recipe.digest == verdict["winner"]["digest"]
-    assert study.confirm()["winner"] == verdict["winner"]
+    assert study.confirm().winner.trial == verdict["winner"]["trial"]
     assert len(study.trials) == study.record.next_number
     gains = [t.gain for t in study.trials if t.kind == "trial" and t.gain is not None]
     assert study.best_trial.gain == max(gains)
@@ -272,16 +274,16 @@ def test_truncated_and_unextracted_answers_are_shares_of_what_was_generated() ->
     record = Record()
     task = {"metric": "m", "higher_is_better": True, "weight": 1.0}
     kinds = {"write": {**task, "output_type": "generate_until"}, "choose": task}
-    record.apply({"event": "study", "tasks": kinds})
+    record.apply(parse(bench.study(tasks=kinds)))
     trial = {"trial": 0, "kind": "trial", "name": "trial 0", "generation": 0, "index": 0}
     trial |= {"point": [1.0], "recipe": {}, "digest": "d"}
     items = {"write": [0, 1, 2, 3], "choose": [0]}
-    record.apply({"event": "asked", "trials": [trial], "items": items})
+    record.apply(parse({"event": "asked", "trials": [trial], "items": items}))
     assert Trial(record, 0).truncated is None
     rows: list[list[Any]] = [["write", i, 1.0, None, i == 0, i > 1] for i in range(4)]
     rows.append(["choose", 0, 1.0, None, 1, 0])  # nothing was generated there
     event = {"event": "outcomes", "trial": 0, "digest": "d", "mode": "metric", "phase": "search"}
-    record.apply({**event, "rows": rows, "seconds": {}, "worker": "0"})
+    record.apply(parse({**event, "rows": rows, "seconds": {}, "worker": "0"}))
     assert Trial(record, 0).truncated == 0.25
     assert Trial(record, 0).unextracted == 0.5
 

@@ -21,6 +21,7 @@ from evomerge.report.page.page import page
 from evomerge.report.run import Run
 from evomerge.report.status import status_text
 from evomerge.study.config import StudyConfig
+from evomerge.study.journal.codec import parse_all, to_json
 from evomerge.study.journal.record import Record
 from evomerge.study.statistics.correlation import rank_correlation
 from evomerge.study.study import JOURNAL, Study
@@ -40,11 +41,11 @@ pytestmark = pytest.mark.usefixtures("stub_workers")
 
 def go(run: Path, **sections: Any) -> dict[str, Any]:
     """Run a stub study to its end; returns its verdict."""
-    return dict(Study(stub_config(**sections), run).confirm())
+    return to_json(Study(stub_config(**sections), run).confirm())
 
 
 def record(run: Path) -> Record:
-    return Record.from_events(events(run))
+    return Record.from_events(parse_all(events(run)))
 
 
 # -- the whole -------------------------------------------------------------------------------------
@@ -329,15 +330,15 @@ def test_more_trials_that_change_nothing_are_done_too_even_if_killed_before_the_
     first = go(run, search={"trials": 16})
     more = {"trials": 20}  # one generation more
     again = go(run, search=more)
-    assert Record.from_events(events(run)).phase == "done"
-    assert summary(Record.from_events(events(run)))["wanted"] == 20
+    assert Record.from_events(parse_all(events(run))).phase == "done"
+    assert summary(Record.from_events(parse_all(events(run))))["wanted"] == 20
     journal = run / JOURNAL
     lines = journal.read_bytes().splitlines(keepends=True)
     ended = max(i for i, line in enumerate(lines) if b'"search_ended"' in line)
     journal.write_bytes(b"".join(lines[: ended + 1]))
-    assert Record.from_events(events(run)).phase != "done"
+    assert Record.from_events(parse_all(events(run))).phase != "done"
     assert go(run, search=more) == again
-    assert Record.from_events(events(run)).phase == "done"
+    assert Record.from_events(parse_all(events(run))).phase == "done"
     assert first.keys() == again.keys()
 
 
@@ -350,11 +351,14 @@ def test_a_resumed_study_may_differ_in_resources_and_output(tmp_path: Path) -> N
     run = tmp_path / "run"
     first = go(run, output={"save_model": False})
     assert not (run / "best" / "model").exists()
-    assert first["reproduce"] is None  # there is no model to run it with
+    assert "reproduce" not in first  # there is no model to run it with
     second = go(run, workers={"count": 1, "threads": 2}, output={"save_model": True})
     assert (run / "best" / "model").is_dir()
     assert f"pretrained={run / 'best' / 'model'}," in second["reproduce"]
-    assert {**second, "reproduce": None} == first  # no command for a model that is not there
+    assert {
+        **first,
+        "reproduce": second["reproduce"],
+    } == second  # no command for a model that is not there
 
 
 @pytest.mark.parametrize(
@@ -521,7 +525,7 @@ def test_a_soup_procedure_sees_the_same_items_throughout_and_ends_by_itself(
     assert [len(g.trials) for g in record.generations.values()] == [2, 1]  # two alone, then both
     assert len({str(g.items) for g in record.generations.values()}) == 1
     assert record.search_ended is not None
-    assert record.search_ended["reason"] == "the procedure is complete"
+    assert record.search_ended.reason == "the procedure is complete"
 
 
 def test_an_optimizer_that_compares_generations_is_told_how_far_the_anchor_is_behind(
@@ -596,7 +600,7 @@ def test_outcomes_of_another_run_are_copied_and_not_scored_again(
     verdict = go(first)
     stub_workers(log=log)
     again = Study(stub_config(), tmp_path / "again", reuse=[first])
-    assert {**again.confirm(), "reproduce": ""} == {**verdict, "reproduce": ""}
+    assert {**to_json(again.confirm()), "reproduce": ""} == {**verdict, "reproduce": ""}
     assert not log.exists()  # nothing was evaluated
     held = again.record
     assert (held.item_evaluations, held.reused) == (0, record(first).item_evaluations)

@@ -91,7 +91,7 @@ def _model(source: Path, title: str) -> tuple[Path, str, str]:
 
     if (source / JOURNAL).is_file():
         record = record_of(source)
-        exported = (record.exported or {}).get("model")
+        exported = record.exported and record.exported.model
         if record.winner is None or not exported or not (source / exported).is_dir():
             raise UserError(
                 f"{source}: expected a finished run with a model, but it is in phase "

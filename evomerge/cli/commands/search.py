@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from evomerge.core.errors import UserError
 
 if TYPE_CHECKING:
     from evomerge.study.config import StudyConfig
+    from evomerge.study.journal.events import Event
     from evomerge.study.journal.record import Record
     from evomerge.study.ledger import Listener
 
@@ -109,14 +110,14 @@ def run_study(
             stack.callback(tracker.close)
             listeners.append(tracker)
 
-        def listen(event: Mapping[str, Any], record: Record) -> None:
+        def listen(event: Event, record: Record) -> None:
             for listener in listeners:
                 listener(event, record)
 
         study = Study(config, directory, listen, reuse, allow_changed=allow_changed)
         verdict = study.confirm()
     report = write_report(directory)
-    print(f"\n{verdict['sentence']}\n")
+    print(f"\n{verdict.sentence}\n")
     print(f"  report   {report}")
     print(f"  recipe   {directory / 'best' / 'recipe.yaml'}")
     if config.output.save_model:

@@ -22,6 +22,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Print the state of a run, and whether a process is working on it."""
     from evomerge.report.status import Driver, status_text
+    from evomerge.study.journal.codec import parse_all
     from evomerge.study.journal.journal import iterate
     from evomerge.study.journal.lock import writer
     from evomerge.study.journal.record import Record
@@ -30,9 +31,9 @@ def run(arguments: argparse.Namespace) -> None:
     running = writer(journal) is not None  # asked first: a run that ends meanwhile is done
     last_event: float | None = None
     record = Record()
-    for event in iterate(journal):
+    for event in parse_all(iterate(journal)):
         record.apply(event)
-        last_event = event.get("time", last_event)
+        last_event = last_event if event.time is None else event.time
     driver = Driver(running, last_event)
     if arguments.json:
         print(json.dumps({**record.status(), **asdict(driver)}, ensure_ascii=False))

@@ -26,6 +26,7 @@ def run(arguments: argparse.Namespace) -> None:
     from evomerge.cli.display.progress import Progress
     from evomerge.report import Pace
     from evomerge.report.status import Driver, not_running_text
+    from evomerge.study.journal.codec import parse
     from evomerge.study.journal.journal import follow
     from evomerge.study.journal.lock import writer
     from evomerge.study.journal.record import Record
@@ -35,10 +36,12 @@ def run(arguments: argparse.Namespace) -> None:
     said_so = False  # once each time that the run stops, in the scrolling part of the terminal
     with Progress(pace=pace) as progress:
         try:
-            for event in follow(journal):
-                if event is not None:
-                    record.apply(event)
-                    progress(event, record)
+            for document in follow(journal):
+                if document is not None:
+                    event = parse(document)
+                    if event is not None:
+                        record.apply(event)
+                        progress(event, record)
                 elif record.phase == "done" and record.exported is not None:
                     break
                 else:
@@ -51,4 +54,4 @@ def run(arguments: argparse.Namespace) -> None:
         except KeyboardInterrupt:
             return  # the watching ends, and the run goes on
     if record.verdict is not None:
-        print(f"\n{record.verdict['sentence']}")
+        print(f"\n{record.verdict.sentence}")

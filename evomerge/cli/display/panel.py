@@ -50,7 +50,7 @@ def panel(
     table.add_row("speed", Text(speed(record, pace)))
     table.add_row("failures", Text(failures_text(s["failures"])))
     for warning in record.warnings[-2:]:
-        table.add_row("warning", Text(warning["message"], style="yellow"))
+        table.add_row("warning", Text(warning.message, style="yellow"))
     ends = None if record.phase in ("race", "verdict", "done") else wanted
     if driver is not None and not driver.running:  # no clock runs
         table.add_row("time", Text(not_running_text(driver), style="yellow"))
@@ -96,5 +96,5 @@ def _time(pace: Pace, wanted: int | None, deadline: float | None, workers: int) 
 
 
 def _workers(record: Record) -> int:
-    count: int = (record.study or {}).get("config", {}).get("workers", {}).get("count", 1)
+    count: int = record.config.get("workers", {}).get("count", 1)
     return count

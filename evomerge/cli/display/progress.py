@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,6 +16,18 @@ from evomerge.report import Pace
 from evomerge.report.numbers import duration, number, plural
 from evomerge.report.status import Driver, answers_text, baseline, baseline_text, ended_text
 from evomerge.study.config import StudyConfig, seconds
+from evomerge.study.journal.events import (
+    ChosenEvent,
+    Event,
+    ExportedEvent,
+    FailedEvent,
+    RacedEvent,
+    SearchEndedEvent,
+    StudyEvent,
+    ToldEvent,
+    VerdictEvent,
+    WarningEvent,
+)
 from evomerge.study.journal.record import Record
 
 REFRESH_SECONDS = 0.25  # of the panel; drawing it takes longer the longer a study is
@@ -54,7 +66,7 @@ class Progress:
         if self._live is not None:
             self._live.stop()
 
-    def __call__(self, event: Mapping[str, Any], record: Record) -> None:
+    def __call__(self, event: Event, record: Record) -> None:
         """Take in an event; lines are for the long steps, the panel for every one."""
         self._pace.apply(event, record)
         line = self._line(event, record)
@@ -80,70 +92,71 @@ class Progress:
         """The study's search section."""
         if self._config is not None:
             return asdict(self._config.search)
-        section: Mapping[str, Any] = (record.study or {}).get("config", {}).get("search", {})
+        section: Mapping[str, Any] = record.config.get("search", {})
         return section
 
-    def _line(self, event: Mapping[str, Any], record: Record) -> str | None:
-        match event["event"]:
-            case "study" if event.get("elsewhere"):
-                size = plural(len(event["dimensions"]), "dimension")
-                return f"check: {plural(len(event['tasks']), 'task')}, evaluated externally; {size}"
-            case "study":
-                pools = {p: sum(map(len, t.values())) for p, t in event["pools"].items()}
-                size, dimensions = event["parameters"] / 1e6, len(event["dimensions"])
+    def _line(self, event: Event, record: Record) -> str | None:
+        match event:
+            case StudyEvent(elsewhere=True):
+                size = plural(len(event.dimensions), "dimension")
+                return f"check: {plural(len(event.tasks), 'task')}, evaluated externally; {size}"
+            case StudyEvent():
+                pools = {p: sum(map(len, t.values())) for p, t in event.pools.items()}
+                millions, dimensions = event.parameters / 1e6, len(event.dimensions)
+                models = f"{len(event.fingerprints)} models of {millions:.3g} M parameters"
                 text = (
-                    f"check: {len(event['fingerprints'])} models of {size:.3g} M parameters agree; "
-                    f"{len(event['tasks'])} tasks; {pools['search']:,} items to search, "
+                    f"check: {models} agree; {len(event.tasks)} tasks; "
+                    f"{pools['search']:,} items to search, "
                     f"{pools['race']:,} to race, {pools['holdout']:,} held out; "
                     f"{plural(dimensions, 'dimension')}"
                 )
-                return "\n".join([text, *(f"warning: {w}" for w in event["warnings"])])
-            case "told":
+                return "\n".join([text, *(f"warning: {w}" for w in event.warnings)])
+            case ToldEvent():
                 line = self._generation(event, record)
-                if event["generation"] == 0:
+                if event.generation == 0:
                     return f"anchors: {baseline_text(baseline(record))}\n{line}"
                 return line
-            case "warning":
-                return f"warning: {event['message']}"
-            case "failed":
-                name = record.trials[event["trial"]].name
-                return f"failed: {name}: {event['kind']}: {event['message']}"
-            case "search_ended":
+            case WarningEvent():
+                return f"warning: {event.message}"
+            case FailedEvent():
+                name = record.trials[event.trial].name
+                return f"failed: {name}: {event.kind}: {event.message}"
+            case SearchEndedEvent():
                 return f"search: {ended_text(event)}"
-            case "raced":
+            case RacedEvent():
                 return self._race(event, record)
-            case "chosen":
-                taken, other = (record.trials[event[k]].name for k in ("trial", "instead_of"))
+            case ChosenEvent():
+                taken, other = (record.trials[n].name for n in (event.trial, event.instead_of))
                 instead = f" rather than {other}" if taken != other else ""
-                return f"race: {taken} is taken{instead}: {event['reason']}"
-            case "verdict":
+                return f"race: {taken} is taken{instead}: {event.reason}"
+            case VerdictEvent():
                 items = _items(record, "holdout")
-                judged = event["race_winner"]["name"]
-                taken = event["winner"]["name"]
+                judged = event.race_winner.name
+                taken = event.winner.name
                 instead = "" if taken == judged else f"; {taken} is recommended"
                 return f"verdict: {judged}, judged on {items:,} held-out items{instead}"
-            case "exported":
-                digest = event["weights_digest"]  # None with output.save_model: false
+            case ExportedEvent():
+                digest = event.weights_digest  # None with output.save_model: false
                 return (
                     f"export: weights {digest[:12]}, as scored" if digest else "export: recipe only"
                 )
         return None
 
-    def _generation(self, event: Mapping[str, Any], record: Record) -> str:
-        standings = record.generations[event["generation"]].standings()
+    def _generation(self, event: ToldEvent, record: Record) -> str:
+        standings = record.generations[event.generation].standings()
         leader = max(standings, key=lambda standing: standing.fitness, default=None)
         best = f"best {number(leader.fitness)}" if leader else "all failed"
         if leader and leader.gain is not None:
             best += f" ({number(leader.gain, sign=True)} over the best anchor)"
-        answers = _answers(record, event["generation"])
-        correlation = event["correlation"]
+        answers = _answers(record, event.generation)
+        correlation = event.correlation
         rank = (
             "" if correlation is None else f", rank correlation with the metric {correlation:.2f}"
         )
         done, wanted = self._searched(record), self._search(record).get("trials")
         text = (
-            f"search: generation {event['generation']}, {done}/{wanted} trials, {best}"
-            f"{_feasible(event)}{answers}{rank}"
+            f"search: generation {event.generation}, {done}/{wanted} trials, {best}"
+            f"{_feasible(event.violations)}{answers}{rank}"
         )
         if self._live is not None:  # whose panel says the rest
             return text
@@ -151,13 +164,13 @@ class Progress:
         behind = f", {duration(left)} left" if left else ""
         return f"{text}, {speed(record, self._pace)}{behind}"
 
-    def _race(self, event: Mapping[str, Any], record: Record) -> str:
-        leader = max(event["scores"], key=lambda n: event["scores"][n])
-        names = f"{record.trials[int(leader)].name} {event['scores'][leader]:.3f}"
-        won = event["winner"]
+    def _race(self, event: RacedEvent, record: Record) -> str:
+        leader = max(event.scores, key=lambda n: event.scores[n])
+        names = f"{record.trials[leader].name} {event.scores[leader]:.3f}"
+        won = event.winner
         end = f"won by {record.trials[won].name}" if won is not None else f"led by {names}"
-        stay = f"{len(event['alive'])} of {len(event['scores'])} stay"
-        return f"race: rung {event['rung'] + 1}, {stay}, {end}"
+        stay = f"{len(event.alive)} of {len(event.scores)} stay"
+        return f"race: rung {event.rung + 1}, {stay}, {end}"
 
     @staticmethod
     def _searched(record: Record) -> int:
@@ -176,16 +189,16 @@ def _answers(record: Record, generation: int) -> str:
     return ""
 
 
-def _feasible(event: Mapping[str, Any]) -> str:
+def _feasible(violations: Sequence[float | None] | None) -> str:
     """The trials of a generation that keep the constraints, if there are any.
 
-    >>> _feasible({"violations": [0.0, 0.25, None]})
+    >>> _feasible([0.0, 0.25, None])
     ', 1 of 2 keep the constraints'
     """
-    violations = [violation for violation in event.get("violations") or () if violation is not None]
-    count = sum(not violation for violation in violations)
-    return f", {count} of {len(violations)} keep the constraints" if violations else ""
+    scored = [violation for violation in violations or () if violation is not None]
+    count = sum(not violation for violation in scored)
+    return f", {count} of {len(scored)} keep the constraints" if scored else ""
 
 
 def _items(record: Record, pool: str) -> int:
-    return sum(map(len, record.study["pools"][pool].values())) if record.study else 0
+    return sum(map(len, record.pools.get(pool, {}).values()))

@@ -225,16 +225,15 @@ def _name(method_by_spot: Mapping[Spot, str], part: str, layer: int) -> str:
 
 def _at_the_edge(run: Run, trial: TrialRecord) -> str:
     """Name the coordinates at an end of their range, a sign that the range is too narrow."""
-    dimensions = (run.record.study or {}).get("dimensions") or []
+    dimensions = run.record.dimensions
     if trial.point is None or len(trial.point) != len(dimensions):
         return ""
     at_edge = [
-        d["name"]
+        d.name
         for d, v in zip(dimensions, trial.point, strict=True)
-        if d["kind"] != "categorical"
-        and min(v - d["low"], d["high"] - v) <= 0.005 * (d["high"] - d["low"])
+        if d.kind != "categorical" and min(v - d.low, d.high - v) <= 0.005 * (d.high - d.low)
     ]
-    ranged = sum(d["kind"] != "categorical" for d in dimensions)
+    ranged = sum(d.kind != "categorical" for d in dimensions)
     if not at_edge or not ranged:
         return ""
     return (

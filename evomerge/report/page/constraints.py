@@ -10,8 +10,7 @@ from evomerge.report.run import Run
 
 def section(run: Run) -> dict[str, Any]:
     """The table of the verdict's constraints; empty where a study has none, or no verdict."""
-    judged = run.record.verdict or {}
-    table = judged.get("constraints", [])
+    table = run.record.verdict.constraints if run.record.verdict else ()
     if not table or run.ours is None:
         return {}
     violations = [
@@ -25,10 +24,10 @@ def section(run: Run) -> dict[str, Any]:
         "who": run.record.trials[run.ours].name,
         "rows": [
             {
-                "text": row["constraint"],
-                "score": number(row["score"]),
-                "limit": number(row["limit"]),
-                "fate": "kept" if row["kept"] else "broken",
+                "text": row.constraint,
+                "score": number(row.score),
+                "limit": number(row.limit),
+                "fate": "kept" if row.kept else "broken",
             }
             for row in table
         ],

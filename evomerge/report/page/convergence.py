@@ -89,7 +89,7 @@ def section(run: Run) -> dict[str, Any]:
         "gain": _gain(history) if gains else None,
         "correlation": None if by_metric else _correlation(history),
         "by_metric": by_metric,
-        "warnings": [w["message"] for w in run.record.warnings if w["kind"] == "correlation"],
+        "warnings": [w.message for w in run.record.warnings if w.kind == "correlation"],
         "reference": reference,
         "said": _said(history, reference),
         "failed": f"{plural(failed, 'trial')} failed and are not drawn."

@@ -166,15 +166,15 @@ def _merged(
 def _failures(run: Run) -> list[dict[str, Any]]:
     """Each kind with its count, the trials, and its most frequent messages."""
     table = []
-    for kind, count in Counter(event["kind"] for event in run.failures).most_common():
-        events = [event for event in run.failures if event["kind"] == kind]
-        messages = Counter(event["message"] for event in events)
-        trials = dict.fromkeys(run.record.trials[event["trial"]].name for event in events)
+    for kind, count in Counter(event.kind for event in run.failures).most_common():
+        events = [event for event in run.failures if event.kind == kind]
+        messages = Counter(event.message for event in events)
+        trials = dict.fromkeys(run.record.trials[event.trial].name for event in events)
         table.append(
             {
                 "kind": kind,
                 "count": count,
-                "phases": ", ".join(dict.fromkeys(event["phase"] for event in events)),
+                "phases": ", ".join(dict.fromkeys(event.phase for event in events)),
                 "trials": ", ".join(list(trials)[:6]) + (" …" if len(trials) > 6 else ""),
                 "messages": [(m, n) for m, n in messages.most_common(3)],
                 "more": max(0, len(messages) - 3),

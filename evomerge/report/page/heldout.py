@@ -78,24 +78,20 @@ def section(run: Run) -> dict[str, Any]:
         "weighted": len({spec["weight"] for spec in run.held_out_tasks.values()}) > 1,
         "table": table,
         **(_figures(run, ours, [e for e in models if e is not ours]) if ours else {}),
-        "note": (run.record.verdict or {}).get("note"),
+        "note": run.record.verdict and run.record.verdict.note,
     }
 
 
 def _figures(run: Run, ours: HeldOutModel, rivals: Sequence[HeldOutModel]) -> dict[str, Any]:
-    judged_rows = {c["trial"]: c for c in (run.record.verdict or {}).get("comparisons", [])}
+    verdict = run.record.verdict
+    judged_rows = {c.trial: c for c in verdict.comparisons} if verdict else {}
     gaps = []
     for rival in rivals:
-        c = judged_rows.get(rival.trial.number)
-        if c is None:
-            comparison = compare(ours.rows, rival.rows, run.held_out_tasks)
-            c = {
-                k: getattr(comparison, k)
-                for k in ("difference", "low", "high", "wins", "losses", "ties")
-            }
-        counts = f"{c['wins']} won, {c['losses']} lost, {c['ties']} tied"
-        judged = rival.trial.number in judged_rows
-        gaps.append(Gap(rival.trial.name, c["difference"], c["low"], c["high"], counts, judged))
+        number = rival.trial.number
+        c = judged_rows.get(number) or compare(ours.rows, rival.rows, run.held_out_tasks)
+        counts = f"{c.wins} won, {c.losses} lost, {c.ties} tied"
+        judged = number in judged_rows
+        gaps.append(Gap(rival.trial.name, c.difference, c.low, c.high, counts, judged))
     axis = f"{ours.trial.name} − entrant, paired by item; right of 0: ours is better"
     aria = "Paired differences on held-out items"
     closest = _closest(rivals)
@@ -107,7 +103,7 @@ def _figures(run: Run, ours: HeldOutModel, rivals: Sequence[HeldOutModel]) -> di
         "rival": closest.trial.name if closest else None,
         "ours": ours.trial.name,
         "judged": len(judged_rows),
-        "confidence": percent((run.record.verdict or {}).get("confidence", 0.95)),
+        "confidence": percent(verdict.confidence if verdict else 0.95),
     }
 
 

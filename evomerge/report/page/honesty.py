@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +11,7 @@ from evomerge.report.page.heldout import held_out_models
 from evomerge.report.page.race import last_race
 from evomerge.report.run import Run
 from evomerge.study.analysis.winners_curse import winners_curse
+from evomerge.study.journal.events import RacedEvent
 from evomerge.study.journal.trials import TrialRecord
 from evomerge.study.phases.control import compare_arms
 from evomerge.study.statistics.comparison import compare
@@ -181,7 +181,7 @@ def _race_stages(run: Run, ours: TrialRecord, rival: TrialRecord) -> list[dict[s
         both = [_score(event, run, trial) for trial in (ours, rival)]
         if both[0] is None or both[1] is None:
             continue
-        label = f"race, rung {event['rung'] + 1}"
+        label = f"race, rung {event.rung + 1}"
         stages.append(
             _stage(label, items, both[0], both[1], Gap(label, both[0] - both[1], None, None))
         )
@@ -191,11 +191,11 @@ def _race_stages(run: Run, ours: TrialRecord, rival: TrialRecord) -> list[dict[s
     return stages
 
 
-def _score(event: Mapping[str, Any], run: Run, trial: TrialRecord) -> float | None:
+def _score(event: RacedEvent, run: Run, trial: TrialRecord) -> float | None:
     """A trial's score at a rung, or that of an equal recipe."""
-    for n, score in event["scores"].items():
-        if run.record.trials[int(n)].digest == trial.digest:
-            return float(score)
+    for n, score in event.scores.items():
+        if run.record.trials[n].digest == trial.digest:
+            return score
     return None
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup
 
+from evomerge.recipe.space.dimension import Dimension
 from evomerge.report.charts.charts import WIDTH
 from evomerge.report.charts.svg import Figure, Scale
 from evomerge.report.numbers import number
@@ -19,14 +20,12 @@ _MOST_ROWS, _MOST_LINES = 24, 300
 _BEST = 0.1  # share of the trials that is drawn in colour
 _LEFT, _RIGHT, _TOP, _ROW = 336.0, WIDTH - 100, 46.0, 22.0
 Scored = tuple[float, tuple[Any, ...], str]  # gain, point, name
-DimensionRow = tuple[
-    int, Mapping[str, Any], float
-]  # index in the point, dimension, rank correlation
+DimensionRow = tuple[int, Dimension, float]  # index in the point, dimension, rank correlation
 
 
 def section(run: Run) -> dict[str, Any]:
     """The figure, and what was left out of it; empty before two trials are scored."""
-    dimensions = list((run.record.study or {}).get("dimensions", []))
+    dimensions = run.record.dimensions
     trials = _scored(run)
     if len(trials) < 2 or not dimensions:
         return {}
@@ -58,22 +57,22 @@ def _scored(run: Run) -> list[Scored]:
     return sorted(trials, key=lambda scored: -scored[0])
 
 
-def _tie(dimension: Mapping[str, Any], index: int, trials: Sequence[Scored]) -> float:
+def _tie(dimension: Dimension, index: int, trials: Sequence[Scored]) -> float:
     """Rank correlation of a dimension with the gain, 0 where it is undefined."""
-    if dimension["kind"] == "categorical":
+    if dimension.kind == "categorical":
         pairs = [(float(_share(dimension, point[index])), gain) for gain, point, _ in trials]
     else:
         pairs = [(float(point[index]), gain) for gain, point, _ in trials]
     return rank_correlation(pairs) or 0.0
 
 
-def _share(dimension: Mapping[str, Any], value: Any) -> float:
+def _share(dimension: Dimension, value: Any) -> float:
     """Relative position of a value in its range, from 0 to 1."""
-    if dimension["kind"] == "categorical":
-        choices = list(dimension["choices"])
+    if dimension.kind == "categorical":
+        choices = dimension.choices
         return choices.index(value) / max(1, len(choices) - 1)
-    low, high = dimension["low"], dimension["high"]
-    if dimension.get("log"):
+    low, high = dimension.low, dimension.high
+    if dimension.log:
         low, high, value = math.log(low), math.log(high), math.log(value)
     return float((value - low) / (high - low)) if high > low else 0.5
 
@@ -87,7 +86,7 @@ def _figure(
     heights = [_TOP + _ROW * (i + 0.5) for i in range(len(rows))]
     for y, (_, dimension, tie) in zip(heights, rows, strict=True):
         figure.rule(_LEFT, y, _RIGHT, y)
-        figure.text(_LEFT - 56, y + 4, _named(dimension["name"]), "", "end", 278)
+        figure.text(_LEFT - 56, y + 4, _named(dimension.name), "", "end", 278)
         for x, label, anchor in _ends(dimension):
             figure.text(x, y + 4, label, "tick", anchor, 42)
         figure.text(WIDTH, y + 4, f"{tie:+.2f}".replace("-", "−"), "value", "end")
@@ -112,9 +111,9 @@ def _named(dimension: str) -> str:
     return re.sub(r"models\[([^][]*)\]\.", r"\1 ", dimension).replace("].", "] ")
 
 
-def _ends(dimension: Mapping[str, Any]) -> list[tuple[float, str, str]]:
-    if dimension["kind"] == "categorical":
-        low, high = str(dimension["choices"][0]), str(dimension["choices"][-1])
+def _ends(dimension: Dimension) -> list[tuple[float, str, str]]:
+    if dimension.kind == "categorical":
+        low, high = str(dimension.choices[0]), str(dimension.choices[-1])
     else:
-        low, high = (f"{dimension[end]:g}".replace("-", "−") for end in ("low", "high"))
+        low, high = (f"{end:g}".replace("-", "−") for end in (dimension.low, dimension.high))
     return [(_LEFT - 6, low, "end"), (_RIGHT + 6, high, "start")]

@@ -9,6 +9,8 @@ from typing import Any
 from evomerge.core import yaml_file
 from evomerge.report.numbers import moment, plural, short_names
 from evomerge.report.run import Run
+from evomerge.study.journal.events import StudyEvent
+from evomerge.study.journal.record import Record
 
 
 def section(run: Run) -> dict[str, Any]:
@@ -18,14 +20,14 @@ def section(run: Run) -> dict[str, Any]:
         return {"missing": "The study's check has not passed yet; the journal holds no study."}
     config, record = run.config, run.record
     search, evaluate = config["search"], config["evaluate"]
-    names = short_names(study["fingerprints"])
-    exported = record.exported or {}
+    names = short_names(study.fingerprints)
+    exported, verdict = record.exported, record.verdict
     space = config["space"] if isinstance(config["space"], str) else "in the study file"
     facts = [
-        ("evomerge", study["version"]),
+        ("evomerge", study.version),
         *(
-            [("versions", ", ".join(f"{name} {v}" for name, v in study["versions"].items()))]
-            if study.get("versions")
+            [("versions", ", ".join(f"{name} {v}" for name, v in study.versions.items()))]
+            if study.versions
             else []
         ),
         ("run folder", str(run.folder)),
@@ -33,33 +35,33 @@ def section(run: Run) -> dict[str, Any]:
         ("last event", moment(run.sessions[-1][1] if run.sessions else None)),
         ("sessions", str(len(run.sessions))),
         ("optimizer", f"{search['optimizer']}, seed {search['seed']}, {_population(run)}"),
-        ("space", f"{space}, {plural(len(study['dimensions']), 'dimension')}"),
+        ("space", f"{space}, {plural(len(study.dimensions), 'dimension')}"),
         ("fitness", f"{evaluate['fitness']}, {_per_generation(evaluate)}"),
         ("items", _pools(run)),
         ("device", _device(study)),
         ("output", f"{config['output']['dtype']}, {_model(record)}"),
-        ("protocol", study["protocol"]),
+        ("protocol", study.protocol),
         *(
-            [("weights digest", exported["weights_digest"])]
-            if exported.get("weights_digest")
+            [("weights digest", exported.weights_digest)]
+            if exported and exported.weights_digest
             else []
         ),
-        *([("mergekit", exported["no_mergekit"])] if exported.get("no_mergekit") else []),
-        *([("recommended recipe", record.verdict["winner"]["digest"])] if record.verdict else []),
+        *([("mergekit", exported.no_mergekit)] if exported and exported.no_mergekit else []),
+        *([("recommended recipe", verdict.winner.digest)] if verdict else []),
     ]
     folder = shlex.quote(str(run.folder))
     return {
         "facts": facts,
         "warnings": [
-            *(study.get("warnings") or []),
-            *(w["message"] for w in run.record.warnings if w["kind"] != "correlation"),
+            *study.warnings,
+            *(w.message for w in record.warnings if w.kind != "correlation"),
         ],
-        "fingerprints": [(names[m], m, digest) for m, digest in study["fingerprints"].items()],
+        "fingerprints": [(names[m], m, digest) for m, digest in study.fingerprints.items()],
         "config": yaml_file.write(dict(config)),
-        "space": yaml_file.write(dict(study["space"])) if study.get("space") else None,
+        "space": yaml_file.write(dict(study.space)) if study.space else None,
         "resume": f"evomerge search study.yaml {folder}",
         "extend": f"evomerge search study.yaml {folder} --trials {2 * int(search['trials'])}",
-        "reproduce": (record.verdict or {}).get("reproduce"),
+        "reproduce": verdict and verdict.reproduce,
         "done": record.phase == "done",
         "disagreements": record.outcomes.disagreements,
     }
@@ -83,16 +85,15 @@ def _pools(run: Run) -> str:
     return f"{', '.join(f'{pool} {n:,}' for pool, n in counts.items())} (disjoint, {tasks})"
 
 
-def _device(study: Mapping[str, Any]) -> str:
-    size = study.get("parameters")
-    device = str(study.get("device", "not recorded"))
-    return f"{device}, models of {_big(size)} parameters" if size else device
+def _device(study: StudyEvent) -> str:
+    size = study.parameters
+    return f"{study.device}, models of {_big(size)} parameters" if size else study.device
 
 
-def _model(record: Any) -> str:
+def _model(record: Record) -> str:
     if record.exported is None:
         return "not exported yet"
-    return "best/model" if record.exported.get("model") else "recipe only"
+    return "best/model" if record.exported.model else "recipe only"
 
 
 def _big(count: int) -> str:

@@ -7,15 +7,16 @@ from typing import Any
 
 from evomerge.report.numbers import number
 from evomerge.report.run import Run
+from evomerge.study.journal.events import RacedEvent
 
 
-def last_race(run: Run) -> list[tuple[Mapping[str, Any], int]]:
+def last_race(run: Run) -> list[tuple[RacedEvent, int]]:
     """The rungs of the latest race, each with its number of items.
 
     A study that was extended races again; then the earlier race is history.
     """
     races = run.record.races
-    started = max((i for i, event in enumerate(races) if event["rung"] == 0), default=0)
+    started = max((i for i, event in enumerate(races) if event.rung == 0), default=0)
     return list(zip(races[started:], run.race_items[started:], strict=True))
 
 
@@ -27,16 +28,14 @@ def section(run: Run) -> dict[str, Any]:
     trials = run.record.trials
     fate: dict[int, int] = {}  # trial -> the rung that put it out
     for event, _ in rungs:
-        fate |= dict.fromkeys(event["out"], event["rung"])
-    final, winner = rungs[-1][0], rungs[-1][0]["winner"]
-    candidates = list(dict.fromkeys(int(n) for event, _ in rungs for n in event["scores"]))
-    raced_trials = list(dict.fromkeys([*final.get("contenders", []), *candidates]))
+        fate |= dict.fromkeys(event.out, event.rung)
+    final, winner = rungs[-1][0], rungs[-1][0].winner
+    candidates = list(dict.fromkeys(n for event, _ in rungs for n in event.scores))
+    raced_trials = list(dict.fromkeys([*final.contenders, *candidates]))
 
     def order(n: int) -> tuple[bool, int, float]:
-        score = max((e["rung"] for e, _ in rungs if str(n) in e["scores"]), default=-1)
-        last_score = next(
-            (e["scores"][str(n)] for e, _ in reversed(rungs) if str(n) in e["scores"]), 0.0
-        )
+        score = max((rung.rung for rung, _ in rungs if n in rung.scores), default=-1)
+        last_score = next((rung.scores[n] for rung, _ in reversed(rungs) if n in rung.scores), 0.0)
         return (n != winner, -score, -last_score)
 
     rows = [
@@ -44,17 +43,19 @@ def section(run: Run) -> dict[str, Any]:
             "name": trials[n].name,
             "kind": trials[n].kind,
             "ours": n == winner,
-            "cells": [(number(e["scores"].get(str(n))), n in e["out"]) for e, _ in rungs],
+            "cells": [(number(rung.scores.get(n)), n in rung.out) for rung, _ in rungs],
             "fate": _fate(n, winner, fate, candidates),
         }
         for n in sorted(raced_trials, key=order)
     ]
     return {
-        "rungs": [{"rung": e["rung"] + 1, "items": items} for e, items in rungs],
+        "rungs": [{"rung": rung.rung + 1, "items": items} for rung, items in rungs],
         "rows": rows,
         "open": winner is None,
-        "chosen": [_chosen(trials[e["trial"]].name, e["reason"]) for e in run.record.chosen],
-        "earlier": sum(e["rung"] == 0 for e in run.record.races) - 1,
+        "chosen": [
+            _chosen(trials[choice.trial].name, choice.reason) for choice in run.record.chosen
+        ],
+        "earlier": sum(rung.rung == 0 for rung in run.record.races) - 1,
         "pool": sum(map(len, run.pools.get("race", {}).values())),
     }
 

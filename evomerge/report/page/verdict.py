@@ -7,6 +7,7 @@ from typing import Any
 
 from evomerge.report.numbers import duration, interval, number, plural
 from evomerge.report.run import Run
+from evomerge.study.statistics.verdict import Candidate, Verdict
 
 _NEXT = {
     "check": "it has not passed its check",
@@ -37,21 +38,21 @@ def section(run: Run) -> dict[str, Any]:
             "stale": False,
             "tiles": [("phase", record.phase, ""), *tiles],
         }
-    shown = judged["improvement_shown"]
+    shown = judged.improvement_shown
     gains = [
         (
-            f"against {c['against']}, the best {c['kind']}",
-            number(c["difference"], sign=True),
-            f"{interval(c['low'], c['high'])}",
+            f"against {c.against}, the best {c.kind}",
+            number(c.difference, sign=True),
+            interval(c.low, c.high),
         )
-        for c in judged["comparisons"]
+        for c in judged.comparisons
     ]
     head = "Improvement shown" if shown else "No improvement shown"
     return {
         "headline": head,
         "tone": "yes" if shown else "no",
-        "sentence": _sentence(judged["sentence"].removeprefix(f"{head}: ")),
-        "recommended": _recommended(run),
+        "sentence": _sentence(judged.sentence.removeprefix(f"{head}: ")),
+        "recommended": _recommended(run, judged.winner),
         "stale": record.phase != "done",
         "tiles": [*gains, *_items(judged), *tiles],
     }
@@ -63,28 +64,26 @@ def _sentence(text: str) -> str:
     return (text[:1].upper() + text[1:]).replace(" %", "\u00a0%")
 
 
-def _items(judged: Any) -> list[tuple[str, str, str]]:
-    comparisons = judged["comparisons"]
-    return [("held-out items", f"{comparisons[0]['items']:,}", "")] if comparisons else []
+def _items(judged: Verdict) -> list[tuple[str, str, str]]:
+    return [("held-out items", f"{c.items:,}", "") for c in judged.comparisons[:1]]
 
 
-def _recommended(run: Run) -> dict[str, Any]:
+def _recommended(run: Run, winner: Candidate) -> dict[str, Any]:
     """The recommended recipe and the files that it was exported to."""
     record = run.record
-    winner = (record.verdict or {})["winner"]
     exported = record.exported
     files = []
-    if exported is not None and exported["trial"] == winner["trial"]:
+    if exported is not None and exported.trial == winner.trial:
         files = ["best/recipe.yaml"]
-        files += ["best/mergekit.yaml"] if exported.get("no_mergekit", "") is None else []
-        files += [exported["model"]] if exported.get("model") else []
+        files += ["best/mergekit.yaml"] if exported.no_mergekit is None else []
+        files += [exported.model] if exported.model else []
     kind = {"trial": "a searched recipe", "anchor": "an anchor", "parent": "a parent as it is"}
     return {
-        "name": winner["name"],
-        "kind": kind.get(winner["kind"], winner["kind"]),
-        "number": winner["trial"],
-        "digest": winner["digest"][:12],
+        "name": winner.name,
+        "kind": kind.get(winner.kind, winner.kind),
+        "number": winner.trial,
+        "digest": winner.digest[:12],
         "files": files,
         "pending": exported is None,
-        "size": plural(len(record.study["dimensions"]), "dimension") if record.study else "",
+        "size": plural(len(record.dimensions), "dimension") if record.study else "",
     }

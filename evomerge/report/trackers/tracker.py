@@ -14,7 +14,10 @@ from typing import Any
 
 from evomerge.core.errors import UserError, unknown
 from evomerge.report.status import baseline
+from evomerge.study.journal.codec import to_json
+from evomerge.study.journal.events import Event, ToldEvent, VerdictEvent
 from evomerge.study.journal.record import Record
+from evomerge.study.statistics.verdict import Verdict
 
 # name -> (module here, class, the package that it needs)
 _TRACKERS = {
@@ -37,7 +40,7 @@ class Tracker(abc.ABC):
         self.destination = destination
         self._open = self._broken = False
 
-    def __call__(self, event: Mapping[str, Any], record: Record) -> None:
+    def __call__(self, event: Event, record: Record) -> None:
         """Take in an event that the record already has."""
         if record.study is None or self._broken:
             return
@@ -51,18 +54,18 @@ class Tracker(abc.ABC):
                 file=sys.stderr,
             )
 
-    def _forward(self, event: Mapping[str, Any], record: Record) -> None:
+    def _forward(self, event: Event, record: Record) -> None:
         assert record.study is not None
         if not self._open:
-            self._begin(study_id(record), flat(record.study["config"]))
+            self._begin(study_id(record), flat(record.study.config))
             self._open = True
-        match event["event"]:
-            case "told":
-                self._log(generation_numbers(event, record), event["generation"])
-            case "verdict":
+        match event:
+            case ToldEvent():
+                self._log(generation_numbers(event, record), event.generation)
+            case VerdictEvent():
                 last = max(record.generations, default=0)
                 self._log(verdict_numbers(event), last)
-                self._say(event["sentence"])
+                self._say(event.sentence)
 
     def close(self) -> None:
         """Let the tracker finish; nothing more is logged."""
@@ -106,19 +109,21 @@ def open_tracker(option: str, directory: Path) -> Tracker:
 
 def study_id(record: Record) -> str:
     """An identity that all sessions of a study share and no two studies; 16 hex digits."""
-    text = json.dumps(record.study, sort_keys=True)  # with the moment at which it began
+    text = json.dumps(
+        record.study and to_json(record.study), sort_keys=True
+    )  # with the moment at which it began
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def generation_numbers(event: Mapping[str, Any], record: Record) -> dict[str, float]:
+def generation_numbers(event: ToldEvent, record: Record) -> dict[str, float]:
     """The numbers that are logged for a generation."""
-    ask = record.generations[event["generation"]]
+    ask = record.generations[event.generation]
     standings = list(ask.standings())
     fitness = [standing.fitness for standing in standings]
     gains = [standing.gain for standing in standings if standing.gain is not None]
     numbers: dict[str, float | None] = {
         "fitness/reference": ask.reference,
-        "rank_correlation": event["correlation"],
+        "rank_correlation": event.correlation,
         "trials": sum(len(g.trials) for g in record.generations.values() if g.fitness is not None),
         "trials_failed": sum(t.failure is not None for t in record.trials.values()),
         "item_evaluations": record.item_evaluations,
@@ -130,19 +135,18 @@ def generation_numbers(event: Mapping[str, Any], record: Record) -> dict[str, fl
         if values:
             numbers[f"{name}/best"] = max(values)
             numbers[f"{name}/median"] = statistics.median(values)
-    if event["generation"] == 0:
+    if event.generation == 0:
         for kind, best in baseline(record).items():
             numbers[f"metric/best_{kind}"] = best["score"]
     return {name: float(value) for name, value in numbers.items() if value is not None}
 
 
-def verdict_numbers(event: Mapping[str, Any]) -> dict[str, float]:
+def verdict_numbers(verdict: Verdict) -> dict[str, float]:
     """The numbers that are logged for the verdict."""
-    numbers = {"verdict/improvement_shown": float(event["improvement_shown"])}
-    for comparison in event["comparisons"]:
+    numbers = {"verdict/improvement_shown": float(verdict.improvement_shown)}
+    for comparison in verdict.comparisons:
         for part in ("difference", "low", "high"):
-            if comparison[part] is not None:
-                numbers[f"verdict/{comparison['kind']}/{part}"] = float(comparison[part])
+            numbers[f"verdict/{comparison.kind}/{part}"] = float(getattr(comparison, part))
     return numbers
 
 

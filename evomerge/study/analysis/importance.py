@@ -8,12 +8,13 @@ that were held back. Where it predicts nothing, nothing is claimed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evomerge.recipe.space.dimension import Dimension
 from evomerge.study.journal.record import Record
 
 Floats = NDArray[np.float64]
@@ -31,7 +32,7 @@ def importance(record: Record) -> dict[str, Any] | None:
         {a name without its knot or block: share}, largest first, shares adding up to 1. ``None``
         for fewer than 20 trials with points and gains.
     """
-    dimensions: Sequence[Mapping[str, Any]] = (record.study or {}).get("dimensions", ())
+    dimensions = record.dimensions
     points, gains = [], []
     for standing in record.standings():
         point = record.trials[standing.trial].point
@@ -45,10 +46,10 @@ def importance(record: Record) -> dict[str, Any] | None:
     spread = effects.var(axis=0)
     total = float(spread.sum())
     shares = spread / total if total > 0 else np.zeros(len(dimensions))
-    by_name = {str(d["name"]): float(s) for d, s in zip(dimensions, shares, strict=True)}
+    by_name = {d.name: float(s) for d, s in zip(dimensions, shares, strict=True)}
     groups: dict[str, float] = {}
     for dimension, share in zip(dimensions, by_name.values(), strict=True):
-        group = str(dimension.get("group") or dimension["name"])  # older journals have no groups
+        group = dimension.group or dimension.name  # older journals have no groups
         groups[group] = groups.get(group, 0.0) + share
     return {
         "trials": len(gains),
@@ -94,13 +95,12 @@ def _predicted(positions: Floats, gains: Floats) -> float:
     return 1 - squared_error / around_mean if around_mean > 0 else 0.0
 
 
-def _position(dimension: Mapping[str, Any], value: Any) -> float:
+def _position(dimension: Dimension, value: Any) -> float:
     """Return the position of a value in its range, 0 to 1; a choice by its index in the list."""
-    if dimension["kind"] == "categorical":
-        choices = list(dimension["choices"])
-        return choices.index(value) / max(1, len(choices) - 1)
-    low, high = float(dimension["low"]), float(dimension["high"])
-    if dimension["log"]:
+    if dimension.kind == "categorical":
+        return dimension.choices.index(value) / max(1, len(dimension.choices) - 1)
+    low, high = dimension.low, dimension.high
+    if dimension.log:
         low, high, value = math.log(low), math.log(high), math.log(value)
     return (float(value) - low) / (high - low) if high > low else 0.0
 

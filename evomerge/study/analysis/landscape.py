@@ -22,11 +22,11 @@ from evomerge.recipe.space.inverse import point_of
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.study.analysis import cuts
 from evomerge.study.config import StudyConfig
-from evomerge.study.config.past import of_journal
 from evomerge.study.context import StudyRun, study_space
-from evomerge.study.journal.journal import JOURNAL, iterate
+from evomerge.study.journal.journal import JOURNAL
 from evomerge.study.journal.record import Record
 from evomerge.study.ledger import Ledger
+from evomerge.study.past import of_journal
 from evomerge.study.phases.check import check
 from evomerge.study.statistics.outcome import Tasks, fitness, item_scores
 from evomerge.study.statistics.paired import paired_difference
@@ -60,8 +60,8 @@ def landscape(directory: Path, n: int, important: Sequence[str] = ()) -> dict[st
         UserError: There is no verdict, the winner is no point of the space, or parents or tasks are
             not those of the run.
     """
-    past = Record.from_events(iterate(directory / JOURNAL))
-    if past.study is None or past.study.get("elsewhere") or past.verdict is None:
+    past = Record.read(directory)
+    if past.study is None or past.study.elsewhere or past.verdict is None:
         raise UserError(
             f"{directory}: expected a study that its own workers have scored to a verdict; end it "
             "with `evomerge search`"
@@ -145,8 +145,8 @@ def _scored(
     try:
         past_study = ledger.record.study
         if past_study is None:
-            ledger.log(dict(past.study))
-        elif any(past_study.get(key) != past.study.get(key) for key in _SAME):
+            ledger.log(past.study)
+        elif any(getattr(past_study, key) != getattr(past.study, key) for key in _SAME):
             raise UserError(f"{folder}: this was made of another run; remove it and try again")
         study = StudyRun(config, folder, space, ledger)
         per_task = config.evaluate.items_per_task

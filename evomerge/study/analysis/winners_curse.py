@@ -36,7 +36,7 @@ def winners_curse(record: Record) -> dict[str, Any] | None:
         ``candidates`` K; ``items`` per candidate; ``noise`` s and ``spread`` o, in units of the
         fitness; ``expected``, that excess. ``None`` for searches too short to tell.
     """
-    config = (record.study or {}).get("config", {})
+    config = record.config
     score_kind = "metric" if config.get("evaluate", {}).get("fitness") == "metric" else "smooth"
     noise, seen, n, items = [], [], 0, 0
     for ask in record.generations.values():

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import cast
 
 from evomerge.evaluate.outcomes import ScoreKind
+from evomerge.study.journal.events import OutcomesEvent
 
 Shard = Mapping[str, Sequence[int]]
 
@@ -47,13 +48,12 @@ class BatchTable:
     _last_shard: tuple[str, Shard] | None = None
     _last_key: bytes = b""
 
-    def note(self, event: Mapping[str, Any]) -> None:
-        """Take in an ``outcomes`` event; an earlier version wrote no batches."""
-        start, mode = 0, event["mode"]
-        halvings = event.get("halvings", 0)
-        for batches, count in event.get("batches", ()):
+    def note(self, event: OutcomesEvent) -> None:
+        """Take in outcomes; an earlier version wrote no batches."""
+        start, mode = 0, event.mode
+        for batches, count in event.batches:
             shard: dict[str, list[int]] = {}
-            for task, rows in groupby(event["rows"][start : start + count], itemgetter(0)):
+            for task, rows in groupby(event.rows[start : start + count], itemgetter(0)):
                 shard.setdefault(task, []).extend(map(itemgetter(1), rows))
             start += count
             if not batches:
@@ -63,12 +63,13 @@ class BatchTable:
             key = self._last_key
             first = self._first.setdefault(key, batches)
             self.conflicts += first != batches
-            # Of equal strings one is kept.
-            kept = first if first == batches else batches
-            self._scored.setdefault((event["digest"], mode), {})[key] = kept
-            if halvings >= self._halvings and not event.get("reused"):
-                self._halvings = halvings
-                self.last = Probe(mode, shard, batches)
+            one_object = (
+                first if first == batches else batches
+            )  # equal strings need no memory twice
+            self._scored.setdefault((event.digest, mode), {})[key] = one_object
+            if event.halvings >= self._halvings and not event.reused:
+                self._halvings = event.halvings
+                self.last = Probe(cast(ScoreKind, mode), shard, batches)
 
     def of(self, digest: str, mode: str, shards: Iterable[Shard]) -> tuple[str | None, ...]:
         """The batches in which a recipe was scored on each shard.

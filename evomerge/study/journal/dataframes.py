@@ -20,7 +20,7 @@ def trials_dataframe(record: Record) -> pandas.DataFrame:
     """
     import pandas
 
-    dimensions = [d["name"] for d in (record.study or {}).get("dimensions", ())]
+    dimensions = [dimension.name for dimension in record.dimensions]
     rows = []
     for number in record.trials:
         trial = Trial(record, number)
@@ -60,9 +60,11 @@ def outcomes_dataframe(record: Record) -> pandas.DataFrame:
     first: dict[str, int] = {}
     for trial in record.trials.values():
         first.setdefault(trial.digest, trial.number)
-    pools: dict[str, dict[str, list[int]]] = (record.study or {}).get("pools", {})
     pool_of = {
-        (task, i): pool for pool, items in pools.items() for task, ids in items.items() for i in ids
+        (task, i): pool
+        for pool, items in record.pools.items()
+        for task, ids in items.items()
+        for i in ids
     }
     rows: list[dict[str, Any]] = []
     for digest, mode, row in record.outcomes.deliveries():

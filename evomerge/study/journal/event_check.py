@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from evomerge.recipe.space.dimension import Dimension
-from evomerge.study.journal.events import DIMENSION, EVENTS, Keys, Known
+from evomerge.study.journal.codec import dimension
+from evomerge.study.journal.event_shapes import EVENTS, KeyShapes
+from evomerge.study.journal.events import Known
 
 _PLAIN = {str, bool, dict, list}  # of these the type says all
 _LARGEST = 2**63  # what an outcome's columns hold
@@ -66,19 +67,19 @@ class EventCheck:
             return f".scores: expected one for each of {', '.join(self._tasks or ())}"
         if kind == "raced" and not event["scores"]:
             return ".scores: expected some"
-        if kind == "verdict" and "winner" not in event["scores"]:
-            return ".scores: expected those of the `winner`"
+        if kind == "verdict":
+            return self._judged(event)
         return None
 
     def _begun(self, event: Mapping[str, Any]) -> str | None:
         self._dimensions = event["dimensions"]
-        for i, told in enumerate(self._dimensions):
+        for i, fields in enumerate(self._dimensions):
             where = f".dimensions[{i}]"
-            if told["kind"] not in ("float", "int", "categorical"):
+            if fields["kind"] not in ("float", "int", "categorical"):
                 return f"{where}.kind: expected float, int or categorical"
             try:
-                Dimension(**{key: told[key] for key in DIMENSION})
-            except ValueError as error:
+                dimension(fields)
+            except (TypeError, ValueError) as error:
                 return f"{where}: {error}"
         if (event["layers"] or 0) > _MOST_LAYERS:
             return f".layers: expected at most {_MOST_LAYERS}"
@@ -136,11 +137,22 @@ class EventCheck:
                 return f".{key}: expected {len(trials)} values, one for each trial"
         return None
 
+    def _judged(self, event: Mapping[str, Any]) -> str | None:
+        named = [event["winner"], event["race_winner"], *event["comparisons"]]
+        if not all(entry["trial"] in self._ask_of for entry in named):
+            return ": expected trials that were asked"
+        if "winner" not in event["scores"]:
+            return ".scores: expected those of the `winner`"
+        for name, by_task in event["scores"].items():
+            if not by_task.keys() <= (self._tasks or {}).keys():
+                return f".scores.{name}: expected scores of the study's tasks"
+        return None
+
     def _wrong(self, value: Any, shape: Any) -> str | None:
         """Say where a value is not of a shape, and how: ``.trials[3].digest: expected str …``."""
         if isinstance(shape, type):
             return None if _is(value, shape) else _instead(value, shape)
-        if isinstance(shape, Keys):
+        if isinstance(shape, KeyShapes):
             return self._lacking(value, shape) if type(value) is dict else _instead(value, dict)
         if isinstance(shape, tuple):
             first, *others = shape
@@ -153,8 +165,8 @@ class EventCheck:
         good = self._is_known(value, shape) if isinstance(shape, Known) else _is(value, shape)
         return None if good else _instead(value, shape)
 
-    def _lacking(self, value: Mapping[str, Any], shape: Keys) -> str | None:
-        for name, is_needed, inner in shape.keys:
+    def _lacking(self, value: Mapping[str, Any], shape: KeyShapes) -> str | None:
+        for name, is_needed, inner in shape:
             if name in value:
                 if type(value[name]) is inner in _PLAIN:
                     continue
@@ -218,7 +230,7 @@ def _words(shape: Any) -> str:
         return " or ".join(map(_words, shape))
     if isinstance(shape, Known):
         return str(shape.value)
-    if isinstance(shape, Keys):
+    if isinstance(shape, KeyShapes):
         return "a mapping"
     return _NAMES[shape if isinstance(shape, type) else type(shape)]
 

@@ -1,18 +1,24 @@
-"""Declares the shape of every kind of journal event, for `event_check` to check.
+"""Declares every event of a journal as a dataclass; `codec` turns them into JSON and back.
 
-A shape is a type of JSON (`float` takes whole numbers too, `object` anything), None, a tuple of
-alternatives, [shape], {type: shape} for any names, {"key": shape, "key?": shape} for these keys
-(those with a ? may be missing), or one of `Known`.
+An annotation says what a field must hold, and `event_check` holds journals to it. A field with a
+default may be missing in a journal: an earlier version did not write it, or there is nothing to
+write.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Annotated, Any, ClassVar
+
+from evomerge.recipe.space.dimension import Dimension
+from evomerge.study.statistics.outcome import TaskSpec
+from evomerge.study.statistics.verdict import Verdict
 
 
 class Known(Enum):
-    """Shapes that are no type alone; the first two are what an earlier event has to hold."""
+    """Constraints that a type alone does not express; the first two depend on earlier events."""
 
     TRIAL = "the number of a trial that was asked"
     TASK = "a task of the study"
@@ -20,167 +26,298 @@ class Known(Enum):
     MOMENT = "seconds since 1970"
 
 
-_NUMBER = (float, None)  # the likelier first
-_WHOLE = (int, None)
-_TRIAL, _TASK_NAME = Known.TRIAL, Known.TASK
-_ITEMS = {_TASK_NAME: [int]}
-_WHO = {"trial": _TRIAL, "kind": str, "name": str, "digest": str}
-DIMENSION = {
-    "name": str,
-    "kind": str,
-    "low": float,
-    "high": float,
-    "log": bool,
-    "choices": list,
-}
-_TASK = {"metric": str, "higher_is_better": bool, "weight": float, "output_type?": str}
-_COMPARISON = {
-    "against": str,
-    "kind": str,
-    "trial": _TRIAL,
-    "difference": float,
-    "low": float,
-    "high": float,
-    "wins": int,
-    "losses": int,
-    "ties": int,
-    "items": int,
-}
-_CONSTRAINT = {"constraint": str, "score": float, "limit": float, "kept": bool}
-_CONFIG = {
-    "base_model": str,
-    "models": [str],
-    "space": (str, dict),
-    "evaluate": {"tasks": list, "fitness": str, "items": {"per_generation": int}},
-    "search": {"optimizer": str, "trials": int, "seed": int},
-    "workers": {"count": int},
-    "output": {"dtype": str, "save_model": bool},
-}
-_STUDY = {
-    "version": str,
-    "versions?": {str: str},
-    "config": _CONFIG,
-    "space": dict,
-    "dimensions": [DIMENSION],
-    "protocol": str,
-    "fingerprints": {str: str},
-    "parameters": int,
-    "layers": _WHOLE,
-    "device": str,
-    "tasks": {str: _TASK},
-    "pools": {str: _ITEMS},
-    "shard_items?": int,
-    "warnings": [str],
-    "task_code?": dict,
-    "steps?": [float],
-    "elsewhere?": bool,
-}
-_ASKED = {
-    "trial": int,
-    "kind": str,
-    "name": str,
-    "generation": (None, int),
-    "index": int,
-    "point": (list, None),
-    "recipe": dict,
-    "digest": str,
-}
-_SHAPES: dict[str, dict[str, Any]] = {
-    "journal": {"format": int},
-    "opened": {},
-    "study": _STUDY,
-    "changed": {"differences": [str], "now": dict},
-    "asked": {"trials": [_ASKED], "items": (_ITEMS, None)},
-    "outcomes": {
-        "trial": _TRIAL,
-        "phase": str,
-        "digest": str,
-        "mode": str,
-        "rows": list,
-        "seconds": {str: float},
-        "worker": str,
-        "batches?": [Known.BATCHES],
-        "halvings?": int,
-        "errors?": object,
-        "reused?": str,
-        "rescored?": bool,
-    },
-    "scored": {"trial": _TRIAL, "scores": {_TASK_NAME: float}},
-    "failed": {"trial": _TRIAL, "phase": str, "kind": str, "message": str},
-    "told": {
-        "generation": int,
-        "trials": [_TRIAL],
-        "fitness": [_NUMBER],
-        "reference?": ({"trial": _TRIAL, "fitness": _NUMBER}, None),
-        "correlation": _NUMBER,
-        "objectives?": ([([float], None)], None),
-        "violations?": ([_NUMBER], None),
-    },
-    "raced": {
-        "rung": int,
-        "alive": [_TRIAL],
-        "out": [_TRIAL],
-        "scores": {_TRIAL: float},
-        "winner": (_TRIAL, None),
-        "contenders?": [_TRIAL],
-        "items?": int,
-    },
-    "chosen": {"trial": _TRIAL, "instead_of": _TRIAL, "reason": str},
-    "warning": {"kind": str, "message": str, "trial?": int, "generation?": int},
-    "search_ended": {"reason": str, "trials": int, "wanted": int},
-    "verdict": {
-        "winner": _WHO,
-        "race_winner": _WHO,
-        "improvement_shown": bool,
-        "sentence": str,
-        "scores": {str: {_TASK_NAME: float}},
-        "comparisons": [_COMPARISON],
-        "constraints?": [_CONSTRAINT],
-        "confidence?": float,
-        "note?": str,
-        "reproduce?": (str, None),
-    },
-    "exported": {
-        "trial": _TRIAL,
-        "model": (str, None),
-        "weights_digest": (str, None),
-        "no_mergekit?": (str, None),
-    },
-}
+@dataclass(frozen=True, eq=False)
+class Keys:
+    """The keys that a mapping must have, with the type of each; it may have others, too."""
+
+    types: Mapping[str, Any]
 
 
-class Keys(NamedTuple):
-    """A shape of the keys that a mapping has: (key, whether it must be there, shape)."""
+TrialNumber = Annotated[int, Known.TRIAL]
+TaskName = Annotated[str, Known.TASK]
+Items = Mapping[TaskName, Sequence[int]]
+Config = Annotated[
+    Mapping[str, Any],
+    Keys(
+        {
+            "base_model": str,
+            "models": Sequence[str],
+            "space": str | Mapping[str, Any],
+            "evaluate": Keys(
+                {"tasks": list, "fitness": str, "items": Keys({"per_generation": int})}
+            ),
+            "search": Keys({"optimizer": str, "trials": int, "seed": int}),
+            "workers": Keys({"count": int}),
+            "output": Keys({"dtype": str, "save_model": bool}),
+        }
+    ),
+]
 
-    keys: tuple[tuple[str, bool, Any], ...]
 
-    @classmethod
-    def of(cls, shape: Any) -> Any:
-        """A shape, with this in the place of every ``{"key": shape, …}`` in it."""
-        if isinstance(shape, dict) and all(isinstance(key, str) for key in shape):
-            some = [(k.removesuffix("?"), k[-1] != "?", cls.of(s)) for k, s in shape.items()]
-            return cls(tuple(some))
-        if isinstance(shape, dict):
-            return {key: cls.of(inner) for key, inner in shape.items()}
-        if isinstance(shape, list | tuple):
-            return type(shape)(map(cls.of, shape))
-        return shape
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One event; `time` is when it was written, in seconds since 1970."""
 
+    event_name: ClassVar[str]
+    time: Annotated[float, Known.MOMENT] | None = None
 
-EVENTS = {kind: Keys.of({**shape, "time?": Known.MOMENT}) for kind, shape in _SHAPES.items()}
+    def __init_subclass__(cls, name: str = "") -> None:
+        """Register the class under the name that the event has in a journal."""
+        cls.event_name = name
+        EVENT_TYPES[name] = cls
 
 
-def upgraded(event: dict[str, Any]) -> dict[str, Any]:
-    """An event in today's form: version 0.1.0 named a verdict's race winner only if it lost.
+EVENT_TYPES: dict[str, type[Event]] = {}
 
-    It then stood under ``contender``, also among the scores.
+
+@dataclass(frozen=True, kw_only=True)
+class HeaderEvent(Event, name="journal"):
+    """A journal's first event: the version of its format."""
+
+    format: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedEvent(Event, name="opened"):
+    """A process opened the journal for writing."""
+
+    token: str = ""
+    pid: int = 0
+    host: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyEvent(Event, name="study"):
+    """A study began: all that its trials depend on.
+
+    Attributes:
+        version: evomerge's.
+        versions: Those of the libraries that scores depend on, by name.
+        config: The configuration, as the study file has it.
+        space: The search space's document.
+        dimensions: What the optimizer searches.
+        protocol: The digest of the evaluation: tasks, documents, prompts, metrics, engine.
+        fingerprints: Each parent's, by the model's name.
+        parameters: How many a model has; 0 with external evaluation.
+        layers: How many; ``None`` for a model without layers.
+        device: On which the check ran.
+        tasks: By name.
+        pools: Items by pool and task; empty with external evaluation.
+        shard_items: The largest number of items that are scored together.
+        warnings: Of the tasks.
+        task_code: Digests of the tasks' own code, by file.
+        elsewhere: External evaluation: `ask` and `tell`.
+        batches: Those that later items are scored in, if an ``--allow-changed`` let them differ.
     """
-    if event["event"] != "verdict" or "race_winner" in event or "winner" not in event:
-        return event
-    event = {**event, "race_winner": event.get("contender") or event["winner"]}
-    event.pop("contender", None)
-    scores = event.get("scores")
-    if isinstance(scores, dict) and "contender" in scores:
-        renamed = {"contender": "race_winner"}
-        event["scores"] = {renamed.get(name, name): of_task for name, of_task in scores.items()}
-    return event
+
+    version: str
+    config: Config
+    space: Mapping[str, Any]
+    dimensions: tuple[Dimension, ...]
+    protocol: str
+    fingerprints: Mapping[str, str]
+    parameters: int
+    layers: int | None
+    device: str
+    tasks: Mapping[str, TaskSpec]
+    pools: Mapping[str, Items]
+    warnings: Sequence[str]
+    versions: Mapping[str, str] | None = None
+    shard_items: int | None = None
+    task_code: Mapping[str, Any] | None = None
+    elsewhere: bool = False
+    batches: str | None = None
+
+
+@dataclass(frozen=True)
+class StudyChanges:
+    """The fields of the ``study`` event that ``--allow-changed`` replaced."""
+
+    config: Config | None = None
+    versions: Mapping[str, str] | None = None
+    batches: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangedEvent(Event, name="changed"):
+    """The study was resumed with ``--allow-changed``: the differences in words, the new values."""
+
+    differences: Sequence[str]
+    now: StudyChanges
+
+
+@dataclass(frozen=True)
+class AskedTrial:
+    """A trial as it was asked; see `TrialRecord`."""
+
+    trial: int
+    kind: str
+    name: str
+    generation: int | None
+    index: int
+    point: Sequence[Any] | None
+    recipe: Mapping[str, Any]
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedEvent(Event, name="asked"):
+    """Trials were asked together; `items` is what all of them are scored on, if that is fixed."""
+
+    trials: tuple[AskedTrial, ...]
+    items: Items | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutcomesEvent(Event, name="outcomes"):
+    """A worker scored a trial's recipe on some items.
+
+    Attributes:
+        trial: Its number.
+        phase: ``anchors``, ``search``, ``race``, ``verdict`` or ``landscape``.
+        digest: The recipe's.
+        mode: ``smooth`` or ``metric``.
+        rows: Outcomes, as `OutcomeRow` is written.
+        seconds: ``build``, ``forward`` and ``total``.
+        worker: Its number.
+        batches: For each shard (digest of its batches, number of its rows).
+        halvings: How often batches had been halved, because memory ran out.
+        errors: Wrong answers that a metric of the tasks raised errors for.
+        reused: The run that these were taken from.
+        rescored: Replaces earlier rows, because the device that scored them was later found faulty.
+    """
+
+    trial: TrialNumber
+    phase: str
+    digest: str
+    mode: str
+    rows: Sequence[Any]
+    seconds: Mapping[str, float]
+    worker: str
+    batches: Sequence[Annotated[Any, Known.BATCHES]] = ()
+    halvings: int = 0
+    errors: Any = None
+    reused: str | None = None
+    rescored: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredEvent(Event, name="scored"):
+    """A trial was evaluated externally: its score by task."""
+
+    trial: TrialNumber
+    scores: Mapping[TaskName, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedEvent(Event, name="failed"):
+    """A trial has no score in a phase; `kind` and `message` say why."""
+
+    trial: TrialNumber
+    phase: str
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class ReferenceFitness:
+    """The reference anchor, and its fitness on a generation's items."""
+
+    trial: TrialNumber
+    fitness: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToldEvent(Event, name="told"):
+    """The optimizer learned a generation's fitness.
+
+    Attributes:
+        generation: Counted from 0.
+        trials: Their numbers.
+        fitness: Of each; ``None`` for one that failed.
+        reference: The reference anchor on the same items; ``None`` if none is scored.
+        correlation: Rank correlation of smooth score and metric so far.
+        objectives: With several objectives, each trial's gains over the reference.
+        violations: With constraints, how far each trial breaks them.
+    """
+
+    generation: int
+    trials: Sequence[TrialNumber]
+    fitness: Sequence[float | None]
+    correlation: float | None
+    reference: ReferenceFitness | None = None
+    objectives: Sequence[Sequence[float] | None] | None = None
+    violations: Sequence[float | None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RacedEvent(Event, name="raced"):
+    """One rung of the race.
+
+    Attributes:
+        rung: Counted from 0.
+        alive: Trials still in, in order of preference.
+        out: Trials that this rung put out.
+        scores: Mean of each trial that it compared, higher is better.
+        winner: Set by the last rung.
+        contenders: Everyone who entered the race.
+        items: How many items were looked at so far.
+    """
+
+    rung: int
+    alive: Sequence[TrialNumber]
+    out: Sequence[TrialNumber]
+    scores: Mapping[TrialNumber, float]
+    winner: TrialNumber | None
+    contenders: Sequence[TrialNumber] = ()
+    items: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenEvent(Event, name="chosen"):
+    """Another trial than a race's leader was taken, and why."""
+
+    trial: TrialNumber
+    instead_of: TrialNumber
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarningEvent(Event, name="warning"):
+    """Something that the user should know; the study went on."""
+
+    kind: str
+    message: str
+    trial: int | None = None
+    generation: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchEndedEvent(Event, name="search_ended"):
+    """The search ended after `trials` of the `wanted`; `reason` is ``trials``, ``deadline``, …"""
+
+    reason: str
+    trials: int
+    wanted: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerdictEvent(Verdict, Event, name="verdict"):
+    """The verdict."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedEvent(Event, name="exported"):
+    """The recommended recipe was exported.
+
+    Attributes:
+        trial: Its number.
+        model: The model's folder in the run folder; ``None`` with ``output.save_model: false``.
+        weights_digest: Of the exported weights.
+        no_mergekit: Why mergekit cannot run the recipe; ``None`` where it can.
+    """
+
+    trial: TrialNumber
+    model: str | None
+    weights_digest: str | None
+    no_mergekit: str | None = ""

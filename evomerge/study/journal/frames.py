@@ -19,7 +19,7 @@ import orjson
 
 from evomerge.core.errors import UserError
 from evomerge.study.journal.event_check import EventCheck
-from evomerge.study.journal.events import upgraded
+from evomerge.study.journal.old_events import upgraded
 
 Event = dict[str, Any]
 

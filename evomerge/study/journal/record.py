@@ -1,140 +1,81 @@
-"""The record: a journal's events replayed into the state of a study, for resume and for reading.
-
-Needs no torch, so a run can be looked at on any laptop.
-"""
+"""The record of a study: its journal's events replayed, and what can be asked about them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
 
 from evomerge.core.garbage import no_collection
 from evomerge.evaluate.outcomes import ScoreKind
-from evomerge.study.journal.batches import BatchTable
-from evomerge.study.journal.outcomes import OutcomeTable, Written
+from evomerge.recipe.space.dimension import Dimension
+from evomerge.study.journal.codec import parse_all, to_json
+from evomerge.study.journal.events import Event, Items
+from evomerge.study.journal.journal import JOURNAL, iterate
+from evomerge.study.journal.outcomes import Written
 from evomerge.study.journal.shards import shards
-from evomerge.study.journal.trials import AskRecord, Failure, Standing, State, TrialRecord
+from evomerge.study.journal.state import StudyState
+from evomerge.study.journal.trials import Standing, TrialRecord
 from evomerge.study.statistics.outcome import Tasks, fitness, scores, weighted
-
-Event = Mapping[str, Any]
-Phase = Literal["check", "anchors", "search", "race", "verdict", "done"]
 
 
 @dataclass
-class Record:
-    """The state of a study so far; `apply` adds one event.
+class Record(StudyState):
+    """The state of a study, for resume and for reading.
 
-    Attributes:
-        study: The ``study`` event (config, space, tasks, pools, fingerprints), or None.
-        trials: By number.
-        asks: In the order of asking, anchors included.
-        outcomes: By (digest, mode, task, doc id); the first delivery counts, later ones do not.
-        batches: The batches that outcomes come from.
-        races: The ``raced`` events.
-        chosen: The ``chosen`` events: why another than a race's leader was taken.
-        changes: The ``changed`` events: what differed when the study was resumed all the same.
-        warnings: The ``warning`` events.
-        search_ended: The last ``search_ended`` event, or None.
-        verdict: The last ``verdict`` event, or None.
-        exported: The last ``exported`` event, or None.
-        seconds: Totals over all workers, ``build``, ``forward`` and ``total``.
-        paid: Worker seconds and items by score kind (``smooth``, ``metric``), reused ones aside.
-        item_evaluations: Outcomes journalled, repeated ones included: what was paid for.
-        reused: Outcomes taken from other runs.
-        halvings: How often batches were halved, because a worker ran out of memory.
-        phase: Where the study is. ``done`` begins with the verdict, before the export.
-        generations: The search's asks by generation.
-        told_scores: Scores by task of the trials that were evaluated elsewhere.
+    Generations see different items, so that fitness alone is not comparable between them; gains
+    over the reference anchor are.
     """
-
-    study: Event | None = None
-    trials: dict[int, TrialRecord] = field(default_factory=dict)
-    asks: list[AskRecord] = field(default_factory=list)
-    outcomes: OutcomeTable = field(default_factory=OutcomeTable)
-    batches: BatchTable = field(default_factory=BatchTable)
-    races: list[Event] = field(default_factory=list)
-    chosen: list[Event] = field(default_factory=list)
-    changes: list[Event] = field(default_factory=list)
-    warnings: list[Event] = field(default_factory=list)
-    search_ended: Event | None = None
-    verdict: Event | None = None
-    exported: Event | None = None
-    seconds: dict[str, float] = field(
-        default_factory=lambda: {"build": 0.0, "forward": 0.0, "total": 0.0}
-    )
-    paid: dict[str, tuple[float, int]] = field(default_factory=dict)
-    item_evaluations: int = 0
-    reused: int = 0
-    halvings: int = 0
-    phase: Phase = "check"
-    generations: dict[int, AskRecord] = field(default_factory=dict)
-    told_scores: dict[int, dict[str, float]] = field(default_factory=dict)
-    _ask_of: dict[int, int] = field(default_factory=dict)  # trial -> its place in `asks`
 
     @classmethod
     def from_events(cls, events: Iterable[Event]) -> Self:
-        """Replay `events` from the beginning of a journal."""
+        """Replay a journal's events from its beginning."""
         record = cls()
         with no_collection():
             for event in events:
                 record.apply(event)
         return record
 
-    def apply(self, event: Event) -> None:
-        """Take in the next event. Unknown ones are passed over: a newer version wrote them."""
-        match event["event"]:
-            case "study":
-                self.study = event
-                self.phase = "anchors"
-            case "changed":
-                self.changes.append(event)
-                self.study = {**(self.study or {}), **event["now"]}
-            case "asked":
-                self._asked(event)
-            case "outcomes":
-                self._scored(event)
-            case "scored":
-                number = event["trial"]
-                self.told_scores[number] = dict(event["scores"])
-                self.trials[number] = replace(self.trials[number], state="scored")
-            case "failed":
-                self._failed(event)
-            case "told":
-                self._told(event)
-            case "raced":
-                self.races.append(event)
-                self.phase = "race" if event["winner"] is None else "verdict"
-            case "chosen":
-                self.chosen.append(event)
-            case "warning":
-                self.warnings.append(event)
-            case "search_ended":
-                self.search_ended = event
-            case "verdict":
-                self.verdict = event
-                self.phase = "done"
-            case "exported":
-                self.exported = event
-                self.phase = "done"
+    @classmethod
+    def read(cls, directory: Path) -> Self:
+        """Replay the journal of a run folder, also while a study writes it.
+
+        Raises:
+            UserError: There is no journal, it is damaged, or it is of a newer format.
+        """
+        return cls.from_events(parse_all(iterate(directory / JOURNAL)))
 
     @property
     def tasks(self) -> Tasks:
-        """The study's tasks; none before the ``study`` event."""
-        tasks: Tasks = self.study["tasks"] if self.study else {}
-        return tasks
+        """The study's tasks; none before the study begins."""
+        return self.study.tasks if self.study else {}
 
     def tasks_of(self, pool: str) -> Tasks:
         """The tasks whose items are in a pool, all of them unless some belong to one pool alone."""
-        items = (self.study or {}).get("pools", {}).get(pool)
+        items = self.pools.get(pool)
         return self.tasks if items is None else {t: s for t, s in self.tasks.items() if t in items}
+
+    @property
+    def pools(self) -> Mapping[str, Items]:
+        """Items by pool and task; empty before the study begins, and with external evaluation."""
+        return self.study.pools if self.study else {}
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The study's configuration, as in its file; empty before the study begins."""
+        return self.study.config if self.study else {}
+
+    @property
+    def dimensions(self) -> tuple[Dimension, ...]:
+        """The dimensions that are searched; none before the study begins."""
+        return self.study.dimensions if self.study else ()
 
     @property
     def leader(self) -> Standing | None:
         """The trial with the highest gain over the reference anchor, the earliest of equals.
 
-        Generations see different items, so that fitness alone is not comparable between them. A
-        trial that keeps the constraints is ahead of all that break one; without a reference the
+        A trial that keeps the constraints is ahead of all that break one; without a reference the
         fitness counts. It is partly luck: a progress display, not a selection. The race selects.
         """
         return max(self.standings(), key=lambda standing: standing.rank, default=None)
@@ -155,8 +96,8 @@ class Record:
         for number, trial in self.trials.items():
             if trial.kind not in ("parent", "base", "anchor"):
                 continue
-            if number in self.told_scores:  # evaluated externally
-                fitness_of[number] = weighted(self.told_scores[number], self.tasks)
+            if number in self.external_scores:  # evaluated externally
+                fitness_of[number] = weighted(self.external_scores[number], self.tasks)
             elif items and not self.outcomes.missing(trial.digest, score_kind, items):
                 rows = self.outcomes.rows(trial.digest, score_kind, items)
                 fitness_of[number] = fitness(rows, tasks, score_kind)
@@ -176,13 +117,13 @@ class Record:
     def race_winner(self) -> int | None:
         """The trial that the verdict judged; before it, the one that the last race ended with."""
         if self.verdict is not None:
-            return int(self.verdict["race_winner"]["trial"])
-        return self.races[-1]["winner"] if self.races else None
+            return self.verdict.race_winner.trial
+        return self.races[-1].winner if self.races else None
 
     @property
     def winner(self) -> TrialRecord | None:
         """The trial that the verdict recommends, which is what is exported; None before it."""
-        return None if self.verdict is None else self.trials[self.verdict["winner"]["trial"]]
+        return None if self.verdict is None else self.trials[self.verdict.winner.trial]
 
     def status(self) -> dict[str, Any]:
         """Return what ``evomerge status RUN --json`` prints.
@@ -209,7 +150,8 @@ class Record:
                 "scores": self.scores(leader.trial),
             },
             "seconds": dict(self.seconds),
-            "verdict": self.verdict and {k: v for k, v in self.verdict.items() if k != "event"},
+            "verdict": self.verdict
+            and {k: v for k, v in to_json(self.verdict).items() if k != "event"},
         }
 
     def scores(self, number: int) -> dict[str, float]:
@@ -217,18 +159,18 @@ class Record:
 
         A task whose metric was not measured there (generation was not run) shows its smooth score.
         """
-        if number in self.told_scores:
-            return dict(self.told_scores[number])
+        if number in self.external_scores:
+            return dict(self.external_scores[number])
         trial = self.trials[number]
         items = self.ask_of(number).items or {}
-        found: dict[str, float] = {}
+        by_task: dict[str, float] = {}
         for mode in ("smooth", "metric"):
             for task, ids in items.items():
                 rows = self.outcomes.rows(trial.digest, mode, {task: ids})
                 if rows:
                     measured = all(row.metric is not None for row in rows)
-                    found |= scores(rows, self.tasks, "metric" if measured else "smooth")
-        return found
+                    by_task |= scores(rows, self.tasks, "metric" if measured else "smooth")
+        return by_task
 
     def written(self, number: int) -> Written:
         """Count the fates of answers that a trial's recipe generated, in all phases together."""
@@ -237,8 +179,8 @@ class Record:
     @property
     def generating(self) -> list[str]:
         """The tasks whose answers are generated."""
-        told: Mapping[str, Any] = (self.study or {}).get("tasks", {})
-        return [t for t, spec in told.items() if spec.get("output_type") == "generate_until"]
+        specs = self.tasks.items()
+        return [task for task, spec in specs if spec.get("output_type") == "generate_until"]
 
     def batches_of(self, number: int) -> tuple[str | None, ...] | None:
         """The batches that a trial was scored in, for each shard of what it was asked for.
@@ -247,106 +189,8 @@ class Record:
         the tuple where nothing fixed was asked for or the trial has no outcomes.
         """
         items, digest = self.ask_of(number).items, self.trials[number].digest
-        study = self.study or {}
-        size, mode = study.get("shard_items"), study["config"]["evaluate"]["fitness"]
+        size = None if self.study is None else self.study.shard_items
+        mode = self.config["evaluate"]["fitness"]
         if items is None or size is None or not self.outcomes.rows(digest, mode, items):
             return None
         return self.batches.of(digest, mode, shards(items, size))
-
-    def ask_of(self, number: int) -> AskRecord:
-        """The trials that were asked together with this one."""
-        return self.asks[self._ask_of[number]]
-
-    @property
-    def next_number(self) -> int:
-        """The number that the next trial gets."""
-        return next(reversed(self.trials), -1) + 1  # numbers are given in rising order
-
-    def _asked(self, event: Event) -> None:
-        numbers = []
-        for asked in event["trials"]:
-            point = asked["point"]
-            trial = TrialRecord(
-                number=asked["trial"],
-                kind=asked["kind"],
-                name=asked["name"],
-                generation=asked["generation"],
-                index=asked["index"],
-                point=None if point is None else tuple(point),
-                recipe=asked["recipe"],
-                digest=asked["digest"],
-            )
-            self.trials[trial.number] = trial
-            self._ask_of[trial.number] = len(self.asks)
-            numbers.append(trial.number)
-        generation = self.trials[numbers[0]].generation if numbers else None
-        ask = AskRecord(generation, tuple(numbers), event["items"])
-        self.asks.append(ask)
-        if generation is not None:
-            self.generations[generation] = ask
-            self.phase = "search"
-        if event["items"] is not None:
-            for number in numbers:  # an equal recipe may have been scored before
-                self._mark_scored(number)
-
-    def _scored(self, event: Event) -> None:
-        add = self.outcomes.replace if event.get("rescored") else self.outcomes.add
-        add(event["digest"], event["mode"], event["rows"])
-        self.batches.note(event)
-        self.halvings = max(self.halvings, event.get("halvings", 0))
-        if event.get("reused"):
-            self.reused += len(event["rows"])
-        else:
-            self.item_evaluations += len(event["rows"])
-            seconds, items = self.paid.get(event["mode"], (0.0, 0))
-            seconds += event["seconds"].get("total", 0.0)
-            self.paid[event["mode"]] = (seconds, items + len(event["rows"]))
-        for part in self.seconds:
-            self.seconds[part] += event["seconds"].get(part, 0.0)
-        if event["phase"] in {"anchors", "search", "race", "verdict"}:
-            self.phase = event["phase"]
-        self._mark_scored(event["trial"])
-
-    def _mark_scored(self, number: int) -> None:
-        """Mark a trial as scored once every item that it was asked for has an outcome."""
-        trial = self.trials.get(number)
-        if trial is None or trial.state not in {"asked", "failed"}:
-            return
-        ask = self.ask_of(number)
-        # Without fixed items (a trial asked for the race alone) any outcome will do.
-        if ask.items is None or any(
-            self.outcomes.has(trial.digest, mode, ask.items) for mode in ("smooth", "metric")
-        ):
-            self.trials[number] = replace(trial, state="scored")
-
-    def _failed(self, event: Event) -> None:
-        trial = self.trials[event["trial"]]
-        failure = Failure(event["kind"], event["message"], event["phase"])
-        state: State = "told" if trial.state == "told" else "failed"
-        self.trials[trial.number] = replace(trial, state=state, failure=failure)
-
-    def _told(self, event: Event) -> None:
-        told = dict(zip(event["trials"], event["fitness"], strict=True))
-        for number, value in told.items():
-            if value is not None:
-                self.trials[number] = replace(self.trials[number], state="told", fitness=value)
-        place = self._ask_of[event["trials"][0]]
-        ask = replace(
-            self.asks[place],
-            fitness=tuple(told[number] for number in self.asks[place].trials),
-            correlation=event["correlation"],
-            reference=(event.get("reference") or {}).get("fitness"),
-            objectives=_by_trial(event, "objectives", self.asks[place].trials),
-            violations=_by_trial(event, "violations", self.asks[place].trials),
-        )
-        self.asks[place] = ask
-        if ask.generation is not None:
-            self.generations[ask.generation] = ask
-
-
-def _by_trial(event: Event, key: str, trials: tuple[int, ...]) -> tuple[Any, ...] | None:
-    """Return a ``told`` event's values under a key, in the order of an ask."""
-    if event.get(key) is None:
-        return None
-    found = dict(zip(event["trials"], event[key], strict=True))
-    return tuple(tuple(v) if isinstance(v, list) else v for v in map(found.get, trials))

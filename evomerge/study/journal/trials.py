@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from evomerge.study.journal.events import FailedEvent
 from evomerge.study.journal.outcomes import Items
 
 State = Literal["asked", "scored", "failed", "told"]
@@ -40,15 +41,6 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Failure:
-    """Why a trial has no score: the kind and message of its last ``failed`` event."""
-
-    kind: str
-    message: str
-    phase: str
-
-
-@dataclass(frozen=True)
 class TrialRecord:
     """One trial as far as the journal knows it.
 
@@ -63,8 +55,8 @@ class TrialRecord:
         digest: The recipe's digest; outcomes belong to it, so equal recipes share them.
         state: ``asked``, then ``scored`` (all its items have outcomes), ``told`` (the optimizer
             has its fitness) or ``failed``.
-        fitness: As it was told.
-        failure: The last failure, also of a trial that was told before (in the race, say).
+        fitness: As the optimizer got it.
+        failure: The last failure, also of a trial that has a fitness (it failed in the race, say).
     """
 
     number: int
@@ -77,7 +69,7 @@ class TrialRecord:
     digest: str
     state: State = "asked"
     fitness: float | None = None
-    failure: Failure | None = None
+    failure: FailedEvent | None = None
 
 
 @dataclass(frozen=True)

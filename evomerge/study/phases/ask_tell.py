@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
 
 from evomerge import optimizers as search
 from evomerge.core.errors import StudyEnded, UserError, unknown
 from evomerge.core.version import __version__
 from evomerge.recipe.space.dimension import Point
 from evomerge.study.context import StudyRun
+from evomerge.study.journal.events import (
+    FailedEvent,
+    ReferenceFitness,
+    ScoredEvent,
+    StudyEvent,
+    ToldEvent,
+)
 from evomerge.study.journal.trials import AskRecord
 from evomerge.study.phases.anchors import anchors
 from evomerge.study.phases.baseline import start_point
 from evomerge.study.phases.check import refuse_another
 from evomerge.study.phases.feedback import objective_names
 from evomerge.study.phases.search import start_optimizer
-from evomerge.study.statistics.outcome import weighted
+from evomerge.study.statistics.outcome import TaskSpec, weighted
 
 
 class AskTell:
@@ -76,11 +81,12 @@ class AskTell:
                 f"tell(): trial {number} has a result already: call tell() once per trial"
             )
         if scores is None:
-            failure = {"phase": "search", "kind": "elsewhere", "message": reason}
-            self._study.ledger.log({"event": "failed", "trial": number, **failure})
+            self._study.ledger.log(
+                FailedEvent(trial=number, phase="search", kind="elsewhere", message=reason)
+            )
         else:
             by_task = self._checked(scores)
-            self._study.ledger.log({"event": "scored", "trial": number, "scores": by_task})
+            self._study.ledger.log(ScoredEvent(trial=number, scores=by_task))
         self._close(record.ask_of(number))
 
     def _baseline(self) -> AskRecord:
@@ -144,19 +150,24 @@ class AskTell:
         if ask.fitness is None:
             by_anchor = self._anchor_fitness()
             best = max(by_anchor, key=lambda n: by_anchor[n], default=None)
-            reference = None if best is None else {"trial": best, "fitness": by_anchor[best]}
-            event = {"event": "told", "generation": ask.generation, "trials": list(ask.trials)}
+            reference = None if best is None else ReferenceFitness(best, by_anchor[best])
             self._study.ledger.log(
-                {**event, "fitness": values, "reference": reference, "correlation": None}
+                ToldEvent(
+                    generation=ask.generation,
+                    trials=list(ask.trials),
+                    fitness=values,
+                    correlation=None,
+                    reference=reference,
+                )
             )
         return values
 
     def _fitness(self, number: int) -> float | None:
-        scores = self._study.record.told_scores.get(number)
+        scores = self._study.record.external_scores.get(number)
         return None if scores is None else weighted(scores, self._study.record.tasks)
 
     def _objectives(self, number: int) -> list[float] | None:
-        scores = self._study.record.told_scores.get(number)
+        scores = self._study.record.external_scores.get(number)
         names = objective_names(self._study)
         return None if scores is None else [scores[task] for task in names]
 
@@ -187,26 +198,24 @@ class AskTell:
         return {task: float(scores[task]) for task in tasks}
 
 
-def _study_event(study: StudyRun) -> dict[str, Any]:
-    tasks = {
+def _study_event(study: StudyRun) -> StudyEvent:
+    tasks: dict[str, TaskSpec] = {
         task.name: {"metric": "score", "higher_is_better": True, "weight": task.weight}
         for task in study.config.evaluate.tasks
         if study.config.evaluate.items.pool_of.get(task.name, "search") == "search"
     }
-    return {
-        "event": "study",
-        "format": 1,
-        "version": __version__,
-        "config": study.config.to_dict(),
-        "space": study.space.document,
-        "dimensions": [asdict(d) for d in study.space.dimensions],
-        "elsewhere": True,
-        "protocol": "elsewhere",
-        "fingerprints": {},
-        "parameters": 0,
-        "layers": 0,
-        "device": "elsewhere",
-        "tasks": tasks,
-        "pools": {},
-        "warnings": [],
-    }
+    return StudyEvent(
+        version=__version__,
+        config=study.config.to_dict(),
+        space=study.space.document,
+        dimensions=tuple(study.space.dimensions),
+        elsewhere=True,
+        protocol="elsewhere",
+        fingerprints={},
+        parameters=0,
+        layers=0,
+        device="elsewhere",
+        tasks=tasks,
+        pools={},
+        warnings=[],
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from evomerge.core.atomic import user_errors, write_text
 from evomerge.merge.output.card import model_card
 from evomerge.recipe.recipe import Recipe
 from evomerge.study.journal.record import Record
+from evomerge.study.statistics.verdict import Verdict
 
 
 def study_card(record: Record, title: str) -> str:
@@ -32,25 +32,25 @@ def study_card(record: Record, title: str) -> str:
 
 def write_study_card(directory: Path, record: Record) -> Path | None:
     """Put the study's card on the exported model; ``None`` where no model was exported."""
-    model = (record.exported or {}).get("model")
+    model = record.exported and record.exported.model
     if record.verdict is None or not model or not (directory / model).is_dir():
         return None
-    card: Path = directory / model / "README.md"
+    card = directory / model / "README.md"
     with user_errors(card):
         write_text(card, study_card(record, directory.resolve().name))
     return card
 
 
-def _results(verdict: Mapping[str, Any], record: Record) -> str:
-    scores, pools = verdict["scores"], (record.study or {})["pools"]["holdout"]
-    this = verdict["winner"]["name"]
-    against = dict.fromkeys(c["against"] for c in verdict["comparisons"])
+def _results(verdict: Verdict, record: Record) -> str:
+    scores, pools = verdict.scores, record.pools["holdout"]
+    this = verdict.winner.name
+    against = dict.fromkeys(c.against for c in verdict.comparisons)
     names = ["winner", *(n for n in ("race_winner", *against) if n in scores and n != this)]
-    race_winner = verdict["race_winner"]["name"]
+    race_winner = verdict.race_winner.name
     called = {"winner": f"this model ({this})", "race_winner": race_winner}
     heads = [called.get(name) or name for name in names]
     lines = [
-        f"{verdict['sentence']}\n",
+        f"{verdict.sentence}\n",
         "## Results on held-out items\n",
         "Nobody searched on these items.\n",
         f"| task | metric | items | {' | '.join(heads)} |",
@@ -59,29 +59,26 @@ def _results(verdict: Mapping[str, Any], record: Record) -> str:
     for task, spec in record.tasks_of("holdout").items():
         cells = [f"{scores[name][task]:.4f}" for name in names]
         lines.append(f"| {task} | {spec['metric']} | {len(pools[task])} | {' | '.join(cells)} |")
-    if verdict["comparisons"]:
+    if verdict.comparisons:
         which = f"{race_winner}, which won the race," if "race_winner" in scores else "this model"
         lines += [
             "",
             f"| {which} against | difference | interval | won | lost |",
             "|---|---|---|---|---|",
         ]
-    for c in verdict["comparisons"]:
-        between = "" if c["low"] is None else f"{c['low']:+.4f} to {c['high']:+.4f}"
-        lines.append(
-            f"| {c['against']} | {c['difference']:+.4f} | {between} | {c['wins']} | {c['losses']} |"
-        )
-    digest = (record.exported or {}).get("weights_digest")
-    lines.append(f"\n{verdict.get('note', '')}".rstrip())
-    if digest:
-        lines.append(f"\nWeights digest: `{digest}`.")
+    for c in verdict.comparisons:
+        interval = f"{c.low:+.4f} to {c.high:+.4f}"
+        lines.append(f"| {c.against} | {c.difference:+.4f} | {interval} | {c.wins} | {c.losses} |")
+    lines.append(f"\n{verdict.note}".rstrip())
+    if record.exported is not None and record.exported.weights_digest:
+        lines.append(f"\nWeights digest: `{record.exported.weights_digest}`.")
     return "\n".join(lines) + "\n"
 
 
 def _index(title: str, record: Record) -> dict[str, Any]:
     """The results as the Hub reads them."""
     assert record.verdict is not None
-    scores = record.verdict["scores"]["winner"]
+    scores = record.verdict.scores["winner"]
     return {
         "name": title,
         "results": [

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from evomerge.core.errors import UserError
 from evomerge.core.redact import redacted
 from evomerge.core.version import __version__
-from evomerge.study.config.past import of_journal, refuse_other_points
 from evomerge.study.context import StudyRun
+from evomerge.study.journal.codec import from_json, to_json
+from evomerge.study.journal.events import ChangedEvent, StudyChanges, StudyEvent
 from evomerge.study.journal.shards import shard_items
+from evomerge.study.past import of_journal, refuse_other_points
+from evomerge.study.statistics.outcome import TaskSpec
 from evomerge.study.statistics.pools import split
+from evomerge.study.statistics.verdict import Verdict
 from evomerge.study.workers.requests import Describe, Description, ExpectedParents
 from evomerge.study.workers.versions import difference, versions
 
@@ -20,17 +23,17 @@ from evomerge.study.workers.versions import difference, versions
 _FREE = {("search", "trials"), ("search", "deadline"), ("workers",), ("output", "save_model")}
 
 
-def finished(study: StudyRun) -> Mapping[str, Any] | None:
+def finished(study: StudyRun) -> Verdict | None:
     """The verdict of a study that has nothing left to do."""
     record, wanted = study.record, study.config.search.trials
     if record.study is None or record.verdict is None or record.exported is None:
         return None
     ended = record.search_ended
     asked = sum(len(g.trials) for g in record.generations.values())
-    enough = ended is not None and (ended["trials"] >= wanted or ended["wanted"] >= wanted)
-    whole = record.exported["model"] is not None or not study.config.output.save_model
+    enough = ended is not None and (ended.trials >= wanted or ended.wanted >= wanted)
+    whole = record.exported.model is not None or not study.config.output.save_model
     if asked and enough and whole and record.phase == "done":  # not amid an extension's end
-        return {k: v for k, v in record.verdict.items() if k not in ("event", "time")}
+        return from_json(Verdict, to_json(record.verdict))
     return None
 
 
@@ -49,9 +52,9 @@ def refuse_another(study: StudyRun, external: bool = False, allow_changed: bool 
     past = study.record.study
     if past is None:
         return
-    if bool(past.get("elsewhere")) != external:
+    if past.elsewhere != external:
         remedy = "scores its trials with its own workers: call optimize() or confirm()"
-        if past.get("elsewhere"):
+        if past.elsewhere:
             remedy = "is evaluated externally: continue with ask() and tell()"
         raise UserError(f"{study.directory}: this study {remedy}, or start another run folder")
     if finished(study) is None:
@@ -65,7 +68,7 @@ def refuse_another(study: StudyRun, external: bool = False, allow_changed: bool 
                 f"{study.directory}: this run began with another study: {'; '.join(differences)}; "
                 "start another run folder, or go on with --allow-changed, which the journal records"
             )
-        study.ledger.log({"event": "changed", "differences": differences, "now": {"config": now}})
+        study.ledger.log(ChangedEvent(differences=differences, now=StudyChanges(config=now)))
 
 
 def check(study: StudyRun, allow_changed: bool = False) -> None:
@@ -95,29 +98,32 @@ def check(study: StudyRun, allow_changed: bool = False) -> None:
         ("protocol", "the tasks"),
         ("task_code", "the tasks' code"),
     ):
-        if past.get(key, {}) != event[key]:
-            named = _differences(past.get(key, {}), event[key], key)[0]
+        before, now = (getattr(begun, key) or {} for begun in (past, event))
+        if before != now:
+            named = _differences(before, now, key)[0]
             raise UserError(
                 f"{study.directory}: {what} changed since this study began ({named}); "
                 "put back what it began with, or start another run folder"
             )
-    before = past.get("versions", {})
-    differs = difference(before, {name: v for name, v in versions().items() if name in before})
+    began_with = past.versions or {}
+    present = {name: v for name, v in versions().items() if name in began_with}
+    differs = difference(began_with, present)
     if differs:
         if not allow_changed:
             raise UserError(
                 f"{study.directory}: this run began with other versions: {differs}; install those, "
                 "or go on with --allow-changed, which the journal records"
             )
-        now = {"versions": versions()}
-        study.ledger.log({"event": "changed", "differences": [differs], "now": now})
+        changes = StudyChanges(versions=versions())
+        study.ledger.log(ChangedEvent(differences=[differs], now=changes))
     _check_batches(study, description.batches, allow_changed)
 
 
 def _check_batches(study: StudyRun, now: str | None, allow_changed: bool) -> None:
     """Refuse to resume if earlier items would now be scored in other batches, hence inexactly."""
     scored = study.record.batches.last
-    allowed = (study.record.study or {}).get("batches")  # by an earlier --allow-changed
+    begun = study.record.study
+    allowed = None if begun is None else begun.batches  # by an earlier --allow-changed
     if scored is None or now is None or now in (scored.batches, allowed):
         return
     change = (
@@ -130,10 +136,10 @@ def _check_batches(study: StudyRun, now: str | None, allow_changed: bool) -> Non
             "device, batch size and versions, or go on with --allow-changed, which the journal "
             "records"
         )
-    study.ledger.log({"event": "changed", "differences": [change], "now": {"batches": now}})
+    study.ledger.log(ChangedEvent(differences=[change], now=StudyChanges(batches=now)))
 
 
-def _study_event(study: StudyRun, description: Description) -> dict[str, Any]:
+def _study_event(study: StudyRun, description: Description) -> StudyEvent:
     evaluation = description.evaluation
     keys = evaluation["item_keys"]
     ids = evaluation["items"]
@@ -143,7 +149,7 @@ def _study_event(study: StudyRun, description: Description) -> dict[str, Any]:
         pool: {task: [ids[task][i] for i in chosen] for task, chosen in items.items()}
         for pool, items in split(keys, shares, study.seed, whole).items()
     }
-    tasks = {
+    tasks: dict[str, TaskSpec] = {
         task: {
             "metric": metric["name"],
             "higher_is_better": metric["higher_is_better"],
@@ -155,25 +161,23 @@ def _study_event(study: StudyRun, description: Description) -> dict[str, Any]:
     for pool, items in pools.items():
         if not any(tasks[task]["weight"] for task in items):
             raise UserError(f"evaluate.tasks: all tasks of the pool '{pool}' have weight 0")
-    return {
-        "event": "study",
-        "format": 1,
-        "version": __version__,
-        "versions": versions(),
-        "config": study.config.to_dict(),
-        "space": study.space.document,
-        "dimensions": [asdict(d) for d in study.space.dimensions],
-        "protocol": evaluation["digest"],
-        "fingerprints": description.fingerprints,
-        "parameters": description.parameters,
-        "layers": description.layers,
-        "device": description.device,
-        "tasks": tasks,
-        "pools": pools,
-        "shard_items": shard_items(study.config),
-        "warnings": evaluation["warnings"],
-        "task_code": evaluation.get("code", {}),
-    }
+    return StudyEvent(
+        version=__version__,
+        versions=versions(),
+        config=study.config.to_dict(),
+        space=study.space.document,
+        dimensions=tuple(study.space.dimensions),
+        protocol=evaluation["digest"],
+        fingerprints=description.fingerprints,
+        parameters=description.parameters,
+        layers=description.layers,
+        device=description.device,
+        tasks=tasks,
+        pools=pools,
+        shard_items=shard_items(study.config),
+        warnings=evaluation["warnings"],
+        task_code=evaluation.get("code", {}),
+    )
 
 
 def _fixed(config: Mapping[str, Any], path: tuple[str, ...] = ()) -> Any:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from evomerge.study.context import StudyRun
+from evomerge.study.journal.codec import to_json
+from evomerge.study.journal.events import ChosenEvent, RacedEvent, VerdictEvent
 from evomerge.study.journal.trials import TrialRecord
 from evomerge.study.ledger import Items
 from evomerge.study.phases.reproduce import reproduce
 from evomerge.study.statistics.comparison import Entrant, simplest
 from evomerge.study.statistics.constraints import Limits
 from evomerge.study.statistics.race import Race
-from evomerge.study.statistics.verdict import broken, verdict
+from evomerge.study.statistics.verdict import Verdict, broken, verdict
 
 JUDGED_ANCHORS = 3  # how many of the best anchors the winner is compared with, besides all parents
 
@@ -26,7 +29,7 @@ class Conclusion:
         self._race_scores: dict[int, float] = {}
         self._raced_out: set[int] = set()
 
-    def run(self, contenders: Sequence[int], baseline: Sequence[TrialRecord]) -> Mapping[str, Any]:
+    def run(self, contenders: Sequence[int], baseline: Sequence[TrialRecord]) -> Verdict:
         """Race the contenders, and compare the winner with the baseline; returns the verdict."""
         return self._verdict(self._within_constraints(contenders, baseline), baseline)
 
@@ -52,13 +55,13 @@ class Conclusion:
         rows = self._outcomes([number], items, "race")[number]
         if rows is None:
             return "all of them: it could not be scored"
-        return broken(self._limits(baseline, items, "race").table(rows))
+        return broken(self._limits(baseline, items, "race").results(rows))
 
     def _choose(self, number: int, instead_of: int, reason: str) -> None:
         """Log why the race's leader is not taken, unless the journal has it already."""
-        choice = {"trial": number, "instead_of": instead_of, "reason": reason}
-        if choice not in map(_content, self._study.record.chosen):
-            self._study.ledger.log({"event": "chosen", **choice})
+        choice = ChosenEvent(trial=number, instead_of=instead_of, reason=reason)
+        if choice not in (replace(event, time=None) for event in self._study.record.chosen):
+            self._study.ledger.log(choice)
 
     def _name(self, number: int) -> str:
         return self._study.record.trials[number].name
@@ -73,7 +76,7 @@ class Conclusion:
     def _race(self, contenders: Sequence[int]) -> int:
         record = self._study.record
         race = Race(contenders, self._study.pools["race"], record.tasks_of("race"))
-        logged = [event for event in record.races if event.get("contenders") == list(contenders)]
+        logged = [event for event in record.races if list(event.contenders) == list(contenders)]
         seen = 0
         while (items := race.next_items()) is not None:
             seen += sum(map(len, items.values()))
@@ -90,8 +93,17 @@ class Conclusion:
             self._race_scores |= rung.scores
             self._raced_out |= set(rung.out)
             if rung.rung >= len(logged):
-                about = {"contenders": list(contenders), "items": seen}
-                self._study.ledger.log({**rung.event(), **about})
+                self._study.ledger.log(
+                    RacedEvent(
+                        rung=rung.rung,
+                        alive=rung.alive,
+                        out=rung.out,
+                        scores=rung.scores,
+                        winner=rung.winner,
+                        contenders=contenders,
+                        items=seen,
+                    )
+                )
         assert race.winner is not None
         if self._study.config.search.select == "simplest":
             return self._simplest(race.winner, race.alive)
@@ -109,7 +121,7 @@ class Conclusion:
             self._choose(number, winner, reason)
         return number
 
-    def _verdict(self, number: int, baseline: Sequence[TrialRecord]) -> dict[str, Any]:
+    def _verdict(self, number: int, baseline: Sequence[TrialRecord]) -> Verdict:
         """Compare the winner with every parent and the best anchors on held-out items."""
         record, items = self._study.record, self._study.pools["holdout"]
         rivals = [trial.number for trial in baseline if trial.kind in ("parent", "base")]
@@ -136,7 +148,7 @@ class Conclusion:
         tables, kept_in_race = {}, False
         if self._constraints:
             limits = self._limits(baseline, items, "verdict")
-            tables = {n: limits.table(entrant.rows) for n, entrant in entrants.items()}
+            tables = {n: limits.results(entrant.rows) for n, entrant in entrants.items()}
             kept_in_race = not self._broken(number, baseline)
         judged = verdict(
             entrants[number],
@@ -146,18 +158,13 @@ class Conclusion:
             kept_in_race=kept_in_race,
             unscored=[record.trials[n].name for n in dict.fromkeys(rivals) if n not in entrants],
         )
-        judged["reproduce"] = reproduce(
-            self._study.config, self._study.directory / "best" / "model", items
-        )
-        is_logged = record.verdict is not None and _content(record.verdict) == judged
-        if not is_logged or record.phase != "done":  # logged again after more search, though equal
-            self._study.ledger.log({"event": "verdict", **judged})
+        model = self._study.directory / "best" / "model"
+        judged = replace(judged, reproduce=reproduce(self._study.config, model, items))
+        event = VerdictEvent(**vars(judged))
+        logged = record.verdict and to_json(replace(record.verdict, time=None))
+        if logged != to_json(event) or record.phase != "done":  # after more search, though equal
+            self._study.ledger.log(event)
         return judged
 
     def _outcomes(self, trials: Sequence[int], items: Items, phase: str) -> dict[int, Any]:
         return self._study.outcomes(trials, items, "metric", phase)
-
-
-def _content(event: Mapping[str, Any]) -> dict[str, Any]:
-    """An event without its kind and time."""
-    return {key: value for key, value in event.items() if key not in ("event", "time")}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from evomerge.core.atomic import user_errors, write_text
 from evomerge.recipe.recipe import Recipe
 from evomerge.study.context import StudyRun
+from evomerge.study.journal.codec import to_json
+from evomerge.study.journal.events import ExportedEvent
+from evomerge.study.statistics.verdict import Verdict
 from evomerge.study.workers.requests import (
     Evaluate,
     Export,
@@ -21,7 +23,7 @@ from evomerge.study.workers.requests import (
 )
 
 
-def export(study: StudyRun, judged: Mapping[str, Any]) -> None:
+def export(study: StudyRun, judged: Verdict) -> None:
     """Write the verdict, the recommended recipe and its model to the run folder.
 
     Args:
@@ -35,7 +37,7 @@ def export(study: StudyRun, judged: Mapping[str, Any]) -> None:
     assert trial is not None, "the verdict comes before the export"
     recipe = Recipe.from_dict(trial.recipe)
     best = study.directory / "best"
-    verdict_text = json.dumps(judged, indent=1, ensure_ascii=False) + "\n"
+    verdict_text = json.dumps(to_json(judged), indent=1, ensure_ascii=False) + "\n"
     with user_errors(best):
         best.mkdir(exist_ok=True)
         _sweep(best)
@@ -61,14 +63,11 @@ def export(study: StudyRun, judged: Mapping[str, Any]) -> None:
                 f"({scored_digest[:12]}): {best / 'model'} is not to be trusted"
             )
     past = study.record.exported
-    done = {
-        "trial": trial.number,
-        "model": model,
-        "weights_digest": digest,
-        "no_mergekit": translated.why_not,
-    }
-    if past is None or {key: past.get(key) for key in done} != done:
-        study.ledger.log({"event": "exported", **done})
+    done = ExportedEvent(
+        trial=trial.number, model=model, weights_digest=digest, no_mergekit=translated.why_not
+    )
+    if past is None or replace(past, time=None) != done:
+        study.ledger.log(done)
 
 
 def _sweep(folder: Path) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from evomerge import optimizers as search
 from evomerge.core.errors import UserError
@@ -13,6 +12,7 @@ from evomerge.recipe.space.dimension import Point
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.study.config import StudyConfig
 from evomerge.study.context import StudyRun
+from evomerge.study.journal.events import ReferenceFitness, SearchEndedEvent, ToldEvent
 from evomerge.study.journal.trials import AskRecord
 from evomerge.study.ledger import Items, Wanted
 from evomerge.study.phases.baseline import Baseline
@@ -104,9 +104,8 @@ class Generations:
             self._check_any_survives(generation)
             generation += 1
         self._surrogate.correlation()  # the last leader, too, is scored by the metric
-        if ended is None or (ended["trials"], ended["wanted"]) != (asked, section.trials):
-            end = {"reason": reason, "trials": asked, "wanted": section.trials}
-            study.ledger.log({"event": "search_ended", **end})
+        if ended is None or (ended.trials, ended.wanted) != (asked, section.trials):
+            study.ledger.log(SearchEndedEvent(reason=reason, trials=asked, wanted=section.trials))
         return optimizer
 
     def _generation(
@@ -149,15 +148,15 @@ class Generations:
         feedback = self._feedback.of_generation([rows.get(n) for n in ask.trials], at_anchor)
         self._surrogate.warn_if_low(correlation, generation)
         study.ledger.log(
-            {
-                "event": "told",
-                "generation": generation,
-                "trials": list(ask.trials),
-                "fitness": values,
-                "reference": {"trial": reference, "fitness": at_reference},
-                "correlation": correlation,
-                **{k: v for k, v in vars(feedback).items() if v is not None},
-            }
+            ToldEvent(
+                generation=generation,
+                trials=list(ask.trials),
+                fitness=values,
+                correlation=correlation,
+                reference=ReferenceFitness(reference, at_reference),
+                objectives=feedback.objectives,
+                violations=feedback.violations,
+            )
         )
         fitness = self._feedback.values(optimizer, points, values, at_reference, feedback)
         return fitness, self._item_scores(optimizer, ask.trials[: len(points)], items)
@@ -210,14 +209,14 @@ class Generations:
         rows = study.outcomes(live, items, field, "search")
         return [study.item_scores(rows.get(number), field) for number in trials]
 
-    def _ended_early(self, ended: Mapping[str, Any] | None) -> str | None:
+    def _ended_early(self, ended: SearchEndedEvent | None) -> str | None:
         """Why no new generation begins; an earlier end counts until more trials are wanted."""
         if self._is_stopped():
             return "stopped"
         if self._is_late():
             return "deadline"
-        if ended is not None and ended["wanted"] >= self._study.config.search.trials:
-            return str(ended["reason"])
+        if ended is not None and ended.wanted >= self._study.config.search.trials:
+            return ended.reason
         return None
 
     def _is_late(self) -> bool:

@@ -67,7 +67,7 @@ class SurrogateCheck:
         was_low = before is not None and before.correlation is not None and before.correlation < LOW
         if correlation is None or correlation >= LOW or was_low:
             return
-        if not any(warning.get("generation") == generation for warning in record.warnings):
+        if not any(warning.generation == generation for warning in record.warnings):
             self._study.ledger.warn(
                 "correlation",
                 f"generation {generation}: the smooth score ranks recipes unlike the metric (rank "

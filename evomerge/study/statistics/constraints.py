@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from evomerge.core.errors import UserError, unknown
 from evomerge.evaluate.outcomes import OutcomeRow, ScoreKind
@@ -23,6 +22,16 @@ _FORM = re.compile(
 )
 _KINDS = {"best parent": "parent", "best anchor": "anchor", "base": "base"}
 Rows = Sequence[OutcomeRow]
+
+
+@dataclass(frozen=True)
+class ConstraintResult:
+    """A constraint with the score that it is about, its limit, and whether the score keeps it."""
+
+    constraint: str
+    score: float
+    limit: float
+    kept: bool
 
 
 @dataclass(frozen=True)
@@ -128,16 +137,13 @@ class Limits:
             for c, limit in self._limits
         )
 
-    def table(self, rows: Rows) -> list[dict[str, Any]]:
-        """For the verdict: each constraint, the score, its limit, and whether it holds."""
+    def results(self, rows: Rows) -> list[ConstraintResult]:
+        """Hold these outcomes to each constraint."""
         mine = scores(rows, self._tasks, self._score_kind)
         return [
-            {
-                "constraint": c.text,
-                "score": mine[c.task],
-                "limit": limit,
-                "kept": c.broken_by(mine[c.task], limit) == 0,
-            }
+            ConstraintResult(
+                c.text, mine[c.task], limit, kept=c.broken_by(mine[c.task], limit) == 0
+            )
             for c, limit in self._limits
         ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from evomerge.evaluate.outcomes import OutcomeRow, ScoreKind
 
@@ -17,6 +17,7 @@ class TaskSpec(TypedDict):
     metric: str
     higher_is_better: bool
     weight: float
+    output_type: NotRequired[str]
 
 
 Tasks = Mapping[str, TaskSpec]

@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from evomerge.study.statistics.outcome import DocId, Tasks, sign, weighted
 from evomerge.study.statistics.paired import paired_difference
@@ -44,17 +43,6 @@ class Rung:
     out: tuple[int, ...]
     scores: Mapping[int, float]
     winner: int | None
-
-    def event(self) -> dict[str, Any]:
-        """As the journal's ``raced`` event; the caller adds the time."""
-        return {
-            "event": "raced",
-            "rung": self.rung,
-            "alive": list(self.alive),
-            "out": list(self.out),
-            "scores": {str(number): score for number, score in self.scores.items()},
-            "winner": self.winner,
-        }
 
 
 class Race:

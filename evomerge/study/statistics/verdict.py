@@ -10,15 +10,66 @@ here is fair.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from evomerge.study.statistics.comparison import Comparison, Entrant, compare
+from evomerge.study.statistics.constraints import ConstraintResult
 from evomerge.study.statistics.outcome import Tasks, fitness, scores
 
 Kind = Literal["trial", "anchor", "parent"]
-Table = Sequence[Mapping[str, Any]]  # of constraints
 _KINDS: Mapping[str, Kind] = {"base": "parent", "parent": "parent", "anchor": "anchor"}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trial that the verdict names; `kind` is ``trial``, ``anchor`` or ``parent``."""
+
+    kind: str
+    trial: int
+    digest: str
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RivalComparison(Comparison):
+    """The race's winner against one rival, which is trial number `trial` and called `against`."""
+
+    against: str
+    kind: str
+    trial: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The judgement of a study, as ``verdict.json`` has it.
+
+    Attributes:
+        winner: The trial that is recommended and exported.
+        race_winner: The trial that won the race and was compared here, often the same.
+        improvement_shown: Whether it beats what needed no search.
+        sentence: The verdict in words.
+        scores: By name and task; ``winner`` is the recommended trial, and ``race_winner`` is there
+            if it is another.
+        comparisons: The race's winner with the best parent and the best anchor.
+        confidence: That all the comparisons' intervals hold together (Bonferroni).
+        note: How the differences and intervals are to be read.
+        unscored: Parents and anchors that could not be scored on the held-out items.
+        constraints: The race's winner by each of the study's constraints.
+        reproduce: A command that measures the exported model, where there is one.
+    """
+
+    winner: Candidate
+    race_winner: Candidate
+    improvement_shown: bool
+    sentence: str
+    scores: Mapping[str, Mapping[str, float]]
+    comparisons: tuple[RivalComparison, ...]
+    confidence: float = 0.95
+    note: str = ""
+    unscored: tuple[str, ...] = ()
+    constraints: tuple[ConstraintResult, ...] = ()
+    reproduce: str | None = None
 
 
 def verdict(
@@ -26,14 +77,12 @@ def verdict(
     rivals: Sequence[Entrant],
     tasks: Tasks,
     confidence: float = 0.95,
-    constraints: Mapping[int, Table] | None = None,
+    constraints: Mapping[int, Sequence[ConstraintResult]] | None = None,
     kept_in_race: bool = False,
     unscored: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Judge the race's winner; the answer is ``verdict.json`` without its ``reproduce``.
+) -> Verdict:
+    """Judge the race's winner.
 
-    ``winner`` is the recipe that is recommended and exported, ``race_winner`` the one that was
-    compared; ``scores`` has ``race_winner`` beside ``winner`` only if the two differ.
     If no improvement is shown, the best parent or anchor is what is recommended, the one that did
     best in the race; unless the race threw all of them out, which leaves its winner, unconfirmed.
     A winner that breaks a constraint here is not recommended while a parent or an anchor keeps all.
@@ -43,8 +92,7 @@ def verdict(
         rivals: Parents, base and anchors with outcomes for the same items; may hold the winner.
         tasks: The study's tasks: directions and weights.
         confidence: That all the comparisons' intervals hold together (Bonferroni).
-        constraints: With constraints, for each entrant's trial: {constraint, score, limit, kept} on
-            the held-out items.
+        constraints: With constraints, each entrant's results on the held-out items, by trial.
         kept_in_race: Whether the winner keeps them on the race's items.
         unscored: Parents and anchors that could not be scored on these items. While there are
             any, no improvement is shown: nothing says that the winner beats them.
@@ -77,34 +125,36 @@ def verdict(
     race_winner_scores = (
         {} if recommended is winner else {"race_winner": scores(winner.rows, tasks)}
     )
-    return {
-        "winner": _who(recommended, kind if recommended is winner else None),
-        "race_winner": _who(winner, kind),
-        "improvement_shown": shown,
-        "sentence": sentence,
-        "scores": {rival.name: scores(rival.rows, tasks) for rival in rivals}
+    return Verdict(
+        winner=_candidate(recommended, kind if recommended is winner else None),
+        race_winner=_candidate(winner, kind),
+        improvement_shown=shown,
+        sentence=sentence,
+        scores={rival.name: scores(rival.rows, tasks) for rival in rivals}
         | {"winner": scores(recommended.rows, tasks), **race_winner_scores},
-        "comparisons": [
-            {"against": rival.name, "kind": _KINDS[rival.kind], "trial": rival.trial, **asdict(c)}
+        comparisons=tuple(
+            RivalComparison(
+                **vars(c), against=rival.name, kind=_KINDS[rival.kind], trial=rival.trial
+            )
             for rival, c in zip(against, comparisons, strict=True)
-        ],
-        "confidence": confidence,
-        "note": _note(len(against), level, confidence, tasks),
-        **({"unscored": list(unscored)} if unscored else {}),
-        **({"constraints": [dict(c) for c in tables[winner.trial]]} if tables else {}),
-    }
+        ),
+        confidence=confidence,
+        note=_note(len(against), level, confidence, tasks),
+        unscored=tuple(unscored),
+        constraints=tuple(tables[winner.trial]) if tables else (),
+    )
 
 
-def broken(table: Table) -> str:
-    """The constraints of a table {constraint, score, limit, kept} that are broken, in words.
+def broken(results: Sequence[ConstraintResult]) -> str:
+    """The constraints that are broken, in words.
 
-    >>> broken([{"constraint": "qa >= base", "score": 0.5, "limit": 0.625, "kept": False}])
+    >>> broken([ConstraintResult("qa >= base", score=0.5, limit=0.625, kept=False)])
     'qa >= base (0.5000, the limit is 0.6250)'
     """
     return ", ".join(
-        f"{c['constraint']} ({c['score']:.4f}, the limit is {c['limit']:.4f})"
-        for c in table
-        if not c["kept"]
+        f"{result.constraint} ({result.score:.4f}, the limit is {result.limit:.4f})"
+        for result in results
+        if not result.kept
     )
 
 
@@ -121,7 +171,10 @@ def _fallback(winner: Entrant, simple: Sequence[Entrant]) -> Entrant:
 
 
 def _best_keeping(
-    winner: Entrant, simple: Sequence[Entrant], tables: Mapping[int, Table], tasks: Tasks
+    winner: Entrant,
+    simple: Sequence[Entrant],
+    tables: Mapping[int, Sequence[ConstraintResult]],
+    tasks: Tasks,
 ) -> Entrant:
     """The parent or anchor that keeps all constraints and did best in the race, or the winner.
 
@@ -137,13 +190,8 @@ def _best_keeping(
     return max(keeping, key=order, default=winner)
 
 
-def _who(entrant: Entrant, kind: Kind | None) -> dict[str, Any]:
-    return {
-        "kind": kind or _KINDS[entrant.kind],
-        "trial": entrant.trial,
-        "digest": entrant.digest,
-        "name": entrant.name,
-    }
+def _candidate(entrant: Entrant, kind: Kind | None) -> Candidate:
+    return Candidate(kind or _KINDS[entrant.kind], entrant.trial, entrant.digest, entrant.name)
 
 
 _NOUNS: Mapping[Kind, str] = {"parent": "the best parent", "anchor": "the best simple merge"}

@@ -7,6 +7,7 @@ import pytest
 
 from evomerge.core.errors import UserError
 from evomerge.report.trackers import Tracker, open_tracker
+from evomerge.study.journal.codec import parse_all
 from evomerge.study.journal.record import Record
 from tests.report import report_bench as bench
 
@@ -17,7 +18,7 @@ MEDIANS = [(0, 0.625), (1, 0.7625)]
 
 def log(logger, events=None):
     record = Record()
-    for event in bench.events() if events is None else events:
+    for event in parse_all(bench.events() if events is None else events):
         record.apply(event)
         logger(event, record)
     logger.close()

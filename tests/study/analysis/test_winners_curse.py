@@ -10,7 +10,9 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from evomerge.study.analysis.winners_curse import largest_of, noise_of_means, winners_curse
+from evomerge.study.journal.codec import parse
 from evomerge.study.journal.record import Record
+from tests.report import report_bench as bench
 
 
 @pytest.mark.parametrize("n", [2, 10, 100, 1000])
@@ -35,11 +37,13 @@ def search(
     draws = np.random.default_rng(seed)
     record, true = Record(), {}
     record.apply(
-        {
-            "event": "study",
-            "config": {"evaluate": {"fitness": "metric"}},
-            "tasks": {"t": {"metric": "acc", "higher_is_better": True, "weight": 1.0}},
-        }
+        parse(
+            bench.study(
+                config={"evaluate": {"fitness": "metric"}},
+                tasks={"t": {"metric": "acc", "higher_is_better": True, "weight": 1.0}},
+                pools={},
+            )
+        )
     )
     for generation in range(generations):
         numbers = range(generation * candidates, (generation + 1) * candidates)
@@ -49,7 +53,7 @@ def search(
             {**about, "trial": n, "index": i, "name": f"trial {n}", "digest": f"d{n}"}
             for i, n in enumerate(numbers)
         ]
-        record.apply({"event": "asked", "trials": asked, "items": {"t": ids}})
+        record.apply(parse({"event": "asked", "trials": asked, "items": {"t": ids}}))
         fitness = []
         for n in numbers:
             true[n] = float(np.clip(draws.normal(0.6, spread), 0, 1))
@@ -57,19 +61,21 @@ def search(
             fitness.append(float(values.mean()))
             rows = [["t", i, v, None, 0, 1] for i, v in zip(ids, values.tolist(), strict=True)]
             record.apply(
-                {
-                    "event": "outcomes",
-                    "trial": n,
-                    "phase": "search",
-                    "digest": f"d{n}",
-                    "mode": "metric",
-                    "rows": rows,
-                    "seconds": {},
-                    "worker": "0",
-                }
+                parse(
+                    {
+                        "event": "outcomes",
+                        "trial": n,
+                        "phase": "search",
+                        "digest": f"d{n}",
+                        "mode": "metric",
+                        "rows": rows,
+                        "seconds": {},
+                        "worker": "0",
+                    }
+                )
             )
         told = {"event": "told", "generation": generation, "trials": list(numbers)}
-        record.apply({**told, "fitness": fitness, "reference": None, "correlation": None})
+        record.apply(parse({**told, "fitness": fitness, "reference": None, "correlation": None}))
     return record, true
 
 

@@ -17,7 +17,10 @@ from evomerge.study.config import (
     TextTaskConfig,
     seconds,
 )
-from evomerge.study.config.past import of_journal
+from evomerge.study.journal.codec import from_json
+from evomerge.study.journal.events import StudyEvent
+from evomerge.study.past import of_journal
+from tests.report import report_bench as bench
 
 LEAST: dict[str, Any] = {
     "base_model": "org/base",
@@ -326,8 +329,9 @@ def test_items_that_are_not_counted_are_shared_by_the_tasks(n_tasks: int, each: 
 
 
 def test_the_configuration_of_a_journal_of_the_last_version_loses_what_is_gone() -> None:
-    past = {"version": "0.1.0", "config": {"search": {"seed": 3, "steps": "even"}}}
-    assert of_journal(past) == {"search": {"seed": 3}}
-    past["config"] = {"search": {"steps": "deltas"}}
+    def study_event(steps: str) -> StudyEvent:
+        return from_json(StudyEvent, bench.study(config={"search": {"seed": 3, "steps": steps}}))
+
+    assert of_journal(study_event("even")) == {"search": {"seed": 3}}
     with pytest.raises(UserError, match=r"written by evomerge 0\.1\.0 with search\.steps"):
-        of_journal(past)
+        of_journal(study_event("deltas"))

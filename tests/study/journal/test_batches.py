@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,12 @@ from evomerge.report.page.page import page
 from evomerge.report.run import Run
 from evomerge.study.config import StudyConfig
 from evomerge.study.journal.batches import BatchTable, Probe
+from evomerge.study.journal.codec import from_json, parse_all
+from evomerge.study.journal.events import OutcomesEvent
 from evomerge.study.journal.journal import iterate
 from evomerge.study.journal.record import Record
 from evomerge.study.study import JOURNAL, Study
+from tests.report import report_bench as bench
 from tests.study.small_study import StubWorkers, events
 from tests.study.small_study import stub_config as small_config
 
@@ -24,12 +28,15 @@ def stub_config() -> StudyConfig:
 
 
 def record(run: Path) -> Record:
-    return Record.from_events(iterate(run / JOURNAL))
+    return Record.from_events(parse_all(iterate(run / JOURNAL)))
 
 
-def scored(digest: str, batches: list[tuple[str, int]], **about: object) -> dict[str, object]:
+def scored(digest: str, batches: list[tuple[str, int]], halvings: int = 0) -> OutcomesEvent:
     rows = [["one", 3, 1.0, 0.5, 0, 1], ["two", 0, 0.0, 0.1, 0, 1], ["two", 5, 1.0, 0.9, 0, 1]]
-    return {"digest": digest, "mode": "smooth", "rows": rows, "batches": batches, **about}
+    event = bench.outcomes(0, "search", "smooth", rows, 1.0)
+    return from_json(
+        OutcomesEvent, {**event, "digest": digest, "batches": batches, "halvings": halvings}
+    )
 
 
 def test_each_shard_of_an_event_has_its_own_batches() -> None:
@@ -44,7 +51,7 @@ def test_each_shard_of_an_event_has_its_own_batches() -> None:
     table.note(scored("b", [("x", 2), ("z", 1)]))
     assert table.of("b", "smooth", shards[:2]) == ("x", "z")
     assert table.conflicts == 1
-    table.note({"digest": "c", "mode": "smooth", "rows": []})  # as an earlier version wrote it
+    table.note(replace(scored("c", []), rows=[]))  # as an earlier version wrote it
     assert table.of("c", "smooth", shards[:1]) == (None,)
 
 

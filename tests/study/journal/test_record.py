@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.evaluate.outcomes import OutcomeRow
+from evomerge.study.journal.codec import parse, parse_all
 from evomerge.study.journal.journal import Journal, iterate
 from evomerge.study.journal.outcomes import OutcomeTable
 from evomerge.study.journal.record import Record
-from evomerge.study.journal.trials import AskRecord, Failure
+from evomerge.study.journal.trials import AskRecord
 from tests.report import report_bench as bench
 
 TASKS = {
@@ -89,10 +90,10 @@ def raced(winner, rung=0):
 
 
 VERDICT = {
-    "event": "verdict",
+    **bench.verdict(),
     "improvement_shown": False,
-    "winner": {"kind": "anchor", "trial": 0},
-    "race_winner": {"kind": "trial", "trial": 2},
+    "winner": {"kind": "anchor", "trial": 0, "digest": "d0", "name": "parent 0"},
+    "race_winner": {"kind": "trial", "trial": 2, "digest": "d2", "name": "trial 2"},
 }
 WHOLE = [
     {"event": "journal", "format": 1},
@@ -113,7 +114,7 @@ WHOLE = [
     raced(2, rung=1),
     outcomes(2, "verdict", "metric", [["quiz", 11, 1.0, None, 0, 1]]),
     VERDICT,
-    {"event": "exported", "path": "best/model", "weights_digest": "ab"},
+    {"event": "exported", "trial": 0, "model": "best/model", "weights_digest": "ab"},
 ]
 
 
@@ -121,7 +122,7 @@ def test_the_phase_follows_the_events():
     record = Record()
     phases = []
     for event in WHOLE:
-        record.apply(event)
+        record.apply(parse(event))
         phases.append(record.phase)
     assert phases == (
         ["check"] * 2 + ["anchors"] * 5 + ["search"] * 6 + ["race"] * 2 + ["verdict"] * 2
@@ -131,7 +132,7 @@ def test_the_phase_follows_the_events():
 
 
 def test_trials_go_from_asked_to_scored_to_told_or_failed():
-    record = Record.from_events(WHOLE[:9])
+    record = Record.from_events(parse_all(WHOLE[:9]))
     assert [record.trials[n].state for n in (0, 1, 2, 3, 4)] == [
         "told",
         "told",
@@ -139,7 +140,7 @@ def test_trials_go_from_asked_to_scored_to_told_or_failed():
         "asked",
         "asked",
     ]
-    record = Record.from_events(WHOLE)
+    record = Record.from_events(parse_all(WHOLE))
     assert [trial.state for trial in record.trials.values()] == [
         "told",
         "told",
@@ -153,7 +154,7 @@ def test_trials_go_from_asked_to_scored_to_told_or_failed():
     assert trial.point == (0.2, "ties")
     assert trial.fitness == 0.7
     assert record.trials[0].point is None
-    assert record.trials[3].failure == Failure("non-finite", "NaN at layer 3", "search")
+    assert record.trials[3].failure == parse(failed(3))
     assert record.race_winner == 2
     assert record.winner is record.trials[0]
     assert record.exported is not None
@@ -161,40 +162,42 @@ def test_trials_go_from_asked_to_scored_to_told_or_failed():
 
 def test_a_trial_is_scored_only_when_all_its_shards_are_in_and_in_one_mode():
     first, second, third = outcomes(0)["rows"]
-    record = Record.from_events([STUDY, asked([0], 0), outcomes(0, rows=[first, third])])
+    record = Record.from_events(parse_all([STUDY, asked([0], 0), outcomes(0, rows=[first, third])]))
     assert record.trials[0].state == "asked"
-    record.apply(outcomes(0, mode="metric", rows=[second]))
+    record.apply(parse(outcomes(0, mode="metric", rows=[second])))
     assert record.trials[0].state == "asked"
-    record.apply(outcomes(0, rows=[second]))
+    record.apply(parse(outcomes(0, rows=[second])))
     assert record.trials[0].state == "scored"
 
 
 def test_a_recipe_asked_again_is_served_from_its_first_outcomes():
-    record = Record.from_events([STUDY, asked([0], 0), outcomes(0)])
-    record.apply(asked([1], 1, digests=["d0"]))
+    record = Record.from_events(parse_all([STUDY, asked([0], 0), outcomes(0)]))
+    record.apply(parse(asked([1], 1, digests=["d0"])))
     assert record.trials[1].state == "scored"
     assert record.outcomes.missing("d0", "smooth", ITEMS) == {}
-    record.apply(asked([2], 2, {"quiz": [3, 4]}, digests=["d0"]))
+    record.apply(parse(asked([2], 2, {"quiz": [3, 4]}, digests=["d0"])))
     assert record.trials[2].state == "asked"
     assert record.outcomes.missing("d0", "smooth", {"quiz": [3, 4], "text": [1]}) == {"quiz": [4]}
     assert record.outcomes.missing("d0", "metric", ITEMS) == ITEMS
 
 
 def test_a_retry_that_succeeds_mends_a_failure_and_a_failure_in_the_race_keeps_the_fitness():
-    record = Record.from_events([STUDY, asked([0], 0), failed(0)])
+    record = Record.from_events(parse_all([STUDY, asked([0], 0), failed(0)]))
     assert record.trials[0].state == "failed"
-    record.apply(outcomes(0))
+    record.apply(parse(outcomes(0)))
     assert record.trials[0].state == "scored"
-    record.apply(told([0], [0.5]))
-    record.apply(failed(0, phase="race"))
+    record.apply(parse(told([0], [0.5])))
+    record.apply(parse(failed(0, phase="race")))
     assert (record.trials[0].state, record.trials[0].fitness) == ("told", 0.5)
-    assert record.trials[0].failure == Failure("non-finite", "NaN at layer 3", "race")
+    assert record.trials[0].failure == parse(failed(0, phase="race"))
 
 
 def test_the_first_delivery_of_an_outcome_counts_and_a_different_one_is_noticed():
-    record = Record.from_events([STUDY, asked([0], 0), outcomes(0), outcomes(0)])
+    record = Record.from_events(parse_all([STUDY, asked([0], 0), outcomes(0), outcomes(0)]))
     assert record.outcomes.disagreements == 0
-    record.apply(outcomes(0, rows=[["quiz", 3, 0.0, 0.1, 0, 1], ["quiz", 4, 1.0, 0.1, 0, 1]]))
+    record.apply(
+        parse(outcomes(0, rows=[["quiz", 3, 0.0, 0.1, 0, 1], ["quiz", 4, 1.0, 0.1, 0, 1]]))
+    )
     assert record.outcomes.disagreements == 1
     assert record.outcomes["d0", "smooth", "quiz", 3] == OutcomeRow("quiz", 3, 1.0, 0.9, 0, 1)
     assert len(record.outcomes) == 4
@@ -202,14 +205,14 @@ def test_the_first_delivery_of_an_outcome_counts_and_a_different_one_is_noticed(
 
 
 def test_generations_keep_items_fitness_and_correlation():
-    record = Record.from_events(WHOLE)
+    record = Record.from_events(parse_all(WHOLE))
     assert record.generations == {0: AskRecord(0, (2, 3, 4), ITEMS, (0.7, None, 0.4), 0.5)}
     assert [ask.generation for ask in record.asks] == [None, 0, None]
     assert record.asks[0].fitness == (0.1, 0.2)
 
 
 def test_status_has_the_promised_keys_and_counts():
-    record = Record.from_events(WHOLE)
+    record = Record.from_events(parse_all(WHOLE))
     assert record.status() == {
         "phase": "done",
         "trials": {"asked": 6, "scored": 5, "failed": 1, "told": 4},
@@ -226,7 +229,7 @@ def test_status_has_the_promised_keys_and_counts():
 
 def test_without_a_reference_the_highest_fitness_leads_even_if_negative_the_earliest_of_equals():
     record = Record.from_events(
-        [STUDY, asked([0, 1, 2], 0), told([0, 1, 2], [-3.0, -1.0, -1.0]), asked([3], 1)]
+        parse_all([STUDY, asked([0, 1, 2], 0), told([0, 1, 2], [-3.0, -1.0, -1.0]), asked([3], 1)])
     )
     assert record.leader is not None
     assert record.leader.trial == 1
@@ -238,8 +241,8 @@ def test_replaying_in_pieces_is_replaying_at_once(tmp_path):
     with Journal.open(path, create=True) as journal:
         for event in bench.events():
             journal.append(event)
-            live.apply(event)
-    replayed = Record.from_events(iterate(path))
+            live.apply(parse(event))
+    replayed = Record.from_events(parse_all(iterate(path)))
     assert replayed.status() == live.status()
     assert replayed.trials == live.trials
     assert replayed.asks == live.asks
@@ -247,8 +250,8 @@ def test_replaying_in_pieces_is_replaying_at_once(tmp_path):
 
 
 def test_an_event_of_a_newer_version_is_passed_over():
-    record = Record.from_events([*WHOLE, {"event": "applauded", "by": "all"}])
-    assert record.status() == Record.from_events(WHOLE).status()
+    record = Record.from_events(parse_all([*WHOLE, {"event": "applauded", "by": "all"}]))
+    assert record.status() == Record.from_events(parse_all(WHOLE)).status()
 
 
 scores = st.none() | st.floats(allow_nan=False, allow_infinity=False)
@@ -313,7 +316,7 @@ def test_ten_thousand_trials_are_read_in_seconds_and_megabytes(tmp_path, monkeyp
         peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
         before = peak()
         start = time.process_time()
-        record = Record.from_events(iterate(sys.argv[1]))
+        record = Record.from_events(parse_all(iterate(sys.argv[1])))
         seconds = time.process_time() - start
         print(seconds, (peak() - before) / 1024, len(record.trials), len(record.outcomes))
         """

@@ -9,6 +9,7 @@ import pytest
 
 from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.study.config import StudyConfig
+from evomerge.study.journal.codec import parse_all
 from evomerge.study.journal.outcomes import OutcomeTable
 from evomerge.study.journal.record import Record
 from evomerge.study.phases.degenerate import degenerate
@@ -61,7 +62,7 @@ def test_trials_that_write_nothing_are_told_as_failed_and_the_search_goes_on(
 ) -> None:
     stub_workers(silent_above=0.6)
     Study(stub_config(**METRIC), tmp_path / "run").confirm()
-    record = Record.from_events(events(tmp_path / "run"))
+    record = Record.from_events(parse_all(events(tmp_path / "run")))
     pairs = [zip(e["trials"], e["fitness"], strict=True) for e in events(tmp_path / "run", "told")]
     told = {number: fitness for some in pairs for number, fitness in some}
     silent = {n for n in told if record.trials[n].point[0] > 0.6}

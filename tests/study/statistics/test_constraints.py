@@ -20,10 +20,10 @@ from evomerge.report.run import Run
 from evomerge.study.phases.card import study_card
 from evomerge.study.phases.feedback import distance
 from evomerge.study.statistics.comparison import Entrant, simplest
-from evomerge.study.statistics.constraints import Constraint, Limits, demoted
+from evomerge.study.statistics.constraints import Constraint, ConstraintResult, Limits, demoted
 from evomerge.study.statistics.outcome import Tasks
 from evomerge.study.statistics.pareto import hypervolume, pareto_front
-from evomerge.study.statistics.verdict import verdict
+from evomerge.study.statistics.verdict import Verdict, verdict
 from evomerge.study.study import Study
 from evomerge.study.trial import front_of
 from tests.study.small_study import StubWorkers, stub_config
@@ -59,10 +59,10 @@ BASELINE = [
 )
 def test_limits_by_hand(text: str, limit: float) -> None:
     constraint = Constraint.parse(text, "here", ["qa", "lm"])
-    table = Limits([constraint], BASELINE, TASKS, "metric").table(rows(0.6, 10.0))
-    assert table[0]["limit"] == pytest.approx(limit)
+    results = Limits([constraint], BASELINE, TASKS, "metric").results(rows(0.6, 10.0))
+    assert results[0].limit == pytest.approx(limit)
     kept = limit >= 10.0 if constraint.at_most else limit <= 0.6
-    assert table[0]["kept"] == kept
+    assert results[0].kept == kept
 
 
 def test_violations_add_up_and_a_reference_carries_them_to_other_items() -> None:
@@ -92,13 +92,13 @@ def test_other_forms_are_refused_in_one_line(text: str, words: str) -> None:
 
 def test_those_that_break_constraints_rank_below_all_that_keep_them() -> None:
     values, broken = [0.9, 0.2, 0.8, None, 0.5], [0.01, 0.0, 0.3, None, 0.0]
-    verdict_document = demoted(values, broken)
+    lowered = demoted(values, broken)
     order = sorted(
-        (i for i in range(5) if verdict_document[i] is not None),
-        key=lambda i: -(verdict_document[i] or 0),
+        (i for i in range(5) if lowered[i] is not None),
+        key=lambda i: -(lowered[i] or 0),
     )
     assert order == [4, 1, 0, 2]
-    assert verdict_document[3] is None
+    assert lowered[3] is None
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -161,11 +161,11 @@ def test_constraints_that_nothing_keeps_are_said_in_the_verdict(
     study = run(tmp_path, constraints=["stub_choice >= 2"])
     judged = study.record.verdict
     assert judged is not None
-    assert judged["improvement_shown"] is False
-    assert [c["kept"] for c in judged["constraints"]] == [False]
-    assert study.record.chosen[-1]["reason"] == "no candidate keeps the constraints on these items"
-    if judged["winner"]["kind"] == "trial":
-        assert judged["sentence"].startswith("No improvement shown")
+    assert judged.improvement_shown is False
+    assert [c.kept for c in judged.constraints] == [False]
+    assert study.record.chosen[-1].reason == "no candidate keeps the constraints on these items"
+    if judged.winner.kind == "trial":
+        assert judged.sentence.startswith("No improvement shown")
     assert all((v or 0) > 0 for g in study.record.generations.values() for v in g.violations or ())
 
 
@@ -179,7 +179,7 @@ def test_constraints_that_all_keep_change_nothing_but_the_record(
     assert points[0] == points[1]
     judged = bound.record.verdict
     assert judged is not None
-    assert judged["constraints"][0]["kept"] is True
+    assert judged.constraints[0].kept is True
     assert bound.record.chosen == []
 
 
@@ -189,12 +189,12 @@ def entrant(number: int, kind: str, qa: float, race: float | None = None) -> Ent
     return Entrant(number, kind, f"{kind} {number}", f"d{number}", answers, race)
 
 
-def judged(limit: float, rivals: list[Entrant], *, kept_in_race: bool = True) -> dict[str, Any]:
+def judged(limit: float, rivals: list[Entrant], *, kept_in_race: bool = True) -> Verdict:
     """The verdict on a trial that is right on 90 of 100, which may have at most `limit`."""
     tasks: Tasks = {"qa": TASKS["qa"]}
     limits = Limits([Constraint.parse(f"qa <= {limit}", "", ["qa"])], [], tasks, "metric")
     winner = entrant(9, "trial", 0.9, race=0.9)
-    tables = {e.trial: limits.table(e.rows) for e in (winner, *rivals)}
+    tables = {e.trial: limits.results(e.rows) for e in (winner, *rivals)}
     return verdict(winner, rivals, tasks, constraints=tables, kept_in_race=kept_in_race)
 
 
@@ -204,41 +204,33 @@ def test_a_winner_that_breaks_a_constraint_is_neither_an_improvement_nor_recomme
         entrant(1, "anchor", 0.2, race=0.4),  # in the race, and keeps it
         entrant(2, "anchor", 0.6, race=0.6),  # best in the race, and breaks it
     ]
-    verdict_document = judged(0.5, rivals)
-    assert verdict_document["improvement_shown"] is False
-    assert verdict_document["winner"]["name"] == "anchor 1"
-    assert verdict_document["constraints"][0] == {
-        "constraint": "qa <= 0.5",
-        "score": 0.9,
-        "limit": 0.5,
-        "kept": False,
-    }
-    said = verdict_document["sentence"]
+    result = judged(0.5, rivals)
+    assert result.improvement_shown is False
+    assert result.winner.name == "anchor 1"
+    assert result.constraints[0] == ConstraintResult("qa <= 0.5", 0.9, 0.5, kept=False)
+    said = result.sentence
     assert said.startswith(
         "No improvement shown: on held-out items trial 9 breaks qa <= 0.5 (0.9000, the limit is "
         "0.5000), which it keeps on those of the race. anchor 1, which needs no search, keeps "
         "every constraint and is recommended. Constraints aside, trial 9 scores +0.300 ["
     )
     assert said.count("recommended") == 1
-    assert judged(0.5, rivals[:1])["winner"]["name"] == "parent 0"  # though it did not race
-    assert "of the race" not in judged(0.5, rivals, kept_in_race=False)["sentence"]
+    assert judged(0.5, rivals[:1]).winner.name == "parent 0"  # though it did not race
+    assert "of the race" not in judged(0.5, rivals, kept_in_race=False).sentence
 
 
 def test_the_winner_stays_and_the_verdict_says_so_if_no_model_keeps_the_constraints() -> None:
-    verdict_document = judged(0.1, [entrant(0, "parent", 0.3), entrant(1, "anchor", 0.2, race=0.4)])
-    assert verdict_document["improvement_shown"] is False
-    assert verdict_document["winner"] == verdict_document["race_winner"]
-    assert (
-        "still recommended, since no parent or anchor keeps every constraint"
-        in verdict_document["sentence"]
-    )
+    result = judged(0.1, [entrant(0, "parent", 0.3), entrant(1, "anchor", 0.2, race=0.4)])
+    assert result.improvement_shown is False
+    assert result.winner == result.race_winner
+    assert "still recommended, since no parent or anchor keeps every constraint" in result.sentence
 
 
 def test_a_constraint_that_is_kept_changes_no_verdict() -> None:
-    verdict_document = judged(0.95, [entrant(0, "parent", 0.3)])
-    assert verdict_document["improvement_shown"] is True
-    assert verdict_document["winner"]["name"] == "trial 9"
-    assert verdict_document["sentence"].startswith("Improvement shown on")
+    result = judged(0.95, [entrant(0, "parent", 0.3)])
+    assert result.improvement_shown is True
+    assert result.winner.name == "trial 9"
+    assert result.sentence.startswith("Improvement shown on")
 
 
 def test_verdict_recipe_card_and_report_name_one_model_if_the_winner_breaks_a_constraint(
@@ -258,7 +250,7 @@ def test_verdict_recipe_card_and_report_name_one_model_if_the_winner_breaks_a_co
     name, number = verdict_document["winner"]["name"], verdict_document["winner"]["trial"]
     record = study.record
     assert record.exported is not None
-    assert record.exported["trial"] == number
+    assert record.exported.trial == number
     recipe = record.trials[number].recipe
     assert Recipe.from_yaml(folder / "best" / "recipe.yaml").to_dict() == recipe
     assert study.best_recipe.to_dict() == recipe
@@ -328,13 +320,11 @@ def test_the_simplest_of_equals_is_chosen_if_asked_for(
     assert record.study is not None
     race = record.races[-1]
     ((order, scored, winner, tasks, found),) = asked
-    assert list(order) == [n for n in race["contenders"] if n in race["alive"]]
-    assert {len(scored[n]) for n in order} == {
-        sum(map(len, record.study["pools"]["race"].values()))
-    }
-    assert winner == race["winner"] != found
+    assert list(order) == [n for n in race.contenders if n in race.alive]
+    assert {len(scored[n]) for n in order} == {sum(map(len, record.pools["race"].values()))}
+    assert winner == race.winner != found
     assert tasks == record.tasks_of("race")
-    chosen = record.verdict["race_winner"]["trial"]
+    chosen = record.verdict.race_winner.trial
     assert chosen == found
-    assert [(e["trial"], e["instead_of"]) for e in record.chosen] == [(found, winner)]
+    assert [(e.trial, e.instead_of) for e in record.chosen] == [(found, winner)]
     assert best.chosen == []

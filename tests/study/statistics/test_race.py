@@ -80,19 +80,6 @@ def test_lower_is_better_and_weights_decide_who_wins():
     assert race.winner == 0
 
 
-def test_the_event_is_what_the_journal_holds():
-    race = Race([4, 2], {"quiz": [0]}, QUIZ, rungs=1)
-    rung = race.observe({4: {("quiz", 0): 1.0}, 2: {("quiz", 0): 0.0}})
-    assert rung.event() == {
-        "event": "raced",
-        "rung": 0,
-        "alive": [4, 2],
-        "out": [],
-        "scores": {"4": 1.0, "2": 0.0},
-        "winner": 4,
-    }
-
-
 def test_a_candidate_that_cannot_be_scored_is_withdrawn():
     race = Race([0, 1, 2], {"quiz": list(range(8))}, QUIZ)
     race.withdraw(1)

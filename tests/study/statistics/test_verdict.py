@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from evomerge.evaluate.outcomes import OutcomeRow
+from evomerge.study.journal.codec import from_json, to_json
 from evomerge.study.statistics.comparison import Entrant, compare
 from evomerge.study.statistics.paired import paired_difference
 from evomerge.study.statistics.race import Race
-from evomerge.study.statistics.verdict import verdict
+from evomerge.study.statistics.verdict import Candidate, Verdict, verdict
 
 QUIZ = {"quiz": {"metric": "acc", "higher_is_better": True, "weight": 1.0}}
 TWO = {
@@ -62,65 +63,55 @@ def test_items_that_only_one_side_has_are_an_error():
 
 def test_a_clear_improvement_over_best_parent_and_best_anchor_is_announced():
     found = study()
-    assert found["improvement_shown"] is True
-    assert found["race_winner"] == {
-        "kind": "trial",
-        "trial": 20,
-        "digest": "d20",
-        "name": "trial 20",
-    }
-    assert found["winner"] == found["race_winner"]
-    assert found["scores"] == {
+    assert found.improvement_shown is True
+    assert found.race_winner == Candidate("trial", 20, "d20", "trial 20")
+    assert found.winner == found.race_winner
+    assert found.scores == {
         "parent 0": {"quiz": 0.5},
         "parent 1": {"quiz": 0.6},
         "anchor 10": {"quiz": 0.4},
         "anchor 11": {"quiz": 0.7},
         "winner": {"quiz": 0.9},
     }
-    assert [c["against"] for c in found["comparisons"]] == ["parent 1", "anchor 11"]
-    comparison = found["comparisons"][1]
-    assert comparison["difference"] == pytest.approx(0.2)
-    assert 0 < comparison["low"] < 0.2 < comparison["high"]
-    assert (comparison["wins"], comparison["losses"], comparison["ties"]) == (20, 0, 80)
-    assert comparison["items"] == 100
-    hard, easy = found["comparisons"][1], found["comparisons"][0]
-    assert found["sentence"] == (
+    assert [c.against for c in found.comparisons] == ["parent 1", "anchor 11"]
+    comparison = found.comparisons[1]
+    assert comparison.difference == pytest.approx(0.2)
+    assert 0 < comparison.low < 0.2 < comparison.high
+    assert (comparison.wins, comparison.losses, comparison.ties) == (20, 0, 80)
+    assert comparison.items == 100
+    hard, easy = found.comparisons[1], found.comparisons[0]
+    assert found.sentence == (
         "Improvement shown on 100 held-out items: trial 20 beats the best simple merge (anchor 11) "
-        f"by +0.200 [{hard['low']:+.3f}, {hard['high']:+.3f}] and the best parent (parent 1) by "
-        f"+0.300 [{easy['low']:+.3f}, {easy['high']:+.3f}]; both 95 %, joint."
+        f"by +0.200 [{hard.low:+.3f}, {hard.high:+.3f}] and the best parent (parent 1) by "
+        f"+0.300 [{easy.low:+.3f}, {easy.high:+.3f}]; both 95 %, joint."
     )
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert from_json(Verdict, json.loads(json.dumps(to_json(found), allow_nan=False))) == found
 
 
 def test_two_comparisons_share_the_error_of_one():
     found = study()
     ours, theirs = right(90), right(70)
     comparison = compare(ours, theirs, QUIZ, 0.975)
-    assert found["comparisons"][1]["low"] == comparison.low
-    assert "Each of the 2 intervals has 97.5 % confidence" in found["note"]
+    assert found.comparisons[1].low == comparison.low
+    assert "Each of the 2 intervals has 97.5 % confidence" in found.note
     alone = study(anchors=())
-    assert alone["comparisons"][0]["low"] == compare(ours, right(60), QUIZ, 0.95).low
-    assert alone["confidence"] == 0.95
-    assert "intervals" not in alone["note"]
+    assert alone.comparisons[0].low == compare(ours, right(60), QUIZ, 0.95).low
+    assert alone.confidence == 0.95
+    assert "intervals" not in alone.note
 
 
 def test_beating_only_the_parent_is_no_improvement_and_the_best_of_the_race_is_recommended():
     found = study(winner=72)
-    assert found["comparisons"][0]["low"] > 0
-    assert found["comparisons"][1]["low"] < 0
-    assert found["improvement_shown"] is False
-    assert found["race_winner"]["kind"] == "trial"
-    assert found["winner"] == {
-        "kind": "anchor",
-        "trial": 11,
-        "digest": "d11",
-        "name": "anchor 11",
-    }
-    assert found["sentence"].startswith(
+    assert found.comparisons[0].low > 0
+    assert found.comparisons[1].low < 0
+    assert found.improvement_shown is False
+    assert found.race_winner.kind == "trial"
+    assert found.winner == Candidate("anchor", 11, "d11", "anchor 11")
+    assert found.sentence.startswith(
         "No improvement shown on 100 held-out items: trial 20 scores +0.020 ["
     )
-    assert "] against the best parent (parent 1); both 95 %, joint." in found["sentence"]
-    assert "best baseline in the race, anchor 11, is recommended instead" in found["sentence"]
+    assert "] against the best parent (parent 1); both 95 %, joint." in found.sentence
+    assert "best baseline in the race, anchor 11, is recommended instead" in found.sentence
 
 
 def test_an_anchor_that_the_race_put_out_is_not_recommended():
@@ -132,13 +123,11 @@ def test_an_anchor_that_the_race_put_out_is_not_recommended():
         ]
 
     winner = entrant(9, "trial", right(71), race_score=0.9)
-    assert verdict(winner, rivals(False), QUIZ)["winner"]["trial"] == 1
+    assert verdict(winner, rivals(False), QUIZ).winner.trial == 1
     found = verdict(winner, rivals(True), QUIZ)
-    assert found["improvement_shown"] is False
-    assert found["winner"]["trial"] == 9
-    assert (
-        "still recommended, since the race eliminated every parent and anchor" in found["sentence"]
-    )
+    assert found.improvement_shown is False
+    assert found.winner.trial == 9
+    assert "still recommended, since the race eliminated every parent and anchor" in found.sentence
 
 
 @pytest.mark.parametrize(
@@ -148,41 +137,41 @@ def test_an_anchor_or_parent_that_wins_is_no_improvement_however_good(kind, told
     rivals = [entrant(0, "parent", right(10)), entrant(1, "anchor", right(20))]
     winner = entrant(5, kind, right(99))
     found = verdict(winner, [*rivals, winner], QUIZ)
-    assert found["improvement_shown"] is False
-    assert found["race_winner"]["kind"] == told
-    assert found["winner"] == found["race_winner"]
-    assert found["sentence"].startswith("No improvement shown: the race was won by")
-    assert [c["against"] for c in found["comparisons"]] == ["parent 0", "anchor 1"]
-    assert all(c["low"] > 0 for c in found["comparisons"])
+    assert found.improvement_shown is False
+    assert found.race_winner.kind == told
+    assert found.winner == found.race_winner
+    assert found.sentence.startswith("No improvement shown: the race was won by")
+    assert [c.against for c in found.comparisons] == ["parent 0", "anchor 1"]
+    assert all(c.low > 0 for c in found.comparisons)
 
 
 def test_a_trial_that_is_an_anchor_in_disguise_is_told_as_the_anchor():
     rivals = [entrant(0, "parent", right(10)), entrant(1, "anchor", right(99))]
     disguised = Entrant(7, "trial", "trial 7", "d1", right(99))
     found = verdict(disguised, rivals, QUIZ)
-    assert found["race_winner"]["kind"] == "anchor"
-    assert found["improvement_shown"] is False
+    assert found.race_winner.kind == "anchor"
+    assert found.improvement_shown is False
 
 
 def test_the_mean_of_the_optimizer_counts_as_a_trial():
     rivals = [entrant(0, "parent", right(10)), entrant(1, "anchor", right(20))]
     found = verdict(entrant(7, "mean", right(99)), rivals, QUIZ)
-    assert found["race_winner"]["kind"] == "trial"
-    assert found["improvement_shown"] is True
+    assert found.race_winner.kind == "trial"
+    assert found.improvement_shown is True
 
 
 def test_with_nothing_to_compare_with_no_improvement_is_shown():
     found = verdict(entrant(7, "trial", right(99)), [], QUIZ)
-    assert found["improvement_shown"] is False
-    assert found["comparisons"] == []
-    assert "no parent or anchor to compare with" in found["sentence"]
+    assert found.improvement_shown is False
+    assert found.comparisons == ()
+    assert "no parent or anchor to compare with" in found.sentence
 
 
 def test_equal_answers_on_every_item_show_no_improvement():
     found = study(winner=70, parents=(70,), anchors=(70,))
-    assert found["improvement_shown"] is False
-    assert all(c["low"] < 0 < c["high"] for c in found["comparisons"])
-    assert all(c["ties"] == 100 for c in found["comparisons"])
+    assert found.improvement_shown is False
+    assert all(c.low < 0 < c.high for c in found.comparisons)
+    assert all(c.ties == 100 for c in found.comparisons)
 
 
 REAL = ["parent"] * 3 + ["anchor"] * 2 + ["trial"] * 7
@@ -239,7 +228,7 @@ def announce(studies, seed, kinds=REAL, gain=0.0, fresh=True):
         found = verdict(
             entrants[race.winner or 0], [e for e in entrants if e.kind != "trial"], tasks
         )
-        announced += found["improvement_shown"]
+        announced += found.improvement_shown
     return announced / studies
 
 
@@ -268,8 +257,8 @@ def test_over_a_thousand_null_studies_the_rate_holds_and_fresh_items_are_why():
 def test_a_rival_that_could_not_be_scored_is_named_and_no_improvement_is_shown():
     rivals = [entrant(0, "parent", right(50)), entrant(10, "anchor", right(40))]
     winner = entrant(20, "trial", right(95))
-    assert verdict(winner, rivals, QUIZ)["improvement_shown"]
+    assert verdict(winner, rivals, QUIZ).improvement_shown
     judged = verdict(winner, rivals, QUIZ, unscored=["expert-b"])
-    assert not judged["improvement_shown"]
-    assert judged["unscored"] == ["expert-b"]
-    assert "nothing is shown against them: expert-b" in judged["sentence"]
+    assert not judged.improvement_shown
+    assert judged.unscored == ("expert-b",)
+    assert "nothing is shown against them: expert-b" in judged.sentence

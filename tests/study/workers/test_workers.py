@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import pytest
 from evomerge.core.errors import ResumableError, UserError
 from evomerge.study import study as study_module
 from evomerge.study.config import StudyConfig
+from evomerge.study.journal.events import Event, OutcomesEvent, StudyEvent
 from evomerge.study.journal.record import Record
 from evomerge.study.study import Study
 from evomerge.study.workers import ray_cluster
@@ -171,7 +172,7 @@ def test_an_answer_that_breaks_off_is_a_lost_worker_and_the_study_is_the_same(
     fatal = tmp_path / "fatal"
     stub_workers(die_on=fatal)
 
-    def strike(_event: Mapping[str, Any], record: Record) -> None:
+    def strike(_event: Event, record: Record) -> None:
         if len(record.trials) > 16 and not list(tmp_path.glob("struck")):
             (tmp_path / "struck").touch()
             fatal.touch()
@@ -233,13 +234,13 @@ def test_ray_actors_on_a_running_cluster_give_what_this_process_gives(
     monkeypatch.setattr(study_module, "open_pool", opened)
     actors: list[int] = []
 
-    def strike(event: Mapping[str, Any], record: Record) -> None:
-        if event["event"] == "study":
+    def strike(event: Event, record: Record) -> None:
+        if isinstance(event, StudyEvent):
             actors.extend(pools[0].process_ids)
             pools[0].submit(1, Describe())  # else all could be done while it still loads
             while not pools[0].poll(1.0):
                 pass
-        elif event["event"] == "outcomes" and record.item_evaluations > 1500 and actors:
+        elif isinstance(event, OutcomesEvent) and record.item_evaluations > 1500 and actors:
             os.kill(actors.pop(), signal.SIGKILL)
             os_killed.append(record.item_evaluations)
             del actors[:]

@@ -1,6 +1,6 @@
 """Events that an earlier version wrote are read in today's form."""
 
-from evomerge.study.journal.events import upgraded
+from evomerge.study.journal.old_events import upgraded
 
 TRIAL = {"kind": "trial", "trial": 6, "digest": "d6", "name": "trial 6"}
 ANCHOR = {"kind": "anchor", "trial": 3, "digest": "d3", "name": "uniform average"}
