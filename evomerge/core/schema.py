@@ -6,48 +6,62 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal
+from functools import cache
+from typing import Annotated, Any, Literal
 
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError, unknown
 
+_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
-def read(kind: Any, value: Any, where: str) -> Any:
-    """A value of the annotated kind: dataclasses by field, tuples from lists."""
+
+def read(kind: Any, value: Any, where: str, path: str = "") -> Any:
+    """A value of the annotated kind: dataclasses by field, tuples from lists.
+
+    A dataclass may have a method `kind_of(value, where)`, which gives the class to make and the
+    mapping to make it of. An annotation ``Annotated[kind, reader]`` is read by
+    ``reader(value, where)`` instead.
+
+    Args:
+        kind: The annotation.
+        value: The plain data.
+        where: How messages name the document.
+        path: Where the value stands in it, such as ``models[0].model``.
+
+    Raises:
+        UserError: A key is unknown or missing, or a value is of another kind.
+    """
+    at = f"{where}: {path}" if path else where
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        return arguments[1](value, at)
     if dataclasses.is_dataclass(kind):
-        if hasattr(kind, "kind_of"):
-            kind, value = kind.kind_of(value)
-        document = yaml_file.mapping(value, where)
-        fields = {f.name: f for f in dataclasses.fields(kind)}
-        yaml_file.check_keys(document, fields, where)
-        hints = typing.get_type_hints(kind)
-        for name, entry in fields.items():
-            missing = entry.default is dataclasses.MISSING
-            if name not in document and missing and entry.default_factory is dataclasses.MISSING:
-                raise UserError(f"{where}: expected a key '{name}'")
-        return kind(
-            **{name: read(hints[name], item, f"{where}: {name}") for name, item in document.items()}
-        )
+        return _read_fields(kind, value, where, path)
     if origin is tuple:
-        if not isinstance(value, list):
-            raise UserError(f"{where}: expected a list but got {value!r}")
-        return tuple(read(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{at}: expected a list but got {value!r}")
+        return tuple(
+            read(arguments[0], item, where, f"{path}[{i}]") for i, item in enumerate(value)
+        )
     if origin in (types.UnionType, typing.Union):
-        return _read_union(arguments, value, where)
+        return _read_union(arguments, value, where, path)
     if origin is Literal:
         if value not in arguments:
-            raise UserError(f"{where}: {unknown('value', str(value), map(str, arguments))}")
+            raise UserError(f"{at}: {unknown('value', str(value), map(str, arguments))}")
         return value
-    if origin is not None or kind in (Mapping, Any):
-        return yaml_file.mapping(value, where)
+    if origin is not None or kind is Mapping:
+        document = yaml_file.mapping(value, at)
+        if not arguments or arguments[1] is Any:
+            return document
+        return {n: read(arguments[1], item, where, _below(path, n)) for n, item in document.items()}
+    if kind is Any:
+        return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 2**1000 else value  # else no float holds it
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        words = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-        raise UserError(f"{where}: expected {words.get(kind, kind)}, but got {value!r}")
+        raise UserError(f"{at}: expected {_WORDS.get(kind, kind)}, but got {value!r}")
     if isinstance(value, float) and value != value:
-        raise UserError(f"{where}: expected a number but got nan")
+        raise UserError(f"{at}: expected a number but got nan")
     return value
 
 
@@ -60,7 +74,36 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _read_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
+def _read_fields(kind: Any, value: Any, where: str, path: str) -> Any:
+    at = f"{where}: {path}" if path else where
+    if hasattr(kind, "kind_of"):
+        kind, value = kind.kind_of(value, at)
+    document = yaml_file.mapping(value, at)
+    hints, required = _fields(kind)
+    yaml_file.check_keys(document, hints, at)
+    for name in required:
+        if name not in document:
+            raise UserError(f"{at}: expected a key '{name}'")
+    return kind(
+        **{
+            name: read(hints[name], item, where, _below(path, name))
+            for name, item in document.items()
+        }
+    )
+
+
+@cache
+def _fields(kind: Any) -> tuple[dict[str, Any], list[str]]:
+    """The annotation of each field, and the fields without a default."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    fields = dataclasses.fields(kind)
+    missing = dataclasses.MISSING
+    return {f.name: hints[f.name] for f in fields}, [
+        f.name for f in fields if f.default is missing and f.default_factory is missing
+    ]
+
+
+def _read_union(arguments: tuple[Any, ...], value: Any, where: str, path: str) -> Any:
     if value is None and type(None) in arguments:
         return None
     problems = []
@@ -68,7 +111,11 @@ def _read_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
         if candidate is type(None):
             continue
         try:
-            return read(candidate, value, where)
+            return read(candidate, value, where, path)
         except UserError as error:
             problems.append(error)
     raise problems[0]
+
+
+def _below(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

@@ -132,6 +132,15 @@ def mapping(document: Any, where: str) -> dict[str, Any]:
     return dict(document)
 
 
+def present(document: Any, where: str) -> dict[str, Any]:
+    """The document as a mapping with text keys, without nulls, which mergekit reads as absent.
+
+    Raises:
+        UserError: It is something else.
+    """
+    return {key: value for key, value in mapping(document, where).items() if value is not None}
+
+
 def check_keys(document: Mapping[str, Any], known: Iterable[str], where: str) -> None:
     """Refuse unknown keys.
 

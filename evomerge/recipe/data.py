@@ -11,30 +11,105 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from evomerge.checkpoint.architecture import COMPONENTS
+from evomerge.checkpoint.dtypes import FLOAT_NAMES
 from evomerge.core import yaml_file
+from evomerge.core.errors import UserError, unknown
 from evomerge.recipe.tokenizer import Tokenizer
 
 Setting = Any  # a scalar | a gradient [numbers] | [{value, filter}, ...]
 Parameters = Mapping[str, Setting]
 
-HEADS = ("merge", "base", "drop")  # what becomes of a classifier's or a language model's head
-UNMATCHED = ("error", "base", "drop", "union")  # and of tensors that not every model has alike
+# what becomes of a classifier's or a language model's head, and of tensors that models do not share
+Heads = Literal["merge", "base", "drop"]
+Unmatched = Literal["error", "base", "drop", "union"]
 MODEL_KEYS = ("model", "base_model", "tokenizer_source", "source")  # keys whose value is a model
 CHAT_TEMPLATES = ("auto", "alpaca", "chatml", "exaone", "llama3", "mistral")
 
 
+class _Part:
+    """A part of a recipe, in which nulls are absent, as for mergekit."""
+
+    @classmethod
+    def kind_of(cls, value: Any, where: str) -> tuple[type[_Part], Any]:
+        """Return the class to make, and the mapping to make it of."""
+        return cls, yaml_file.present(value, where)
+
+
+def _model(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise UserError(f"{where}: expected a folder or a hub id but got {value!r}")
+    return value
+
+
+def _range(value: Any, where: str) -> tuple[int, int]:
+    is_pair = isinstance(value, list | tuple) and len(value) == 2
+    if not is_pair or not all(type(n) is int for n in value) or not 0 <= value[0] < value[1]:
+        raise UserError(f"{where}: expected [first, end], 0 <= first < end, but got {value!r}")
+    return (value[0], value[1])
+
+
+def _components(value: Any, where: str) -> tuple[str, ...]:
+    components = [value] if isinstance(value, str) else value
+    if not isinstance(components, list | tuple):
+        raise UserError(f"{where}: expected a list but got {value!r}")
+    for component in components:
+        if component not in COMPONENTS:
+            raise UserError(f"{where}: {unknown('component', str(component), COMPONENTS)}")
+    return tuple(components)
+
+
+def _dtype(value: Any, where: str) -> str:
+    name = str(value).removeprefix("torch.")
+    if name not in FLOAT_NAMES:
+        raise UserError(f"{where}: {unknown('dtype', name, FLOAT_NAMES)}")
+    return name
+
+
+def _tokenizer_source(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{where}: expected base, union or a model")
+    return value
+
+
+def _chat_template(value: Any, where: str) -> str:
+    is_jinja = isinstance(value, str) and "{" in value and len(value) >= 20
+    if not is_jinja and value not in CHAT_TEMPLATES:
+        raise UserError(
+            f"{where}: expected one of {', '.join(CHAT_TEMPLATES)}, or a Jinja template of 20 "
+            f"characters or more, but got {value!r}"
+        )
+    return str(value)
+
+
+def _seed(value: Any, where: str) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise UserError(f"{where}: expected a whole number >= 0, but got {value!r}")
+    return value
+
+
+Model = Annotated[str, _model]
+LayerRange = Annotated[tuple[int, int], _range]
+Dtype = Annotated[str, _dtype]
+
+
 @dataclass(frozen=True)
-class Entry:
+class Entry(_Part):
     """A model that takes part, and its parameters."""
 
-    model: str
+    model: Model
     parameters: Parameters = field(default_factory=dict)
+
+    @classmethod
+    def kind_of(cls, value: Any, where: str) -> tuple[type[_Part], Any]:
+        """Read a bare name as an entry without parameters."""
+        return super().kind_of({"model": value} if isinstance(value, str) else value, where)
 
 
 @dataclass(frozen=True)
-class Block:
+class Block(_Part):
     """A method for the tensors of some layers and components; parameters fall back to the recipe's.
 
     Attributes:
@@ -46,8 +121,8 @@ class Block:
     """
 
     merge_method: str
-    layers: tuple[int, int] | None = None
-    components: tuple[str, ...] | None = None
+    layers: LayerRange | None = None
+    components: Annotated[tuple[str, ...], _components] | None = None
     parameters: Parameters = field(default_factory=dict)
     models: tuple[Entry, ...] = ()
 
@@ -61,20 +136,20 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Source:
+class Source(_Part):
     """One model's layers in a slice, half-open, and its parameters there."""
 
-    model: str
-    layer_range: tuple[int, int]
+    model: Model
+    layer_range: LayerRange
     parameters: Parameters = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Slice:
+class Slice(_Part):
     """Output layers that are merged from equally many layers of each source."""
 
     sources: tuple[Source, ...]
-    base_model: str | None = None
+    base_model: Model | None = None
     parameters: Parameters = field(default_factory=dict)
 
     @property
@@ -85,24 +160,40 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class RecipeData:
+class RecipeData(_Part):
     """The fields of a recipe, which `recipe.Recipe` checks; readable without torch or methods."""
 
     merge_method: str
     models: tuple[Entry, ...] = ()
     slices: tuple[Slice, ...] = ()
-    base_model: str | None = None
+    base_model: Model | None = None
     parameters: Parameters = field(default_factory=dict)
     blocks: tuple[Block, ...] = ()
-    dtype: str = "float32"
-    out_dtype: str | None = None
-    tokenizer_source: str | None = None
+    dtype: Dtype = "float32"
+    out_dtype: Dtype | None = None
+    tokenizer_source: Annotated[str, _tokenizer_source] | None = None
     tokenizer: Tokenizer | None = None
-    chat_template: str | None = None
-    seed: int = 0
-    heads: str = "merge"
-    unmatched: str = "error"
+    chat_template: Annotated[str, _chat_template] | None = None
+    seed: Annotated[int, _seed] = 0
+    heads: Heads = "merge"
+    unmatched: Unmatched = "error"
     merges: Mapping[str, RecipeData] = field(default_factory=dict)  # each after those that it needs
+
+    @classmethod
+    def kind_of(cls, value: Any, where: str) -> tuple[type[_Part], Any]:
+        """Give a block without a method that of the recipe, and refuse models beside slices."""
+        document = yaml_file.present(value, where)
+        both = "models" in document and "slices" in document
+        if both or not (document.get("models") or document.get("slices")):
+            raise UserError(f"{where}: expected either models or slices, and only one of them")
+        if isinstance(document.get("blocks"), list) and "merge_method" in document:
+            document["blocks"] = [
+                {"merge_method": document["merge_method"], **block}
+                if isinstance(block, Mapping)
+                else block
+                for block in document["blocks"]
+            ]
+        return cls, document
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain data; `Recipe.from_dict` gives it back."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError, unknown
@@ -49,9 +49,14 @@ class Tokenizer:
         pad_to_multiple_of: The number of rows is rounded up to a multiple of it.
     """
 
-    source: str = "union"
-    tokens: Mapping[str, TokenRow] = field(default_factory=dict)
-    pad_to_multiple_of: int | None = None
+    source: Annotated[str, _source] = "union"
+    tokens: Annotated[Mapping[str, TokenRow], _rows] = field(default_factory=dict)
+    pad_to_multiple_of: Annotated[int | None, _multiple] = None
+
+    @classmethod
+    def kind_of(cls, value: Any, where: str) -> tuple[type[Tokenizer], Any]:
+        """Leave out nulls, which mergekit reads as absent."""
+        return cls, yaml_file.present(value, where)
 
     def to_dict(self) -> dict[str, Any]:
         """As mergekit writes it."""
@@ -63,55 +68,55 @@ class Tokenizer:
         return document
 
 
-def read(document: Any, models: Sequence[str], where: str) -> Tokenizer:
-    """Read a recipe's ``tokenizer``.
-
-    Args:
-        document: The mapping.
-        models: The models that the recipe reads; no other may be named.
-        where: What messages call it.
+def check(tokenizer: Tokenizer, models: Sequence[str], where: str) -> None:
+    """Refuse models that the recipe does not read.
 
     Raises:
-        UserError: A key is unknown or a value wrong; names it.
+        UserError: Names the key.
     """
-    fields = {k: v for k, v in yaml_file.mapping(document, where).items() if v is not None}
-    yaml_file.check_keys(fields, ("source", "tokens", "pad_to_multiple_of"), where)
-    multiple = fields.get("pad_to_multiple_of")
-    if multiple is not None and (type(multiple) is not int or not 1 <= multiple <= 2**20):
-        raise UserError(
-            f"{where}.pad_to_multiple_of: expected a whole number >= 1, but got {multiple!r}"
-        )
-    tokens = yaml_file.mapping(fields.get("tokens", {}), f"{where}.tokens")
-    return Tokenizer(
-        source_name(fields.get("source", "union"), models, f"{where}.source"),
-        {t: _row(row, models, f"{where}.tokens[{t!r}]") for t, row in tokens.items()},
-        multiple,
-    )
+    check_source(tokenizer.source, models, f"{where}.source")
+    for token, row in tokenizer.tokens.items():
+        if row.model is not None and row.model not in models:
+            raise UserError(f"{where}.tokens[{token!r}]: {unknown('model', row.model, models)}")
 
 
-def source_name(value: Any, models: Sequence[str], where: str) -> str:
-    """``base``, ``union``, or one of the models (which older mergekit files call ``model:...``).
+def check_source(word: str, models: Sequence[str], where: str) -> None:
+    """Refuse what is neither ``base`` nor ``union`` nor one of the models.
 
     Raises:
-        UserError: It is none of them.
+        UserError: Names the key.
     """
+    if word not in ("base", "union", *models):
+        key = where.rpartition(".")[2].rpartition(" ")[2]
+        raise UserError(f"{where}: {unknown(key, word, ['base', 'union', *models])}")
+
+
+def _source(value: Any, where: str) -> str:
+    """Read a source of tokens, which older mergekit files call ``model:...``."""
     if not isinstance(value, str):
         raise UserError(f"{where}: expected base, union or a model")
-    word = value.removeprefix("model:")
-    if word not in ("base", "union", *models):
-        kind = "tokenizer_source" if where.endswith("tokenizer_source") else "source"
-        raise UserError(f"{where}: {unknown(kind, word, ['base', 'union', *models])}")
-    return word
+    return value.removeprefix("model:")
 
 
-def _row(value: Any, models: Sequence[str], where: str) -> TokenRow:
+def _multiple(value: Any, where: str) -> int:
+    if type(value) is not int or not 1 <= value <= 2**20:
+        raise UserError(f"{where}: expected a whole number >= 1, but got {value!r}")
+    return value
+
+
+def _rows(value: Any, where: str) -> dict[str, TokenRow]:
+    rows = yaml_file.mapping(value, where)
+    return {token: _row(row, f"{where}[{token!r}]") for token, row in rows.items()}
+
+
+def _row(value: Any, where: str) -> TokenRow:
     fields = yaml_file.mapping(value, where)
     yaml_file.check_keys(fields, ("source", "force"), where)
     force, source = fields.get("force", False), fields.get("source")
     if type(force) is not bool:
         raise UserError(f"{where}.force: expected true or false, but got {force!r}")
     if isinstance(source, str):
-        return TokenRow(_model(source, models, f"{where}.source"), force=force)
+        return TokenRow(source, force=force)
     if source is None:
         raise UserError(
             f"{where}: expected a source: a model, {{kind: zero}} or {{kind: model_token, ...}}"
@@ -134,11 +139,6 @@ def _row(value: Any, models: Sequence[str], where: str) -> TokenRow:
         raise UserError(
             f"{where}.source.token_id: expected a whole number >= 0, but got {number!r}"
         )
-    model = _model(source.get("model"), models, f"{where}.source.model")
-    return TokenRow(model, token, number, force)
-
-
-def _model(name: Any, models: Sequence[str], where: str) -> str:
-    if name not in models:
-        raise UserError(f"{where}: {unknown('model', str(name), models)}")
-    return str(name)
+    if not isinstance(source.get("model"), str):
+        raise UserError(f"{where}.source: expected a model")
+    return TokenRow(source["model"], token, number, force)

@@ -178,7 +178,7 @@ def test_a_space_is_a_name_a_path_or_a_space(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"evaluate": em.LMEval("qa")}, r"evaluate: tasks: expected a list but got 'qa'"),
+        ({"evaluate": em.LMEval("qa")}, r"evaluate.tasks: expected a list but got 'qa'"),
         ({"evaluate": ["qa"]}, r"study: evaluate: expected"),
         ({"models": "a"}, r"models: expected a list but got 'a'"),
         ({"constraints": "qa >= 1"}, r"constraints: expected a list but got 'qa >= 1'"),

@@ -14,8 +14,9 @@ from typing import Any
 from evomerge.checkpoint.files.document import read_json
 from evomerge.checkpoint.files.folder import resolve
 from evomerge.checkpoint.sandbox.client import inspect
+from evomerge.core import schema, yaml_file
 from evomerge.core.errors import UserError
-from evomerge.recipe.mergekit.genes import base_and_models, read_genome, space_of, typed_fields
+from evomerge.recipe.mergekit.genes import base_and_models, read_genome, space_of
 
 _LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "brier_score", "ter")
 _PER_GENERATION = 48  # what a study file defaults to
@@ -28,6 +29,34 @@ class ImportedStudy:
 
     document: Mapping[str, Any]
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One of the ``tasks``, with mergekit-evolve's defaults."""
+
+    name: str
+    weight: float = 1.0
+    metric: str = "acc,none"
+
+    @classmethod
+    def kind_of(cls, value: Any, where: str) -> tuple[type[_Task], Any]:
+        """Read a bare name as a task with the defaults."""
+        return cls, yaml_file.present({"name": value} if isinstance(value, str) else value, where)
+
+
+@dataclass(frozen=True)
+class _GenomeFile:
+    """The whole file; `None` stands for a default that depends on the models."""
+
+    genome: Mapping[str, Any]
+    tasks: tuple[_Task, ...] = ()
+    limit: int | None = None
+    num_fewshot: int | None = None
+    shuffle: bool = False
+    random_init: bool = False
+    apply_chat_template: bool | None = None
+    fewshot_as_multiturn: bool = True
 
 
 def is_genome_file(document: Any) -> bool:
@@ -49,26 +78,17 @@ def from_genome(
     Raises:
         UserError: A field is unknown or wrong, or asks for what a study cannot do; names it.
     """
-    known = {
-        "tasks": list,
-        "limit": int,
-        "num_fewshot": int,
-        "shuffle": bool,
-        "random_init": bool,
-        "apply_chat_template": bool,
-        "fewshot_as_multiturn": bool,
-    }
-    fields = typed_fields(document, {"genome": Mapping, **known}, where)
-    genome = read_genome(fields["genome"], folder, f"{where}: genome")
+    file: _GenomeFile = schema.read(_GenomeFile, yaml_file.present(document, where), where)
+    genome = read_genome(file.genome, folder, f"{where}: genome")
     notes: list[str] = []
     base, models = base_and_models(genome, notes, f"{where}: genome")
     evaluate = {
-        "tasks": _tasks(fields.get("tasks"), where),
+        "tasks": _tasks(file.tasks, where),
         "include_path": [str(path.resolve()) for path in include_path],
-        "num_fewshot": fields.get("num_fewshot"),
-        "apply_chat_template": _chat(fields, base, notes),
+        "num_fewshot": file.num_fewshot,
+        "apply_chat_template": _chat(file, base, notes),
         "fitness": "metric",
-        "items": {"per_generation": _limit(fields, notes, where)},
+        "items": {"per_generation": _limit(file.limit, notes, where)},
     }
     notes += [
         "fitness metric, as mergekit-evolve scores; smooth, the default, separates close recipes "
@@ -82,9 +102,9 @@ def from_genome(
         "merges are computed in float32 and cast once to bfloat16, in which mergekit-evolve "
         "computes",
     ]
-    if fields.get("shuffle"):
+    if file.shuffle:
         notes.append("shuffle: items are always drawn in a seeded order")
-    if fields.get("random_init"):
+    if file.random_init:
         notes.append("random_init: the search starts from the best plain merge, or each `initial`")
     study = {
         "base_model": base,
@@ -97,35 +117,30 @@ def from_genome(
     return ImportedStudy(study, tuple(notes))
 
 
-def _tasks(listed: Any, where: str) -> list[dict[str, Any]]:
-    if not listed:
+def _tasks(tasks: Sequence[_Task], where: str) -> list[dict[str, Any]]:
+    if not tasks:
         raise UserError(f"{where}: expected one or more tasks")
     result = []
-    for i, task in enumerate(listed):
-        at = f"{where}: tasks[{i}]"
-        fields = {"name": task} if isinstance(task, str) else task
-        fields = typed_fields(fields, {"name": str, "weight": (int, float), "metric": str}, at)
-        if "name" not in fields:
-            raise UserError(f"{at}: expected a name")
-        metric, weight = fields.get("metric", "acc,none"), float(fields.get("weight", 1.0))
-        if not math.isfinite(weight):
-            raise UserError(f"{at}: weight: expected a number but got {weight}")
-        if weight < 0 and not any(word in metric for word in _LOWER_IS_BETTER):
+    for i, task in enumerate(tasks):
+        at = f"{where}: tasks[{i}].weight"
+        if not math.isfinite(task.weight):
+            raise UserError(f"{at}: expected a number but got {task.weight}")
+        if task.weight < 0 and not any(word in task.metric for word in _LOWER_IS_BETTER):
             raise UserError(
-                f"{at}: weight: a study maximises what is better upwards and takes no negative "
-                f"weight for {metric}, but got {weight:g}"
+                f"{at}: a study maximises what is better upwards and takes no negative weight for "
+                f"{task.metric}, but got {task.weight:g}"
             )
-        result.append({"name": fields["name"], "metric": metric, "weight": abs(weight)})
+        result.append({"name": task.name, "metric": task.metric, "weight": abs(task.weight)})
     return result
 
 
-def _chat(fields: Mapping[str, Any], base: str, notes: list[str]) -> bool:
+def _chat(file: _GenomeFile, base: str, notes: list[str]) -> bool:
     """Decide if prompts are chats: mergekit-evolve's default where there is a chat template."""
-    if not fields.get("apply_chat_template", True):
+    if file.apply_chat_template is False:
         return False
-    if not fields.get("fewshot_as_multiturn", True):
+    if not file.fewshot_as_multiturn:
         notes.append("fewshot_as_multiturn: few-shot examples of a chat are always turns of it")
-    if "apply_chat_template" in fields or _has_chat_template(base):
+    if file.apply_chat_template or _has_chat_template(base):
         return True
     notes.append("apply_chat_template: false, for the tokenizer of base_model has no chat template")
     return False
@@ -141,8 +156,7 @@ def _has_chat_template(model: str) -> bool:
     )
 
 
-def _limit(fields: Mapping[str, Any], notes: list[str], where: str) -> int:
-    limit = fields.get("limit")
+def _limit(limit: int | None, notes: list[str], where: str) -> int:
     if limit is None:
         notes.append(
             f"limit: mergekit-evolve scores every candidate on all items, a study on "
@@ -152,4 +166,4 @@ def _limit(fields: Mapping[str, Any], notes: list[str], where: str) -> int:
     if limit < 1:
         raise UserError(f"{where}: limit: expected at least 1, but got {limit}")
     notes.append("limit: so many items of each task, drawn anew for each generation, not the first")
-    return int(limit)
+    return limit

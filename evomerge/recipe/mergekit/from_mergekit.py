@@ -63,7 +63,7 @@ def _ours(
     document: Any, folder: Path, where: str, notes: dict[str, None], made: Set[Any]
 ) -> dict[str, Any]:
     """One configuration in our words; what changes meaning goes to the notes."""
-    config = {k: v for k, v in yaml_file.mapping(document, where).items() if v is not None}
+    config = yaml_file.present(document, where)
     config = nesting.relocate(_models(_without_modules(config, where), where), folder)
     method = config.get("merge_method")
     if method in methods.names():
@@ -85,7 +85,7 @@ def spelled(value: Any, where: str) -> Any:
     """
     if not isinstance(value, Mapping):
         return value
-    fields = {k: v for k, v in yaml_file.mapping(value, where).items() if v is not None}
+    fields = yaml_file.present(value, where)
     yaml_file.check_keys(fields, ("model", "path", "revision", "lora"), where)
     if "lora" in fields:
         base, lora = (spelled(fields[key], where) for key in ("model", "lora"))

@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from evomerge import methods
 from evomerge.checkpoint import names as model_name
 from evomerge.checkpoint.architecture import layer_count
 from evomerge.checkpoint.opening import config_of
-from evomerge.core import yaml_file
-from evomerge.core.errors import UserError, unknown
+from evomerge.core import schema, yaml_file
+from evomerge.core.errors import UserError
 from evomerge.recipe.mergekit.from_mergekit import spelled
 
-_METHODS = ("linear", "slerp", "task_arithmetic", "ties", "dare_ties")
 _DENSITY = {"low": 0.0, "high": 1.0, "initial": 1.0}
 
 
@@ -27,14 +26,14 @@ _DENSITY = {"low": 0.0, "high": 1.0, "initial": 1.0}
 class Genome:
     """The definition under ``genome``, with mergekit-evolve's defaults; models are absolute."""
 
-    models: list[str]
-    merge_method: str
+    models: tuple[str, ...]
+    merge_method: Literal["linear", "slerp", "task_arithmetic", "ties", "dare_ties"]
     base_model: str | None = None
     tokenizer_source: str | None = None
     layer_granularity: int = 0
     normalize: bool | None = None
     allow_negative_weights: bool = False
-    filters: list[str] | None = None
+    filters: tuple[str, ...] = ()
     smooth: bool = False
 
 
@@ -44,25 +43,7 @@ def read_genome(document: Any, folder: Path, where: str) -> Genome:
     Raises:
         UserError: A field is unknown or wrong; names it.
     """
-    kinds = {
-        "models": list,
-        "merge_method": str,
-        "base_model": (str, Mapping),
-        "tokenizer_source": str,
-        "layer_granularity": int,
-        "normalize": bool,
-        "allow_negative_weights": bool,
-        "filters": list,
-        "smooth": bool,
-    }
-    fields = typed_fields(document, kinds, where)
-    for key in ("models", "merge_method"):
-        if not fields.get(key):
-            raise UserError(f"{where}: expected a key '{key}'")
-    if fields["merge_method"] not in _METHODS:
-        raise UserError(f"{where}: {unknown('merge_method', fields['merge_method'], _METHODS)}")
-    if not all(isinstance(pattern, str) and pattern for pattern in fields.get("filters", [])):
-        raise UserError(f"{where}: filters: expected texts, but got {fields['filters']!r}")
+    fields = yaml_file.present(document, where)
 
     def named(value: Any, key: str) -> str:
         name = spelled(value, f"{where}: {key}")
@@ -70,12 +51,16 @@ def read_genome(document: Any, folder: Path, where: str) -> Genome:
             raise UserError(f"{where}: {key}: expected a folder or a hub id but got {value!r}")
         return model_name.relocated(name, folder)
 
-    fields["models"] = [named(model, f"models[{i}]") for i, model in enumerate(fields["models"])]
+    if isinstance(fields.get("models"), list):
+        fields["models"] = [named(m, f"models[{i}]") for i, m in enumerate(fields["models"])]
     if "base_model" in fields:
         fields["base_model"] = named(fields["base_model"], "base_model")
     if fields.get("tokenizer_source") not in (None, "base", "union"):
         fields["tokenizer_source"] = named(fields["tokenizer_source"], "tokenizer_source")
-    return Genome(**fields)
+    genome: Genome = schema.read(Genome, fields, where)
+    if not genome.models or "" in genome.filters:
+        raise UserError(f"{where}: expected one or more models, and filters that are not empty")
+    return genome
 
 
 def base_and_models(genome: Genome, notes: list[str], where: str) -> tuple[str, list[str]]:
@@ -84,7 +69,7 @@ def base_and_models(genome: Genome, notes: list[str], where: str) -> tuple[str, 
     Raises:
         UserError: The method needs another base, or other models.
     """
-    base, models = genome.base_model, genome.models
+    base, models = genome.base_model, list(genome.models)
     if methods.get(genome.merge_method).takes_base and genome.merge_method != "slerp":
         if base is None:
             raise UserError(f"{where}: {genome.merge_method} needs a base_model")
@@ -167,25 +152,8 @@ def _entry(model: str, parameters: Mapping[str, Any], more: Mapping[str, Any]) -
     return {"model": model, **more, **({"parameters": dict(parameters)} if parameters else {})}
 
 
-def _filtered(hole: Mapping[str, Any], filters: Sequence[str] | None) -> Any:
+def _filtered(hole: Mapping[str, Any], filters: Sequence[str]) -> Any:
     """One hole, or one for each filter and one for the rest."""
     if not filters:
         return dict(hole)
     return [*({"filter": f, "value": dict(hole)} for f in filters), {"value": dict(hole)}]
-
-
-def typed_fields(document: Any, kinds: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The document without nulls, each value of its kind.
-
-    Raises:
-        UserError: A key is unknown, or a value of another kind.
-    """
-    fields = {k: v for k, v in yaml_file.mapping(document, where).items() if v is not None}
-    yaml_file.check_keys(fields, kinds, where)
-    words = {bool: "true or false", int: "a whole number", list: "a list", str: "text"}
-    for key, value in fields.items():
-        kind = kinds[key]
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            expected = words.get(kind, "a mapping")
-            raise UserError(f"{where}: {key}: expected {expected}, but got {value!r}")
-    return fields

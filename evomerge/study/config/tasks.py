@@ -26,7 +26,7 @@ class TaskConfig:
     weight: float = 1.0
 
     @staticmethod
-    def kind_of(value: Any) -> tuple[type[TaskConfig], Any]:
+    def kind_of(value: Any, where: str) -> tuple[type[TaskConfig], Any]:  # noqa: ARG004
         """Return the kind of an entry of `tasks`, and the entry as a mapping."""
         if isinstance(value, str):
             return TaskConfig, {"name": value}
