@@ -8,7 +8,7 @@ from evomerge.checkpoint.architecture import tied_partner
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.core.errors import UserError
 
-_MOST_MEGABYTES = 160  # of two vocabularies that are compared token by token
+MOST_MEGABYTES = 160  # of two vocabularies that are compared token by token
 
 
 def check_compatible(
@@ -81,7 +81,7 @@ def check_same_tokens(base: Checkpoint, other: Checkpoint) -> None:
         "merging would mix the rows of different tokens: name a tokenizer_source (union, base or "
         "a model), which brings them together"
     )
-    if first.megabytes + second.megabytes > _MOST_MEGABYTES:
+    if first.megabytes + second.megabytes > MOST_MEGABYTES:
         raise UserError(f"{differ} ({first.size:,} and {second.size:,} tokens); {remedy}")
     ours, theirs = base.vocabulary or {}, other.vocabulary or {}
     tokens = [token for token, number in ours.items() if theirs.get(token) != number]

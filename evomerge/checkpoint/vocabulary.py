@@ -67,7 +67,7 @@ def read_tokenizer(folder: Path) -> TokenizerFile | None:
         raise UserError(f"{file}: expected at most {MAX_BYTES:,} bytes but it has {size:,}")
     try:
         with file.open("rb") as stream:
-            return _read(stream)
+            return read_stream(stream)
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(
             f"{file}: expected a tokenizer of the tokenizers library: {error}"
@@ -105,7 +105,12 @@ def write_added(folder: Path, out: Path, added: Sequence[Mapping[str, Any]]) -> 
         shutil.copyfileobj(old, new)
 
 
-def _read(stream: BinaryIO) -> TokenizerFile:
+def read_stream(stream: BinaryIO) -> TokenizerFile:
+    """Read a tokenizer.json from a stream.
+
+    Raises:
+        ValueError: It is no JSON, or not of the tokenizers library (also KeyError and others).
+    """
     document = LongJson(stream, _MAX_PARTS)
     vocabulary: dict[str, int] | None = None
     added: list[dict[str, Any]] = []

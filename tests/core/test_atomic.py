@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,17 +16,19 @@ from evomerge.core.atomic import atomic_folder
 from evomerge.core.errors import UserError
 
 
-def arm(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setattr(faults, "_armed", faults._Armed(text))
+@pytest.fixture(autouse=True)
+def _disarmed() -> Iterator[None]:
+    yield
+    faults.arm(None)
 
 
 @pytest.mark.parametrize("point", ["file.write", "file.sync", "file.rename"])
 def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
+    tmp_path: Path, point: str
 ) -> None:
     file = tmp_path / "file.txt"
     atomic.write_text(file, "old")
-    arm(monkeypatch, f"{point}:1:eio")
+    faults.arm(f"{point}:1:eio")
     with pytest.raises(OSError, match="Input/output error"):
         atomic.write_text(file, "new")
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.txt"]
@@ -37,12 +40,12 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_else(
 @pytest.mark.parametrize("point", ["folder.sync", "folder.rename"])
 @pytest.mark.parametrize("action", ["enospc", "eio"])
 def test_a_folder_that_cannot_be_written_leaves_the_old_one_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, action: str
+    tmp_path: Path, point: str, action: str
 ) -> None:
     target = tmp_path / "model"
     with atomic_folder(target) as folder:
         (folder / "weights").write_text("old")
-    arm(monkeypatch, f"{point}:1:{action}")
+    faults.arm(f"{point}:1:{action}")
     cause = "disk full" if action == "enospc" else os.strerror(errno.EIO)
     with (
         pytest.raises(UserError, match=f"cannot write .*model: {cause}; nothing was left behind"),
@@ -90,14 +93,14 @@ def test_leftovers_of_a_killed_process_are_swept_and_files_of_a_living_one_are_n
 )
 def test_a_fault_that_is_none_is_refused(text: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        faults._Armed(text)
+        faults.arm(text)
 
 
 def test_a_fault_strikes_once_at_its_count_and_never_where_its_mark_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     mark = tmp_path / "mark"
-    arm(monkeypatch, f"file.write:3:error:{mark}")
+    faults.arm(f"file.write:3:error:{mark}")
     for _ in range(2):
         faults.reach("file.write")
         faults.reach("file.sync")
@@ -105,5 +108,5 @@ def test_a_fault_strikes_once_at_its_count_and_never_where_its_mark_is(
         faults.reach("file.write")
     faults.reach("file.write")
     assert mark.exists()
-    arm(monkeypatch, f"file.write:1:error:{mark}")
+    faults.arm(f"file.write:1:error:{mark}")
     faults.reach("file.write")

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from evomerge.optimizers import create
-from evomerge.optimizers.evolution.genetic import Member, depths, profiles
+from evomerge.optimizers.evolution.genetic import (
+    Member,
+    attraction,
+    depths,
+    profiles,
+    shared_fitness,
+    shares,
+)
 from evomerge.recipe.space.dimension import Dimension
 
 SPACE = [Dimension(f"x{i}") for i in range(6)]
@@ -27,43 +34,52 @@ def search(optimizer, generations, redraw=False):
     for generation in range(generations):
         points = optimizer.ask()
         scores = [specialists(point) for point in points]
-        values = [fitness(some) for some in scores]
+        values = [fitness(of_point) for of_point in scores]
         if redraw:  # another third of the items in each generation
             scores = [
                 {
                     task: {10 * generation + i: s for i, s in items.items()}
-                    for task, items in some.items()
+                    for task, items in of_point.items()
                 }
-                for some in scores
+                for of_point in scores
             ]
         optimizer.tell(points, values, scores)
         best = max(best, *values)
     return best
 
 
+def scored(*rows):
+    """Members of an archive by their scores on items 0, 1, 2 of one task."""
+    return [Member(np.zeros(2), sum(row), {"t": dict(enumerate(row))}) for row in rows]
+
+
 def test_a_mate_is_one_that_solves_what_the_parent_fails():
-    # a solves items 1 and 2, b nothing more, c item 3: g(a, b) = 0, g(a, c) > 0
-    def member(*scores):
-        return Member(np.zeros(2), sum(scores), {"t": dict(enumerate(scores))})
-
-    optimizer = create("genetic", population=3)
-    optimizer.start(SPACE[:2], 0)
-    optimizer._archive = [member(1, 1, 0), member(1, 0, 0), member(0, 0, 1)]
-    for first, second in optimizer._parents() * 5:
-        if first is optimizer._archive[0]:
-            assert second is optimizer._archive[2]
+    # a solves items 0 and 1, b nothing more, c item 2: g(a, b) = 0, g(a, c) = 1
+    attractions = attraction(profiles(scored((1, 1, 0), (1, 0, 0), (0, 0, 1))), 0)
+    assert attractions == pytest.approx([0, 0, 1], abs=1e-5)
 
 
-def test_sharing_keeps_the_only_one_that_solves_an_item():
-    # By fitness alone the first two of four would stay. Items are solved by 3, 2 and 1 of them, so
+def test_sharing_prefers_the_only_one_that_solves_an_item():
+    # By fitness alone the first two would be the best. Items are solved by 3, 2 and 1 of them, so
     # shared fitness is 1/3 + 1/2 for each of those two, and 1 for the specialist.
-    optimizer = create("genetic", population=2)
+    worth = shared_fitness(profiles(scored((1, 1, 0), (1, 1, 0), (1, 0, 0), (0, 0, 1))))
+    assert worth == pytest.approx([5 / 6, 5 / 6, 1 / 3, 1], abs=1e-5)
+
+
+def test_a_specialist_survives_among_better_ones_and_is_bred_from():
+    # one item is solved by large x alone, which costs more than it earns; by fitness it would go
+    def scores(point):
+        x = point[0]
+        return {"t": {0: float(x < 0.7), 1: float(x < 0.7), 2: float(x >= 0.7)}}
+
+    optimizer = create("genetic", sigma=0.3, population=6)
     optimizer.start(SPACE[:2], 0)
-    optimizer._children = np.array([[0.1, 0], [0.2, 0], [0.3, 0], [0.4, 0]])
-    rows = [(1, 1, 0), (1, 1, 0), (1, 0, 0), (0, 0, 1)]
-    optimizer._scores = [{"t": dict(enumerate(row))} for row in rows]
-    optimizer._learn([0.67, 0.66, 0.33, 0.33])
-    assert [member.units[0] for member in optimizer._archive] == [0.1, 0.4]
+    large = 0
+    for _ in range(20):
+        points = optimizer.ask()
+        optimizer.tell(points, [fitness(scores(p)) for p in points], [scores(p) for p in points])
+        large = sum(point[0] >= 0.7 for point in points)
+    assert large >= 1
 
 
 def test_items_that_not_all_have_seen_are_compared_by_the_tasks_means():
@@ -79,14 +95,8 @@ def test_items_that_not_all_have_seen_are_compared_by_the_tasks_means():
 
 
 def test_a_child_takes_one_parent_s_mixture_above_the_cut_and_the_other_s_below():
-    space = [Dimension(f"weight[{i}]", gradient="weight", knot=i) for i in range(50)]
-    optimizer = create("genetic", sigma=1e-9)
-    optimizer.start(space, 3)
-    child = optimizer._child(Member(np.zeros(50), 0, None), Member(np.ones(50), 0, None))
-    cuts = np.flatnonzero(np.abs(np.diff(child)) > 1e-6)
-    assert len(cuts) == 1
-    above, below = child[0], child[-1]
-    assert np.isclose(above, 1 - below)
+    space = [Dimension(f"weight[{i}]", gradient="weight", knot=i) for i in range(5)]
+    assert shares(depths(space), 0.6, 0.9) == pytest.approx([0.9, 0.9, 0.9, 0.1, 0.1])
 
 
 def test_a_block_acts_in_the_middle_of_its_layers_and_a_knot_at_its_share_of_the_depth():
@@ -128,9 +138,9 @@ def test_the_diagonal_cma_learns_a_stretched_valley_in_many_dimensions():
         optimizer.start(space, 0, initial=(0.6,) * 100)
         for _ in range(200):
             points = optimizer.ask()
-            told = [float(curvature @ (np.array(p) - 0.5) ** 2) for p in points]
-            optimizer.tell(points, [-value for value in told])
-        losses[name] = min(told)
+            losses_now = [float(curvature @ (np.array(p) - 0.5) ** 2) for p in points]
+            optimizer.tell(points, [-value for value in losses_now])
+        losses[name] = min(losses_now)
     assert losses["sepcma"] < losses["cmaes"] / 2
 
 

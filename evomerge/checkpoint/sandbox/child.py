@@ -43,8 +43,8 @@ _DESCRIPTORS = 16
 
 def main(folders: Sequence[str]) -> None:
     """Inspect folders one by one, with one answer for each, until one is refused."""
-    _limit()
-    _write({"ready": True})
+    limit()
+    write({"ready": True})
     known: dict[str | None, Any] = {}
     for folder in folders:
         try:
@@ -53,7 +53,7 @@ def main(folders: Sequence[str]) -> None:
             return
         except OSError as error:
             answer = {"stamps": {}, "refused": f"{error.filename}: {error.strerror}"}
-        _write(answer)
+        write(answer)
         if "refused" in answer:
             return
 
@@ -113,13 +113,13 @@ def _tokens(folder: Path, known: dict[str | None, Any]) -> dict[str, Any]:
 
 def _begin(file: Path) -> None:
     """Announce the next file, and restart the limits on time for it."""
-    _write({"reading": str(file)})
+    write({"reading": str(file)})
     if sys.platform != "win32":
         signal.alarm(SECONDS)  # whose signal ends a process that does not expect it
         _at_most("RLIMIT_CPU", math.ceil(time.process_time()) + PROCESSOR_SECONDS, hard=False)
 
 
-def _limit() -> None:
+def limit() -> None:
     """Limit memory and open files; forbid writing files and core dumps."""
     in_use = 0  # bytes of address space; 0 where there is no /proc
     with contextlib.suppress(OSError), open("/proc/self/statm", "rb") as stream:
@@ -144,6 +144,7 @@ def _at_most(kind: str, value: int, hard: bool = True) -> None:
         resource.setrlimit(number, (value, value if hard else ceiling))
 
 
-def _write(answer: dict[str, Any]) -> None:
+def write(answer: dict[str, Any]) -> None:
+    """Send a line to the parent."""
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()

@@ -28,9 +28,9 @@ from evomerge.checkpoint.vocabulary import TokenSum, read_tokenizer, sum_of
 from evomerge.core.errors import UserError
 
 # JSON of this size takes 7 MB and 16 ms at worst, less than a child does.
-_SMALL = 2**18
-_WAIT_SECONDS = 90.0  # for a folder; the child's limits end it earlier
-_START = """
+SMALL_BYTES = 2**18
+WAIT_SECONDS = 90.0  # for a folder; the child's limits end it earlier
+START = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from evomerge.checkpoint.sandbox.child import main
@@ -51,12 +51,12 @@ def inspect(folders: Iterable[Path]) -> None:
     for folder in folders:
         now = stamps(folder)
         if _known.get(str(folder), {}).get("stamps") != now:
-            if _json_bytes(folder, now) < _SMALL:
+            if _json_bytes(folder, now) < SMALL_BYTES:
                 _known[str(folder)] = {"stamps": now}
             else:
                 new[str(folder)] = folder
     if new:
-        for name, finding in _inspect_in_child(list(new)).items():
+        for name, finding in inspect_in_child(list(new)).items():
             if finding.get("refused"):
                 raise UserError(finding["refused"])
             if finding["stamps"] != stamps(new[name]):
@@ -104,6 +104,11 @@ def remember(findings: Mapping[str, Any]) -> None:
     _known.update(findings)
 
 
+def forget() -> None:
+    """Drop all findings, as in a new process."""
+    _known.clear()
+
+
 def _json_bytes(folder: Path, files: Mapping[str, Sequence[int]]) -> int:
     """Return an upper bound on the bytes of these files that are parsed."""
     total = 0
@@ -116,7 +121,7 @@ def _json_bytes(folder: Path, files: Mapping[str, Sequence[int]]) -> int:
     return total
 
 
-def _inspect_in_child(folders: Sequence[str]) -> dict[str, dict[str, Any]]:
+def inspect_in_child(folders: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the child's findings by folder, or mere stamps where no child can be started."""
     root = Path(__file__).parents[3]
     late = False
@@ -127,7 +132,7 @@ def _inspect_in_child(folders: Sequence[str]) -> dict[str, dict[str, Any]]:
                 "-I",
                 "-S",
                 "-c",
-                _START,
+                START,
                 root,
                 *folders,
             ],
@@ -139,7 +144,7 @@ def _inspect_in_child(folders: Sequence[str]) -> dict[str, dict[str, Any]]:
         return _without_child(folders, error.strerror or str(error))
     with child:
         try:
-            stdout, stderr = child.communicate(timeout=_WAIT_SECONDS * len(folders))
+            stdout, stderr = child.communicate(timeout=WAIT_SECONDS * len(folders))
         except subprocess.TimeoutExpired:
             child.kill()
             (stdout, stderr), late = child.communicate(), True

@@ -88,21 +88,21 @@ class GeneticAlgorithm(Optimizer):
 
     def _learn(self, fitness: list[float | None]) -> None:
         self._first = False
-        told = zip(self._children, fitness, self._scores, strict=True)
-        born = [Member(units, value, some) for units, value, some in told if value is not None]
+        results = zip(self._children, fitness, self._scores, strict=True)
+        born = [Member(units, value, s) for units, value, s in results if value is not None]
         pool = self._archive + born
         if not pool:
             return
-        shared = profiles(pool)
+        scores = profiles(pool)
         worth = (
             np.array([member.fitness for member in pool])
-            if shared is None
-            else (shared / (shared.sum(axis=0) + _EPSILON)).sum(axis=1)
+            if scores is None
+            else shared_fitness(scores)
         )
         best = max(range(len(pool)), key=lambda i: pool[i].fitness)
         worth[best] = math.inf
-        kept = np.argsort(-worth, kind="stable")[: self._population]
-        self._archive = [pool[i] for i in kept]
+        survivors = np.argsort(-worth, kind="stable")[: self._population]
+        self._archive = [pool[i] for i in survivors]
 
     def _parents(self) -> list[tuple[Member, Member]]:
         """Pairs: the better of two drawn, and a mate that makes up for it."""
@@ -112,24 +112,20 @@ class GeneticAlgorithm(Optimizer):
         for _ in range(self._population):
             drawn = self._rng.integers(len(fitness), size=2)
             first = int(drawn[np.argmax(fitness[drawn])])
-            attraction = np.ones(len(fitness))
-            if shared is not None:
-                gains = np.maximum(shared - shared[first], 0)  # (members, items)
-                attraction = (gains / (shared.sum(axis=0) + _EPSILON)).sum(axis=1)
-            attraction[first] = 0
-            if attraction.sum() <= 0:  # nobody solves what it fails
-                attraction = np.ones(len(fitness))
-                attraction[first] = 0
-            second = self._rng.choice(len(fitness), p=attraction / attraction.sum())
+            attractions = np.ones(len(fitness)) if shared is None else attraction(shared, first)
+            attractions[first] = 0
+            if attractions.sum() <= 0:  # nobody solves what it fails
+                attractions = np.ones(len(fitness))
+                attractions[first] = 0
+            second = self._rng.choice(len(fitness), p=attractions / attractions.sum())
             pairs.append((self._archive[first], self._archive[second]))
         return pairs
 
     def _child(self, a: Member, b: Member) -> Floats:
         cut, w = self._rng.random(2)
-        share = np.where(self._depths < cut, w, 1 - w)  # a's
-        theirs = self._coordinates.fill_inactive(
-            b.units, a.units
-        )  # what is inactive there says nothing
+        share = shares(self._depths, cut, w)
+        # what is inactive at b says nothing
+        theirs = self._coordinates.fill_inactive(b.units, a.units)
         ours = self._coordinates.fill_inactive(a.units, theirs)
         blended = share * ours + (1 - share) * theirs
         taken = np.where(self._rng.random(len(share)) < share, ours, theirs)
@@ -138,25 +134,52 @@ class GeneticAlgorithm(Optimizer):
         return self._coordinates.fill_inactive(moved, a.units)
 
 
+def shares(depths: Floats, cut: float, w: float) -> Floats:
+    """Return the first parent's share of a child at each depth: w above the cut, 1 - w below.
+
+    >>> shares(np.array([0.0, 0.5, 1.0]), 0.4, 0.75)
+    array([0.75, 0.25, 0.25])
+    """
+    result: Floats = np.where(depths < cut, w, 1 - w)
+    return result
+
+
+def attraction(scores: Floats, first: int) -> Floats:
+    """Return g(first, b) for each member b: how much it solves of what the first one fails.
+
+    >>> attraction(np.array([[1.0, 1, 0], [1, 0, 0], [0, 0, 1]]), 0).round(3)
+    array([0., 0., 1.])
+    """
+    gains = np.maximum(scores - scores[first], 0)  # (members, items)
+    result: Floats = (gains / (scores.sum(axis=0) + _EPSILON)).sum(axis=1)
+    return result
+
+
+def shared_fitness(scores: Floats) -> Floats:
+    """Return f(x) for each member: its scores, each item's shared among all who solve it.
+
+    >>> shared_fitness(np.array([[1.0, 1, 0], [1, 1, 0], [1, 0, 0], [0, 0, 1]])).round(3)
+    array([0.833, 0.833, 0.333, 1.   ])
+    """
+    result: Floats = (scores / (scores.sum(axis=0) + _EPSILON)).sum(axis=1)
+    return result
+
+
 def profiles(members: Sequence[Member]) -> Floats | None:
     """Scores of all members on what all have seen: items, else tasks' means; (members, n).
 
     Shifted to be at least 0 where a score is negative. ``None`` if somebody's scores are unknown.
     """
-    scores = [member.scores for member in members]
-    if any(not some for some in scores):
+    scores = [member.scores for member in members if member.scores]
+    if len(scores) < len(members):
         return None
-    keys = [{(task, item) for task, items in some.items() for item in items} for some in scores]  # type: ignore[union-attr]
+    keys = [{(task, item) for task, items in s.items() for item in items} for s in scores]
     common = sorted(set.intersection(*keys))
     if common:
-        table = np.array([[some[t][i] for t, i in common] for some in scores])  # type: ignore[index]
+        table = np.array([[s[t][i] for t, i in common] for s in scores])
     else:
-        tasks = sorted(set.intersection(*(set(some) for some in scores)))  # type: ignore[arg-type]
-        means = [
-            [math.fsum(some[t].values()) / len(some[t]) for t in tasks]  # type: ignore[index]
-            for some in scores
-        ]
-        table = np.array(means)
+        tasks = sorted(set.intersection(*map(set, scores)))
+        table = np.array([[math.fsum(s[t].values()) / len(s[t]) for t in tasks] for s in scores])
     shifted: Floats = table - np.minimum(table.min(axis=0), 0)
     return shifted
 

@@ -25,7 +25,7 @@ from evomerge.core.errors import UserError
 from evomerge.evaluate.model import load_tokenizer
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
-LARGE = {"format": "x" * inspection._SMALL}  # as metadata, more than is read without a child
+LARGE = {"format": "x" * inspection.SMALL_BYTES}  # as metadata, more than is read without a child
 
 
 def model(folder: Path, header: object, tokenizer: object = None) -> Path:
@@ -49,20 +49,20 @@ def large(tmp_path: Path) -> Path:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The folders that each child was started for."""
     started: list[list[str]] = []
-    ask = inspection._inspect_in_child
+    ask = inspection.inspect_in_child
 
     def asking(folders: list[str]) -> object:
         started.append(list(folders))
         return ask(folders)
 
-    monkeypatch.setattr(inspection, "_inspect_in_child", asking)
+    monkeypatch.setattr(inspection, "inspect_in_child", asking)
     return started
 
 
 def child_runs(monkeypatch: pytest.MonkeyPatch, before: str) -> None:
     """Have the child do something else before it begins; `inspector` is its module."""
     start = f"import evomerge.checkpoint.sandbox.child as inspector\n{before}\nmain("
-    monkeypatch.setattr(inspection, "_START", inspection._START.replace("main(", start, 1))
+    monkeypatch.setattr(inspection, "START", inspection.START.replace("main(", start, 1))
 
 
 def test_a_model_of_small_files_has_no_child(tmp_path, asked):
@@ -94,7 +94,7 @@ def test_models_that_are_opened_together_have_one_child(large, tmp_path, asked):
 
 def test_results_of_another_process_hold_if_the_files_are_the_same(large, asked):
     findings = json.loads(json.dumps(inspect_models([str(large)])))
-    inspection._known.clear()
+    inspection.forget()
     inspection.remember(findings)
     assert open_model(large).tokens.size == 2
     assert len(asked) == 1
@@ -114,7 +114,7 @@ def test_this_machines_copy_of_a_hub_id_is_inspected_unless_it_is_not_whole(
     assert list(inspect_models(["org/name", "org/other"])) == [str(copy)]
     assert asked == [[str(copy)]]
     (copy / "model.safetensors.index.json").write_text('{"weight_map": {"x": "2.safetensors"}}')
-    (copy / "tokenizer.json").write_text(" " * inspection._SMALL)
+    (copy / "tokenizer.json").write_text(" " * inspection.SMALL_BYTES)
     assert inspect_models(["org/name"])[str(copy)]["stamps"] != stamps(copy)  # not of now
     assert len(asked) == 2
 
@@ -130,14 +130,14 @@ def test_this_machines_copy_of_a_hub_id_is_inspected_unless_it_is_not_whole(
 def test_the_child_refuses_with_the_message_of_the_process(
     large, asked, monkeypatch, name, text, message
 ):
-    (large / "tokenizer.json").write_text(" " * inspection._SMALL)
+    (large / "tokenizer.json").write_text(" " * inspection.SMALL_BYTES)
     (large / name).write_text(text)
     messages = []
     for _ in range(2):
         with pytest.raises(UserError, match=re.escape(message)) as caught:
             open_model(large)
         messages.append(str(caught.value))
-        monkeypatch.setattr(inspection, "_SMALL", 2**30)  # no child the second time
+        monkeypatch.setattr(inspection, "SMALL_BYTES", 2**30)  # no child the second time
     assert messages[0] == messages[1]
     assert len(asked) == 1
 
@@ -192,7 +192,7 @@ def test_a_child_that_fails_by_our_fault_is_not_the_files(large, monkeypatch):
 
 
 def test_a_child_that_hangs_is_killed(large, monkeypatch):
-    monkeypatch.setattr(inspection, "_WAIT_SECONDS", 0.3)
+    monkeypatch.setattr(inspection, "WAIT_SECONDS", 0.3)
     child_runs(monkeypatch, "import time; time.sleep(60)")
     with pytest.raises(UserError, match=r"large: expected .* longer than 5 s"):
         open_model(large)
@@ -210,21 +210,21 @@ def test_without_a_child_the_process_reads_by_itself_and_says_so(large, monkeypa
 
 
 def test_files_that_change_while_they_are_read_are_refused(large, monkeypatch):
-    ask = inspection._inspect_in_child
+    ask = inspection.inspect_in_child
 
     def ask_and_write(folders):
         findings = ask(folders)
         (large / "config.json").write_text('{"a": 1}')
         return findings
 
-    monkeypatch.setattr(inspection, "_inspect_in_child", ask_and_write)
+    monkeypatch.setattr(inspection, "inspect_in_child", ask_and_write)
     with pytest.raises(UserError, match="its files change while they are read"):
         open_model(large)
 
 
 def in_the_child(code: str) -> str:
     """What a child prints that has its limits."""
-    start = inspection._START.replace("import main\nmain(sys.argv[2:])", f"import _limit\n{code}")
+    start = inspection.START.replace("import main\nmain(sys.argv[2:])", f"import limit\n{code}")
     root = Path(inspection.__file__).parents[3]
     words = [sys.executable, "-I", "-S", "-c", start, root]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
@@ -238,7 +238,7 @@ def test_the_child_is_python_alone():
 def test_the_child_writes_no_file_opens_few_and_leaves_no_image(tmp_path):
     code = f"""
 import resource
-_limit()
+limit()
 kinds = "RLIMIT_FSIZE", "RLIMIT_NOFILE", "RLIMIT_CORE", "RLIMIT_AS"
 print([resource.getrlimit(getattr(resource, kind))[1] for kind in kinds])
 try:
@@ -256,7 +256,7 @@ except OSError as error:
 
 
 def test_large_tokenizers_that_differ_are_reported_with_their_sizes(tmp_path, monkeypatch):
-    monkeypatch.setattr(compatible, "_MOST_MEGABYTES", 0)
+    monkeypatch.setattr(compatible, "MOST_MEGABYTES", 0)
     tokens = {"a": {"a": 0}, "b": {"a": 0, "b": 1}}
     first, second = (
         open_model(model(tmp_path / name, {"x": ENTRY}, {"model": {"vocab": vocabulary}}))

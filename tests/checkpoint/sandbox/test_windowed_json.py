@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from evomerge.checkpoint.files.document import parse_json
 from evomerge.checkpoint.sandbox import windowed_json as long_json
 from evomerge.checkpoint.sandbox.windowed_json import LongJson
-from evomerge.checkpoint.vocabulary import _read as read_stream
-from evomerge.checkpoint.vocabulary import read_tokenizer, write_added
+from evomerge.checkpoint.vocabulary import read_stream, read_tokenizer, write_added
 
 VALUES = st.recursive(
     st.none()

@@ -22,7 +22,7 @@ def study(small_study: Path, tmp_path: Path) -> Path:
     """A study of which one parent has a file that a child is started for."""
     home = tmp_path / "home"
     shutil.copytree(small_study.parent, home, ignore=shutil.ignore_patterns("run*"))
-    (home / "zoo" / "one" / "vocab.json").write_text(json.dumps({"x" * inspection._SMALL: 0}))
+    (home / "zoo" / "one" / "vocab.json").write_text(json.dumps({"x" * inspection.SMALL_BYTES: 0}))
     return home / small_study.name
 
 
@@ -30,17 +30,17 @@ def test_a_worker_is_told_what_the_driver_found_and_starts_no_child(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-    ask = inspection._inspect_in_child
+    ask = inspection.inspect_in_child
     monkeypatch.setattr(
-        inspection, "_inspect_in_child", lambda folders: asked.append(folders) or ask(folders)
+        inspection, "inspect_in_child", lambda folders: asked.append(folders) or ask(folders)
     )
     pool = InProcessPool(StudyConfig.from_yaml(study), study)
     assert asked == [[str(study.parent / "zoo" / "one")]]
     told = json.loads(json.dumps(pool.start_message))
-    inspection._known.clear()
+    inspection.forget()
     assert isinstance(start(told), Evaluator)
     assert len(asked) == 1
-    inspection._known.clear()
+    inspection.forget()
     assert isinstance(start({**told, "inspected": {}}), Evaluator)  # as on another machine
     assert len(asked) == 2
 
@@ -56,11 +56,11 @@ def test_a_parent_that_kills_the_child_ends_a_search_before_a_worker_starts(
 
     monkeypatch.setattr(LocalPool, "_spawn", spawn)
     kill = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
-    before = "from evomerge.checkpoint.sandbox import child\nchild._write({'reading': 'evil'})\n"
+    before = "from evomerge.checkpoint.sandbox import child\nchild.write({'reading': 'evil'})\n"
     monkeypatch.setattr(
-        inspection, "_START", inspection._START.replace("main(", f"{before}{kill}\nmain(", 1)
+        inspection, "START", inspection.START.replace("main(", f"{before}{kill}\nmain(", 1)
     )
-    monkeypatch.setattr(inspection, "_known", {})
+    inspection.forget()
     assert main(["search", str(study), str(tmp_path / "run")]) == 2
     told = capsys.readouterr().err
     assert "evil: expected a file that a process of its own can read" in told
