@@ -51,8 +51,11 @@ def compiled():
         native_module.compiler()
     except OSError:
         pytest.skip("there is no C++ compiler")
+    native_module.library(native_module.compiler())  # a kernel that cannot be built is an error
     kernels = native_kernels()
-    assert kernels is not None, "the kernels cannot be built, or round otherwise: see the warning"
+    if kernels is None and torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+        pytest.skip("PyTorch without vector instructions rounds otherwise: kernels are not used")
+    assert kernels is not None, "the kernels round otherwise than PyTorch: see the warning"
     return kernels
 
 
