@@ -351,7 +351,7 @@ def test_a_resumed_study_may_differ_in_resources_and_output(tmp_path: Path) -> N
     run = tmp_path / "run"
     first = go(run, output={"save_model": False})
     assert not (run / "best" / "model").exists()
-    assert "reproduce" not in first  # there is no model to run it with
+    assert first["reproduce"] is None  # there is no model to run it with
     second = go(run, workers={"count": 1, "threads": 2}, output={"save_model": True})
     assert (run / "best" / "model").is_dir()
     assert f"pretrained={run / 'best' / 'model'}," in second["reproduce"]

@@ -56,7 +56,7 @@ class Verdict:
         note: How the differences and intervals are to be read.
         unscored: Parents and anchors that could not be scored on the held-out items.
         constraints: The race's winner by each of the study's constraints.
-        reproduce: A command that measures the exported model, where there is one.
+        reproduce: The command that measures the exported model; ``None`` where there is none.
     """
 
     winner: Candidate
@@ -69,7 +69,7 @@ class Verdict:
     note: str = ""
     unscored: tuple[str, ...] = ()
     constraints: tuple[ConstraintResult, ...] = ()
-    reproduce: str | None = None
+    reproduce: str | None
 
 
 def verdict(
@@ -142,6 +142,7 @@ def verdict(
         note=_note(len(against), level, confidence, tasks),
         unscored=tuple(unscored),
         constraints=tuple(tables[winner.trial]) if tables else (),
+        reproduce=None,
     )
 
 
