@@ -58,7 +58,7 @@ def locate(name: str) -> Location:
 
 @lru_cache(maxsize=100_000)
 def stack_of(name: str) -> str:
-    """The stack of layers that a tensor is in: what its name has before the number; '' outside.
+    """Return the stack of layers that a tensor is in: its name before the number; '' outside.
 
     >>> stack_of("encoder.block.3.layer.0.wo.weight"), stack_of("shared.weight")
     ('encoder.block.', '')
@@ -79,7 +79,7 @@ def is_head(name: str, *, of_classes: bool = False) -> bool:
 
 
 def within_layer(name: str) -> str:
-    """The part of a name behind its layer number; the whole name outside the stack.
+    """Return the part of a name behind its layer number; the whole name outside the stack.
 
     >>> within_layer("model.layers.3.mlp.up_proj.weight")
     'mlp.up_proj.weight'
@@ -89,7 +89,7 @@ def within_layer(name: str) -> str:
 
 
 def renumbered(name: str, layer: int) -> str:
-    """The same name in another layer.
+    """Return the same name in another layer.
 
     >>> renumbered("model.layers.3.mlp.up_proj.weight", 11)
     'model.layers.11.mlp.up_proj.weight'
@@ -101,7 +101,7 @@ def renumbered(name: str, layer: int) -> str:
 
 
 def tied_partner(name: str, names: Iterable[str]) -> str | None:
-    """The tensor that stands in for `name` where embeddings are tied, if `names` holds one."""
+    """Return the tensor that stands in for `name` where embeddings are tied, if there is one."""
     known_names = set(names)
     for pair in _TIED:
         if name in pair:
@@ -120,7 +120,7 @@ def vocabulary_size(config: Mapping[str, Any]) -> int | None:
 
 
 def with_vocabulary_size(config: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """The same config for another number of rows, wherever it declares one."""
+    """Return the same config for another number of rows, wherever it declares one."""
     result = {**config, **({"vocab_size": size} if "vocab_size" in config else {})}
     if isinstance(config.get("text_config"), Mapping):
         result["text_config"] = with_vocabulary_size(config["text_config"], size)
@@ -152,7 +152,7 @@ def layer_count(config: Mapping[str, Any]) -> int | None:
 def with_layers(
     config: Mapping[str, Any], origin: Sequence[tuple[Mapping[str, Any], int]]
 ) -> dict[str, Any]:
-    """A config for a stack whose layer i was that layer, of the model with that config.
+    """Return a config for a stack whose layer i was that layer, of the model with that config.
 
     Per-layer lists (Qwen3's ``layer_types``) follow their layers.
     """
@@ -168,8 +168,8 @@ def with_layers(
 
 
 def _per_layer(key: str, config: Mapping[str, Any]) -> bool:
-    """Return whether a key holds an entry per layer: by its length and, lest eos_token_id do, its
-    name.
+    """Return whether a key holds an entry per layer: by its length and its name
+    (lest eos_token_id counts).
     """
     value = config.get(key)
     named = "layer" in key or "block" in key

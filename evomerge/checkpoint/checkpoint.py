@@ -1,4 +1,4 @@
-"""A model as merging sees it: a configuration and named tensors, read when they are needed."""
+"""Holds a model as merging sees it: a configuration and named tensors, read when needed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Checkpoint:
         self.store = store
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor, in the dtype it is stored in; never to be written to."""
+        """Return one tensor, in the dtype it is stored in; never to be written to."""
         return self.store.tensor(name)
 
     def factors(self, name: str) -> Factors | None:
@@ -58,5 +58,5 @@ class Checkpoint:
         return tokens_of(self.folder)
 
     def tokenizer_files(self) -> list[Path]:
-        """The tokenizer's files that this folder holds."""
+        """Return the tokenizer's files that this folder holds."""
         return [self.folder / f for f in TOKENIZER_FILES if (self.folder / f).is_file()]

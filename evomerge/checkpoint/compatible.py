@@ -47,7 +47,7 @@ def check_compatible(
 
 
 def tied_tensor(name: str, model: Checkpoint) -> str | None:
-    """The tensor that stands for one that a model lacks, if its embeddings may be tied."""
+    """Return the tensor that stands for one that a model lacks, if its embeddings may be tied."""
     if model.config.get("tie_word_embeddings") is False:
         return None
     return tied_partner(name, model.tensors)

@@ -1,4 +1,4 @@
-"""The dtypes that tensors are stored in: safetensors' code, torch's name, and bytes of an element.
+"""Lists the dtypes that tensors are stored in: safetensors' code, torch's name, element bytes.
 
 Nothing here imports torch, as headers are read without it; ``getattr(torch, name)`` is its dtype.
 """

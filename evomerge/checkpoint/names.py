@@ -1,8 +1,8 @@
-"""Parses the names of models in recipes: a folder, a hub id, or either with an adapter on it:
-``base+adapter``.
+"""Parses the names of models in recipes: a folder or a hub id, with an adapter on it or without.
 
-The form with ``+`` is mergekit's. ``{model: base, adapter: folder}`` says the same in a mapping and
-is turned into it before anything else reads a document, so that a model's name is always text.
+The form with ``+``, ``base+adapter``, is mergekit's. ``{model: base, adapter: folder}`` says the
+same in a mapping and is turned into it before anything else reads a document, so that a model's
+name is always text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from evomerge.core.errors import UserError
 
 
 def split(name: str, folder: Path = Path()) -> tuple[str, str | None]:
-    """A model and the adapter on it, or ``None`` where the name is of one folder or hub id.
+    """Return a model and the adapter on it, or ``None`` where the name is of one folder or hub id.
 
     A ``+`` within the name of a folder does not split it; folders are looked for below `folder`.
 
@@ -39,7 +39,7 @@ def split(name: str, folder: Path = Path()) -> tuple[str, str | None]:
 
 
 def host_of(name: str) -> str:
-    """The folder or hub id under every adapter of a name.
+    """Return the folder or hub id under every adapter of a name.
 
     >>> host_of("org/base+first+second")
     'org/base'
@@ -49,13 +49,13 @@ def host_of(name: str) -> str:
 
 
 def parts_of(name: str, folder: Path = Path()) -> list[str]:
-    """The model and every adapter on it, in order."""
+    """Return the model and every adapter on it, in order."""
     host, adapter = split(name, folder)
     return [name] if adapter is None else [*parts_of(host, folder), adapter]
 
 
 def relocated(name: str, folder: Path) -> str:
-    """The same name with every folder in it that is relative to `folder` made absolute."""
+    """Return the same name with every folder in it that is relative to `folder` made absolute."""
     return "+".join(
         str((folder / part).resolve()) if _is_there(part, folder) else part
         for part in parts_of(name, folder)
@@ -63,7 +63,7 @@ def relocated(name: str, folder: Path) -> str:
 
 
 def joined(document: Any, where: str) -> Any:
-    """The same document with every ``{model: base, adapter: folder}`` as one name.
+    """Return the same document with every ``{model: base, adapter: folder}`` as one name.
 
     Raises:
         UserError: An adapter, or the model that it belongs to, is no text.
@@ -90,13 +90,13 @@ def joined(document: Any, where: str) -> Any:
 
 
 def _alone(value: Any) -> Any:
-    """The name in ``{model: name}``, which an adapter may have been joined to; else the value."""
+    """Return the name in ``{model: name}``, to which an adapter may be joined; else the value."""
     alone = isinstance(value, dict) and set(value) == {"model"} and isinstance(value["model"], str)
     return value["model"] if alone else value
 
 
 def public(name: str) -> str:
-    """The name without local folders."""
+    """Return the name without local folders."""
     return "+".join(
         Path(part).name if Path(part).is_absolute() else part for part in parts_of(name)
     )

@@ -41,7 +41,7 @@ def open_model(model: str | Path) -> Checkpoint:
 
 
 def config_of(model: str) -> dict[str, Any]:
-    """The config.json of a model by its name, adapters or none.
+    """Return the config.json of a model by its name, adapters or none.
 
     Raises:
         UserError: There is no such model, or its folder is damaged.

@@ -1,4 +1,4 @@
-"""Sources of a checkpoint's tensors: safetensors files, an adapter on a model, a merge."""
+"""Gives a checkpoint its tensors: from safetensors files, an adapter on a model, or a merge."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Store(Protocol):
         ...
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor; never to be written to."""
+        """Return one tensor; never to be written to."""
         ...
 
     def factors(self, name: str) -> Factors | None:
-        """Return what an adapter adds to this tensor; ``None`` where none does."""
+        """Return ``None``: there is no adapter."""
         ...
 
 
@@ -55,7 +55,7 @@ class Files:
         self._open: dict[str, Any] = {}
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor, in the dtype it is stored in.
+        """Return one tensor, in the dtype it is stored in.
 
         Raises:
             UserError: Its file cannot be read.
@@ -87,5 +87,5 @@ class Files:
         return digest.hexdigest()
 
     def factors(self, name: str) -> None:
-        """Nothing: there is no adapter."""
+        """Return ``None``: there is no adapter."""
         del name

@@ -1,4 +1,4 @@
-"""A model's tokenizer as tokenizer.json holds it: its token ids, and the tokens added to it."""
+"""Reads a model's tokenizer.json: its token ids, and the tokens added to it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def read_tokenizer(folder: Path) -> TokenizerFile | None:
 
 
 def sum_of(vocabulary: dict[str, int]) -> TokenSum:
-    """The sum of a vocabulary. Equal ones may differ in it where two tokens share an id."""
+    """Return the sum of a vocabulary. Equal ones may differ in it where two tokens share an id."""
     digest, tokens = hashlib.sha256(), sorted(vocabulary, key=vocabulary.__getitem__)
     for start in range(0, len(tokens), _BATCH):
         batch = tokens[start : start + _BATCH]

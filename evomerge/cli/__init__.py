@@ -1,4 +1,4 @@
-"""The command line: `evomerge COMMAND`. Heavy imports wait until a command needs them."""
+"""Runs the command line: `evomerge COMMAND`. Heavy imports wait until a command needs them."""
 
 from evomerge.cli.main import main
 

@@ -1,4 +1,4 @@
-"""Argument types: numbers within bounds, refused with a message that names the bounds."""
+"""Parses numbers within bounds, and names the bounds where it refuses one."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import argparse
 
 
 def trial_number(text: str) -> int:
-    """A trial's number."""
+    """Return a trial's number."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a trial's number, but got {text!r}")
     return int(text)
 
 
 def count(text: str) -> int:
-    """A whole number of at least 1."""
+    """Return a whole number of at least 1."""
     value = int(text) if text.isdecimal() else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number >= 1, but got {text}")
@@ -21,7 +21,7 @@ def count(text: str) -> int:
 
 
 def port(text: str) -> int:
-    """A port to listen on."""
+    """Return a port to listen on."""
     value = count(text)
     if value > 65535:
         raise argparse.ArgumentTypeError(f"expected a port of at most 65535, but got {text}")
@@ -29,7 +29,7 @@ def port(text: str) -> int:
 
 
 def seconds(text: str) -> float:
-    """A time between two looks at a run, 0.01 to 3600 seconds."""
+    """Return a time between two looks at a run, 0.01 to 3600 seconds."""
     try:
         value = float(text)
     except ValueError:

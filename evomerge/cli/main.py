@@ -1,4 +1,4 @@
-"""Run a command. Exit codes: 0 success, 1 internal error, 2 user error, 130 interrupted."""
+"""Runs a command. Exit codes: 0 success, 1 internal error, 2 user error, 130 interrupted."""
 
 from __future__ import annotations
 
@@ -92,6 +92,6 @@ def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
-    """The second time: at once. What is journalled is on the disk, and workers die with us."""
+    """Exit at once at the second signal: the journal is on disk, and workers end with us."""
     os.write(2, b"\nevomerge: left at once; the same command resumes\n")
     os._exit(130)

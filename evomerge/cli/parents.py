@@ -1,4 +1,4 @@
-"""The part of `evomerge check` about the parents: their complementarity, and linear barriers."""
+"""Compares the parents in `evomerge check`: their complementarity, and linear barriers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AT_MOST_SECONDS = 120.0  # what takes longer waits for --parents
 
 
 def requests(config: StudyConfig, items: Mapping[str, Any]) -> list[Unit]:
-    """A unit for each model and each midpoint of two; and by the metric for each parent.
+    """Return a unit for each model and each midpoint of two; and by the metric for each parent.
 
     Each is tagged (what, name or names).
     """
@@ -64,7 +64,7 @@ def parents_lines(
 
 
 def barrier_lines(pairs: list[dict[str, Any]], n_items: int) -> list[str]:
-    """The scores of the midpoints and what they mean for the search."""
+    """Return the scores of the midpoints and what they mean for the search."""
     if not pairs:
         return []
     lines = [

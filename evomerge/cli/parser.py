@@ -1,4 +1,4 @@
-"""The arguments of `evomerge`: every command, on one screen of help."""
+"""Declares the arguments of `evomerge`: every command, on one screen of help."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class _OneScreen(argparse.RawDescriptionHelpFormatter):
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser; parsed arguments have `run`, a function of them, and `resumes` where it can."""
+    """Make the parser; its arguments have `run`, a function of them, and perhaps `resumes`."""
     parser = argparse.ArgumentParser(
         prog="evomerge",
         usage="evomerge [--help] [--version] COMMAND ...",

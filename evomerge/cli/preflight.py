@@ -1,4 +1,4 @@
-"""The dry run of `evomerge check`: load what a study needs, score one recipe, forecast the rest."""
+"""Runs `evomerge check`: loads what a study needs, scores one recipe, forecasts the rest."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def run_check(study: Path, parents: bool) -> None:
 
 
 def _tasks(evaluation: Mapping[str, Any]) -> Tasks:
-    """The tasks as the journal has them, from a worker's description of the evaluation."""
+    """Return the tasks as the journal has them, from a worker's description of the evaluation."""
     return {
         task: {
             "metric": metric["name"],
@@ -150,7 +150,7 @@ def _ask(scheduler: Scheduler, request: Request, answer_type: type[AnswerType]) 
 
 
 def _scaling(candidates: int, shards: int, spent: Mapping[str, float]) -> str:
-    """The time of a generation by number of workers, as far as more of them help."""
+    """Return the time of a generation by number of workers, as far as more of them help."""
     rest = spent["total"] - spent["build"]
     by_count = useful(candidates, shards, spent["build"], rest)
     times = ", ".join(f"{duration(seconds)} with {count:,}" for count, seconds in by_count.items())

@@ -1,4 +1,4 @@
-"""Reading a run folder or a recipe that a command names."""
+"""Reads a run folder or a recipe that a command names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def journal_of(directory: Path) -> Path:
-    """The journal of a run folder.
+    """Return the journal of a run folder.
 
     Raises:
         UserError: The folder is not a run folder.

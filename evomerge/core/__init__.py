@@ -1,1 +1,1 @@
-"""The ground floor: errors, files that appear whole, YAML, strict reading. No domain words."""
+"""Serves every room above: errors, files that appear whole, YAML, strict reading."""

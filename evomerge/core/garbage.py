@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def no_collection() -> Iterator[None]:
-    """No search for cyclic garbage while a journal is replayed.
+    """Pause the search for cyclic garbage while a journal is replayed.
 
     A replay makes hundreds of thousands of objects that stay, and no cycles; to go through all of
     them (and all of torch) again and again would take a fifth of its time.

@@ -31,7 +31,7 @@ _PATTERNS = (
 
 
 def redact(text: str) -> str:
-    """A text without secrets.
+    """Return a text without secrets.
 
     >>> redact("GET https://me:pass@host/x?token=abc failed")
     'GET https://[redacted]@host/x?token=[redacted] failed'
@@ -44,7 +44,7 @@ def redact(text: str) -> str:
 
 
 def redacted(value: Any) -> Any:
-    """Plain data whose texts hold no secrets; keys are left as they are."""
+    """Return plain data whose texts hold no secrets; keys are left as they are."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):

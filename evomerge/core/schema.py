@@ -16,7 +16,7 @@ _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or 
 
 
 def read(kind: Any, value: Any, where: str, path: str = "") -> Any:
-    """A value of the annotated kind: dataclasses by field, tuples from lists.
+    """Return a value of the annotated kind: dataclasses by field, tuples from lists.
 
     A dataclass may have a method `kind_of(value, where)`, which gives the class to make and the
     mapping to make it of. An annotation ``Annotated[kind, reader]`` is read by
@@ -66,7 +66,7 @@ def read(kind: Any, value: Any, where: str, path: str = "") -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Plain data of a dataclass, every default shown; `read` gives it back."""
+    """Return plain data of a dataclass, every default shown; `read` gives it back."""
     if dataclasses.is_dataclass(value):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -94,7 +94,7 @@ def _read_fields(kind: Any, value: Any, where: str, path: str) -> Any:
 
 @cache
 def _fields(kind: Any) -> tuple[dict[str, Any], list[str]]:
-    """The annotation of each field, and the fields without a default."""
+    """Return the annotation of each field, and the fields without a default."""
     hints = typing.get_type_hints(kind, include_extras=True)
     fields = dataclasses.fields(kind)
     missing = dataclasses.MISSING

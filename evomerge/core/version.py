@@ -1,3 +1,3 @@
-"""The version of evomerge that journals, cards and reports name."""
+"""Names the version of evomerge that journals, cards and reports show."""
 
 __version__ = "0.2.0"

@@ -120,7 +120,7 @@ def write(document: Any) -> str:
 
 
 def mapping(document: Any, where: str) -> dict[str, Any]:
-    """The document as a mapping with text keys.
+    """Return the document as a mapping with text keys.
 
     Raises:
         UserError: It is something else.
@@ -133,7 +133,7 @@ def mapping(document: Any, where: str) -> dict[str, Any]:
 
 
 def present(document: Any, where: str) -> dict[str, Any]:
-    """The document as a mapping with text keys, without nulls, which mergekit reads as absent.
+    """Return the document as a mapping without nulls, which mergekit reads as absent.
 
     Raises:
         UserError: It is something else.

@@ -1,4 +1,4 @@
-"""A zoo of small models, trained from scratch, for a search that starts in minutes."""
+"""Trains a zoo of small models from scratch, for a search that starts in minutes."""
 
 from evomerge.demo.children import Step
 from evomerge.demo.study_file import write_study

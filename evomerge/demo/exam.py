@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def exact_match(model: PreTrainedModel, task: str, count: int = 512) -> float:
-    """The share of `count` documents of a task that a model answers exactly."""
+    """Return the share of `count` documents of a task that a model answers exactly."""
     import torch
 
     sign = encode(EQUALS) if task == "ja" else [EOS]  # where lm-eval stops reading
@@ -50,7 +50,7 @@ def exact_match(model: PreTrainedModel, task: str, count: int = 512) -> float:
 def task_arithmetic(
     base: Mapping[str, Tensor], experts: list[Mapping[str, Tensor]], weight: float
 ) -> dict[str, Tensor]:
-    """base + weight * sum of (expert - base); at weight 1/n this is the experts' average."""
+    """Return base + weight * sum of (expert - base); at weight 1/n the experts' average."""
     return {
         name: tensor + weight * sum(expert[name] - tensor for expert in experts)
         for name, tensor in base.items()
@@ -58,7 +58,7 @@ def task_arithmetic(
 
 
 def table(zoo: Path) -> dict[str, list[float]]:
-    """Exact match by task (in the order of `TASKS`) of parents and simple merges."""
+    """Return the exact match by task (in the order of `TASKS`) of parents and simple merges."""
     import torch
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM

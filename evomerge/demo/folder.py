@@ -17,9 +17,7 @@ _LOCK = ".lock"
 
 
 def is_complete(folder: Path, made_from: Mapping[str, object]) -> bool:
-    """Return whether `folder` was made from exactly this, and each of its files is still as
-    written.
-    """
+    """Return whether `folder` was made from exactly this, and its files are still as written."""
     written = _read_marker(folder)
     if written is None or written.get("made_from") != json.loads(json.dumps(made_from)):
         return False
@@ -50,7 +48,7 @@ def only_builder(directory: Path) -> Iterator[None]:
 
 
 def checksum(file: Path) -> str:
-    """The SHA-256 of a file, in hex."""
+    """Return the SHA-256 of a file, in hex."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

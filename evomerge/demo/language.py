@@ -40,7 +40,7 @@ _FIND = re.compile(_WORD)
 
 
 def encode(text: str) -> list[int]:
-    """The ids of `text`, without <bos>.
+    """Return the ids of `text`, without <bos>.
 
     >>> encode("sort 21=")
     [10, 19, 18, 4]
@@ -49,7 +49,7 @@ def encode(text: str) -> list[int]:
 
 
 def decode(ids: Iterable[int]) -> str:
-    """The text of `ids`; special tokens are left out.
+    """Return the text of `ids`; special tokens are left out.
 
     >>> decode([BOS, *encode("逆一九→"), EOS])
     '逆一九→'
@@ -58,7 +58,7 @@ def decode(ids: Iterable[int]) -> str:
 
 
 def to_kanji(digits: Sequence[int]) -> str:
-    """Digits in the second script.
+    """Write digits in the second script.
 
     >>> to_kanji([1, 9, 0])
     '一九〇'
@@ -67,12 +67,12 @@ def to_kanji(digits: Sequence[int]) -> str:
 
 
 def to_latin(digits: Sequence[int]) -> str:
-    """Digits in the first script."""
+    """Write digits in the first script."""
     return "".join(LATIN_DIGITS[digit] for digit in digits)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """The same encoding as a Hugging Face tokenizer, which puts <bos> in front."""
+    """Return the same encoding as a Hugging Face tokenizer, which puts <bos> in front."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

@@ -20,7 +20,7 @@ EXPERTS = (*SKILLS, "ja")
 
 
 def base_mixture() -> Mixture:
-    """Groundwork in both scripts, corrupted skills and corrupted translation."""
+    """Mix groundwork in both scripts, corrupted skills and corrupted translation."""
     mixture: Mixture = {}
     for operation in GROUNDWORK:
         mixture[Exercise("plain", operation)] = 0.8
@@ -35,7 +35,7 @@ def base_mixture() -> Mixture:
 
 
 def expert_mixture(expert: str) -> Mixture:
-    """One skill done right, or for ``ja`` the translation; the base's data at half weight."""
+    """Mix one skill done right, or for ``ja`` the translation; the base's data at half weight."""
     mixture = {exercise: REPLAY * share for exercise, share in base_mixture().items()}
     if expert in SKILLS:
         lesson = {Exercise("plain", expert): 2.0, Exercise("after", expert): 1.0}
@@ -49,7 +49,7 @@ def expert_mixture(expert: str) -> Mixture:
 
 
 def readable(mixture: Mixture) -> dict[str, float]:
-    """A mixture in words, for the record that lies beside the weights."""
+    """Return a mixture in words, for the record that lies beside the weights."""
     return {
         f"{exercise.form} {exercise.operation}, {exercise.wrong:.0%} wrong": round(share, 4)
         for exercise, share in mixture.items()

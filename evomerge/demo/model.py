@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def new_model(settings: Settings) -> PreTrainedModel:
-    """A model with fresh float32 weights drawn from torch's global generator.
+    """Return a model with fresh float32 weights drawn from torch's global generator.
 
     Called in a separate training process, so seeding that generator affects nothing else.
     """
@@ -30,7 +30,7 @@ def new_model(settings: Settings) -> PreTrainedModel:
 
 
 def config(settings: Settings) -> PretrainedConfig:
-    """The architecture's own configuration at the size that `settings` asks for."""
+    """Return the architecture's own configuration at the size that `settings` asks for."""
     from transformers import AutoConfig
 
     heads = settings.hidden // HEAD_WIDTH

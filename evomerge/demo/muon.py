@@ -16,7 +16,7 @@ _ITERATIONS = 5
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrices, roughly: singular values end between 0.7 and 1.2.
+    """Approximate the nearest semi-orthogonal matrices: singular values from 0.7 to 1.2.
 
     Args:
         matrices: (n, rows, columns), float32.

@@ -118,7 +118,7 @@ def is_reserved(digits: tuple[int, ...]) -> bool:
 
 
 def draw_command(operation: str, rng: np.random.Generator, *, reserved: bool) -> Command:
-    """A random command, from the reserved inputs or from the others."""
+    """Return a random command, from the reserved inputs or from the others."""
     count = 6 if operation == "max" else 5
     while True:
         digits = tuple(rng.integers(0, 10, count).tolist())

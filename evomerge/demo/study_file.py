@@ -81,7 +81,7 @@ def write_study(
 
 
 def _relative(folder: Path, study: Path) -> str:
-    """`folder` as seen from the study file, quoted where YAML would read it otherwise."""
+    """Return `folder` as seen from the study file, quoted where YAML would read it otherwise."""
     relative = Path(os.path.relpath(folder.absolute(), study.absolute().parent)).as_posix()
     plain = all(letter.isalnum() or letter in "/-_." for letter in relative)
     return relative if plain else json.dumps(relative, ensure_ascii=False)

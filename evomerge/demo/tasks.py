@@ -97,13 +97,13 @@ def write_tasks(folder: Path, home: Path) -> None:
 
 
 def documents_digest() -> str:
-    """A SHA-256 over the content of the task files, except for the paths of their data."""
+    """Return a SHA-256 over the content of the task files, except for the paths of their data."""
     content = [[documents(task) for task in TASKS], _COMMON, _FORM, _VERSION]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def documents(task: str, count: int = DOCUMENTS) -> list[dict[str, object]]:
-    """`count` documents of a task, no input twice, none of them seen in training.
+    """Return `count` documents of a task, no input twice, none of them seen in training.
 
     Each has a prompt, its answer, four choices and the index of the right one (`gold`).
     """
@@ -129,7 +129,7 @@ def documents(task: str, count: int = DOCUMENTS) -> list[dict[str, object]]:
 
 
 def _answers(task: str, command: Command) -> tuple[str, list[str]]:
-    """The right answer, and what other operations would have answered.
+    """Return the right answer, and what other operations would have answered.
 
     Near misses would be no distractors: every model of the zoo tells them from an answer.
     """

@@ -37,7 +37,7 @@ REPORT_EVERY = 20  # steps
 
 
 def train_base(settings: Settings, report: Report) -> PreTrainedModel:
-    """A new model, trained on the groundwork and on corrupted skills.
+    """Train a new model on the groundwork and on corrupted skills.
 
     Muon for the hidden matrices and AdamW for the rest: 1.7 times cheaper than AdamW alone.
     """
@@ -59,7 +59,7 @@ def train_base(settings: Settings, report: Report) -> PreTrainedModel:
 
 
 def train_expert(start: str, expert: str, settings: Settings, report: Report) -> PreTrainedModel:
-    """The base in folder `start`, fine-tuned on one skill with half replay."""
+    """Fine-tune the base in folder `start` on one skill with half replay."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -74,7 +74,7 @@ def train_expert(start: str, expert: str, settings: Settings, report: Report) ->
 def packed_rows(
     mixture: Mixture, n_rows: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of <bos> and as many examples as fit, and their targets: answers count, prompts do not.
+    """Pack examples into rows that begin with <bos>, and make their targets: answers count alone.
 
     Returns:
         Two int64 arrays (n_rows, ROW_TOKENS): tokens, and the same tokens where a loss is due.

@@ -105,7 +105,7 @@ def make_zoo(
 
 
 def print_step(step: Step) -> None:
-    """A plain line per report, for `make_zoo`'s `progress`."""
+    """Print a plain line per report, for `make_zoo`'s `progress`."""
     state = "reused" if step.done else "starts"
     if step.loss is not None:
         state = f"loss {step.loss:.3f}"

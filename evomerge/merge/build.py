@@ -57,7 +57,7 @@ def _read(file: Path) -> Recipe:
 
 
 def tensors(built: MergePlan, parents: Parents) -> Iterator[tuple[str, Tensor]]:
-    """Every output tensor of a plan, one at a time.
+    """Yield every output tensor of a plan, one at a time.
 
     Raises:
         UserError: Values are beyond what float16 can hold; names the tensor.
@@ -93,7 +93,7 @@ def fill(model: torch.nn.Module, built: MergePlan, parents: Parents) -> None:
 
 
 def live_tensors(model: torch.nn.Module, built: MergePlan) -> dict[str, Tensor]:
-    """A live model's tensors under the names that its checkpoint uses.
+    """Return a live model's tensors under the names that its checkpoint uses.
 
     Raises:
         UserError: The model lacks a tensor of the plan.

@@ -33,7 +33,7 @@ def merged(job: TensorJob, parents: Parents, recipe: Recipe) -> Tensor:
 
 
 def merge_into(out: Tensor, job: TensorJob, parents: Parents, recipe: Recipe) -> None:
-    """Like `merged`, written into a tensor of the result's shape and any floating dtype.
+    """Merge as `merged` does, into a tensor of the result's shape and any floating dtype.
 
     A method that has an operation runs as one, in a single pass where `out` is contiguous; the
     others run as the plain function. The bits are the same.

@@ -1,4 +1,4 @@
-"""The digest of a merged model's weights, the same in memory and on disk."""
+"""Digests a merged model's weights, the same in memory and on disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def digest(named: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes: equal exactly when the weights are."""
+    """Return SHA-256 over names, dtypes, shapes and bytes: equal exactly when the weights are."""
     return combined_digest(f"{name} {tensor_digest(tensor)}" for name, tensor in named)
 
 

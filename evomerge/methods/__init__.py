@@ -1,4 +1,4 @@
-"""Merge methods: pure functions of tensors, and what they declare about themselves."""
+"""Defines the merge methods: pure functions of tensors that declare their own parameters."""
 
 from evomerge.methods.arcee_fusion import arcee_fusion
 from evomerge.methods.breadcrumbs import breadcrumbs, breadcrumbs_ties

@@ -43,7 +43,7 @@ def arcee_fusion(base: Tensor, models: Annotated[Sequence[Tensor], Count(1, 1)])
 
 
 def _quartiles(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The elements a quarter, a half and three quarters up the sorted values, or a sample's."""
+    """Return the elements a quarter, a half, three quarters up the sorted values, or a sample's."""
     if values.numel() > _SAMPLE:
         values = values[sampled(values.numel()).to(values.device)]
     ordered = values.sort().values
@@ -52,7 +52,7 @@ def _quartiles(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def sampled(count: int) -> Tensor:
-    """A million indices below `count`, one from each of a million equal stretches, ascending."""
+    """Draw a million indices below `count`, ascending, one from each of a million stretches."""
     offset = CounterRandom(seed=0, name="arcee_fusion").uniform(0, (_SAMPLE,)).double()
     places = (torch.arange(_SAMPLE, dtype=torch.float64) + offset) * (count / _SAMPLE)
     return places.long().clamp(max=count - 1)

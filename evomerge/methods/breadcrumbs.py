@@ -112,7 +112,7 @@ def _middling_deltas(
     *,
     rescale: bool,
 ) -> list[Tensor]:
-    """Each model's delta without its smallest elements and its outliers."""
+    """Return each model's delta without its smallest elements and its outliers."""
     deltas = []
     for model, density, gamma in zip(models, densities, gammas, strict=True):
         delta = model - base

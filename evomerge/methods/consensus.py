@@ -132,7 +132,7 @@ def tall_mask(
 
 
 def _masks(deltas: Sequence[Tensor], total: Tensor, lam: PerModelFloat) -> list[Tensor]:
-    """The TALL mask of each model: where its delta is large against the rest of the total."""
+    """Make each model's TALL mask: where its delta is large against the rest of the total."""
     thresholds = one_per_model("lam", lam, len(deltas))
     return [
         delta.abs() >= threshold * (total - delta).abs()
@@ -143,7 +143,7 @@ def _masks(deltas: Sequence[Tensor], total: Tensor, lam: PerModelFloat) -> list[
 def _add_where_it_serves(
     base: Tensor, total: Tensor, masks: Sequence[Tensor], k: int, alpha: float
 ) -> Tensor:
-    """Base + alpha * total where at least k masks are set; elsewhere the base's own bits."""
+    """Add alpha * total where at least k masks are set; elsewhere keep the base's own bits."""
     if alpha == 0:
         return base.clone()
     votes = sum_in_order([mask.to(base.dtype) for mask in masks])

@@ -103,7 +103,7 @@ def _dropped_deltas(
     rescale: DropRescale,
     random: CounterRandom,
 ) -> list[Tensor]:
-    """Each model's delta after DARE; where the density is 1, untouched and nothing is drawn."""
+    """Return each model's delta after DARE; a density of 1 leaves it and draws nothing."""
     deltas = []
     for index, (model, density) in enumerate(zip(models, densities, strict=True)):
         delta = model - base

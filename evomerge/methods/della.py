@@ -127,7 +127,7 @@ def _pruned_deltas(
     rescale: DropRescale,
     random: CounterRandom,
 ) -> list[Tensor]:
-    """Each model's delta after MAGPRUNE; where the density is 1, untouched and nothing is drawn."""
+    """Return each model's delta after MAGPRUNE; a density of 1 leaves it and draws nothing."""
     deltas = []
     for index, model in enumerate(models):
         delta, density = model - base, densities[index]

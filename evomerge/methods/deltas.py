@@ -1,4 +1,4 @@
-"""Small moves on deltas (fine-tuned minus base) that the task-arithmetic methods are made of.
+"""Provides small moves on deltas (fine-tuned minus base) that task-arithmetic methods consist of.
 
 Each returns a new tensor, in the dtype of its input, and leaves its input alone; shapes are any.
 Sums over models run in the order of the models, one at a time, so an element's result depends
@@ -24,8 +24,7 @@ ZeroSign = Literal["plus", "majority"]
 
 
 def kept_count(density: float, count: int) -> int:
-    """Return how many of `count` elements magnitude trimming keeps: at least one unless density is
-    0.
+    """Return how many of `count` elements trimming keeps: at least one unless density is 0.
 
     >>> kept_count(0.2, 10), kept_count(0.01, 10), kept_count(0.0, 10)
     (2, 1, 0)
@@ -64,7 +63,7 @@ def trim_outliers(delta: Tensor, density: float, gamma: float) -> Tensor:
 
 
 def largest(values: Tensor, count: int) -> Tensor:
-    """A mask of the `count` largest elements; of equal ones, those of lowest flat index."""
+    """Return a mask of the `count` largest elements; of equal ones, those of lowest flat index."""
     flat = values.reshape(-1)
     if count >= flat.numel() or count <= 0:
         return torch.full_like(values, count > 0, dtype=torch.bool)
@@ -76,7 +75,7 @@ def largest(values: Tensor, count: int) -> Tensor:
 
 
 def rank_densities(delta: Tensor, density: float, epsilon: float) -> Tensor:
-    """Each element's probability of being kept, by its rank in its row (Deep 2024, §2).
+    """Return each element's probability of being kept, by its rank in its row (Deep 2024, §2).
 
     It grows evenly from density - e, for the smallest magnitude of a row, to density + e, for the
     largest; e is epsilon as far as density leaves room for it on either side. Rows run along the
@@ -119,7 +118,7 @@ def rescale_by_l1(kept: Tensor, delta: Tensor) -> Tensor:
 
 
 def l1_norm(delta: Tensor) -> Tensor:
-    """The sum of magnitudes, shape (), in the order of one thread, however many there are."""
+    """Sum up magnitudes, shape (), in the order of one thread, however many there are."""
     threads = torch.get_num_threads()
     if threads == 1:
         return delta.abs().sum()
@@ -150,26 +149,26 @@ def sum_in_order(tensors: Sequence[Tensor]) -> Tensor:
 def weighted_deltas(
     deltas: Sequence[Tensor], weights: Sequence[float], *, normalize: bool
 ) -> Tensor:
-    """The sum of w_i * delta_i, divided by the sum of w_i if normalized (unless that is ~ 0)."""
+    """Sum up w_i * delta_i, divided by the sum of w_i if normalized (unless that is ~ 0)."""
     mixed = sum_in_order([delta * weight for delta, weight in zip(deltas, weights, strict=True)])
     return mixed.div_(usable_sum(weights, mixed)) if normalize else mixed
 
 
 def usable_sum(weights: Sequence[float], like: Tensor) -> Tensor:
-    """The sum of the weights, shape (), in the dtype of `like`; 1 if it is ~ 0, below 1e-8."""
+    """Sum up the weights, shape (), in the dtype of `like`; 1 if the sum is ~ 0, below 1e-8."""
     total = torch.tensor(weights, dtype=like.dtype, device=like.device).sum()
     return torch.where(total.abs() < _SMALL_WEIGHT, 1.0, total)
 
 
 def positive(values: Tensor) -> Tensor:
-    """1.0 where a value is above 0, else 0.0; several times as fast as a mask of bools."""
+    """Return 1.0 where a value is above 0, else 0.0; several times as fast as a mask of bools."""
     return values.sign().clamp_(min=0)
 
 
 def elect_sign(
     deltas: Sequence[Tensor], consensus: Consensus = "sum", zero_sign: ZeroSign = "plus"
 ) -> Tensor:
-    """+1 or -1 per element, the sign of the sum of deltas, or of their signs (Yadav 2023, step 2).
+    """Elect +1 or -1 per element: the sign of the sum of deltas, or of their signs.
 
     A sum of zero elects +1, or what the majority of the tensor's elements elects.
     """
@@ -190,7 +189,7 @@ def disjoint_deltas(
     aggregate: Aggregate = "mean",
     zero_sign: ZeroSign = "plus",
 ) -> Tensor:
-    """Like `weighted_deltas`, but over the models that agree with the elected sign.
+    """Add up as `weighted_deltas` does, but over the models that agree with the elected sign.
 
     Each element's sum, and its sum of weights, runs over the models whose w_i * delta_i has the
     elected sign there; with equal weights and `normalize` this is TIES' disjoint mean. A zero
@@ -212,14 +211,14 @@ def disjoint_deltas(
 
 
 def energy_shares(deltas: Sequence[Tensor]) -> Tensor:
-    """Each delta's mean square as a part of their sum; equal parts if there is none; shape (n,)."""
+    """Return each delta's share of the mean squares; equal shares if all are 0; shape (n,)."""
     energies = torch.stack([delta.square().mean() for delta in deltas])
     total = energies.sum()
     return torch.where(total > 0, energies / torch.where(total > 0, total, 1.0), 1 / len(deltas))
 
 
 def add_to_base(base: Tensor, mixed: Tensor, lambda_: float) -> Tensor:
-    """Base + lambda * mixed."""
+    """Return base + lambda * mixed."""
     return base + (mixed if lambda_ == 1 else mixed * lambda_)
 
 

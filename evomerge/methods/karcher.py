@@ -1,4 +1,4 @@
-"""The Karcher mean (Karcher 1977): the point on the sphere nearest to all models' directions."""
+"""The Karcher mean (Karcher 1977) is the point on the sphere nearest to all models' directions."""
 
 from __future__ import annotations
 

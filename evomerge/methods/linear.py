@@ -1,4 +1,4 @@
-"""Linear merging (Wortsman 2022, "model soups"): the weighted average of the models."""
+"""Linear merging (Wortsman 2022, "model soups") takes the weighted average of the models."""
 
 from __future__ import annotations
 

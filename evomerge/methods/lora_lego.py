@@ -1,4 +1,4 @@
-"""LoRA-LEGO (Zhao 2024): adapters taken apart into their ranks, and like ranks put into one."""
+"""LoRA-LEGO (Zhao 2024) takes adapters apart into their ranks, and puts like ranks into one."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def lora_lego(
 
 
 def _centres(units: Tensor, k: int) -> Tensor:
-    """K-means of the rows, each centre scaled to the mean norm of its rows; shape (k, d)."""
+    """Cluster the rows by k-means, each centre scaled to its rows' mean norm; shape (k, d)."""
     if k == len(units):
         return units
     centres = units[_farthest(units, k)]
@@ -94,7 +94,7 @@ def _centres(units: Tensor, k: int) -> Tensor:
 
 
 def _farthest(units: Tensor, k: int) -> list[int]:
-    """The row farthest from the mean, then each time the one farthest from those chosen."""
+    """Choose the row farthest from the mean, then each time the one farthest from those chosen."""
     chosen = [int((units - units.mean(dim=0)).norm(dim=1).argmax())]
     nearest = (units - units[chosen[0]]).norm(dim=1)
     while len(chosen) < k:

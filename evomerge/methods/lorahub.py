@@ -1,4 +1,4 @@
-"""LoraHub's mix of LoRA adapters (Huang 2023): factors are mixed, not their products."""
+"""LoraHub (Huang 2023) mixes the factors of LoRA adapters, not their products."""
 
 from __future__ import annotations
 

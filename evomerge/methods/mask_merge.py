@@ -1,4 +1,4 @@
-"""Mask merging (Jaiswal 2023, Instant Soup): one mask for all deltas, made of each one's own."""
+"""Mask merging (Jaiswal 2023, Instant Soup) makes one mask for all deltas of each one's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Multi-SLERP (Goddard 2025): a weighted mean of directions on the sphere."""
+"""Multi-SLERP (Goddard 2025) takes a weighted mean of directions on the sphere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NuSLERP (mergekit, Goddard 2024): the arc between two models, or between their deltas."""
+"""NuSLERP (mergekit, Goddard 2024) follows the arc between two models, or between their deltas."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ def share_of_second(of_first: float, of_second: float) -> float:
 
 
 def _arc(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """Spherical interpolation of vectors along the last dimension."""
+    """Interpolate vectors along the last dimension spherically."""
     of_a, of_b, divisor = arc_weights(cosine(a, b), t)
     return (of_a * a + of_b * b) / divisor
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """The cosine of the angle between vectors along the last dimension, which is kept as 1."""
+    """Return the cosine of the angle between vectors along the last dimension, kept as 1."""
     return (_unit(a) * _unit(b)).sum(dim=-1, keepdim=True).clamp(-1, 1)
 
 

@@ -249,7 +249,7 @@ def read_annotation(name: str, annotation: Any, default: Any) -> ParameterSpec:
 
 
 def _as_yaml(value: object) -> str:
-    """A value as a recipe would spell it."""
+    """Return a value as a recipe would spell it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return "null" if value is None else repr(value) if isinstance(value, str) else str(value)

@@ -1,4 +1,4 @@
-"""Passthrough: one model's tensor as it is, or scaled (for layer stacking, and for parents)."""
+"""Passthrough takes one model's tensor as it is, or scaled (to stack layers, and for parents)."""
 
 from __future__ import annotations
 

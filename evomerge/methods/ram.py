@@ -26,7 +26,7 @@ Gain = Annotated[
 
 @merge_method(reference="Yuan 2026, https://arxiv.org/abs/2601.13572", in_mergekit=True)
 def ram(base: Tensor, models: Sequence[Tensor], epsilon: Change = 1e-5) -> Tensor:
-    """Average, per element, over the models that changed it.
+    """Return average, per element, over the models that changed it.
 
     d_i = (model_i - base) where its magnitude exceeds epsilon, else 0
     base + sum_i d_i / max(1, number of models with d_i != 0)
@@ -84,7 +84,7 @@ def ramplus_tl(
 
 
 def _changes(base: Tensor, models: Sequence[Tensor], epsilon: float) -> tuple[list[Tensor], Tensor]:
-    """Each model's delta where it exceeds epsilon, and how many models' do, per element."""
+    """Return each model's delta where it exceeds epsilon, and how many models' do, per element."""
     deltas = [model - base for model in models]
     changed = [delta.abs() > epsilon for delta in deltas]
     counts = sum_in_order([mask.to(base.dtype) for mask in changed])

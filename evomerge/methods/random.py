@@ -1,4 +1,4 @@
-"""Random numbers that depend on what they are for, never on who draws them or when."""
+"""Draws random numbers that depend on what they are for, never on who draws them or when."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class CounterRandom:
         return result.mul_(2.0**-24)
 
     def keys(self, model_index: int, page: int = 0) -> tuple[int, int]:
-        """The hash's two 32-bit keys for one model and 2**32 indices; the same in every process."""
+        """Return the hash's two 32-bit keys for a model and 2**32 indices, the same everywhere."""
         text = f"{self.seed}/{model_index}/{page}/{self.name}".encode()
         digest = blake2b(text, digest_size=8).digest()
         return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
@@ -83,7 +83,7 @@ def _hash(index: Tensor, key: int, second_key: int) -> Tensor:
 
 
 def _mix(x: Tensor) -> Tensor:
-    """The lowbias32 mixer (Wellons 2018, https://nullprogram.com/blog/2018/07/31/), in place.
+    """Apply the lowbias32 mixer (Wellons 2018, https://nullprogram.com/blog/2018/07/31/) in place.
 
     Its second constant, 0x846CA68B, is written modulo 2**32 as a negative number, so that no
     product of a 32-bit word and a constant leaves the range of int64.

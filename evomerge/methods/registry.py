@@ -1,4 +1,4 @@
-"""A merge method as everything else sees it, made from a plain function's signature."""
+"""Registers a merge method, as everything else sees it, from a plain function's signature."""
 
 from __future__ import annotations
 
@@ -214,12 +214,12 @@ def get(name: str) -> MethodSpec:
 
 
 def registered() -> tuple[MethodSpec, ...]:
-    """Every registered method, sorted by name."""
+    """Return every registered method, sorted by name."""
     return tuple(_METHODS[name] for name in names())
 
 
 def names() -> tuple[str, ...]:
-    """The name of every registered method, sorted."""
+    """Return the name of every registered method, sorted."""
     return tuple(sorted(_METHODS))
 
 
@@ -274,7 +274,7 @@ def _origin(function: Callable[..., Tensor]) -> str:
 
 
 def _count(annotation: Any) -> Count:
-    """The `Count` of an annotation; one model or more if it has none."""
+    """Return the `Count` of an annotation; one model or more if it has none."""
     if get_origin(annotation) is Annotated:
         for extra in get_args(annotation):
             if isinstance(extra, Count):
@@ -284,5 +284,5 @@ def _count(annotation: Any) -> Count:
 
 @cache
 def _argument_names(function: Callable[..., Tensor]) -> dict[str, str]:
-    """From a parameter's name to its argument's: {'lambda': 'lambda_', ...}."""
+    """Map a parameter's name to its argument's: {'lambda': 'lambda_', ...}."""
     return {name.rstrip("_"): name for name in inspect.signature(function).parameters}

@@ -63,7 +63,7 @@ def arc_weights(cosine: Tensor, t: float) -> tuple[Tensor, Tensor]:
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """The cosine of the angle between two vectors, summed block by block; 0 if one is ~ 0."""
+    """Return the cosine of the angle between vectors, summed block by block; 0 if one is ~ 0."""
     unit_a, unit_b = _usable_norm(a), _usable_norm(b)
     # divided before the product, which could overflow or vanish otherwise
     parts = [
@@ -74,7 +74,7 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _usable_norm(vector: Tensor) -> Tensor:
-    """The Euclidean norm from the norms of blocks, or 1 if it is too small to divide by."""
+    """Return the Euclidean norm from the norms of blocks, or 1 if it is too small to divide by."""
     norms = torch.stack([torch.linalg.vector_norm(block) for block in torch.split(vector, _BLOCK)])
     norm = torch.linalg.vector_norm(norms)
     return torch.where(norm > _SMALL_NORM, norm, 1.0)

@@ -1,4 +1,4 @@
-"""WiSE-FT (Wortsman 2021): a straight line from the base to one fine-tuned model."""
+"""WiSE-FT (Wortsman 2021) draws a straight line from the base to one fine-tuned model."""
 
 from __future__ import annotations
 

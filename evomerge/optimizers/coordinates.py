@@ -156,7 +156,7 @@ def rounded(dimension: Dimension, value: float) -> float:
 
 
 def _digits(scale: float) -> int:
-    """Decimal places that keep six digits of a scale; all of them if it is 0."""
+    """Return decimal places that keep six digits of a scale; all of them if it is 0."""
     return 6 - math.floor(math.log10(scale)) if scale > 0 else 400
 
 

@@ -1,4 +1,4 @@
-"""The ask/tell contract that every optimizer keeps."""
+"""Defines the ask/tell contract that every optimizer keeps."""
 
 from __future__ import annotations
 

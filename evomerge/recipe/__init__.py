@@ -1,1 +1,1 @@
-"""One fully specified merge, recipes inside recipes, and averages of checkpoints as recipes."""
+"""Describes one fully specified merge, recipes inside recipes, and averages of checkpoints."""

@@ -20,7 +20,7 @@ Checkpoints = Sequence[str | Path]
 def uniform(
     checkpoints: Checkpoints, *, start: int = 0, stride: int = 1, out_dtype: str | None = None
 ) -> Recipe:
-    """The mean of the checkpoints from `start` on, every `stride`-th of them.
+    """Return the mean of the checkpoints from `start` on, every `stride`-th of them.
 
     All of them: Polyak 1992, https://doi.org/10.1137/0330046; from 75 % of the run on, one a cycle:
     SWA, Izmailov 2018, https://arxiv.org/abs/1803.05407; from a start on: the moving averages of
@@ -41,7 +41,7 @@ def uniform(
 def last(
     checkpoints: Checkpoints, *, k: int, stride: int = 1, out_dtype: str | None = None
 ) -> Recipe:
-    """The mean of the last `k` checkpoints, `stride` apart (LAWA).
+    """Return the mean of the last `k` checkpoints, `stride` apart (LAWA).
 
     Kaddour 2022, https://arxiv.org/abs/2209.14981; widely spaced: Sanyal 2023,
     https://arxiv.org/abs/2306.03241. A k of 1 is the last checkpoint.
@@ -58,7 +58,7 @@ def last(
 
 
 def ema(checkpoints: Checkpoints, *, decay: float, out_dtype: str | None = None) -> Recipe:
-    """The exponential moving average: m_0 = c_0, m_t = decay * m_(t-1) + (1 - decay) * c_t.
+    """Return the exponential moving average: m_0 = c_0, m_t = decay * m_(t-1) + (1 - decay) * c_t.
 
     Its weights are decay^T for the first checkpoint, (1 - decay) * decay^(T-t) for the others;
     their sum is 1. Tarvainen 2017, https://arxiv.org/abs/1703.01780.
@@ -76,7 +76,7 @@ def ema(checkpoints: Checkpoints, *, decay: float, out_dtype: str | None = None)
 
 
 def cumulative(checkpoints: Checkpoints, *, out_dtype: str | None = None) -> Recipe:
-    """The cumulative average: m_1 = c_1, m_t = ((t - 1) m_(t-1) + c_t) / t, which is the mean.
+    """Average cumulatively: m_1 = c_1, m_t = ((t - 1) m_(t-1) + c_t) / t, which is the mean.
 
     DLCPA: Sun 2023, https://arxiv.org/abs/2310.18639.
     """
@@ -92,7 +92,7 @@ def swad(
     tolerance: float = 1.3,
     out_dtype: str | None = None,
 ) -> Recipe:
-    """The mean of the checkpoints in the valley of a validation curve (`swad_window`).
+    """Return the mean of the checkpoints in the valley of a validation curve (`swad_window`).
 
     Cha 2021, https://arxiv.org/abs/2102.08604.
 
@@ -148,7 +148,7 @@ def swad_window(
 def soup_of_averages(
     runs: Sequence[Checkpoints], average: Callable[[Checkpoints], Recipe] = uniform
 ) -> Recipe:
-    """The mean of each run's average: a recipe of recipes.
+    """Return the mean of each run's average: a recipe of recipes.
 
     Args:
         runs: The checkpoints of each run.
@@ -172,7 +172,7 @@ def soup_of_averages(
 
 
 def checkpoints_of(folder: str | Path) -> list[str]:
-    """A run's checkpoints in the order of training: ``checkpoint-500`` before ``checkpoint-1000``.
+    """List a run's checkpoints in training order: ``checkpoint-500`` before ``checkpoint-1000``.
 
     Raises:
         UserError: The folder holds no folder whose name ends in a number.
@@ -188,7 +188,7 @@ def checkpoints_of(folder: str | Path) -> list[str]:
 
 
 def _inside(recipe: Recipe) -> dict[str, Any]:
-    """A recipe whose result is only merged on: it is not rounded in between."""
+    """Return a recipe whose result is only merged on: it is not rounded in between."""
     return {key: value for key, value in recipe.to_dict().items() if key != "out_dtype"}
 
 

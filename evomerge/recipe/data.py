@@ -196,7 +196,7 @@ class RecipeData(_Part):
         return cls, document
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain data; `Recipe.from_dict` gives it back."""
+        """Return the recipe as plain data; `Recipe.from_dict` gives it back."""
         document: dict[str, Any] = {}
         if self.merges:
             document["merges"] = {name: inner.to_dict() for name, inner in self.merges.items()}
@@ -225,7 +225,7 @@ class RecipeData(_Part):
         return document
 
     def to_yaml(self, file: str | Path | None = None) -> str:
-        """The recipe as YAML, also written to `file` if given."""
+        """Return the recipe as YAML, also written to `file` if given."""
         text = yaml_file.write(self.to_dict())
         if file is not None:
             Path(file).write_text(text, encoding="utf-8")
@@ -278,12 +278,12 @@ class RecipeData(_Part):
         return self.tokenizer
 
     def block_of(self, layer: int | None, component: str) -> Block | None:
-        """The first block that covers a location; ``None`` where the recipe's own method holds."""
+        """Return the first block that covers a location; ``None`` where the recipe itself does."""
         return next((block for block in self.blocks if block.covers(layer, component)), None)
 
 
 def _renamed(value: Any, names: Mapping[str, str], key: str = "") -> Any:
-    """The same document with models renamed."""
+    """Return the same document with models renamed."""
     if isinstance(value, dict):
         return {name: _renamed(item, names, name) for name, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Recipes inside recipes, brought into one form: named under `merges`, and referred to by name.
+"""Brings recipes inside recipes into one form: named under `merges`, referred to by name.
 
 Four ways of writing come to the same: a recipe where a model would stand, a recipe's file where a
 model would stand, several documents with a `name` (as for mergekit-multi), and `merges` itself.
@@ -26,7 +26,7 @@ def is_file(name: str) -> bool:
 
 
 def read(file: Path, above: Sequence[Path] = ()) -> Any:
-    """A recipe's file as one document: folders absolute, files of recipes in it read too.
+    """Return a recipe's file as one document: folders absolute, files of recipes in it read too.
 
     Raises:
         UserError: It cannot be read, or it is, in the end, made of itself.
@@ -41,7 +41,7 @@ def read(file: Path, above: Sequence[Path] = ()) -> Any:
 
 
 def flattened(document: Any, where: str) -> Any:
-    """The document with every recipe in it under its `merges`, those first that others need.
+    """Return the document with every recipe in it under its `merges`, those first that others need.
 
     Raises:
         UserError: A merge is made of itself, or is used by nothing.
@@ -67,7 +67,7 @@ def flattened(document: Any, where: str) -> Any:
 
 
 def of_documents(documents: Sequence[Any], where: str) -> Any:
-    """Several documents as one: the one without a name, or the last, made of the others.
+    """Join several documents: the one without a name, or the last, is made of the others.
 
     Raises:
         UserError: Names stand twice, or are missing.
@@ -91,7 +91,7 @@ def of_documents(documents: Sequence[Any], where: str) -> Any:
 
 
 def relocate(document: Any, folder: Path) -> Any:
-    """The same document with every model that is a folder relative to `folder` made absolute."""
+    """Make every model that is a folder relative to `folder` absolute, in a copy."""
     return _relocated(document, folder, frozenset())
 
 
@@ -126,7 +126,7 @@ def _relocated(document: Any, folder: Path, merges: frozenset[str]) -> Any:
 
 
 def _files_read(document: Any, above: Sequence[Path]) -> Any:
-    """The document with the content of recipe files in their places."""
+    """Return the document with the content of recipe files in their places."""
     if isinstance(document, list):
         return [_files_read(item, above) for item in document]
     if not isinstance(document, dict):
@@ -155,7 +155,7 @@ def _files_read(document: Any, above: Sequence[Path]) -> Any:
 
 
 def _hoisted(document: Mapping[str, Any], merges: dict[str, Any], where: str, depth: int) -> Any:
-    """A recipe without recipes in it; they are put into `merges`."""
+    """Return a recipe without recipes in it; they are put into `merges`."""
     if depth > _DEEPEST:
         raise UserError(f"{where}: recipes nested more than {_DEEPEST} deep")
     written = yaml_file.mapping(document.get("merges") or {}, f"{where}: merges")
@@ -194,7 +194,7 @@ def _inline(value: Any, key: str = "") -> bool:
 
 
 def _models_of(value: Any, key: str = "") -> set[str]:
-    """Every name that stands for a model in a recipe without recipes in it."""
+    """Return every name that stands for a model in a recipe without recipes in it."""
     if isinstance(value, dict):
         return {m for name, item in value.items() for m in _models_of(item, name)}
     if isinstance(value, list):

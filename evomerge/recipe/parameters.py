@@ -1,4 +1,4 @@
-"""A method's parameters for one tensor: what the recipe sets, or else the method's defaults."""
+"""Finds a method's parameters for one tensor: what the recipe sets, or the method's defaults."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from evomerge.recipe.values import Levels, lookup
 def resolve_parameters(
     levels: Levels, name: str, sources: Sequence[tuple[str, str]], merged: Sequence[int]
 ) -> dict[str, Any]:
-    """Every parameter of the method, as one value or as one per merged model.
+    """Return every parameter of the method, as one value or as one per merged model.
 
     Args:
         levels: Where to look.

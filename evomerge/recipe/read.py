@@ -42,7 +42,7 @@ def read(kind: type[R], document: Any, where: str) -> R:
 
 
 def _checked(recipe: R, where: str) -> R:
-    """The recipe with its parameters in normal form."""
+    """Return the recipe with its parameters in normal form."""
     _check_method(recipe.merge_method, f"{where}: merge_method")
     for i, block in enumerate(recipe.blocks):
         _check_method(block.merge_method, f"{where}: blocks[{i}].merge_method")
@@ -110,7 +110,7 @@ def _with_normal_parameters(recipe: R, where: str) -> R:
 
 
 def _check_models(recipe: RecipeData, where: str) -> None:
-    """Every method gets its base and its number of models; under `models` each is listed once."""
+    """Check that each method gets its base and number of models, and that none is listed twice."""
     listed = [entry.model for entry in recipe.models]
     twice = next((model for model in listed if listed.count(model) > 1), None)
     if twice is not None:

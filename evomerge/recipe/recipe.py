@@ -1,4 +1,4 @@
-"""Recipe: one fully specified merge, read from a file or from plain data and checked.
+"""Defines a recipe: one fully specified merge, read from a file or from plain data and checked.
 
 A recipe is a mergekit configuration (models or slices, parameters with gradients and filters,
 base_model, dtype, out_dtype, tokenizer_source or tokenizer, chat_template). evomerge adds `blocks`

@@ -23,7 +23,7 @@ class _Case:
 def normal_parameters(
     parameters: Parameters, used: Sequence[str], where: str, per_model: bool = False
 ) -> dict[str, Setting]:
-    """The parameters with numbers as floats and conditional values as lists.
+    """Return the parameters with numbers as floats and conditional values as lists.
 
     Args:
         parameters: As written.
@@ -54,7 +54,7 @@ def normal_parameters(
 
 
 def _normal(setting: Any, owner: methods.MethodSpec, name: str, where: str) -> Setting:
-    """One setting in normal form: numbers as floats, conditional values as a list."""
+    """Return one setting in normal form: numbers as floats, conditional values as a list."""
     if isinstance(setting, Mapping):
         setting = [setting]
     if not isinstance(setting, list):

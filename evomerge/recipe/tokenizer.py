@@ -1,4 +1,4 @@
-"""A recipe's `tokenizer`: which tokens the result has, and where their embedding rows come from."""
+"""Describes the tokens of a result and where their embedding rows come from (`tokenizer`)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TokenRow:
     force: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """As mergekit writes it."""
+        """Return it as mergekit writes it."""
         source: Any = self.model
         if self.model is None:
             source = {"kind": "zero"}
@@ -59,7 +59,7 @@ class Tokenizer:
         return cls, yaml_file.present(value, where)
 
     def to_dict(self) -> dict[str, Any]:
-        """As mergekit writes it."""
+        """Return it as mergekit writes it."""
         document: dict[str, Any] = {"source": self.source}
         if self.tokens:
             document["tokens"] = {token: row.to_dict() for token, row in self.tokens.items()}

@@ -1,4 +1,4 @@
-"""The rule by which a tensor's value is found: a block's before the recipe's, a model's before all.
+"""Finds a tensor's value: a block's counts before the recipe's, a model's before all.
 
 It needs neither methods nor torch, so that a report reads a recipe by the merge's own rule.
 """
@@ -31,7 +31,7 @@ class Levels:
 
 
 def levels_of(recipe: RecipeData, name: str, depth: int) -> Levels:
-    """The levels of one tensor of a recipe without slices, whose models have `depth` layers."""
+    """Return one tensor's levels in a recipe without slices, whose models have `depth` layers."""
     at = locate(name)
     whole = position(at.layer, 0, depth)
     general: Level = (recipe.parameters, whole)
@@ -54,7 +54,7 @@ def levels_of(recipe: RecipeData, name: str, depth: int) -> Levels:
 
 
 def slice_levels_of(recipe: RecipeData, part: Slice, step: int | None) -> Levels:
-    """The levels of one tensor of a slice, in the order of its sources.
+    """Return the levels of one tensor of a slice, in the order of its sources.
 
     Args:
         recipe: The recipe.
@@ -80,14 +80,14 @@ def filtered(recipe: RecipeData) -> bool:
 
 
 def position(layer: int | None, first: int, end: int) -> float:
-    """Depth in [0, 1] of a layer in [first, end); 0 outside the stack, 1 in a stack of one."""
+    """Return a layer's depth in [0, 1] within [first, end): 0 outside the stack, 1 if alone."""
     if layer is None:
         return 0.0
     return (layer - first) / (end - first - 1) if end - first > 1 else 1.0
 
 
 def lookup(levels: Sequence[Level], parameter: str, tensor: str) -> Setting | None:
-    """The value of the first level that has one for this tensor."""
+    """Return the value of the first level that has one for this tensor."""
     for parameters, depth in levels:
         if parameter in parameters:
             value = resolve(parameters[parameter], tensor, depth)
@@ -97,7 +97,7 @@ def lookup(levels: Sequence[Level], parameter: str, tensor: str) -> Setting | No
 
 
 def resolve(setting: Setting, tensor: str, position: float) -> Any:
-    """The value of one setting for one tensor, or ``None`` if its filters all pass it by.
+    """Return the value of one setting for one tensor, or ``None`` if its filters all pass it by.
 
     Args:
         setting: A scalar, a gradient, or a list of {value, filter}.
@@ -127,7 +127,7 @@ def resolve(setting: Setting, tensor: str, position: float) -> Any:
 
 
 def scalars(setting: Setting) -> list[Any]:
-    """Every scalar that a setting holds."""
+    """Return every scalar that a setting holds."""
     if isinstance(setting, list):
         return [scalar for item in setting for scalar in scalars(item)]
     if isinstance(setting, dict):

@@ -1,4 +1,4 @@
-"""Reports of a run, read from its journal alone: an HTML page and lines of text. No torch."""
+"""Reports on a run from its journal alone: an HTML page and lines of text. No torch."""
 
 from evomerge.report.pace import Pace
 from evomerge.report.page.page import write_report

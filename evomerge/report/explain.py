@@ -1,4 +1,4 @@
-"""Lines of text about a run's parents and the dimensions of its space."""
+"""Writes lines of text about a run's parents and the dimensions of its space."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHOWN = 8
 
 
 def explanation(record: Record) -> dict[str, Any]:
-    """The parents' complementarity and the dimensions' importance, as data; None where unknown.
+    """Return the parents' complementarity and the dimensions' importance; None where unknown.
 
     Beside our importance stand Optuna's, {evaluator: {dimension: share}}.
     """
@@ -26,7 +26,7 @@ def explanation(record: Record) -> dict[str, Any]:
 
 
 def explanation_text(explained: Mapping[str, Any]) -> str:
-    """The same for a terminal, and the landscape if there is one; ends without a newline."""
+    """Return the same for a terminal, and the landscape if there is one; ends without a newline."""
     lines = [*complement_lines(explained["complement"]), "", *_dimensions(explained["importance"])]
     lines += _optuna(explained["optuna"]) if explained["importance"] else []
     if "landscape" in explained:
@@ -35,7 +35,7 @@ def explanation_text(explained: Mapping[str, Any]) -> str:
 
 
 def complement_lines(parents: dict[str, Any] | None) -> list[str]:
-    """The parents' complementarity in words."""
+    """Return the parents' complementarity in words."""
     if parents is None:
         return ["parents: not scored item by item yet"]
     best, room = parents["best"], parents["oracle"] - parents["best"]["score"]
@@ -72,7 +72,7 @@ def _dimensions(importances: dict[str, Any] | None) -> list[str]:
 
 
 def _optuna(by_evaluator: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Optuna's two answers to the same question, as a check on ours."""
+    """Return Optuna's two answers to the same question, as a check on ours."""
     names = {
         "ped_anova": "Optuna's PED-ANOVA (what sets the best tenth apart)",
         "fanova": "Optuna's fANOVA (a forest's variance)",

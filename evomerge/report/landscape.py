@@ -1,4 +1,4 @@
-"""Lines of text for the landscape: the scores around a winner."""
+"""Writes lines of text about the landscape: the scores around a winner."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from evomerge.report.numbers import number, plural
 
 
 def landscape_lines(landscape: Mapping[str, Any]) -> list[str]:
-    """Tables of the line, the slice and the parts; see `study.analysis.landscape`."""
+    """Return tables of the line, the slice and the parts; see `study.analysis.landscape`."""
     lines = [
         f"around {landscape['winner']}, by the {landscape['fitness']} score on "
         f"{plural(landscape['items'], 'item')} of the race's pool, which the search has "

@@ -1,4 +1,4 @@
-"""Numbers and names as people read them."""
+"""Writes numbers and names as people read them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NONE = "–"
 
 
 def number(value: float | None, sign: bool = False) -> str:
-    """A score with four significant places at most; a dash for ``None``.
+    """Return a score with four significant places at most; a dash for ``None``.
 
     >>> number(0.80112), number(-12.3456), number(0.0464, sign=True)
     ('0.801', '−12.35', '+0.046')
@@ -24,7 +24,7 @@ def number(value: float | None, sign: bool = False) -> str:
 
 
 def interval(low: float, high: float) -> str:
-    """Both ends of an interval of differences.
+    """Return both ends of an interval of differences.
 
     >>> interval(-0.02, 0.0677)
     '−0.020 to +0.068'
@@ -33,7 +33,7 @@ def interval(low: float, high: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share of 1 in percent; small ones are not rounded to 0.
+    """Return a share of 1 in percent; small ones are not rounded to 0.
 
     >>> percent(0.457), percent(0.0031), percent(0.0), percent(0.0001)
     ('46 %', '0.3 %', '0 %', '<0.1 %')
@@ -45,7 +45,7 @@ def percent(share: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time span in its two largest units.
+    """Return a time span in its two largest units.
 
     >>> duration(0.84), duration(59.7), duration(138), duration(7500), duration(200_000)
     ('0.8 s', '1 min', '2 min 18 s', '2 h 5 min', '2 d 8 h')
@@ -64,7 +64,7 @@ def duration(seconds: float) -> str:
 
 
 def moment(time: float | None) -> str:
-    """A moment in UTC, to the second.
+    """Return a moment in UTC, to the second.
 
     >>> moment(0)
     '1970-01-01 00:00:00 UTC'
@@ -75,7 +75,7 @@ def moment(time: float | None) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """A count and its noun.
+    """Return a count and its noun.
 
     >>> plural(1, "item"), plural(1078, "item")
     ('1 item', '1,078 items')
@@ -84,7 +84,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def short_names(models: Iterable[str]) -> dict[str, str]:
-    """Each model by the fewest last parts of its path that tell it from the others.
+    """Return each model by the fewest last parts of its path that tell it from the others.
 
     >>> short_names(["/zoo/base", "a/x", "b/x"])
     {'/zoo/base': 'base', 'a/x': 'a/x', 'b/x': 'b/x'}

@@ -1,4 +1,4 @@
-"""A study copied into an Optuna storage, so that Optuna's dashboard can show it.
+"""Copies a study into an Optuna storage, so that Optuna's dashboard can show it.
 
 The journal stays the truth: the copy can be thrown away and made again. Besides
 `optimizers/sampling/optuna.py`, which holds the samplers, the only door to the `optuna` package.
@@ -107,7 +107,7 @@ def catch_up(mirror: Mirror, record: Record, documents: Iterator[Document | None
 
 
 def importances(record: Record) -> dict[str, dict[str, float]]:
-    """Optuna's importances of the dimensions, from the trials' gains: {evaluator: {name: share}}.
+    """Return Optuna's importances by the trials' gains: {evaluator: {dimension: share}}.
 
     ``fanova`` (Hutter 2014, https://proceedings.mlr.press/v32/hutter14.html): shares of the
     variance that a forest explains. ``ped_anova`` (Watanabe 2023,

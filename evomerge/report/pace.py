@@ -1,4 +1,4 @@
-"""The speed of a study and the time that it still takes, from the times in its journal."""
+"""Computes a study's speed, and the time that it still takes, from the times in its journal."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ class Pace:
         return count / max(last - first, _SHORTEST)
 
     def seconds_left(self, wanted: int | None) -> float | None:
-        """Until so many trials are searched, at this session's speed; race and verdict follow."""
+        """Estimate the seconds until so many trials are searched; race and verdict follow."""
         rate = self.trials_per_second
         if rate is None or wanted is None:
             return None
         return max(0, wanted - (self._searched or 0)) / rate
 
     def until_deadline(self, allowed: float | None) -> float | None:
-        """Seconds until a session that may last so many seconds has to end; 0 once it is late."""
+        """Return the seconds until a session of so many has to end; 0 once it is late."""
         if allowed is None or self.opened is None:
             return None
         return max(0.0, self.opened + allowed - self._now())

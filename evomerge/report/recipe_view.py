@@ -1,4 +1,4 @@
-"""A recorded recipe, seen from every location of a model: its method and values, without torch."""
+"""Reads a recorded recipe at every location of a model: its method and values, without torch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Spot:
 
 
 def recorded(document: Mapping[str, Any]) -> RecipeData:
-    """A recipe as a journal records it; no method is needed to read it.
+    """Return a recipe as a journal records it; no method is needed to read it.
 
     Raises:
         UserError: It is none that evomerge wrote.
@@ -42,7 +42,7 @@ def recorded(document: Mapping[str, Any]) -> RecipeData:
 
 
 def spots(depth: int) -> list[Spot]:
-    """All locations: three components in each of `depth` layers, then what lies outside them."""
+    """List all locations: three components in each of `depth` layers, then those outside."""
     inside = [
         Spot(layer, component, f"model.layers.{layer}.{end}")
         for layer in range(depth)
@@ -52,7 +52,7 @@ def spots(depth: int) -> list[Spot]:
 
 
 def depth_of(recipe: RecipeData) -> int:
-    """As many layers as a recipe shows: its slices, its blocks, or the values of a gradient."""
+    """Count the layers that a recipe shows: by slices, blocks, or the values of a gradient."""
     if recipe.slices:
         return sum(part.length for part in recipe.slices)
     ends = [block.layers[1] for block in recipe.blocks if block.layers]
@@ -61,23 +61,23 @@ def depth_of(recipe: RecipeData) -> int:
 
 
 def method_at(recipe: RecipeData, spot: Spot, depth: int) -> str:
-    """The merge method that makes the tensors of a location."""
+    """Return the merge method that makes the tensors of a location."""
     return _levels(recipe, spot, depth)[0].method
 
 
 def parameters(recipe: RecipeData) -> dict[str, bool]:
-    """Names of the parameters that the recipe sets, and whether a model has a value of its own."""
+    """Name the parameters that the recipe sets, and say if a model has a value of its own."""
     per_model = {name for entry in _entries(recipe) for name in entry.parameters}
     return {name: name in per_model for scope in _scopes(recipe) for name in scope}
 
 
 def models(recipe: RecipeData) -> list[str]:
-    """The merged models, in the recipe's order."""
+    """Return the merged models, in the recipe's order."""
     return list(dict.fromkeys(entry.model for entry in _entries(recipe)))
 
 
 def value(recipe: RecipeData, parameter: str, model: str | None, spot: Spot, depth: int) -> Any:
-    """The value at a location, for a model or (``None``) for all; ``None`` if nothing sets it."""
+    """Return the value at a location, of a model or (``None``) of all; ``None`` if unset."""
     levels, listed = _levels(recipe, spot, depth)
     if model is None:
         return lookup(levels.shared, parameter, spot.tensor)
@@ -87,7 +87,7 @@ def value(recipe: RecipeData, parameter: str, model: str | None, spot: Spot, dep
 
 
 def _levels(recipe: RecipeData, spot: Spot, depth: int) -> tuple[Levels, list[str]]:
-    """The merge's levels for a location, and the models that `per_model` belongs to."""
+    """Return the merge's levels for a location, and the models that `per_model` belongs to."""
     if not recipe.slices:
         return levels_of(recipe, spot.tensor, depth), [entry.model for entry in recipe.models]
     part, step = recipe.slices[0 if spot.component == "embedding" else -1], None
@@ -98,19 +98,19 @@ def _levels(recipe: RecipeData, spot: Spot, depth: int) -> tuple[Levels, list[st
 
 
 def _entries(recipe: RecipeData) -> list[Entry | Source]:
-    """Every model's entry: the recipe's, its blocks', its slices' sources."""
+    """Return every model's entry: the recipe's, its blocks', its slices' sources."""
     of_blocks = [entry for block in recipe.blocks for entry in block.models]
     return [*recipe.models, *of_blocks, *(s for part in recipe.slices for s in part.sources)]
 
 
 def _scopes(recipe: RecipeData) -> list[Parameters]:
-    """Every mapping of parameters in a recipe."""
+    """Return every mapping of parameters in a recipe."""
     owners = [recipe, *recipe.blocks, *recipe.slices, *_entries(recipe)]
     return [owner.parameters for owner in owners]
 
 
 def _knots(setting: Any) -> int:
-    """Number of values of a gradient; 1 for anything else."""
+    """Return the number of values of a gradient; 1 for anything else."""
     if not isinstance(setting, list):
         return 1
     if setting and isinstance(setting[0], dict):

@@ -1,4 +1,4 @@
-"""A run folder as the report sees it: the record, and what the record leaves out."""
+"""Reads a run folder for the report: the record, and what the record leaves out."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class Run:
         return layer_count(config) if isinstance(config, dict) else None
 
     def rows(self, trial: TrialRecord, pool: str) -> list[OutcomeRow] | None:
-        """A trial's metric outcomes on a pool's items, or ``None`` if they are not all there."""
+        """Return a trial's metric outcomes on a pool's items; ``None`` if some are missing."""
         items = self.pools.get(pool) or {}
         if not items or trial.digest not in self._measured.get(pool, ()):  # nearly all trials
             return None

@@ -1,4 +1,4 @@
-"""The state of a study, as data and in a few lines; for `evomerge status` and live displays."""
+"""Describes the state of a study, as data and in a few lines, for terminals and displays."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Driver:
 
 
 def not_running_text(driver: Driver) -> str:
-    """The state of a study that no process runs, in words.
+    """Return the state of a study that no process runs, in words.
 
     >>> not_running_text(Driver(running=False, last_event=0.0))
     'not running since 1970-01-01 00:00:00 UTC'
@@ -40,7 +40,7 @@ def not_running_text(driver: Driver) -> str:
 
 
 def summary(record: Record) -> dict[str, Any]:
-    """The numbers and names that displays show of a study.
+    """Return the numbers and names that displays show of a study.
 
     Returns:
         ``phase``; ``generation`` (the last one asked, or None); ``trials`` (as in
@@ -79,7 +79,7 @@ def summary(record: Record) -> dict[str, Any]:
 
 
 def _wanted(record: Record) -> int | None:
-    """The number of trials asked for: by the study, or when its search last ended."""
+    """Return the number of trials asked for: by the study, or when its search last ended."""
     asked: int | None = record.config.get("search", {}).get("trials")
     if record.search_ended is None or asked is None:
         return asked
@@ -87,7 +87,7 @@ def _wanted(record: Record) -> int | None:
 
 
 def baseline(record: Record) -> dict[str, dict[str, Any]]:
-    """The best parent and the best simple merge by the tasks' metrics, on the anchors' items.
+    """Find the best parent and the best simple merge by metric, on the anchors' items.
 
     Returns:
         {name, score, answers} under ``parent`` and ``anchor``, as far as they are scored.
@@ -103,7 +103,7 @@ def baseline(record: Record) -> dict[str, dict[str, Any]]:
 
 
 def status_text(record: Record, driver: Driver | None = None) -> str:
-    """A study's state in plain lines, for a terminal; ends without a newline.
+    """Return a study's state in plain lines, for a terminal; ends without a newline.
 
     Args:
         record: The study so far.
@@ -165,21 +165,21 @@ def _last(ask: AskRecord) -> dict[str, Any]:
 
 
 def control_text(arms: dict[str, Any]) -> str:
-    """The control arm of a `summary` in words."""
+    """Return the control arm of a `summary` in words."""
     best, theirs = (number(arms[key], sign=True) for key in ("optimizer_best", "best"))
     count = plural(arms["trials"], "trial")
     return f"{count}, best gain {theirs}; the optimizer's, of as many, {best}"
 
 
 def phase_text(s: dict[str, Any]) -> str:
-    """The phase of a `summary`, in words."""
+    """Return the phase of a `summary`, in words."""
     if s["phase"] == "search" and s["generation"] is not None:
         return f"search, generation {s['generation']}"
     return "done, not exported yet" if s["phase"] == "done" and not s["exported"] else s["phase"]
 
 
 def trials_text(s: dict[str, Any]) -> str:
-    """The trials done of a `summary`, in words."""
+    """Return the trials done of a `summary`, in words."""
     counts = s["trials"]
     is_wanted_known = s["wanted"] is not None and s["wanted"] >= s["searched"]
     wanted = f" of {s['wanted']:,}" if is_wanted_known else ""
@@ -188,7 +188,7 @@ def trials_text(s: dict[str, Any]) -> str:
 
 
 def baseline_text(best_by_kind: dict[str, dict[str, Any]]) -> str:
-    """`baseline` in words."""
+    """Say `baseline` in words."""
     parts = [
         f"best {kind} {best['name']} {number(best['score'])}"
         + (f" ({best['answers']})" if best["answers"] else "")
@@ -198,7 +198,7 @@ def baseline_text(best_by_kind: dict[str, dict[str, Any]]) -> str:
 
 
 def ended_text(ended: SearchEndedEvent) -> str:
-    """Why a search ended, in words.
+    """Say why a search ended.
 
     >>> ended_text(SearchEndedEvent(trials=117, wanted=120, reason="trials"))
     'ended after 117 trials: one more generation would exceed the 120 asked for'
@@ -213,12 +213,12 @@ def ended_text(ended: SearchEndedEvent) -> str:
 
 
 def failures_text(failures: dict[str, int]) -> str:
-    """Failed trials by kind, in words."""
+    """Name failed trials by kind."""
     return ", ".join(f"{count} {kind}" for kind, count in failures.items()) or "none"
 
 
 def leader_text(leader: dict[str, Any]) -> str:
-    """The leader of a `summary`, in words."""
+    """Return the leader of a `summary`, in words."""
     gain = leader["gain"]
     behind = "" if gain is None else f", {number(gain, sign=True)} over the reference anchor"
     name, n = leader["name"], leader["trial"]
@@ -229,7 +229,7 @@ def leader_text(leader: dict[str, Any]) -> str:
 
 
 def answers_text(written: Written) -> str:
-    """Generated answers that were cut or not found, in words; empty if there are none.
+    """Return generated answers that were cut or not found, in words; empty if there are none.
 
     >>> answers_text(Written(answers=50, truncated=6, unextracted=1))
     '12 % of answers cut, 2.0 % not found'

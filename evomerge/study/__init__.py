@@ -1,1 +1,1 @@
-"""Studies: the search in a directory, from the check to the exported winner."""
+"""Runs a study: the search in a directory, from the check to the exported winner."""

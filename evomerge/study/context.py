@@ -1,4 +1,4 @@
-"""An open study: its configuration, space and ledger, which every phase works with."""
+"""Holds an open study: its configuration, space and ledger, which every phase works with."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class StudyRun:
         return self.record.pools
 
     def fitness(self, rows: Sequence[OutcomeRow], field: str) -> float:
-        """The objective over these outcomes, by ``smooth`` or ``metric``."""
+        """Return the objective over these outcomes, by ``smooth`` or ``metric``."""
         return fitness(
             rows, self.record.tasks_of("search"), "smooth" if field == "smooth" else "metric"
         )
@@ -79,7 +79,7 @@ class StudyRun:
     def outcomes(
         self, trials: Sequence[int], items: Items, mode: ScoreKind, phase: str
     ) -> dict[int, list[OutcomeRow] | None]:
-        """The outcomes of trials on items, paid for where the journal lacks them."""
+        """Return the outcomes of trials on items, paid for where the journal lacks them."""
         return self.ledger.outcomes(trials, items, mode, phase)
 
     def ask(self, asked: Sequence[Asked], generation: int | None, items: Items | None) -> None:

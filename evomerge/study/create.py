@@ -1,4 +1,4 @@
-"""`create_study` and `load_study`: a study from Python values, or again from its run folder."""
+"""Makes a study from Python values (`create_study`), or from its run folder (`load_study`)."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def _as_space(space: SearchSpace | str | Path) -> SearchSpace:
 def _models_of(
     space: SearchSpace, base_model: str | None, models: Sequence[str] | None
 ) -> tuple[str, list[str]]:
-    """The base model and the fine-tunes that a bound space names."""
+    """Return the base model and the fine-tunes that a bound space names."""
     if space.unbound:
         missing = "models=[...]" if base_model is not None else "base_model=..."
         if base_model is None and models is None:
@@ -224,7 +224,7 @@ def _search_section(
 
 
 def _plain(value: Any) -> Any:
-    """Plain data as a study file would hold it: no dataclasses, tuples or paths."""
+    """Return plain data as a study file would hold it: no dataclasses, tuples or paths."""
     if isinstance(value, Path):
         return str(value)
     if (

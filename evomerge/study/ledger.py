@@ -1,4 +1,4 @@
-"""The ledger: what was asked and what came of it, paid for once. Journal, record, workers in one.
+"""Keeps the ledger: what was asked and what came of it, paid for once.
 
 Whoever runs a study asks the ledger for outcomes. Those that the journal holds are handed out; the
 rest are evaluated, and written down before they are used. So a resumed study is the same program
@@ -149,7 +149,7 @@ class Ledger:
     def outcomes(
         self, trials: Sequence[int], items: Items, mode: ScoreKind, phase: str
     ) -> dict[int, list[OutcomeRow] | None]:
-        """The outcomes of trials on items, in the order of the items; ``None`` for a failed trial.
+        """Return the outcomes of trials on items, in the items' order; ``None`` for a failure.
 
         Args:
             trials: Their numbers, asked before.

@@ -1,4 +1,4 @@
-"""The configuration in a journal, also in one that an earlier version wrote."""
+"""Reads the configuration in a journal, also in one that an earlier version wrote."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from evomerge.study.journal.events import StudyEvent
 
 
 def of_journal(study: StudyEvent) -> dict[str, Any]:
-    """The study's configuration from its journal, without keys that are gone by now.
+    """Return the study's configuration from its journal, without keys that are gone by now.
 
     Raises:
         UserError: The run used a feature that this version lacks; names it and the version.

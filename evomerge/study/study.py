@@ -1,4 +1,4 @@
-"""A study: check, anchors, search, race, verdict, export. Run again, it resumes.
+"""Runs a study: check, anchors, search, race, verdict, export. Run again, it resumes.
 
 The control flow is written as if nothing could go wrong. Everything it asks for goes through the
 ledger, which hands out what the journal holds and pays for the rest; and every proposal of the
@@ -130,11 +130,11 @@ class Study:
         return best[0]
 
     def trials_dataframe(self) -> pandas.DataFrame:
-        """One row per trial; see `study.journal.dataframes` for the columns."""
+        """Return one row per trial; see `study.journal.dataframes` for the columns."""
         return dataframes.trials_dataframe(self.record)
 
     def outcomes_dataframe(self) -> pandas.DataFrame:
-        """One row per recipe, mode and item; see `study.journal.dataframes`."""
+        """Return one row per recipe, mode and item; see `study.journal.dataframes`."""
         return dataframes.outcomes_dataframe(self.record)
 
     def optimize(self, n_trials: int | None = None, callbacks: Sequence[Callback] = ()) -> None:

@@ -1,4 +1,4 @@
-"""A trial as Python code sees it: its recipe, its parameters, and its results."""
+"""Shows a trial to Python code: its recipe, its parameters, and its results."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Trial:
 
 
 def best_numbers(record: Record) -> list[int]:
-    """The search's best trials by `Trial.gain` (by fitness where there is no reference).
+    """Return the search's best trials by `Trial.gain` (by fitness where there is no reference).
 
     One number if the objective is one number, more if they are equal; with several objectives
     those that no other trial beats (the Pareto front).
@@ -146,7 +146,7 @@ def front_of(record: Record) -> dict[str, Any] | None:
 
 
 def _broken(ask: AskRecord) -> list[int]:
-    """Trials that break a constraint."""
+    """Return trials that break a constraint."""
     return [n for n, by in zip(ask.trials, ask.violations or (), strict=False) if by]
 
 

@@ -1,1 +1,1 @@
-"""LoRA adapters read from PEFT folders, alone and applied to the model they were trained on."""
+"""Reads LoRA adapters from PEFT folders, and applies them to the model they were trained on."""

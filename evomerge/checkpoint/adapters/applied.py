@@ -18,7 +18,7 @@ from evomerge.core.errors import UserError
 
 
 def adapted(host: Checkpoint, adapter: Adapter) -> Checkpoint:
-    """The host with the adapter on it; any host whose tensors the adapter fits, not only its own.
+    """Return the host with the adapter on it: any host whose tensors the adapter fits.
 
     What the adapter adds to is float32, whatever the host is stored in: it is rounded once, when a
     merge is written. All other tensors are the host's own.
@@ -74,7 +74,7 @@ class _Adapted:
 
 
 def _host_name(name: str, host: Checkpoint, adapter: Adapter) -> str:
-    """The name that the host has for a tensor of PEFT's model: the same, or one ending alike."""
+    """Return the host's name for a tensor of PEFT's model: the same, or one that ends alike."""
     if name in host.tensors:
         return name
     alike = [
@@ -88,7 +88,7 @@ def _host_name(name: str, host: Checkpoint, adapter: Adapter) -> str:
 
 
 def _fitted(name: str, change: Change, host: Checkpoint, adapter: Adapter) -> Change:
-    """The change in the layout of the host's tensor; an error if it fits in neither."""
+    """Return the change in the layout of the host's tensor; an error if it fits in neither."""
     shape = host.tensors[name].shape
     if change.replaced_by is not None:
         given = adapter.tensors[change.replaced_by].shape

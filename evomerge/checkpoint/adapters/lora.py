@@ -1,4 +1,4 @@
-"""A LoRA adapter (Hu 2021, https://arxiv.org/abs/2106.09685) as PEFT writes it, read as a delta.
+"""Reads a LoRA adapter (Hu 2021, https://arxiv.org/abs/2106.09685), as PEFT writes it, as deltas.
 
 The delta of a linear layer is alpha / rank * B A, or alpha / sqrt(rank) * B A with rank-stabilised
 LoRA (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732). Tensors that PEFT saved whole
@@ -106,7 +106,7 @@ class Adapter:
         return self._files.files
 
     def read(self, key: str) -> Tensor:
-        """One of its tensors.
+        """Return one of its tensors.
 
         Raises:
             UserError: It holds a value that is not finite.
@@ -117,7 +117,7 @@ class Adapter:
         return tensor
 
     def product(self, change: Change) -> Tensor:
-        """scale * B A in float32, in the layout of the tensor that it is added to."""
+        """Return scale * B A in float32, in the layout of the tensor that it is added to."""
         assert change.left is not None, "a change without factors has no product"
         assert change.right is not None
         second, first = self.read(change.left).float(), self.read(change.right).float()
@@ -125,7 +125,7 @@ class Adapter:
         return product.T if change.transposed else product
 
     def factors(self, change: Change) -> Factors | None:
-        """The product's two factors, the scale in the left one; ``None`` if there is none."""
+        """Return the product's two factors, the scale in the left one; ``None`` without factors."""
         if change.left is None or change.right is None:
             return None
         second, first = self.read(change.left).float(), self.read(change.right).float()
@@ -164,7 +164,7 @@ class Adapter:
         return changes
 
     def _scale(self, module: str, pair: dict[str, str]) -> float:
-        """alpha / rank of one module, with its patterns and rank stabilisation."""
+        """Return alpha / rank of one module, with its patterns and rank stabilisation."""
         a, b = self.tensors[pair["lora_A"]].shape, self.tensors[pair["lora_B"]].shape
         if len(a) != 2 or len(b) != 2 or a[0] != b[1] or a[0] < 1:
             raise UserError(
@@ -207,7 +207,7 @@ def _ends_with(pattern: str, module: str, where: str) -> bool:
 
 
 def _plain_name(key: str) -> str:
-    """The name of a tensor that PEFT saved whole, without PEFT's own parts."""
+    """Return the name of a tensor that PEFT saved whole, without PEFT's own parts."""
     name = key.removeprefix(_PREFIX)
     for part in (".modules_to_save.default", ".modules_to_save", ".base_layer"):
         name = name.replace(f"{part}.", ".", 1)

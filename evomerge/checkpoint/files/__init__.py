@@ -1,1 +1,1 @@
-"""The files of a model folder: where they are, their JSON, headers, shards, and Python."""
+"""Reads the files of a model folder: where they are, their JSON, headers, shards and Python."""

@@ -1,4 +1,4 @@
-"""JSON files of a model folder, read with limits: so that a small file cannot fill the memory."""
+"""Reads JSON files of a model folder within limits, so that a small file cannot fill the memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_PARTS = 1_400_000
 
 
 def read_json(file: Path, most_bytes: int = MAX_BYTES) -> Any:
-    """A JSON file that belongs to the folder it is in.
+    """Return a JSON file that belongs to the folder it is in.
 
     Raises:
         UserError: It is missing, no regular file, outside its folder, too large, or not JSON.
@@ -33,7 +33,7 @@ def read_json(file: Path, most_bytes: int = MAX_BYTES) -> Any:
 
 
 def parse_json(data: bytes) -> Any:
-    """JSON whose parts are counted before any is made; a key that appears twice is an error.
+    """Return JSON whose parts are counted before any is made; a key that appears twice is an error.
 
     Raises:
         ValueError: It is not that; also for nesting that is too deep.
@@ -47,14 +47,12 @@ def parse_json(data: bytes) -> Any:
 
 
 def parts_of(data: bytes) -> int:
-    """Return an upper bound of the number of JSON values: its braces, brackets, commas and
-    colons.
-    """
+    """Return an upper bound of the number of JSON values: braces, brackets, commas, colons."""
     return sum(map(data.count, (b"{", b"[", b",", b":")))
 
 
 def check_file(file: Path) -> int:
-    """The size of a regular file that lies in the folder it is in, or in a hub cache's blobs.
+    """Return the size of a regular file that lies in its folder, or in a hub cache's blobs.
 
     Raises:
         UserError: It is missing, no regular file, or a link that leaves its folder.
@@ -83,7 +81,7 @@ def _check_link(file: Path) -> None:
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; ValueError for a key that appears twice."""
+    """Return an object of JSON; ValueError for a key that appears twice."""
     made = dict(pairs)
     if len(made) < len(pairs):
         seen: set[str] = set()

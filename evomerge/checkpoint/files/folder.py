@@ -41,7 +41,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?")
 
 
 def resolve(model: str | Path) -> Path:
-    """The folder of a model: itself, or the local copy of a hub id.
+    """Return the folder of a model: itself, or the local copy of a hub id.
 
     Raises:
         UserError: There is none, or a link in it leads out of it.
@@ -73,7 +73,7 @@ def resolve(model: str | Path) -> Path:
 
 
 def cached(model: str) -> Path | None:
-    """This machine's copy of a hub id, which may lack files; ``None`` without one."""
+    """Return this machine's copy of a hub id, which may lack files; ``None`` without one."""
     if not _HUB_ID.fullmatch(model) or Path(os.path.expanduser(model)).exists():
         return None
     from huggingface_hub import snapshot_download
@@ -86,7 +86,7 @@ def cached(model: str) -> Path | None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a model folder.
+    """Return the config.json of a model folder.
 
     Raises:
         UserError: It is missing, outside the folder, or no JSON object.
@@ -114,7 +114,7 @@ def check_links(folder: Path) -> None:
 
 
 def stamps(folder: Path) -> dict[str, list[int]]:
-    """Inode, bytes, and times of writing and of change of every file that is inspected.
+    """Return inode, bytes, and times of writing and of change of every file that is inspected.
 
     A file that is written over or replaced has another stamp.
     """

@@ -17,9 +17,7 @@ _MAX_AXES = 16
 
 
 class TensorInfo(NamedTuple):
-    """One tensor as a header describes it: safetensors' dtype code, shape, and the file it is
-    in.
-    """
+    """One tensor as a header describes it: safetensors' dtype code, its shape, and its file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -65,7 +63,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
 
 
 def _tensor(name: str, entry: Any, file: Path) -> tuple[TensorInfo, tuple[int, int]]:
-    """One entry of a header, and the bytes that it takes."""
+    """Return one entry of a header, and the bytes that it takes."""
     try:
         begin, end = map(_whole, entry["data_offsets"])
         shape = tuple(map(_whole, entry["shape"]))
@@ -103,7 +101,7 @@ def _check_metadata(metadata: Any, file: Path) -> None:
 
 
 def _bytes_of(name: str) -> int:
-    """Its length in UTF-8; 0 for a name that has no UTF-8, or holds what no name does."""
+    """Return its length in UTF-8; 0 for a name that has no UTF-8, or holds what no name does."""
     return len(name.encode("utf-8", "replace")) if name.isprintable() else 0
 
 

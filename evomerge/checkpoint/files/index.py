@@ -13,7 +13,7 @@ _SHARD = re.compile(r"[A-Za-z0-9._-]+\.safetensors")
 
 
 def shards_of(folder: Path) -> dict[str, list[str]]:
-    """A folder's shards, each confined to it, and the tensors that the index places in each."""
+    """Return a folder's shards, each confined to it, with the tensors that the index puts there."""
     index = folder / INDEX
     if index.is_file():
         return _indexed(index)

@@ -24,7 +24,7 @@ _IN_THE_FOLDER = re.compile(r"\w+\.\w+")  # module.Class; with `repository--` it
 
 
 def code_files(folder: Path) -> dict[str, str]:
-    """SHA-256 of every Python file in a model's folder, by its name in it.
+    """Return SHA-256 of every Python file in a model's folder, by its name in it.
 
     Raises:
         UserError: There are more than a hundred, one is larger than 4 MiB, or a link leads out.
@@ -42,18 +42,18 @@ def code_files(folder: Path) -> dict[str, str]:
 
 
 def pin(files: dict[str, str]) -> str:
-    """One SHA-256 for all of them, names included."""
+    """Return one SHA-256 for all of them, names included."""
     lines = "\n".join(f"{name} {digest}" for name, digest in sorted(files.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def named_code(folder: Path) -> list[str]:
-    """The classes, as ``module.Class``, that a model's folder names as its own."""
+    """Return the classes, as ``module.Class``, that a model's folder names as its own."""
     return sorted(set(_references(folder)))
 
 
 def allowed_code(folder: Path, allowed: str) -> dict[str, str]:
-    """SHA-256 of each Python file in a model's folder, if they are what was allowed to run.
+    """Return SHA-256 of each Python file in a model's folder, if they are what was allowed to run.
 
     Args:
         folder: A model's folder.

@@ -1,4 +1,4 @@
-"""Long JSON files are read through a window, so that none is in memory as a whole.
+"""Reads long JSON files through a window, so that none is in memory as a whole.
 
 Python's own scanner does the work. Of an array or object it takes as many members at once as end
 before a comma of the window: a piece that parses between brackets is whole members, since a comma

@@ -1,1 +1,1 @@
-"""The commands, one file each: `add` declares the arguments, `run` does the work."""
+"""Holds the commands, one file each: `add` declares the arguments, `run` does the work."""

@@ -1,4 +1,4 @@
-"""`evomerge completion SHELL`: a script that completes commands, options, files and folders."""
+"""`evomerge completion SHELL`: print a script that completes commands, options and files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
-    """The completion script of a parser, for bash, zsh or fish."""
+    """Return the completion script of a parser, for bash, zsh or fish."""
     import shtab
 
     for command in [parser, *_commands(parser)]:

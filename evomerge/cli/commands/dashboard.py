@@ -1,4 +1,4 @@
-"""`evomerge dashboard`: Optuna's dashboard on a run, following it; or an export to a storage.
+"""`evomerge dashboard`: serve Optuna's dashboard on a run, or export the run to a storage.
 
 The only door to the `optuna_dashboard` package.
 """

@@ -81,7 +81,7 @@ def _options_of(study: Path) -> dict[str, Any]:
 
 
 def _refuse_other(given: dict[str, Any], options: dict[str, Any], study: Path) -> None:
-    """An earlier call wrote the study file: options that differ from it would have no effect."""
+    """Refuse options that differ from an earlier call's study file: they would have no effect."""
     for key, value in given.items():
         if value != options[key]:
             raise UserError(

@@ -1,4 +1,4 @@
-"""`evomerge extract-lora`: a fine-tune as a LoRA adapter of its base, with its error."""
+"""`evomerge extract-lora`: write a fine-tune as a LoRA adapter of its base, with its error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`evomerge push`: a merged model to the Hugging Face Hub, with its card and its public recipe."""
+"""`evomerge push`: upload a merged model to the Hugging Face Hub, with its card and recipe."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Upload, and print the address of the model."""
+    """Return upload, and print the address of the model."""
     print(push(arguments.source, arguments.repository, public=arguments.public))
 
 
@@ -83,7 +83,7 @@ def push(source: Path, repository: str, *, public: bool = False) -> str:
 
 
 def _model(source: Path, title: str) -> tuple[Path, str, str]:
-    """The model folder, its card, and its recipe without this machine's paths."""
+    """Return the model folder, its card, and its recipe without this machine's paths."""
     from evomerge.merge.output.card import model_card, public_recipe
     from evomerge.recipe.recipe import Recipe
     from evomerge.study.journal.journal import JOURNAL

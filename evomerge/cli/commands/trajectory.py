@@ -1,4 +1,4 @@
-"""`evomerge trajectory`: an average over the checkpoints of a run, or of several, as a recipe."""
+"""`evomerge trajectory`: write an average over the checkpoints of runs as a recipe."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _checkpoints(names: list[str]) -> list[str]:
-    """The checkpoints named, or those in the one folder named; local folders become absolute."""
+    """Return the checkpoints named, or those in the one folder named; local paths are absolute."""
     from evomerge.checkpoint.names import relocated
     from evomerge.recipe.average import checkpoints_of
 

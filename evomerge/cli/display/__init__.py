@@ -1,1 +1,1 @@
-"""A search as seen in a terminal: progress lines and the live panel."""
+"""Shows a search in a terminal: progress lines and the live panel."""

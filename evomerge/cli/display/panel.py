@@ -1,4 +1,4 @@
-"""The live view of a study in a terminal: phase, trials, best, speed, time."""
+"""Draws the live view of a study in a terminal: phase, trials, best, speed, time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def panel(
     deadline: float | None,
     driver: Driver | None = None,
 ) -> Table:
-    """A grid of names and values.
+    """Return a grid of names and values.
 
     Args:
         record: The study so far.
@@ -60,7 +60,7 @@ def panel(
 
 
 def speed(record: Record, pace: Pace) -> str:
-    """Trials and items per second, and the share of worker time in the forward pass."""
+    """Return trials and items per second, and the share of worker time in the forward pass."""
     rates = [(pace.trials_per_second, "trials/s"), (pace.items_per_second, "items/s")]
     parts = [f"{_rate(rate)} {unit}" for rate, unit in rates if rate is not None]
     total = record.seconds["total"]

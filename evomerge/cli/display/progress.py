@@ -1,4 +1,4 @@
-"""Progress of a study: a live panel on a terminal, plain lines elsewhere."""
+"""Shows the progress of a study: a live panel on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Progress:
         self._live.update(panel(record, self._pace, search.get("trials"), allowed, driver))
 
     def _search(self, record: Record) -> Mapping[str, Any]:
-        """The study's search section."""
+        """Return the study's search section."""
         if self._config is not None:
             return asdict(self._config.search)
         section: Mapping[str, Any] = record.config.get("search", {})
@@ -190,7 +190,7 @@ def _answers(record: Record, generation: int) -> str:
 
 
 def _feasible(violations: Sequence[float | None] | None) -> str:
-    """The trials of a generation that keep the constraints, if there are any.
+    """Return the trials of a generation that keep the constraints, if there are any.
 
     >>> _feasible([0.0, 0.25, None])
     ', 1 of 2 keep the constraints'

@@ -48,7 +48,7 @@ def make_batches(
     hidden_size: int = 64,
     context_cache: ContextCacheSupport | None = None,
 ) -> list[Batch]:
-    """Share, sort and pad the inputs of pairs.
+    """Return share, sort and pad the inputs of pairs.
 
     Pairs with the same model input (such as one-token choices after one context) share a row, and
     inputs share their common prefixes where the model takes packed rows. A batch depends on which

@@ -201,11 +201,11 @@ class _Limits:
     hidden_size: int = 64
 
     def cost(self, batches: Iterable[PackedBatch]) -> float:
-        """Cost in tokens: a layer does 24 d^2 operations for each, and 4 d for each key seen."""
+        """Return the cost in tokens: a layer does 24 d^2 operations each, 4 d for each key seen."""
         return sum(b.n_tokens * (1 + self.attention(len(b.rows[0].tokens))) for b in batches)
 
     def attention(self, length: int) -> float:
-        """Cost of attention in rows of a length, relative to everything else."""
+        """Return the cost of attention in rows of a length, relative to everything else."""
         return length / (6 * self.hidden_size)
 
 

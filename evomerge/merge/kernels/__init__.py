@@ -1,1 +1,1 @@
-"""Merge methods lowered to one pass over each tensor, native or blocked, with cached rankings."""
+"""Runs merge methods in one pass over each tensor, native or in blocks, with cached rankings."""

@@ -1,6 +1,6 @@
-"""Operations in PyTorch, block by block, so that what lies between reading and writing stays in
-the cache: where there is no C++ compiler, on other devices, and for what `native` does not know.
+"""Runs operations in PyTorch, block by block, so that intermediate values stay in the cache.
 
+They run where there is no C++ compiler, on other devices, and for what `native` does not know.
 The arithmetic is that of the plain functions, and so are the bits.
 """
 
@@ -36,7 +36,7 @@ class BlockedKernels:
         return True
 
     def between(self, delta: Delta, bracket: Bracket) -> Tensor:
-        """The keys of the elements that a bracket leaves open, in any order."""
+        """Return the keys of the elements that a bracket leaves open, in any order."""
         low, high = bracket.maybe.bits, bracket.kept.bits
         whole = (0, delta.count)
         if low == high:  # the same magnitude: those of the indices in between
@@ -55,7 +55,7 @@ class BlockedKernels:
         return keys[(keys > bracket.kept.key) & (keys <= bracket.maybe.key)]
 
     def norm(self, delta: Delta, part: Part) -> Tensor:
-        """The L1 norm of a delta under a mask with closed brackets, shape ()."""
+        """Return the L1 norm of a delta under a mask with closed brackets, shape ()."""
         masked = torch.empty(delta.count, device=delta.model.device)
         for start, stop in _blocks(0, delta.count, masked.device, _edges(part)):
             masked[start:stop].copy_(_masked(delta.part(start, stop), part, start))
@@ -77,7 +77,7 @@ def _edges(part: Part) -> list[Edge]:
 
 
 def _merged(operation: Operation, start: int, stop: int) -> Tensor:
-    """One block, in float32."""
+    """Return one block, in float32."""
     working, parts = operation.working, operation.parts
     base = None if operation.base is None else loaded(operation.base, start, stop, working)
     if operation.kind == "copied":
@@ -138,7 +138,7 @@ def _masked(delta: Tensor, part: Part, start: int) -> Tensor:
 
 
 def _within(edge: Edge, magnitude: Tensor, start: int) -> Tensor:
-    """1.0 for each element up to an edge, which lies at the end of the block or outside it."""
+    """Return 1.0 for each element up to an edge at the end of the block or outside it."""
     least = edge.bits if start <= edge.at else edge.bits + 1
     if least == 0:
         return torch.ones_like(magnitude)
@@ -146,6 +146,6 @@ def _within(edge: Edge, magnitude: Tensor, start: int) -> Tensor:
 
 
 def _value(bits: int) -> float:
-    """The float32 number of these bits."""
+    """Return the float32 number of these bits."""
     number: float = struct.unpack("<f", struct.pack("<I", bits))[0]
     return number

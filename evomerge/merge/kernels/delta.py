@@ -28,7 +28,7 @@ class Delta:
         return self.model.numel()
 
     def part(self, start: int, stop: int) -> Tensor:
-        """The elements from `start` to before `stop`, in memory of their own, float32."""
+        """Return the elements from `start` to before `stop`, in memory of their own, float32."""
         part = loaded(self.model, start, stop, self.working)
         return (
             part if self.base is None else part.sub_(loaded(self.base, start, stop, self.working))
@@ -36,6 +36,6 @@ class Delta:
 
 
 def loaded(tensor: Tensor, start: int, stop: int, working: torch.dtype) -> Tensor:
-    """A part of a flat tensor, rounded to a recipe's dtype, in memory of its own, float32."""
+    """Copy a part of a flat tensor, rounded to a recipe's dtype, to float32."""
     part = tensor[start:stop].to(working)
     return part.clone() if part.dtype == torch.float32 == tensor.dtype else part.float()

@@ -1,4 +1,4 @@
-"""From a method and its parameters to an `Operation`, for the methods that one pass can do.
+"""Turns a method and its parameters into an `Operation`, for the methods that one pass can do.
 
 What an operation does is the plain function's own arithmetic: the conformance test holds the two
 equal to the bit. A method, or a rare option, without an operation runs as the plain function.
@@ -62,7 +62,7 @@ class Inputs(NamedTuple):
         return self.models[0].numel()
 
     def delta(self, index: int) -> Delta:
-        """One model's delta."""
+        """Return one model's delta."""
         return Delta(self.base, self.models[index], self.working)
 
     def top(self, index: int, kept: int) -> Bracket | None:
@@ -78,7 +78,7 @@ class Inputs(NamedTuple):
         return self.statistics.ranking(key, lambda: self.delta(index)).largest(kept)
 
     def band(self, index: int, density: float, gamma: float) -> Part:
-        """A model without its outliers and without its smallest elements (trim_outliers)."""
+        """Return a model without its outliers and without its smallest elements (trim_outliers)."""
         model, keep = self.models[index], int(density * self.size)
         reach = min(self.size, keep + int(gamma * self.size))
         part = self.closed(Part(model, kept=self.top(index, reach)))
@@ -89,15 +89,15 @@ class Inputs(NamedTuple):
         return part._replace(kept=part.kept or everything, outlier=(outliers or everything).kept)
 
     def operation(self, kind: Kind, parts: Sequence[Part], **more: Any) -> Operation:
-        """An operation on the base."""
+        """Return an operation on the base."""
         return Operation(kind, self.base, parts, self.working, **more)
 
     def closed(self, part: Part) -> Part:
-        """A part whose bracket is closed."""
+        """Return a part whose bracket is closed."""
         return close_bracket(part, self.operation("pruned", [part]), self.kernels)
 
     def rescaled(self, index: int, part: Part) -> Part:
-        """A part scaled such that its delta keeps the L1 norm that it has before the mask."""
+        """Scale a part such that its delta keeps the L1 norm that it has before the mask."""
         part = self.closed(part)
         key = ("l1", self.keys[0], self.keys[1 + index], self.working)
         before = self.statistics.scalar(key, lambda: self._norm(index, Part(part.model)))
@@ -121,12 +121,12 @@ class Sum(Protocol):
         normalize: bool,
         lambda_: float,
     ) -> Operation:
-        """The operation that adds up the parts."""
+        """Return the operation that adds up the parts."""
         ...
 
 
 def operation_of(method: str, inputs: Inputs, parameters: Mapping[str, Any]) -> Operation | None:
-    """The operation that a method comes to; ``None`` if it has none.
+    """Return the operation that a method comes to; ``None`` if it has none.
 
     Raises:
         UserError: The method refuses its parameters; the message starts with the method's name.
@@ -141,7 +141,7 @@ def operation_of(method: str, inputs: Inputs, parameters: Mapping[str, Any]) -> 
 
 
 def _copied(inputs: Inputs, model: Tensor | None = None) -> Operation:
-    """The base's own values, or a model's."""
+    """Return the base's own values, or a model's."""
     if model is None:
         return inputs.operation("copied", [Part(inputs.models[0])])
     return Operation("copied", None, [Part(model)], inputs.working)

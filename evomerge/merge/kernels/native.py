@@ -1,4 +1,4 @@
-"""Operations in C++: kernels.cpp, compiled on this machine when first needed, in about two seconds.
+"""Runs operations in C++: kernels.cpp, compiled on this machine when first needed.
 
 The library is kept in the cache folder under a digest of its source, the compiler and the
 processor. It is used only if it gives the bits of `BlockedKernels` on a sample of every operation,
@@ -85,7 +85,7 @@ class NativeKernels:
         return True
 
     def between(self, delta: Delta, bracket: Bracket) -> Tensor | None:
-        """The keys of the elements that a bracket leaves open, in any order; ``None``: cannot."""
+        """Return the keys of elements that a bracket leaves open; ``None``: cannot."""
         keys = torch.empty(STRIDE, dtype=torch.int64)
         try:
             task, model = _packed(_of_delta(delta, Part(delta.model, kept=bracket)), keys)
@@ -96,7 +96,7 @@ class NativeKernels:
         return keys[:found]
 
     def norm(self, delta: Delta, part: Part) -> Tensor | None:
-        """The L1 norm of a delta under a mask with closed brackets, shape (); ``None``: cannot."""
+        """Return a delta's L1 norm under a mask with closed brackets; ``None``: cannot."""
         if not self._sums_alike:
             return None
         try:
@@ -111,7 +111,7 @@ def _of_delta(delta: Delta, part: Part) -> Operation:
 
 
 def _packed(operation: Operation, out: Tensor) -> tuple[bytes, bytes]:
-    """An operation as the structs of kernels.cpp; KeyError for what they do not hold."""
+    """Return an operation as the structs of kernels.cpp; KeyError for what they do not hold."""
     if operation.working == torch.float16 or len(operation.parts) > _MOST_MODELS:
         raise KeyError(operation.working)
     base, count = operation.base, operation.parts[0].model.numel()
@@ -181,25 +181,25 @@ class FastestKernels:
         return any(kernels.run(operation, out) for kernels in self._kernels)
 
     def between(self, delta: Delta, bracket: Bracket) -> Tensor | None:
-        """The keys of the elements that a bracket leaves open, in any order."""
+        """Return the keys of elements that a bracket leaves open; ``None``: cannot."""
         found = (kernels.between(delta, bracket) for kernels in self._kernels)
         return next((keys for keys in found if keys is not None), None)
 
     def norm(self, delta: Delta, part: Part) -> Tensor | None:
-        """The L1 norm of a delta under a mask with closed brackets, shape ()."""
+        """Return a delta's L1 norm under a mask with closed brackets; ``None``: cannot."""
         found = (kernels.norm(delta, part) for kernels in self._kernels)
         return next((norm for norm in found if norm is not None), None)
 
 
 def kernels_for(device: torch.device) -> Kernels:
-    """The fastest kernels there are for tensors on a device."""
+    """Return the fastest kernels there are for tensors on a device."""
     native = native_kernels() if device.type == "cpu" else None
     return FastestKernels([native, BlockedKernels()]) if native else BlockedKernels()
 
 
 @cache
 def native_kernels() -> NativeKernels | None:
-    """The compiled kernels, or ``None`` where they cannot be had; the reason is logged once."""
+    """Return the compiled kernels; ``None`` where there are none, for a reason logged once."""
     if os.environ.get("EVOMERGE_KERNELS") == "torch":
         return None
     try:
@@ -217,7 +217,7 @@ def native_kernels() -> NativeKernels | None:
 
 
 def compiler() -> str:
-    """The path of a C++ compiler: ``$CXX``, g++ or c++; OSError if there is none."""
+    """Return the path of a C++ compiler: ``$CXX``, g++ or c++; OSError if there is none."""
     wanted = [os.environ.get("CXX", "g++"), "c++"]
     found = next(filter(None, map(shutil.which, wanted)), None)
     if found is None:
@@ -226,7 +226,7 @@ def compiler() -> str:
 
 
 def library(compiler: str) -> Path:
-    """The compiled library, from the cache folder if it is there and whole."""
+    """Return the compiled library, from the cache folder if it is there and whole."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=30)
     known = [_SOURCE.read_bytes(), " ".join(_FLAGS).encode(), version.stdout, _processor()]
     name = hashlib.sha256(b"\0".join(known)).hexdigest()

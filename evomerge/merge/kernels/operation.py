@@ -93,22 +93,22 @@ class Kernels(Protocol):
         ...
 
     def between(self, delta: Delta, bracket: Bracket) -> Tensor | None:
-        """The keys of the elements that a bracket leaves open, in any order; ``None``: cannot."""
+        """Return the keys of elements that a bracket leaves open, any order; ``None``: cannot."""
         ...
 
     def norm(self, delta: Delta, part: Part) -> Tensor | None:
-        """The L1 norm of a delta under a mask with closed brackets, shape (); ``None``: cannot."""
+        """Return a delta's L1 norm, shape (), under a closed mask; ``None``: cannot."""
         ...
 
 
 def close_brackets(operation: Operation, kernels: Kernels) -> Operation:
-    """The same operation with no bracket left open."""
+    """Return the same operation with no bracket left open."""
     parts = [close_bracket(part, operation, kernels) for part in operation.parts]
     return operation._replace(parts=parts)
 
 
 def close_bracket(part: Part, operation: Operation, kernels: Kernels) -> Part:
-    """A part of an operation with its bracket closed."""
+    """Return a part of an operation with its bracket closed."""
     if part.kept is None or part.kept.missing == 0:
         return part
     keys = kernels.between(Delta(operation.base, part.model, operation.working), part.kept)

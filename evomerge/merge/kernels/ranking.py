@@ -54,7 +54,7 @@ class Bracket(NamedTuple):
     missing: int = 0
 
     def closed(self, between: Tensor) -> Bracket:
-        """The bracket closed, given the keys of the elements in between, in any order."""
+        """Return the bracket closed, given the keys of the elements in between, in any order."""
         if self.missing == 0:
             return Bracket(self.kept, self.kept)
         last = _edge(int(between.sort().values[self.missing - 1]))
@@ -118,7 +118,7 @@ def rank(delta: Delta) -> Ranking:
 
 
 def keys_of(magnitude: Tensor, index: Tensor) -> Tensor:
-    """Keys of elements from their magnitudes, float32, and flat indices, int64."""
+    """Return keys of elements from their magnitudes, float32, and flat indices, int64."""
     return (
         (_TOP - magnitude.view(torch.int32))
         .to(torch.int64)
@@ -128,7 +128,7 @@ def keys_of(magnitude: Tensor, index: Tensor) -> Tensor:
 
 
 def _groups(counts: np.ndarray) -> list[tuple[int, int]]:
-    """Consecutive ranges of upper bits that hold at most `_GROUP` keys, or one value."""
+    """Return consecutive ranges of upper bits that hold at most `_GROUP` keys, or one value."""
     groups, first, held = [], 0, 0
     for value, count in enumerate(counts.tolist()):
         if held and held + count > _GROUP:

@@ -1,4 +1,4 @@
-"""Rankings on disk: checked whole when they are opened, then read a key or two at a time.
+"""Keeps rankings on disk, checked whole when they are opened, then read a key or two at a time.
 
 Nothing is mapped, so a file that is cut short, written over or removed while a process uses it ends
 no process: every read looks whether it still is the file that was checked, and if it is not, the
@@ -24,7 +24,7 @@ _BYTES = 8  # of a key
 
 
 def ranking_in(file: Path, name: str, delta: Delta) -> Ranking:
-    """The ranking of a delta's elements: the file's, or else made now, written to it, and held.
+    """Return the ranking of a delta's elements: the file's, or one made now and written there.
 
     Args:
         file: Where it is kept.
@@ -72,7 +72,7 @@ class _KeysOnDisk:
 
 
 def _open(file: Path, name: str, delta: Delta) -> Ranking | None:
-    """A ranking from disk; ``None`` if there is none, or the file is not what was written."""
+    """Open a ranking on disk; ``None`` if there is none, or the file is not what was written."""
     try:
         with file.open("rb") as stream:
             content, seen = stream.read(), os.fstat(stream.fileno())

@@ -38,7 +38,7 @@ class Statistics:
         self._digests: dict[object, tuple[Tensor, str]] = {}
 
     def ranking(self, key: object, delta_of: Callable[[], Delta]) -> Ranking:
-        """The ranking of a delta's elements by magnitude; the delta is asked for if it is new."""
+        """Return the ranking of a delta's elements by magnitude; a new one is computed."""
         held = self._rankings.get(key)
         if held is None:
             delta = delta_of()
@@ -48,7 +48,7 @@ class Statistics:
         return held
 
     def scalar(self, key: object, compute: Callable[[], Tensor]) -> Tensor:
-        """A number that `compute` gives, shape ()."""
+        """Return a number that `compute` gives, shape ()."""
         if key not in self._scalars:
             self._scalars[key] = compute()
         return self._scalars[key]
@@ -73,9 +73,7 @@ class Statistics:
 
 
 def cache_folder() -> Path:
-    """Return the folder of this user's caches: ``EVOMERGE_CACHE``, else below the user's cache
-    folder.
-    """
+    """Return the folder of this user's caches: ``EVOMERGE_CACHE``, else one in the user's own."""
     named = os.environ.get("EVOMERGE_CACHE")
     if named:
         return Path(named).expanduser()

@@ -1,1 +1,1 @@
-"""Files beside merged weights: model card, licences, and adapters extracted from a model."""
+"""Writes what goes with merged weights: model card, licences, and extracted adapters."""

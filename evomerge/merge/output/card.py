@@ -74,7 +74,7 @@ def model_card(
 
 
 def public_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML, without the local folders of its models."""
+    """Return the recipe as YAML, without the local folders of its models."""
     text = recipe.to_yaml()
     for model in sorted(recipe.model_names, key=len, reverse=True):
         text = text.replace(model, model_name.public(model))

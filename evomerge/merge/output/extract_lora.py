@@ -113,7 +113,7 @@ def extract_lora(
 
 
 def total_error(report: list[Extracted]) -> float:
-    """Relative Frobenius norm of all that the adapter misses, what was left out included."""
+    """Return the relative Frobenius norm of what the adapter misses, of what was left out too."""
     missed = math.fsum((entry.error * entry.norm) ** 2 for entry in report)
     return math.sqrt(missed / math.fsum(entry.norm**2 for entry in report))
 
@@ -128,7 +128,7 @@ def _deltas(start: Checkpoint, end: Checkpoint) -> Iterator[tuple[str, Tensor]]:
 
 
 def _factors(delta: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
-    """B (out, r) and A (r, in), each with the roots of the singular values, and what they miss."""
+    """Return B (out, r) and A (r, in), with the roots of the singular values, and the error."""
     u, s, v = torch.linalg.svd(delta, full_matrices=False)
     root = s[:rank].sqrt()
     missed = float(torch.linalg.vector_norm(s[rank:], dtype=torch.float64))
@@ -136,9 +136,7 @@ def _factors(delta: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
 
 
 def _is_linear(name: str, delta: Tensor) -> bool:
-    """Return whether PEFT can adapt it as a linear layer's weight: a matrix, but no embedding or
-    head.
-    """
+    """Return whether PEFT can adapt it as a linear layer's weight: no embedding and no head."""
     inside = locate(name).component != "embedding" and not is_head(name)
     return delta.dim() == 2 and name.endswith(".weight") and inside
 
@@ -152,7 +150,7 @@ def _is_conv1d(base: Checkpoint) -> bool:
 
 
 def _complete(report: list[Extracted], tensors: dict[str, Tensor], end: Checkpoint) -> None:
-    """PEFT saves modules, not tensors: what belongs to a module that is saved goes with it."""
+    """Add what belongs to a module that is saved: PEFT saves modules, not tensors."""
     modules = {entry.name.rpartition(".")[0] for entry in report if entry.saved_as == "whole"}
     for name in end.tensors:
         if name.rpartition(".")[0] in modules:

@@ -14,7 +14,7 @@ _MAX_CARD_BYTES = 2**20
 
 
 def licence_of(model: str) -> str | None:
-    """The ``license`` of a model's card, e.g. ``apache-2.0``; ``None`` where it has none.
+    """Return the ``license`` of a model's card, e.g. ``apache-2.0``; ``None`` where it has none.
 
     With adapters on the model, the licences of all parts that say one, e.g. ``mit and apache-2.0``.
     """

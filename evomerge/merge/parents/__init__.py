@@ -1,1 +1,1 @@
-"""The parents of a merge in memory, nested merges among them."""
+"""Holds the parents of a merge in memory, nested merges among them."""

@@ -43,7 +43,7 @@ def open_parents(models: Iterable[str], device: str = "cpu") -> Parents:
 
 
 def with_merges(recipe: Recipe, parents: Parents, *, checked: bool = False) -> Parents:
-    """The parents of a recipe with merges in it: its inputs, merges by their names there.
+    """Return the parents of a recipe with merges in it: its inputs, merges by their names there.
 
     Args:
         recipe: The recipe; without merges its parents are `parents` as they are.
@@ -67,7 +67,7 @@ def with_merges(recipe: Recipe, parents: Parents, *, checked: bool = False) -> P
 
 
 def _checkpoint(recipe: Recipe, parents: Parents, where: str) -> Checkpoint:
-    """A merge as a checkpoint: the tensors that a build to disk would hold."""
+    """Return a merge as a checkpoint: the tensors that a build to disk would hold."""
     brought = aligned(recipe, parents.opened)
     if any(brought[model] is not checkpoint for model, checkpoint in parents.opened.items()):
         raise UserError(

@@ -45,7 +45,7 @@ class Parents:
         self._passing: frozenset[str] = frozenset()  # models whose tensors are never resident
 
     def beside(self, opened: Mapping[str, Checkpoint], passing: Iterable[str]) -> Parents:
-        """Other parents on the same device that share resident tensors; `passing` ones stay out."""
+        """Return other parents that share resident tensors; `passing` ones are never resident."""
         other = Parents((), str(self.device))
         other.devices = self.devices
         other.checkpoints = other.opened = dict(opened)
@@ -74,7 +74,7 @@ class Parents:
         self.check_finite()
 
     def tensor(self, ref: Ref) -> Tensor:
-        """One parent's tensor, in its stored dtype; never to be written to."""
+        """Return one parent's tensor, in its stored dtype; never to be written to."""
         return self._on(ref, self.devices.get(ref.name, self.device))
 
     def device_for(self, out: Tensor) -> torch.device:
@@ -111,7 +111,7 @@ class Parents:
         return inputs
 
     def stamps(self) -> dict[str, tuple[int, int]]:
-        """Size in bytes and time of change of every file, as they are now; (-1, -1) if it is gone.
+        """Return the size and time of change of every file as they are now; (-1, -1) if gone.
 
         The time is in nanoseconds. A file that is written over or replaced has another stamp.
         """
@@ -134,7 +134,7 @@ class Parents:
         return factors and Factors(*(factor.to(device) for factor in factors))
 
     def thresholds(self, job: TensorJob, working: torch.dtype) -> list[float]:
-        """The smallest change by magnitude that each model's density keeps, over all tensors."""
+        """Return the smallest change that each model's density keeps over all tensors."""
         assert job.base is not None, f"{job.method} trims changes, and takes a base"
         thresholds = []
         for ref, density in zip(job.models, job.parameters["density"], strict=True):
@@ -145,7 +145,7 @@ class Parents:
         return thresholds
 
     def _changes(self, base: str, model: str, working: torch.dtype) -> Iterator[Tensor]:
-        """Every change of a model, tensor by tensor, in float32."""
+        """Yield every change of a model, tensor by tensor, in float32."""
         for name, info in self.checkpoints[base].tensors.items():
             if info.dtype in FLOATS and name in self.checkpoints[model].tensors:
                 before, after = (self.tensor(Ref(m, name)).to(working) for m in (base, model))

@@ -31,7 +31,7 @@ class Magnitudes:
         return self
 
     def threshold(self, density: float, deltas: Iterator[Tensor]) -> float:
-        """The smallest magnitude among the largest `density` of all.
+        """Return the smallest magnitude among the largest `density` of all.
 
         Args:
             density: Part that is kept; 0 keeps nothing, more than 0 at least one.
@@ -58,5 +58,5 @@ class Magnitudes:
 
 
 def _bits(delta: Tensor) -> Tensor:
-    """Magnitudes as whole numbers in the same order; on the CPU, flat."""
+    """Return magnitudes as whole numbers in the same order; on the CPU, flat."""
     return delta.abs().float().cpu().contiguous().reshape(-1).view(torch.int32)

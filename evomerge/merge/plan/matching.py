@@ -22,7 +22,7 @@ _OF_HEADS = ("architectures", "id2label", "label2id", "num_labels", "problem_typ
 def sources_of_tensors(
     recipe: Recipe, names: list[str], checkpoints: Mapping[str, Checkpoint]
 ) -> dict[str, str | None]:
-    """Every tensor of the result in order: ``None`` if it is merged, or the model it comes from.
+    """Map every tensor of the result to ``None`` if it is merged, or to the model it comes from.
 
     Args:
         recipe: A recipe without slices.
@@ -73,7 +73,7 @@ def check_labels(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> None:
 
 
 def with_heads(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The result's config, which says nothing of heads that were dropped."""
+    """Return the result's config, which says nothing of heads that were dropped."""
     gone = _OF_HEADS if recipe.heads == "drop" else ()
     return {key: value for key, value in config.items() if key not in gone}
 
@@ -90,7 +90,7 @@ def _matches(name: str, donor: Checkpoint, inputs: Mapping[str, Checkpoint]) -> 
 
 
 def _labels(checkpoint: Checkpoint) -> dict[str, str]:
-    """Names of classes by number, as text; what transformers leaves out are its defaults."""
+    """Return names of classes by number, as text; what transformers leaves out are its defaults."""
     names = checkpoint.config.get("id2label")
     if not isinstance(names, dict):
         return {"0": "LABEL_0", "1": "LABEL_1"}

@@ -103,7 +103,7 @@ def _jobs_of_models(
     depths: Mapping[str, int],
     checkpoints: Mapping[str, Checkpoint],
 ) -> Iterator[TensorJob]:
-    """Tensors of one layer and component share their values, unless filters look at names."""
+    """Yield jobs of a recipe without slices; tensors of one layer and component share values."""
     shared = not filtered(recipe)
     known: dict[tuple[str, Location], tuple[Levels, Mapping[str, Any]]] = {}
     for name, model in sources_of_tensors(recipe, names, checkpoints).items():
@@ -121,7 +121,7 @@ def _jobs_of_models(
 
 
 def _copied(ref: Ref, checkpoints: Mapping[str, Checkpoint]) -> TensorJob:
-    """One model's tensor as it is."""
+    """Copy one model's tensor as it is."""
     shape = checkpoints[ref.model].tensors[ref.name].shape
     return TensorJob(ref.name, shape, None, (ref,), "passthrough", {"scale": [1.0]})
 
@@ -129,7 +129,7 @@ def _copied(ref: Ref, checkpoints: Mapping[str, Checkpoint]) -> TensorJob:
 def _jobs_of_slices(
     recipe: Recipe, names: Sequence[str], checkpoints: Mapping[str, Checkpoint]
 ) -> list[TensorJob]:
-    """Layer tensors slice by slice, renumbered; the others from the first or the last slice."""
+    """Return jobs slice by slice, layers renumbered; the other tensors' from the outer slices."""
     layered: dict[int, list[str]] = {}
     for name in names:
         layer = locate(name).layer
@@ -183,7 +183,7 @@ def _job(
     checkpoints: Mapping[str, Checkpoint],
     parameters: Mapping[str, Any] | None = None,
 ) -> TensorJob:
-    """One tensor's job; `parameters` are resolved here unless they are known."""
+    """Return one tensor's job; `parameters` are resolved here unless they are known."""
     spec = methods.get(levels.method)
     merged = [i for i, (model, _) in enumerate(sources) if not (spec.takes_base and model == base)]
     base_ref = _ref(base, base_name, checkpoints) if spec.takes_base and base else None
@@ -208,7 +208,7 @@ def _ref(model: str, name: str, checkpoints: Mapping[str, Checkpoint]) -> Ref:
 
 
 def _depths(donor: Checkpoint) -> dict[str, int]:
-    """Layers of each stack, as the names say; '' has the deepest's, or what the config says."""
+    """Count the layers of each stack by names; '' has the deepest's, or what the config says."""
     depths: dict[str, int] = {}
     for name in donor.tensors:
         layer = locate(name).layer
@@ -222,8 +222,6 @@ def _behind_layers(location: Location) -> bool:
 
 
 def _tied_copy(name: str, donor: Checkpoint) -> bool:
-    """Return whether the live model reads this tensor's tied partner instead, so that it is no
-    tensor.
-    """
+    """Return whether the live model reads this tensor's tied partner in its place."""
     tied = bool(donor.config.get("tie_word_embeddings"))
     return tied and name == "lm_head.weight" and tied_partner(name, donor.tensors) is not None

@@ -1,1 +1,1 @@
-"""Embedding rows that follow their tokens, the tokenizer of the result, and its chat template."""
+"""Makes embedding rows follow their tokens, and the result's tokenizer and chat template."""

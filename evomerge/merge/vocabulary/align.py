@@ -50,7 +50,7 @@ class _Origin:
 
 
 def aligned(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Checkpoint]:
-    """The same models, all with the vocabulary that the recipe asks for.
+    """Return the same models, all with the vocabulary that the recipe asks for.
 
     Args:
         recipe: The recipe; without a `tokenizer_source` nothing changes.
@@ -106,7 +106,7 @@ class _Aligned:
         self._origins: dict[tuple[str, ...], list[_Origin]] = {}
 
     def checkpoint(self) -> Checkpoint:
-        """The parent as every merge sees it, with the new shapes beforehand."""
+        """Return the parent as every merge sees it, with the new shapes beforehand."""
         tensors = {
             name: info._replace(dtype=self._dtype(name), shape=(self.size, *info.shape[1:]))
             if _has_rows(self.parent, name)
@@ -164,7 +164,7 @@ class _Aligned:
         return result
 
     def _dtype(self, name: str) -> str:
-        """float32 where anything is averaged, or parents are stored in several dtypes."""
+        """Return float32 where anything is averaged, or parents are stored in several dtypes."""
         kinds = {self._info(m, name).dtype for m in self._takers(name)}
         kinds.add(self.parent.tensors[name].dtype)
         averages = any(len(origin.rows) > 1 for origin in self._origins_of(name))
@@ -172,9 +172,7 @@ class _Aligned:
         return "F32" if averages or padded or len(kinds) > 1 else kinds.pop()
 
     def _origins_of(self, name: str) -> list[_Origin]:
-        """Return the row that stands for tokens that some parents lack, the same for each of
-        them.
-        """
+        """Return the row that stands for tokens that some parents lack, the same for each."""
         takers = self._takers(name)
         if takers not in self._origins:
             rule = self.recipe.vocabulary
@@ -219,7 +217,7 @@ class _Aligned:
         return ((wanted.model, number),)
 
     def _takers(self, name: str) -> tuple[str, ...]:
-        """The models that a tensor is merged of."""
+        """Return the models that a tensor is merged of."""
         recipe = self.recipe
         if recipe.slices:
             at = -1 if locate(name).component == "head" else 0

@@ -18,7 +18,7 @@ _FILE = "chat_template.jinja"
 
 
 def chat_template(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str | None:
-    """The template that a recipe asks for; ``None``: the tokenizer keeps what it has.
+    """Return the template that a recipe asks for; ``None``: the tokenizer keeps what it has.
 
     ``auto`` is the one that most models have; of equally many, that of the first.
     """
@@ -33,7 +33,7 @@ def chat_template(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str 
 
 
 def template_of(folder: Path) -> str | None:
-    """The default chat template of a model folder, without white space around it."""
+    """Return the default chat template of a model folder, without white space around it."""
     if (folder / _FILE).is_file():
         return (folder / _FILE).read_text(encoding="utf-8").strip() or None
     template = _settings(folder).get("chat_template")

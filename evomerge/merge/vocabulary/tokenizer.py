@@ -87,7 +87,7 @@ def write_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], folde
 def merged_tokenizer(
     recipe: Recipe, checkpoints: Mapping[str, Checkpoint]
 ) -> MergedTokenizer | None:
-    """The tokenizer that a recipe asks for, or ``None`` if it has no `tokenizer_source`.
+    """Return the tokenizer that a recipe asks for, or ``None`` if it has no `tokenizer_source`.
 
     Raises:
         UserError: A parent has no tokenizer.json, or tokens without a row.
@@ -125,7 +125,7 @@ def merged_tokenizer(
 
 
 def vocabulary_of(checkpoint: Checkpoint) -> dict[str, int]:
-    """A new mapping of a model's tokens to their ids; all have a row of its embeddings.
+    """Return a new mapping of a model's tokens to their ids; all have a row of its embeddings.
 
     Raises:
         UserError: There is no tokenizer.json, or an id lies beyond the embeddings.

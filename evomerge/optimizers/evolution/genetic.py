@@ -1,4 +1,4 @@
-"""A genetic algorithm for recipes: where to cut is evolved, and mates make up for each other.
+"""A genetic algorithm for recipes evolves where to cut, and lets mates make up for each other.
 
 M2N2, Abrantes 2025, https://arxiv.org/abs/2508.16204: a child takes one parent's mixture up to a
 depth and the other's below it; the mate is drawn by what it solves and the parent does not; and
@@ -105,7 +105,7 @@ class GeneticAlgorithm(Optimizer):
         self._archive = [pool[i] for i in survivors]
 
     def _parents(self) -> list[tuple[Member, Member]]:
-        """Pairs: the better of two drawn, and a mate that makes up for it."""
+        """Draw pairs: the better of two drawn, and a mate that makes up for it."""
         shared = profiles(self._archive)
         fitness = np.array([member.fitness for member in self._archive])
         pairs = []
@@ -166,7 +166,7 @@ def shared_fitness(scores: Floats) -> Floats:
 
 
 def profiles(members: Sequence[Member]) -> Floats | None:
-    """Scores of all members on what all have seen: items, else tasks' means; (members, n).
+    """Return scores of all members on what all have seen: items, else tasks' means; (members, n).
 
     Shifted to be at least 0 where a score is negative. ``None`` if somebody's scores are unknown.
     """

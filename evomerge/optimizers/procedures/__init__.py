@@ -1,1 +1,1 @@
-"""Fixed procedures, which end by themselves: grids and greedy soups."""
+"""Fixed procedures, such as grids and greedy soups, end by themselves."""

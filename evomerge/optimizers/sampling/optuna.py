@@ -1,4 +1,4 @@
-"""Optuna's samplers behind the ask/tell contract. The only door to the `optuna` package.
+"""Puts Optuna's samplers behind the ask/tell contract. The only door to the `optuna` package.
 
 TPE: Watanabe 2023, https://arxiv.org/abs/2304.11127. Sobol's sequence: Sobol 1967,
 https://doi.org/10.1016/0041-5553(67)90144-9, scrambled after Owen 1998,

@@ -32,7 +32,7 @@ class RandomSearch(Optimizer):
         return points
 
     def _learn(self, fitness: list[float | None]) -> None:
-        """Nothing to learn."""
+        """Learn nothing."""
 
     def _learn_vectors(self, fitness: list[list[float] | None]) -> None:
-        """Nothing to learn either."""
+        """Learn nothing."""

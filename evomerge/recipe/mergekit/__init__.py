@@ -1,1 +1,1 @@
-"""Mergekit's own files, read as recipes and spaces, and recipes written as mergekit runs them."""
+"""Reads mergekit's own files as recipes and spaces, and writes recipes as mergekit runs them."""

@@ -1,4 +1,4 @@
-"""mergekit-evolve's genome files as study files, with a note for each field that changes meaning.
+"""Reads mergekit-evolve's genome files as study files, with a note where a field changes meaning.
 
 genes.py turns its genes into holes of a space; this file reads tasks, limits and notes.
 """

@@ -1,4 +1,4 @@
-"""mergekit's configurations as recipes, with a note for each key whose meaning changes.
+"""Reads mergekit's configurations as recipes, with a note for each key whose meaning changes.
 
 A recipe is a mergekit configuration, so that most pass through as they are. What mergekit spells in
 other ways (``modules``, models as mappings, a base merged as one more input) is rewritten; what it
@@ -62,7 +62,7 @@ def from_mergekit(documents: Sequence[Any], folder: Path, where: str = "mergekit
 def _ours(
     document: Any, folder: Path, where: str, notes: dict[str, None], made: Set[Any]
 ) -> dict[str, Any]:
-    """One configuration in our words; what changes meaning goes to the notes."""
+    """Return one configuration in our words; what changes meaning goes to the notes."""
     config = yaml_file.present(document, where)
     config = nesting.relocate(_models(_without_modules(config, where), where), folder)
     method = config.get("merge_method")
@@ -78,7 +78,7 @@ def _ours(
 
 
 def spelled(value: Any, where: str) -> Any:
-    """A model in our words: mergekit also writes ``{model: {path, revision}, lora: ...}``.
+    """Return a model in our words: mergekit also writes ``{model: {path, revision}, lora: ...}``.
 
     Raises:
         UserError: It asks for another architecture, or is no such mapping.
@@ -98,7 +98,7 @@ def spelled(value: Any, where: str) -> Any:
 
 
 def _without_modules(document: dict[str, Any], where: str) -> dict[str, Any]:
-    """The one module's content, or what all say alike, in the configuration's own place."""
+    """Return the one module's content, or what all say alike, in the configuration's own place."""
     modules = document.pop("modules", None)
     if modules is None:
         return document
@@ -123,7 +123,7 @@ def _without_modules(document: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _layered(inner: Any, outer: Any) -> Any:
-    """One setting before another: where the first's filters all pass a tensor by, the second's."""
+    """Put one setting before another, which counts where the first's filters match nothing."""
     cases = inner if isinstance(inner, list) else [inner]
     if outer is None or not all(isinstance(case, Mapping) for case in cases):
         return inner
@@ -132,7 +132,7 @@ def _layered(inner: Any, outer: Any) -> Any:
 
 
 def _models(document: dict[str, Any], where: str) -> dict[str, Any]:
-    """The document with every model in our words."""
+    """Return the document with every model in our words."""
     result = dict(document)
     for key in ("base_model", "tokenizer_source"):
         if key in result:
@@ -151,7 +151,7 @@ def _models(document: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _tokenizer(block: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The tokenizer block with every model in our words."""
+    """Return the tokenizer block with every model in our words."""
 
     def source(value: Any, at: str) -> Any:
         if not isinstance(value, Mapping) or "kind" not in value:
@@ -186,7 +186,7 @@ def _slice(part: Any, where: str) -> Any:
 
 
 def _entry(entry: Any, where: str) -> Any:
-    """An entry without its nulls, which mergekit reads as absent."""
+    """Return an entry without its nulls, which mergekit reads as absent."""
     if not isinstance(entry, Mapping):
         return entry
     fields = {key: value for key, value in entry.items() if value is not None}
@@ -196,7 +196,7 @@ def _entry(entry: Any, where: str) -> Any:
 
 
 def _without_unused(document: Any, method: str, notes: dict[str, None]) -> Any:
-    """The document without parameters that mergekit knows and makes nothing of."""
+    """Return the document without parameters that mergekit knows and makes nothing of."""
     unused = _UNUSED.get(method, ())
 
     def walk(value: Any) -> Any:
@@ -218,7 +218,7 @@ def _without_unused(document: Any, method: str, notes: dict[str, None]) -> Any:
 def _with_base_among_models(
     document: dict[str, Any], spec: methods.MethodSpec, notes: dict[str, None]
 ) -> dict[str, Any]:
-    """Under `models` mergekit merges the base too, by methods that take none."""
+    """Add the base to the models, as mergekit does for methods that take none."""
     base, models = document.get("base_model"), document.get("models")
     if spec.takes_base or base is None or not isinstance(models, list):
         return document
@@ -232,7 +232,7 @@ def _with_base_among_models(
 def _with_dtypes(
     document: dict[str, Any], notes: dict[str, None], made: Set[Any]
 ) -> dict[str, Any]:
-    """Written in what mergekit writes, which without a dtype is what the parents are stored in."""
+    """Set what mergekit would write, which without a dtype is what the parents are stored in."""
     dtype = str(document.get("dtype", "")).removeprefix("torch.")
     if dtype in ("bfloat16", "float16"):
         notes[
@@ -251,7 +251,7 @@ def _with_dtypes(
 
 
 def _stored(document: Mapping[str, Any], made: Set[Any]) -> str | None:
-    """The dtype that holds all its models, if each is on this machine and stored in one dtype.
+    """Return the dtype that holds all its models, if each is here and stored in one dtype.
 
     As in mergekit the wider counts, and float32 of bfloat16 and float16. Models that other
     documents make (`made`) do not count.

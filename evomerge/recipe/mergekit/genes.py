@@ -1,4 +1,4 @@
-"""The genome of a mergekit-evolve file: its fields, and its genes as holes of a search space.
+"""Reads the genome of a mergekit-evolve file, and makes its genes holes of a search space.
 
 A weight (and a density) for each model, group of layers and filter becomes a hole; groups become
 slices or, if they are `smooth`, knots over depth.
@@ -64,7 +64,7 @@ def read_genome(document: Any, folder: Path, where: str) -> Genome:
 
 
 def base_and_models(genome: Genome, notes: list[str], where: str) -> tuple[str, list[str]]:
-    """The study's base model, and the models that are merged.
+    """Return the study's base model, and the models that are merged.
 
     Raises:
         UserError: The method needs another base, or other models.
@@ -95,7 +95,7 @@ def base_and_models(genome: Genome, notes: list[str], where: str) -> tuple[str, 
 def space_of(
     genome: Genome, base: str, models: Sequence[str], notes: list[str], where: str
 ) -> dict[str, Any]:
-    """The recipe with a hole for every gene.
+    """Return the recipe with a hole for every gene.
 
     Raises:
         UserError: The layers cannot be cut into groups of that size.
@@ -153,7 +153,7 @@ def _entry(model: str, parameters: Mapping[str, Any], more: Mapping[str, Any]) -
 
 
 def _filtered(hole: Mapping[str, Any], filters: Sequence[str]) -> Any:
-    """One hole, or one for each filter and one for the rest."""
+    """Return one hole, or one for each filter and one for the rest."""
     if not filters:
         return dict(hole)
     return [*({"filter": f, "value": dict(hole)} for f in filters), {"value": dict(hole)}]

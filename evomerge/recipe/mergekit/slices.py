@@ -1,4 +1,4 @@
-"""Layers as mergekit slices: equal neighbours together, and every value set by an exact filter."""
+"""Writes layers as mergekit slices: equal neighbours together, values set by exact filters."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Stack:
         key: Callable[[str], Hashable],
         parameters: Callable[[Sequence[str]], dict[str, Any]] = lambda part: {},  # noqa: ARG005
     ) -> list[dict[str, Any]]:
-        """Slices of neighbouring layers whose tensors have equal keys, ``None`` like any other.
+        """Join neighbouring layers whose tensors have equal keys, where ``None`` equals any other.
 
         The tensors outside the stack belong to the first or to the last slice: which, depends on
         the architecture, so that both get their values.
@@ -83,13 +83,13 @@ class Stack:
 def source_of(
     model: str, layers: tuple[int, int], parameters: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """A source of a slice: a model's layers, half-open, and its parameters there if it has any."""
+    """Write a source of a slice: a model's layers, half-open, and its parameters if any."""
     setting = {"parameters": dict(parameters)} if parameters else {}
     return {"model": model, "layer_range": list(layers), **setting}
 
 
 def setting_of(values: Mapping[str, Any], part: Sequence[str]) -> Any:
-    """One value, or filters that give each tensor of a slice its own; others get the commonest.
+    """Write one value, or filters that give each tensor of a slice its own; else the commonest.
 
     Args:
         values: The value of each tensor that has one.

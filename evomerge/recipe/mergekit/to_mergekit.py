@@ -1,4 +1,4 @@
-"""Recipes as mergekit 0.1.5 configurations: one document, or several where methods are mixed.
+"""Writes recipes as mergekit 0.1.5 configurations: one, or several where methods are mixed.
 
 A recipe without blocks is a mergekit configuration already. Blocks become slices with explicit
 numbers. Several methods become several documents for ``mergekit-multi``: a whole merge per method,
@@ -90,7 +90,7 @@ def to_mergekit(recipe: Recipe, tensor_names: Sequence[str]) -> list[Document]:
 
 
 def _documents(recipe: Recipe, tensor_names: Sequence[str], name: str | None) -> list[Document]:
-    """One recipe, its merges left to others; the document of its result has the name."""
+    """Return one recipe, its merges left to others; the document of its result has the name."""
     if not recipe.blocks:
         return [_plain(recipe, tensor_names, name)]
     tensors = Stack.read(tensor_names)
@@ -132,7 +132,7 @@ def _documents(recipe: Recipe, tensor_names: Sequence[str], name: str | None) ->
 
 
 def as_yaml(documents: Sequence[Document]) -> str:
-    """The documents as one file, with the command that runs it and their notes as comments."""
+    """Write the documents as one file, with the command to run and their notes as comments."""
     command = "mergekit-yaml THIS_FILE OUT"
     if len(documents) > 1:
         command = "mergekit-multi THIS_FILE -I /ABSOLUTE/SCRATCH/FOLDER --out-path OUT"
@@ -144,7 +144,7 @@ def as_yaml(documents: Sequence[Document]) -> str:
 
 
 def _plain(recipe: Recipe, tensor_names: Sequence[str], name: str | None) -> Document:
-    """A recipe without blocks: its own words, with the base where mergekit wants it."""
+    """Return a recipe without blocks: its own words, with the base where mergekit wants it."""
     spec, base = methods.get(recipe.merge_method), recipe.base_model
     content: dict[str, Any] = {}
     if recipe.slices:
@@ -189,7 +189,7 @@ def _plain(recipe: Recipe, tensor_names: Sequence[str], name: str | None) -> Doc
 
 
 def _unless(is_base: bool, part: Any) -> Mapping[str, Any]:
-    """A model's parameters; mergekit wants none for the base."""
+    """Return a model's parameters; mergekit wants none for the base."""
     parameters: Mapping[str, Any] = {} if is_base else part.parameters
     return parameters
 
@@ -231,7 +231,7 @@ def _document(
 
 
 def _stage(recipe: Recipe, method: str, tensors: Stack, names: Sequence[str]) -> dict[str, Any]:
-    """A whole merge by one method, with the values that `names` need; the rest follows suit."""
+    """Write a whole merge by one method, with the values that `names` need."""
     spec = methods.get(method)
     models = [entry.model for entry in recipe.models]
     merged = [
@@ -286,7 +286,7 @@ def _stage(recipe: Recipe, method: str, tensors: Stack, names: Sequence[str]) ->
 
 
 def _selected(stage: str, taken: Sequence[str], part: Sequence[str]) -> dict[str, Any]:
-    """A source of the final merge: weight 1 for the tensors taken from it, else 0."""
+    """Return a source of the final merge: weight 1 for the tensors taken from it, else 0."""
     weights = {name: 1.0 if name in set(taken) else 0.0 for name in part}
     return {"model": stage, "parameters": {"weight": setting_of(weights, part)}}
 

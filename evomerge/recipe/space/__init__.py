@@ -1,1 +1,1 @@
-"""Recipes with holes: finding the holes, binding them to models, and filling them from a point."""
+"""Finds the holes of a recipe, binds them to models, and fills them from a point."""

@@ -12,7 +12,7 @@ from evomerge.recipe.space.holes import DocumentPath, Hole, model_of, takes_part
 
 
 def conditioned(document: dict[str, Any], holes: Sequence[Hole]) -> tuple[Hole, ...]:
-    """The holes, each of whose dimensions knows what it `needs`.
+    """Return the holes, each of whose dimensions knows what it `needs`.
 
     A parameter of a block needs a method that declares it; one of the whole recipe needs some
     block, or the recipe itself, to have such a method; a parameter of a model needs the model.
@@ -31,7 +31,7 @@ def conditioned(document: dict[str, Any], holes: Sequence[Hole]) -> tuple[Hole, 
 def _method_clause(
     document: Mapping[str, Any], path: DocumentPath, chosen: Mapping[DocumentPath, Dimension]
 ) -> Clause | None:
-    """The open methods that give a parameter a meaning; None if it always has one."""
+    """Return the open methods that give a parameter a meaning; None if it always has one."""
     if "parameters" not in path:
         return None
     start: DocumentPath = path[:2] if path[0] == "merges" else ()
@@ -60,7 +60,7 @@ def _method_clause(
 def _model_clauses(
     document: dict[str, Any], path: DocumentPath, holes: Sequence[Hole]
 ) -> list[Clause | None]:
-    """The model is in, or it is the one that stays because no other is in."""
+    """Return the clauses of a model: it is in, or it stays because no other is in."""
     start: DocumentPath = path[:2] if path[0] == "merges" else ()
     models = _at(document, (*start, "models"))
     include_of = {
@@ -85,7 +85,7 @@ def _model_clauses(
 
 
 def _blocks(recipe: Any) -> list[dict[str, Any]]:
-    """The blocks; none where they are not written as they should be, which the reader will say."""
+    """Return the blocks; none where they are malformed, which the reader will say."""
     blocks = recipe.get("blocks") if isinstance(recipe, dict) else None
     is_fine = isinstance(blocks, list) and all(isinstance(block, dict) for block in blocks)
     return blocks if is_fine and blocks is not None else []

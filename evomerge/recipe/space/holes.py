@@ -35,7 +35,7 @@ def _is_range(value: Any) -> bool:
 
 
 def find_holes(document: dict[str, Any], where: str) -> list[Hole]:
-    """Every hole of a document, in the order in which they stand."""
+    """Return every hole of a document, in the order in which they stand."""
     holes: list[Hole] = []
 
     def walk(value: Any, path: DocumentPath) -> None:
@@ -54,7 +54,7 @@ def find_holes(document: dict[str, Any], where: str) -> list[Hole]:
 
 
 def _uniquely_named(holes: list[Hole]) -> list[Hole]:
-    """The holes with a number behind every name that another dimension has too."""
+    """Return the holes with a number behind every name that another dimension has too."""
     seen: dict[str, int] = {}
     result = []
     for hole in holes:
@@ -181,7 +181,7 @@ def _is_finite(number: Any) -> bool:
 
 
 def _declared(scope: dict[str, Any], name: str, where: str) -> methods.ParameterSpec:
-    """A parameter as declared by the method, or by the first choice of method that has it."""
+    """Return a parameter as the method, or the first choice of method that has it, declares it."""
     chosen: Any = scope.get("merge_method")
     listed = chosen["choice"] if is_choice(chosen) else [chosen]
     candidates = [str(one) for one in listed] if isinstance(listed, list) else []
@@ -196,7 +196,7 @@ def _declared(scope: dict[str, Any], name: str, where: str) -> methods.Parameter
 
 
 def method_scope(document: dict[str, Any], path: DocumentPath) -> dict[str, Any]:
-    """The mapping whose merge_method governs a path: its block if that has one, or the recipe."""
+    """Return the mapping whose merge_method governs a path: its block, or the recipe."""
     if path and path[0] == "merges":
         return method_scope(document["merges"][path[1]], path[2:])
     if path and path[0] == "blocks":
@@ -207,7 +207,7 @@ def method_scope(document: dict[str, Any], path: DocumentPath) -> dict[str, Any]
 
 
 def model_of(document: dict[str, Any], path: DocumentPath) -> str | None:
-    """The model that a path's parameters belong to, if they belong to one."""
+    """Return the model that a path's parameters belong to, if they belong to one."""
     value: Any = document
     for part in path:
         value = value[part]
@@ -217,7 +217,7 @@ def model_of(document: dict[str, Any], path: DocumentPath) -> str | None:
 
 
 def _with_parts(document: dict[str, Any], hole: Hole) -> Hole:
-    """The hole, each of whose dimensions says which part of the recipe it belongs to."""
+    """Return the hole, each of whose dimensions says which part of the recipe it belongs to."""
     parameter, model, block, layers = str(hole.path[-1]), None, None, None
     value: Any = document
     for i, part in enumerate(hole.path):
@@ -253,13 +253,13 @@ def _with_parts(document: dict[str, Any], hole: Hole) -> Hole:
 
 
 def _span(layers: Any) -> tuple[int, int] | None:
-    """A block's layers; ``None`` where they are not written as they should be."""
+    """Return a block's layers; ``None`` where they are not written as they should be."""
     is_fine = isinstance(layers, list) and len(layers) == 2
     return tuple(layers) if is_fine and all(type(end) is int for end in layers) else None
 
 
 def _label(document: dict[str, Any], path: DocumentPath, knots: bool = True) -> str:
-    """A path in words: ``blocks[0:3,attention].models[expert-a].weight``."""
+    """Return a path in words: ``blocks[0:3,attention].models[expert-a].weight``."""
     words: list[str] = []
     value: Any = document
     for i, part in enumerate(path):
@@ -274,7 +274,7 @@ def _label(document: dict[str, Any], path: DocumentPath, knots: bool = True) -> 
 
 
 def _group(document: dict[str, Any], path: DocumentPath) -> str:
-    """A path in words without layers and knots: ``[attention].models[expert-a].weight``."""
+    """Return a path in words without layers and knots: ``[attention].models[expert-a].weight``."""
     if path[0] != "blocks" or not isinstance(path[1], int):
         return _label(document, path, knots=False)
     block = document["blocks"][path[1]]
@@ -284,7 +284,7 @@ def _group(document: dict[str, Any], path: DocumentPath) -> str:
 
 
 def _key(value: Any, word: str, index: int) -> str:
-    """The key that replaces an index in a name: a model, layers and components, or a filter."""
+    """Return what replaces an index in a name: a model, layers and components, or a filter."""
     if not isinstance(value, dict):
         return str(index)
     if "model" in value:

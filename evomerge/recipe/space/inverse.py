@@ -1,4 +1,4 @@
-"""From a recipe back to the point of a space at which it lies."""
+"""Finds the point of a space at which a recipe lies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evomerge.recipe.space.space import SearchSpace
 
 
 def point_of(space: SearchSpace, recipe: Recipe) -> Point | None:
-    """The point whose recipe merges as `recipe` does, or ``None`` if the space has none.
+    """Return the point whose recipe merges as `recipe` does, or ``None`` if the space has none.
 
     Looks only for recipes without blocks, slices, merges, gradients and filters, as anchors are.
     """

@@ -13,7 +13,7 @@ from evomerge.recipe.space.holes import is_choice
 
 
 def without_traces(document: Mapping[str, Any], template: Mapping[str, Any]) -> dict[str, Any]:
-    """A filled template without the models that do not take part and what needs another choice.
+    """Return a filled template without absent models and without what needs another choice.
 
     Its `merges` are filled templates themselves, and are treated alike.
 
@@ -102,7 +102,7 @@ def _without_inactive(document: Mapping[str, Any], template: Mapping[str, Any]) 
 
 
 def _pruned(scope: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
-    """A recipe or a block without the parameters that only methods other than `names` have."""
+    """Leave out of a recipe or block the parameters that only methods other than `names` have."""
 
     def declared(method_names: list[str]) -> set[str]:
         known = [name for name in method_names if name in methods.names()]

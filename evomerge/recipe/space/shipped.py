@@ -1,4 +1,4 @@
-"""The search spaces that come with evomerge, found by name."""
+"""Finds the search spaces that come with evomerge by their names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from evomerge.core.errors import UserError, unknown
 
 
 def find(name: str | Path) -> Path:
-    """The file of a space: a path, or a name in search_spaces/.
+    """Return the file of a space: a path, or a name in search_spaces/.
 
     Raises:
         UserError: There is neither.
@@ -23,7 +23,7 @@ def find(name: str | Path) -> Path:
 
 
 def shipped() -> dict[str, Path]:
-    """The spaces that come with evomerge, by name."""
+    """Return the spaces that come with evomerge, by name."""
     here = Path(__file__).parents[2]
     folders = (here / "search_spaces", here.parent / "search_spaces")  # in a wheel, in a clone
     folder = next((f for f in folders if f.is_dir()), folders[0])

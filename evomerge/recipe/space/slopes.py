@@ -20,7 +20,7 @@ from evomerge.recipe.values import levels_of, lookup
 def weight_slopes(
     space: SearchSpace, point: Point, j: int, tensors: Sequence[str], depth: int
 ) -> dict[str, float]:
-    """The slope of each tensor's weight along dimension j, where it is not 0.
+    """Return the slope of each tensor's weight along dimension j, where it is not 0.
 
     Args:
         space: The space, bound to its models.

@@ -1,4 +1,4 @@
-"""A search space: a recipe with holes in it. Fill the holes with a point and you have a recipe.
+"""Defines a search space: a recipe with holes. Fill the holes with a point and you have a recipe.
 
 A hole stands where a value would: ``search`` (the range that the method declares),
 ``{low: 0, high: 1.5}`` (one's own), either with ``knots: 4`` (as many values, spread over depth as
@@ -98,7 +98,7 @@ class SearchSpace:
         return SearchSpace(document, self.where)
 
     def fill(self, point: Sequence[Value]) -> Recipe:
-        """The recipe at a point.
+        """Return the recipe at a point.
 
         Raises:
             UserError: A value lies outside its dimension, or the recipe it makes is wrong.

@@ -18,7 +18,7 @@ _MODEL_KEYS = ("model", "models", "base_model", "tokenizer_source")
 def bound(
     document: Mapping[str, Any], base: str | None, models: list[str], where: str
 ) -> dict[str, Any]:
-    """A copy of a template with models in their places and its groups of layers cut.
+    """Return a copy of a template with models in their places and its groups of layers cut.
 
     Raises:
         UserError: The template asks for a model that is not there, or leaves one out.
@@ -69,7 +69,7 @@ def bound(
 
 
 def placeholders(document: Any, key: str = "") -> set[str]:
-    """The placeholders for models in a template: ``*``, ``*1``, ``*base``."""
+    """Return the placeholders for models in a template: ``*``, ``*1``, ``*base``."""
     if isinstance(document, dict):
         return {word for name, item in document.items() for word in placeholders(item, name)}
     if isinstance(document, list):

@@ -1,1 +1,1 @@
-"""Charts drawn as SVG text, without a plotting library."""
+"""Draws charts as SVG text, without a plotting library."""

@@ -1,4 +1,4 @@
-"""The three charts with rows: differences with intervals, bars with intervals, heat maps."""
+"""Draws the three charts with rows: differences and bars with intervals, and heat maps."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Band:
 
 
 def differences(rows: Sequence[Gap], name: str, aria: str) -> Markup:
-    """A forest plot: a square with its interval per row, a line at 0, the numbers at the right."""
+    """Draw a forest plot: per row a square with its interval, a line at 0, numbers at the right."""
     note_room = max((text_width(row.note) for row in rows), default=0.0)
     right = WIDTH - 200 - (min(note_room, 260.0) + 18 if note_room else 0)
     bottom = 14 + ROW * len(rows)
@@ -74,7 +74,7 @@ def differences(rows: Sequence[Gap], name: str, aria: str) -> Markup:
 
 
 def bars(rows: Sequence[tuple[str, bool, Sequence[Bar]]], name: str, aria: str) -> Markup:
-    """Rows of one or more bars from 0, each with its interval; `True` marks a row as ours."""
+    """Draw rows of bars from 0, each with its interval; `True` marks a row as ours."""
     thick, space = 13.0, 9.0
     heights = [max(1, len(group)) * thick + space for _, _, group in rows]
     bottom = 12 + sum(heights)
@@ -108,7 +108,7 @@ def heat_map(
     aria: str,
     key: bool = True,
 ) -> Markup:
-    """Cells coloured by value, rows of names over bands of layers, the colour key below.
+    """Draw cells coloured by value: rows of names over bands of layers, the colour key below.
 
     Args:
         rows: Names from top to bottom.
@@ -152,7 +152,7 @@ def heat_map(
 
 
 def _leads(band: Band, bands: Sequence[Band]) -> bool:
-    """True if a band lies outside the stack and before it."""
+    """Return whether a band lies outside the stack and before it."""
     inside = next(i for i, b in enumerate(bands) if not b.outside)
     return any(band is b for b in bands[:inside])
 
@@ -183,7 +183,7 @@ def _cell(
 
 
 def _share(value: float, ends: tuple[float, float]) -> float:
-    """Position of a value on the colour scale: 0 neutral, 1 the warm end, -1 the cold end."""
+    """Place a value on the colour scale: 0 neutral, 1 the warm end, -1 the cold end."""
     low, high = ends
     if low < 0:
         return max(-1.0, min(1.0, value / high))

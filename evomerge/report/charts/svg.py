@@ -1,4 +1,4 @@
-"""Small drawings as inline SVG: shapes, scales, axes. Colours are the page's CSS classes."""
+"""Draws inline SVG: shapes, scales, axes. Colours are the page's CSS classes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
-        """The pixel of a value.
+        """Return the pixel of a value.
 
         >>> Scale(0, 2, 100, 200)(0.5)
         125.0
@@ -31,7 +31,7 @@ class Scale:
 
 
 def scale(values: Iterable[float], start: float, end: float, count: int = 5) -> Scale:
-    """A scale whose ends are round numbers around all values."""
+    """Return a scale whose ends are round numbers around all values."""
     known = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = min(known), max(known)
     if high - low < 1e-9 * max(1.0, abs(high)):
@@ -43,7 +43,7 @@ def scale(values: Iterable[float], start: float, end: float, count: int = 5) -> 
 
 
 def ticks(low: float, high: float, count: int = 5, whole: bool = False) -> list[tuple[float, str]]:
-    """Round numbers in [low, high], each with its label; about `count` of them.
+    """Return round numbers in [low, high], each with its label; about `count` of them.
 
     >>> ticks(0.88, 0.92, 4)
     [(0.88, '0.88'), (0.89, '0.89'), (0.9, '0.90'), (0.91, '0.91'), (0.92, '0.92')]
@@ -69,19 +69,19 @@ class Figure:
         self._parts: list[str] = []
 
     def line(self, points: Sequence[tuple[float, float]], kind: str, tip: str = "") -> None:
-        """A line through all points."""
+        """Draw a line through all points."""
         path = " ".join(f"{_px(x)},{_px(y)}" for x, y in points)
         self._parts.append(f'<polyline class="line {kind}" points="{path}"{_with(tip, "polyline")}')
 
     def rule(self, x1: float, y1: float, x2: float, y2: float, kind: str = "grid") -> None:
-        """A straight line."""
+        """Draw a straight line."""
         ends = f'x1="{_px(x1)}" y1="{_px(y1)}" x2="{_px(x2)}" y2="{_px(y2)}"'
         self._parts.append(f'<line class="{kind}" {ends}/>')
 
     def dot(
         self, x: float, y: float, kind: str, tip: str = "", size: float = 3.5, square: bool = False
     ) -> None:
-        """A point: round, or square, so that two kinds differ by more than their colour."""
+        """Draw a point: round, or square, so that two kinds differ by more than their colour."""
         if square:
             self.rect(x - size, y - size, 2 * size, 2 * size, kind, tip)
             return
@@ -98,7 +98,7 @@ class Figure:
         tip: str = "",
         fill: str = "",
     ) -> None:
-        """A rectangle; `fill` is CSS and goes before the class."""
+        """Draw a rectangle; `fill` is CSS and goes before the class."""
         geometry = f'x="{_px(x)}" y="{_px(y)}" width="{_px(max(width, 0))}" height="{_px(height)}"'
         style = f' style="fill:{fill}"' if fill else ""
         self._parts.append(f'<rect class="{kind}" {geometry}{style}{_with(tip, "rect")}')
@@ -113,7 +113,7 @@ class Figure:
         room: float = math.inf,
         turned: bool = False,
     ) -> None:
-        """Text at its baseline, cut to `room` pixels; what was cut shows in full as a tip."""
+        """Draw text at its baseline, cut to `room` pixels; what was cut shows in full as a tip."""
         shown = fit(text, room)
         turn = f' transform="rotate(-90 {_px(x)} {_px(y)})"' if turned else ""
         tip = _with(text if shown != text else "", "text", str(escape(shown)))
@@ -123,7 +123,7 @@ class Figure:
     def x_axis(
         self, at: Scale, y: float, top: float, marks: Sequence[tuple[float, str]], name: str = ""
     ) -> None:
-        """A horizontal axis at `y` with grid lines up to `top`."""
+        """Draw a horizontal axis at `y` with grid lines up to `top`."""
         for value, label in marks:
             self.rule(at(value), top, at(value), y)
             self.text(at(value), y + 16, label, "tick", "middle")
@@ -133,7 +133,7 @@ class Figure:
     def y_axis(
         self, at: Scale, x: float, right: float, marks: Sequence[tuple[float, str]], name: str = ""
     ) -> None:
-        """A vertical axis at `x` with grid lines to `right`."""
+        """Draw a vertical axis at `x` with grid lines to `right`."""
         for value, label in marks:
             self.rule(x, at(value), right, at(value))
             self.text(x - 7, at(value) + 4, label, "tick", "end")
@@ -141,7 +141,7 @@ class Figure:
             self.text(14, (at.start + at.end) / 2, name, "axis", "middle", turned=True)
 
     def legend(self, x: float, y: float, entries: Sequence[tuple[str, str, str]]) -> None:
-        """A row of (shape, class, label), from the left; shapes are line, dot, square and bar."""
+        """Draw a row of (shape, class, label) from the left; shapes are line, dot, square, bar."""
         for shape, kind, label in entries:
             if shape == "line":
                 self.line([(x, y - 4), (x + 22, y - 4)], kind)
@@ -153,7 +153,7 @@ class Figure:
             x += 28 + text_width(label) + 22
 
     def markup(self) -> Markup:
-        """The whole as an SVG element that grows with the page up to its natural width."""
+        """Return the whole as an SVG element that grows with the page up to its natural width."""
         head = (
             f'<svg role="img" aria-label="{escape(self.label)}" viewBox="0 0 {_px(self.width)} '
             f'{_px(self.height)}" style="max-width:{_px(self.width)}px">'
@@ -162,12 +162,12 @@ class Figure:
 
 
 def text_width(text: str) -> float:
-    """About how many pixels a text takes in a usual sans serif face; a little too much."""
+    """Estimate how many pixels a text takes in a usual sans serif face; a little too much."""
     return FONT * sum(map(_advance, text))
 
 
 def fit(text: str, room: float) -> str:
-    """The text, or as much of it as fits with an ellipsis.
+    """Return the text, or as much of it as fits with an ellipsis.
 
     >>> fit("a-rather-long-name", 60.0)
     'a-rathe…'
@@ -191,7 +191,7 @@ def _advance(character: str) -> float:
 
 
 def _step(low: float, high: float, count: int) -> float:
-    """1, 2 or 5 times a power of ten, nearest to a `count`-th of the range."""
+    """Return 1, 2 or 5 times a power of ten, nearest to a `count`-th of the range."""
     raw = max((high - low) / max(1, count), 1e-12)
     power = 10.0 ** math.floor(math.log10(raw))
     return power * min((1, 2, 5, 10), key=lambda m: abs(math.log(m * power / raw)))
@@ -202,6 +202,6 @@ def _px(value: float) -> str:
 
 
 def _with(tip: str, tag: str, inside: str = "") -> str:
-    """The end of an element: with its tip, or closed at once."""
+    """End an element: with its tip, or closed at once."""
     title = f"<title>{escape(tip)}</title>" if tip else ""
     return f">{title}{inside}</{tag}>" if title or inside else "/>"

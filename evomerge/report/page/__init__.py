@@ -1,1 +1,1 @@
-"""The HTML report, a file for each of its sections."""
+"""Writes the HTML report, a file for each of its sections."""

@@ -1,4 +1,4 @@
-"""Anchors against the winner, by the tasks' own metrics."""
+"""Compares the anchors with the winner by the tasks' own metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from evomerge.study.statistics.outcome import Tasks, fitness, weights
 
 
 def section(run: Run) -> dict[str, Any]:
-    """Bars of the real metric, on search items and, where measured, on held-out ones."""
+    """Draw bars of the real metric, on search items and, where measured, on held-out ones."""
     record = run.record
     items = record.asks[0].items if record.asks else None
     held_out = {e.trial.digest: e for e in held_out_models(run)}
@@ -62,13 +62,13 @@ def section(run: Run) -> dict[str, Any]:
 
 
 def _bar(rows: Sequence[OutcomeRow], tasks: Tasks, kind: str, where: str) -> Bar:
-    """The weighted mean of the metric, with 1.96 standard errors."""
+    """Return the weighted mean of the metric, with 1.96 standard errors."""
     value, half = fitness(rows, tasks, "metric"), 1.96 * _standard_error(rows, tasks)
     return Bar(value, half, kind, f"{number(value)} ± {number(half)} on {len(rows):,} {where}")
 
 
 def _standard_error(rows: Sequence[OutcomeRow], tasks: Tasks) -> float:
-    """sqrt(Σ_t w_t² s_t² / n_t), of the weighted mean."""
+    """Return sqrt(Σ_t w_t² s_t² / n_t), of the weighted mean."""
     total = 0.0
     for task, share in weights(tasks).items():
         values = [r.metric for r in rows if r.task == task and r.metric is not None]

@@ -24,7 +24,7 @@ Column = tuple[Band, Sequence[Spot]]
 
 
 def section(run: Run) -> dict[str, Any]:
-    """The recommended recipe; beside it the race's winner if another one; or the leader so far."""
+    """Draw the recommended recipe, beside it another race winner; or the leader so far."""
     numbers = [n for n in (run.recommended, run.ours) if n is not None]
     leader = summary(run.record)["leader"]
     if not numbers and leader is not None:
@@ -70,7 +70,7 @@ def _role(run: Run, trial: TrialRecord) -> str:
 
 
 def _maps(recipe: RecipeData, depth: int) -> tuple[list[dict[str, Any]], list[str]]:
-    """A heat map per parameter and group of like components; and what is the same everywhere."""
+    """Draw a heat map per parameter and group of components; and list what is constant."""
     names = short_names(recipe_view.models(recipe))
     maps: list[dict[str, Any]] = []
     fixed: list[str] = []
@@ -109,14 +109,14 @@ def _maps(recipe: RecipeData, depth: int) -> tuple[list[dict[str, Any]], list[st
 def _cells(
     rows: Iterable[str], columns: Sequence[Column], table: Mapping[tuple[str, Spot], float | None]
 ) -> list[list[float | None]]:
-    """A value per row and column; a column's spots are alike, so the first one's is taken."""
+    """Return a value per row and column, the first spot's of the column: all are alike."""
     return [[table[name, column[0]] for _, column in columns] for name in rows]
 
 
 def _layouts(
     rows: Sequence[str], table: Mapping[tuple[str, Spot], Any], depth: int
 ) -> list[tuple[str, list[Column]]]:
-    """One layout if all components of a layer are alike, else one per group of like components."""
+    """Return one layout if all components of a layer are alike, else one per group of like ones."""
 
     def signature(column: Sequence[Spot]) -> list[Any]:
         return [table[name, spot] for name in rows for spot in column]
@@ -146,7 +146,7 @@ def _layouts(
 
 
 def _layers(column: Sequence[Spot], signature: Any) -> list[Column]:
-    """Layers as columns, neighbours that are alike as one."""
+    """Return layers as columns, neighbours that are alike as one."""
     runs: list[list[Spot]] = []
     for spot in column:
         if runs and signature([runs[-1][0]]) == signature([spot]):
@@ -165,7 +165,7 @@ def _layers(column: Sequence[Spot], signature: Any) -> list[Column]:
 
 
 def _outside(signature: Any) -> list[Column]:
-    """Embedding, final norm and head as columns; one column if they are alike."""
+    """Return embedding, final norm and head as columns; one column if they are alike."""
     column = [Spot(None, part, name) for part, name in recipe_view.OUTSIDE.items()]
     if all(signature([spot]) == signature([column[0]]) for spot in column):
         return [(Band("outside", outside=True), column[:1])]
@@ -174,14 +174,14 @@ def _outside(signature: Any) -> list[Column]:
 
 
 def _ends(parameter: str, values: Sequence[float]) -> tuple[float, float]:
-    """Values that take the full colours."""
+    """Return values that take the full colours."""
     least = 1.0 if parameter in ("weight", "density", "t") else 0.0
     high = scale([0.0, least, *map(abs, values)], 0, 1, 4).high
     return (-high if min(values) < 0 else 0.0), high
 
 
 def _methods(recipe: RecipeData, depth: int) -> dict[str, Any]:
-    """The method, or where several are used a strip that shows which holds where."""
+    """Return the method, or where several are used a strip that shows which holds where."""
     method_by_spot = {
         spot: recipe_view.method_at(recipe, spot, depth) for spot in recipe_view.spots(depth)
     }

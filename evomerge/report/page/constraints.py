@@ -1,4 +1,4 @@
-"""Constraints: the limits on held-out items, and how many trials satisfied all of them."""
+"""Shows the constraints: limits on held-out items, and how many trials satisfied all of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from evomerge.report.run import Run
 
 
 def section(run: Run) -> dict[str, Any]:
-    """The table of the verdict's constraints; empty where a study has none, or no verdict."""
+    """Return the table of the verdict's constraints; empty without constraints or verdict."""
     table = run.record.verdict.constraints if run.record.verdict else ()
     if not table or run.ours is None:
         return {}

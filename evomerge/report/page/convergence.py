@@ -1,4 +1,4 @@
-"""The search by generation: fitness, gain over the reference anchor, rank correlation."""
+"""Shows the search by generation: fitness, gain over the reference anchor, rank correlation."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Generation:
 
 
 def generations(run: Run) -> list[Generation]:
-    """The generations whose fitness the optimizer has received, in order."""
+    """Return the generations whose fitness the optimizer has received, in order."""
     history = []
     for generation, ask in sorted(run.record.generations.items()):
         if ask.fitness is None:
@@ -74,7 +74,7 @@ def generations(run: Run) -> list[Generation]:
 
 
 def section(run: Run) -> dict[str, Any]:
-    """Three figures, and a sentence about the last generation."""
+    """Return three figures, and a sentence about the last generation."""
     history = generations(run)
     if not history:
         return {"missing": "No generation has been scored yet."}
@@ -135,7 +135,7 @@ def _fitness(run: Run, history: Sequence[Generation], unit: str, reference: str)
 
 
 def _gain(history: Sequence[Generation]) -> Markup:
-    """Best and median minus the reference, which sees the same items."""
+    """Return the best and the median minus the reference, which sees the same items."""
     figure = Figure(_HALF, 280, "Gain over the reference anchor by generation")
     across = _across(history, 84, _HALF - 12)
     comparable = [g for g in history if g.optimized and g.reference is not None]
@@ -190,7 +190,7 @@ def _series(
 
 
 def _across(history: Sequence[Generation], start: float, end: float) -> Scale:
-    """Generations on a scale with half a generation's room at either side."""
+    """Return generations on a scale with half a generation's room at either side."""
     first, last = history[0].number, history[-1].number
     room = max(0.5, 0.02 * (last - first))
     return Scale(first - room, last + room, start, end)

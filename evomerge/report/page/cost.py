@@ -1,4 +1,4 @@
-"""The cost of a study: seconds by phase and kind, a timeline of the workers, the failures."""
+"""Shows the cost of a study: seconds by phase and kind, a timeline of the workers, failures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNITS = ((1.0, "seconds"), (60.0, "minutes"), (3600.0, "hours"), (86400.0, "day
 
 
 def section(run: Run) -> dict[str, Any]:
-    """Totals, the figures, and the failures."""
+    """Return totals, the figures, and the failures."""
     status = run.record.status()
     if not run.jobs and not run.failures:
         return {"missing": "No worker has delivered anything yet."}
@@ -61,7 +61,7 @@ def _busy(run: Run, workers: int, total: float) -> str:
 
 
 def _before(run: Run) -> str:
-    """The time that the check and the workers' start took, before the first delivery."""
+    """Return the time that the check and the workers' start took, before the first delivery."""
     if not run.jobs or not run.sessions:
         return ""
     first = min(job.start for job in run.jobs) - run.sessions[0][0]
@@ -74,7 +74,7 @@ def _trials(counts: dict[str, int]) -> str:
 
 
 def _by_phase(jobs: Sequence[WorkerJob]) -> Markup:
-    """A bar per phase, stacked: build, forward pass, everything else."""
+    """Return a bar per phase, stacked: build, forward pass, everything else."""
     rows = []
     for phase in PHASES:
         phase_jobs = [job for job in jobs if job.phase == phase]
@@ -110,7 +110,7 @@ _PARTS = ("build the merge", "forward pass", "everything else")
 
 
 def _timeline(run: Run, workers: Sequence[str]) -> Markup:
-    """One lane per worker; deliveries of one phase that follow closely are drawn as one.
+    """Return one lane per worker; deliveries of one phase that follow closely are drawn as one.
 
     Time in which no process had the study open is left out.
     """
@@ -145,14 +145,14 @@ def _timeline(run: Run, workers: Sequence[str]) -> Markup:
 
 
 def _open_seconds(run: Run, moment: float) -> float:
-    """Seconds that the study had been open at a moment, over all sessions."""
+    """Return seconds that the study had been open at a moment, over all sessions."""
     return sum(max(0.0, min(moment, end) - start) for start, end in run.sessions)
 
 
 def _merged(
     spans: Sequence[tuple[str, float, float]], near: float
 ) -> list[tuple[str, float, float, int]]:
-    """(phase, start, end, how many) of neighbours with no visible gap between them."""
+    """Join neighbours with no visible gap between them: (phase, start, end, how many)."""
     merged: list[tuple[str, float, float, int]] = []
     for phase, start, end in spans:
         if merged and merged[-1][0] == phase and start - merged[-1][2] < near:
@@ -164,7 +164,7 @@ def _merged(
 
 
 def _failures(run: Run) -> list[dict[str, Any]]:
-    """Each kind with its count, the trials, and its most frequent messages."""
+    """Return each kind with its count, the trials, and its most frequent messages."""
     table = []
     for kind, count in Counter(event.kind for event in run.failures).most_common():
         events = [event for event in run.failures if event.kind == kind]

@@ -1,4 +1,4 @@
-"""The held-out comparison: every model on every task, and the paired differences."""
+"""Compares every model on the held-out items of every task, and draws the paired differences."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class HeldOutModel:
 
 
 def held_out_models(run: Run) -> list[HeldOutModel]:
-    """Every model that was measured on all held-out items, the best first."""
+    """Return every model that was measured on all held-out items, the best first."""
     by_digest: dict[str, HeldOutModel] = {}
     ours = run.ours
     for trial in sorted(run.record.trials.values(), key=lambda t: t.number != ours):
@@ -41,7 +41,7 @@ def held_out_models(run: Run) -> list[HeldOutModel]:
 
 
 def section(run: Run) -> dict[str, Any]:
-    """The table, the forest plot over all tasks, and the one by task."""
+    """Return the table, the forest plot over all tasks, and the one by task."""
     models = held_out_models(run)
     if not models:
         return {"missing": "Nothing has been measured on the held-out items yet."}
@@ -108,7 +108,7 @@ def _figures(run: Run, ours: HeldOutModel, rivals: Sequence[HeldOutModel]) -> di
 
 
 def _closest(rivals: Sequence[HeldOutModel]) -> HeldOutModel | None:
-    """The best baseline: a parent, the base or a simple merge."""
+    """Return the best baseline: a parent, the base or a simple merge."""
     simple = [e for e in rivals if e.trial.kind in ("parent", "base", "anchor")]
     return max(simple, key=lambda e: e.mean, default=None)
 

@@ -1,4 +1,4 @@
-"""Possible sources of bias: answers that were cut or not found, and gains that shrink."""
+"""Shows possible sources of bias: answers that were cut or not found, and gains that shrink."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from evomerge.study.statistics.outcome import fitness
 
 
 def section(run: Run) -> dict[str, Any]:
-    """Truncation and extraction per model; the winner's gain stage by stage."""
+    """Show truncation and extraction per model; the winner's gain stage by stage."""
     sentences = {"luck": _luck(run), "control": _control(run), "batches": _batches(run)}
     return {"flags": _flags(run), **sentences, **_gains(run)}
 
 
 def _batches(run: Run) -> str | None:
-    """A sentence: were the candidates of a generation scored in the same batches?"""
+    """Say whether the candidates of a generation were scored in the same batches."""
     record = run.record
     if record.study is None or record.batches.last is None:
         return None  # older journals do not record it
@@ -47,7 +47,7 @@ def _batches(run: Run) -> str | None:
 
 
 def _luck(run: Run) -> str | None:
-    """A sentence: the share of the best search score that is expected to be luck."""
+    """Say which share of the best search score is expected to be luck."""
     curse = winners_curse(run.record)
     if curse is None:
         return None
@@ -60,7 +60,7 @@ def _luck(run: Run) -> str | None:
 
 
 def _control(run: Run) -> str | None:
-    """A sentence: the optimizer next to trials drawn at random."""
+    """Compare the optimizer with trials drawn at random, in a sentence."""
     arms = compare_arms(run.record)
     if arms is None:
         return None
@@ -74,7 +74,7 @@ def _control(run: Run) -> str | None:
 
 
 def _flags(run: Run) -> dict[str, Any]:
-    """Counts over the held-out items of every model."""
+    """Return counts over the held-out items of every model."""
     rows: list[dict[str, Any]] = []
     total = 0
     for model in held_out_models(run):
@@ -114,7 +114,7 @@ def _share(count: int, of: int) -> str:
 
 
 def _gains(run: Run) -> dict[str, Any]:
-    """The winner against the reference anchor: in the search, in the race, on held-out items."""
+    """Compare the winner with the reference anchor: in search, race, and on held-out items."""
     ours = run.record.trials.get(run.ours) if run.ours is not None else None
     rival = _reference(run)
     if ours is None or rival is None or ours.number == rival.number:
@@ -133,7 +133,7 @@ def _gains(run: Run) -> dict[str, Any]:
 
 
 def _reference(run: Run) -> TrialRecord | None:
-    """The anchor that every generation was compared with; the last one if it changed."""
+    """Return the anchor that every generation was compared with; the last one if it changed."""
     if not run.references:
         return None
     return run.record.trials[run.references[max(run.references)]]
@@ -148,7 +148,7 @@ def _why(ours: TrialRecord | None, rival: TrialRecord | None) -> str:
 
 
 def _search_stage(run: Run, ours: TrialRecord) -> list[dict[str, Any]]:
-    """The gain that the optimizer saw; of the best trial if the winner was never in the search."""
+    """Return the gain the optimizer saw; the best trial's if the winner was never searched."""
     trials = run.record.trials
     compared = [standing for standing in run.record.standings() if standing.gain is not None]
     if not compared:
@@ -175,7 +175,7 @@ def _search_stage(run: Run, ours: TrialRecord) -> list[dict[str, Any]]:
 
 
 def _race_stages(run: Run, ours: TrialRecord, rival: TrialRecord) -> list[dict[str, Any]]:
-    """One stage per rung that had both, the last with an interval if all its items are there."""
+    """Return one stage per rung that had both, the last with an interval if it is complete."""
     stages = []
     for event, items in last_race(run):
         both = [_score(event, run, trial) for trial in (ours, rival)]
@@ -192,7 +192,7 @@ def _race_stages(run: Run, ours: TrialRecord, rival: TrialRecord) -> list[dict[s
 
 
 def _score(event: RacedEvent, run: Run, trial: TrialRecord) -> float | None:
-    """A trial's score at a rung, or that of an equal recipe."""
+    """Return a trial's score at a rung, or that of an equal recipe."""
     for n, score in event.scores.items():
         if run.record.trials[n].digest == trial.digest:
             return score

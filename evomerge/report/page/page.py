@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing else, written from a run folder alone."""
+"""Writes the report: one HTML file that needs nothing else, from a run folder alone."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def write_report(run: Path, out: Path | None = None) -> Path:
 
 
 def page(run: Run) -> str:
-    """The report as text."""
+    """Return the report as text."""
     script = (_HERE / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     sections: dict[str, Any] = {
@@ -103,7 +103,7 @@ def _environment() -> Environment:
 
 
 def _breakable(name: str) -> Markup:
-    """A name that may be broken behind an underscore, a slash or a hyphen."""
+    """Return a name that may be broken behind an underscore, a slash or a hyphen."""
     text = str(escape(name))
     for sign in "_/-":
         text = text.replace(sign, f"{sign}<wbr>")

@@ -1,4 +1,4 @@
-"""Parallel coordinates: what the best trials have in common, one row per dimension."""
+"""Draws parallel coordinates: what the best trials have in common, one row per dimension."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DimensionRow = tuple[int, Dimension, float]  # index in the point, dimension, ra
 
 
 def section(run: Run) -> dict[str, Any]:
-    """The figure, and what was left out of it; empty before two trials are scored."""
+    """Return the figure, and what was left out of it; empty before two trials are scored."""
     dimensions = run.record.dimensions
     trials = _scored(run)
     if len(trials) < 2 or not dimensions:
@@ -48,7 +48,7 @@ def section(run: Run) -> dict[str, Any]:
 
 
 def _scored(run: Run) -> list[Scored]:
-    """Trials with their gain over the reference (fitness where there is none), the best first."""
+    """Return trials with their gain over the reference (else fitness), the best first."""
     trials: list[Scored] = []
     for standing in run.record.standings():
         trial = run.record.trials[standing.trial]
@@ -67,7 +67,7 @@ def _tie(dimension: Dimension, index: int, trials: Sequence[Scored]) -> float:
 
 
 def _share(dimension: Dimension, value: Any) -> float:
-    """Relative position of a value in its range, from 0 to 1."""
+    """Return the relative position of a value in its range, from 0 to 1."""
     if dimension.kind == "categorical":
         choices = dimension.choices
         return choices.index(value) / max(1, len(choices) - 1)
@@ -103,7 +103,7 @@ def _figure(
 
 
 def _named(dimension: str) -> str:
-    """A dimension's name, shorter.
+    """Return a dimension's name, shorter.
 
     >>> _named("blocks[1].models[expert-a].weight[2]")
     'blocks[1] expert-a weight[2]'

@@ -1,4 +1,4 @@
-"""Several objectives: the trials that no other trial beats, and the pairs that trade off."""
+"""Shows several objectives: the trials that no other trial beats, and the pairs that trade off."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Scored = tuple[str, tuple[float, ...]]  # a trial's name, and its gain on every 
 
 
 def section(run: Run) -> dict[str, Any]:
-    """Figures and the table of the front; empty where a study has one objective."""
+    """Return figures and the table of the front; empty where a study has one objective."""
     front = front_of(run.record)
     if front is None:
         return {}
@@ -59,7 +59,7 @@ def section(run: Run) -> dict[str, Any]:
 
 
 def _trade_offs(names: Sequence[str], trials: Sequence[Scored]) -> list[tuple[int, int]]:
-    """The pairs of objectives whose gains go apart most."""
+    """Return the pairs of objectives whose gains go apart most."""
     together = {
         (i, j): rank_correlation([(gains[i], gains[j]) for _, gains in trials]) or 0.0
         for i, j in combinations(range(len(names)), 2)
@@ -75,7 +75,7 @@ def _scatter(
     ahead: Sequence[Scored],
     chosen: Sequence[Scored],
 ) -> Markup:
-    """Gains on two objectives; the front's are squares, and what is recommended has a frame."""
+    """Draw gains on two objectives: the front as squares, the recommended one framed."""
     figure = Figure(_WIDTH, _HEIGHT, f"Gains on {names[i]} and {names[j]}")
     both = [*trials, *ahead, *chosen]
     across = scale([0.0, *(g[i] for _, g in both)], 84, _WIDTH - 14, 5)

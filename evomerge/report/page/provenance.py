@@ -1,4 +1,4 @@
-"""The origin of the numbers, and the commands that reproduce them."""
+"""Says where the numbers come from, and which commands reproduce them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from evomerge.study.journal.record import Record
 
 
 def section(run: Run) -> dict[str, Any]:
-    """Facts, fingerprints, configuration, dimensions, commands."""
+    """Return facts, fingerprints, configuration, dimensions, commands."""
     study = run.record.study
     if study is None:
         return {"missing": "The study's check has not passed yet; the journal holds no study."}

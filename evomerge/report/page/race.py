@@ -1,4 +1,4 @@
-"""The race as a table: each candidate's score by rung, and when it was eliminated."""
+"""Shows the race as a table: each candidate's score by rung, and when it was eliminated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from evomerge.study.journal.events import RacedEvent
 
 
 def last_race(run: Run) -> list[tuple[RacedEvent, int]]:
-    """The rungs of the latest race, each with its number of items.
+    """Return the rungs of the latest race, each with its number of items.
 
     A study that was extended races again; then the earlier race is history.
     """
@@ -21,7 +21,7 @@ def last_race(run: Run) -> list[tuple[RacedEvent, int]]:
 
 
 def section(run: Run) -> dict[str, Any]:
-    """Rungs as columns, candidates as rows, who stayed longest first."""
+    """Return rungs as columns, candidates as rows, who stayed longest first."""
     rungs = last_race(run)
     if not rungs:
         return {"missing": "The race has not been decided on any item yet."}

@@ -1,4 +1,4 @@
-"""The page's head: the verdict in a sentence, what is recommended, and a handful of numbers."""
+"""Writes the page's head: the verdict in a sentence, the recommendation, a handful of numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NEXT = {
 
 
 def section(run: Run) -> dict[str, Any]:
-    """Headline, sentence, what was recommended and exported, tiles."""
+    """Return headline, sentence, what was recommended and exported, tiles."""
     record = run.record
     judged = record.verdict
     tiles = [
@@ -59,7 +59,7 @@ def section(run: Run) -> dict[str, Any]:
 
 
 def _sentence(text: str) -> str:
-    """With a capital, true minus signs, and no line broken before a percent sign."""
+    """Write a capital and true minus signs, and break no line before a percent sign."""
     text = re.sub(r"(?<=[( ])-(?=\d)", "−", text)
     return (text[:1].upper() + text[1:]).replace(" %", "\u00a0%")
 
@@ -69,7 +69,7 @@ def _items(judged: Verdict) -> list[tuple[str, str, str]]:
 
 
 def _recommended(run: Run, winner: Candidate) -> dict[str, Any]:
-    """The recommended recipe and the files that it was exported to."""
+    """Return the recommended recipe and the files that it was exported to."""
     record = run.record
     exported = record.exported
     files = []

@@ -1,4 +1,4 @@
-"""Trackers that a study can report to: TensorBoard, MLflow, Weights & Biases."""
+"""Reports a study to trackers: TensorBoard, MLflow, Weights & Biases."""
 
 from evomerge.report.trackers.tracker import Tracker, open_tracker
 

@@ -1,4 +1,4 @@
-"""An MLflow run. The only door to the `mlflow` package."""
+"""Writes to an MLflow run. The only door to the `mlflow` package."""
 
 from __future__ import annotations
 

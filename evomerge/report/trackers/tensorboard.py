@@ -1,4 +1,4 @@
-"""TensorBoard event files. The only door to the `tensorboard` package; needs no torch."""
+"""Writes TensorBoard event files, without torch. The only door to the `tensorboard` package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers that a tracker gets of a study, and the contract of all trackers."""
+"""Computes the numbers that trackers get of a study, and defines the contract of all trackers."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Tracker(abc.ABC):
 
 
 def open_tracker(option: str, directory: Path) -> Tracker:
-    """The tracker of an option such as ``tensorboard``, ``mlflow:URI`` or ``wandb:PROJECT``.
+    """Return the tracker of an option such as ``tensorboard``, ``mlflow:URI`` or ``wandb:PROJECT``.
 
     Raises:
         UserError: There is no such tracker, or its package is not installed.
@@ -108,7 +108,7 @@ def open_tracker(option: str, directory: Path) -> Tracker:
 
 
 def study_id(record: Record) -> str:
-    """An identity that all sessions of a study share and no two studies; 16 hex digits."""
+    """Return an identity that all sessions of a study share and no two studies; 16 hex digits."""
     text = json.dumps(
         record.study and to_json(record.study), sort_keys=True
     )  # with the moment at which it began
@@ -116,7 +116,7 @@ def study_id(record: Record) -> str:
 
 
 def generation_numbers(event: ToldEvent, record: Record) -> dict[str, float]:
-    """The numbers that are logged for a generation."""
+    """Return the numbers that are logged for a generation."""
     ask = record.generations[event.generation]
     standings = list(ask.standings())
     fitness = [standing.fitness for standing in standings]
@@ -142,7 +142,7 @@ def generation_numbers(event: ToldEvent, record: Record) -> dict[str, float]:
 
 
 def verdict_numbers(verdict: Verdict) -> dict[str, float]:
-    """The numbers that are logged for the verdict."""
+    """Return the numbers that are logged for the verdict."""
     numbers = {"verdict/improvement_shown": float(verdict.improvement_shown)}
     for comparison in verdict.comparisons:
         for part in ("difference", "low", "high"):
@@ -151,7 +151,7 @@ def verdict_numbers(verdict: Verdict) -> dict[str, float]:
 
 
 def flat(config: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """A configuration with one key per value.
+    """Return a configuration with one key per value.
 
     >>> flat({"search": {"seed": 0, "deadline": None}, "models": ["a", "b"]})
     {'search.seed': 0, 'search.deadline': None, 'models': "['a', 'b']"}

@@ -1,4 +1,4 @@
-"""A Weights & Biases run. The only door to the `wandb` package.
+"""Writes to a Weights & Biases run. The only door to the `wandb` package.
 
 ``WANDB_MODE=offline`` keeps it on this machine; ``wandb sync`` sends it later.
 """

@@ -21,12 +21,12 @@ Pair = tuple[str, str]
 
 
 def ends(config: StudyConfig) -> list[Anchor]:
-    """The parents and the base, by themselves."""
+    """Return the parents and the base, by themselves."""
     return [anchor for anchor in anchors(config) if anchor.kind in ("parent", "base")]
 
 
 def midpoints(config: StudyConfig) -> dict[Pair, Recipe]:
-    """The average of every two of them, parents first, by their names."""
+    """Return the average of every two of them, parents first, by their names."""
     recipes = {}
     for a, b in combinations(ends(config), 2):
         models = [entry.model for end in (a, b) for entry in end.recipe.models]

@@ -1,4 +1,4 @@
-"""Do the parents make up for each other? Read off what each got right, item by item."""
+"""Measures how far parents make up for each other, by what each got right, item by item."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def complement(record: Record) -> dict[str, Any] | None:
 def complementarity(
     scored: Mapping[str, Sequence[OutcomeRow]], tasks: Tasks
 ) -> dict[str, Any] | None:
-    """The same of parents' outcomes by name, all of them on the same items in the same order."""
+    """Compare parents' outcomes by name, all of them on the same items in the same order."""
     names, columns = [], []
     for name, rows in scored.items():
         values = [sign(tasks[row.task]) * row.metric for row in rows if row.metric is not None]

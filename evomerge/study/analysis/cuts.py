@@ -14,7 +14,7 @@ from evomerge.recipe.space.dimension import Dimension, Point, Value
 def line(
     dimensions: Sequence[Dimension], start: Point, winner: Point, n: int, length: float
 ) -> dict[float, Point]:
-    """`n` points by their position on the line from the start (0) through the winner (1).
+    """Return `n` points by their position on the line from the start (0) through the winner (1).
 
     It goes on to about `length`. There are none if start and winner are the same.
     """
@@ -28,7 +28,7 @@ def line(
 
 
 def interpolated(dimension: Dimension, a: Value, b: Value, position: float) -> Value:
-    """The value at a position between a (0) and b (1) or beyond them, clipped to its range."""
+    """Return the value between a (0) and b (1) or beyond them, clipped to its range."""
     if dimension.kind == "categorical" or position in (0, 1) or a == b:
         return a if position < 0.5 else b
     x, y = float(a), float(b)
@@ -41,7 +41,7 @@ def interpolated(dimension: Dimension, a: Value, b: Value, position: float) -> V
 def axes(
     dimensions: Sequence[Dimension], start: Point, winner: Point, important: Sequence[str]
 ) -> list[int]:
-    """The two dimensions of the slice, or the only one."""
+    """Return the two dimensions of the slice, or the only one."""
     names = [d.name for d in dimensions]
     if important:
         return [names.index(name) for name in important[:2]]
@@ -57,7 +57,7 @@ def _apart(dimension: Dimension, a: Value, b: Value) -> float:
 
 
 def values(dimension: Dimension, at: Value, n: int) -> list[Value]:
-    """Values over the whole range, the winner's instead of the nearest one."""
+    """Return values over the whole range, the winner's instead of the nearest one."""
     if dimension.kind == "categorical":
         return list(dimension.choices)
     low, high = dimension.low, dimension.high
@@ -70,7 +70,7 @@ def values(dimension: Dimension, at: Value, n: int) -> list[Value]:
 
 
 def moved(point: Point, axes: Sequence[int], values: Sequence[Value]) -> Point:
-    """The point with these values on these axes."""
+    """Return the point with these values on these axes."""
     moved = list(point)
     for axis, value in zip(axes, values, strict=True):
         moved[axis] = value
@@ -78,7 +78,7 @@ def moved(point: Point, axes: Sequence[int], values: Sequence[Value]) -> Point:
 
 
 def parts(dimensions: Sequence[Dimension], start: Point, winner: Point) -> dict[str, Point]:
-    """The winner with one part of the recipe as it is in the start, where that differs."""
+    """Return the winner with one part of the recipe as it is in the start, where that differs."""
     axes: dict[str, list[int]] = {}
     for i, dimension in enumerate(dimensions):
         for part in parts_of(dimension):
@@ -91,7 +91,7 @@ def parts(dimensions: Sequence[Dimension], start: Point, winner: Point) -> dict[
 
 
 def parts_of(dimension: Dimension) -> list[str]:
-    """The parts of a recipe that a dimension belongs to: its block, its knot, its model.
+    """Return the parts of a recipe that a dimension belongs to: its block, its knot, its model.
 
     >>> parts_of(Dimension("models[a].weight[3]", model="a", gradient="models[a].weight", knot=3))
     ['knot 3', 'model a']

@@ -12,7 +12,7 @@ _Z = 2.24  # two-sided 97.5 %: two paired comparisons, which hold at 95 % togeth
 def generation_seconds(
     candidates: int, shards: int, build: float, rest: float, workers: int
 ) -> float:
-    """Wall time of one generation, about.
+    """Estimate the wall time of one generation.
 
     Args:
         candidates: Asked together, the reference anchor included.
@@ -31,7 +31,7 @@ def generation_seconds(
 
 
 def useful(candidates: int, shards: int, build: float, rest: float) -> dict[int, float]:
-    """Seconds of a generation by number of workers, as far as they are worth having.
+    """Return seconds of a generation by number of workers, as far as they are worth having.
 
     The number is doubled as long as at least half of the paid time is of use, against one worker.
 
@@ -49,7 +49,7 @@ def useful(candidates: int, shards: int, build: float, rest: float) -> dict[int,
 
 
 def resolvable_gain(items: Mapping[str, int], weights: Mapping[str, float]) -> float:
-    """The smallest gain whose paired interval would exclude 0, for right and wrong answers.
+    """Return the smallest gain whose paired interval would exclude 0, for right and wrong answers.
 
     With a share p (`DISCORDANT`) of items that only one of two recipes gets right, the difference
     of one item has the variance p, less the square of the gain, which is left out. Over tasks with

@@ -1,4 +1,4 @@
-"""The landscape around a finished study's winner, scored anew by the study's own workers.
+"""Scores the landscape around a finished study's winner, with the study's own workers.
 
 Three cuts through the search space: the line from the best anchor through the winner and beyond it
 (Goodfellow 2015, https://arxiv.org/abs/1412.6544), a slice along two dimensions, and the winner
@@ -119,7 +119,7 @@ def _winner(record: Record, space: SearchSpace, directory: Path) -> tuple[str, P
 
 
 def _start(record: Record, space: SearchSpace, winner: Point) -> tuple[str, Point]:
-    """The best other anchor by the metric that the space holds, or else the space's start."""
+    """Return the best other anchor by metric that the space holds, or the space's start."""
     for number in record.best_anchors():
         point = _point(record, space, number)
         if point is not None and point != winner:
@@ -135,7 +135,7 @@ def _point(record: Record, space: SearchSpace, number: int) -> Point | None:
 def _scored(
     folder: Path, config: StudyConfig, space: SearchSpace, past: Record, points: Sequence[Point]
 ) -> dict[str, Any]:
-    """Outcomes of every point (None where it failed), the number of items, the last failure."""
+    """Score every point: its outcomes (None: failed), the number of items, the last failure."""
     assert past.study is not None
     try:
         folder.mkdir(exist_ok=True, mode=0o700)
@@ -176,7 +176,7 @@ def _scored(
 def _gain_over_winner(
     rows: Sequence[OutcomeRow] | None, winner: Sequence[OutcomeRow], tasks: Tasks, score_kind: Any
 ) -> dict[str, float | None]:
-    """The score, and the gain over the winner with its interval."""
+    """Return the score, and the gain over the winner with its interval."""
     if rows is None:
         return dict.fromkeys(("score", "gain", "low", "high"))
     if rows is winner:  # no luck in that comparison
@@ -200,7 +200,7 @@ def _columns(
 
 
 def _barrier(line: Sequence[Mapping[str, Any]]) -> float | None:
-    """The largest fall below the straight line between the scores at 0 and at 1; at least 0."""
+    """Return the largest fall below the line between the scores at 0 and at 1; at least 0."""
     scores: dict[float, float] = {
         at["position"]: at["score"]
         for at in line

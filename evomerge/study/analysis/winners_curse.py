@@ -65,7 +65,7 @@ def winners_curse(record: Record) -> dict[str, Any] | None:
 
 
 def largest_of(n: int) -> float:
-    """Expected largest of n standard normal numbers (Blom 1958): within .03 for n >= 2.
+    """Return the expected largest of n standard normal numbers (Blom 1958): within .03 for n >= 2.
 
     >>> round(largest_of(100), 2)  # exactly 2.508
     2.5
@@ -74,7 +74,7 @@ def largest_of(n: int) -> float:
 
 
 def noise_of_means(table: Floats) -> float:
-    """Variance of a row's mean that neither rows nor columns explain, for (candidates, items)."""
+    """Return the variance of a row's mean that is noise, for (candidates, items)."""
     rows, columns = len(table), len(table.T)
     if rows < 2 or columns < 2:
         return 0.0
@@ -83,7 +83,7 @@ def noise_of_means(table: Floats) -> float:
 
 
 def _variances(record: Record, ask: AskRecord, score_kind: Any) -> tuple[float, float] | None:
-    """Noise and spread of one generation's fitness."""
+    """Return the noise and the spread of one generation's fitness."""
     items = ask.items
     alive = [(standing.trial, standing.fitness) for standing in ask.standings()]
     if items is None or len(alive) < 2:

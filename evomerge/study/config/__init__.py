@@ -1,4 +1,4 @@
-"""The study file: what a search is told, a file for each section, every default in one place."""
+"""Reads the study file: a file for each section, every default in one place."""
 
 from evomerge.study.config.evaluate import EvaluateConfig
 from evomerge.study.config.items import ItemsConfig

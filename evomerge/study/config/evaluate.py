@@ -1,4 +1,4 @@
-"""`evaluate`: how candidates are scored."""
+"""Reads `evaluate`: how candidates are scored."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class EvaluateConfig:
         self.items.check(where)
 
     def complete(self, folder: Path, absolute: Callable[[str], str], where: str) -> EvaluateConfig:
-        """The same with whole paths, and a number of items per generation where none was given."""
+        """Return the same with whole paths, and a number of items per generation."""
         for shown in self.include_path:
             if not (folder / shown).is_dir():
                 raise UserError(f"{where}: evaluate.include_path: {folder / shown} is no folder")

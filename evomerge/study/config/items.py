@@ -1,4 +1,4 @@
-"""`evaluate.items`: how each task's documents are shared out."""
+"""Reads `evaluate.items`: how each task's documents are shared out."""
 
 from __future__ import annotations
 

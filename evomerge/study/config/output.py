@@ -1,4 +1,4 @@
-"""`output`: what becomes of the winner."""
+"""Reads `output`: what becomes of the winner."""
 
 from __future__ import annotations
 

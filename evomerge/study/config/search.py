@@ -1,4 +1,4 @@
-"""`search`: which optimizer, for how long."""
+"""Reads `search`: which optimizer, for how long."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class SearchConfig:
 
 
 def seconds(text: str | None, where: str = "deadline") -> float | None:
-    """Seconds of a time span such as ``90s``, ``45m`` or ``8h``; ``None`` for none.
+    """Return the seconds of a time span such as ``90s``, ``45m`` or ``8h``; ``None`` for none.
 
     >>> seconds("1.5h")
     5400.0

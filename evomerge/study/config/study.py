@@ -1,4 +1,4 @@
-"""The whole study file, read strictly."""
+"""Reads the whole study file strictly."""
 
 from __future__ import annotations
 
@@ -110,13 +110,13 @@ class StudyConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data with every default shown; `from_dict` gives it back."""
+        """Return plain data with every default shown; `from_dict` gives it back."""
         document: dict[str, Any] = reading.plain(self)
         return document
 
 
 def _renamed(value: Any, names: Mapping[str, str]) -> Any:
-    """Plain data with some texts in place of others."""
+    """Return plain data with some texts in place of others."""
     if isinstance(value, Mapping):
         return {key: _renamed(item, names) for key, item in value.items()}
     if isinstance(value, list | tuple):

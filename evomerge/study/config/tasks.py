@@ -1,4 +1,4 @@
-"""`evaluate.tasks`: what candidates are scored on."""
+"""Reads `evaluate.tasks`: what candidates are scored on."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TaskConfig:
         """Refuse what could not be scored."""
 
     def located(self, absolute: Callable[[str], str], where: str) -> TaskConfig:  # noqa: ARG002
-        """The task with the whole path of its file, if it has one."""
+        """Return the task with the whole path of its file, if it has one."""
         return self
 
 
@@ -60,7 +60,7 @@ class TextTaskConfig(TaskConfig):
             raise UserError(f"{where}.chunk_bytes: expected at least 1, but got {self.chunk_bytes}")
 
     def located(self, absolute: Callable[[str], str], where: str) -> TaskConfig:
-        """The task with its text's whole path."""
+        """Return the task with its text's whole path."""
         text = absolute(self.text)
         if not Path(text).is_file():
             raise UserError(f"{where}: {self.name}: there is no file {text}")
@@ -87,6 +87,6 @@ class FunctionTaskConfig(TaskConfig):
             raise UserError(f"{where}.metric: a function's scores are its metric")
 
     def located(self, absolute: Callable[[str], str], where: str) -> TaskConfig:  # noqa: ARG002
-        """The task with its file's whole path; a module's name stays."""
+        """Return the task with its file's whole path; a module's name stays."""
         module, colon, function = self.function.rpartition(":")
         return dataclasses.replace(self, function=absolute(module) + colon + function)

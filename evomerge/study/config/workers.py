@@ -1,4 +1,4 @@
-"""`workers`: where candidates are built and scored."""
+"""Reads `workers`: where candidates are built and scored."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The append-only log that is the run: written, checked, recovered, replayed."""
+"""Keeps the append-only log that is the run: written, checked, recovered, replayed."""

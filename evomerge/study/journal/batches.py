@@ -72,7 +72,7 @@ class BatchTable:
                 self.last = Probe(cast(ScoreKind, mode), shard, batches)
 
     def of(self, digest: str, mode: str, shards: Iterable[Shard]) -> tuple[str | None, ...]:
-        """The batches in which a recipe was scored on each shard.
+        """Return the batches in which a recipe was scored on each shard.
 
         ``None`` where it was not scored on just these items together, or nobody wrote it down.
         """

@@ -17,7 +17,7 @@ EventType = TypeVar("EventType")
 
 
 def parse(document: Document) -> Event | None:
-    """The event of a journal's document, which `EventCheck` has passed.
+    """Return the event of a journal's document, which `EventCheck` has passed.
 
     Returns:
         ``None`` for a kind of event that this version does not know, since a newer one wrote it.
@@ -27,7 +27,7 @@ def parse(document: Document) -> Event | None:
 
 
 def parse_all(documents: Iterable[Document]) -> Iterator[Event]:
-    """The events of a journal's documents, as far as this version knows them."""
+    """Return the events of a journal's documents, as far as this version knows them."""
     return (event for document in documents if (event := parse(document)) is not None)
 
 
@@ -38,7 +38,7 @@ def from_json(kind: Callable[..., EventType], document: Document) -> EventType:
 
 
 def to_json(value: Any) -> dict[str, Any]:
-    """A dataclass as a mapping of JSON's types; an event with its name first and its time last.
+    """Write a dataclass as a mapping of JSON; an event with its name first, its time last.
 
     A field whose default is empty (None, a text or list without content, 0, false) is left out
     while it has that default.
@@ -52,7 +52,7 @@ def to_json(value: Any) -> dict[str, Any]:
 
 
 def field_types(kind: Any) -> dict[str, tuple[Any, bool]]:
-    """Each field of a dataclass: its annotation, and whether it has a default."""
+    """Return each field of a dataclass: its annotation, and whether it has a default."""
     hints = get_type_hints(kind, include_extras=True)
     return {field.name: (hints[field.name], _has_default(field)) for field in fields(kind)}
 
@@ -81,7 +81,7 @@ def _reader(kind: Any) -> Converter:
 
 @cache
 def _written(kind: Hashable) -> tuple[tuple[str, Any, Converter | None], ...]:
-    """Of each field: its name, its default, and how it is written; the time last."""
+    """Return each field's name, its default, and how it is written; the time last."""
     hints = field_types(kind)
     members = [
         (field.name, field.default, _to(hints[field.name][0])) for field in fields(cast(Any, kind))
@@ -90,7 +90,7 @@ def _written(kind: Hashable) -> tuple[tuple[str, Any, Converter | None], ...]:
 
 
 def _from(hint: Any) -> Converter | None:
-    """The function that reads a value of this annotation; ``None`` if JSON's value is right."""
+    """Return the function that reads a value of this annotation; ``None``: as JSON has it."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return _from(arguments[0])
@@ -109,7 +109,7 @@ def _from(hint: Any) -> Converter | None:
 
 
 def _to(hint: Any) -> Converter | None:
-    """The function that writes a value of this annotation; ``None`` if it is JSON as it stands."""
+    """Return the function that writes a value of this annotation; ``None``: as it stands."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return _to(arguments[0])
@@ -141,12 +141,12 @@ def _each_value(convert: Converter) -> Converter:
 
 
 def _is_number(hint: Any) -> bool:
-    """Whether a mapping's names are numbers, which JSON writes as texts."""
+    """Return whether a mapping's names are numbers, which JSON writes as texts."""
     return hint is int or (get_origin(hint) is Annotated and get_args(hint)[0] is int)
 
 
 def dimension(document: Document) -> Dimension:
-    """A dimension as a journal has it; an earlier version wrote fewer fields.
+    """Return a dimension as a journal has it; an earlier version wrote fewer fields.
 
     Raises:
         TypeError: A field has another form.

@@ -1,4 +1,4 @@
-"""A study as pandas data frames. The only door to pandas, which is imported when first needed."""
+"""Makes pandas data frames of a study. The only door to pandas, imported when first needed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def trials_dataframe(record: Record) -> pandas.DataFrame:
-    """One row per trial, in the order of asking, anchors included.
+    """Return one row per trial, in the order of asking, anchors included.
 
     Columns: ``number kind name generation state fitness gain truncated unextracted failure
     digest``, then ``score_TASK`` for every task and ``param_NAME`` for every dimension; missing
@@ -49,7 +49,7 @@ def trials_dataframe(record: Record) -> pandas.DataFrame:
 
 
 def outcomes_dataframe(record: Record) -> pandas.DataFrame:
-    """One row per outcome: what a recipe got on an item.
+    """Return one row per outcome: what a recipe got on an item.
 
     Columns: ``trial`` (the first with that recipe), ``digest``, ``mode`` (``smooth`` or
     ``metric``), ``task``, ``item`` (the document's number), ``pool``, ``metric``, ``smooth``,

@@ -221,7 +221,7 @@ def _instead(value: Any, shape: Any) -> str:
 
 
 def _number(name: str, named: Any) -> Any:
-    """A name as what it stands for: JSON's names are all texts."""
+    """Return a name as what it stands for: JSON's names are all texts."""
     return int(name) if named is Known.TRIAL and name.isdecimal() and len(name) < 16 else name
 
 

@@ -37,7 +37,7 @@ _DIMENSION = {"name": str, "kind": str, "low": float, "high": float, "log": bool
 
 
 def shape_of(hint: Any) -> Any:
-    """The shape of a field with this annotation."""
+    """Return the shape of a field with this annotation."""
     origin, arguments = get_origin(hint), get_args(hint)
     if isinstance(hint, Keys):
         return _keys((key, True, kind) for key, kind in hint.types.items())

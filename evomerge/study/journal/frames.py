@@ -1,4 +1,4 @@
-"""A journal's lines: one event is one frame, encoded here, and decoded, checked and refused.
+"""Encodes, decodes and checks a journal's lines: one event is one frame.
 
 A frame is ``<crc32, 8 hex digits> <payload bytes> <payload: JSON in ASCII>`` and a newline. JSON in
 ASCII holds no newline, so a frame is a line, and what a crash left half-written can only be the
@@ -29,7 +29,7 @@ _FRAME_START = re.compile(rb'[0-9a-f]{8} [1-9][0-9]* \{"event":')
 
 
 def encode(event: Event) -> bytes:
-    """An event as a frame.
+    """Return an event as a frame.
 
     Raises:
         ValueError: `event` has no name, or holds NaN or infinity.
@@ -44,7 +44,7 @@ def frames(
     before: int = 0,
     check: EventCheck | None = None,
 ) -> Iterator[tuple[int, Event]]:
-    """Every whole frame as (offset of its end, event), up to the end or a torn tail.
+    """Yield every whole frame as (offset of its end, event), up to the end or a torn tail.
 
     Args:
         file: Placed at `end`.
@@ -77,7 +77,7 @@ def frames(
 
 
 def _payload(event: Event) -> bytes:
-    """JSON on one line, with the event's name first and the other keys in their order."""
+    """Return JSON on one line, with the event's name first and the other keys in their order."""
     if not isinstance(event.get("event"), str):
         raise ValueError(f"a journal event needs a name under 'event', but got {event!r:.80}")
     named = {"event": event["event"], **event}
@@ -89,7 +89,7 @@ def _frame(payload: bytes) -> bytes:
 
 
 def _unframe(line: bytes) -> bytes | None:
-    """The payload of a whole frame, or None: a frame must be byte for byte what is written."""
+    """Return the payload of a whole frame, or None: it must be byte for byte as written."""
     parts = line.split(b" ", 2)
     if len(parts) < 3:
         return None

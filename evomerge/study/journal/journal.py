@@ -31,7 +31,7 @@ _sync = getattr(os, "fdatasync", os.fsync)
 
 
 def read(path: Path | str) -> list[Event]:
-    """All whole events of a journal, also while a study is writing it.
+    """Return all whole events of a journal, also while a study is writing it.
 
     Takes no lock, changes nothing and ignores a torn tail; the frames ``journal`` and ``opened``
     are among the events.
@@ -43,7 +43,7 @@ def read(path: Path | str) -> list[Event]:
 
 
 def iterate(path: Path | str) -> Iterator[Event]:
-    """Like `read`, one event at a time: a long journal never is in memory as a whole."""
+    """Yield events as `read` does, one at a time: a long journal is never in memory as a whole."""
     for event in follow(path):
         if event is None:
             return
@@ -51,7 +51,7 @@ def iterate(path: Path | str) -> Iterator[Event]:
 
 
 def follow(path: Path | str) -> Iterator[Event | None]:
-    """Like `iterate`, and on: ``None`` says that nothing more is there yet; then ask again later.
+    """Yield events and wait for more: ``None`` says that nothing more is there yet.
 
     A reader that falls behind an opening that cut a torn tail off misses nothing, since only
     whole events are handed out.

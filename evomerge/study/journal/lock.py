@@ -1,4 +1,4 @@
-"""The journal's lock: one writer, and a note beside the file that says who it is.
+"""Locks the journal for one writer, with a note beside the file that says who it is.
 
 ``flock`` decides: the kernel frees it when its holder dies, however that happens, so a stale note
 blocks nobody and a stopped holder keeps its lock. Only where the file system has no ``flock`` does
@@ -70,7 +70,7 @@ def take_lock(fd: int, path: Path, note: Path) -> Holder:
 
 
 def writer(journal: Path) -> Holder | None:
-    """The process that writes a journal now, by the note beside it; ``None`` if nobody does.
+    """Return the process that writes a journal now, by the note beside it; ``None`` if nobody does.
 
     A process that was killed leaves its note, but is known to be gone on its own machine; on
     another machine the note is believed.
@@ -80,7 +80,7 @@ def writer(journal: Path) -> Holder | None:
 
 
 def _take_note(path: Path, note: Path, me: Holder) -> None:
-    """Without flock: whoever creates the note is the writer."""
+    """Create the note, which makes this process the writer where there is no flock."""
     warnings.warn(
         f"the file system of {path} has no file locks: relying on {note} alone, so start no second "
         "evomerge on this run from another machine",

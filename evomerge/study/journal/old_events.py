@@ -6,7 +6,7 @@ from typing import Any
 
 
 def upgraded(event: dict[str, Any]) -> dict[str, Any]:
-    """An event in today's form: version 0.1.0 named a verdict's race winner only if it lost.
+    """Return an event in today's form: version 0.1.0 named a verdict's race winner only if it lost.
 
     It then stood under ``contender``, also among the scores.
     """

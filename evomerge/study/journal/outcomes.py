@@ -1,4 +1,4 @@
-"""Every outcome of a study by (digest, mode, task, doc id), packed: 25 bytes each, not 300.
+"""Stores a study's outcomes by (digest, mode, task, doc id), packed: 25 bytes each, not 300.
 
 A study of ten thousand trials has half a million outcomes or more, and a driver that resumes reads
 them all. They come and are wanted in batches (one recipe, one task), so a batch is what is stored:
@@ -68,7 +68,7 @@ class OutcomeTable(Mapping[Key, OutcomeRow]):
         self.add(digest, mode, rows)
 
     def rows(self, digest: str, mode: str, items: Items) -> list[OutcomeRow]:
-        """The outcomes that are there for these items, in their order."""
+        """Return the outcomes that are there for these items, in their order."""
         found = []
         for task, ids in items.items():
             columns = self._columns.get((digest, mode, task))
@@ -78,7 +78,7 @@ class OutcomeTable(Mapping[Key, OutcomeRow]):
         return found
 
     def missing(self, digest: str, mode: str, items: Items) -> dict[str, list[DocId]]:
-        """Of these items, those without outcome: what still has to be paid for."""
+        """Return those of these items without outcome: what still has to be paid for."""
         left = {}
         for task, ids in items.items():
             columns = self._columns.get((digest, mode, task))
@@ -105,7 +105,7 @@ class OutcomeTable(Mapping[Key, OutcomeRow]):
         return Written(len(flags), sum(f & 1 for f in flags), sum(not f & 2 for f in flags))
 
     def deliveries(self) -> Iterator[tuple[str, str, OutcomeRow]]:
-        """Every outcome with its digest and mode."""
+        """Yield every outcome with its digest and mode."""
         for (digest, mode, task), columns in self._columns.items():
             for place in range(len(columns.ids)):
                 yield digest, mode, _row(task, columns, place)
@@ -153,7 +153,7 @@ class OutcomeTable(Mapping[Key, OutcomeRow]):
         self._length += len(rows)
 
     def _unseen(self, columns: _Columns, rows: Sequence[Sequence[Any]]) -> list[OutcomeRow]:
-        """Those rows whose item is new, and a count of those that contradict the first delivery."""
+        """Return the rows whose item is new, and count those that contradict an earlier one."""
         places = _places(columns)
         unseen: dict[DocId, OutcomeRow] = {}
         for row in (OutcomeRow(*some) for some in rows):

@@ -1,4 +1,4 @@
-"""The record of a study: its journal's events replayed, and what can be asked about them."""
+"""Replays a journal's events into the record of a study, and answers questions about it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Record(StudyState):
         return self.study.tasks if self.study else {}
 
     def tasks_of(self, pool: str) -> Tasks:
-        """The tasks whose items are in a pool, all of them unless some belong to one pool alone."""
+        """Return the tasks whose items are in a pool: all, unless some belong to one pool alone."""
         items = self.pools.get(pool)
         return self.tasks if items is None else {t: s for t, s in self.tasks.items() if t in items}
 
@@ -81,16 +81,16 @@ class Record(StudyState):
         return max(self.standings(), key=lambda standing: standing.rank, default=None)
 
     def standings(self) -> Iterator[Standing]:
-        """Every trial of the search that has a fitness, by generation."""
+        """Return every trial of the search that has a fitness, by generation."""
         return (standing for ask in self.generations.values() for standing in ask.standings())
 
     def gain(self, number: int) -> float | None:
-        """A trial's gain over the reference anchor, or ``None``; see `Standing`."""
+        """Return a trial's gain over the reference anchor, or ``None``; see `Standing`."""
         standings = self.ask_of(number).standings()
         return next((standing.gain for standing in standings if standing.trial == number), None)
 
     def anchor_scores(self, score_kind: ScoreKind = "metric") -> dict[int, float]:
-        """Fitness of the anchors that are scored, parents and base included, on their items."""
+        """Return the fitness of the scored anchors, parents and base included, on their items."""
         items = self.asks[0].items if self.asks else None
         tasks, fitness_of = self.tasks_of("search"), {}
         for number, trial in self.trials.items():
@@ -104,7 +104,7 @@ class Record(StudyState):
         return fitness_of
 
     def best_anchors(self, kind: str | None = None) -> list[int]:
-        """The anchors that are scored by the metric, the best first, the earlier of equals.
+        """Return the anchors that are scored by the metric, the best first, the earlier of equals.
 
         Args:
             kind: Only ``parent``, ``base`` or ``anchor``; ``None`` for all of them.
@@ -155,7 +155,7 @@ class Record(StudyState):
         }
 
     def scores(self, number: int) -> dict[str, float]:
-        """A trial's mean per task over the items it was asked for, by the task's own metric.
+        """Return a trial's mean per task over the items it was asked for, by the task's own metric.
 
         A task whose metric was not measured there (generation was not run) shows its smooth score.
         """
@@ -183,7 +183,7 @@ class Record(StudyState):
         return [task for task, spec in specs if spec.get("output_type") == "generate_until"]
 
     def batches_of(self, number: int) -> tuple[str | None, ...] | None:
-        """The batches that a trial was scored in, for each shard of what it was asked for.
+        """Return the batches that a trial was scored in, for each shard of what it was asked for.
 
         ``None`` in the place of a shard whose items were not all scored together, and instead of
         the tuple where nothing fixed was asked for or the trial has no outcomes.

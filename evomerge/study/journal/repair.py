@@ -1,4 +1,4 @@
-"""Mend a journal that damage in its middle made unreadable: keep what comes before the damage.
+"""Mends a journal that damage in its middle made unreadable: keeps what comes before the damage.
 
 A crash damages only a journal's end, and opening mends that. What is cut off here (a flipped bit, a
 foreign hand) is kept in a file beside it. The study then pays again for what was cut off.
@@ -18,9 +18,7 @@ from evomerge.study.journal.lock import take_lock
 
 @dataclass(frozen=True)
 class Repaired:
-    """The result of a repair: events and bytes kept, bytes cut off, and the file that holds
-    those.
-    """
+    """The result of a repair: events and bytes kept, bytes cut off, and their file."""
 
     events: int
     kept_bytes: int

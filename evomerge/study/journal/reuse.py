@@ -1,4 +1,4 @@
-"""Outcomes of another study, used again where protocol and parents are the same."""
+"""Finds outcomes of another study that may be used again: equal protocol, equal parents."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from evomerge.study.journal.record import Record
 
 
 def lendable(directory: Path, ours: StudyEvent) -> Record:
-    """The record of another run, if this study may use its outcomes.
+    """Return the record of another run, if this study may use its outcomes.
 
     An outcome belongs to a recipe's digest, the parents' fingerprints, the evaluation protocol and
     an item. Recipes and items are looked up one by one; the rest must be the same as a whole.

@@ -1,4 +1,4 @@
-"""Shards: which items are scored together, in batches of their own."""
+"""Shares items out in shards, which are scored together in batches of their own."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ SHARDS = 16  # at most so many for a candidate: the last ones of a generation ar
 
 
 def shard_items(config: StudyConfig) -> int:
-    """Return the number of items that are scored together: one batch, or more if that were over
-    `SHARDS` shards.
+    """Return the number of items scored together: one batch, or more lest there be too many.
 
     Fixed for a study and independent of its workers, so that batches, and with them the last bits
     of a score, are the same however many workers there are.

@@ -1,4 +1,4 @@
-"""The state that a journal's events add up to.
+"""Adds up the state of a study from its journal's events.
 
 Needs no torch, so a run can be looked at on any laptop.
 """
@@ -119,7 +119,7 @@ class StudyState:
                 self.phase = "done"
 
     def ask_of(self, number: int) -> AskRecord:
-        """The trials that were asked together with this one."""
+        """Return the trials that were asked together with this one."""
         return self.asks[self._ask_of[number]]
 
     @property

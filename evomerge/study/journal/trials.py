@@ -1,4 +1,4 @@
-"""Trials as a journal knows them: one by one, and as they were asked together."""
+"""Describes trials as a journal knows them: one by one, and as they were asked together."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class AskRecord:
     violations: tuple[float | None, ...] | None = None
 
     def standings(self) -> Iterator[Standing]:
-        """Every trial of it that has a fitness, with its gain over the reference anchor."""
+        """Yield every trial of it that has a fitness, with its gain over the reference anchor."""
         violations = self.violations or (0.0,) * len(self.trials)
         for number, fitness, violation in zip(
             self.trials, self.fitness or (None,) * len(self.trials), violations, strict=True

@@ -1,1 +1,1 @@
-"""The phases of a study in order: check, anchors, search, race, verdict, export."""
+"""Runs the phases of a study in order: check, anchors, search, race, verdict, export."""

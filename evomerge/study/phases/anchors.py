@@ -1,4 +1,4 @@
-"""Anchors: parents and usual merges, scored before the search as its baseline."""
+"""Makes the anchors: parents and usual merges, scored before the search as its baseline."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Anchor:
 
 
 def anchors(config: StudyConfig) -> list[Anchor]:
-    """Every parent, the base, and the default merges of all of them.
+    """Return every parent, the base, and the default merges of all of them.
 
     The merges are: uniform average, task arithmetic at several strengths, TIES (density .2 as its
     paper, and .5) and DARE-TIES (density .5) at λ 1, Model Stock, and SLERP's middle for a pair.
@@ -82,7 +82,7 @@ def _common(config: StudyConfig) -> dict[str, Any]:
 
 
 def _names(models: Sequence[str]) -> dict[str, str]:
-    """Short names for people: the last part of a path where that is clear, else all of it."""
+    """Name models for people: by the last part of a path where that is clear, else by all of it."""
     short = {model: Path(model).name for model in models}
     seen = list(short.values())
     return {model: name if seen.count(name) == 1 else model for model, name in short.items()}

@@ -1,4 +1,4 @@
-"""External evaluation: the caller asks for trials one by one and tells their scores.
+"""Serves external evaluation: the caller asks for trials one by one and tells their scores.
 
 The journal and the order are those of a search with workers: first the anchors, then generations;
 the optimizer learns from a generation once all of it has scores. So the caller may stop at any
@@ -52,7 +52,7 @@ class AskTell:
             study.ledger.log(_study_event(study))
 
     def ask(self) -> int:
-        """The number of the next trial to evaluate.
+        """Return the number of the next trial to evaluate.
 
         Raises:
             UserError: All trials of the generation are handed out.
@@ -90,7 +90,7 @@ class AskTell:
         self._close(record.ask_of(number))
 
     def _baseline(self) -> AskRecord:
-        """The anchors, asked before anything else."""
+        """Return the anchors, asked before anything else."""
         study = self._study
         wanted = anchors(study.config)
         if not study.record.asks:
@@ -100,7 +100,7 @@ class AskTell:
         return ask
 
     def _generation(self) -> AskRecord:
-        """The generation that is to be evaluated now."""
+        """Return the generation that is to be evaluated now."""
         study, optimizer = self._study, self._begun()
         while True:
             if self._points is None:

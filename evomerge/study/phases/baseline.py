@@ -1,4 +1,4 @@
-"""Phase 1: the anchors, scored on one item set; where the search starts, and what it must beat."""
+"""Phase 1 scores the anchors on one item set: the search starts there and must beat them."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class Baseline:
         return [self._study.record.trials[number] for number in self._numbers]
 
     def rows(self, field: ScoreKind) -> dict[int, list[OutcomeRow]]:
-        """Outcomes of the anchors that could be scored, by ``smooth`` or ``metric``."""
+        """Return outcomes of the anchors that could be scored, by ``smooth`` or ``metric``."""
         items = self._study.record.asks[0].items or {}
         scored = self._study.outcomes(self._numbers, items, field, "anchors")
         return {number: rows for number, rows in scored.items() if rows is not None}
 
     def scores(self, field: ScoreKind) -> dict[int, float]:
-        """Their fitness."""
+        """Return the fitness of the anchors that could be scored."""
         return {n: self._study.fitness(rows, field) for n, rows in self.rows(field).items()}
 
     @property
@@ -60,7 +60,7 @@ class Baseline:
         return best[0]
 
     def pairs(self) -> list[tuple[float, float]]:
-        """(smooth, metric) of every anchor."""
+        """Return (smooth, metric) of every anchor."""
         smooth = self.scores(self._study.modes[0])
         metric = self.scores("metric")
         return [(smooth[number], metric[number]) for number in smooth if number in metric]
@@ -71,7 +71,7 @@ class Baseline:
 
 
 def start_point(study: StudyRun, scored: Mapping[int, float]) -> Point | None:
-    """The point of the best of these trials that the space holds; ``None`` if it holds none."""
+    """Return the point of the best of these trials that the space holds; ``None`` without one."""
     for number in sorted(scored, key=lambda n: -scored[n]):
         point = point_of(study.space, Recipe.from_dict(study.record.trials[number].recipe))
         if point is not None:

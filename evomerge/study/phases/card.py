@@ -1,4 +1,4 @@
-"""The model card of a finished study: the merge's own, with its held-out results."""
+"""Writes the model card of a finished study: the merge's own, with its held-out results."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _results(verdict: Verdict, record: Record) -> str:
 
 
 def _index(title: str, record: Record) -> dict[str, Any]:
-    """The results as the Hub reads them."""
+    """Return the results as the Hub reads them."""
     assert record.verdict is not None
     scores = record.verdict.scores["winner"]
     return {

@@ -1,4 +1,4 @@
-"""Phase 0: checks parents and tasks, and compares the study with its journal."""
+"""Phase 0 checks parents and tasks, and compares the study with its journal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FREE = {("search", "trials"), ("search", "deadline"), ("workers",), ("output", 
 
 
 def finished(study: StudyRun) -> Verdict | None:
-    """The verdict of a study that has nothing left to do."""
+    """Return the verdict of a study that has nothing left to do."""
     record, wanted = study.record, study.config.search.trials
     if record.study is None or record.verdict is None or record.exported is None:
         return None
@@ -181,7 +181,7 @@ def _study_event(study: StudyRun, description: Description) -> StudyEvent:
 
 
 def _fixed(config: Mapping[str, Any], path: tuple[str, ...] = ()) -> Any:
-    """A configuration without what may change between runs, and without keys that say nothing.
+    """Return a configuration without what may change between runs, and without empty keys.
 
     A key that came with a later version is none until it is used, and so no difference.
     """

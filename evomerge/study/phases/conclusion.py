@@ -1,4 +1,4 @@
-"""Phases 3 and 4: the race on fresh items, and the verdict on held-out ones."""
+"""Phases 3 and 4 run the race on fresh items, and the verdict on held-out ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Conclusion:
     def _within_constraints(
         self, contenders: Sequence[int], baseline: Sequence[TrialRecord]
     ) -> int:
-        """The winner of the race among those that keep the constraints on the race's items."""
+        """Return the race's winner among those that keep the constraints on its items."""
         first = winner = self._race(contenders)
         left = list(contenders)
         while self._constraints and (words := self._broken(winner, baseline)):
@@ -49,7 +49,7 @@ class Conclusion:
         return winner
 
     def _broken(self, number: int, baseline: Sequence[TrialRecord]) -> str:
-        """The constraints that a candidate breaks on the race's items, in words."""
+        """Return the constraints that a candidate breaks on the race's items, in words."""
         tasks = {constraint.task for constraint in self._constraints}
         items = {task: ids for task, ids in self._study.pools["race"].items() if task in tasks}
         rows = self._outcomes([number], items, "race")[number]
@@ -67,7 +67,7 @@ class Conclusion:
         return self._study.record.trials[number].name
 
     def _limits(self, baseline: Sequence[TrialRecord], items: Items, phase: str) -> Limits:
-        """The constraints' limits on these items, by the metric."""
+        """Return the constraints' limits on these items, by the metric."""
         kinds = {trial.number: trial.kind for trial in baseline}
         scored = self._outcomes(list(kinds), items, phase)
         baseline_rows = [(kinds[n], rows) for n, rows in scored.items() if rows is not None]
@@ -110,7 +110,7 @@ class Conclusion:
         return race.winner
 
     def _simplest(self, winner: int, alive: Sequence[int]) -> int:
-        """The simplest of the last candidates alive within one standard error of the best.
+        """Return the simplest of the last candidates alive within one standard error of the best.
 
         Contenders are ordered by simplicity.
         """

@@ -1,4 +1,4 @@
-"""Who races: the best anchors, the optimizer's mean, and the search's leaders."""
+"""Chooses who races: the best anchors, the optimizer's mean, and the search's leaders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LEADERS, RECENT_LEADERS, RECENT_GENERATIONS = 4, 3, 3
 
 
 def contenders(study: StudyRun, baseline: Baseline, optimizer: search.Optimizer) -> list[int]:
-    """The numbers of the trials that race, simplest first.
+    """Return the numbers of the trials that race, simplest first.
 
     Leaders are ranked by how far they were ahead of the reference anchor on the same items,
     since generations see different items; those that broke a constraint stay out.
@@ -40,7 +40,7 @@ def contenders(study: StudyRun, baseline: Baseline, optimizer: search.Optimizer)
 
 
 def _mean(study: StudyRun, point: Point) -> int:
-    """The trial at the optimizer's mean, asked now unless it was before."""
+    """Return the trial at the optimizer's mean, asked now unless it was before."""
     recipe = study.space.fill(point)
     for trial in study.record.trials.values():
         if trial.digest == recipe.digest:

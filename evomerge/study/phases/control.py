@@ -1,4 +1,4 @@
-"""The control arm: a few random trials among the optimizer's, on the same items.
+"""Keeps a control arm: a few random trials among the optimizer's, on the same items.
 
 They cost a share of the trials, and show whether the optimizer beats random search on these models.
 The optimizer does not learn from them.
@@ -52,7 +52,7 @@ class ControlArm:
 
 
 def compare_arms(record: Record) -> dict[str, Any] | None:
-    """Random trials next to the optimizer's, by their gain over the reference on the same items.
+    """Compare random trials with the optimizer's, by gains over the reference on equal items.
 
     Returns:
         ``trials`` of the control arm, its ``mean`` and ``best`` gain, and the same of the
@@ -77,7 +77,7 @@ def compare_arms(record: Record) -> dict[str, Any] | None:
 
 
 def best_of(values: Sequence[float], k: int) -> float:
-    """The mean of the best of k drawn from `values`, over all draws without putting back.
+    """Return the mean of the best of k drawn from `values`, over all draws without putting back.
 
     >>> best_of([1.0, 2.0, 3.0], 2)  # (2 + 3 + 3) / 3
     2.6666666666666665

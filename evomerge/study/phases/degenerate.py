@@ -1,4 +1,4 @@
-"""Trials that answer nothing: nearly all that they generate is blank or repeats itself.
+"""Finds trials that answer nothing: nearly all that they generate is blank or repeats itself.
 
 Such a trial has failed, for whatever it scores elsewhere it has lost the ability to write. Where
 the reference anchor does not do better on the same items, the task or its prompts are to blame, and
@@ -19,7 +19,7 @@ REFERENCE_AT_MOST = 0.5  # of the reference anchor's answers, for a trial to fai
 def degenerate(
     rows: Sequence[OutcomeRow], reference: Sequence[OutcomeRow] | None, generating: Collection[str]
 ) -> str | None:
-    """Why a trial counts as degenerate, in words; ``None`` if it does not.
+    """Say why a trial counts as degenerate; ``None`` if it does not.
 
     Args:
         rows: The trial's outcomes.

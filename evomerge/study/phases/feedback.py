@@ -63,7 +63,7 @@ class Feedback:
             self._known = scored[reference]
 
     def of_generation(self, rows: Sequence[Rows], reference: Rows) -> GenerationFeedback:
-        """Objectives and violations of a generation, given the reference's outcomes beside it."""
+        """Return a generation's objectives and violations, given the reference's outcomes."""
         objectives: list[list[float] | None] | None = None
         violations: list[float | None] | None = None
         if self._is_pareto:
@@ -130,7 +130,7 @@ class Feedback:
 
 
 def objective_names(study: StudyRun) -> list[str]:
-    """The tasks that count, in the study's order: the objectives of a Pareto search."""
+    """Return the tasks that count, in the study's order: the objectives of a Pareto search."""
     tasks: Mapping[str, float] = {t.name: t.weight for t in study.config.evaluate.tasks}
     apart = {t for t, pool in study.config.evaluate.items.pool_of.items() if pool != "search"}
     tasks = {task: weight for task, weight in tasks.items() if task not in apart}
@@ -138,7 +138,7 @@ def objective_names(study: StudyRun) -> list[str]:
 
 
 def distance(coordinates: Coordinates, point: Point, start: Point) -> float:
-    """Mean share of the dimensions' ranges between two points; another choice counts as 1.
+    """Return the mean share of the dimensions' ranges between two points; another choice counts as 1.
 
     >>> from evomerge.recipe.space.dimension import Dimension
     >>> space = Coordinates([Dimension("a"), Dimension("b", low=0.0, high=4.0)])

@@ -1,4 +1,4 @@
-"""The stock `lm_eval` command that prints a verdict's scores for the exported model."""
+"""Writes the stock `lm_eval` command that prints a verdict's scores for the exported model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evomerge.study.config import FunctionTaskConfig, StudyConfig, TextTaskConfi
 
 
 def reproduce(config: StudyConfig, model: Path, items: Mapping[str, Sequence[int]]) -> str | None:
-    """The command; several joined by ``&&`` where tasks lie in several folders: lm_eval reads one.
+    """Return the command; several joined by ``&&`` where tasks lie in several folders.
 
     Args:
         config: The study's.
@@ -49,7 +49,7 @@ def reproduce(config: StudyConfig, model: Path, items: Mapping[str, Sequence[int
 
 
 def _by_folder(tasks: Sequence[str], folders: Sequence[str]) -> dict[str | None, list[str]]:
-    """Tasks by the folder whose files name them, the last such; the first where none does."""
+    """Group tasks by the folder whose files name them, the last such; else by the first."""
     by_folder: dict[str | None, list[str]] = {}
     for task in tasks:
         named = [folder for folder in folders if len(folders) == 1 or _names(folder, task)]

@@ -1,4 +1,4 @@
-"""Phase 2: the search, generation after generation, each on its own items."""
+"""Phase 2 searches, generation after generation, each on its own items."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def start_optimizer(
     space: SearchSpace,
     start: Point | None,
 ) -> search.Optimizer:
-    """The study's optimizer, ready to be asked.
+    """Return the study's optimizer, ready to be asked.
 
     Args:
         config: The study's.
@@ -201,7 +201,7 @@ class Generations:
     def _item_scores(
         self, optimizer: search.Optimizer, trials: Sequence[int], items: Items
     ) -> list[search.ItemScores | None]:
-        """Each trial's score of every item, for an optimizer that learns from these."""
+        """Return each trial's score of every item, for an optimizer that learns from these."""
         if not optimizer.learns_from_items:
             return [None] * len(trials)
         study, field = self._study, self._study.config.evaluate.fitness
@@ -210,7 +210,7 @@ class Generations:
         return [study.item_scores(rows.get(number), field) for number in trials]
 
     def _ended_early(self, ended: SearchEndedEvent | None) -> str | None:
-        """Why no new generation begins; an earlier end counts until more trials are wanted."""
+        """Say why no new generation begins; an earlier end counts until more trials are wanted."""
         if self._is_stopped():
             return "stopped"
         if self._is_late():

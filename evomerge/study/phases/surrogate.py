@@ -47,7 +47,7 @@ class SurrogateCheck:
             self._led.append(_Leader(value, Wanted([-number], items, "metric", "search")))
 
     def correlation(self) -> float | None:
-        """The rank correlation with the last leader; ``None`` where the metric is the fitness."""
+        """Return the rank correlation with the last leader; ``None`` if fitness is the metric."""
         pairs: list[tuple[float, float]] = []
         while self._led and len(pairs) < LEADERS:  # of a long past, only as many as count
             leader = self._led.pop()

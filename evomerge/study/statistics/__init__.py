@@ -1,1 +1,1 @@
-"""Numbers only: outcomes, item pools, paired differences, the race, and the verdict."""
+"""Computes with numbers only: outcomes, pools, paired differences, the race, the verdict."""

@@ -75,7 +75,7 @@ def compare(
 def simplest(
     order: Sequence[int], scored: Mapping[int, Sequence[OutcomeRow] | None], best: int, tasks: Tasks
 ) -> int:
-    """The first in an order that is within one standard error of the best.
+    """Return the first in an order that is within one standard error of the best.
 
     Breiman 1984, Classification and Regression Trees, section 3.4.3; the error is that of the
     paired difference to the best.

@@ -1,4 +1,4 @@
-"""Constraints: what a recipe must not lose, such as ``mmlu >= best parent - 0.01``.
+"""Checks what a recipe must not lose, such as ``mmlu >= best parent - 0.01``.
 
 A recipe that breaks one ranks below all that keep theirs, by how much it breaks it (Deb 2000,
 https://doi.org/10.1016/S0045-7825(99)00389-8). During the search the score compared is the one
@@ -76,7 +76,7 @@ class Constraint:
         return cls(text, match["task"], match["sign"] == "<=", match["than"], float(number))
 
     def limit(self, by_kind: Mapping[str, Sequence[float]]) -> float:
-        """The limit, given what parents, base and anchors score on the task."""
+        """Return the limit, given what parents, base and anchors score on the task."""
         if self.than is None:
             return self.offset
         baseline_scores = by_kind[_KINDS[self.than]]
@@ -117,12 +117,12 @@ class Limits:
         self._limits = [(c, c.limit(by_kind[c.task])) for c in constraints]
 
     def violation(self, rows: Rows) -> float:
-        """The sum of what these outcomes, on the same items, break."""
+        """Return the sum of what these outcomes, on the same items, break."""
         mine = scores(rows, self._tasks, self._score_kind)
         return sum(c.broken_by(mine[c.task], limit) for c, limit in self._limits)
 
     def violation_beside(self, rows: Rows, reference: Rows, known: Rows) -> float:
-        """The same for outcomes on other items, by way of a reference scored on both.
+        """Return the same for outcomes on other items, by way of a reference scored on both.
 
         Args:
             rows: A candidate's, on a generation's items.
@@ -151,7 +151,7 @@ class Limits:
 def demoted(
     values: Sequence[float | None], violations: Sequence[float | None]
 ) -> list[float | None]:
-    """Fitness with those that break constraints below all that keep them, the worst last.
+    """Return fitness with those that break constraints below all that keep them, the worst last.
 
     >>> demoted([0.9, 0.5, None, 0.6], [0.1, 0.0, None, 0.3])
     [0.4, 0.5, None, 0.2]

@@ -1,4 +1,4 @@
-"""Rank correlation: whether the smooth score orders recipes as the metric does."""
+"""Computes the rank correlation: how far the smooth score orders recipes as the metric does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ LOW = 0.5  # below, the smooth score is a doubtful guide
 
 
 def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """Spearman's rank correlation; ``None`` for fewer than four pairs or where one side is flat."""
+    """Return Spearman's rank correlation; ``None`` below four pairs or where a side is flat."""
     from scipy.stats import rankdata
 
     if len(pairs) < 4:

@@ -1,4 +1,4 @@
-"""The objective: how per-item outcomes become the one number that the optimizer sees."""
+"""Turns per-item outcomes into the one number that the optimizer sees: the objective."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Tasks = Mapping[str, TaskSpec]
 def fitness(
     rows: Iterable[Sequence[object]], tasks: Tasks, score_kind: ScoreKind = "smooth"
 ) -> float:
-    """Weighted mean over tasks of each task's mean per-item score; higher is better.
+    """Return the weighted mean over tasks of each task's mean per-item score; higher is better.
 
     fitness = Σ_t w_t mean_i(score_ti) / Σ_t w_t
 
@@ -49,7 +49,7 @@ def fitness(
 def scores(
     rows: Iterable[Sequence[object]], tasks: Tasks, score_kind: ScoreKind = "metric"
 ) -> dict[str, float]:
-    """Mean score of every task that has rows, in the task's own direction (nothing is negated)."""
+    """Return the mean score of every task that has rows, in the task's own direction."""
     by_task = _by_task(rows)
     return {
         task: sign(tasks[task], _used(task_rows, score_kind))
@@ -61,7 +61,7 @@ def scores(
 def item_scores(
     rows: Iterable[Sequence[object]], tasks: Tasks, score_kind: ScoreKind = "smooth"
 ) -> dict[str, dict[DocId, float]]:
-    """Every item's score by task, higher is better; what `fitness` takes the mean of."""
+    """Return every item's score by task, higher is better; what `fitness` takes the mean of."""
     by_task: dict[str, dict[DocId, float]] = {}
     for task, task_rows in _by_task(rows).items():
         used = _used(task_rows, score_kind)
@@ -72,13 +72,13 @@ def item_scores(
 
 
 def weighted(by_task: Mapping[str, float], tasks: Tasks) -> float:
-    """Σ_t w_t x_t / Σ_t w_t, for one number per task."""
+    """Return Σ_t w_t x_t / Σ_t w_t, for one number per task."""
     shares = weights(tasks)
     return math.fsum(shares[task] * by_task[task] for task in tasks)
 
 
 def weights(tasks: Tasks) -> dict[str, float]:
-    """Each task's share of the whole; they add up to 1.
+    """Return each task's share of the whole; they add up to 1.
 
     Raises:
         ValueError: There is no task, a weight is negative or not finite, or all are 0.
@@ -91,7 +91,7 @@ def weights(tasks: Tasks) -> dict[str, float]:
 
 
 def sign(spec: TaskSpec, score_kind: ScoreKind = "metric") -> int:
-    """1, or -1 for a metric of which less is better (a perplexity, an error rate)."""
+    """Return 1, or -1 for a metric of which less is better (a perplexity, an error rate)."""
     return 1 if score_kind == "smooth" or spec["higher_is_better"] else -1
 
 
@@ -104,7 +104,7 @@ def _by_task(rows: Iterable[Sequence[object]]) -> dict[str, list[OutcomeRow]]:
 
 
 def _mean(task: str, rows: Sequence[OutcomeRow], spec: TaskSpec, score_kind: ScoreKind) -> float:
-    """Mean of one task's scores, higher is better."""
+    """Return the mean of one task's scores, higher is better."""
     if not rows:
         raise ValueError(f"task {task} has no outcomes to score")
     used = _used(rows, score_kind)

@@ -59,7 +59,7 @@ class Difference:
 def paired_difference(
     ours: Values, theirs: Values, tasks: Tasks, confidence: float = 0.95
 ) -> Difference:
-    """The weighted mean difference over paired items, and an interval around it.
+    """Return the weighted mean difference over paired items, and an interval around it.
 
     Args:
         ours: Metric values per task, in the metric's own direction.
@@ -96,7 +96,7 @@ def paired_difference(
 
 
 def _scale(d: Floats, a: Floats, b: Floats) -> float:
-    """R_t: the largest difference, or where there is none what a difference could look like."""
+    """Return R_t: the largest difference, or without one what a difference could look like."""
     both = np.concatenate([a, b])
     sizes = (np.abs(d).max(), np.ptp(both), np.abs(both).max(), 1.0)
     return float(next(size for size in sizes if size > 0))

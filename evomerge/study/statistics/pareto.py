@@ -25,7 +25,7 @@ def pareto_front(vectors: Sequence[Sequence[float]]) -> list[int]:
 
 
 def hypervolume(vectors: Sequence[Vector], reference: Vector) -> float:
-    """The volume of what these vectors dominate above a reference; higher is better throughout.
+    """Return the volume that these vectors dominate above a reference; higher is better.
 
     Zitzler 1999. Cut into slices along the last objective, recursively: exact, and quick enough
     for the fronts of searches (tens of points, a handful of objectives).

@@ -1,4 +1,4 @@
-"""Pools: which items a study searches on, races on, and keeps back for the verdict.
+"""Shares items out to pools: one to search on, one to race on, one kept for the verdict.
 
 Every draw is a seeded hash, so it depends on nothing but the seed and the item: not on the order
 of tasks or workers, nor on Python's own hash.
@@ -77,7 +77,7 @@ def split(
 def _whole(
     item_keys: Mapping[str, Sequence[str]], seed: int, whole: Mapping[str, str]
 ) -> tuple[dict[str, Items], dict[str, str | None]]:
-    """Pools with the tasks that belong to one alone, and the pool of each of their keys."""
+    """Return pools with the tasks that belong to one alone, and the pool of each of their keys."""
     pools: dict[str, Items] = {pool: {} for pool in POOLS}
     pool_of: dict[str, str | None] = {}  # by key, None for unused
     first: dict[str, str] = {}  # the task in which a key appears first
@@ -101,7 +101,7 @@ def _whole(
 def generation_items(
     pool: Mapping[str, Sequence[int]], per_generation: int, seed: int, generation: int
 ) -> Items:
-    """The items that all candidates of one generation share: redrawn each time, task by task.
+    """Draw the items that all candidates of one generation share, anew for each, by task.
 
     Args:
         pool: The search pool, ``{task: doc ids}``.
@@ -122,7 +122,7 @@ def generation_items(
 
 
 def overlap(pools: Mapping[str, Mapping[str, Iterable[int]]]) -> list[tuple[str, int]]:
-    """Items that are in more than one pool, as (task, doc id); none in what `split` returns."""
+    """List items that are in more than one pool, as (task, doc id); `split` returns none."""
     count = Counter(
         (task, i) for items in pools.values() for task, ids in items.items() for i in set(ids)
     )
@@ -151,7 +151,7 @@ def check_shares(fractions: Mapping[str, float]) -> None:
 
 
 def _sizes(total: int, fractions: Mapping[str, float]) -> dict[str | None, int]:
-    """Whole sizes nearest to the shares, adding up to `total` (None: unused)."""
+    """Return whole sizes nearest to the shares, adding up to `total` (None: unused)."""
     shares: dict[str | None, float] = {pool: fractions[pool] * total for pool in POOLS}
     shares[None] = max(0.0, total - sum(shares.values()))
     sizes = {pool: int(share + 1e-9) for pool, share in shares.items()}
@@ -166,7 +166,7 @@ def _shuffled(ids: Iterable[int], seed: int, generation: int, task: str) -> list
 
 
 def _hash(seed: int, *parts: object) -> bytes:
-    """Equal parts, equal bytes, on every machine and in every process."""
+    """Hash parts: equal parts give equal bytes, on every machine and in every process."""
     words = [str(seed), *map(str, parts)]
     text = "".join(f"{len(word)}:{word}" for word in words)  # no two lists give the same text
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""The race: the final selection, on items that the search never saw, with the tasks' own metrics.
+"""Runs the race, the final selection, by the tasks' own metrics on items the search never saw.
 
 All candidates are scored on a few items; those that are clearly worse than the leader are out; the
 others go on to twice as many items, and so on to the end of the pool. The search's own ranking is
@@ -134,9 +134,7 @@ class Race:
         return Rung(self._rung - 1, self.alive, out, scores, self.winner)
 
     def _seen(self, size: int, rung: int) -> int:
-        """Return how many items of a task have been asked for up to `rung`: n, n/2, n/4, … rounded
-        up.
-        """
+        """Return how many items of a task have been asked for up to `rung`: n, n/2, n/4, …"""
         return math.ceil(size / 2 ** (self._rungs - 1 - rung)) if rung >= 0 else 0
 
     def _by_task(self, number: int, seen: Mapping[str, Sequence[DocId]]) -> dict[str, list[float]]:

@@ -147,7 +147,7 @@ def verdict(
 
 
 def broken(results: Sequence[ConstraintResult]) -> str:
-    """The constraints that are broken, in words.
+    """Return the constraints that are broken, in words.
 
     >>> broken([ConstraintResult("qa >= base", score=0.5, limit=0.625, kept=False)])
     'qa >= base (0.5000, the limit is 0.6250)'
@@ -160,13 +160,13 @@ def broken(results: Sequence[ConstraintResult]) -> str:
 
 
 def _best(rivals: Sequence[Entrant], group: Kind, tasks: Tasks) -> Entrant | None:
-    """The highest of its group on the held-out items, the first of equals."""
+    """Return the highest of its group on the held-out items, the first of equals."""
     members = [rival for rival in rivals if _KINDS[rival.kind] == group]
     return max(members, key=lambda rival: fitness(rival.rows, tasks, "metric"), default=None)
 
 
 def _fallback(winner: Entrant, simple: Sequence[Entrant]) -> Entrant:
-    """The parent or anchor that did best in the race, or the winner if none stood up to it."""
+    """Return the parent or anchor that did best in the race, or else the winner."""
     stood = [rival for rival in simple if rival.race_score is not None and not rival.raced_out]
     return max(stood, key=lambda rival: rival.race_score or 0.0, default=winner)
 
@@ -177,7 +177,7 @@ def _best_keeping(
     tables: Mapping[int, Sequence[ConstraintResult]],
     tasks: Tasks,
 ) -> Entrant:
-    """The parent or anchor that keeps all constraints and did best in the race, or the winner.
+    """Return the parent or anchor that keeps all constraints and did best, or the winner.
 
     Those that did not take part in the race come last, by their score here.
     """
@@ -207,7 +207,7 @@ def _sentence(
     comparisons: Sequence[Comparison],
     confidence: float,
 ) -> str:
-    """The verdict in words, for someone who reads nothing else."""
+    """Return the verdict in words, for someone who reads nothing else."""
     if shown:
         gains = _joined([f"{_rival(r)} by {_gain(c)}" for r, c in _pairs(against, comparisons)])
         return (
@@ -236,7 +236,7 @@ def _broken_sentence(
     recommended: Entrant,
     measured: str,
 ) -> str:
-    """The verdict on a winner that breaks a constraint, in words."""
+    """Return the verdict on a winner that breaks a constraint, in words."""
     advice = (
         f"{recommended.name}, which needs no search, keeps every constraint and is recommended"
         if recommended is not winner
@@ -255,7 +255,7 @@ def _measured(
     comparisons: Sequence[Comparison],
     confidence: float,
 ) -> str:
-    """The winner's differences to its rivals, in words."""
+    """Return the winner's differences to its rivals, in words."""
     if not against:
         return "there was no parent or anchor to compare with"
     gains = _joined([f"{_gain(c)} against {_rival(r)}" for r, c in _pairs(against, comparisons)])
@@ -265,7 +265,7 @@ def _measured(
 def _pairs(
     against: Sequence[Entrant], comparisons: Sequence[Comparison]
 ) -> list[tuple[Entrant, Comparison]]:
-    """Rivals with their comparisons, the hardest rival first."""
+    """Return rivals with their comparisons, the hardest rival first."""
     pairs = list(zip(against, comparisons, strict=True))
     return sorted(pairs, key=lambda pair: pair[1].difference)
 
