@@ -62,7 +62,7 @@ def model_stock(
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Return the cosine of each pair of rows, 0 where a row is ~ 0; (rows, columns) to (rows, 1)."""
+    """Return the cosine of each pair of rows, 0 where a row is ~ 0; (rows, d) to (rows, 1)."""
     norms = torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1)
     products = (a * b).sum(dim=-1)
     return torch.clamp(products / norms.clamp(min=_SMALL), -1, 1).unsqueeze(-1)

@@ -24,7 +24,7 @@ _LEAST = 20  # trials
 
 
 def importance(record: Record) -> dict[str, Any] | None:
-    """Return the shares of the explained variance by dimension, and by what the dimension belongs to.
+    """Return the shares of the explained variance, by dimension and by what that belongs to.
 
     Returns:
         ``trials``; ``predicted``, the share of the variance of held-back gains that is predicted

@@ -138,7 +138,7 @@ def objective_names(study: StudyRun) -> list[str]:
 
 
 def distance(coordinates: Coordinates, point: Point, start: Point) -> float:
-    """Return the mean share of the dimensions' ranges between two points; another choice counts as 1.
+    """Return the mean share of the ranges between two points; another choice counts as 1.
 
     >>> from evomerge.recipe.space.dimension import Dimension
     >>> space = Coordinates([Dimension("a"), Dimension("b", low=0.0, high=4.0)])
