@@ -98,16 +98,16 @@ def retokenized(folder: Path, tokens: Sequence[str], *, seed: int = 0, rows: int
     """
     generator = torch.Generator().manual_seed(seed)
     size = max(rows, len(tokens))
-    held = load_file(folder / "model.safetensors")
-    for name, tensor in held.items():
+    stored = load_file(folder / "model.safetensors")
+    for name, tensor in stored.items():
         if tensor.shape[0] != len(VOCABULARY) or "wpe" in name:
             continue
         moved = torch.randn(size, *tensor.shape[1:], generator=generator).to(tensor.dtype)
         for number, token in enumerate(tokens):
             if token in VOCABULARY:
                 moved[number] = tensor[VOCABULARY.index(token)]
-        held[name] = moved
-    save_file(held, folder / "model.safetensors", metadata={"format": "pt"})
+        stored[name] = moved
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text())
     ends = {f"{name}_token_id": tokens.index(f"<{name}>") for name in ("pad", "bos", "eos")}
     (folder / "config.json").write_text(json.dumps({**config, "vocab_size": size, **ends}))

@@ -23,31 +23,31 @@ CPU = torch.device("cpu")
 class Placed(torch.Tensor):
     """A tensor that says it is on a device, with its numbers on the CPU."""
 
-    held: torch.Tensor
+    inner: torch.Tensor
 
     @staticmethod
     def __new__(
-        cls, held: torch.Tensor, device: torch.device | None = None, requires_grad: bool = False
+        cls, inner: torch.Tensor, device: torch.device | None = None, requires_grad: bool = False
     ) -> Placed:
-        if isinstance(held, Placed):  # accelerate wraps what it moved in the class that it found
-            return held.requires_grad_(requires_grad)
+        if isinstance(inner, Placed):  # accelerate wraps what it moved in the class that it found
+            return inner.requires_grad_(requires_grad)
         with torch.inference_mode(False):  # views of tensors from without keep their counters
             made = torch.Tensor._make_wrapper_subclass(
                 cls,
-                held.size(),
-                strides=held.stride(),
-                storage_offset=held.storage_offset(),
-                dtype=held.dtype,
+                inner.size(),
+                strides=inner.stride(),
+                storage_offset=inner.storage_offset(),
+                dtype=inner.dtype,
                 device=device,
             )
-        made.held = held
+        made.inner = inner
         return made
 
     def tolist(self) -> Any:
-        return self.held.tolist()
+        return self.inner.tolist()
 
     def data_ptr(self) -> int:
-        return self.held.data_ptr()
+        return self.inner.data_ptr()
 
     @classmethod
     def __torch_dispatch__(cls, function: Any, _types: Any, args: Any = (), kwargs: Any = None):
@@ -75,14 +75,14 @@ def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     device = kwargs.get("device")
     if device is not None:
         kwargs = {**kwargs, "device": CPU}
-    args, kwargs = tree_map(lambda t: t.held if isinstance(t, Placed) else t, (args, kwargs))
+    args, kwargs = tree_map(lambda t: t.inner if isinstance(t, Placed) else t, (args, kwargs))
     result = function(*args, **kwargs)
     if name == "copy_":
         return tensors[0]
     target = torch.device(device) if device is not None else next(iter(where), CPU)
     if target.type == "cpu":
         return result
-    known = {id(t.held): t for t in placed}  # what is written in place stays what it is
+    known = {id(t.inner): t for t in placed}  # what is written in place stays what it is
 
     def wrapped(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):

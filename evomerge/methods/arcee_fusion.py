@@ -37,7 +37,7 @@ def arcee_fusion(base: Tensor, models: Annotated[Sequence[Tensor], Count(1, 1)])
     p = torch.softmax(model, dim=-1) + _SMALL
     q = torch.softmax(base, dim=-1) + _SMALL
     divergence = torch.sum(p * torch.log(p / q), dim=-1, keepdim=True)  # per row
-    importance = delta.abs() * divergence
+    importance = delta.abs() * divergence  # KL weighs a row, |delta| an element
     first, median, third = _quartiles(importance.reshape(-1))
     return base + delta * (importance >= median + 1.5 * (third - first))
 

@@ -135,7 +135,7 @@ def _masks(deltas: Sequence[Tensor], total: Tensor, lam: PerModelFloat) -> list[
     """Make each model's TALL mask: where its delta is large against the rest of the total."""
     thresholds = one_per_model("lam", lam, len(deltas))
     return [
-        delta.abs() >= threshold * (total - delta).abs()
+        delta.abs() >= threshold * (total - delta).abs()  # m_i
         for delta, threshold in zip(deltas, thresholds, strict=True)
     ]
 

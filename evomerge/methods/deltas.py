@@ -99,22 +99,22 @@ def drop(delta: Tensor, density: float | Tensor, uniforms: Tensor) -> Tensor:
     return delta * (uniforms < density)
 
 
-def rescale(kept: Tensor, delta: Tensor, density: float, how: Rescale) -> Tensor:
+def rescale(rest: Tensor, delta: Tensor, density: float, how: Rescale) -> Tensor:
     """Make up for what was dropped from `delta`, of which `kept` is left.
 
     ``l1`` gives back the L1 norm of `delta` (unless it or that of `kept` is below 1e-7), as
     mergekit does; ``inverse`` divides by the density, as the paper does (Yu 2024, §3.1, step 2).
     """
     if how == "none" or density >= 1 or density <= 0:
-        return kept.clone()
+        return rest.clone()
     if how == "inverse":
-        return kept / density
-    return rescale_by_l1(kept, delta)
+        return rest / density
+    return rescale_by_l1(rest, delta)
 
 
-def rescale_by_l1(kept: Tensor, delta: Tensor) -> Tensor:
+def rescale_by_l1(rest: Tensor, delta: Tensor) -> Tensor:
     """Give `kept` the L1 norm of `delta`, unless either's is below 1e-7."""
-    return kept * l1_ratio(l1_norm(delta), l1_norm(kept))
+    return rest * l1_ratio(l1_norm(delta), l1_norm(rest))
 
 
 def l1_norm(delta: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ def disjoint_deltas(
     `aggregate`, ``sum`` is never divided, ``max`` is the w_i * delta_i of largest magnitude.
     """
     weighted = [delta * weight for delta, weight in zip(deltas, weights, strict=True)]
-    elected = elect_sign(weighted, consensus, zero_sign)
+    elected = elect_sign(weighted, consensus, zero_sign)  # Yadav 2023, step 2; step 3 below
     agreeing = [(vote * elected).clamp_(min=0) for vote in weighted]  # magnitudes, 0 elsewhere
     if aggregate == "max":
         return elected * reduce(torch.maximum, agreeing)

@@ -62,14 +62,14 @@ def _mean_direction(units: Sequence[Tensor], max_iter: int, tol: float) -> Tenso
         tangent = torch.zeros_like(mean)
         for unit in units:
             cosine = torch.dot(mean, unit).clamp(-1, 1)
-            angle = torch.acos(cosine)
+            angle = torch.acos(cosine)  # a_i
             if angle >= tol:
-                tangent += share * (angle / torch.sin(angle)) * (unit - cosine * mean)
-        step = torch.linalg.vector_norm(tangent)
+                tangent += share * (angle / torch.sin(angle)) * (unit - cosine * mean)  # v
+        step = torch.linalg.vector_norm(tangent)  # |v|
         if step < tol:
             break
         mean = torch.cos(step) * mean + torch.sin(step) * (tangent / step)
         length = torch.linalg.vector_norm(mean)
-        if length > tol:
+        if length > tol:  # back to the sphere, which rounding leaves
             mean = mean / length
     return mean

@@ -52,7 +52,7 @@ def model_stock(
     origin = base.reshape(rows)  # (rows, columns)
     points = [model.reshape(rows) for model in models]
     deltas = [point - origin for point in points]
-    cosine = torch.stack([_cosine(a, b) for a, b in combinations(deltas, 2)]).mean(dim=0)
+    cosine = torch.stack([_cosine(a, b) for a, b in combinations(deltas, 2)]).mean(dim=0)  # c
     n = len(models)
     denominator = 1 + (n - 1) * cosine  # (rows, 1)
     singular = denominator.abs() < _SMALL

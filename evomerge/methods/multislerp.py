@@ -75,9 +75,9 @@ def _mean_on_sphere(points: Sequence[Tensor], weights: Tensor, eps: float) -> Te
     length: Tensor = torch.linalg.vector_norm(center)
     if length < eps:
         return _weighted(points, weights)
-    center = center / length
-    tangent = _weighted([unit - (unit * center).sum() * center for unit in units], weights)
-    angle = torch.linalg.vector_norm(tangent) + eps
+    center = center / length  # m
+    tangent = _weighted([unit - (unit * center).sum() * center for unit in units], weights)  # v
+    angle = torch.linalg.vector_norm(tangent) + eps  # |v|
     direction: Tensor = center * torch.cos(angle) + tangent * (torch.sin(angle) / angle)
     return direction * (norms * weights).sum()
 

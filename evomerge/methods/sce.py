@@ -57,9 +57,9 @@ def sce(
     if select_topk < 1:
         variance = torch.stack(deltas).var(dim=0, correction=0)
         count = int(select_topk * int(variance.count_nonzero()))
-        mask = largest(variance, count)
+        mask = largest(variance, count)  # m
         selected = [delta * mask for delta in deltas]
-    shares = energy_shares(selected)
+    shares = energy_shares(selected)  # s_i
     if select_applies_to == "deltas":
         deltas = selected
     elected = elect_sign(deltas)

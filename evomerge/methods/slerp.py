@@ -54,7 +54,7 @@ def arc_weights(cosine: Tensor, t: float) -> tuple[Tensor, Tensor]:
     """
     fraction = torch.tensor(t, dtype=cosine.dtype, device=cosine.device)
     straight = cosine.abs() > _PARALLEL
-    angle = torch.acos(cosine)
+    angle = torch.acos(cosine)  # a
     sine = torch.sin(angle)
     return (
         torch.where(straight, 1 - fraction, torch.sin((1 - fraction) * angle) / sine),

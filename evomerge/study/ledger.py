@@ -194,19 +194,19 @@ class Ledger:
 
     def _copy(self, wanted: Wanted) -> None:
         """Write down here what other runs have already, so that this run stands alone."""
-        some = shards(wanted.items, self._shard_items)
+        parts = shards(wanted.items, self._shard_items)
         for run, lender in self._lenders.items():
             for trial in (self.record.trials[number] for number in wanted.trials):
                 rows: list[OutcomeRow] = []
                 batches: list[tuple[str, int]] = []
-                known = lender.batches.of(trial.digest, wanted.mode, some)
-                for shard, scored_in in zip(some, known, strict=True):
+                known = lender.batches.of(trial.digest, wanted.mode, parts)
+                for shard, scored_in in zip(parts, known, strict=True):
                     missing = self.record.outcomes.missing(trial.digest, wanted.mode, shard)
-                    found = lender.outcomes.rows(trial.digest, wanted.mode, missing)
-                    if found:
-                        rows += found
+                    lent = lender.outcomes.rows(trial.digest, wanted.mode, missing)
+                    if lent:
+                        rows += lent
                         whole = missing == shard and scored_in is not None
-                        batches.append((scored_in if whole and scored_in else "", len(found)))
+                        batches.append((scored_in if whole and scored_in else "", len(lent)))
                 if rows:
                     event = OutcomesEvent(
                         trial=trial.number,
@@ -225,11 +225,11 @@ class Ledger:
 
     def _units(self, wanted: Wanted) -> Iterator[Unit]:
         """List the work to do, cut into the study's shards."""
-        some = [self.record.trials[number] for number in wanted.trials]
+        trials = [self.record.trials[number] for number in wanted.trials]
         # Equal recipes are scored once and fail together, also when a study is resumed.
-        settled = {trial.digest for trial in some if _has_failed(trial, wanted.phase)}
+        settled = {trial.digest for trial in trials if _has_failed(trial, wanted.phase)}
         some_shards = shards(wanted.items, self._shard_items)
-        for trial in some:
+        for trial in trials:
             if trial.digest in settled:
                 continue
             settled.add(trial.digest)
@@ -333,8 +333,8 @@ class Ledger:
     def _holds(self, trial: TrialRecord, mode: str, rows: Sequence[Sequence[Any]]) -> bool:
         """Return whether the journal has just these outcomes."""
         outcomes = self.record.outcomes
-        held = (outcomes.get((trial.digest, mode, row[0], row[1])) for row in rows)
-        return all(one == OutcomeRow(*row) for one, row in zip(held, rows, strict=True))
+        known = (outcomes.get((trial.digest, mode, row[0], row[1])) for row in rows)
+        return all(one == OutcomeRow(*row) for one, row in zip(known, rows, strict=True))
 
     def _run(self, units: Sequence[Unit], done: Callable[[Unit, Answer, int], None]) -> None:
         assert self._scheduler is not None, "employ() comes before anything is evaluated"

@@ -162,21 +162,23 @@ class Search:
         points = self.optimizer.ask()
         recipes = [self.space.fill(point) for point in points]
         rows = [self._scored(recipe, items) for recipe in recipes]
-        values = [fitness(some, self.judge.tasks, self.arm.score) for some in rows]
-        held = 0.0
+        values = [fitness(outcomes, self.judge.tasks, self.arm.score) for outcomes in rows]
+        reference = 0.0
         if self.arm.anchored:
-            held = fitness(self._scored(self.reference, items), self.judge.tasks, self.arm.score)
+            reference = fitness(
+                self._scored(self.reference, items), self.judge.tasks, self.arm.score
+            )
         for value, recipe in zip(values, recipes, strict=True):
-            self.gains.append((value - held, recipe))
+            self.gains.append((value - reference, recipe))
             if self.best_seen is None or value > self.best_seen[0]:
                 self.best_seen = (value, recipe)
         self.told.append({"points": points, "items": items, "rows": rows})
-        told = [value - held for value in values] if self.arm.paired else values
+        gains = [value - reference for value in values] if self.arm.paired else values
         if not getattr(self.optimizer, "learns_from_items", False):
-            self.optimizer.tell(points, told)
+            self.optimizer.tell(points, gains)
             return
-        scores = [item_scores(some, self.judge.tasks, self.arm.score) for some in rows]
-        self.optimizer.tell(points, told, scores)
+        scores = [item_scores(outcomes, self.judge.tasks, self.arm.score) for outcomes in rows]
+        self.optimizer.tell(points, gains, scores)
 
     def _race(self, answer: Recipe) -> Recipe:
         """The study's own race: the best anchor, the answer and the leaders by paired gain."""
@@ -208,11 +210,13 @@ class Search:
     def matrices(self) -> dict[str, np.ndarray]:
         """Points, and for each the items it saw and what it scored there, in hundredths."""
         tasks = sorted(self.judge.tasks)
-        rows = [row for told in self.told for some in told["rows"] for row in some]
+        rows = [row for feedback in self.told for of_point in feedback["rows"] for row in of_point]
         value = [row.smooth if self.arm.score == "smooth" else row.metric for row in rows]
         n = len(self.gains)
         return {
-            "points": np.array([p for told in self.told for p in told["points"]], np.float32),
+            "points": np.array(
+                [p for feedback in self.told for p in feedback["points"]], np.float32
+            ),
             "generation": np.repeat(
                 np.arange(len(self.told)), [len(t["points"]) for t in self.told]
             ).astype(np.uint16),
@@ -233,27 +237,27 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(8)))
     parser.add_argument("--budget", type=int, default=BUDGET)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no search after")
-    told = parser.parse_args()
-    (told.out / "matrices").mkdir(parents=True, exist_ok=True)
-    began, judge = time.monotonic(), Judge(told.zoo)
-    for space in told.spaces:
-        for seed in told.seeds:
-            for arm in told.arms:
-                key = {"arm": arm, "space": space, "seed": seed, "budget": told.budget}
-                if time.monotonic() - began > told.seconds:
+    arguments = parser.parse_args()
+    (arguments.out / "matrices").mkdir(parents=True, exist_ok=True)
+    began, judge = time.monotonic(), Judge(arguments.zoo)
+    for space in arguments.spaces:
+        for seed in arguments.seeds:
+            for arm in arguments.arms:
+                key = {"arm": arm, "space": space, "seed": seed, "budget": arguments.budget}
+                if time.monotonic() - began > arguments.seconds:
                     raise SystemExit(75)  # there is more to do: call again
-                if not _claim(told.out, key):
+                if not _claim(arguments.out, key):
                     continue
-                search = Search(judge, ARMS[arm], space, seed, told.budget)
+                search = Search(judge, ARMS[arm], space, seed, arguments.budget)
                 result = {**key, **search.run()}
                 name = "-".join(str(v) for v in key.values()).replace(" ", "_").replace(",", "")
-                np.savez_compressed(told.out / "matrices" / f"{name}.npz", **search.matrices())
-                with (told.out / "searches.jsonl").open("a") as file:
+                np.savez_compressed(arguments.out / "matrices" / f"{name}.npz", **search.matrices())
+                with (arguments.out / "searches.jsonl").open("a") as file:
                     file.write(json.dumps(result, ensure_ascii=False) + "\n")
                 shown = {k: v for k, v in result.items() if k not in ("recipe", "digest")}
                 print(json.dumps(shown, ensure_ascii=False), flush=True)
-    if not (told.out / "anchors.json").exists():
-        _anchors_held_out(judge, told.out)
+    if not (arguments.out / "anchors.json").exists():
+        _anchors_held_out(judge, arguments.out)
 
 
 def _claim(out: Path, key: dict) -> bool:

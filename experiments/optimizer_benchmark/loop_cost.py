@@ -46,9 +46,9 @@ def main() -> None:
 def _early_and_late(cost: list[tuple[int, float]]) -> dict[str, float]:
     """Milliseconds a trial over the first and the last WINDOW trials."""
 
-    def mean(some: list[tuple[int, float]]) -> float:
+    def mean(timings: list[tuple[int, float]]) -> float:
         taken, seconds = 0, 0.0
-        for n, spent in some:
+        for n, spent in timings:
             if taken >= WINDOW:
                 break
             taken, seconds = taken + n, seconds + spent

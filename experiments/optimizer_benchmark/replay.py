@@ -65,10 +65,10 @@ class Surrogate:
 def pack(out: Path, file: Path, space: str) -> None:
     """Every search that scored smoothly: all points (n, d), and per search (candidates, items)."""
     points, scores, n_tasks = [], {}, 1
-    for held in sorted((out / "matrices").glob(f"*-{space}-*.npz")):
-        if held.name.startswith(("mergekit", "mergenetic")) or "metric" in held.name:
+    for path in sorted((out / "matrices").glob(f"*-{space}-*.npz")):
+        if path.name.startswith(("mergekit", "mergenetic")) or "metric" in path.name:
             continue  # these recorded exact match
-        with np.load(held) as one:
+        with np.load(path) as one:
             points.append(np.round(one["points"], 3).astype(np.float16))
             scores[f"search-{len(scores):03d}"] = one["score"]  # hundredths; items task by task
             n_tasks = int(one["task"].max()) + 1
@@ -77,22 +77,22 @@ def pack(out: Path, file: Path, space: str) -> None:
 
 def recorded(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points, mean smooth score by task, and each task's spread over items within a candidate."""
-    with np.load(file) as held:
-        names = sorted(name for name in held.files if name.startswith("search-"))
-        n_tasks, tables = int(held["n_tasks"]), []
+    with np.load(file) as arrays:
+        names = sorted(name for name in arrays.files if name.startswith("search-"))
+        n_tasks, tables = int(arrays["n_tasks"]), []
         for name in names:
-            score = held[name] / 100.0
+            score = arrays[name] / 100.0
             tables.append(score.reshape(len(score), n_tasks, -1))  # (candidates, tasks, items)
         means = np.concatenate([table.mean(axis=2) for table in tables])
         spreads = np.stack([table.std(axis=2).mean(axis=0) for table in tables])
-        return held["points"].astype(float), means, spreads.mean(axis=0)
+        return arrays["points"].astype(float), means, spreads.mean(axis=0)
 
 
 def fit(matrices: Path, file: Path) -> None:
     points, scores, noise = recorded(matrices)
     order = np.random.default_rng(1).permutation(len(points))
-    kept, back = order[: len(order) * 9 // 10], order[len(order) * 9 // 10 :]
-    model = Surrogate.fit(points[kept], scores[kept], noise)
+    training, back = order[: len(order) * 9 // 10], order[len(order) * 9 // 10 :]
+    model = Surrogate.fit(points[training], scores[training], noise)
     arguments, seen = model(points[back]).mean(axis=1), scores[back].mean(axis=1)
     ranks = [np.argsort(np.argsort(v)) for v in (arguments, seen)]
     print(
@@ -110,8 +110,8 @@ def fit(matrices: Path, file: Path) -> None:
 
 
 def run(file: Path, arms: list[str], seeds: int, budget: int, per_task: int) -> None:
-    with np.load(file) as held:
-        model = Surrogate(dict(held))
+    with np.load(file) as arrays:
+        model = Surrogate(dict(arrays))
     d, tasks = len(model.arrays["middle"]), len(model.arrays["noise"])
     dimensions = space(d)
     start = float(model(np.full((1, d), 0.5)).mean())

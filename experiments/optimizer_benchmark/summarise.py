@@ -61,8 +61,8 @@ class Zoo:
         if arm == RIVAL or len(seeds) < 4:
             return ""
         pairs = [arms[arm][s]["held_out"] - arms[RIVAL][s]["held_out"] for s in seeds]
-        found = interval(pairs)
-        between = f" [{found[0]:+.3f}, {found[1]:+.3f}]" if found else ""
+        mean_interval = interval(pairs)
+        between = f" [{mean_interval[0]:+.3f}, {mean_interval[1]:+.3f}]" if mean_interval else ""
         return f"{statistics.mean(pairs):+.3f}{between} ({sign_flip(pairs):.3f})"
 
 
@@ -83,9 +83,9 @@ def interval(differences: list[float], level: float = 0.95) -> tuple[float, floa
     """
     sizes = range(1, len(differences) + 1)
     means = sorted(
-        statistics.fmean(some)
+        statistics.fmean(chosen)
         for size in sizes
-        for some in itertools.combinations(differences, size)
+        for chosen in itertools.combinations(differences, size)
     )
     outside = int((1 - level) / 2 * (len(means) + 1))
     return (means[outside - 1], means[-outside]) if outside else None
@@ -145,9 +145,9 @@ def early(zoo: Zoo) -> list[str]:
         if RIVAL not in arms:
             continue
         shown = {
-            arm: statistics.median(s["watched"]["0.2"] for s in some.values()) - there
-            for arm, some in arms.items()
-            if arm != RIVAL and len(some) >= 4 and all("0.2" in s["watched"] for s in some.values())
+            arm: statistics.median(s["watched"]["0.2"] for s in runs.values()) - there
+            for arm, runs in arms.items()
+            if arm != RIVAL and len(runs) >= 4 and all("0.2" in s["watched"] for s in runs.values())
         }
         listed = ", ".join(
             f"{arm} {v:+.3f}" for arm, v in sorted(shown.items(), key=lambda p: -p[1])

@@ -63,13 +63,13 @@ def gap_closed(landscape: Landscape, name: str, seed: int, **options: float) -> 
     """Run one search; return what its mean and its best told point close of the gap."""
     optimizer = create(name, **options)
     optimizer.start(landscape.dimensions, seed)
-    told: list[tuple[float, tuple]] = []
-    while len(told) + optimizer.population <= BUDGET:
+    history: list[tuple[float, tuple]] = []
+    while len(history) + optimizer.population <= BUDGET:
         points = optimizer.ask()
         fitness = [landscape.fitness(point) for point in points]
         optimizer.tell(points, fitness)
-        told += zip(fitness, points, strict=True)
-    best = max(told, key=lambda pair: pair[0])[1]
+        history += zip(fitness, points, strict=True)
+    best = max(history, key=lambda pair: pair[0])[1]
     chosen = (optimizer.mean or best, best)
     return tuple(100 * (1 - landscape.loss(point) / landscape.start) for point in chosen)
 

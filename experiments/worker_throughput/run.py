@@ -65,8 +65,8 @@ class Clock:
             self.anchors = time.monotonic()
         elif isinstance(event, ToldEvent):
             self.trials += len(event.trials)
-            held = resident() + sum(map(resident, children()))
-            self.moments_seen.append((time.monotonic(), self.trials, held))
+            bytes_used = resident() + sum(map(resident, children()))
+            self.moments_seen.append((time.monotonic(), self.trials, bytes_used))
         elif isinstance(event, SearchEndedEvent):
             self.ended = time.monotonic()
 

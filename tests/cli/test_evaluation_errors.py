@@ -69,8 +69,8 @@ def test_check_names_in_one_line_a_task_that_cannot_be_scored(
     for number, document in enumerate(documents):
         document["gold"] = -1 if number % 4 == 0 else document["gold"]
         document["answer"] = " ".join(WORDS[:3])
-    for name, some in (("few.jsonl", documents[:2]), ("odd.jsonl", documents)):
-        (folder / name).write_text("".join(json.dumps(one) + "\n" for one in some))
+    for name, rows in (("few.jsonl", documents[:2]), ("odd.jsonl", documents)):
+        (folder / name).write_text("".join(json.dumps(one) + "\n" for one in rows))
     edited(study, "small_write", "few", ("documents.jsonl", "few.jsonl"), ("toks: 1", "toks: 9"))
     edited(study, "small_choice", "unlabelled", ("documents.jsonl", "odd.jsonl"))
     edited(study, "small_write", "short", ("documents.jsonl", "odd.jsonl"))

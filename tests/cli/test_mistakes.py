@@ -353,9 +353,9 @@ def test_build_prints_the_digest_last_and_refuses_a_folder_that_holds_something(
     digest = result.out.splitlines()[-1]
     assert len(digest) == 64
     assert set(digest) <= set("0123456789abcdef")
-    held = {file.name: file.read_bytes() for file in out.iterdir()}
+    contents = {file.name: file.read_bytes() for file in out.iterdir()}
     assert_refused(evomerge("build", recipe, out), out, "already exists")
-    assert {file.name: file.read_bytes() for file in out.iterdir()} == held
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == contents
     (tmp_path / "empty").mkdir()
     assert evomerge("build", recipe, tmp_path / "empty").out.splitlines()[-1] == digest
     assert_refused(

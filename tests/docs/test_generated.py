@@ -33,12 +33,12 @@ def generator() -> Any:
 
 
 def configs(kind: Any) -> list[Any]:
-    found = [kind]
+    classes = [kind]
     for hint in typing.get_type_hints(kind).values():
         for part in (hint, *typing.get_args(hint)):
             if dataclasses.is_dataclass(part):
-                found += [*configs(part), *part.__subclasses__()]
-    return found
+                classes += [*configs(part), *part.__subclasses__()]
+    return classes
 
 
 def test_every_key_of_a_study_file_is_described(generator: Any) -> None:

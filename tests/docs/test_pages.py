@@ -34,8 +34,8 @@ class Block:
 
 
 def blocks(page: Path, *kinds: str) -> list[Block]:
-    found = _BLOCK.finditer(page.read_text(encoding="utf-8"))
-    all_ = [Block(m["kind"], m["text"], m["note"] or "") for m in found]
+    blocks = _BLOCK.finditer(page.read_text(encoding="utf-8"))
+    all_ = [Block(m["kind"], m["text"], m["note"] or "") for m in blocks]
     return [block for block in all_ if block.kind in kinds]
 
 
@@ -53,10 +53,10 @@ def run(words: list[str]) -> tuple[int, str]:
     if ">" in words:
         target, words = Path(words[-1]), words[: words.index(">")]
     out, err = io.StringIO(), io.StringIO()
-    held = signal.getsignal(signal.SIGTERM)
+    handler = signal.getsignal(signal.SIGTERM)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(words)
-    signal.signal(signal.SIGTERM, held)
+    signal.signal(signal.SIGTERM, handler)
     if target is not None:
         target.write_text(out.getvalue())
     return code, err.getvalue()
@@ -139,9 +139,9 @@ def test_every_yaml_block_is_read_strictly(page: Path, reader: Path) -> None:
 def test_every_command_in_the_readme_is_one_with_such_arguments() -> None:
     readme = DOCS.parent / "README.md"
     shown = [b for b in blocks(readme, "bash") if b.text.startswith("evomerge")]
-    told = [words for block in shown for words in commands(block)]
-    assert len(told) >= 4
-    for words in told:
+    documented = [words for block in shown for words in commands(block)]
+    assert len(documented) >= 4
+    for words in documented:
         assert callable(make_parser().parse_args(words).run)
 
 
@@ -159,6 +159,6 @@ def test_the_comparison_of_methods_has_a_row_for_each_and_knows_what_mergekit_ha
         cells = [cell.strip() for cell in line.split("|")]
         if line.startswith("| `"):
             rows |= dict.fromkeys(re.findall(r"`(\w+)`", cells[1]), cells[2])
-    assert {name: told != "–" for name, told in rows.items()} == {
+    assert {name: effect != "–" for name, effect in rows.items()} == {
         method.name: method.in_mergekit for method in registered()
     }

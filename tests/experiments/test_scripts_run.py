@@ -66,20 +66,20 @@ def test_a_candidate_is_timed_against_its_forward_pass(load: Load, zoo: Path) ->
     measure = load("evaluation_speed/measure.py")
     models = [zoo / "expert-one", zoo / "expert-two"]
     config = measure.study(zoo / "base", models, zoo / "tasks", ["demo_pick"])
-    found = measure.measured(config, "smooth", 1)
-    assert found["candidate_over_forward"]["median"] > 0
-    assert 1 <= found["tokens_over_minimum"] < 1.5
-    assert found["plain_tokens_over_minimum"] >= 1
-    assert found["hflm_over_ours"]["median"] > 0
+    result = measure.measured(config, "smooth", 1)
+    assert result["candidate_over_forward"]["median"] > 0
+    assert 1 <= result["tokens_over_minimum"] < 1.5
+    assert result["plain_tokens_over_minimum"] >= 1
+    assert result["hflm_over_ours"]["median"] > 0
 
 
 def test_results_of_all_parts_are_put_together(load: Load, tmp_path: Path) -> None:
     (tmp_path / "zoo.json").write_text('{"a": 1}')
     (tmp_path / "soak.jsonl").write_text('{"b": 2}\n{"b": 3}\n')
-    told = load("evaluation_speed/assemble.py").assemble(tmp_path)
-    assert (told["zoo"], told["soak"]) == ({"a": 1}, [{"b": 2}, {"b": 3}])
-    assert "peers" not in told
-    assert told["torch"]
+    table = load("evaluation_speed/assemble.py").assemble(tmp_path)
+    assert (table["zoo"], table["soak"]) == ({"a": 1}, [{"b": 2}, {"b": 3}])
+    assert "peers" not in table
+    assert table["torch"]
 
 
 def test_sleeping_workers_search(load: Load, capsys: pytest.CaptureFixture[str],
@@ -87,9 +87,9 @@ def test_sleeping_workers_search(load: Load, capsys: pytest.CaptureFixture[str],
     run = load("worker_throughput/run.py")
     monkeypatch.setattr(run.study_module, "open_pool", run.SleepingPool)
     run.growth(120, "growth", "random")
-    told = json.loads(capsys.readouterr().out)
-    assert told["trials"] == 120
-    assert told["last_ms"] > 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["trials"] == 120
+    assert printed["last_ms"] > 0
 
 
 def test_a_resume_is_measured(load: Load, capfd: pytest.CaptureFixture[str],
@@ -102,18 +102,18 @@ def test_a_resume_is_measured(load: Load, capfd: pytest.CaptureFixture[str],
 
     monkeypatch.setattr(run.subprocess, "run", here)
     run.resume("random", 40)
-    told = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
-    assert len(told) == 3
-    assert all(one["trials"] > 40 and one["resume_seconds"] > 0 for one in told)
+    printed = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert len(printed) == 3
+    assert all(one["trials"] > 40 and one["resume_seconds"] > 0 for one in printed)
 
 
 def test_an_optimizer_benchmark_search_ends(load: Load, zoo: Path) -> None:
     bench = load("optimizer_benchmark/bench.py")
     judge = bench.Judge(zoo)
     arm = bench.ARMS["random"]
-    found = bench.Search(judge, arm, "global", 0, 200).run()
-    assert 0 <= found["held_out"] <= 1
-    assert found["item_evaluations"] > 0
+    result = bench.Search(judge, arm, "global", 0, 200).run()
+    assert 0 <= result["held_out"] <= 1
+    assert result["item_evaluations"] > 0
 
 
 def test_a_merge_is_timed(load: Load, tmp_path: Path) -> None:

@@ -95,8 +95,8 @@ def _texts() -> Iterator[BadInput]:
 def _file(text: str | bytes, words: list[str]) -> Spoil:
     def spoil(home: Path) -> list[str]:
         file = home / "input.yaml"
-        told = text.replace("CANARY", str(home / "CANARY")) if isinstance(text, str) else text
-        file.write_bytes(told if isinstance(told, bytes) else told.encode())
+        written = text.replace("CANARY", str(home / "CANARY")) if isinstance(text, str) else text
+        file.write_bytes(written if isinstance(written, bytes) else written.encode())
         return _words(words, file, home)
 
     return spoil

@@ -21,8 +21,8 @@ def gemma_like(file: Path, tokens: int = 262_144, merges: int = 514_906) -> None
     vocabulary: dict[str, int] = {}
     while len(vocabulary) < tokens:
         few = draw.choices(letters, k=draw.randint(1, 12))
-        some = few if draw.random() < 0.7 else draw.choices(others, k=draw.randint(1, 4))
-        vocabulary.setdefault("▁" * draw.randrange(2) + "".join(some), len(vocabulary))
+        word = few if draw.random() < 0.7 else draw.choices(others, k=draw.randint(1, 4))
+        vocabulary.setdefault("▁" * draw.randrange(2) + "".join(word), len(vocabulary))
     known = list(vocabulary)
     added = [
         {"id": tokens + i, "content": f"<unused{i}>", "single_word": False, "special": False}

@@ -84,7 +84,7 @@ def problem(
     before = sorted(os.listdir(home))
     capsys.readouterr()
     watch.seen.clear()
-    held, began, watch.on = memory(), (time.process_time(), time.perf_counter()), True
+    bytes_before, began, watch.on = memory(), (time.process_time(), time.perf_counter()), True
     try:
         code = main(words)
     except SystemExit as error:
@@ -92,29 +92,29 @@ def problem(
     finally:
         watch.on = False
     took, waited = time.process_time() - began[0], time.perf_counter() - began[1]
-    told = capsys.readouterr().err
-    found = []
+    message = capsys.readouterr().err
+    problems = []
     if code != 2:
-        found.append(f"code {code}")
-    if not told.startswith("evomerge: error: ") or told.count("\n") != 1:
-        found.append(f"told: {told[-300:]!r}")
+        problems.append(f"code {code}")
+    if not message.startswith("evomerge: error: ") or message.count("\n") != 1:
+        problems.append(f"told: {message[-300:]!r}")
     if took > SECONDS:
-        found.append(f"took {took:.1f} s")
+        problems.append(f"took {took:.1f} s")
     if waited > HUNG:
-        found.append(f"waited {waited:.1f} s")
-    if memory() - held > MEGABYTES:
-        found.append(f"took {memory() - held:.0f} MB")
+        problems.append(f"waited {waited:.1f} s")
+    if memory() - bytes_before > MEGABYTES:
+        problems.append(f"took {memory() - bytes_before:.0f} MB")
     if watch.seen:
-        found.append(f"read {watch.seen[0]}")
+        problems.append(f"read {watch.seen[0]}")
     if sorted(os.listdir(home)) not in (before, sorted([*before, "run"])):
-        found.append(f"left {sorted(os.listdir(home))}")
+        problems.append(f"left {sorted(os.listdir(home))}")
     if (home / "CANARY").exists():
-        found.append("ran code")
-    return f"{bad.name}: {'; '.join(found)}" if found else None
+        problems.append("ran code")
+    return f"{bad.name}: {'; '.join(problems)}" if problems else None
 
 
 def meet(
-    some: list[BadInput],
+    inputs: list[BadInput],
     family: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -125,12 +125,12 @@ def meet(
         search.create(optimizer)
     whole = home_of(family, tmp_path / "whole")
     assert main(_whole_build(whole)) == 0
-    for number, bad in enumerate(some):
+    for number, bad in enumerate(inputs):
         home = home_of(family, tmp_path / str(number))
-        told = problem(bad, home, capsys, watch)
+        message = problem(bad, home, capsys, watch)
         shutil.rmtree(home)
-        if told:
-            problems.append(told)
+        if message:
+            problems.append(message)
     return problems
 
 
@@ -193,26 +193,26 @@ def spent(*words: str) -> tuple[int, str, float, float]:
 def test_bad_inputs_are_told_in_one_line_by_a_process_of_its_own(
     family: Path, tmp_path: Path
 ) -> None:
-    code, told, least_seconds, least_megabytes = min(spent("-c", IMPORTS) for _ in range(3))
-    assert code == 0, told
+    code, message, least_seconds, least_megabytes = min(spent("-c", IMPORTS) for _ in range(3))
+    assert code == 0, message
     worst = [0.0, 0.0]
-    some = corpus()[::REAL]
-    for number, bad in enumerate(some):
+    inputs = corpus()[::REAL]
+    for number, bad in enumerate(inputs):
         home = home_of(family, tmp_path / str(number))
         words = bad.spoil(home)
-        code, told, seconds, megabytes = spent("-m", "evomerge", *words)
+        code, message, seconds, megabytes = spent("-m", "evomerge", *words)
         for _ in range(2):  # what a busy machine adds is not the input's doing
             if seconds - least_seconds >= SECONDS:
                 seconds = min(seconds, spent("-m", "evomerge", *words)[2])
-        assert code == 2, (bad.name, told)
-        assert told.startswith("evomerge: error: "), (bad.name, told)
-        assert told.count("\n") == 1, (bad.name, told)
+        assert code == 2, (bad.name, message)
+        assert message.startswith("evomerge: error: "), (bad.name, message)
+        assert message.count("\n") == 1, (bad.name, message)
         assert seconds - least_seconds < SECONDS, bad.name
         assert megabytes - least_megabytes < MEGABYTES, bad.name
         assert not (home / "CANARY").exists(), bad.name
         worst = [max(worst[0], seconds), max(worst[1], megabytes)]
     print(
-        f"\n{len(some)} processes took at most {worst[0]:.1f} s and {worst[1]:.0f} MB; "
+        f"\n{len(inputs)} processes took at most {worst[0]:.1f} s and {worst[1]:.0f} MB; "
         f"imports take {least_seconds:.1f} s and {least_megabytes:.0f} MB"
     )
 
@@ -233,13 +233,13 @@ def test_three_thousand_mutated_weight_files_load_or_are_told_in_one_line(
         capsys.readouterr()
         started = time.process_time()
         code = main(words)
-        took, told = time.process_time() - started, capsys.readouterr().err
-        assert code in codes, told
+        took, message = time.process_time() - started, capsys.readouterr().err
+        assert code in codes, message
         codes[code] += 1
         assert took < SECONDS
         if code:
-            assert told.startswith("evomerge: error: ")
-            assert told.count("\n") == 1
+            assert message.startswith("evomerge: error: ")
+            assert message.count("\n") == 1
     assert memory() - began < MEGABYTES
     with capsys.disabled():
         print(f"\nmutated weights: {codes[2]} refused, {codes[0]} loaded, 0 crashed")
@@ -281,9 +281,9 @@ def nowhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(_DOCUMENTS)
 def test_any_document_is_a_recipe_or_the_users_mistake(document: dict[str, Any]) -> None:
     whole = {"merge_method": "ties", "base_model": "b", "models": [{"model": "m"}], **document}
-    for told in (document, whole):
+    for part in (document, whole):
         with contextlib.suppress(UserError):
-            Recipe.from_dict(told)
+            Recipe.from_dict(part)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -298,6 +298,6 @@ def test_any_document_is_a_study_or_the_users_mistake(
         "evaluate": {"tasks": ["t"]},
         **document,
     }
-    for told in (document, whole):
+    for part in (document, whole):
         with contextlib.suppress(UserError):
-            StudyConfig.from_dict(told, nowhere)
+            StudyConfig.from_dict(part, nowhere)

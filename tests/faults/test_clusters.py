@@ -128,12 +128,12 @@ def test_a_head_that_is_lost_ends_the_command_and_a_new_cluster_resumes_it(
     said = output.read_text()
     assert code == 2, said
     assert time.monotonic() - began < 60  # before Ray ends it
-    (told,) = [line for line in said.splitlines() if "error" in line.lower()]
+    (error,) = [line for line in said.splitlines() if "error" in line.lower()]
     port = address.rpartition(":")[2]
     assert re.match(
-        rf"evomerge: error: workers: the head of the Ray cluster at \S+:{port} is", told
+        rf"evomerge: error: workers: the head of the Ray cluster at \S+:{port} is", error
     )
-    assert told.endswith(f"To resume: evomerge search {command[4]} {run} --ray-address {address}")
+    assert error.endswith(f"To resume: evomerge search {command[4]} {run} --ray-address {address}")
     assert "Traceback" not in said
     before = set(paid(run))
     with head(tmp_path) as (address, _):

@@ -111,10 +111,10 @@ def test_a_stopped_driver_keeps_its_run_and_a_second_one_is_told_who_it_is(
     driver = command.start()
     command.wait_for_events(5)
     os.kill(driver, signal.SIGSTOP)
-    held = (command.run / JOURNAL).read_bytes()
+    content = (command.run / JOURNAL).read_bytes()
     with pytest.raises(UserError, match=rf"in use by process {driver} on .* since 20"):
         Study(stub_config(**SMALL), command.run).confirm()
-    assert (command.run / JOURNAL).read_bytes() == held
+    assert (command.run / JOURNAL).read_bytes() == content
     os.kill(driver, signal.SIGCONT)
     assert drivers.wait() == 0
     assert substance(command.run) == whole

@@ -65,10 +65,10 @@ class StubPool(Pool):
 
 def by_hand() -> list[Event]:
     """The journal written by hand, and the kinds of events that it lacks."""
-    found = bench.events()
-    told = next(event for event in found if event["event"] == "told")
-    told |= {"violations": [0.0, None]}
-    judged = found[-2]
+    events = bench.events()
+    feedback = next(event for event in events if event["event"] == "told")
+    feedback |= {"violations": [0.0, None]}
+    judged = events[-2]
     table = [{"constraint": "quiz >= base", "score": 0.5, "limit": 0.25, "kept": True}]
     judged |= {"constraints": table}
     more = [
@@ -76,7 +76,7 @@ def by_hand() -> list[Event]:
         {"event": "chosen", "trial": 6, "instead_of": 3, "reason": "simplest"},
         {"event": "changed", "differences": ["versions"], "now": {"device": "cpu"}},
     ]
-    return [*found[:-2], *more, judged, found[-1]]
+    return [*events[:-2], *more, judged, events[-1]]
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -168,17 +168,17 @@ def problems(
     events: list[Event], commands: Mapping[str, Callable[[Path], Any]], folder: Path, every: int
 ) -> list[str]:
     """Forgeries that a command meets neither by an answer nor by one line; none should be."""
-    found = []
+    failures = []
     ways = itertools.islice(forged(events), None, None, every)
     turns = itertools.cycle(commands) if every > 1 else None
-    for number, (name, some) in enumerate(ways):
+    for number, (name, values) in enumerate(ways):
         chosen = [next(turns)] if turns else list(commands)
         for command in chosen:
-            run = bench.write(folder / f"{number}", some)
+            run = bench.write(folder / f"{number}", values)
             how = met(commands[command], run)
             if how not in ("done", "refused"):
-                found.append(f"{command}: {name}: {how}")
-    return found
+                failures.append(f"{command}: {name}: {how}")
+    return failures
 
 
 class Hurried:
@@ -203,8 +203,8 @@ def stubs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def interrupted(tmp_path: Path) -> list[Event]:
     """A study that was left after its first generation."""
     Study(CONFIG, tmp_path / "whole").confirm()
-    found = list(iterate(tmp_path / "whole" / JOURNAL))[1:]
-    return found[: 1 + next(i for i, event in enumerate(found) if event["event"] == "told")]
+    events = list(iterate(tmp_path / "whole" / JOURNAL))[1:]
+    return events[: 1 + next(i for i, event in enumerate(events) if event["event"] == "told")]
 
 
 @pytest.fixture
@@ -269,9 +269,9 @@ def test_a_forged_event_is_told_in_one_line_with_its_place_and_a_remedy(
     lines = (run / JOURNAL).read_bytes().splitlines(keepends=True)
     offset = sum(map(len, lines[: index + 1]))  # the first line is the header
     assert main(["status", str(run)]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert f"{run / JOURNAL} holds an event at byte {offset} that evomerge never wrote" in told
-    assert words in told
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert f"{run / JOURNAL} holds an event at byte {offset} that evomerge never wrote" in message
+    assert words in message
     assert main(["repair", str(run), "--to", str(offset)]) == 0
     assert main(["status", str(run)]) == 0

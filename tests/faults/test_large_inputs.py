@@ -66,19 +66,19 @@ def spent(folder: Path) -> tuple[str | None, float, float, float, float]:
 
 def told_of(name: str, folder: Path) -> str:
     """Reads a folder, and holds it to the bounds; a line that tells how it went."""
-    told, own, child, seconds, child_seconds = spent(folder)
-    where = f"{name}: process {own:.0f} MB, child {child:.0f} MB: {told}"
+    message, megabytes, child, seconds, child_seconds = spent(folder)
+    where = f"{name}: process {megabytes:.0f} MB, child {child:.0f} MB: {message}"
     # A process holds nothing of a folder while its child reads it, so the larger of both counts,
     # but the sum is what is promised.
     assert child < MEGABYTES, where
-    assert own < MEGABYTES - 20, where
+    assert megabytes < MEGABYTES - 20, where
     assert max(seconds, child_seconds) < SECONDS, where
-    if told is not None:
-        assert "\n" not in told
-        assert own < 10, where  # what is refused was never parsed here
-    how = "read" if told is None else told.replace(str(folder), "")[:90]
+    if message is not None:
+        assert "\n" not in message
+        assert megabytes < 10, where  # what is refused was never parsed here
+    how = "read" if message is None else message.replace(str(folder), "")[:90]
     return (
-        f"\n{name}: child {child:.0f} MB {child_seconds:.1f} s, process {own:.0f} MB "
+        f"\n{name}: child {child:.0f} MB {child_seconds:.1f} s, process {megabytes:.0f} MB "
         f"{seconds:.1f} s: {how}"
     )
 
@@ -103,10 +103,10 @@ def test_a_command_that_meets_one_ends_in_one_line(
     (tmp_path / "recipe.yaml").write_text(json.dumps({"merge_method": "linear", "models": models}))
     capsys.readouterr()
     assert main(["build", str(tmp_path / "recipe.yaml"), str(tmp_path / "out")]) == 2
-    told = capsys.readouterr().err
+    message = capsys.readouterr().err
     file = tmp_path / "zoo" / "b" / "tokenizer.json"
-    assert told.startswith(f"evomerge: error: {file}: expected a file that a process of its own")
-    assert told.count("\n") == 1
+    assert message.startswith(f"evomerge: error: {file}: expected a file that a process of its own")
+    assert message.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -120,8 +120,8 @@ def test_a_tokenizer_as_large_as_gemmas_loads(
     assert line.endswith(": read")
     read = read_tokenizer(tmp_path)
     whole = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
-    own = {entry["content"]: entry["id"] for entry in whole["added_tokens"]}
+    added = {entry["content"]: entry["id"] for entry in whole["added_tokens"]}
     assert read is not None
-    assert read.vocabulary == {**whole["model"]["vocab"], **own}
+    assert read.vocabulary == {**whole["model"]["vocab"], **added}
     with capsys.disabled():
         print(line)

@@ -65,13 +65,13 @@ def test_no_artefact_of_a_run_holds_a_planted_secret(
     document["base_model"] = f"{URLS} {CANARIES['HF_TOKEN']}"
     study.write_text(json.dumps(document))
     assert main(["search", str(study), str(run)]) == 2
-    told = "".join(capfd.readouterr())
+    output = "".join(capfd.readouterr())
     assert "trace:" in (run / "workers.log").read_text()
     files = [file for file in run.rglob("*") if file.is_file()]
     assert {"journal.log", "workers.log", "report.html"} <= {file.name for file in files}
     assert b"[redacted]" in (run / "journal.log").read_bytes()
     for secret in [*CANARIES.values(), "canary-pass", "canary-query"]:
-        assert secret not in told
+        assert secret not in output
         for file in files:
             assert secret.encode() not in file.read_bytes(), f"{secret} stands in {file}"
 
@@ -81,11 +81,11 @@ def listening(process: int) -> list[str]:
     inodes = set()
     for entry in Path(f"/proc/{process}/fd").glob("*"):
         try:
-            found = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(entry))
+            match = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(entry))
         except OSError:
             continue
-        if found:
-            inodes.add(found[1])
+        if match:
+            inodes.add(match[1])
     open_ports = []
     for table in ("tcp", "tcp6", "udp", "udp6"):
         for line in Path(f"/proc/{process}/net/{table}").read_text().splitlines()[1:]:
@@ -103,9 +103,9 @@ def test_neither_driver_nor_workers_listen_on_any_port(drivers: Drivers, tmp_pat
     processes = [driver, *children(driver)]
     assert len(processes) == 3
     assert [listening(process) for process in processes] == [[], [], []]
-    with socket.socket() as own:  # that the check can fail
-        own.bind(("127.0.0.1", 0))
-        own.listen()
+    with socket.socket() as opened:  # that the check can fail
+        opened.bind(("127.0.0.1", 0))
+        opened.listen()
         assert listening(os.getpid())
     assert drivers.wait() == 0
 
@@ -131,9 +131,9 @@ def test_a_whole_study_with_real_workers_connects_to_nothing(
     document = json.loads(small_study.read_text())
     document["search"]["trials"] = 4
     for key in ("base_model", "models"):
-        told = document[key]
+        value = document[key]
         home = small_study.parent
-        document[key] = str(home / told) if key == "base_model" else [str(home / m) for m in told]
+        document[key] = str(home / value) if key == "base_model" else [str(home / m) for m in value]
     document["evaluate"]["include_path"] = [str(small_study.parent / "tasks")]
     (tmp_path / "study.yaml").write_text(json.dumps(document))
     connections = tmp_path / "connections"
@@ -175,13 +175,13 @@ def sources() -> Iterator[Path]:
 @pytest.mark.parametrize("what", FORBIDDEN)
 def test_the_package_has_no_call_that_runs_other_peoples_code(what: str) -> None:
     pattern = re.compile(FORBIDDEN[what])
-    found = [
+    leaks = [
         f"{file.relative_to(ROOT)}:{number}: {line.strip()}"
         for file in sources()
         for number, line in enumerate(file.read_text().splitlines(), 1)
         if pattern.search(line)
     ]
-    assert not found
+    assert not leaks
     assert pattern.search(
         "import pickle; torch.load(x); np.load(x, allow_pickle=True); eval(x); yaml.load(x); "
         "run(x, shell=True); f(trust_remote_code=True); f(cache_requests=True)"

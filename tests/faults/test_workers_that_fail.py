@@ -97,12 +97,12 @@ def test_a_broken_device_is_used_no_more_and_what_it_scored_is_scored_again(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     stub_workers(broken_device="0", seconds=0.002)
     Study(stub_config(**SMALL), tmp_path / "run").confirm()
-    held = events(tmp_path / "run", "outcomes")
-    again = [event for event in held if event.get("rescored")]
+    deliveries = events(tmp_path / "run", "outcomes")
+    again = [event for event in deliveries if event.get("rescored")]
     assert again
     assert {event["worker"] for event in again} == {"1"}
-    last = max(i for i, event in enumerate(held) if event["worker"] == "0")
-    assert {event["worker"] for event in held[last + 1 :]} == {"1"}
+    last = max(i for i, event in enumerate(deliveries) if event["worker"] == "0")
+    assert {event["worker"] for event in deliveries[last + 1 :]} == {"1"}
     expected, got = substance(whole), substance(tmp_path / "run")
     for run in (expected, got):
         run["study"][0].pop("device")
@@ -183,8 +183,10 @@ def test_a_real_worker_under_a_memory_limit_is_out_of_memory_and_not_a_fault() -
         "try:\n    bytearray(2**34)\n"
         "except BaseException as error:\n    print(kind_of(error))\n"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert told.stdout.split() == ["oom", "oom"], told.stderr
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert result.stdout.split() == ["oom", "oom"], result.stderr
 
 
 def test_a_worker_of_other_versions_is_refused(tmp_path: Path) -> None:

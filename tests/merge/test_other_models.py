@@ -223,8 +223,8 @@ def test_other_tensors_that_differ_follow_the_recipe(tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"heads": "keep"}, "unknown heads 'keep': known: base, drop, merge"),
-        ({"unmatched": "skip"}, "unknown unmatched 'skip': known: base, drop, error, union"),
+        ({"heads": "keep"}, "heads: unknown value 'keep': known: base, drop, merge"),
+        ({"unmatched": "skip"}, "unmatched: unknown value 'skip': known: base, drop, error, union"),
     ],
 )
 def test_an_unknown_choice_lists_the_known_ones(more, message):

@@ -204,9 +204,9 @@ def test_slerp_in_blocks_agrees_with_float64():
 def test_trim_keeps_exactly_the_count_that_density_asks_for(base):
     for density in (0.01, 0.2, 0.5, 0.999):
         trimmed = trim(base, density)
-        kept = max(1, int(density * 35))
-        assert int((trimmed != 0).sum()) == kept
-        largest = np.sort(np.abs(exact(base)[0]).ravel())[-kept:]
+        count = max(1, int(density * 35))
+        assert int((trimmed != 0).sum()) == count
+        largest = np.sort(np.abs(exact(base)[0]).ravel())[-count:]
         np.testing.assert_array_equal(np.sort(trimmed[trimmed != 0].abs().numpy()), largest)
     assert torch.equal(trim(base, 1.0), base)
     assert torch.equal(trim(base, 0.0), torch.zeros_like(base))
@@ -224,9 +224,11 @@ def ties_reference(base, models, weights, densities, normalize, lambda_):
     deltas = []
     for model, weight, density in zip(models, weights, densities, strict=True):
         delta = (model - base).ravel()
-        kept = np.argsort(-np.abs(delta), kind="stable")[: max(1, int(density * delta.size))]
+        largest_ones = np.argsort(-np.abs(delta), kind="stable")[
+            : max(1, int(density * delta.size))
+        ]
         trimmed = np.zeros_like(delta)
-        trimmed[kept] = delta[kept]
+        trimmed[largest_ones] = delta[largest_ones]
         deltas.append(weight * trimmed)
     for i in range(merged.size):
         votes = [delta[i] for delta in deltas]
@@ -277,8 +279,8 @@ def paper_ties(base, models, density, aggregate):
     deltas = []
     for model in models:
         delta = (model - base).ravel()
-        kept = np.argsort(-np.abs(delta), kind="stable")[: int(density * delta.size)]
-        deltas.append(np.where(np.isin(np.arange(delta.size), kept), delta, 0))
+        largest_ones = np.argsort(-np.abs(delta), kind="stable")[: int(density * delta.size)]
+        deltas.append(np.where(np.isin(np.arange(delta.size), largest_ones), delta, 0))
     deltas = np.stack(deltas)
     sign = np.sign(deltas.sum(axis=0))
     sign[sign == 0] = 1 if sign.sum() >= 0 else -1
@@ -358,8 +360,8 @@ def test_dare_keeps_the_l1_norm_as_mergekit_does(base, models):
     merged = dare_linear(base, one, 1.0, density=0.3, random=DRAW)
     b, m, out = exact(base, models[0], merged)
     assert np.abs(out - b).sum() == pytest.approx(np.abs(m - b).sum(), rel=1e-4)
-    kept = np.isclose(out, b, atol=0)
-    assert 0 < kept.sum() < kept.size
+    is_base = np.isclose(out, b, atol=0)
+    assert 0 < is_base.sum() < is_base.size
 
 
 def test_dare_rescaled_by_the_density_is_right_on_average(base, models):
@@ -384,9 +386,9 @@ def test_elements_that_a_density_keeps_every_larger_density_keeps(base):
     uniforms = DRAW.uniform(0, (7, 5))
     previous = torch.zeros(7, 5, dtype=torch.bool)
     for density in np.linspace(0, 1, 21):
-        kept = drop(base, float(density), uniforms) != 0
-        assert bool((kept | ~previous).all())
-        previous = kept
+        survives = drop(base, float(density), uniforms) != 0
+        assert bool((survives | ~previous).all())
+        previous = survives
     assert bool(previous.all())
 
 
@@ -606,8 +608,8 @@ def test_breadcrumbs_keeps_what_lies_between_the_smallest_and_the_outliers(base)
     (b,) = exact(base)
     order = np.argsort(np.abs(b).ravel())
     for density, gamma, low, high in [(0.4, 0.1, 18, 32), (0.9, 0.2, 0, 31), (0.5, 0.0, 18, 35)]:
-        kept = np.flatnonzero(trim_outliers(base, density, gamma).numpy())
-        np.testing.assert_array_equal(np.sort(kept), np.sort(order[low:high]))
+        survivors = np.flatnonzero(trim_outliers(base, density, gamma).numpy())
+        np.testing.assert_array_equal(np.sort(survivors), np.sort(order[low:high]))
     assert torch.equal(trim_outliers(base, 1.0, 0.5), base)
     assert not trim_outliers(base, 0.01, 0.1).any()  # less than one element
 
@@ -793,13 +795,13 @@ def test_changes_of_disjoint_models_are_all_selfish(base, models):
 
 
 def test_a_larger_lam_keeps_fewer_elements(base, models):
-    kept = [
+    masks = [
         consensus_ta(base, models, k=2, lam=lam) != base for lam in (0.0, 0.2, 0.4, 0.6, 1.0, 5.0)
     ]
-    for more, fewer in pairwise(kept):
+    for more, fewer in pairwise(masks):
         assert bool((more | ~fewer).all())
-    assert bool(kept[0].all())
-    assert not kept[-1].all()
+    assert bool(masks[0].all())
+    assert not masks[-1].all()
 
 
 def test_varm_weighs_models_by_how_much_they_changed(base, models):
@@ -821,11 +823,11 @@ def test_varm_of_one_or_identical_models_is_that_model_and_of_none_changed_the_b
 def test_mask_merging_is_its_definition(base, models, masks):
     b, *ms = exact(base, *models)
     deltas = np.stack(ms) - b
-    kept = []
+    changed = []
     for delta in deltas:
         lowest = np.sort(np.abs(delta).ravel())[-int(0.4 * 35)]
-        kept.append(np.abs(delta) >= lowest)
-    count = np.sum(kept, axis=0)
+        changed.append(np.abs(delta) >= lowest)
+    count = np.sum(changed, axis=0)
     mask = {"union": count >= 1, "intersect": count == 4, "vote": count > 2}[masks]
     weights = np.array([0.3, 0.7, -0.2, 0.4])
     mixed = (weights[:, None, None] * deltas).sum(axis=0)

@@ -111,16 +111,16 @@ def test_our_masks_have_the_statistics_of_mergekits(method):
     repetitions, shape, density = data["repetitions"], data["shape"], data["density"]
     theirs = data["methods"][method]
     delta = 1 + torch.arange(shape[0] * shape[1]).reshape(shape).float() / 1000
-    kept, scales, columns = [], [], torch.zeros(shape[1])
+    rows, scales, columns = [], [], torch.zeros(shape[1])
     for seed in range(repetitions):
         random = CounterRandom(seed, "layer")
         parameters = {"weight": [1.0], "density": [density]}
         merged = get(method).apply(torch.zeros(shape), [delta], parameters, random)
         mask = (merged != 0).float()
-        kept.append(float(mask.mean()))
+        rows.append(float(mask.mean()))
         scales.append(float((merged / delta).max()))
         columns += mask.mean(dim=0) / repetitions
-    for name, numbers in (("kept", torch.tensor(kept)), ("scale", torch.tensor(scales))):
+    for name, numbers in (("kept", torch.tensor(rows)), ("scale", torch.tensor(scales))):
         std = theirs[f"{name}_std"]
         # four standard errors of a difference of means, and of a standard deviation
         assert (

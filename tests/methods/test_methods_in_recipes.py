@@ -33,12 +33,12 @@ def recipe(method, family, base=True, **parameters):
 
 def whole_thresholds(spec, base, models):
     """The least magnitude that the default density keeps of each model's changes, by sorting."""
-    found = []
+    merged_tensors = []
     for model in models:
         flat = torch.cat([(model[name] - base[name]).abs().reshape(-1) for name in base])
         keep = int(spec.parameter("density").default * flat.numel())
-        found.append(float(flat.sort(descending=True).values[keep - 1]))
-    return found
+        merged_tensors.append(float(flat.sort(descending=True).values[keep - 1]))
+    return merged_tensors
 
 
 @pytest.mark.parametrize("spec", registered(), ids=lambda spec: spec.name)

@@ -18,8 +18,8 @@ def test_the_only_model_is_served_whole():
 
 def test_models_that_changed_other_elements_are_reconstructed_exactly():
     base, models = made(60)
-    own = torch.arange(60) % 3
-    models = [torch.where(own == i, model, base) for i, model in enumerate(models)]
+    owner = torch.arange(60) % 3
+    models = [torch.where(owner == i, model, base) for i, model in enumerate(models)]
     for i, model in enumerate(models):
         serve = [float(i == j) for j in range(3)]
         torch.testing.assert_close(tall_mask(base, models, serve=serve, lam=1.0), model)
@@ -41,9 +41,9 @@ def test_a_mask_is_where_the_reconstruction_by_hand_says():
 
 def test_a_higher_threshold_serves_a_part_of_what_a_lower_one_does():
     base, models = made(500)
-    kept = [
+    masks = [
         tall_mask(base, models, serve=[1.0, 0.0, 0.0], lam=lam) != base for lam in (0.2, 0.4, 0.6)
     ]
-    assert kept[0].sum() > kept[1].sum() > kept[2].sum() > 0
-    assert not (kept[1] & ~kept[0]).any()
-    assert not (kept[2] & ~kept[1]).any()
+    assert masks[0].sum() > masks[1].sum() > masks[2].sum() > 0
+    assert not (masks[1] & ~masks[0]).any()
+    assert not (masks[2] & ~masks[1]).any()

@@ -47,7 +47,7 @@ def test_inactive_dimensions_are_at_their_start_and_a_replayed_search_goes_on_th
     dimensions = space()
     coordinates = Coordinates(dimensions)
     target = {d.name: 0.6 for d in dimensions}
-    first, told = make(), []
+    first, history = make(), []
     first.start(dimensions, 3)
     for _ in range(4):
         points = first.ask()
@@ -60,11 +60,11 @@ def test_inactive_dimensions_are_at_their_start_and_a_replayed_search_goes_on_th
             assert coordinates.at_start(point) == point
         fitness = [-loss(dimensions, p, target, (0.0, 0.1, 0.2)) for p in points]
         first.tell(points, fitness)
-        told.append((points, fitness))
-    assert len({point for points, _ in told for point in points}) > 10
+        history.append((points, fitness))
+    assert len({point for points, _ in history for point in points}) > 10
     again = make()
     again.start(dimensions, 3)
-    for points, fitness in json.loads(json.dumps(told)):
+    for points, fitness in json.loads(json.dumps(history)):
         assert again.ask() == [tuple(point) for point in points]
         again.tell([tuple(point) for point in points], fitness)
     assert again.ask() == first.ask()
@@ -75,23 +75,23 @@ def test_it_converges_no_slower_for_knowing_what_is_inactive(make):
     # 200 points in 28 dimensions, the best found. "No slower": not above 1.15 times the loss
     # without the knowledge, over ten seeds. A Gaussian process takes a second a point by then.
     seeds, budget = (3, 60) if make().options.get("sampler") == "GPSampler" else (10, 200)
-    found = {True: [], False: []}
+    losses_by_knowledge = {True: [], False: []}
     for seed in range(seeds):
         draw = np.random.default_rng(seed)
         target = {d.name: draw.uniform(0.2, 0.8) for d in space(each=4)}
         worse = draw.permutation([0.0, 0.1, 0.2])
-        for conditional, losses in found.items():
+        for conditional, losses in losses_by_knowledge.items():
             dimensions = space(each=4, conditional=conditional)
             optimizer = make()
             optimizer.start(dimensions, seed)
-            told, best = 0, math.inf
-            while told < budget and not optimizer.stopped:
+            spent, best = 0, math.inf
+            while spent < budget and not optimizer.stopped:
                 points = optimizer.ask()
                 scored = [loss(dimensions, point, target, worse) for point in points]
                 optimizer.tell(points, [-value for value in scored])
-                told, best = told + len(points), min(best, *scored)
+                spent, best = spent + len(points), min(best, *scored)
             losses.append(best)
-    assert np.mean(found[True]) < 1.15 * np.mean(found[False])
+    assert np.mean(losses_by_knowledge[True]) < 1.15 * np.mean(losses_by_knowledge[False])
 
 
 @pytest.mark.parametrize("kind", [CatCma, CmaEs, lambda **o: CmaEs(diagonal=True, **o)])
@@ -193,11 +193,11 @@ def test_rows_are_held_where_a_coordinate_is_inactive():
         Dimension("a", needs=((("method", ("p",)),),)),
         Dimension("b", needs=((("method", ("q",)),),)),
     ]
-    units, kept = np.array([[0.2, 0.5, 0.6], [0.8, 0.5, 0.6]]), np.full((2, 3), 0.9)
+    units, substitute = np.array([[0.2, 0.5, 0.6], [0.8, 0.5, 0.6]]), np.full((2, 3), 0.9)
     expected = [[0.2, 0.5, 0.9], [0.8, 0.9, 0.6]]
-    held = Coordinates(dimensions).fill_inactive(units, kept)
-    assert held.tolist() == expected
-    assert Coordinates(dimensions).fill_inactive(units[0], kept[0]).tolist() == expected[0]
+    filled = Coordinates(dimensions).fill_inactive(units, substitute)
+    assert filled.tolist() == expected
+    assert Coordinates(dimensions).fill_inactive(units[0], substitute[0]).tolist() == expected[0]
 
 
 def test_needing_a_dimension_that_is_not_there_is_refused():

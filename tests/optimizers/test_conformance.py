@@ -104,16 +104,16 @@ def test_the_constructor_s_seed_is_used_when_start_is_given_none(make):
 
 def test_retelling_a_search_resumes_it_bit_for_bit(make, space):
     first = started(make(), space)
-    told = []
+    history = []
     for generation in range(3):
         points = first.ask()
         fitness = [None if i == generation else score(p) for i, p in enumerate(points)]
         first.tell(points, fitness)
-        told.append((points, fitness))
+        history.append((points, fitness))
     expected = repr(first.ask())
 
     resumed = started(make(), space)
-    for points, fitness in json.loads(json.dumps(told)):  # through a journal and back
+    for points, fitness in json.loads(json.dumps(history)):  # through a journal and back
         assert resumed.ask() == [tuple(point) for point in points]
         resumed.tell([tuple(point) for point in points], fitness)
     assert repr(resumed.ask()) == expected
@@ -235,9 +235,9 @@ def test_changing_the_list_that_was_asked_changes_nothing(make):
     untouched, touched = started(make(), SPACES["floats"]), started(make(), SPACES["floats"])
     asks(untouched, 1)
     points = touched.ask()
-    told = list(points)
+    copy = list(points)
     points.clear()
-    touched.tell(told, [score(point) for point in told])
+    touched.tell(copy, [score(point) for point in copy])
     assert touched.ask() == untouched.ask()
 
 
@@ -304,13 +304,13 @@ def median_loss(make, condition, noise, seeds=2, budget=150):
         optimizer = started(make(), [Dimension(f"x{i}") for i in range(10)], seed=seed)
         draws = np.random.default_rng(seed)
         best = math.inf
-        told = 0
-        while told < budget:
+        spent = 0
+        while spent < budget:
             points = optimizer.ask()
             exact = [float(curvature @ (np.array(point) - optimum) ** 2) for point in points]
             scale = noise * curvature.mean()
             optimizer.tell(points, [-value + scale * draws.standard_normal() for value in exact])
-            told += len(points)
+            spent += len(points)
             best = min(best, *exact[1:])  # not the initial point, which is a good one
         losses.append(best)
     return float(np.median(losses))

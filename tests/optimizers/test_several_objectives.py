@@ -20,13 +20,13 @@ def two(point):
 
 def asked(optimizer, generations, seed=0):
     optimizer.start(SPACE, seed, population=10, objectives=2)
-    found = []
+    asked = []
     for generation in range(generations):
         points = optimizer.ask()
-        told = [None if i == generation else two(point) for i, point in enumerate(points)]
-        found += points
-        optimizer.tell(points, told)
-    return found
+        fitness = [None if i == generation else two(point) for i, point in enumerate(points)]
+        asked += points
+        optimizer.tell(points, fitness)
+    return asked
 
 
 @pytest.mark.parametrize("name", ["nsga2", "tpe"])

@@ -75,14 +75,14 @@ def merged_by_mergekit(files, top):
 def different(ours, theirs):
     """Tensors of two merges that are not the same to the bit: {name: what differs}."""
     mine, its = load(ours), load(theirs)
-    found = dict.fromkeys(mine.keys() ^ its.keys(), "in one alone")
+    differences = dict.fromkeys(mine.keys() ^ its.keys(), "in one alone")
     for name in sorted(mine.keys() & its.keys()):
         a, b = mine[name], its[name]
         if (a.dtype, a.shape) != (b.dtype, b.shape):
-            found[name] = f"{a.dtype} {tuple(a.shape)}, not {b.dtype} {tuple(b.shape)}"
+            differences[name] = f"{a.dtype} {tuple(a.shape)}, not {b.dtype} {tuple(b.shape)}"
         elif not torch.equal(a, b):
-            found[name] = f"{int((a != b).sum())} of {a.numel()} elements"
-    return found
+            differences[name] = f"{int((a != b).sum())} of {a.numel()} elements"
+    return differences
 
 
 def mergekit_python(script, text):
@@ -101,5 +101,5 @@ def mergekit_python(script, text):
 
 def quiet_environment():
     hidden = ("PYTHONPATH", "VIRTUAL_ENV")
-    kept = {key: value for key, value in os.environ.items() if key not in hidden}
-    return {**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment = {key: value for key, value in os.environ.items() if key not in hidden}
+    return {**environment, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

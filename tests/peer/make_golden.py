@@ -241,7 +241,7 @@ def statistics():
     delta = 1 + torch.arange(shape[0] * shape[1]).reshape(shape).float() / 1000
     methods = {}
     for method in ("dare_linear", "della_linear"):
-        kept, scales, columns = [], [], torch.zeros(shape[1])
+        rows, scales, columns = [], [], torch.zeros(shape[1])
         for _ in range(STATISTICS["repetitions"]):
             merged = merge_tensors(
                 [torch.zeros(shape), delta],
@@ -251,12 +251,12 @@ def statistics():
                 base_index=0,
             )
             mask = (merged != 0).float()
-            kept.append(float(mask.mean()))
+            rows.append(float(mask.mean()))
             scales.append(float((merged / delta).max()))
             columns += mask.mean(dim=0) / STATISTICS["repetitions"]
         methods[method] = {
-            "kept_mean": float(np.mean(kept)),
-            "kept_std": float(np.std(kept)),
+            "kept_mean": float(np.mean(rows)),
+            "kept_std": float(np.std(rows)),
             "scale_mean": float(np.mean(scales)),
             "scale_std": float(np.std(scales)),
             "kept_by_column": [round(float(column), 6) for column in columns],

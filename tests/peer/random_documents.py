@@ -38,14 +38,14 @@ class Kind:
     Attributes:
         models: Fewest and most.
         base: ``no``, ``maybe`` or ``yes``.
-        own: Parameters that each model has.
+        per_model: Parameters that each model has.
         shared: Parameters that hold for all.
         merges_base: Whether a base is one more model.
     """
 
     models: tuple[int, int]
     base: str
-    own: dict[str, Value] = field(default_factory=dict)
+    per_model: dict[str, Value] = field(default_factory=dict)
     shared: dict[str, Value] = field(default_factory=dict)
     merges_base: bool = False
 
@@ -111,10 +111,13 @@ class Generator:
             result["base_model"] = "base"
         if draw.random() < 0.3:
             result["out_dtype"] = draw.choice(["bfloat16", "float16"])
-        result |= self._parameters({**kind.shared, **kind.own}, complete=draw.random() < 0.97)
+        result |= self._parameters({**kind.shared, **kind.per_model}, complete=draw.random() < 0.97)
         if form == "module":
             form = draw.choice(["models", "slices"] if self.stacks else ["models"])
-            module = {form: self._content(form), **self._parameters({**kind.shared, **kind.own})}
+            module = {
+                form: self._content(form),
+                **self._parameters({**kind.shared, **kind.per_model}),
+            }
             return {**result, "modules": {"default": module}}
         return {**result, form: self._content(form)}
 
@@ -132,24 +135,24 @@ class Generator:
             sources.append({**self._entry(model), "layer_range": [first, first + length]})
         part: dict[str, Any] = {"sources": sources}
         if draw.random() < 0.5:
-            part |= self._parameters({**kind.shared, **kind.own})
+            part |= self._parameters({**kind.shared, **kind.per_model})
         if self.base and not kind.merges_base and draw.random() < 0.3:
             part["base_model"] = draw.choice(self.models)
         return part
 
     def _entry(self, model: str) -> dict[str, Any]:
-        own = model != "base" or self.kind.merges_base
+        merges = model != "base" or self.kind.merges_base
         spelt = {"model": {"path": model}} if self.draw.random() < 0.2 else model
-        return {"model": spelt, **(self._parameters(self.kind.own) if own else {})}
+        return {"model": spelt, **(self._parameters(self.kind.per_model) if merges else {})}
 
     def _parameters(self, known: dict[str, Value], complete: bool = False) -> dict[str, Any]:
         """Some of the parameters; if `complete`, with what has no default, for every tensor."""
-        found = {}
+        values = {}
         for name, value in known.items():
             whole = complete and name in ("weight", "t")
             if whole or self.draw.random() < 0.4:
-                found[name] = self._setting(value, whole)
-        return {"parameters": found} if found else {}
+                values[name] = self._setting(value, whole)
+        return {"parameters": values} if values else {}
 
     def _setting(self, value: Value, whole: bool) -> Any:
         draw, kind = self.draw, self.draw.random()

@@ -50,16 +50,16 @@ def family(folder, architecture, layers, dtypes):
         folder, architecture, names="abc", layers=layers, tied=architecture == "qwen3"
     )
     for path, dtype in zip(folders.values(), dtypes, strict=True):
-        held = {
+        results = {
             name: t.to(DTYPES[dtype]) for name, t in load_file(f"{path}/model.safetensors").items()
         }
-        save_file(held, f"{path}/model.safetensors", metadata={"format": "pt"})
+        save_file(results, f"{path}/model.safetensors", metadata={"format": "pt"})
     return folders
 
 
 def documents():
     """Every random configuration: {name: (family, document)}."""
-    found = {}
+    differences = {}
     for f, (kind, (_, layers, _)) in enumerate(FAMILIES.items()):
         for m, method in enumerate(METHODS):
             if kind == "bfloat16" and method in TRIMMING:
@@ -74,8 +74,8 @@ def documents():
                 if n == 2 and kind != "bfloat16" and method != "passthrough":
                     del drawn["dtype"]  # of one dtype, or of several: the widest
                     drawn.pop("out_dtype", None)
-                found[f"{kind}, {method}, {n}"] = (kind, drawn)
-    return found
+                differences[f"{kind}, {method}, {n}"] = (kind, drawn)
+    return differences
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,9 @@ def merges(families, tmp_path_factory):
         except UserError as error:
             refused[name] = str(error)
     both = merged_by_mergekit(files, top)
-    return {name: (*folders, refused.get(name), told) for name, (*folders, told) in both.items()}
+    return {
+        name: (*folders, refused.get(name), message) for name, (*folders, message) in both.items()
+    }
 
 
 @pytest.mark.parametrize("name", documents())

@@ -42,15 +42,15 @@ def test_every_setting_is_resolved_as_mergekit_resolves_it():
     script = Path(__file__).with_name("resolve_settings.py")
     theirs = json.loads(mergekit_python(script, json.dumps(cases)))
     different = [
-        (case, found, its)
+        (case, ours_here, its)
         for case, its in zip(cases, theirs, strict=True)
-        if (found := ours(*case)) != its or type(found) is not type(its)
+        if (ours_here := ours(*case)) != its or type(ours_here) is not type(its)
     ]
     assert not different[:3]
     assert None in theirs
     assert True in [value for value in theirs if isinstance(value, bool)]
 
 
-def ours(held, name, position):
+def ours(setting, name, position):
     """The value after reading, which makes a list of a lone condition."""
-    return resolve([held] if isinstance(held, dict) else held, name, position)
+    return resolve([setting] if isinstance(setting, dict) else setting, name, position)

@@ -170,49 +170,52 @@ def verdict():
 
 def events():
     """The whole journal, from the check to the export."""
-    found = [
+    samples = [
         {"event": "opened", "token": "t", "pid": 1, "host": "h", "time": 1000.0},
         study(),
         asked([0, 1, 2, 3], None, SEARCH),
     ]
     for n in range(4):
-        found.append(outcomes(n, "anchors", "smooth", smooth_rows(0.5, SEARCH), 1010.0 + 4 * n))
+        samples.append(outcomes(n, "anchors", "smooth", smooth_rows(0.5, SEARCH), 1010.0 + 4 * n))
         rows = metric_rows(SEARCH, ANSWERS[n][0][:2], ANSWERS[n][1][:1])
-        found.append(outcomes(n, "anchors", "metric", rows, 1030.0 + n, "1"))
+        samples.append(outcomes(n, "anchors", "metric", rows, 1030.0 + n, "1"))
     for generation, numbers in enumerate(([4, 5], [6, 7])):
-        found.append(asked(numbers, generation, SEARCH))
-        found += [
+        samples.append(asked(numbers, generation, SEARCH))
+        samples += [
             outcomes(n, "search", "smooth", smooth_rows(0.6, SEARCH), 1040.0 + n) for n in numbers
         ]
         fitness = [0.625, None] if generation == 0 else [0.875, 0.65]
-        found.append(told_event(generation, numbers, fitness, 0.6))
+        samples.append(told_event(generation, numbers, fitness, 0.6))
     failed = {"event": "failed", "trial": 5, "phase": "search", "kind": "oom", "time": 1050.0}
-    found.insert(-4, {**failed, "message": "out of memory"})
-    found.append(
+    samples.insert(-4, {**failed, "message": "out of memory"})
+    samples.append(
         {"event": "search_ended", "reason": "trials", "trials": 4, "wanted": 4, "time": 1061.0}
     )
     half = {"quiz": [10, 11], "text": [10]}
     rest = {"quiz": [12, 13], "text": [11]}
     for n, right in ((3, 1), (6, 1), (7, 0)):
         rows = metric_rows(half, [right, 1], [3.0])
-        found.append(outcomes(n, "race", "metric", rows, 1070.0 + n))
-    found.append(raced(0, [3, 6], [7], {3: 0.25, 6: 0.375, 7: -0.125}, None))
+        samples.append(outcomes(n, "race", "metric", rows, 1070.0 + n))
+    samples.append(raced(0, [3, 6], [7], {3: 0.25, 6: 0.375, 7: -0.125}, None))
     for n, right in ((3, 0), (6, 1)):
         rows = metric_rows(rest, [right, 1], [3.0])
-        found.append(outcomes(n, "race", "metric", rows, 1080.0 + n))
-    found.append(raced(1, [3, 6], [], {3: -0.1875, 6: 0.0}, 6))
+        samples.append(outcomes(n, "race", "metric", rows, 1080.0 + n))
+    samples.append(raced(1, [3, 6], [], {3: -0.1875, 6: 0.0}, 6))
     for n, (quiz, text) in ANSWERS.items():
         rows = metric_rows(HOLDOUT, quiz, text, truncated=int(n == 0), extracted=int(n != 1))
-        found.append(outcomes(n, "verdict", "metric", rows, 1110.0 + 4 * n))
+        samples.append(outcomes(n, "verdict", "metric", rows, 1110.0 + 4 * n))
     done = {"event": "exported", "trial": 6, "model": "best/model", "weights_digest": "w" * 64}
-    return [*found, verdict(), {**done, "time": 1150.0}]
+    return [*samples, verdict(), {**done, "time": 1150.0}]
 
 
-def write(folder, some=None):
+def write(folder, sections=None):
     """Write events as a run folder's journal, as a study would."""
     folder.mkdir(exist_ok=True, parents=True)
     with (folder / "journal.log").open("wb") as file:
-        for event in [{"event": "journal", "format": 1}, *(events() if some is None else some)]:
+        for event in [
+            {"event": "journal", "format": 1},
+            *(events() if sections is None else sections),
+        ]:
             payload = json.dumps(event, separators=(",", ":")).encode("ascii")
             file.write(b"%08x %d %s\n" % (zlib.crc32(payload), len(payload), payload))
     return folder

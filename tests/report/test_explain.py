@@ -43,20 +43,20 @@ def parents(*answers: list[int], kind: str = "parent") -> Record:
 
 
 def test_oracle_and_discordance_by_hand() -> None:
-    found = complement(parents([1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 0]))
-    assert found is not None
-    assert found["best"] == {"name": "p0", "score": 0.5}
-    assert found["oracle"] == 0.75
-    assert found["pairs"][0] == {"a": "p0", "b": "p1", "oracle": 0.75, "discordance": 0.5}
-    assert found["pairs"][1]["discordance"] == 0.25
+    result = complement(parents([1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 0]))
+    assert result is not None
+    assert result["best"] == {"name": "p0", "score": 0.5}
+    assert result["oracle"] == 0.75
+    assert result["pairs"][0] == {"a": "p0", "b": "p1", "oracle": 0.75, "discordance": 0.5}
+    assert result["pairs"][1]["discordance"] == 0.25
     assert "could gain +0.250" in explanation_text(explanation(parents([1, 1, 0, 0], [1, 0, 1, 0])))
 
 
 def test_parents_that_fail_alike_have_nothing_to_gain() -> None:
-    found = complement(parents([1, 0, 1, 0], [1, 0, 1, 0]))
-    assert found is not None
-    assert found["oracle"] == found["best"]["score"]
-    assert found["pairs"][0]["discordance"] == 0
+    result = complement(parents([1, 0, 1, 0], [1, 0, 1, 0]))
+    assert result is not None
+    assert result["oracle"] == result["best"]["score"]
+    assert result["pairs"][0]["discordance"] == 0
     assert complement(parents([1, 0], [0, 1], kind="anchor")) is None
     assert complement(Record()) is None
 
@@ -81,20 +81,20 @@ def searched(gain: Any, trials: int = 120) -> Record:
 def test_planted_importances_are_found() -> None:
     # On [0, 2] evenly, (x - 1)^2 has the variance 4/45 and x that of 1/3: with 3 before the square
     # and 1 before x the shares are .8 : .333, so .706 and .294.
-    found = importance(searched(lambda p, _: -3 * (p[1] - 1) ** 2 + p[2], trials=600))
-    assert found is not None
-    assert found["predicted"] > 0.9
-    assert list(found["dimensions"])[:2] == ["models[a].weight[1]", "models[b].weight[0]"]
-    assert found["dimensions"]["models[a].weight[1]"] == pytest.approx(0.706, abs=0.05)
-    assert found["groups"]["models[b].weight"] == pytest.approx(0.294, abs=0.05)
-    assert sum(found["dimensions"].values()) == pytest.approx(1)
+    result = importance(searched(lambda p, _: -3 * (p[1] - 1) ** 2 + p[2], trials=600))
+    assert result is not None
+    assert result["predicted"] > 0.9
+    assert list(result["dimensions"])[:2] == ["models[a].weight[1]", "models[b].weight[0]"]
+    assert result["dimensions"]["models[a].weight[1]"] == pytest.approx(0.706, abs=0.05)
+    assert result["groups"]["models[b].weight"] == pytest.approx(0.294, abs=0.05)
+    assert sum(result["dimensions"].values()) == pytest.approx(1)
 
 
 def test_if_gains_are_chance_no_parameter_is_said_to_matter() -> None:
     record = searched(lambda _, draws: draws.standard_normal())
-    found = importance(record)
-    assert found is not None
-    assert found["predicted"] < 0.05
+    result = importance(record)
+    assert result is not None
+    assert result["predicted"] < 0.05
     assert "none is said to matter" in explanation_text(explanation(record))
     assert importance(searched(lambda p, _: p[0], trials=19)) is None
 

@@ -9,28 +9,28 @@ def record(length=None):
 
 
 def test_the_summary_of_a_finished_study_has_its_numbers():
-    found = summary(record())
-    assert found["phase"] == "done"
-    assert found["generation"] == 1
-    assert (found["searched"], found["wanted"]) == (4, 4)
-    gain = found["leader"].pop("gain")
+    state = summary(record())
+    assert state["phase"] == "done"
+    assert state["generation"] == 1
+    assert (state["searched"], state["wanted"]) == (4, 4)
+    gain = state["leader"].pop("gain")
     assert abs(gain - 0.275) < 1e-12
     leader = {"name": "trial 6", "trial": 6, "fitness": 0.875, "breaks": False, "answers": ""}
-    assert found["leader"] == leader
-    assert found["last"]["best"] == 0.875
-    assert found["last"]["median"] == (0.875 + 0.65) / 2
-    assert found["last"]["correlation"] == 0.75
-    assert found["forward_share"] == 0.5
-    assert found["exported"] is True
+    assert state["leader"] == leader
+    assert state["last"]["best"] == 0.875
+    assert state["last"]["median"] == (0.875 + 0.65) / 2
+    assert state["last"]["correlation"] == 0.75
+    assert state["forward_share"] == 0.5
+    assert state["exported"] is True
 
 
 def test_the_leader_is_who_was_furthest_ahead_of_the_reference_not_the_highest_score():
     events = bench.events()
     first = next(event for event in events if event["event"] == "told")
     first["fitness"], first["reference"]["fitness"] = [0.9, None], 0.89
-    found = Record.from_events(parse_all(events))
-    assert found.status()["best"]["trial"] == 6
-    assert summary(found)["leader"]["trial"] == 6
+    replayed = Record.from_events(parse_all(events))
+    assert replayed.status()["best"]["trial"] == 6
+    assert summary(replayed)["leader"]["trial"] == 6
 
 
 def test_the_status_of_a_finished_study_reads_as_a_few_lines():
@@ -68,9 +68,9 @@ def test_a_trial_that_keeps_the_constraints_leads_before_all_that_break_one():
     for event in events:
         if event["event"] == "told":
             event["violations"] = [[0.1, None], [0.2, 0.0]][event["generation"]]
-    found = Record.from_events(parse_all(events))
-    assert summary(found)["leader"]["trial"] == 7  # trial 6 scores higher, and breaks one
-    assert "breaks" not in status_text(found)
+    replayed = Record.from_events(parse_all(events))
+    assert summary(replayed)["leader"]["trial"] == 7  # trial 6 scores higher, and breaks one
+    assert "breaks" not in status_text(replayed)
     for event in events:
         if event["event"] == "told":
             event["violations"] = [[0.1, None], [0.2, 0.3]][event["generation"]]

@@ -58,9 +58,9 @@ def stub_document(**sections: Any) -> dict[str, Any]:
         "workers": {"count": 2},
     }
     for key, value in sections.items():
-        held = document.get(key)
-        merged = isinstance(held, dict) and isinstance(value, dict) and key != "space"
-        document[key] = {**held, **value} if merged else value
+        section = document.get(key)
+        merged = isinstance(section, dict) and isinstance(value, dict) and key != "space"
+        document[key] = {**section, **value} if merged else value
     return document
 
 
@@ -132,8 +132,8 @@ class InProcessPool(Pool):
 
 def events(run: Path, name: str | None = None) -> list[dict[str, Any]]:
     """A run's events, or those of one name."""
-    found = list(iterate(run / JOURNAL))
-    return [event for event in found if name is None or event["event"] == name]
+    documents = list(iterate(run / JOURNAL))
+    return [event for event in documents if name is None or event["event"] == name]
 
 
 def substance(run: Path) -> dict[str, Any]:

@@ -64,11 +64,11 @@ def name_of(recipe: dict[str, Any]) -> str:
 
 def weights_of(recipe: dict[str, Any]) -> list[float]:
     """Every model's weight in the first layer and in the last."""
-    found: list[float] = []
+    weights: list[float] = []
     for entry in recipe["models"]:
         weight = entry.get("parameters", {}).get("weight", 1.0)
-        found += [weight[0], weight[-1]] if isinstance(weight, list) else [weight, weight]
-    return found
+        weights += [weight[0], weight[-1]] if isinstance(weight, list) else [weight, weight]
+    return weights
 
 
 def quality(recipe: dict[str, Any]) -> float:

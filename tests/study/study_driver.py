@@ -98,12 +98,12 @@ def is_running(process: int) -> bool:
 
 def children(process: int) -> list[int]:
     """The processes that a process has started (Linux only)."""
-    found = []
+    restored = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             if int(stat.read_text().rpartition(")")[2].split()[1]) == process:
-                found.append(int(stat.parent.name))
-    return found
+                restored.append(int(stat.parent.name))
+    return restored
 
 
 def serve() -> None:

@@ -249,8 +249,8 @@ def test_the_trials_table_holds_what_the_journal_holds(searched: Path) -> None:
     assert trials["failure"].notna().tolist() == [value is None for value in flat]
     asked = [t["point"] for e in events(searched, "asked") for t in e["trials"]]
     names = [f"param_{d.name}" for d in study.space.dimensions]
-    found = [row for row in frame[names].to_numpy().tolist() if row[0] == row[0]]
-    assert found == [point for point in asked if point is not None]
+    rows = [row for row in frame[names].to_numpy().tolist() if row[0] == row[0]]
+    assert rows == [point for point in asked if point is not None]
     assert {"score_stub_choice", "score_stub_write"} <= set(frame.columns)
 
 
@@ -290,13 +290,13 @@ def test_truncated_and_unextracted_answers_are_shares_of_what_was_generated() ->
 
 def test_the_pareto_front_by_brute_force() -> None:
     grid = list(itertools.product(range(3), repeat=3))
-    some = [point for i, point in enumerate(grid) if i % 4 and sum(point) < 5]
+    chosen = [point for i, point in enumerate(grid) if i % 4 and sum(point) < 5]
 
     def beaten(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
         return a != b and all(x <= y for x, y in zip(a, b, strict=True))
 
-    front = [i for i, a in enumerate(some) if not any(beaten(a, b) for b in some)]
-    assert pareto_front(some) == front
+    front = [i for i, a in enumerate(chosen) if not any(beaten(a, b) for b in chosen)]
+    assert pareto_front(chosen) == front
     assert pareto_front([(0.5,), (0.7,), (0.7,)]) == [1, 2]
     assert pareto_front([]) == []
 

@@ -170,12 +170,14 @@ def test_failed_trials_have_no_fitness_and_the_search_goes_on(
     failed = {event["trial"] for event in events(run, "failed")}
     assert failed
     assert {event["kind"] for event in events(run, "failed")} == {"non-finite"}
-    told = {
+    fitness_told = {
         n: f for e in events(run, "told") for n, f in zip(e["trials"], e["fitness"], strict=True)
     }
-    assert len(told) == 24
-    assert {n for n, fitness in told.items() if fitness is None} == failed & set(told)
-    assert any(fitness is not None for fitness in told.values())
+    assert len(fitness_told) == 24
+    assert {n for n, fitness in fitness_told.items() if fitness is None} == failed & set(
+        fitness_told
+    )
+    assert any(fitness is not None for fitness in fitness_told.values())
     status = record(run).status()
     assert status["trials"]["failed"] == len(failed)
     assert verdict["winner"]["trial"] not in failed
@@ -218,15 +220,17 @@ def test_equal_recipes_that_fail_fail_alike_on_resume(
     # other work went well meanwhile, so it is the recipe that ends workers
     assert {event["kind"] for event in events(run, "failed")} == {"crash"}
     assert {event["kind"] for event in events(run, "warning")} == {"worker lost"}
-    told = events(run, "told")
-    assert any(None in event["fitness"] for event in told)
+    feedback = events(run, "told")
+    assert any(None in event["fitness"] for event in feedback)
     stub_workers()  # now it would not fail
     go(run, **{**sections, "search": {"optimizer": "random", "trials": 12}})
     again = events(run, "told")
-    assert [event["fitness"] for event in again[: len(told)]] == [e["fitness"] for e in told]
-    early = {trial for event in told for trial in event["trials"]}
+    assert [event["fitness"] for event in again[: len(feedback)]] == [
+        e["fitness"] for e in feedback
+    ]
+    early = {trial for event in feedback for trial in event["trials"]}
     searched = [e for e in events(run, "outcomes") if e["trial"] in early and e["mode"] == "smooth"]
-    again = [e for e in searched if e["time"] > told[-1]["time"]]
+    again = [e for e in searched if e["time"] > feedback[-1]["time"]]
     assert not [event for event in again if event["phase"] == "search"]
 
 
@@ -318,9 +322,9 @@ def test_more_trials_go_on_where_a_finished_study_ended(tmp_path: Path) -> None:
         e["fitness"] for e in events(at_once, "told")
     ]
     assert set(paid(run).values()) == {1}
-    kept = [json.loads((folder / "verdict.json").read_text()) for folder in (run, at_once)]
-    assert kept[0]["winner"]["digest"] == kept[1]["winner"]["digest"]
-    assert kept[0]["improvement_shown"] == kept[1]["improvement_shown"]
+    verdicts = [json.loads((folder / "verdict.json").read_text()) for folder in (run, at_once)]
+    assert verdicts[0]["winner"]["digest"] == verdicts[1]["winner"]["digest"]
+    assert verdicts[0]["improvement_shown"] == verdicts[1]["improvement_shown"]
 
 
 def test_more_trials_that_change_nothing_are_done_too_even_if_killed_before_the_verdict(
@@ -431,9 +435,9 @@ def test_two_drivers_at_once_are_refused(tmp_path: Path) -> None:
 
     def second(*_: Any) -> None:
         if not refusals:
-            with pytest.raises(UserError, match="in use by process") as told:
+            with pytest.raises(UserError, match="in use by process") as caught:
                 go(run)
-            refusals.append(str(told.value))
+            refusals.append(str(caught.value))
 
     Study(stub_config(), run, second).confirm()
     assert refusals
@@ -532,10 +536,10 @@ def test_an_optimizer_that_compares_generations_is_told_how_far_the_anchor_is_be
     stub_workers: StubWorkers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stub_workers()
-    told: list[Any] = []
+    calls: list[Any] = []
 
     def tell(self: Any, points: Any, values: Any, scores: Any = None) -> None:
-        told.append((values, scores))
+        calls.append((values, scores))
         real_tell(self, points, values, scores)
 
     real_tell = Optimizer.tell
@@ -544,11 +548,13 @@ def test_an_optimizer_that_compares_generations_is_told_how_far_the_anchor_is_be
     study = Study(stub_config(search=search), tmp_path / "run")
     study.optimize()
     generations = list(study.record.generations.values())
-    assert len(told) == len(generations) == 2
-    for (values, scores), generation in zip(told, generations, strict=True):
+    assert len(calls) == len(generations) == 2
+    for (values, scores), generation in zip(calls, generations, strict=True):
         assert values == [v - generation.reference for v in generation.fitness]  # type: ignore
         items = {task: list(ids) for task, ids in (generation.items or {}).items()}
-        assert [{task: list(s) for task, s in some.items()} for some in scores] == [items] * 4
+        assert [{task: list(s) for task, s in of_point.items()} for of_point in scores] == [
+            items
+        ] * 4
 
 
 # -- what should make one think --------------------------------------------------------------------
@@ -564,8 +570,8 @@ def test_a_smooth_score_that_ranks_unlike_the_metric_is_warned_about_once(
     assert warning["kind"] == "correlation"
     assert warning["generation"] == 0
     assert "rank correlation -" in warning["message"]
-    held = record(tmp_path / "run")
-    assert "smooth score ranks recipes unlike the metric" in status_text(held)
+    replayed = record(tmp_path / "run")
+    assert "smooth score ranks recipes unlike the metric" in status_text(replayed)
     assert "unlike the metric" in page(Run.read(tmp_path / "run"))
 
 
@@ -581,12 +587,12 @@ def test_answers_that_were_cut_are_shown_beside_the_score(
     config = stub_config(evaluate={"fitness": "metric"})
     with Progress(config) as progress:
         Study(config, tmp_path / "run", progress).optimize(8)
-    told = re.findall(
+    addresses = re.findall(
         r"over the best anchor\), trial \d+: ([\d.]+) % of answers cut, \1 % not found",
         capsys.readouterr().out,
     )
-    assert len(told) == 2
-    assert all(0 < float(share) < 80 for share in told)
+    assert len(addresses) == 2
+    assert all(0 < float(share) < 80 for share in addresses)
     assert re.search(r"leader .*% of answers cut", status_text(record(tmp_path / "run")))
 
 
@@ -602,8 +608,8 @@ def test_outcomes_of_another_run_are_copied_and_not_scored_again(
     again = Study(stub_config(), tmp_path / "again", reuse=[first])
     assert {**to_json(again.confirm()), "reproduce": ""} == {**verdict, "reproduce": ""}
     assert not log.exists()  # nothing was evaluated
-    held = again.record
-    assert (held.item_evaluations, held.reused) == (0, record(first).item_evaluations)
+    replayed = again.record
+    assert (replayed.item_evaluations, replayed.reused) == (0, record(first).item_evaluations)
     assert substance(tmp_path / "again")["outcomes"] == substance(first)["outcomes"]
     # the copy stands alone, and other trials are paid for as ever
     shutil.rmtree(first)
@@ -618,9 +624,11 @@ def test_only_items_that_another_run_has_are_taken_from_it(tmp_path: Path) -> No
     Study(stub_config(), tmp_path / "whole").optimize()
     Study(stub_config(), tmp_path / "part", reuse=[tmp_path / "first"]).optimize()
     assert substance(tmp_path / "part") == substance(tmp_path / "whole")
-    held = record(tmp_path / "part")
-    assert held.reused
-    assert held.reused + held.item_evaluations == record(tmp_path / "whole").item_evaluations
+    replayed = record(tmp_path / "part")
+    assert replayed.reused
+    assert (
+        replayed.reused + replayed.item_evaluations == record(tmp_path / "whole").item_evaluations
+    )
 
 
 @pytest.mark.parametrize(

@@ -37,11 +37,11 @@ class BlockedKernels:
 
     def between(self, delta: Delta, bracket: Bracket) -> Tensor:
         """Return the keys of the elements that a bracket leaves open, in any order."""
-        low, high = bracket.maybe.bits, bracket.kept.bits
+        low, high = bracket.maybe.bits, bracket.sure.bits
         whole = (0, delta.count)
         if low == high:  # the same magnitude: those of the indices in between
-            whole = bracket.kept.at + 1, min(bracket.maybe.at + 1, delta.count)
-        found = []
+            whole = bracket.sure.at + 1, min(bracket.maybe.at + 1, delta.count)
+        parts = []
         for start, stop in _blocks(*whole, delta.model.device):
             magnitude = delta.part(start, stop).abs_()
             near = positive(_value(high + 1) - magnitude)
@@ -50,9 +50,9 @@ class BlockedKernels:
             rows = pad(near, (0, -len(near) % _ROW)).view(-1, _ROW).sum(dim=1).nonzero()  # (r, 1)
             index = (rows * _ROW + torch.arange(_ROW, device=rows.device)).reshape(-1)
             index = index[index < len(near)]
-            found.append(keys_of(magnitude[index], index + start))
-        keys = torch.cat(found)
-        return keys[(keys > bracket.kept.key) & (keys <= bracket.maybe.key)]
+            parts.append(keys_of(magnitude[index], index + start))
+        keys = torch.cat(parts)
+        return keys[(keys > bracket.sure.key) & (keys <= bracket.maybe.key)]
 
     def norm(self, delta: Delta, part: Part) -> Tensor:
         """Return the L1 norm of a delta under a mask with closed brackets, shape ()."""
@@ -73,7 +73,10 @@ def _blocks(
 
 
 def _edges(part: Part) -> list[Edge]:
-    return [*([part.kept.kept] if part.kept else []), *([part.outlier] if part.outlier else [])]
+    return [
+        *([part.bracket.sure] if part.bracket else []),
+        *([part.outlier] if part.outlier else []),
+    ]
 
 
 def _merged(operation: Operation, start: int, stop: int) -> Tensor:
@@ -128,10 +131,10 @@ def _masked(delta: Tensor, part: Part, start: int) -> Tensor:
             dropping.model_index, delta.shape, start=start, device=delta.device
         )
         return delta.mul_(positive(dropping.density - uniforms))
-    if part.kept is None:
+    if part.bracket is None:
         return delta
     magnitude = delta.abs()
-    mask = _within(part.kept.kept, magnitude, start)
+    mask = _within(part.bracket.sure, magnitude, start)
     if part.outlier is not None:
         mask -= _within(part.outlier, magnitude, start)
     return delta.mul_(mask)

@@ -65,28 +65,30 @@ class Inputs(NamedTuple):
         """Return one model's delta."""
         return Delta(self.base, self.models[index], self.working)
 
-    def top(self, index: int, kept: int) -> Bracket | None:
+    def top(self, index: int, count: int) -> Bracket | None:
         """Return the end of the `kept` largest elements of a model's delta.
 
         ``None``: all are kept.
         """
-        if kept <= 0:
+        if count <= 0:
             return Bracket(NOTHING, NOTHING)
-        if kept >= self.size:
+        if count >= self.size:
             return None
         key = (self.keys[0], self.keys[1 + index], self.working)
-        return self.statistics.ranking(key, lambda: self.delta(index)).largest(kept)
+        return self.statistics.ranking(key, lambda: self.delta(index)).largest(count)
 
     def band(self, index: int, density: float, gamma: float) -> Part:
         """Return a model without its outliers and without its smallest elements (trim_outliers)."""
         model, keep = self.models[index], int(density * self.size)
         reach = min(self.size, keep + int(gamma * self.size))
-        part = self.closed(Part(model, kept=self.top(index, reach)))
+        part = self.closed(Part(model, bracket=self.top(index, reach)))
         if reach == keep:
             return part
-        outliers = self.closed(Part(model, kept=self.top(index, reach - keep))).kept
+        outliers = self.closed(Part(model, bracket=self.top(index, reach - keep))).bracket
         everything = Bracket(EVERYTHING, EVERYTHING)
-        return part._replace(kept=part.kept or everything, outlier=(outliers or everything).kept)
+        return part._replace(
+            bracket=part.bracket or everything, outlier=(outliers or everything).sure
+        )
 
     def operation(self, kind: Kind, parts: Sequence[Part], **more: Any) -> Operation:
         """Return an operation on the base."""
@@ -167,10 +169,10 @@ def _passthrough(inputs: Inputs, scale: Sequence[float]) -> Operation:
 
 def _magnitude_prune(inputs: Inputs, density: Sequence[float]) -> Operation | None:
     (model,), (part,) = inputs.models, density
-    kept = kept_count(part, inputs.size)
-    if kept == 0:
+    count = kept_count(part, inputs.size)
+    if count == 0:
         return None
-    return Operation("pruned", None, [Part(model, kept=inputs.top(0, kept))], inputs.working)
+    return Operation("pruned", None, [Part(model, bracket=inputs.top(0, count))], inputs.working)
 
 
 def _wise_ft(inputs: Inputs, alpha: float) -> Operation:
@@ -234,8 +236,8 @@ def _ties(
         return None
 
     def trimmed(index: int) -> Part:
-        kept = inputs.top(index, kept_count(density[index], inputs.size))
-        part = Part(inputs.models[index], weight[index], kept)
+        bracket = inputs.top(index, kept_count(density[index], inputs.size))
+        part = Part(inputs.models[index], weight[index], bracket)
         return inputs.rescaled(index, part) if rescale and 0 < density[index] < 1 else part
 
     merged = _disjoint(inputs, trimmed, weight, density, normalize, lambda_)
@@ -257,14 +259,14 @@ def _dare(sum_up: Sum) -> Callable[..., Operation]:
         random = inputs.random
 
         def dropped(index: int) -> Part:
-            model, kept = inputs.models[index], density[index]
-            if kept >= 1:
+            model, share = inputs.models[index], density[index]
+            if share >= 1:
                 return Part(model, weight[index])
-            part = Part(model, weight[index], dropping=Dropping(random, index, kept))
-            if not rescale or kept <= 0:
+            part = Part(model, weight[index], dropping=Dropping(random, index, share))
+            if not rescale or share <= 0:
                 return part
             if rescale == "inverse":
-                return part._replace(scale=kept, divides=True)
+                return part._replace(scale=share, divides=True)
             return inputs.rescaled(index, part)
 
         return sum_up(inputs, dropped, weight, density, normalize, lambda_)

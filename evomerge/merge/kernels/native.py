@@ -88,12 +88,12 @@ class NativeKernels:
         """Return the keys of elements that a bracket leaves open; ``None``: cannot."""
         keys = torch.empty(STRIDE, dtype=torch.int64)
         try:
-            task, model = _packed(_of_delta(delta, Part(delta.model, kept=bracket)), keys)
+            task, model = _packed(_of_delta(delta, Part(delta.model, bracket=bracket)), keys)
         except KeyError:
             return None
-        found = self._undecided(task, model, _address(keys), ctypes.c_int64(STRIDE))
-        assert found < STRIDE, f"{found} elements between two keys of a ranking"
-        return keys[:found]
+        count = self._undecided(task, model, _address(keys), ctypes.c_int64(STRIDE))
+        assert count < STRIDE, f"{count} elements between two keys of a ranking"
+        return keys[:count]
 
     def norm(self, delta: Delta, part: Part) -> Tensor | None:
         """Return a delta's L1 norm under a mask with closed brackets; ``None``: cannot."""
@@ -137,13 +137,13 @@ def _packed(operation: Operation, out: Tensor) -> tuple[bytes, bytes]:
 
 
 def _packed_part(part: Part) -> bytes:
-    mask, keys, density, kept = _ALL, (0, 0), 0.0, _OPEN
+    mask, keys, density, bracket = _ALL, (0, 0), 0.0, _OPEN
     if part.dropping is not None:
         mask, density = _RANDOM, part.dropping.density
         keys = part.dropping.random.keys(part.dropping.model_index)
-    elif part.kept is not None:
-        mask, kept = _TOP if part.outlier is None else _BAND, part.kept
-    last, possible = kept.kept, kept.maybe
+    elif part.bracket is not None:
+        mask, bracket = _TOP if part.outlier is None else _BAND, part.bracket
+    last, possible = bracket.sure, bracket.maybe
     outlier = part.outlier or last
     scaling = _NONE
     if part.scale != 1:
@@ -162,7 +162,7 @@ def _packed_part(part: Part) -> bytes:
         density,
         part.scale,
         part.weight,
-        kept.missing,
+        bracket.missing,
     )
 
 
@@ -182,13 +182,13 @@ class FastestKernels:
 
     def between(self, delta: Delta, bracket: Bracket) -> Tensor | None:
         """Return the keys of elements that a bracket leaves open; ``None``: cannot."""
-        found = (kernels.between(delta, bracket) for kernels in self._kernels)
-        return next((keys for keys in found if keys is not None), None)
+        answers = (kernels.between(delta, bracket) for kernels in self._kernels)
+        return next((keys for keys in answers if keys is not None), None)
 
     def norm(self, delta: Delta, part: Part) -> Tensor | None:
         """Return a delta's L1 norm under a mask with closed brackets; ``None``: cannot."""
-        found = (kernels.norm(delta, part) for kernels in self._kernels)
-        return next((norm for norm in found if norm is not None), None)
+        answers = (kernels.norm(delta, part) for kernels in self._kernels)
+        return next((norm for norm in answers if norm is not None), None)
 
 
 def kernels_for(device: torch.device) -> Kernels:
@@ -219,10 +219,10 @@ def native_kernels() -> NativeKernels | None:
 def compiler() -> str:
     """Return the path of a C++ compiler: ``$CXX``, g++ or c++; OSError if there is none."""
     wanted = [os.environ.get("CXX", "g++"), "c++"]
-    found = next(filter(None, map(shutil.which, wanted)), None)
-    if found is None:
+    path = next(filter(None, map(shutil.which, wanted)), None)
+    if path is None:
         raise OSError("there is no C++ compiler")
-    return found
+    return path
 
 
 def library(compiler: str) -> Path:
@@ -269,9 +269,9 @@ def _sums_alike(kernels: NativeKernels) -> bool:
     """Return whether norms are PyTorch's to the bit; their order is not promised."""
     sample = torch.arange(300_007).sin()
     alike = (
-        torch.equal(found, l1_norm(model))
+        torch.equal(norm, l1_norm(model))
         for model in (sample[:7], sample[:777], sample)
-        if (found := kernels.norm(Delta(None, model, torch.float32), Part(model))) is not None
+        if (norm := kernels.norm(Delta(None, model, torch.float32), Part(model))) is not None
     )
     return all(alike)
 
@@ -281,14 +281,14 @@ def _agrees(kernels: NativeKernels) -> bool:
     draw = CounterRandom(0, "sample")
     base, *models = (draw.uniform(i, (777,)) - 0.5 for i in range(4))
     models = [base + 0.1 * model for model in models]
-    kept = Bracket(Edge(0x3C800000, 300), Edge(0x3C800000, 300))  # 1/64
+    bracket = Bracket(Edge(0x3C800000, 300), Edge(0x3C800000, 300))  # 1/64
     parts = [
-        Part(models[0], 0.7, kept, scale=1.3),
+        Part(models[0], 0.7, bracket, scale=1.3),
         Part(models[1], -0.4, dropping=Dropping(draw, 1, 0.6), scale=0.6, divides=True),
-        Part(models[2], 0.9, kept, outlier=Edge(0x3D200000, 20)),
+        Part(models[2], 0.9, bracket, outlier=Edge(0x3D200000, 20)),
     ]
     plain = [Part(part.model, part.weight) for part in parts]
-    trimmed = [part._replace(kept=kept) for part in plain]  # a loop of its own
+    trimmed = [part._replace(bracket=bracket) for part in plain]  # a loop of its own
     kinds: list[tuple[Kind, list[Part]]] = [
         (kind, plain if kind in ("linear", "pair", "scaled") else parts) for kind in _RESULTS
     ]

@@ -43,8 +43,8 @@ class Part(NamedTuple):  # as `Operation`: a frozen dataclass takes four times a
     Attributes:
         model: Flat, as stored.
         weight: What its delta is multiplied by.
-        kept: Where the elements of largest magnitude end that are kept; ``None``: all are.
-        outlier: Where those end that are too large; kept is then closed.
+        bracket: The end of the elements of largest magnitude that stay; ``None``: all do.
+        outlier: Where those end that are too large; the bracket is then closed.
         dropping: A random mask instead.
         scale: What the masked delta is multiplied by, or divided by if `divides`.
         divides: See `scale`.
@@ -52,7 +52,7 @@ class Part(NamedTuple):  # as `Operation`: a frozen dataclass takes four times a
 
     model: Tensor
     weight: float = 1.0
-    kept: Bracket | None = None
+    bracket: Bracket | None = None
     outlier: Edge | None = None
     dropping: Dropping | None = None
     scale: float = 1.0
@@ -109,8 +109,8 @@ def close_brackets(operation: Operation, kernels: Kernels) -> Operation:
 
 def close_bracket(part: Part, operation: Operation, kernels: Kernels) -> Part:
     """Return a part of an operation with its bracket closed."""
-    if part.kept is None or part.kept.missing == 0:
+    if part.bracket is None or part.bracket.missing == 0:
         return part
-    keys = kernels.between(Delta(operation.base, part.model, operation.working), part.kept)
+    keys = kernels.between(Delta(operation.base, part.model, operation.working), part.bracket)
     assert keys is not None
-    return part._replace(kept=part.kept.closed(keys))
+    return part._replace(bracket=part.bracket.closed(keys))

@@ -17,7 +17,7 @@ from torch import Tensor
 from evomerge.merge.kernels.delta import Delta
 
 EXACT = 2**16  # elements up to which every key is kept
-STRIDE = 64  # otherwise every so manieth: 1/8 byte an element
+STRIDE = 64  # otherwise every 64th: 1/8 byte an element
 MOST = 2**32  # elements that a key can number
 _GROUP = 2**22  # keys sorted at a time: 32 MB
 _BLOCK = 2**20
@@ -41,22 +41,22 @@ EVERYTHING = Edge(0, MOST - 1)
 
 
 class Bracket(NamedTuple):
-    """The k largest elements as far as a sample tells: those up to `kept`, and `missing` more.
+    """The k largest elements as far as a sample tells: those up to `sure`, and `missing` more.
 
     Attributes:
-        kept: The last element that is surely among them.
+        sure: The last element that is surely among them.
         maybe: The last element that may be; fewer than `STRIDE` lie between.
         missing: How many of those in between are among them.
     """
 
-    kept: Edge
+    sure: Edge
     maybe: Edge
     missing: int = 0
 
     def closed(self, between: Tensor) -> Bracket:
         """Return the bracket closed, given the keys of the elements in between, in any order."""
         if self.missing == 0:
-            return Bracket(self.kept, self.kept)
+            return Bracket(self.sure, self.sure)
         last = _edge(int(between.sort().values[self.missing - 1]))
         return Bracket(last, last)
 
@@ -77,13 +77,13 @@ class Ranking:
     count: int
     stride: int
 
-    def largest(self, kept: int) -> Bracket:
+    def largest(self, k: int) -> Bracket:
         """Return the end of the `kept` largest elements."""
-        if kept <= 0:
+        if k <= 0:
             return Bracket(NOTHING, NOTHING)
-        if kept >= self.count:
+        if k >= self.count:
             return Bracket(EVERYTHING, EVERYTHING)
-        at, missing = divmod(kept - 1, self.stride)
+        at, missing = divmod(k - 1, self.stride)
         first, *rest = (_edge(key) for key in self.keys[at : at + 2].tolist())
         if missing == 0:
             return Bracket(first, first)
@@ -129,12 +129,12 @@ def keys_of(magnitude: Tensor, index: Tensor) -> Tensor:
 
 def _groups(counts: np.ndarray) -> list[tuple[int, int]]:
     """Return consecutive ranges of upper bits that hold at most `_GROUP` keys, or one value."""
-    groups, first, held = [], 0, 0
+    groups, first, size = [], 0, 0
     for value, count in enumerate(counts.tolist()):
-        if held and held + count > _GROUP:
+        if size and size + count > _GROUP:
             groups.append((first, value))
-            first, held = value, 0
-        held += count
+            first, size = value, 0
+        size += count
     return [*groups, (first, len(counts))]
 
 

@@ -31,11 +31,11 @@ def ranking_in(file: Path, name: str, delta: Delta) -> Ranking:
         name: What tells the delta's content apart; a file of another name does not count.
         delta: Asked for its elements if there is no such file, or no longer.
     """
-    found = _open(file, name, delta)
-    if found is None:
-        found = rank(delta)
-        _write(file, name, found)
-    return found
+    ranking = _open(file, name, delta)
+    if ranking is None:
+        ranking = rank(delta)
+        _write(file, name, ranking)
+    return ranking
 
 
 class _KeysOnDisk:

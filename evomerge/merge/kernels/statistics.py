@@ -39,13 +39,13 @@ class Statistics:
 
     def ranking(self, key: object, delta_of: Callable[[], Delta]) -> Ranking:
         """Return the ranking of a delta's elements by magnitude; a new one is computed."""
-        held = self._rankings.get(key)
-        if held is None:
+        ranking = self._rankings.get(key)
+        if ranking is None:
             delta = delta_of()
-            kept = self._on_disk and delta.count > EXACT
-            held = self._kept_on_disk(delta) if kept else rank(delta)
-            self._rankings[key] = held
-        return held
+            is_large = self._on_disk and delta.count > EXACT
+            ranking = self._kept_on_disk(delta) if is_large else rank(delta)
+            self._rankings[key] = ranking
+        return ranking
 
     def scalar(self, key: object, compute: Callable[[], Tensor]) -> Tensor:
         """Return a number that `compute` gives, shape ()."""

@@ -70,12 +70,12 @@ class DifferentialEvolution(Optimizer):
         )
         first, second = self._pairs(n)
         steps = x_pbest - self._units + self._units[first] - self._units[second]
-        mutants = self._units + self._f[:, None] * steps
+        mutants = self._units + self._f[:, None] * steps  # v_i
         mutants = np.where(mutants < 0, self._units / 2, mutants)
         mutants = np.where(mutants > 1, (1 + self._units) / 2, mutants)
         crossed = self._rng.random((n, d)) < self._cr[:, None]
         crossed[np.arange(n), self._rng.integers(d, size=n)] = True
-        crossed_over = np.where(crossed, mutants, self._units)
+        crossed_over = np.where(crossed, mutants, self._units)  # u_i
         self._children = self._coordinates.fill_inactive(crossed_over, self._units)
         return [self._coordinates.decode(units) for units in self._children]
 

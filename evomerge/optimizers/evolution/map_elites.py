@@ -126,7 +126,7 @@ class MapElites(Optimizer):
         first = self._best.units if self._rng.random() < 0.5 else elites[a].units
         second = self._coordinates.fill_inactive(elites[b].units, first)
         t = self._rng.normal(0.5, 0.25)
-        line = first + t * (second - first)
+        line = first + t * (second - first)  # a + t (b - a)
         taken = np.where(self._rng.random(len(line)) < 0.5, first, second)
         child = np.where(self._is_choice, taken, np.clip(line, 0, 1))
         moved = mutated(self._rng, child, self._steps, self._is_choice)

@@ -94,6 +94,6 @@ class ParticleSwarm(Optimizer):
         self._v = _INERTIA * self._v + _PULL * r_p * (p - x) + _PULL * r_g * (g - x)
         if self._repel and self._worst is not None:
             self._v -= self._repel * r_w * (self._worst[1] - x)
-        moved = x + self._v
+        moved = x + self._v  # x = x + v; what meets a bound stops there
         self._x = self._coordinates.fill_inactive(np.clip(moved, 0.0, 1.0), x)
         self._v = np.where(moved == self._x, self._v, 0.0)

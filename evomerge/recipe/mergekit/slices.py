@@ -72,11 +72,11 @@ class Stack:
             part = [name for names in self.layers[first:end] for name in names]
             if first == 0 or end == self.depth:
                 part += self.outside
-            own = parameters(part)
+            shared = parameters(part)
             listed = [
                 source_of(s["model"], (first, end), s.get("parameters")) for s in sources(part)
             ]
-            result.append({"sources": listed, **({"parameters": own} if own else {})})
+            result.append({"sources": listed, **({"parameters": shared} if shared else {})})
         return result
 
 

@@ -259,7 +259,7 @@ def _finite(*columns: Sequence[Any]) -> bool:
     """Return whether all are numbers or None."""
     for column in columns:
         missing = column.count(None)
-        some = [value for value in column if value is not None] if missing else column
-        if missing < len(column) and not math.isfinite(math.fsum(some)):
+        present = [value for value in column if value is not None] if missing else column
+        if missing < len(column) and not math.isfinite(math.fsum(present)):
             return False
     return True

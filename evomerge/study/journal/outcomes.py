@@ -53,8 +53,8 @@ class OutcomeTable(Mapping[Key, OutcomeRow]):
         by_task: dict[str, list[Sequence[Any]]] = {}
         for task, run in groupby(rows, itemgetter(0)):
             by_task.setdefault(str(task), []).extend(run)
-        for task, some in by_task.items():
-            self._add(digest, mode, task, some)
+        for task, rows_of_task in by_task.items():
+            self._add(digest, mode, task, rows_of_task)
 
     def replace(self, digest: str, mode: str, rows: Sequence[Sequence[object]]) -> None:
         """Put `rows` in the place of what is there: a device that was found broken scored that."""
@@ -69,13 +69,13 @@ class OutcomeTable(Mapping[Key, OutcomeRow]):
 
     def rows(self, digest: str, mode: str, items: Items) -> list[OutcomeRow]:
         """Return the outcomes that are there for these items, in their order."""
-        found = []
+        rows = []
         for task, ids in items.items():
             columns = self._columns.get((digest, mode, task))
             if columns:
                 places = _places(columns)
-                found += [_row(task, columns, places[i]) for i in ids if i in places]
-        return found
+                rows += [_row(task, columns, places[i]) for i in ids if i in places]
+        return rows
 
     def missing(self, digest: str, mode: str, items: Items) -> dict[str, list[DocId]]:
         """Return those of these items without outcome: what still has to be paid for."""
@@ -156,7 +156,7 @@ class OutcomeTable(Mapping[Key, OutcomeRow]):
         """Return the rows whose item is new, and count those that contradict an earlier one."""
         places = _places(columns)
         unseen: dict[DocId, OutcomeRow] = {}
-        for row in (OutcomeRow(*some) for some in rows):
+        for row in (OutcomeRow(*row_values) for row_values in rows):
             if row.doc_id in places:
                 first = _row(row.task, columns, places[row.doc_id])
             else:

@@ -24,10 +24,10 @@ def shard_items(config: StudyConfig) -> int:
 def shards(items: Mapping[str, Sequence[int]], size: int) -> list[dict[str, list[int]]]:
     """Cut items, in their order, into parts of at most `size`."""
     flat = [(task, i) for task, ids in items.items() for i in ids]
-    found = []
+    shards = []
     for start in range(0, len(flat), size):
         shard: dict[str, list[int]] = {}
         for task, i in flat[start : start + size]:
             shard.setdefault(task, []).append(i)
-        found.append(shard)
-    return found
+        shards.append(shard)
+    return shards

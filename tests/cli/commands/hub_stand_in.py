@@ -17,12 +17,8 @@ class Hub:
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, Any]] = {}
         self.objects: dict[str, bytes] = {}
-        hub = self
-
-        class Handler(_Handler):
-            held = hub
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        handler = type("Handler", (_Handler,), {"hub": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -32,7 +28,7 @@ class Hub:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    held: Hub
+    hub: Hub
 
     def log_message(self, *_: object) -> None:
         pass
@@ -46,9 +42,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path == "/api/repos/create":
             result = json.loads(body)
             name = f"{result.get('organization') or 'me'}/{result['name']}"
-            held = self.held.repositories
-            held.setdefault(name, {"private": _is_private(result), "files": {}})
-            self._answer(200, {"url": f"{self.held.url}/{name}", "name": name, "id": name})
+            repositories = self.hub.repositories
+            repositories.setdefault(name, {"private": _is_private(result), "files": {}})
+            self._answer(200, {"url": f"{self.hub.url}/{name}", "name": name, "id": name})
         elif self.path.startswith("/api/models/") and "/preupload/" in self.path:
             files = [
                 {
@@ -64,13 +60,13 @@ class _Handler(BaseHTTPRequestHandler):
             objects = [
                 {
                     **{key: each[key] for key in ("oid", "size")},
-                    "actions": {"upload": {"href": f"{self.held.url}/objects/{each['oid']}"}},
+                    "actions": {"upload": {"href": f"{self.hub.url}/objects/{each['oid']}"}},
                 }
                 for each in json.loads(body)["objects"]
             ]
             self._answer(200, {"transfer": "basic", "objects": objects})
         elif self.path.startswith("/api/models/") and "/commit/" in self.path:
-            files = self.held.repositories[self._name()]["files"]
+            files = self.hub.repositories[self._name()]["files"]
             for line in body.decode().splitlines():
                 result = json.loads(line)
                 if result["key"] == "file":
@@ -78,15 +74,15 @@ class _Handler(BaseHTTPRequestHandler):
                     assert value["encoding"] == "base64"
                     files[value["path"]] = base64.b64decode(value["content"])
                 elif result["key"] == "lfsFile":
-                    files[result["value"]["path"]] = self.held.objects[result["value"]["oid"]]
-            answer = {"commitUrl": f"{self.held.url}/{self._name()}/commit/1", "commitOid": "1"}
+                    files[result["value"]["path"]] = self.hub.objects[result["value"]["oid"]]
+            answer = {"commitUrl": f"{self.hub.url}/{self._name()}/commit/1", "commitOid": "1"}
             self._answer(200, {"success": True, **answer, "hookOutput": ""})
         else:
             self._answer(404, {"error": self.path})
 
     def do_PUT(self) -> None:
         length = int(self.headers["Content-Length"])
-        self.held.objects[self.path.rpartition("/")[2]] = self.rfile.read(length)
+        self.hub.objects[self.path.rpartition("/")[2]] = self.rfile.read(length)
         self._answer(200, {})
 
     def do_GET(self) -> None:

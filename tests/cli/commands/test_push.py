@@ -23,9 +23,9 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    held = Hub()
-    yield held
-    held.close()
+    stand_in = Hub()
+    yield stand_in
+    stand_in.close()
 
 
 @pytest.fixture(scope="session")
@@ -93,8 +93,8 @@ def test_a_folder_that_is_no_model_is_refused_before_anything_is_sent(
 def test_the_card_of_a_run_holds_its_results_as_the_hub_reads_them(finished: Path) -> None:
     card = ModelCard.load(finished / "best" / "model" / "README.md")
     verdict = json.loads((finished / "verdict.json").read_text())
-    found = {r.dataset_type: r.metric_value for r in card.data.eval_results}
-    assert found == pytest.approx(verdict["scores"]["winner"], abs=1e-6)
+    results = {r.dataset_type: r.metric_value for r in card.data.eval_results}
+    assert results == pytest.approx(verdict["scores"]["winner"], abs=1e-6)
     assert card.data.base_model_relation == "merge"
     assert set(card.data.base_model) <= {"base", "one", "two"}
     assert verdict["sentence"] in card.text

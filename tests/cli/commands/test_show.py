@@ -135,10 +135,10 @@ def test_explain_around_writes_what_it_prints(
     before = (run / "journal.log").read_bytes()
     result = evomerge("explain", run, "--around", 3)
     assert result.code == 0, result.err
-    held = json.loads((run / "explain.json").read_text())
-    assert f"around {held['landscape']['winner']}" in result.out
-    assert len(held["landscape"]["line"]) == 3
-    assert json.loads(evomerge("explain", run, "--around", 3, "--json").out) == held
+    written = json.loads((run / "explain.json").read_text())
+    assert f"around {written['landscape']['winner']}" in result.out
+    assert len(written["landscape"]["line"]) == 3
+    assert json.loads(evomerge("explain", run, "--around", 3, "--json").out) == written
     assert (run / "journal.log").read_bytes() == before
     refused = evomerge("explain", run, "--around", 2)
     assert (refused.code, refused.out) == (2, "")

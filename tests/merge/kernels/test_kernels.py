@@ -235,13 +235,13 @@ def test_norms_are_pytorchs_sums_of_whole_tensors(count, compiled):
     top = Bracket(last, last)
     too_large = Edge(int(outlier.view(torch.int32)), count // 3)
     index = torch.arange(count)
-    kept = (magnitude > threshold) | ((magnitude == threshold) & (index <= count // 2))
+    in_top = (magnitude > threshold) | ((magnitude == threshold) & (index <= count // 2))
     dropped = (magnitude > outlier) | ((magnitude == outlier) & (index <= count // 3))
     draw = methods.CounterRandom(3, "a.weight")
     cases = [
         (Part(model), change),
-        (Part(model, kept=top, scale=2.0), change * kept),
-        (Part(model, kept=top, outlier=too_large), change * (kept & ~dropped)),
+        (Part(model, bracket=top, scale=2.0), change * in_top),
+        (Part(model, bracket=top, outlier=too_large), change * (in_top & ~dropped)),
         (Part(model, dropping=Dropping(draw, 1, 0.6)), change * (draw.uniform(1, (count,)) < 0.6)),
     ]
     for part, masked in cases:

@@ -29,27 +29,27 @@ def test_every_kept_key_is_the_key_of_its_rank(count, stored, group, monkeypatch
     if group:
         monkeypatch.setattr(ranking_module, "_GROUP", group)
         monkeypatch.setattr(ranking_module, "_BLOCK", 5000)
-    held = delta(count, stored=stored)
-    ranking = rank(held)
+    whole = delta(count, stored=stored)
+    ranking = rank(whole)
     assert ranking.stride == (1 if count <= 65_536 else STRIDE)
-    indices = ordered(held)[:: ranking.stride].copy()
+    indices = ordered(whole)[:: ranking.stride].copy()
     assert (ranking.keys & 0xFFFFFFFF).tolist() == indices.tolist()
-    magnitude = held.model.float().abs()[torch.from_numpy(indices)]
+    magnitude = whole.model.float().abs()[torch.from_numpy(indices)]
     assert ranking.keys.tolist() == keys_of(magnitude, torch.from_numpy(indices)).tolist()
 
 
-@pytest.mark.parametrize("kept", [0, 1, 63, 64, 65, 4096, 89_984, 89_985, 90_000, 90_001])
-def test_a_bracket_holds_the_last_element_kept(kept):
-    held = delta(90_001, stored=torch.bfloat16)
-    bracket = rank(held).largest(kept)
-    keys = keys_of(held.model.float().abs(), torch.arange(held.count)).sort().values
-    sure = keys <= bracket.kept.key
+@pytest.mark.parametrize("k", [0, 1, 63, 64, 65, 4096, 89_984, 89_985, 90_000, 90_001])
+def test_a_bracket_holds_the_last_of_the_largest(k):
+    whole = delta(90_001, stored=torch.bfloat16)
+    bracket = rank(whole).largest(k)
+    keys = keys_of(whole.model.float().abs(), torch.arange(whole.count)).sort().values
+    sure = keys <= bracket.sure.key
     between = keys[~sure & (keys <= bracket.maybe.key)]
     assert len(between) < STRIDE
-    assert int(sure.sum()) + bracket.missing == kept
+    assert int(sure.sum()) + bracket.missing == k
     closed = bracket.closed(between.flip(0))
     assert closed.missing == 0
-    assert int((keys <= closed.kept.key).sum()) == kept
+    assert int((keys <= closed.sure.key).sum()) == k
 
 
 def test_rankings_are_read_from_disk_by_what_the_tensors_hold(tmp_path, monkeypatch):
@@ -109,8 +109,8 @@ def test_a_file_that_is_damaged_while_it_is_in_use_ends_nothing_and_changes_noth
         content[-5000:] = bytes(5000)
         file.write_bytes(content)
         os.utime(file, ns=(1, 1))
-    for kept in (1, 3000, 40_000, 40_001, 69_990):
-        assert in_use.largest(kept) == whole.largest(kept)
+    for k in (1, 3000, 40_000, 40_001, 69_990):
+        assert in_use.largest(k) == whole.largest(k)
 
 
 def test_a_folder_that_cannot_be_written_to_is_done_without(tmp_path):

@@ -68,13 +68,13 @@ def llama_path(llama, name):
 def test_ties_over_the_whole_model_is_the_papers(uneven, density, scale, tmp_path):
     build(recipe(uneven, density=density, **{"lambda": scale}), tmp_path / "out")
     base = load(uneven["base"])
-    expected, kept = by_the_paper(base, [load(uneven[n]) for n in "abc"], density, scale)
+    expected, counts = by_the_paper(base, [load(uneven[n]) for n in "abc"], density, scale)
     off = 0
     for name, tensor in load(tmp_path / "out").items():
         near = np.isclose(tensor.double().numpy(), expected[name], rtol=1e-5, atol=1e-6)
         off += int((~near).sum())
     assert off <= 3, "float32 and float64 may differ on the element at a threshold, of each model"
-    shares = (kept != 0).mean(axis=1)
+    shares = (counts != 0).mean(axis=1)
     np.testing.assert_allclose(shares, density, atol=1e-3)
     attention = [n for n in base if "attn" in n]
     merged = load(tmp_path / "out")

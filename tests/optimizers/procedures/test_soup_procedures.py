@@ -22,13 +22,13 @@ MONOTONE = {
 def follow(optimizer, fitness, dimensions=WEIGHTS, trials=10**4):
     """Run a procedure to its end; return every (point, fitness) in the order asked."""
     optimizer.start(dimensions, 0)
-    told = []
-    while not optimizer.stopped and len(told) + optimizer.population <= trials:
+    history = []
+    while not optimizer.stopped and len(history) + optimizer.population <= trials:
         points = optimizer.ask()
         values = [fitness(point) for point in points]
-        told += zip(points, values, strict=True)
+        history += zip(points, values, strict=True)
         optimizer.tell(points, values)
-    return told
+    return history
 
 
 def rugged(seed):
@@ -43,9 +43,9 @@ def rugged(seed):
 def test_the_result_is_never_worse_than_the_best_model_alone(key, seed):
     name, options = MONOTONE[key]
     optimizer, fitness = create(name, **options), rugged(seed)
-    told = follow(optimizer, fitness)
+    history = follow(optimizer, fitness)
     alone = [fitness(tuple(row)) for row in np.eye(4)]
-    assert [point for point, _ in told[:4]] == [tuple(row) for row in np.eye(4)]
+    assert [point for point, _ in history[:4]] == [tuple(row) for row in np.eye(4)]
     assert fitness(optimizer.mean) >= max(alone)
     assert fitness(optimizer.mean) == optimizer.fitness
 
@@ -61,11 +61,11 @@ def test_every_point_lies_on_the_simplex(key):
 @pytest.mark.parametrize("key", MONOTONE)
 def test_retelling_a_procedure_resumes_it(key):
     name, options = MONOTONE[key]
-    told = follow(create(name, **options), rugged(1))
-    assert follow(create(name, **options), rugged(1)) == told
+    history = follow(create(name, **options), rugged(1))
+    assert follow(create(name, **options), rugged(1)) == history
     first, resumed = create(name, **options), create(name, **options)
-    follow(first, rugged(1), trials=len(told) - 1)
-    follow(resumed, rugged(1), trials=len(told) - 1)
+    follow(first, rugged(1), trials=len(history) - 1)
+    follow(resumed, rugged(1), trials=len(history) - 1)
     assert first.ask() == resumed.ask()
 
 
@@ -121,8 +121,8 @@ def test_lottery_pools_with_the_right_grid_is_greedy_soup():
 def test_lottery_pools_finds_the_ratio_of_two_on_its_grid():
     # best share of b .2 on a line; a is better alone, so it goes first
     optimizer = create("lottery_pools")
-    told = follow(optimizer, lambda point: -abs(point[1] - 0.2) - point[2] - point[3])
-    assert len(told) == 4 + 11 * 3
+    history = follow(optimizer, lambda point: -abs(point[1] - 0.2) - point[2] - point[3])
+    assert len(history) == 4 + 11 * 3
     assert optimizer.mean == (0.8, 0.2, 0, 0)
 
 
@@ -132,19 +132,19 @@ def test_coordinate_grid_follows_algorithm_1_by_hand():
     target = np.array([5 / 6, 1 / 6, 0, 0])
     fitness = lambda point: -float(np.abs(np.array(point) - target).sum())  # noqa: E731
     optimizer = create("coordinate_grid")
-    told = follow(optimizer, fitness)
-    assert len(told) == 4 + 5 * 3
+    history = follow(optimizer, fitness)
+    assert len(history) == 4 + 5 * 3
     assert optimizer.mean == (0.833333, 0.166667, 0, 0)
-    third = [point for point, _ in told[9:14]]
+    third = [point for point, _ in history[9:14]]
     assert third[0][2] == pytest.approx(0.12 / 1.32, abs=1e-6)
     assert third[4][2] == pytest.approx(0.6 / 1.8, abs=1e-6)
 
 
 @pytest.mark.parametrize(("n", "steps"), [(2, 10), (3, 4), (4, 4)])
 def test_simplex_grid_asks_every_point_once(n, steps):
-    told = follow(create("simplex_grid", steps=steps), lambda point: point[0], WEIGHTS[:n])
-    points = {point for point, _ in told}
-    assert len(told) == len(points) == math.comb(n + steps - 1, steps)
+    history = follow(create("simplex_grid", steps=steps), lambda point: point[0], WEIGHTS[:n])
+    points = {point for point, _ in history}
+    assert len(history) == len(points) == math.comb(n + steps - 1, steps)
 
 
 @pytest.mark.parametrize("steps", [100, 10**30])

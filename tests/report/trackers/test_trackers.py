@@ -41,19 +41,19 @@ class Kept(Tracker):
 
 
 def test_each_generation_and_the_verdict_are_told_once(tmp_path):
-    kept = Kept(tmp_path, None)
-    log(kept)
-    assert [step for step, _ in kept.logged] == [0, 1, 1]
-    assert [(s, n["gain/best"]) for s, n in kept.logged[:2]] == [
+    tracker = Kept(tmp_path, None)
+    log(tracker)
+    assert [step for step, _ in tracker.logged] == [0, 1, 1]
+    assert [(s, n["gain/best"]) for s, n in tracker.logged[:2]] == [
         (s, pytest.approx(g)) for s, g in GAINS
     ]
-    assert [(s, n["fitness/median"]) for s, n in kept.logged[:2]] == MEDIANS
-    assert kept.logged[0][1]["metric/best_anchor"] == pytest.approx(0.25)
-    assert kept.logged[1][1]["trials"] == 4
-    assert kept.logged[2][1]["verdict/anchor/low"] == 0.0321
-    assert kept.config["search.optimizer"] == "random"
-    assert kept.said[0].startswith("Improvement shown")
-    assert kept.said[-1] == "end"
+    assert [(s, n["fitness/median"]) for s, n in tracker.logged[:2]] == MEDIANS
+    assert tracker.logged[0][1]["metric/best_anchor"] == pytest.approx(0.25)
+    assert tracker.logged[1][1]["trials"] == 4
+    assert tracker.logged[2][1]["verdict/anchor/low"] == 0.0321
+    assert tracker.config["search.optimizer"] == "random"
+    assert tracker.said[0].startswith("Improvement shown")
+    assert tracker.said[-1] == "end"
 
 
 def test_a_resumed_study_is_the_same_run_and_another_study_is_not(tmp_path):
@@ -125,6 +125,6 @@ def test_weights_and_biases_writes_offline(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     log(open_tracker("wandb", tmp_path / "run"))
     [file] = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
-    held = file.read_bytes()
+    content = file.read_bytes()
     for text in (b"gain/best", b"search.optimizer", b"Improvement shown"):
-        assert text in held
+        assert text in content

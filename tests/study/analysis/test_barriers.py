@@ -30,10 +30,10 @@ def test_a_barrier_is_the_fall_below_the_straight_line_with_tasks_weighted_by_ha
     # -6, middle -5: 1 above. Weighted: (.5 - 3 * 1) / 4 = -.625.
     at_ends = {"a": rows([1, 0], [3, 5]), "b": rows([1, 1], [8, 8])}
     at_midpoints = {("a", "b"): rows([0.5, 0], [5, 5])}
-    [found] = barriers(at_ends, at_midpoints, TASKS, "metric")
-    assert found["barrier"] == pytest.approx(-0.625)
-    assert found["middle"] == pytest.approx((0.25 - 3 * 5) / 4)
-    assert found["low"] < -0.625 < found["high"]
+    [barrier] = barriers(at_ends, at_midpoints, TASKS, "metric")
+    assert barrier["barrier"] == pytest.approx(-0.625)
+    assert barrier["middle"] == pytest.approx((0.25 - 3 * 5) / 4)
+    assert barrier["low"] < -0.625 < barrier["high"]
 
 
 def test_barriers_are_told_in_words_the_highest_first() -> None:
@@ -45,10 +45,10 @@ def test_barriers_are_told_in_words_the_highest_first() -> None:
         ("a", "c"): rows(bad, flat),
         ("b", "c"): rows([1.0, 0.8] * 20, flat),
     }
-    found = barriers(at_ends, at_midpoints, TASKS, "metric")
-    assert (found[0]["a"], found[0]["b"]) == ("a", "c")
-    assert found[0]["barrier"] == pytest.approx(0.2)  # .8 lost on a quarter of the weight
-    lines = barrier_lines(found, 80)
+    result = barriers(at_ends, at_midpoints, TASKS, "metric")
+    assert (result[0]["a"], result[0]["b"]) == ("a", "c")
+    assert result[0]["barrier"] == pytest.approx(0.2)  # .8 lost on a quarter of the weight
+    lines = barrier_lines(result, 80)
     assert "80 items" in lines[0]
     assert "a + c: 0.200 below" in lines[1]
     assert "a barrier" in lines[1]
@@ -61,9 +61,9 @@ def test_middles_are_averages_of_two_and_the_base_is_one_of_the_ends(tmp_path: P
     study["evaluate"] = {"tasks": [{"name": "arc_easy"}]}
     config = StudyConfig.from_dict(study, tmp_path)
     assert [end.name for end in ends(config)] == ["a", "b", "base"]
-    found = midpoints(config)
-    assert list(found) == [("a", "b"), ("a", "base"), ("b", "base")]
-    document = found["a", "base"].to_dict()
+    result = midpoints(config)
+    assert list(result) == [("a", "b"), ("a", "base"), ("b", "base")]
+    document = result["a", "base"].to_dict()
     assert document["merge_method"] == "linear"
     assert [entry["parameters"]["weight"] for entry in document["models"]] == [0.5, 0.5]
     assert [Path(entry["model"]).name for entry in document["models"]] == ["a", "base"]

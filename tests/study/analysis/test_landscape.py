@@ -32,35 +32,35 @@ def run(stub_workers: StubWorkers, tmp_path: Path) -> Path:
 
 def test_line_slice_and_parts_score_what_the_recipes_are_worth(run: Path) -> None:
     journal = (run / JOURNAL).read_bytes()
-    found = landscape(run, 5, [LAST, FIRST])
+    result = landscape(run, 5, [LAST, FIRST])
     assert (run / JOURNAL).read_bytes() == journal
     asked = events(run / "explain", "asked")[0]["trials"]
     worth = [quality(trial["recipe"]) for trial in asked]  # the winner's first
     points = [trial["point"] for trial in asked]
 
-    assert [at["position"] for at in found["line"]] == [0, 1 / 3, 2 / 3, 1, 4 / 3]
+    assert [at["position"] for at in result["line"]] == [0, 1 / 3, 2 / 3, 1, 4 / 3]
     winner, start = points[0], points[1]
     assert points[2] == pytest.approx([a + (b - a) / 3 for a, b in zip(start, winner, strict=True)])
-    for at, value in zip(found["line"], [worth[1], worth[2], worth[3], worth[0]], strict=False):
+    for at, value in zip(result["line"], [worth[1], worth[2], worth[3], worth[0]], strict=False):
         assert at["gain"] == pytest.approx(value - worth[0], abs=0.02)
         assert at["low"] <= at["gain"] <= at["high"]
-    assert found["line"][3]["gain"] == 0
+    assert result["line"][3]["gain"] == 0
 
-    cut = found["slice"]
+    cut = result["slice"]
     assert cut["dimensions"] == [LAST, FIRST]
     assert winner[1] in cut["values"][0]
     assert winner[2] in cut["values"][1]
-    best = found["line"][3]["score"]
+    best = result["line"][3]["score"]
     for i, last in enumerate(cut["values"][0]):
         for j, first in enumerate(cut["values"][1]):
             at = points.index([winner[0], last, first, winner[3]])
             gain = worth[at] - worth[0]
             assert cut["scores"][i][j] - best == pytest.approx(gain, abs=0.02)
 
-    assert [at["part"] for at in found["parts"]] == ["knot 0", "model one", "knot 1", "model two"]
+    assert [at["part"] for at in result["parts"]] == ["knot 0", "model one", "knot 1", "model two"]
     back = points.index([start[0], winner[1], start[2], winner[3]])
-    assert found["parts"][0]["gain"] == pytest.approx(worth[back] - worth[0], abs=0.02)
-    assert "through the winner (1)" in "\n".join(landscape_lines(found))
+    assert result["parts"][0]["gain"] == pytest.approx(worth[back] - worth[0], abs=0.02)
+    assert "through the winner (1)" in "\n".join(landscape_lines(result))
 
 
 def test_nothing_is_paid_for_twice(run: Path) -> None:
@@ -97,9 +97,9 @@ def test_a_recipe_that_fails_leaves_a_hole(run: Path, stub_workers: StubWorkers)
     winner = events(run / "explain", "asked")[0]["trials"][0]["point"]
     shutil.rmtree(run / "explain")
     stub_workers(fail="merge", fail_above=winner[0] + 1e-6)
-    found = landscape(run, 3, ["models[one].weight[0]"])
-    assert found["slice"]["scores"][0][-1] is None
-    assert "failed" in "\n".join(landscape_lines(found))
+    result = landscape(run, 3, ["models[one].weight[0]"])
+    assert result["slice"]["scores"][0][-1] is None
+    assert "failed" in "\n".join(landscape_lines(result))
 
 
 def test_steps_between_values_by_hand() -> None:

@@ -74,23 +74,25 @@ def search(
                     }
                 )
             )
-        told = {"event": "told", "generation": generation, "trials": list(numbers)}
-        record.apply(parse({**told, "fitness": fitness, "reference": None, "correlation": None}))
+        feedback = {"event": "told", "generation": generation, "trials": list(numbers)}
+        record.apply(
+            parse({**feedback, "fitness": fitness, "reference": None, "correlation": None})
+        )
     return record, true
 
 
 @pytest.mark.parametrize(("items", "spread"), [(50, 0.015), (50, 0.04), (100, 0.03)])
 def test_the_best_of_simulated_searches_is_inflated_as_told(items: int, spread: float) -> None:
-    told, seen = [], []
+    best_scores, seen = [], []
     for seed in range(14):
         record, true = search(seed, items, spread)
-        found = winners_curse(record)
-        assert found is not None
-        assert (found["candidates"], found["items"]) == (200, items)
-        told.append(found["expected"])
+        estimate = winners_curse(record)
+        assert estimate is not None
+        assert (estimate["candidates"], estimate["items"]) == (200, items)
+        best_scores.append(estimate["expected"])
         best = max(true, key=lambda n: record.trials[n].fitness or 0.0)
         seen.append((record.trials[best].fitness or 0.0) - true[best])
-    assert np.mean(told) == pytest.approx(np.mean(seen), rel=0.2)
+    assert np.mean(best_scores) == pytest.approx(np.mean(seen), rel=0.2)
 
 
 def test_a_search_of_three_candidates_says_nothing() -> None:

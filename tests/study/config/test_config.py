@@ -200,10 +200,10 @@ def test_missing_keys_are_named(key: str) -> None:
     ],
 )
 def test_wrong_values_are_refused_with_their_place(path: str, value: Any, message: str) -> None:
-    with pytest.raises(UserError, match=message) as told:
+    with pytest.raises(UserError, match=message) as caught:
         read(changed(path, value))
-    assert "\n" not in str(told.value)
-    assert str(told.value).startswith("study.yaml: ")
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("study.yaml: ")
 
 
 def test_several_gpus_go_with_no_single_device_and_not_with_vllm() -> None:
@@ -296,7 +296,7 @@ def test_texts_and_functions_are_tasks_with_files_relative_to_the_study(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("task", "told"),
+    ("task", "message"),
     [
         ({"text": "missing.txt"}, r"evaluate.tasks: mine: there is no file .*missing.txt"),
         ({"text": "t.txt", "chunk_bytes": 0}, "chunk_bytes: expected at least 1, but got 0"),
@@ -307,11 +307,11 @@ def test_texts_and_functions_are_tasks_with_files_relative_to_the_study(tmp_path
     ],
 )
 def test_texts_and_functions_that_cannot_be_are_named(
-    tmp_path: Path, task: dict[str, Any], told: str
+    tmp_path: Path, task: dict[str, Any], message: str
 ) -> None:
     (tmp_path / "t.txt").write_text("text\n")
     evaluate = {"tasks": [{"name": "mine", **task}], "allow_task_code": True}
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         read({**LEAST, "evaluate": evaluate}, tmp_path)
 
 

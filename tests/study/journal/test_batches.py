@@ -70,16 +70,16 @@ def test_a_reader_sees_that_a_generation_was_scored_in_the_same_batches(
 ) -> None:
     del stub_workers
     Study(stub_config(), tmp_path / "run").confirm()
-    held = record(tmp_path / "run")
+    replayed = record(tmp_path / "run")
     assert all(sum(n for _, n in e["batches"]) == len(e["rows"]) for e in
                events(tmp_path / "run", "outcomes"))  # fmt: skip
-    for ask in held.generations.values():
-        (told,) = {held.batches_of(number) for number in ask.trials}
-        assert told is not None
-        assert len(told) == 3  # shards
-        assert None not in told
+    for ask in replayed.generations.values():
+        (batches,) = {replayed.batches_of(number) for number in ask.trials}
+        assert batches is not None
+        assert len(batches) == 3  # shards
+        assert None not in batches
     assert "scored in the same batches, in all 2 generations" in page(Run.read(tmp_path / "run"))
-    assert not [w for w in held.warnings if w["kind"] == "batches"]
+    assert not [w for w in replayed.warnings if w["kind"] == "batches"]
 
 
 def test_a_run_is_not_resumed_in_other_batches_unless_that_is_allowed(
@@ -131,10 +131,10 @@ def test_reused_outcomes_of_the_same_batches_are_known_as_such(
     del stub_workers
     Study(stub_config(), tmp_path / "first").optimize()
     Study(stub_config(), tmp_path / "again", reuse=[tmp_path / "first"]).optimize()
-    held = record(tmp_path / "again")
-    assert held.reused
-    assert not [w for w in held.warnings if w["kind"] == "batches"]
-    for ask in held.generations.values():
-        (told,) = {held.batches_of(number) for number in ask.trials}
-        assert told is not None
-        assert None not in told
+    replayed = record(tmp_path / "again")
+    assert replayed.reused
+    assert not [w for w in replayed.warnings if w["kind"] == "batches"]
+    for ask in replayed.generations.values():
+        (batches,) = {replayed.batches_of(number) for number in ask.trials}
+        assert batches is not None
+        assert None not in batches

@@ -95,8 +95,8 @@ def test_values_are_read_back_to_the_last_bit(value):
     events = [{"event": "journal", "format": 1}, {"event": "x", "value": value}]
     payloads = [json.dumps(event, separators=(",", ":")).encode() for event in events]
     lines = [b"%08x %d %s\n" % (zlib.crc32(p), len(p), p) for p in payloads]
-    (_, _), (_, found) = frames(io.BytesIO(b"".join(lines)), Path("journal.log"))
-    assert repr(found["value"]) == repr(value)
+    (_, _), (_, second) = frames(io.BytesIO(b"".join(lines)), Path("journal.log"))
+    assert repr(second["value"]) == repr(value)
 
 
 def test_the_file_is_private(tmp_path):

@@ -284,10 +284,10 @@ def test_the_outcome_table_is_a_dict_that_keeps_what_came_first(deliveries):
     assert table.disagreements == disagreements
     everything = {"a": list(range(7)), "b": list(range(7))}
     for digest in "xy":
-        kept = [row for key, row in expected.items() if key[0] == digest]
-        assert sorted(table.rows(digest, "smooth", everything)) == sorted(kept)
+        expected_rows = [row for key, row in expected.items() if key[0] == digest]
+        assert sorted(table.rows(digest, "smooth", everything)) == sorted(expected_rows)
         missing = table.missing(digest, "smooth", everything)
-        assert sum(map(len, missing.values())) == 14 - len(kept)
+        assert sum(map(len, missing.values())) == 14 - len(expected_rows)
     assert ("x", "metric", "a", 0) not in table
     with pytest.raises(KeyError):
         table["x", "smooth", "a", 99]
@@ -298,7 +298,9 @@ def test_ten_thousand_trials_are_read_in_seconds_and_megabytes(tmp_path, monkeyp
     monkeypatch.setattr("evomerge.study.journal.journal._sync", lambda _: None)
     path = tmp_path / "journal.log"
     ids = {"quiz": list(range(46)), "text": [0, 1]}
-    rows = [[task, i, None, 1 / (i + 3), 0, 1] for task, some in ids.items() for i in some]
+    rows = [
+        [task, i, None, 1 / (i + 3), 0, 1] for task, ids_of_task in ids.items() for i in ids_of_task
+    ]
     with Journal.open(path, create=True) as journal:
         journal.append(STUDY)
         for g in range(1000):

@@ -41,9 +41,9 @@ def test_damage_in_the_middle_names_the_command_that_mends_it_and_that_command_d
     assert f"--to {offset}" in capsys.readouterr().err
     assert journal.read_bytes() == broken
     assert main(["repair", str(tmp_path), "--to", str(offset)]) == 0
-    told = capsys.readouterr().out
-    assert "4 whole events" in told
-    assert f"{len(broken) - offset} bytes behind them" in told
+    printed = capsys.readouterr().out
+    assert "4 whole events" in printed
+    assert f"{len(broken) - offset} bytes behind them" in printed
     assert [event["event"] for event in read(journal)] == ["journal", "opened", "one", "two"]
     assert (tmp_path / f"journal.log.from-{offset}").read_bytes() == broken[offset:]
     with Journal.open(journal, create=False) as again:

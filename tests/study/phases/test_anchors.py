@@ -14,15 +14,15 @@ from tests.study.small_study import stub_config
 
 
 def made(**sections: Any) -> dict[str, Anchor]:
-    found = anchors(stub_config(**sections))
-    by_name = {anchor.name: anchor for anchor in found}
-    assert len(by_name) == len(found), "names are unique"
+    made_anchors = anchors(stub_config(**sections))
+    by_name = {anchor.name: anchor for anchor in made_anchors}
+    assert len(by_name) == len(made_anchors), "names are unique"
     return by_name
 
 
 def test_three_models_have_these_anchors() -> None:
-    found = made(models=["a", "b", "c"])
-    assert [(anchor.kind, name) for name, anchor in found.items()] == [
+    result = made(models=["a", "b", "c"])
+    assert [(anchor.kind, name) for name, anchor in result.items()] == [
         ("parent", "a"),
         ("parent", "b"),
         ("parent", "c"),
@@ -47,24 +47,24 @@ def test_a_pair_also_has_slerps_middle() -> None:
 
 
 def test_a_single_model_has_anchors_too() -> None:
-    found = made(models=["one"])
-    assert "Model Stock" not in found
-    assert "SLERP t=0.5" not in found
-    assert found["task arithmetic λ=0.5"].recipe.models[0].parameters["weight"] == 0.5
+    result = made(models=["one"])
+    assert "Model Stock" not in result
+    assert "SLERP t=0.5" not in result
+    assert result["task arithmetic λ=0.5"].recipe.models[0].parameters["weight"] == 0.5
 
 
 def test_a_base_among_the_models_is_one_parent() -> None:
-    found = made(models=["base", "one"])
-    assert [name for name, anchor in found.items() if anchor.kind in ("parent", "base")] == [
+    result = made(models=["base", "one"])
+    assert [name for name, anchor in result.items() if anchor.kind in ("parent", "base")] == [
         "base",
         "one",
     ]
-    assert "SLERP t=0.5" in found
+    assert "SLERP t=0.5" in result
 
 
 def test_names_that_folders_share_are_told_apart() -> None:
-    found = made(base_model="zoo/base", models=["first/model", "second/model", "third/other"])
-    assert {name for name, anchor in found.items() if anchor.kind == "parent"} == {
+    result = made(base_model="zoo/base", models=["first/model", "second/model", "third/other"])
+    assert {name for name, anchor in result.items() if anchor.kind == "parent"} == {
         "first/model",
         "second/model",
         "other",
@@ -82,10 +82,10 @@ def test_a_parent_is_that_model_alone_in_the_dtype_that_is_scored() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_all_anchors_are_different_recipes_that_read_back(count: int) -> None:
-    found = made(models=[f"model-{i}" for i in range(count)])
-    digests = {anchor.recipe.digest for anchor in found.values()}
-    assert len(digests) == len(found)
-    for anchor in found.values():
+    result = made(models=[f"model-{i}" for i in range(count)])
+    digests = {anchor.recipe.digest for anchor in result.values()}
+    assert len(digests) == len(result)
+    for anchor in result.values():
         assert Recipe.from_dict(anchor.recipe.to_dict()).digest == anchor.recipe.digest
 
 

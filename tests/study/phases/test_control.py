@@ -50,9 +50,9 @@ def test_a_study_interleaves_it_and_shows_it_and_the_optimizer_is_not_told(
     record = study.record
     kinds = [[record.trials[n].kind for n in g.trials] for g in record.generations.values()]
     assert kinds == [["trial"] * 4 + ["random"]] * 8
-    found = compare_arms(record)
-    assert found is not None
-    assert found["trials"] == 8
+    arms = compare_arms(record)
+    assert arms is not None
+    assert arms["trials"] == 8
     assert "random  8 trials, best gain" in status_text(record)
     alone = Study(stub_config(search={"trials": 32, "random_share": 0.0}), tmp_path / "alone")
     alone.optimize()

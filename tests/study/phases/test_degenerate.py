@@ -64,10 +64,10 @@ def test_trials_that_write_nothing_are_told_as_failed_and_the_search_goes_on(
     Study(stub_config(**METRIC), tmp_path / "run").confirm()
     record = Record.from_events(parse_all(events(tmp_path / "run")))
     pairs = [zip(e["trials"], e["fitness"], strict=True) for e in events(tmp_path / "run", "told")]
-    told = {number: fitness for some in pairs for number, fitness in some}
-    silent = {n for n in told if record.trials[n].point[0] > 0.6}
-    assert 0 < len(silent) < len(told)
-    assert {n for n, fitness in told.items() if fitness is None} == silent
+    fitness_of = {number: fitness for of_generation in pairs for number, fitness in of_generation}
+    silent = {n for n in fitness_of if record.trials[n].point[0] > 0.6}
+    assert 0 < len(silent) < len(fitness_of)
+    assert {n for n, fitness in fitness_of.items() if fitness is None} == silent
     failed = events(tmp_path / "run", "failed")
     assert {e["trial"] for e in failed} == silent
     assert {(e["kind"], e["phase"]) for e in failed} == {("degenerate", "search")}

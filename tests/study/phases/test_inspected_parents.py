@@ -36,12 +36,12 @@ def test_a_worker_is_told_what_the_driver_found_and_starts_no_child(
     )
     pool = InProcessPool(StudyConfig.from_yaml(study), study)
     assert asked == [[str(study.parent / "zoo" / "one")]]
-    told = json.loads(json.dumps(pool.start_message))
+    message = json.loads(json.dumps(pool.start_message))
     inspection.forget()
-    assert isinstance(start(told), Evaluator)
+    assert isinstance(start(message), Evaluator)
     assert len(asked) == 1
     inspection.forget()
-    assert isinstance(start({**told, "inspected": {}}), Evaluator)  # as on another machine
+    assert isinstance(start({**message, "inspected": {}}), Evaluator)  # as on another machine
     assert len(asked) == 2
 
 
@@ -62,6 +62,6 @@ def test_a_parent_that_kills_the_child_ends_a_search_before_a_worker_starts(
     )
     inspection.forget()
     assert main(["search", str(study), str(tmp_path / "run")]) == 2
-    told = capsys.readouterr().err
-    assert "evil: expected a file that a process of its own can read" in told
-    assert told.strip().count("\n") == 0
+    message = capsys.readouterr().err
+    assert "evil: expected a file that a process of its own can read" in message
+    assert message.strip().count("\n") == 0

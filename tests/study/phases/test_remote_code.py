@@ -105,8 +105,8 @@ def test_the_pin_is_a_hash_of_every_name_and_content(tmp_path: Path) -> None:
 def test_code_is_refused_with_what_allows_it_and_nothing_runs(
     twisted: Path, modules: Path, search: Callable[[StudyConfig], Path]
 ) -> None:
-    told = pin(code_files(twisted.parent / "zoo" / "base"))
-    with pytest.raises(UserError, match=rf"modeling_\w+.py [0-9a-f]{{16}}.*_code: {told} in the"):
+    digest = pin(code_files(twisted.parent / "zoo" / "base"))
+    with pytest.raises(UserError, match=rf"modeling_\w+.py [0-9a-f]{{16}}.*_code: {digest} in the"):
         search(allowed(twisted, None))
     assert not list(modules.rglob("ran"))
 

@@ -30,9 +30,9 @@ def options(command: str) -> dict[str, str]:
 
 def test_tasks_of_two_folders_take_two_commands(tmp_path: Path) -> None:
     config = stub_config(evaluate={"include_path": folders(tmp_path), "num_fewshot": 2})
-    told = reproduce(config, tmp_path / "model", ITEMS)
-    assert told is not None
-    one, two = map(options, told.split(" && "))
+    command = reproduce(config, tmp_path / "model", ITEMS)
+    assert command is not None
+    one, two = map(options, command.split(" && "))
     assert (one["--tasks"], one["--include_path"]) == ("stub_choice", str(tmp_path / "one"))
     assert (two["--tasks"], two["--include_path"]) == ("stub_write", str(tmp_path / "two"))
     assert (one["--samples"], two["--samples"]) == ('{"stub_choice":[1,4]}', '{"stub_write":[7]}')
@@ -42,10 +42,10 @@ def test_tasks_of_two_folders_take_two_commands(tmp_path: Path) -> None:
 
 def test_tasks_of_one_folder_and_lm_evals_own_take_one(tmp_path: Path) -> None:
     for include in ([], folders(tmp_path)[:1]):
-        told = reproduce(stub_config(evaluate={"include_path": include}), tmp_path, ITEMS)
-        assert told is not None
-        assert options(told)["--tasks"] == "stub_choice,stub_write"
-        assert options(told).get("--include_path") == (include[0] if include else None)
+        command = reproduce(stub_config(evaluate={"include_path": include}), tmp_path, ITEMS)
+        assert command is not None
+        assert options(command)["--tasks"] == "stub_choice,stub_write"
+        assert options(command).get("--include_path") == (include[0] if include else None)
 
 
 def test_without_a_model_there_is_nothing_to_reproduce_with(tmp_path: Path) -> None:

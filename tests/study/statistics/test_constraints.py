@@ -61,8 +61,8 @@ def test_limits_by_hand(text: str, limit: float) -> None:
     constraint = Constraint.parse(text, "here", ["qa", "lm"])
     results = Limits([constraint], BASELINE, TASKS, "metric").results(rows(0.6, 10.0))
     assert results[0].limit == pytest.approx(limit)
-    kept = limit >= 10.0 if constraint.at_most else limit <= 0.6
-    assert results[0].kept == kept
+    holds = limit >= 10.0 if constraint.at_most else limit <= 0.6
+    assert results[0].kept == holds
 
 
 def test_violations_add_up_and_a_reference_carries_them_to_other_items() -> None:
@@ -143,9 +143,9 @@ def test_a_pareto_search_tells_gains_by_task_and_hands_out_the_front(
     numbers = list(vectors)
     front = [numbers[i] for i in pareto_front(list(vectors.values()))]
     assert [trial.number for trial in study.best_trials] == front
-    found = front_of(study.record)
-    assert found is not None
-    assert found["trials"] == front
+    trials = front_of(study.record)
+    assert trials is not None
+    assert trials["trials"] == front
     assert f"{len(front)} trial" in status_text(study.record)
 
 
@@ -291,7 +291,7 @@ def test_the_simplest_is_within_one_standard_error_of_the_best() -> None:
     tasks: Tasks = {"qa": TASKS["qa"]}
 
     def answers(*right: range) -> list[OutcomeRow]:
-        solved = {i for some in right for i in some}
+        solved = {i for of_trial in right for i in of_trial}
         return [OutcomeRow("qa", i, float(i in solved), None, 0, 1) for i in range(100)]
 
     best = answers(range(50))
@@ -319,12 +319,12 @@ def test_the_simplest_of_equals_is_chosen_if_asked_for(
     assert record.verdict is not None
     assert record.study is not None
     race = record.races[-1]
-    ((order, scored, winner, tasks, found),) = asked
+    ((order, scored, winner, tasks, limits),) = asked
     assert list(order) == [n for n in race.contenders if n in race.alive]
     assert {len(scored[n]) for n in order} == {sum(map(len, record.pools["race"].values()))}
-    assert winner == race.winner != found
+    assert winner == race.winner != limits
     assert tasks == record.tasks_of("race")
     chosen = record.verdict.race_winner.trial
-    assert chosen == found
-    assert [(e.trial, e.instead_of) for e in record.chosen] == [(found, winner)]
+    assert chosen == limits
+    assert [(e.trial, e.instead_of) for e in record.chosen] == [(limits, winner)]
     assert best.chosen == []

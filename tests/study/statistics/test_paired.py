@@ -20,22 +20,22 @@ def pairs(won, lost, equal):
 
 def test_the_interval_is_the_formula_worked_by_hand():
     ours, theirs = pairs(6, 2, 12)
-    found = paired_difference({"quiz": ours}, {"quiz": theirs}, QUIZ)
+    difference = paired_difference({"quiz": ours}, {"quiz": theirs}, QUIZ)
     # n = 20: c = 4 / 21, s² = (8 + 1) / 21 - c², v = s² / 20, df = 20; t from tables: 2.0860
     c = 4 / 21
     half = 2.0860 * math.sqrt((9 / 21 - c * c) / 20)
-    assert found.difference == pytest.approx(0.2)
-    assert found.low == pytest.approx(c - half, abs=1e-4)
-    assert found.high == pytest.approx(c + half, abs=1e-4)
+    assert difference.difference == pytest.approx(0.2)
+    assert difference.low == pytest.approx(c - half, abs=1e-4)
+    assert difference.high == pytest.approx(c + half, abs=1e-4)
 
 
 def test_on_many_items_it_is_the_ordinary_paired_t_interval():
     rng = np.random.default_rng(0)
     ours, theirs = rng.normal(0.3, 1, 4000), rng.normal(0.2, 1, 4000)
-    found = paired_difference({"quiz": ours}, {"quiz": theirs}, QUIZ)
+    difference = paired_difference({"quiz": ours}, {"quiz": theirs}, QUIZ)
     reference = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
-    assert found.low == pytest.approx(reference.low, abs=1e-3)
-    assert found.high == pytest.approx(reference.high, abs=1e-3)
+    assert difference.low == pytest.approx(reference.low, abs=1e-3)
+    assert difference.high == pytest.approx(reference.high, abs=1e-3)
 
 
 def test_swapping_the_sides_mirrors_the_interval():
@@ -50,12 +50,14 @@ def test_swapping_the_sides_mirrors_the_interval():
 def test_lower_is_better_turns_the_sign_and_the_unit_scales_the_interval():
     ours, theirs = [10.0, 12.0, 9.0], [12.0, 13.0, 15.0]
     less = {"text": {"metric": "perplexity", "higher_is_better": False, "weight": 2.0}}
-    found = paired_difference({"text": ours}, {"text": theirs}, less)
-    assert found.difference == pytest.approx(3.0)
+    difference = paired_difference({"text": ours}, {"text": theirs}, less)
+    assert difference.difference == pytest.approx(3.0)
     thousand = paired_difference(
         {"text": [1000 * x for x in ours]}, {"text": [1000 * x for x in theirs]}, less
     )
-    assert (thousand.low, thousand.high) == pytest.approx((1000 * found.low, 1000 * found.high))
+    assert (thousand.low, thousand.high) == pytest.approx(
+        (1000 * difference.low, 1000 * difference.high)
+    )
 
 
 def test_tasks_count_by_their_weight_and_not_by_their_items():
@@ -65,23 +67,23 @@ def test_tasks_count_by_their_weight_and_not_by_their_items():
         "b": {"metric": "acc", "higher_is_better": True, "weight": 1.0},
         "unweighted": {"metric": "acc", "higher_is_better": True, "weight": 0.0},
     }
-    found = paired_difference({"a": a[0], "b": b[0]}, {"a": a[1], "b": b[1]}, weighted)
-    assert found.difference == pytest.approx((3 * 0.5 - 0.25) / 4)
-    assert found.low < found.difference < found.high
+    difference = paired_difference({"a": a[0], "b": b[0]}, {"a": a[1], "b": b[1]}, weighted)
+    assert difference.difference == pytest.approx((3 * 0.5 - 0.25) / 4)
+    assert difference.low < difference.difference < difference.high
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 17.0])
 @pytest.mark.parametrize("n", [1, 2, 10, 1000])
 def test_models_that_never_differ_give_an_interval_around_zero(n, value):
-    found = paired_difference({"quiz": [value] * n}, {"quiz": [value] * n}, QUIZ)
-    assert found.difference == 0
-    assert found.low < 0 < found.high
+    difference = paired_difference({"quiz": [value] * n}, {"quiz": [value] * n}, QUIZ)
+    assert difference.difference == 0
+    assert difference.low < 0 < difference.high
 
 
 @pytest.mark.parametrize(("n", "proves"), [(1, False), (2, False), (3, False), (12, True)])
 def test_a_few_items_that_all_go_one_way_prove_nothing(n, proves):
-    found = paired_difference({"quiz": [1.0] * n}, {"quiz": [0.0] * n}, QUIZ)
-    assert (found.low > 0) is proves
+    difference = paired_difference({"quiz": [1.0] * n}, {"quiz": [0.0] * n}, QUIZ)
+    assert (difference.low > 0) is proves
 
 
 @pytest.mark.parametrize("bad", [[], [1.0], [1.0, math.nan], [1.0, math.inf]])
@@ -99,9 +101,9 @@ def coverage(n_tasks, n, won, lost, samples, seed=0, confidence=0.95):
         ours, theirs = {}, {}
         for task in weights:
             ours[task], theirs[task] = pairs(*rng.multinomial(n, [won, lost, 1 - won - lost]))
-        found = paired_difference(ours, theirs, weights, confidence)
-        holds += found.low <= won - lost <= found.high
-        above += found.low > won - lost
+        difference = paired_difference(ours, theirs, weights, confidence)
+        holds += difference.low <= won - lost <= difference.high
+        above += difference.low > won - lost
     return holds / samples, above / samples
 
 

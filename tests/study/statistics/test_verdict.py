@@ -43,15 +43,15 @@ def study(winner=90, parents=(50, 60), anchors=(40, 70), **more):
 def test_counts_and_difference_of_a_comparison_by_hand():
     ours = rows([1, 1, 0, 1, 0]) + rows([10.0, 20.0, 30.0], "text")
     theirs = rows([0, 1, 1, 0, 0]) + rows([12.0, 19.0, 30.0], "text")
-    found = compare(list(reversed(ours)), theirs, TWO)
-    assert (found.wins, found.losses, found.ties, found.items) == (3, 2, 3, 8)
-    assert found.difference == pytest.approx((0.2 + 1 / 3) / 2)
+    comparison = compare(list(reversed(ours)), theirs, TWO)
+    assert (comparison.wins, comparison.losses, comparison.ties, comparison.items) == (3, 2, 3, 8)
+    assert comparison.difference == pytest.approx((0.2 + 1 / 3) / 2)
     expected = paired_difference(
         {"quiz": [1, 1, 0, 1, 0], "text": [10, 20, 30]},
         {"quiz": [0, 1, 1, 0, 0], "text": [12, 19, 30]},
         TWO,
     )
-    assert (found.low, found.high) == (expected.low, expected.high)
+    assert (comparison.low, comparison.high) == (expected.low, expected.high)
 
 
 def test_items_that_only_one_side_has_are_an_error():
@@ -62,38 +62,38 @@ def test_items_that_only_one_side_has_are_an_error():
 
 
 def test_a_clear_improvement_over_best_parent_and_best_anchor_is_announced():
-    found = study()
-    assert found.improvement_shown is True
-    assert found.race_winner == Candidate("trial", 20, "d20", "trial 20")
-    assert found.winner == found.race_winner
-    assert found.scores == {
+    result = study()
+    assert result.improvement_shown is True
+    assert result.race_winner == Candidate("trial", 20, "d20", "trial 20")
+    assert result.winner == result.race_winner
+    assert result.scores == {
         "parent 0": {"quiz": 0.5},
         "parent 1": {"quiz": 0.6},
         "anchor 10": {"quiz": 0.4},
         "anchor 11": {"quiz": 0.7},
         "winner": {"quiz": 0.9},
     }
-    assert [c.against for c in found.comparisons] == ["parent 1", "anchor 11"]
-    comparison = found.comparisons[1]
+    assert [c.against for c in result.comparisons] == ["parent 1", "anchor 11"]
+    comparison = result.comparisons[1]
     assert comparison.difference == pytest.approx(0.2)
     assert 0 < comparison.low < 0.2 < comparison.high
     assert (comparison.wins, comparison.losses, comparison.ties) == (20, 0, 80)
     assert comparison.items == 100
-    hard, easy = found.comparisons[1], found.comparisons[0]
-    assert found.sentence == (
+    hard, easy = result.comparisons[1], result.comparisons[0]
+    assert result.sentence == (
         "Improvement shown on 100 held-out items: trial 20 beats the best simple merge (anchor 11) "
         f"by +0.200 [{hard.low:+.3f}, {hard.high:+.3f}] and the best parent (parent 1) by "
         f"+0.300 [{easy.low:+.3f}, {easy.high:+.3f}]; both 95 %, joint."
     )
-    assert from_json(Verdict, json.loads(json.dumps(to_json(found), allow_nan=False))) == found
+    assert from_json(Verdict, json.loads(json.dumps(to_json(result), allow_nan=False))) == result
 
 
 def test_two_comparisons_share_the_error_of_one():
-    found = study()
+    result = study()
     ours, theirs = right(90), right(70)
     comparison = compare(ours, theirs, QUIZ, 0.975)
-    assert found.comparisons[1].low == comparison.low
-    assert "Each of the 2 intervals has 97.5 % confidence" in found.note
+    assert result.comparisons[1].low == comparison.low
+    assert "Each of the 2 intervals has 97.5 % confidence" in result.note
     alone = study(anchors=())
     assert alone.comparisons[0].low == compare(ours, right(60), QUIZ, 0.95).low
     assert alone.confidence == 0.95
@@ -101,17 +101,17 @@ def test_two_comparisons_share_the_error_of_one():
 
 
 def test_beating_only_the_parent_is_no_improvement_and_the_best_of_the_race_is_recommended():
-    found = study(winner=72)
-    assert found.comparisons[0].low > 0
-    assert found.comparisons[1].low < 0
-    assert found.improvement_shown is False
-    assert found.race_winner.kind == "trial"
-    assert found.winner == Candidate("anchor", 11, "d11", "anchor 11")
-    assert found.sentence.startswith(
+    result = study(winner=72)
+    assert result.comparisons[0].low > 0
+    assert result.comparisons[1].low < 0
+    assert result.improvement_shown is False
+    assert result.race_winner.kind == "trial"
+    assert result.winner == Candidate("anchor", 11, "d11", "anchor 11")
+    assert result.sentence.startswith(
         "No improvement shown on 100 held-out items: trial 20 scores +0.020 ["
     )
-    assert "] against the best parent (parent 1); both 95 %, joint." in found.sentence
-    assert "best baseline in the race, anchor 11, is recommended instead" in found.sentence
+    assert "] against the best parent (parent 1); both 95 %, joint." in result.sentence
+    assert "best baseline in the race, anchor 11, is recommended instead" in result.sentence
 
 
 def test_an_anchor_that_the_race_put_out_is_not_recommended():
@@ -124,54 +124,54 @@ def test_an_anchor_that_the_race_put_out_is_not_recommended():
 
     winner = entrant(9, "trial", right(71), race_score=0.9)
     assert verdict(winner, rivals(False), QUIZ).winner.trial == 1
-    found = verdict(winner, rivals(True), QUIZ)
-    assert found.improvement_shown is False
-    assert found.winner.trial == 9
-    assert "still recommended, since the race eliminated every parent and anchor" in found.sentence
+    result = verdict(winner, rivals(True), QUIZ)
+    assert result.improvement_shown is False
+    assert result.winner.trial == 9
+    assert "still recommended, since the race eliminated every parent and anchor" in result.sentence
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"), [("anchor", "anchor"), ("parent", "parent"), ("base", "parent")]
+    ("kind", "sentence"), [("anchor", "anchor"), ("parent", "parent"), ("base", "parent")]
 )
-def test_an_anchor_or_parent_that_wins_is_no_improvement_however_good(kind, told):
+def test_an_anchor_or_parent_that_wins_is_no_improvement_however_good(kind, sentence):
     rivals = [entrant(0, "parent", right(10)), entrant(1, "anchor", right(20))]
     winner = entrant(5, kind, right(99))
-    found = verdict(winner, [*rivals, winner], QUIZ)
-    assert found.improvement_shown is False
-    assert found.race_winner.kind == told
-    assert found.winner == found.race_winner
-    assert found.sentence.startswith("No improvement shown: the race was won by")
-    assert [c.against for c in found.comparisons] == ["parent 0", "anchor 1"]
-    assert all(c.low > 0 for c in found.comparisons)
+    result = verdict(winner, [*rivals, winner], QUIZ)
+    assert result.improvement_shown is False
+    assert result.race_winner.kind == sentence
+    assert result.winner == result.race_winner
+    assert result.sentence.startswith("No improvement shown: the race was won by")
+    assert [c.against for c in result.comparisons] == ["parent 0", "anchor 1"]
+    assert all(c.low > 0 for c in result.comparisons)
 
 
 def test_a_trial_that_is_an_anchor_in_disguise_is_told_as_the_anchor():
     rivals = [entrant(0, "parent", right(10)), entrant(1, "anchor", right(99))]
     disguised = Entrant(7, "trial", "trial 7", "d1", right(99))
-    found = verdict(disguised, rivals, QUIZ)
-    assert found.race_winner.kind == "anchor"
-    assert found.improvement_shown is False
+    result = verdict(disguised, rivals, QUIZ)
+    assert result.race_winner.kind == "anchor"
+    assert result.improvement_shown is False
 
 
 def test_the_mean_of_the_optimizer_counts_as_a_trial():
     rivals = [entrant(0, "parent", right(10)), entrant(1, "anchor", right(20))]
-    found = verdict(entrant(7, "mean", right(99)), rivals, QUIZ)
-    assert found.race_winner.kind == "trial"
-    assert found.improvement_shown is True
+    result = verdict(entrant(7, "mean", right(99)), rivals, QUIZ)
+    assert result.race_winner.kind == "trial"
+    assert result.improvement_shown is True
 
 
 def test_with_nothing_to_compare_with_no_improvement_is_shown():
-    found = verdict(entrant(7, "trial", right(99)), [], QUIZ)
-    assert found.improvement_shown is False
-    assert found.comparisons == ()
-    assert "no parent or anchor to compare with" in found.sentence
+    result = verdict(entrant(7, "trial", right(99)), [], QUIZ)
+    assert result.improvement_shown is False
+    assert result.comparisons == ()
+    assert "no parent or anchor to compare with" in result.sentence
 
 
 def test_equal_answers_on_every_item_show_no_improvement():
-    found = study(winner=70, parents=(70,), anchors=(70,))
-    assert found.improvement_shown is False
-    assert all(c.low < 0 < c.high for c in found.comparisons)
-    assert all(c.ties == 100 for c in found.comparisons)
+    result = study(winner=70, parents=(70,), anchors=(70,))
+    assert result.improvement_shown is False
+    assert all(c.low < 0 < c.high for c in result.comparisons)
+    assert all(c.ties == 100 for c in result.comparisons)
 
 
 REAL = ["parent"] * 3 + ["anchor"] * 2 + ["trial"] * 7
@@ -225,10 +225,10 @@ def announce(studies, seed, kinds=REAL, gain=0.0, fresh=True):
             )
             for number, kind in enumerate(kinds)
         ]
-        found = verdict(
+        result = verdict(
             entrants[race.winner or 0], [e for e in entrants if e.kind != "trial"], tasks
         )
-        announced += found.improvement_shown
+        announced += result.improvement_shown
     return announced / studies
 
 
