@@ -35,7 +35,7 @@ def open_model(model: str | Path) -> Checkpoint:
     folder = resolve(host)
     if not (folder / CONFIG).is_file() and (folder / ADAPTER_CONFIG).is_file():
         raise UserError(
-            f"{model}: it is an adapter, not a model; write {{model: BASE, adapter: {model}}}"
+            f"{model}: this is an adapter, not a model; write {{model: BASE, adapter: {model}}}"
         )
     return _open_folder(folder)
 

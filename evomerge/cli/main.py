@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, ModuleNotFoundError) and _is_foreign(error.name):
             print(
                 f"evomerge: error: this command needs the package {error.name}, which is not "
-                f"installed in {sys.prefix}: install evomerge again with all that it needs",
+                f"installed in {sys.prefix}: reinstall evomerge with its dependencies",
                 file=sys.stderr,
             )
             return 2

@@ -168,7 +168,7 @@ def control_text(arms: dict[str, Any]) -> str:
     """Return the control arm of a `summary` in words."""
     best, theirs = (number(arms[key], sign=True) for key in ("optimizer_best", "best"))
     count = plural(arms["trials"], "trial")
-    return f"{count}, best gain {theirs}; the optimizer's, of as many, {best}"
+    return f"{count}, best gain {theirs}; best of as many of the optimizer's: {best}"
 
 
 def phase_text(s: dict[str, Any]) -> str:

@@ -145,7 +145,7 @@ def study_space(config: StudyConfig) -> SearchSpace:
         space = SearchSpace.from_dict(config.space, "study: space")
     bound = space.bind(config.base_model, config.models, config.output.dtype, config.search.seed)
     if not bound.dimensions:
-        raise UserError(f"{bound.where}: it has no holes, so there is nothing to search")
+        raise UserError(f"{bound.where}: there are no holes, so there is nothing to search")
     strangers = set(bound.fill([d.start for d in bound.dimensions]).model_names) - {
         config.base_model,
         *config.models,

@@ -284,8 +284,8 @@ class Ledger:
             errors=answer.errors or None,
             rescored=answer.rescored,
         )
-        halved = f"batches were halved {self.record.halvings} times for want of memory"
-        why = halved if self.record.halvings else f"worker {worker} puts them together so"
+        halved = f"batches were halved {self.record.halvings} times because memory ran out"
+        why = halved if self.record.halvings else f"worker {worker} batches them so"
         self._log_outcomes(trial, event, why)
 
     def _log_outcomes(
@@ -298,8 +298,8 @@ class Ledger:
         if not warned and (not alike or self.record.batches.conflicts > before):
             self.warn(
                 "batches",
-                f"{trial.name}: scored in other batches than others on the same items ({why}): "
-                "scores may differ by rounding",
+                f"{trial.name}: scored in different batches than other trials on the same items "
+                f"({why}): scores may differ by rounding",
                 trial=trial.number,
             )
 

@@ -185,7 +185,7 @@ class Study:
         self,
         trial: Trial | int,
         scores: Mapping[str, float] | float | None,
-        reason: str = "told as failed",
+        reason: str = "reported as failed",
     ) -> None:
         """Record the result of a trial that `ask` returned; when this returns, it is on disk.
 

@@ -157,8 +157,8 @@ def test_heads_that_differ_are_an_error_that_names_the_tensor(heads, tmp_path):
         build(average(heads["three"], heads["five"]), tmp_path / "out")
     with pytest.raises(
         UserError,
-        match=r"classifier\.\w+: its rows are other classes in .*named than .*three \(bad, fair, "
-        r"good; LABEL_0, LABEL_1, LABEL_2\); set `heads: base` or `heads: drop`",
+        match=r"classifier\.\w+: its rows stand for different classes in .*named than .*three "
+        r"\(bad, fair, good; LABEL_0, LABEL_1, LABEL_2\); set `heads: base` or `heads: drop`",
     ):
         build(average(heads["three"], heads["named"]), tmp_path / "out")
     assert not (tmp_path / "out").exists()

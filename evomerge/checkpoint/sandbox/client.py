@@ -61,7 +61,7 @@ def inspect(folders: Iterable[Path]) -> None:
                 raise UserError(finding["refused"])
             if finding["stamps"] != stamps(new[name]):
                 raise UserError(
-                    f"{name}: its files change while they are read; wait until they are written"
+                    f"{name}: its files changed while being read; wait until they are written"
                 )
             _known[name] = finding
 
@@ -171,16 +171,16 @@ def _too_much(file: str, code: int, late: bool) -> UserError:
     if not late:
         cost = f"more than {MEGABYTES} MB" + (f" (signal {-code})" if code < 0 else "")
     return UserError(
-        f"{file}: expected a file that a process of its own can read, but that took {cost}, which "
-        "no known model's does; download it again, or leave it out"
+        f"{file}: expected a file that a separate process can read, but that took {cost}, more "
+        "than for any known model; download it again, or leave it out"
     )
 
 
 def _without_child(folders: Sequence[str], why: str) -> dict[str, dict[str, Any]]:
     """Warn that this process has to read the files itself, without the kernel's limits."""
     warnings.warn(
-        f"cannot start a process that reads model files first ({why}): they are read in this one, "
-        "where their sizes and parts are limited, but not its memory and time",
+        f"cannot start a process that reads model files first ({why}): they are read in this "
+        "process, which limits their sizes and parts, but not memory and time",
         RuntimeWarning,
         stacklevel=3,
     )

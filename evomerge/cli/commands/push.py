@@ -64,7 +64,7 @@ def push(source: Path, repository: str, *, public: bool = False) -> str:
             )
         except OfflineModeIsEnabled:
             raise UserError(
-                f"{repository}: the Hub was not asked, since HF_HUB_OFFLINE is set: unset it"
+                f"{repository}: HF_HUB_OFFLINE is set, so the Hub was not contacted: unset it"
             ) from None
         except (HfHubHTTPError, HFValidationError, OSError) as error:
             reason = str(error).strip().splitlines()[0]

@@ -209,7 +209,7 @@ def native_kernels() -> NativeKernels | None:
     except (OSError, subprocess.SubprocessError, AttributeError) as error:
         said = getattr(error, "stderr", None) or str(error)
         _LOG.warning(
-            "merging runs in PyTorch, some ten times slower: the C++ kernels cannot be used: %s",
+            "merging runs in PyTorch, about ten times slower: the C++ kernels cannot be used: %s",
             " ".join(str(said).split())[:300],
         )
         return None

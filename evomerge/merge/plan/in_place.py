@@ -27,8 +27,8 @@ def check_in_place(
     template = chat_template(recipe, checkpoints) if chat else None
     if template is not None and template != template_of(checkpoints[recipe.donor].folder):
         raise UserError(
-            "chat_template: prompts go through the base's own template while the study runs, and "
-            "scores would be of another one than the result has; leave chat_template out, or set "
+            "chat_template: during the study prompts use the base's own template, so scores would "
+            "not be those of the result's template; leave chat_template out, or set "
             "apply_chat_template: false"
         )
     new = aligned(recipe, checkpoints)

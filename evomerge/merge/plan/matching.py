@@ -66,7 +66,8 @@ def check_labels(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> None:
         other = checkpoints[model]
         if head in other.tensors and _labels(other) != _labels(donor):
             raise UserError(
-                f"{head}: its rows are other classes in {other.folder} than in {donor.folder} "
+                f"{head}: its rows stand for different classes in {other.folder} than in "
+                f"{donor.folder} "
                 f"({_shown_labels(other)}; {_shown_labels(donor)}); set `heads: base` "
                 "or `heads: drop`"
             )

@@ -91,10 +91,10 @@ def from_genome(
         "items": {"per_generation": _limit(file.limit, notes, where)},
     }
     notes += [
-        "fitness metric, as mergekit-evolve scores; smooth, the default, separates close recipes "
-        "and decodes nothing",
-        "a task's score is its mean over items, better upwards whatever the metric's direction, "
-        "and weights are shares",
+        "fitness: metric, as mergekit-evolve scores; the default, smooth, separates close recipes "
+        "and generates no text",
+        "a task's score is its mean over items, turned so that higher is better, and "
+        "weights are shares",
         f"trials: {_TRIALS} is mergekit-evolve's --max-fevals, which it reads from the command "
         "line; set workers, deadline and seed below or with `evomerge search`",
         "not all items are searched on: winners are raced on fresh ones and judged on held-out "
@@ -127,8 +127,8 @@ def _tasks(tasks: Sequence[_Task], where: str) -> list[dict[str, Any]]:
             raise UserError(f"{at}: expected a number but got {task.weight}")
         if task.weight < 0 and not any(word in task.metric for word in _LOWER_IS_BETTER):
             raise UserError(
-                f"{at}: a study maximises what is better upwards and takes no negative weight for "
-                f"{task.metric}, but got {task.weight:g}"
+                f"{at}: a study turns each metric so that higher is better and takes no negative "
+                f"weight for {task.metric}, but got {task.weight:g}"
             )
         result.append({"name": task.name, "metric": task.metric, "weight": abs(task.weight)})
     return result
@@ -139,10 +139,12 @@ def _chat(file: _GenomeFile, base: str, notes: list[str]) -> bool:
     if file.apply_chat_template is False:
         return False
     if not file.fewshot_as_multiturn:
-        notes.append("fewshot_as_multiturn: few-shot examples of a chat are always turns of it")
+        notes.append(
+            "fewshot_as_multiturn: the few-shot examples of a chat are always turns of the chat"
+        )
     if file.apply_chat_template or _has_chat_template(base):
         return True
-    notes.append("apply_chat_template: false, for the tokenizer of base_model has no chat template")
+    notes.append("apply_chat_template: false, because base_model's tokenizer has no chat template")
     return False
 
 
@@ -165,5 +167,7 @@ def _limit(limit: int | None, notes: list[str], where: str) -> int:
         return _PER_GENERATION
     if limit < 1:
         raise UserError(f"{where}: limit: expected at least 1, but got {limit}")
-    notes.append("limit: so many items of each task, drawn anew for each generation, not the first")
+    notes.append(
+        "limit: that many items of each task, drawn anew for each generation, not the first ones"
+    )
     return limit

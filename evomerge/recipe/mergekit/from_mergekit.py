@@ -53,7 +53,7 @@ def from_mergekit(documents: Sequence[Any], folder: Path, where: str = "mergekit
     )
     if recipe.base_model is None:
         notes[
-            "without base_model mergekit takes config and tokenizer of any one model, evomerge of "
+            "without base_model mergekit takes config and tokenizer from any model, evomerge from "
             f"the first, {model_name.public(recipe.donor)}"
         ] = None
     return Imported(recipe, tuple(notes))
@@ -110,8 +110,8 @@ def _without_modules(document: dict[str, Any], where: str) -> dict[str, Any]:
         raise UserError(
             f"{where}: modules: expected one module, or several that list the same models with the "
             "same parameters, and neither models nor slices beside them, but got "
-            f"{', '.join(modules) or 'none'}; which tensors a module has, its name does not tell: "
-            "write models, with filters on the tensors' names"
+            f"{', '.join(modules) or 'none'}; a module's name does not say which tensors it has: "
+            "write models, with filters on tensor names"
         )
     name, content = next(iter(modules.items()))
     content = yaml_file.mapping(content, f"{where}: modules.{name}")

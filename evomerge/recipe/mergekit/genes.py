@@ -74,7 +74,7 @@ def base_and_models(genome: Genome, notes: list[str], where: str) -> tuple[str, 
         if base is None:
             raise UserError(f"{where}: {genome.merge_method} needs a base_model")
         if base in models:
-            notes.append("base_model takes no part among the models: its genes changed nothing")
+            notes.append("base_model is not merged as one of the models: its genes had no effect")
         return base, [model for model in models if model != base]
     if genome.merge_method == "slerp":
         if len(models) != 2 or base not in (None, *models):
@@ -88,7 +88,7 @@ def base_and_models(genome: Genome, notes: list[str], where: str) -> tuple[str, 
             "whose t rarely reaches either end"
         )
     elif base is not None and base not in models:
-        notes.append("linear: base_model lends config and tokenizer, mergekit-evolve fails on it")
+        notes.append("linear: base_model gives config and tokenizer; mergekit-evolve fails on it")
     return base or models[0], models
 
 

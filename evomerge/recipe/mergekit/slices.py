@@ -114,5 +114,7 @@ def setting_of(values: Mapping[str, Any], part: Sequence[str]) -> Any:
     setting.append({"value": fallback})
     for name, value in values.items():
         if resolve(setting, name, 0.0) != value:
-            raise UserError(f"mergekit's filters match parts of names and cannot set {name} apart")
+            raise UserError(
+                f"mergekit's filters match parts of names, so none selects {name} alone"
+            )
     return setting

@@ -212,7 +212,7 @@ def _document(
     if recipe.vocabulary is not None:
         tokenizer = {"tokenizer": recipe.vocabulary.to_dict()}
         if recipe.vocabulary.source == "union":
-            notes.append("Of the tokens that a union adds, mergekit leaves the order to chance.")
+            notes.append("mergekit adds a union's tokens in random order.")
     if recipe.chat_template is not None and name is None:
         tokenizer["chat_template"] = recipe.chat_template
     base = {"base_model": recipe.donor}  # else mergekit takes the config of any one model

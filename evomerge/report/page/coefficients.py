@@ -40,7 +40,7 @@ def _shown(run: Run, trial: TrialRecord) -> dict[str, Any]:
         return _drawn(run, trial)
     except (AttributeError, LookupError, TypeError, ValueError) as error:  # read without methods
         raise UserError(
-            f"{run.folder}: the recipe of {trial.name} in the journal is none that evomerge wrote "
+            f"{run.folder}: the journal's recipe of {trial.name} was not written by evomerge "
             f"({type(error).__name__}: {error}): restore a copy of the journal"
         ) from None
 

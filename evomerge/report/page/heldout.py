@@ -44,7 +44,7 @@ def section(run: Run) -> dict[str, Any]:
     """Return the table, the forest plot over all tasks, and the one by task."""
     models = held_out_models(run)
     if not models:
-        return {"missing": "Nothing has been measured on the held-out items yet."}
+        return {"missing": "No model has been measured on the held-out items yet."}
     ours = next((e for e in models if e.trial.number == run.ours), None)
     best = {
         task: max(sign(run.held_out_tasks[task]) * e.scores[task] for e in models)

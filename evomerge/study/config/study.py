@@ -32,7 +32,7 @@ class StudyConfig:
         workers: Where candidates are built and scored.
         output: What becomes of the winner.
         trust_remote_code: SHA-256 of the Python files in base_model's folder, which then run as
-            you do, for an architecture that transformers lacks; `evomerge check` tells it. Other
+            you do, for an architecture that transformers lacks; `evomerge check` prints it. Other
             models' files never run.
     """
 
@@ -91,7 +91,7 @@ class StudyConfig:
         if code is not None and not re.fullmatch("[0-9a-f]{64}", code):
             raise UserError(
                 f"{where}: trust_remote_code: expected the SHA-256 of base_model's Python files, "
-                f"as `evomerge check` tells it, but got {code[:80]!r}"
+                f"as `evomerge check` prints it, but got {code[:80]!r}"
             )
         if code is not None and self.evaluate.engine == "vllm":
             raise UserError(

@@ -69,7 +69,7 @@ def frames(
         wrong = check.fault(event)
         if wrong:
             raise UserError(
-                f"{path} holds an event at byte {end} that evomerge never wrote, "
+                f"{path} has an event at byte {end} that evomerge did not write, "
                 f"`{event['event']}`{wrong}; {_remedy(path, count, end)}"
             )
         end += len(line)
@@ -122,7 +122,7 @@ def _event(payload: bytes, offset: int, path: Path) -> Event:
             return event
     except (ValueError, RecursionError, KeyError, TypeError, IndexError):
         pass
-    raise UserError(f"{path} holds something at byte {offset} that evomerge never wrote: no event")
+    raise UserError(f"{path} has something at byte {offset} that evomerge did not write: no event")
 
 
 def _check_tail(offset: int, count: int, tail: bytes, path: Path) -> None:

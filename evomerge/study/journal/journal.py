@@ -125,7 +125,7 @@ class Journal:
         except OSError as error:
             journal.close()
             raise UserError(
-                f"{error.strerror} while opening {path}: mend that, then run the same command again"
+                f"{error.strerror} while opening {path}: fix that, then run the same command again"
             ) from None
         except BaseException:
             journal.close()
@@ -158,7 +158,7 @@ class Journal:
             self.close()
             raise UserError(
                 f"{cause(error)} while writing {len(frame)} bytes to {self.path}: nothing finished "
-                "is lost; mend that, then run the same command again to resume"
+                "is lost; fix that, then run the same command again to resume"
             ) from None
         except BaseException:  # an interrupt between the two calls: the event was not acknowledged
             self._rewind()

@@ -66,7 +66,8 @@ def refuse_another(study: StudyRun, external: bool = False, allow_changed: bool 
         if not allow_changed:
             raise UserError(
                 f"{study.directory}: this run began with another study: {'; '.join(differences)}; "
-                "start another run folder, or go on with --allow-changed, which the journal records"
+                "start another run folder, or continue with --allow-changed, which the journal "
+                "records"
             )
         study.ledger.log(ChangedEvent(differences=differences, now=StudyChanges(config=now)))
 
@@ -103,7 +104,7 @@ def check(study: StudyRun, allow_changed: bool = False) -> None:
             named = _differences(before, now, key)[0]
             raise UserError(
                 f"{study.directory}: {what} changed since this study began ({named}); "
-                "put back what it began with, or start another run folder"
+                "restore what it began with, or start another run folder"
             )
     began_with = past.versions or {}
     present = {name: v for name, v in versions().items() if name in began_with}
@@ -112,7 +113,7 @@ def check(study: StudyRun, allow_changed: bool = False) -> None:
         if not allow_changed:
             raise UserError(
                 f"{study.directory}: this run began with other versions: {differs}; install those, "
-                "or go on with --allow-changed, which the journal records"
+                "or continue with --allow-changed, which the journal records"
             )
         changes = StudyChanges(versions=versions())
         study.ledger.log(ChangedEvent(differences=[differs], now=changes))
@@ -131,9 +132,9 @@ def _check_batches(study: StudyRun, now: str | None, allow_changed: bool) -> Non
     )
     if not allow_changed:
         raise UserError(
-            f"{study.directory}: items are put together in other batches than when this study "
+            f"{study.directory}: items are batched differently than when this study "
             f"began ({change}), so scores would differ by rounding; resume with the same "
-            "device, batch size and versions, or go on with --allow-changed, which the journal "
+            "device, batch size and versions, or continue with --allow-changed, which the journal "
             "records"
         )
     study.ledger.log(ChangedEvent(differences=[change], now=StudyChanges(batches=now)))

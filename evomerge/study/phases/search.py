@@ -242,6 +242,6 @@ class Generations:
         ):
             failure = record.trials[last[-1].trials[0]].failure
             raise UserError(
-                "every trial of three generations failed; the last one said: "
+                "every trial of three generations failed; the last one reported: "
                 f"{failure.message if failure else 'nothing'}"
             )

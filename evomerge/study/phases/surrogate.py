@@ -70,7 +70,7 @@ class SurrogateCheck:
         if not any(warning.generation == generation for warning in record.warnings):
             self._study.ledger.warn(
                 "correlation",
-                f"generation {generation}: the smooth score ranks recipes unlike the metric (rank "
-                f"correlation {correlation:.2f}): consider fitness: metric in a new study",
+                f"generation {generation}: the smooth score ranks recipes differently from the "
+                f"metric (rank correlation {correlation:.2f}): consider fitness: metric in a new study",
                 generation=generation,
             )

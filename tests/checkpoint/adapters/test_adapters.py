@@ -214,7 +214,7 @@ def test_damaged_adapters_are_named(bases, spoiled):
 
 
 def test_an_adapter_alone_is_no_model_and_a_model_is_no_adapter(bases, plain):
-    with pytest.raises(UserError, match=r"it is an adapter, not a model; write \{model: BASE"):
+    with pytest.raises(UserError, match=r"this is an adapter, not a model; write \{model: BASE"):
         open_model(plain)
     with pytest.raises(UserError, match=r"expected a PEFT adapter, but it has no adapter_config"):
         open_model(f"{bases['llama']}+{bases['llama']}")

@@ -108,7 +108,7 @@ def test_a_candidate_scored_in_other_batches_than_its_generation_is_warned_of_on
     stub_workers(batches="other")
     Study(stub_config(), run, allow_changed=True).optimize(8)
     (warning,) = [w for w in events(run, "warning") if w["kind"] == "batches"]
-    assert "scored in other batches than others on the same items" in warning["message"]
+    assert "scored in different batches than other trials on the same items" in warning["message"]
     assert "In 1 of 2 generations all candidates" in page(Run.read(run))
 
 
