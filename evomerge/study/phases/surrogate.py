@@ -71,6 +71,6 @@ class SurrogateCheck:
             self._study.ledger.warn(
                 "correlation",
                 f"generation {generation}: the smooth score ranks recipes differently from the "
-                f"metric (rank correlation {correlation:.2f}): consider fitness: metric in a new study",
+                f"metric (rank correlation {correlation:.2f}): consider fitness: metric next time",
                 generation=generation,
             )
