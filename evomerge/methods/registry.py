@@ -22,7 +22,7 @@ from evomerge.methods.parameters import (
 from evomerge.methods.random import CounterRandom
 
 MethodFunction = TypeVar("MethodFunction", bound=Callable[..., Tensor])
-_METHODS: dict[str, MethodSpec] = {}
+METHODS: dict[str, MethodSpec] = {}
 _NOT_PARAMETERS = ("base", "models", "random", "factors", "thresholds")
 FactorPair = tuple[Tensor, Tensor]  # an adapter's delta: left @ right
 
@@ -191,12 +191,12 @@ def merge_method(
 
     def register(function: MethodFunction) -> MethodFunction:
         spec = _read_function(function, reference, in_mergekit)
-        other = _METHODS.get(spec.name)
+        other = METHODS.get(spec.name)
         if other is not None and _origin(other.function) != _origin(function):
             raise ValueError(
                 f"merge method '{spec.name}' is already registered, by {_origin(other.function)}"
             )
-        _METHODS[spec.name] = spec
+        METHODS[spec.name] = spec
         return function
 
     return register
@@ -208,19 +208,19 @@ def get(name: str) -> MethodSpec:
     >>> get("ties").parameter("density").default
     1.0
     """
-    if name not in _METHODS:
-        raise UserError(unknown("method", name, _METHODS))
-    return _METHODS[name]
+    if name not in METHODS:
+        raise UserError(unknown("method", name, METHODS))
+    return METHODS[name]
 
 
 def registered() -> tuple[MethodSpec, ...]:
     """Return every registered method, sorted by name."""
-    return tuple(_METHODS[name] for name in names())
+    return tuple(METHODS[name] for name in names())
 
 
 def names() -> tuple[str, ...]:
     """Return the name of every registered method, sorted."""
-    return tuple(sorted(_METHODS))
+    return tuple(sorted(METHODS))
 
 
 def _read_function(

@@ -105,7 +105,7 @@ def test_a_command_that_meets_one_ends_in_one_line(
     assert main(["build", str(tmp_path / "recipe.yaml"), str(tmp_path / "out")]) == 2
     message = capsys.readouterr().err
     file = tmp_path / "zoo" / "b" / "tokenizer.json"
-    assert message.startswith(f"evomerge: error: {file}: expected a file that a process of its own")
+    assert message.startswith(f"evomerge: error: {file}: expected a file that a separate process")
     assert message.count("\n") == 1
     assert not (tmp_path / "out").exists()
 

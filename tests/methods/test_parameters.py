@@ -27,7 +27,7 @@ SOURCE = "Nobody 2026, https://example.org"
 
 @pytest.fixture(autouse=True)
 def _registry_of_its_own(monkeypatch):
-    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    monkeypatch.setattr(registry, "METHODS", dict(registry.METHODS))
 
 
 def example(

@@ -407,8 +407,8 @@ def test_a_journal_of_another_optimizer_version_is_refused_with_the_trial_named(
     go(run, search={"trials": 8})
     from evomerge.optimizers.evolution.catcma import CatCma
 
-    propose = CatCma._propose
-    monkeypatch.setattr(CatCma, "_propose", lambda self: propose(self)[::-1])
+    ask = CatCma.ask
+    monkeypatch.setattr(CatCma, "ask", lambda self: ask(self)[::-1])
     with pytest.raises(UserError, match="generation 0, trial 0 is not the recipe in the journal"):
         go(run, search={"trials": 12})
 

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 
 from evomerge.checkpoint.files.document import parts_of, unique
 
-_WINDOW = 2**18  # bytes
-_LARGEST = 2**21  # characters of one value that is no long array or object
+WINDOW = 2**18  # bytes
+LARGEST = 2**21  # characters of one value that is no long array or object
 _TRIES = 3  # commas that a piece may end at, from the last one on
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder(object_pairs_hook=unique)
@@ -57,8 +57,8 @@ class LongJson:
             except ValueError:
                 if self._ended:
                     raise
-            if len(self._window) - self._at > _LARGEST:
-                raise ValueError(f"one value is broken, or longer than {_LARGEST:,} characters")
+            if len(self._window) - self._at > LARGEST:
+                raise ValueError(f"one value is broken, or longer than {LARGEST:,} characters")
             self._more()
 
     def fields(self) -> Iterator[str]:
@@ -108,7 +108,7 @@ class LongJson:
             closed = self._take("," + closing) == closing
 
     def _next_members(self, opening: str, closing: str) -> Any:
-        if not self._ended and len(self._window) - self._at < _WINDOW // 4:
+        if not self._ended and len(self._window) - self._at < WINDOW // 4:
             self._more()
         end = len(self._window)
         for _ in range(0 if self._singly else _TRIES):
@@ -140,7 +140,7 @@ class LongJson:
         return character
 
     def _more(self) -> None:
-        data = self._stream.read(_WINDOW)
+        data = self._stream.read(WINDOW)
         self._parts_left -= parts_of(data)
         if self._parts_left < 0:
             raise ValueError(f"it has more than {self._most_parts:,} parts")

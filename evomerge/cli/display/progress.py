@@ -44,11 +44,17 @@ class Progress:
     Args:
         config: The study's; ``None`` takes the one in the study's own event.
         pace: Gets every event; it may begin with the journal's first.
+        console: Where to show it; ``None`` is standard output.
     """
 
-    def __init__(self, config: StudyConfig | None = None, pace: Pace | None = None):
+    def __init__(
+        self,
+        config: StudyConfig | None = None,
+        pace: Pace | None = None,
+        console: Console | None = None,
+    ):
         self._config = config
-        self._console = _Console(file=sys.stdout, highlight=False)
+        self._console = console or _Console(file=sys.stdout, highlight=False)
         self._live: Live | None = None
         self._drawn = float("-inf")
         self._pace = pace or Pace(time.time())

@@ -19,8 +19,8 @@ from evomerge.merge.kernels.delta import Delta
 EXACT = 2**16  # elements up to which every key is kept
 STRIDE = 64  # otherwise every 64th: 1/8 byte an element
 MOST = 2**32  # elements that a key can number
-_GROUP = 2**22  # keys sorted at a time: 32 MB
-_BLOCK = 2**20
+GROUP = 2**22  # keys sorted at a time: 32 MB
+BLOCK = 2**20
 _TOP = 0x7FFFFFFF
 
 
@@ -96,18 +96,18 @@ class Ranking:
 def rank(delta: Delta) -> Ranking:
     """Rank the elements of a delta; sorts at most 4 M keys at a time, unless so many are equal."""
     stride = 1 if delta.count <= EXACT else STRIDE
-    if delta.count <= _GROUP:
+    if delta.count <= GROUP:
         whole = np.sort(_keys(delta, 0, delta.count))
         return Ranking(whole[::stride].copy(), delta.count, stride)
     counts = np.zeros(2**16, dtype=np.int64)  # of keys by their upper 16 bits
-    for start in range(0, delta.count, _BLOCK):
-        keys = _keys(delta, start, start + _BLOCK)
+    for start in range(0, delta.count, BLOCK):
+        keys = _keys(delta, start, start + BLOCK)
         counts += np.bincount(keys >> 47, minlength=2**16)
     sample, ranked = [], 0
     for low, high in _groups(counts):
         parts = []
-        for start in range(0, delta.count, _BLOCK):
-            keys = _keys(delta, start, start + _BLOCK)
+        for start in range(0, delta.count, BLOCK):
+            keys = _keys(delta, start, start + BLOCK)
             upper = keys >> 47
             parts.append(keys[(upper >= low) & (upper < high)])
         group = np.concatenate(parts)
@@ -128,10 +128,10 @@ def keys_of(magnitude: Tensor, index: Tensor) -> Tensor:
 
 
 def _groups(counts: np.ndarray) -> list[tuple[int, int]]:
-    """Return consecutive ranges of upper bits that hold at most `_GROUP` keys, or one value."""
+    """Return consecutive ranges of upper bits that hold at most `GROUP` keys, or one value."""
     groups, first, size = [], 0, 0
     for value, count in enumerate(counts.tolist()):
-        if size and size + count > _GROUP:
+        if size and size + count > GROUP:
             groups.append((first, value))
             first, size = value, 0
         size += count

@@ -27,7 +27,7 @@ from evomerge.study.journal.lock import Holder, take_lock
 
 JOURNAL = "journal.log"  # its name in a run folder
 # macOS has no fdatasync; there fsync is what there is.
-_sync = getattr(os, "fdatasync", os.fsync)
+sync_data = getattr(os, "fdatasync", os.fsync)
 
 
 def read(path: Path | str) -> list[Event]:
@@ -150,7 +150,7 @@ class Journal:
             if written < len(frame):  # a full disk takes what still fits, without an error
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             faults.reach("journal.sync")
-            _sync(self._fd)
+            sync_data(self._fd)
             self._size += len(frame)
         except OSError as error:
             # After a failed sync nobody knows what the disk holds: never try that fd again.

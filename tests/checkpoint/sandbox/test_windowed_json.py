@@ -48,7 +48,7 @@ def read_list(text: str | bytes) -> list[Any]:
 def test_an_array_is_the_same_through_any_window(values, window, indent, ascii_only):
     text = json.dumps(values, indent=indent, ensure_ascii=ascii_only)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(long_json, "_WINDOW", window)
+        patch.setattr(long_json, "WINDOW", window)
         assert read_list(text.encode("utf-8", "surrogatepass")) == values
 
 
@@ -57,7 +57,7 @@ def test_an_array_is_the_same_through_any_window(values, window, indent, ascii_o
 def test_an_object_is_the_same_through_any_window(entries, window):
     text = json.dumps(entries)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(long_json, "_WINDOW", window)
+        patch.setattr(long_json, "WINDOW", window)
         pieces = list(opened(text).entries())
         fields, document = {}, opened(text)
         for key in document.fields():
@@ -81,7 +81,7 @@ def test_a_damaged_array_is_refused_where_python_refuses_it(values, window, at, 
     except ValueError:
         whole = None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(long_json, "_WINDOW", window)
+        patch.setattr(long_json, "WINDOW", window)
         if isinstance(whole, list):
             assert read_list(text) == whole
         else:
@@ -98,8 +98,8 @@ def test_commas_and_brackets_must_be_in_their_places(text):
 
 
 def test_a_value_that_is_longer_than_any_is_refused(monkeypatch):
-    monkeypatch.setattr(long_json, "_WINDOW", 64)
-    monkeypatch.setattr(long_json, "_LARGEST", 200)
+    monkeypatch.setattr(long_json, "WINDOW", 64)
+    monkeypatch.setattr(long_json, "LARGEST", 200)
     assert read_list(json.dumps(["x" * 150])) == ["x" * 150]
     with pytest.raises(ValueError, match="longer than 200 characters"):
         read_list(json.dumps(["x" * 500]))
@@ -167,7 +167,7 @@ def test_a_mutated_tokenizer_is_read_or_refused_as_python_does(monkeypatch, coun
     draw, refused = random.Random(2026), 0
     for _ in range(count):
         data = mutated(some_tokenizer(draw), draw)
-        monkeypatch.setattr(long_json, "_WINDOW", draw.choice([1, 2, 3, 5, 8, 13, 30, 64, 200]))
+        monkeypatch.setattr(long_json, "WINDOW", draw.choice([1, 2, 3, 5, 8, 13, 30, 64, 200]))
         read = []
         for way in (read_whole, lambda data: read_stream(io.BytesIO(data)).vocabulary):
             try:

@@ -162,8 +162,8 @@ def test_the_live_panel_shows_what_a_person_wants_to_know(
 ) -> None:
     config = StudyConfig.from_yaml(stub_study(search={"trials": 8, "deadline": "2h"}))
     screen = io.StringIO()
-    progress = Progress(config)
-    progress._console = Console(file=screen, force_terminal=True, highlight=False, width=160)
+    console = Console(file=screen, force_terminal=True, highlight=False, width=160)
+    progress = Progress(config, console=console)
     with progress:
         Study(config, tmp_path / "run", progress).confirm()
     shown = screen.getvalue()

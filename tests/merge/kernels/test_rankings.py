@@ -27,8 +27,8 @@ def ordered(a_delta):
 @pytest.mark.parametrize("count", [1, 64, 65_536, 65_537, 90_001])
 def test_every_kept_key_is_the_key_of_its_rank(count, stored, group, monkeypatch):
     if group:
-        monkeypatch.setattr(ranking_module, "_GROUP", group)
-        monkeypatch.setattr(ranking_module, "_BLOCK", 5000)
+        monkeypatch.setattr(ranking_module, "GROUP", group)
+        monkeypatch.setattr(ranking_module, "BLOCK", 5000)
     whole = delta(count, stored=stored)
     ranking = rank(whole)
     assert ranking.stride == (1 if count <= 65_536 else STRIDE)

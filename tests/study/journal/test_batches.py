@@ -88,7 +88,7 @@ def test_a_run_is_not_resumed_in_other_batches_unless_that_is_allowed(
     run = tmp_path / "run"
     Study(stub_config(), run).optimize(4)
     stub_workers(batches="other")
-    with pytest.raises(UserError, match=r"other batches than when .*--allow-changed"):
+    with pytest.raises(UserError, match=r"batched differently than when .*--allow-changed"):
         Study(stub_config(), run).optimize(8)
     Study(stub_config(), run, allow_changed=True).optimize(8)
     Study(stub_config(), run).optimize(12)  # that is what this run does from now on

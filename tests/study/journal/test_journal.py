@@ -120,7 +120,7 @@ def test_nan_and_nameless_events_are_refused_and_leave_no_trace(tmp_path, event)
 
 
 def test_cut_at_every_byte_the_whole_frames_come_back_and_writing_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(journal_module, "_sync", lambda _: None)
+    monkeypatch.setattr(journal_module, "sync_data", lambda _: None)
     whole = write(tmp_path / "whole.log")
     ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
     events = read(tmp_path / "whole.log")
@@ -311,7 +311,7 @@ def test_after_a_failed_sync_the_journal_is_closed_and_ends_with_a_whole_event(
     def fail(_fd):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(journal_module, "_sync", fail)
+    monkeypatch.setattr(journal_module, "sync_data", fail)
     message = "disk full" if code == errno.ENOSPC else os.strerror(code)
     with pytest.raises(UserError, match=f"{message} while writing .* same command again"):
         journal.append({"event": "y"})
@@ -329,7 +329,7 @@ def test_an_interrupt_inside_append_leaves_the_journal_usable(tmp_path, monkeypa
         def interrupt(_fd):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(journal_module, "_sync", interrupt)
+        monkeypatch.setattr(journal_module, "sync_data", interrupt)
         with pytest.raises(KeyboardInterrupt):
             journal.append({"event": "x"})
         monkeypatch.undo()

@@ -295,7 +295,7 @@ def test_the_outcome_table_is_a_dict_that_keeps_what_came_first(deliveries):
 
 @pytest.mark.slow
 def test_ten_thousand_trials_are_read_in_seconds_and_megabytes(tmp_path, monkeypatch):
-    monkeypatch.setattr("evomerge.study.journal.journal._sync", lambda _: None)
+    monkeypatch.setattr("evomerge.study.journal.journal.sync_data", lambda _: None)
     path = tmp_path / "journal.log"
     ids = {"quiz": list(range(46)), "text": [0, 1]}
     rows = [
