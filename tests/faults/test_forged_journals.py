@@ -271,7 +271,7 @@ def test_a_forged_event_is_told_in_one_line_with_its_place_and_a_remedy(
     assert main(["status", str(run)]) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
-    assert f"{run / JOURNAL} holds an event at byte {offset} that evomerge never wrote" in message
+    assert f"{run / JOURNAL} has an event at byte {offset} that evomerge did not write" in message
     assert words in message
     assert main(["repair", str(run), "--to", str(offset)]) == 0
     assert main(["status", str(run)]) == 0

@@ -37,7 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "fingerprint_of": None,  # ... or of this model alone
     "shared": 0,  # first documents of each task that all tasks have in common
     "protocol": "stub",  # of the evaluation
-    "batches": "stub",  # how items are put together; None as an earlier version, that does not say
+    "batches": "stub",  # how items are batched; None as an earlier version, that does not say
     "broken": False,  # ends at once, as a worker whose imports fail
     "broken_device": None,  # on this GPU: wrong numbers, an error, wrong numbers, an error, ...
     "words": "the stub was told to fail",  # of a failure, as a real worker would redact them

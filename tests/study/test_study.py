@@ -571,8 +571,8 @@ def test_a_smooth_score_that_ranks_unlike_the_metric_is_warned_about_once(
     assert warning["generation"] == 0
     assert "rank correlation -" in warning["message"]
     replayed = record(tmp_path / "run")
-    assert "smooth score ranks recipes unlike the metric" in status_text(replayed)
-    assert "unlike the metric" in page(Run.read(tmp_path / "run"))
+    assert "smooth score ranks recipes differently from the metric" in status_text(replayed)
+    assert "differently from the metric" in page(Run.read(tmp_path / "run"))
 
 
 def test_a_smooth_score_that_ranks_as_the_metric_does_is_not_warned_about(tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def test_files_that_change_while_they_are_read_are_refused(large, monkeypatch):
         return findings
 
     monkeypatch.setattr(inspection, "inspect_in_child", ask_and_write)
-    with pytest.raises(UserError, match="its files change while they are read"):
+    with pytest.raises(UserError, match="its files changed while being read"):
         open_model(large)
 
 

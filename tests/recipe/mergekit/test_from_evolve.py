@@ -135,7 +135,7 @@ def test_a_lower_is_better_metric_takes_its_weight_without_the_sign(zoo):
         ({}, {"task": ["x"]}, "file: unknown key 'task': did you mean 'tasks'"),
         ({}, {"tasks": []}, "file: expected one or more tasks"),
         ({}, {"tasks": [{"nme": "x"}]}, r"tasks\[0\]: unknown key 'nme': did you mean 'name'"),
-        ({}, {"tasks": [{"name": "x", "weight": -1}]}, r"tasks\[0\]\.weight: a study maximises"),
+        ({}, {"tasks": [{"name": "x", "weight": -1}]}, r"tasks\[0\]\.weight: a study turns"),
         ({}, {"limit": 0}, "limit: expected at least 1, but got 0"),
         ({}, {"num_fewshot": "3"}, "num_fewshot: expected a whole number, but got '3'"),
     ],

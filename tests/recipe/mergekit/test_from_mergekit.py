@@ -144,7 +144,7 @@ base_model: base
 models: [{model: a, parameters: {weight: 1, density: 0.5}}]
 dtype: float32
 """).notes)  # fmt: skip
-    assert any("of the first, a" in note for note in imported(LINEAR).notes)
+    assert any("from the first, a" in note for note in imported(LINEAR).notes)
 
 
 def test_without_a_dtype_the_parents_own_is_written(tmp_path):

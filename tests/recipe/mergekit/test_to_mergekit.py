@@ -202,7 +202,7 @@ def test_the_vocabulary_and_the_chat_template_are_mergekits_own_words():
     }
     document = exported(recipe_of(FAMILY, tokenizer=rule))
     assert document.content["tokenizer"] == rule
-    assert "leaves the order to chance" in document.notes[0]
+    assert "in random order" in document.notes[0]
     blocks = [{"components": "mlp", "merge_method": "linear"}]
     mixed = to_mergekit(
         recipe_of(FAMILY, blocks=blocks, tokenizer=rule, chat_template="auto"), NAMES
