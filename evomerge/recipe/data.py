@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,13 +29,34 @@ MODEL_KEYS = ("model", "base_model", "tokenizer_source", "source")  # keys whose
 CHAT_TEMPLATES = ("auto", "alpaca", "chatml", "exaone", "llama3", "mistral")
 
 
+@dataclass(frozen=True)
 class _Part:
-    """A part of a recipe, in which nulls are absent, as for mergekit."""
+    """A part of a recipe, in which nulls are absent, as for mergekit.
+
+    Its fields stand in the order in which they are written.
+    """
 
     @classmethod
     def kind_of(cls, value: Any, where: str) -> tuple[type[_Part], Any]:
         """Return the class to make, and the mapping to make it of."""
         return cls, yaml_file.present(value, where)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain data without defaults, but with the dtype; `kind_of` takes it back."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        return {
+            name: _plain(value)
+            for name, (value, default) in values.items()
+            if name == "dtype" or value not in (default, {})
+        }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.to_dict() if isinstance(value, _Part | Tokenizer) else value
 
 
 def _model(value: Any, where: str) -> str:
@@ -108,21 +129,21 @@ class Entry(_Part):
         return super().kind_of({"model": value} if isinstance(value, str) else value, where)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Block(_Part):
     """A method for the tensors of some layers and components; parameters fall back to the recipe's.
 
     Attributes:
-        merge_method: The block's method.
         layers: Half-open range of output layers; ``None`` also takes tensors outside the stack.
         components: Which of architecture.COMPONENTS; ``None`` takes all.
+        merge_method: The block's method.
         parameters: What holds for every model of the block.
         models: What holds for one model of the block.
     """
 
-    merge_method: str
     layers: LayerRange | None = None
     components: Annotated[tuple[str, ...], _components] | None = None
+    merge_method: str
     parameters: Parameters = field(default_factory=dict)
     models: tuple[Entry, ...] = ()
 
@@ -159,14 +180,15 @@ class Slice(_Part):
         return end - first
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RecipeData(_Part):
     """The fields of a recipe, which `recipe.Recipe` checks; readable without torch or methods."""
 
+    merges: Mapping[str, RecipeData] = field(default_factory=dict)  # each after those that it needs
     merge_method: str
+    base_model: Model | None = None
     models: tuple[Entry, ...] = ()
     slices: tuple[Slice, ...] = ()
-    base_model: Model | None = None
     parameters: Parameters = field(default_factory=dict)
     blocks: tuple[Block, ...] = ()
     dtype: Dtype = "float32"
@@ -177,7 +199,6 @@ class RecipeData(_Part):
     seed: Annotated[int, _seed] = 0
     heads: Heads = "merge"
     unmatched: Unmatched = "error"
-    merges: Mapping[str, RecipeData] = field(default_factory=dict)  # each after those that it needs
 
     @classmethod
     def kind_of(cls, value: Any, where: str) -> tuple[type[_Part], Any]:
@@ -194,35 +215,6 @@ class RecipeData(_Part):
                 for block in document["blocks"]
             ]
         return cls, document
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as plain data; `Recipe.from_dict` gives it back."""
-        document: dict[str, Any] = {}
-        if self.merges:
-            document["merges"] = {name: inner.to_dict() for name, inner in self.merges.items()}
-        document["merge_method"] = self.merge_method
-        if self.base_model is not None:
-            document["base_model"] = self.base_model
-        if self.models:
-            document["models"] = [_entry_dict(entry) for entry in self.models]
-        if self.slices:
-            document["slices"] = [_slice_dict(part) for part in self.slices]
-        if self.parameters:
-            document["parameters"] = dict(self.parameters)
-        if self.blocks:
-            document["blocks"] = [_block_dict(block) for block in self.blocks]
-        document["dtype"] = self.dtype
-        for key in ("out_dtype", "tokenizer_source"):
-            if getattr(self, key) is not None:
-                document[key] = getattr(self, key)
-        if self.tokenizer is not None:
-            document["tokenizer"] = self.tokenizer.to_dict()
-        if self.chat_template is not None:
-            document["chat_template"] = self.chat_template
-        for key, default in (("seed", 0), ("heads", "merge"), ("unmatched", "error")):
-            if getattr(self, key) != default:
-                document[key] = getattr(self, key)
-        return document
 
     def to_yaml(self, file: str | Path | None = None) -> str:
         """Return the recipe as YAML, also written to `file` if given."""
@@ -295,41 +287,3 @@ def _renamed(value: Any, names: Mapping[str, str], key: str = "") -> Any:
 def _sha256(document: Any) -> str:
     canonical = json.dumps(document, sort_keys=True, ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _entry_dict(entry: Entry) -> dict[str, Any]:
-    return {
-        "model": entry.model,
-        **({"parameters": dict(entry.parameters)} if entry.parameters else {}),
-    }
-
-
-def _slice_dict(part: Slice) -> dict[str, Any]:
-    sources = [
-        {
-            "model": source.model,
-            "layer_range": list(source.layer_range),
-            **({"parameters": dict(source.parameters)} if source.parameters else {}),
-        }
-        for source in part.sources
-    ]
-    document: dict[str, Any] = {"sources": sources}
-    if part.base_model is not None:
-        document["base_model"] = part.base_model
-    if part.parameters:
-        document["parameters"] = dict(part.parameters)
-    return document
-
-
-def _block_dict(block: Block) -> dict[str, Any]:
-    document: dict[str, Any] = {}
-    if block.layers is not None:
-        document["layers"] = list(block.layers)
-    if block.components is not None:
-        document["components"] = list(block.components)
-    document["merge_method"] = block.merge_method
-    if block.parameters:
-        document["parameters"] = dict(block.parameters)
-    if block.models:
-        document["models"] = [_entry_dict(entry) for entry in block.models]
-    return document

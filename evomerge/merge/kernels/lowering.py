@@ -7,7 +7,8 @@ equal to the bit. A method, or a rare option, without an operation runs as the p
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -111,22 +112,6 @@ class Inputs(NamedTuple):
         return norm
 
 
-class Sum(Protocol):
-    """Sums up masked deltas: `_weighted` or `_disjoint`."""
-
-    def __call__(
-        self,
-        inputs: Inputs,
-        part_of: Callable[[int], Part],
-        weight: Sequence[float],
-        density: Sequence[float],
-        normalize: bool,
-        lambda_: float,
-    ) -> Operation:
-        """Return the operation that adds up the parts."""
-        ...
-
-
 def operation_of(method: str, inputs: Inputs, parameters: Mapping[str, Any]) -> Operation | None:
     """Return the operation that a method comes to; ``None`` if it has none.
 
@@ -216,8 +201,14 @@ def _task_arithmetic(
     inputs: Inputs, weight: Sequence[float], normalize: bool, lambda_: float
 ) -> Operation:
     whole = [1.0] * len(weight)
-    return _weighted(
-        inputs, lambda i: Part(inputs.models[i], weight[i]), weight, whole, normalize, lambda_
+    return _sum(
+        "weighted",
+        inputs,
+        lambda i: Part(inputs.models[i], weight[i]),
+        weight,
+        whole,
+        normalize,
+        lambda_,
     )
 
 
@@ -240,63 +231,60 @@ def _ties(
         part = Part(inputs.models[index], weight[index], bracket)
         return inputs.rescaled(index, part) if rescale and 0 < density[index] < 1 else part
 
-    merged = _disjoint(inputs, trimmed, weight, density, normalize, lambda_)
+    merged = _sum("disjoint", inputs, trimmed, weight, density, normalize, lambda_)
     if (consensus, aggregate) == ("sum", "mean"):
         return merged
     return merged._replace(consensus=consensus, aggregate=aggregate)
 
 
-def _dare(sum_up: Sum) -> Callable[..., Operation]:
-    def operation(
-        inputs: Inputs,
-        weight: Sequence[float],
-        density: Sequence[float],
-        normalize: bool,
-        rescale: DropRescale,
-        lambda_: float,
-    ) -> Operation:
-        assert inputs.random is not None
-        random = inputs.random
+def _dare(
+    kind: Kind,
+    inputs: Inputs,
+    weight: Sequence[float],
+    density: Sequence[float],
+    normalize: bool,
+    rescale: DropRescale,
+    lambda_: float,
+) -> Operation:
+    assert inputs.random is not None
+    random = inputs.random
 
-        def dropped(index: int) -> Part:
-            model, share = inputs.models[index], density[index]
-            if share >= 1:
-                return Part(model, weight[index])
-            part = Part(model, weight[index], dropping=Dropping(random, index, share))
-            if not rescale or share <= 0:
-                return part
-            if rescale == "inverse":
-                return part._replace(scale=share, divides=True)
-            return inputs.rescaled(index, part)
+    def dropped(index: int) -> Part:
+        model, share = inputs.models[index], density[index]
+        if share >= 1:
+            return Part(model, weight[index])
+        part = Part(model, weight[index], dropping=Dropping(random, index, share))
+        if not rescale or share <= 0:
+            return part
+        if rescale == "inverse":
+            return part._replace(scale=share, divides=True)
+        return inputs.rescaled(index, part)
 
-        return sum_up(inputs, dropped, weight, density, normalize, lambda_)
-
-    return operation
+    return _sum(kind, inputs, dropped, weight, density, normalize, lambda_)
 
 
-def _breadcrumbs(sum_up: Sum) -> Callable[..., Operation]:
-    def operation(
-        inputs: Inputs,
-        weight: Sequence[float],
-        density: Sequence[float],
-        gamma: Sequence[float],
-        normalize: bool,
-        rescale: bool,
-        lambda_: float,
-    ) -> Operation:
-        def middling(index: int) -> Part:
-            if density[index] >= 1:
-                return Part(inputs.models[index], weight[index])
-            part = inputs.band(index, density[index], gamma[index])
-            part = part._replace(weight=weight[index])
-            return inputs.rescaled(index, part) if rescale else part
+def _breadcrumbs(
+    kind: Kind,
+    inputs: Inputs,
+    weight: Sequence[float],
+    density: Sequence[float],
+    gamma: Sequence[float],
+    normalize: bool,
+    rescale: bool,
+    lambda_: float,
+) -> Operation:
+    def middling(index: int) -> Part:
+        if density[index] >= 1:
+            return Part(inputs.models[index], weight[index])
+        part = inputs.band(index, density[index], gamma[index])
+        part = part._replace(weight=weight[index])
+        return inputs.rescaled(index, part) if rescale else part
 
-        return sum_up(inputs, middling, weight, density, normalize, lambda_)
-
-    return operation
+    return _sum(kind, inputs, middling, weight, density, normalize, lambda_)
 
 
-def _weighted(
+def _sum(
+    kind: Kind,
     inputs: Inputs,
     part_of: Callable[[int], Part],
     weight: Sequence[float],
@@ -304,32 +292,21 @@ def _weighted(
     normalize: bool,
     lambda_: float,
 ) -> Operation:
+    """Return the operation that adds masked deltas to the base."""
     if adds_nothing(lambda_, weight, density):
         return _copied(inputs)
     parts = [part_of(i) for i in range(len(weight))]
+    if kind == "disjoint":
+        return inputs.operation(kind, parts, normalize=normalize, lambda_=lambda_)
     divisor = float(usable_sum(weight, torch.empty(0))) if normalize else None
-    return inputs.operation("weighted", parts, divisor=divisor, lambda_=lambda_)
-
-
-def _disjoint(
-    inputs: Inputs,
-    part_of: Callable[[int], Part],
-    weight: Sequence[float],
-    density: Sequence[float],
-    normalize: bool,
-    lambda_: float,
-) -> Operation:
-    if adds_nothing(lambda_, weight, density):
-        return _copied(inputs)
-    parts = [part_of(i) for i in range(len(weight))]
-    return inputs.operation("disjoint", parts, normalize=normalize, lambda_=lambda_)
+    return inputs.operation(kind, parts, divisor=divisor, lambda_=lambda_)
 
 
 _OPERATIONS: Mapping[str, Callable[..., Operation | None]] = {
-    "breadcrumbs": _breadcrumbs(_weighted),
-    "breadcrumbs_ties": _breadcrumbs(_disjoint),
-    "dare_linear": _dare(_weighted),
-    "dare_ties": _dare(_disjoint),
+    "breadcrumbs": partial(_breadcrumbs, "weighted"),
+    "breadcrumbs_ties": partial(_breadcrumbs, "disjoint"),
+    "dare_linear": partial(_dare, "weighted"),
+    "dare_ties": partial(_dare, "disjoint"),
     "linear": _linear,
     "magnitude_prune": _magnitude_prune,
     "nuslerp": _nuslerp,

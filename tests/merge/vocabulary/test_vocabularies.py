@@ -238,7 +238,9 @@ def test_a_live_model_keeps_its_chat_template_if_prompts_go_through_it(zoo):
     recipe = Recipe.from_dict(document)
     opened = Parents(recipe.model_names).opened
     check_in_place(recipe, opened)
-    with pytest.raises(UserError, match="chat_template: during the study prompts use the base's own"):
+    with pytest.raises(
+        UserError, match="chat_template: during the study prompts use the base's own"
+    ):
         check_in_place(recipe, opened, chat=True)
 
 
