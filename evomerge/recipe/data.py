@@ -204,6 +204,7 @@ class RecipeData(_Part):
     def kind_of(cls, value: Any, where: str) -> tuple[type[_Part], Any]:
         """Give a block without a method that of the recipe, and refuse models beside slices."""
         document = yaml_file.present(value, where)
+        yaml_file.check_keys(document, [field.name for field in fields(cls)], where)
         both = "models" in document and "slices" in document
         if both or not (document.get("models") or document.get("slices")):
             raise UserError(f"{where}: expected either models or slices, and only one of them")
