@@ -111,6 +111,12 @@ def tied_partner(name: str, names: Iterable[str]) -> str | None:
     return None
 
 
+def is_tied_copy(name: str, config: Mapping[str, Any], names: Iterable[str]) -> bool:
+    """Return whether a live model reads this tensor's tied partner instead: then it is none."""
+    tied = bool(config.get("tie_word_embeddings"))
+    return tied and name == "lm_head.weight" and tied_partner(name, names) is not None
+
+
 def vocabulary_size(config: Mapping[str, Any]) -> int | None:
     """Return how many rows of embeddings a config.json declares; ``None`` if it does not say."""
     for scope in (config, config.get("text_config") or {}):
@@ -147,6 +153,20 @@ def layer_count(config: Mapping[str, Any]) -> int | None:
             if isinstance(scope.get(key), int):
                 return int(scope[key])
     return None
+
+
+def stack_depths(names: Iterable[str], otherwise: int = 0) -> dict[str, int]:
+    """Count the layers of each stack by its tensors' names; '' has the deepest's, or `otherwise`.
+
+    >>> stack_depths(["h.0.mlp.weight", "h.1.mlp.weight", "ln_f.weight"])
+    {'h.': 2, '': 2}
+    """
+    depths: dict[str, int] = {}
+    for name in names:
+        layer = locate(name).layer
+        if layer is not None:
+            depths[stack_of(name)] = max(layer + 1, depths.get(stack_of(name), 0))
+    return {**depths, "": max(depths.values(), default=otherwise)}
 
 
 def with_layers(

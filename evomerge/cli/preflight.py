@@ -14,11 +14,15 @@ from evomerge.checkpoint.dtypes import CODES, ELEMENT_BYTES
 from evomerge.cli.parents import AT_MOST_SECONDS, parents_lines, requests
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
+from evomerge.evaluate.outcomes import score_kind_of
 from evomerge.report.numbers import duration
 from evomerge.study.analysis.forecast import DISCORDANT, resolvable_gain, useful
 from evomerge.study.config import StudyConfig
-from evomerge.study.journal.shards import SHARDS
+from evomerge.study.journal.gradients import PRICES
+from evomerge.study.journal.shards import SHARDS, gradient_shards
 from evomerge.study.phases.anchors import anchors
+from evomerge.study.phases.choice import with_optimizer
+from evomerge.study.phases.gradients import item_weights
 from evomerge.study.phases.search import start_optimizer
 from evomerge.study.statistics.outcome import Tasks
 from evomerge.study.statistics.pools import generation_items, split
@@ -30,6 +34,8 @@ from evomerge.study.workers.requests import (
     Description,
     Evaluate,
     Failure,
+    Gradient,
+    Gradients,
     Request,
     Scores,
 )
@@ -45,10 +51,12 @@ def run_check(study: Path, parents: bool) -> None:
         study: The study file.
         parents: Score the parents and the midpoints between them however long that takes.
     """
-    config = StudyConfig.from_yaml(study)
-    print(yaml_file.write(config.to_dict()), end="")
+    given = StudyConfig.from_yaml(study)
     with tempfile.TemporaryDirectory(prefix="evomerge-check-") as folder:
-        space = Study(config, folder).space
+        space = Study(given, folder).space
+        config, why = with_optimizer(given, space)
+        print(yaml_file.write(config.to_dict()), end="")
+        optimizer = start_optimizer(config, space, None)
         with open_pool(config, Path(folder) / "workers.log") as pool:
             scheduler = Scheduler(pool)
             first = space.fill([dimension.start for dimension in space.dimensions])
@@ -67,6 +75,12 @@ def run_check(study: Path, parents: bool) -> None:
             _ask(scheduler, request, Scores)  # the first one also loads the model
             smooth = _ask(scheduler, request, Scores).seconds
             metric = _ask(scheduler, replace(request, mode="metric"), Scores).seconds
+            gradients: list[Mapping[str, float]] = []
+            if optimizer.learns_from_gradients:
+                weights = item_weights(description.evaluation["weights"], items)
+                about = (optimizer.loss, weights, optimizer.piecewise)
+                backward = Gradient(average.recipe.to_dict(), items, *about)
+                gradients.append(_ask(scheduler, backward, Gradients).seconds)
             units = requests(config, items)
             by_mode = {mode: smooth["total"], "metric": metric["total"]}
             evaluations = [u.request for u in units if isinstance(u.request, Evaluate)]
@@ -86,9 +100,12 @@ def run_check(study: Path, parents: bool) -> None:
     count = {pool: sum(map(len, ids.values())) for pool, ids in pools.items()}
     shown = sum(map(len, items.values()))
     final = metric["total"] / shown * (8 * count["race"] + 9 * count["holdout"])
-    whole = (config.search.trials * smooth["total"] + final) / config.workers.count
-    candidates = start_optimizer(config, space, None).population + 1  # and the reference anchor
+    per_trial = (gradients or [smooth])[0]
+    whole = (config.search.trials * per_trial["total"] + final) / config.workers.count
+    candidates = optimizer.population + (not gradients)  # and the reference anchor
     shards = min(SHARDS, math.ceil(shown / config.evaluate.rows_per_batch))
+    if gradients:
+        shards = len(gradient_shards(items))
     held_out = {task: len(ids) for task, ids in pools["holdout"].items()}
     gain = resolvable_gain(held_out, description.evaluation["weights"])
     rows = [
@@ -106,8 +123,10 @@ def run_check(study: Path, parents: bool) -> None:
             "space",
             f"{len(space.dimensions)} dimensions: {_few([d.name for d in space.dimensions])}",
         ),
+        ("optimizer", f"{config.search.optimizer}: {why}"),
         *(("warning", text) for text in description.evaluation["warnings"]),
         ("trial", f"{smooth['total']:.2g} s for {shown} items, {_share(smooth)} in the model"),
+        *(("gradient", _cost(one, shown, optimizer.loss, size)) for one in gradients),
         ("metric", f"{metric['total']:.2g} s for the same items by the tasks' own metric"),
         (
             "forecast",
@@ -118,7 +137,7 @@ def run_check(study: Path, parents: bool) -> None:
             f"a gain of about {gain:.3f} or more on the held-out items, if two recipes differ on "
             f"{100 * DISCORDANT:.0f} % of them",
         ),
-        ("workers", _scaling(candidates, shards, smooth)),
+        ("workers", _scaling(candidates, shards, per_trial)),
     ]
     print()
     for name, text in rows:
@@ -155,6 +174,15 @@ def _scaling(candidates: int, shards: int, spent: Mapping[str, float]) -> str:
     by_count = useful(candidates, shards, spent["build"], rest)
     times = ", ".join(f"{duration(seconds)} with {count:,}" for count, seconds in by_count.items())
     return f"a generation takes {times}; half of {2 * max(by_count):,} would be idle"
+
+
+def _cost(spent: Mapping[str, float], items: int, loss: str, size: int) -> str:
+    """The cost of one gradient, in seconds, item evaluations and memory."""
+    price = PRICES[score_kind_of(loss)] * items
+    return (
+        f"{spent['total']:.2g} s for the same items forward and back, which count as {price:,} "
+        f"item evaluations; {4 * size / 1e9:.2g} GB for it in float32, and what the way back needs"
+    )
 
 
 def _few(names: list[str]) -> str:

@@ -32,6 +32,7 @@ POINTS = {
     "pool.close": "all workers are about to be ended",
     "worker.start": "a worker has read its configuration",
     "worker.evaluate": "a worker is about to build and score a candidate",
+    "worker.gradient": "a worker is about to build a candidate and differentiate its loss",
     "worker.answer": "its answer is about to be sent",
 }
 

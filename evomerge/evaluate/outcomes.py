@@ -8,6 +8,15 @@ ScoreKind = Literal["smooth", "metric"]
 Item = tuple[str, int]  # (task, doc_id)
 
 
+def score_kind_of(loss: str) -> ScoreKind:
+    """Return the score that comes with the gradient of a loss: of right or of written answers.
+
+    >>> score_kind_of("answers"), score_kind_of("entropy")
+    ('smooth', 'metric')
+    """
+    return "metric" if loss == "entropy" else "smooth"
+
+
 class OutcomeRow(NamedTuple):
     """One item's outcome, with its columns in the order of the journal.
 

@@ -11,11 +11,12 @@ from evomerge.core.errors import UserError, unknown
 from evomerge.evaluate.generation.decode import Decoder
 from evomerge.evaluate.generation.generation import TextGenerator
 from evomerge.evaluate.generation.vllm import VllmDecoder
+from evomerge.evaluate.gradient.backward import Backward
 from evomerge.evaluate.likelihood.attention import max_packed_length
 from evomerge.evaluate.likelihood.batches import Batch, make_batches
 from evomerge.evaluate.likelihood.context_cache import ContextCacheSupport, context_cache_support
 from evomerge.evaluate.likelihood.likelihood import Forward
-from evomerge.evaluate.outcomes import Item, OutcomeRow, ScoreKind
+from evomerge.evaluate.outcomes import Item, OutcomeRow, ScoreKind, score_kind_of
 from evomerge.evaluate.scoring.judge import outcomes
 from evomerge.evaluate.scoring.plan import ScoringPlan, make_plan
 from evomerge.evaluate.tasks.encode import Encoder
@@ -64,6 +65,7 @@ class Scorer:
         self._stock = stock_model(model, tokenizer, batch_size)
         self._encoder = Encoder(self._stock, harness)
         self._forward = Forward(model)
+        self._backward = Backward(model, batch_size, self._stock.max_length)
         self._max_packed_length = max_packed_length(model)
         self._context_cache = (
             ContextCacheSupport() if self._max_packed_length else context_cache_support(model)
@@ -119,6 +121,45 @@ class Scorer:
         rows += self._function_rows(checked)
         by_item = {(row.task, row.doc_id): row for row in rows}
         return [by_item[item] for item in checked]
+
+    def backward(
+        self, items: Mapping[str, Sequence[int]], loss: str, weights: Mapping[str, float]
+    ) -> tuple[list[OutcomeRow], float]:
+        """Score items, and add a loss's gradient to the weights' ``grad``.
+
+        Call it within `weight_gradients`. The score is the smooth one, or the metric for
+        ``entropy``, which looks at the answers that the model writes. Scores equal those of `score`
+        but for rounding, since items go through the model in other batches.
+
+        Args:
+            items: Document numbers of each task.
+            loss: A name in `gradient.losses.FUNCTIONS`.
+            weights: What the loss of an item of each task counts.
+
+        Returns:
+            One outcome per item, in the order given, and the weighted sum of the losses.
+
+        Raises:
+            UserError: An item has no right answer.
+            NonFiniteError: If the model's logits are NaN or infinite on an item.
+            NoRoomError: If the memory does not hold one item forward and backward.
+        """
+        checked = self._checked(items)
+        functions = sorted({task for task, _ in checked} & set(self.harness.functions))
+        if functions:
+            raise UserError(
+                f"task '{functions[0]}': it is a function, which has no gradient: set "
+                "search.optimizer: catcma"
+            )
+        kind = score_kind_of(loss)
+        plan = self._plan(checked, kind)
+        self._generation.seconds = 0.0
+        answers = self._generation(plan.prompts) if kind == "metric" else []
+        prompted = zip(plan.prompts.requests, answers, strict=False)
+        written = [self._encoder.written(*asked, answer.text) for asked, answer in prompted]
+        value, likelihoods = self._backward(plan, loss, weights, written)
+        self.seconds = self._backward.seconds + self._generation.seconds
+        return outcomes(plan, likelihoods, answers, kind, self.harness), value
 
     def composition(self, items: Mapping[str, Sequence[int]], score_kind: ScoreKind) -> str:
         """Return the digest of the batches that `score` puts these items in (`batch_digest`)."""

@@ -98,6 +98,15 @@ def live_tensors(model: torch.nn.Module, built: MergePlan) -> dict[str, Tensor]:
     Raises:
         UserError: The model lacks a tensor of the plan.
     """
+    return {name: tensor.detach() for name, tensor in parameters_of(model, built).items()}
+
+
+def parameters_of(model: torch.nn.Module, built: MergePlan) -> dict[str, Tensor]:
+    """The same tensors as the model has them: parameters, with their gradients.
+
+    Raises:
+        UserError: The model lacks a tensor of the plan.
+    """
     state: Mapping[str, Tensor] = model.state_dict(keep_vars=True)
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     tensors = {}
@@ -106,7 +115,7 @@ def live_tensors(model: torch.nn.Module, built: MergePlan) -> dict[str, Tensor]:
         if tensor is None:
             tensor = state.get(prefix + job.name)
         if tensor is not None and tensor.shape == job.shape:
-            tensors[job.name] = tensor.detach()
+            tensors[job.name] = tensor
             continue
         if tensor is not None and _differs_in_rows(tuple(tensor.shape), job.shape):
             raise UserError(

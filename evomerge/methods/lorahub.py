@@ -14,7 +14,7 @@ from evomerge.methods.registry import FactorPair, merge_method
 
 PerModelMix = Annotated[
     PerModelFloat,
-    Range(-1.5, 1.5),
+    Range(-1.5, 1.5, smooth=True),
     Doc(
         "How much of each adapter's factors is mixed in; any finite number. The paper searches in "
         "[-1.5, 1.5]."

@@ -16,6 +16,7 @@ from evomerge.core.errors import UserError
 
 ParameterKind = Literal["float", "int", "bool", "choice"]
 Setting = float | int | bool | str  # one value of a parameter
+Smooth = Literal[False, True, "piecewise"]
 
 
 class _Required(Enum):
@@ -42,12 +43,15 @@ class Range:
         high: High end of it.
         valid_low: Smallest value that means anything; ``None``: any finite number does.
         valid_high: Largest value that means anything; ``None``: any finite number does.
+        smooth: Whether the merge changes smoothly with it, so that a gradient says how;
+            ``piecewise``: it does as long as no elected sign changes.
     """
 
     low: float
     high: float
     valid_low: float | None = None
     valid_high: float | None = None
+    smooth: Smooth = False
 
     def __post_init__(self) -> None:
         ends = (self.low, self.high)
@@ -79,14 +83,16 @@ class Count:
 # all of them; the numbers may be a tensor.
 PerModelFloat = float | Sequence[float] | Tensor
 Fraction = Annotated[float, Range(0.0, 1.0, valid_low=0.0, valid_high=1.0)]
+SmoothFraction = Annotated[float, Range(0.0, 1.0, valid_low=0.0, valid_high=1.0, smooth=True)]
 
 PerModelWeight = Annotated[
     PerModelFloat,
-    Range(0.0, 1.0),
+    Range(0.0, 1.0, smooth=True),
     Doc("How much of each model's delta is added; any finite number."),
 ]
 PerModelVote = Annotated[
-    PerModelWeight,
+    PerModelFloat,
+    Range(0.0, 1.0, smooth="piecewise"),
     Doc(
         "How much of each model's delta is added, and how much its sign counts; any finite number."
     ),
@@ -105,7 +111,7 @@ PerModelRandomDensity = Annotated[
 ]
 Lambda = Annotated[
     float,
-    Range(0.0, 2.0),
+    Range(0.0, 2.0, smooth=True),
     Doc("Scale of what is added to the base; any finite number."),
 ]
 Normalize = Annotated[
@@ -136,6 +142,7 @@ class ParameterSpec:
         high: High end of it.
         valid_low: Smallest valid value; ``None``: any finite number.
         valid_high: Largest valid value; ``None``: any finite number.
+        smooth: Whether the merge changes smoothly with it, see `Range`.
         default: The value when none is given, or `REQUIRED`.
         choices: The values of a choice, ``(False, True)`` for a bool, else empty.
         doc: What it does, in a sentence (`Doc`).
@@ -148,6 +155,7 @@ class ParameterSpec:
     high: float | None = None
     valid_low: float | None = None
     valid_high: float | None = None
+    smooth: Smooth = False
     default: Setting | _Required = REQUIRED
     choices: tuple[Setting, ...] = ()
     doc: str = ""

@@ -12,7 +12,7 @@ from evomerge.methods.registry import merge_method
 
 PerModelScale = Annotated[
     PerModelFloat,
-    Range(0.0, 2.0),
+    Range(0.0, 2.0, smooth=True),
     Doc("What it is multiplied by; any finite number; 1 returns the model's own bits."),
 ]
 

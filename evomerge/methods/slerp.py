@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from evomerge.methods.parameters import Count, Doc, Fraction
+from evomerge.methods.parameters import Count, Doc, SmoothFraction
 from evomerge.methods.registry import merge_method
 
 _BLOCK = 2**20  # elements whose statistics are summed at a time: bounds scratch memory at ~ 12 MB
@@ -20,7 +20,9 @@ _SMALL_NORM = 1e-8  # norm below which a tensor has no direction (mergekit's con
 def slerp(
     base: Tensor,
     models: Annotated[Sequence[Tensor], Count(1, 1)],
-    t: Annotated[Fraction, Doc("Where on the arc: 0 is the base, 1 the model, both to the bit.")],
+    t: Annotated[
+        SmoothFraction, Doc("Where on the arc: 0 is the base, 1 the model, both to the bit.")
+    ],
 ) -> Tensor:
     """Interpolate along the arc between the base and one model, each tensor as one vector.
 

@@ -26,7 +26,9 @@ from evomerge.methods.parameters import (
     Lambda,
     NormalizeAgreeing,
     PerModelDensity,
+    PerModelFloat,
     PerModelVote,
+    Range,
     one_per_model,
 )
 from evomerge.methods.registry import merge_method
@@ -36,6 +38,13 @@ SignConsensus = Annotated[
     Doc(
         "What is summed up to elect a sign: the deltas (``sum``), or their signs "
         "(``count``: one model, one vote)."
+    ),
+]
+PerModelElector = Annotated[  # not smooth: what trims over the whole model runs in float32 alone
+    PerModelFloat,
+    Range(0.0, 1.0),
+    Doc(
+        "How much of each model's delta is added, and how much its sign counts; any finite number."
     ),
 ]
 AgreeingAggregate = Annotated[
@@ -114,7 +123,7 @@ def ties(
 def ties_global(
     base: Tensor,
     models: Sequence[Tensor],
-    weight: PerModelVote = 1.0,
+    weight: PerModelElector = 1.0,
     density: Annotated[
         PerModelDensity,
         Doc("Part of each model's elements that is kept, those of largest magnitude."),

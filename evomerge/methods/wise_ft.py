@@ -7,7 +7,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from evomerge.methods.parameters import Count, Doc, Fraction
+from evomerge.methods.parameters import Count, Doc, SmoothFraction
 from evomerge.methods.registry import merge_method
 
 
@@ -16,7 +16,7 @@ def wise_ft(
     base: Tensor,
     models: Annotated[Sequence[Tensor], Count(1, 1)],
     alpha: Annotated[
-        Fraction,
+        SmoothFraction,
         Doc(
             "Where on the line: 0 is the base, 1 the model, both to the bit; the paper advises 0.5 "
             "where nothing can be measured."

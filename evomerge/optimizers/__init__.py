@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from evomerge.optimizers.evolution.lorahub import LoraHub
     from evomerge.optimizers.evolution.map_elites import MapElites
     from evomerge.optimizers.evolution.swarm import ParticleSwarm
+    from evomerge.optimizers.gradient.adam import Adam
     from evomerge.optimizers.procedures.coordinate_grid import CoordinateGrid
     from evomerge.optimizers.procedures.greedy_soup import GreedySoup
     from evomerge.optimizers.procedures.lottery_pools import LotteryPools
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from evomerge.optimizers.sampling.random import RandomSearch
 
 __all__ = [
+    "Adam",
     "CatCma",
     "CmaEs",
     "CoarseToFine",

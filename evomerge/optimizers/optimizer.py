@@ -60,6 +60,12 @@ class Optimizer(ABC):
     compares_generations: bool = False
     #: True if it learns from the scores of each item (see `tell`).
     learns_from_items: bool = False
+    #: True if it learns from the gradient of its `loss` at each point (see `tell`).
+    learns_from_gradients: bool = False
+    #: What the gradient is of, in an optimizer that learns from one.
+    loss: str = ""
+    #: Whether it follows parameters that elect signs, as if no sign changed.
+    piecewise: bool = False
     #: True if it can search for several objectives at once.
     takes_vectors: bool = False
     #: The smallest generation it can work with.
@@ -117,6 +123,7 @@ class Optimizer(ABC):
         self._population = self._choose_population(population)
         self._asked, self._started = None, True
         self._scores: list[ItemScores | None] = []
+        self._loss_gradients: list[Sequence[float] | None] = []
         #: Which coordinates are inactive at each point last asked; None if none ever is.
         self._inactive: Mask | None = None
         self._begin()
@@ -142,6 +149,7 @@ class Optimizer(ABC):
         points: Sequence[Point],
         fitness: Sequence[float | Sequence[float] | None],
         scores: Sequence[ItemScores | None] | None = None,
+        gradients: Sequence[Sequence[float] | None] | None = None,
     ) -> None:
         """Learn from a generation.
 
@@ -151,6 +159,9 @@ class Optimizer(ABC):
                 with several objectives a list of as many numbers.
             scores: The scores of each point, ``{task: {item: score}}``, higher is better; used by
                 an optimizer that `learns_from_items`, which works without them too.
+            gradients: The derivative of the loss along each dimension at each point, 0 where there
+                is none, or ``None`` if the point failed; for an optimizer that
+                `learns_from_gradients`.
         """
         self._check_started("tell")
         if self._asked is None:
@@ -159,6 +170,7 @@ class Optimizer(ABC):
         check_fitness(self._asked, points, vectors)
         self._asked = None
         self._scores = list(scores) if scores is not None else [None] * len(points)
+        self._loss_gradients = list(gradients) if gradients is not None else [None] * len(points)
         if self._objectives == 1:
             self._learn([None if vector is None else vector[0] for vector in vectors])
         else:
@@ -174,6 +186,17 @@ class Optimizer(ABC):
     def mean(self) -> Point | None:
         """The centre of the search distribution as a feasible point; ``None`` if it has none."""
         return None
+
+    @property
+    def origin(self) -> Point:
+        """The point that it started from; what it does not search keeps its value there."""
+        self._check_started("origin")
+        return self._initial
+
+    @property
+    def milestones(self) -> list[Point]:
+        """Points on its way that may be better than its end; they race too."""
+        return []
 
     @property
     def stopped(self) -> str | None:

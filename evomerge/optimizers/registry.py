@@ -12,6 +12,7 @@ from evomerge.optimizers.optimizer import Optimizer
 
 # name in a study file -> (module, class, options that the name fixes)
 _OPTIMIZERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "adam": ("gradient.adam", "Adam", {}),
     "catcma": ("evolution.catcma", "CatCma", {}),
     "cmaes": ("evolution.cmaes", "CmaEs", {}),
     "coarse_to_fine": ("evolution.coarse_to_fine", "CoarseToFine", {}),

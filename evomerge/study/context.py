@@ -14,9 +14,10 @@ from evomerge.recipe.space.space import SearchSpace
 from evomerge.study.config import StudyConfig
 from evomerge.study.journal.events import AskedEvent, AskedTrial
 from evomerge.study.journal.record import Record
-from evomerge.study.ledger import Items, Ledger
+from evomerge.study.ledger import Ledger
 from evomerge.study.phases.control import KIND as RANDOM
 from evomerge.study.statistics.outcome import fitness, item_scores
+from evomerge.study.wanted import Items
 
 Asked = tuple[str, str, Point | None, Recipe]  # kind, name, point, recipe
 

@@ -8,8 +8,8 @@ run again, which finds its past already paid for.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,9 +31,10 @@ from evomerge.study.journal.events import (
 )
 from evomerge.study.journal.journal import Journal
 from evomerge.study.journal.record import Record
-from evomerge.study.journal.shards import shard_items, shards
+from evomerge.study.journal.shards import gradient_shards, shard_items, shards
 from evomerge.study.journal.trials import TrialRecord
 from evomerge.study.past import of_journal
+from evomerge.study.wanted import LOST, Items, Wanted, has_failed, units
 from evomerge.study.workers.failures import FATAL
 from evomerge.study.workers.requests import (
     Answer,
@@ -43,28 +44,18 @@ from evomerge.study.workers.requests import (
     ExpectedParents,
     Export,
     Failure,
+    Gradient,
+    Gradients,
     Request,
     Scores,
 )
 from evomerge.study.workers.scheduler import ATTEMPTS, Scheduler, Unit
 
-Items = Mapping[str, Sequence[int]]
 AnswerType = TypeVar("AnswerType", bound=Answer)
 Listener = Callable[[Event, Record], None]
 
 ROUNDS = 3  # how often a unit that loses its workers again and again is tried anew
-_LOST = {"infrastructure", "device"}  # failures that say nothing of the recipe
 _PLAIN = AskedEvent | OutcomesEvent | ToldEvent | RacedEvent  # only names and numbers
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Outcomes of trials on items, by ``smooth`` or ``metric``, filed under a phase."""
-
-    trials: Sequence[int]
-    items: Items
-    mode: ScoreKind
-    phase: str
 
 
 class Ledger:
@@ -142,7 +133,7 @@ class Ledger:
             assert self._scheduler is not None
             location = self._scheduler.pool.output_location
             hint = f"; look at {location}; the same command resumes"
-            raise UserError(answer.message + hint * (answer.kind in _LOST))
+            raise UserError(answer.message + hint * (answer.kind in LOST))
         assert isinstance(answer, answer_type)
         return answer
 
@@ -173,27 +164,37 @@ class Ledger:
         """
         for wanted in several:
             self._copy(wanted)
-        units = [unit for wanted in several for unit in self._units(wanted)]
+        waiting = [
+            replace(unit, request=self._with_parents(unit.request))
+            for wanted in several
+            for unit in units(self.record, wanted, self._shard_items)
+        ]
         for _ in range(ROUNDS):
             lost: list[tuple[Unit, Failure]] = []
-            if units:
-                self._run(units, partial(self._enter, lost))
+            if waiting:
+                self._run(waiting, partial(self._enter, lost))
             if not lost:
                 return
             for unit, failed in lost:
-                name = self.record.trials[unit.tag[0]].name
+                name = self.record.trials[unit.tag.trial].name
                 message = f"{name}: {ATTEMPTS} workers were lost on it: {failed.message}"
-                self.warn("worker lost", message, trial=unit.tag[0])
+                self.warn("worker lost", message, trial=unit.tag.trial)
             self.request(Describe(), Description)
-            units = [unit for unit, _ in lost]
+            waiting = [unit for unit, _ in lost]
         for unit, failed in lost:
-            number, _, phase = unit.tag
             times = ROUNDS * ATTEMPTS
             message = f"{times} workers were lost on it and not on other work: {failed.message}"
-            self.fail(number, phase, Failure("crash", message))
+            self.fail(unit.tag.trial, unit.tag.phase, Failure("crash", message))
+
+    def gradients(self, number: int, items: Items) -> list[Sequence[float] | None]:
+        """Return the gradient of a trial over each part of the items; ``None`` for none."""
+        digest = self.record.trials[number].digest
+        return [self.record.gradients.of(digest, part) for part in gradient_shards(items)]
 
     def _copy(self, wanted: Wanted) -> None:
         """Write down here what other runs have already, so that this run stands alone."""
+        if wanted.gradient is not None:
+            return
         parts = shards(wanted.items, self._shard_items)
         for run, lender in self._lenders.items():
             for trial in (self.record.trials[number] for number in wanted.trials):
@@ -223,22 +224,6 @@ class Ledger:
                     alike = size == self._shard_items and lender.batches.last is not None
                     self._log_outcomes(trial, event, f"{run} scored it", alike)
 
-    def _units(self, wanted: Wanted) -> Iterator[Unit]:
-        """List the work to do, cut into the study's shards."""
-        trials = [self.record.trials[number] for number in wanted.trials]
-        # Equal recipes are scored once and fail together, also when a study is resumed.
-        settled = {trial.digest for trial in trials if _has_failed(trial, wanted.phase)}
-        some_shards = shards(wanted.items, self._shard_items)
-        for trial in trials:
-            if trial.digest in settled:
-                continue
-            settled.add(trial.digest)
-            for shard in some_shards:
-                missing = self.record.outcomes.missing(trial.digest, wanted.mode, shard)
-                if missing:
-                    request = self._with_parents(Evaluate(trial.recipe, [missing], wanted.mode))
-                    yield Unit(trial.digest, request, (trial.number, wanted.mode, wanted.phase))
-
     @property
     def _shard_items(self) -> int:
         assert self.record.study is not None
@@ -256,21 +241,24 @@ class Ledger:
         self, lost: list[tuple[Unit, Failure]], unit: Unit, answer: Answer, worker: int
     ) -> None:
         """Write down what became of a unit, unless nothing can be said of it yet."""
-        number, mode, phase = unit.tag
+        number, mode, phase = unit.tag.trial, unit.tag.mode, unit.tag.phase
         trial = self.record.trials[number]
         if isinstance(answer, Failure):
             if answer.kind in FATAL:
                 raise UserError(answer.message)
-            if answer.kind in _LOST:
+            if answer.kind in LOST:
                 lost.append((unit, answer))
             else:
                 self.fail(number, phase, answer)
             return
         assert isinstance(answer, Scores)
-        assert isinstance(unit.request, Evaluate)
         if answer.rescored and self._holds(trial, mode, answer.rows):
             return
-        sizes = [sum(map(len, shard.values())) for shard in unit.request.shards]
+        request = unit.request
+        in_shards = request.shards if isinstance(request, Evaluate) else ()
+        sizes = [sum(map(len, shard.values())) for shard in in_shards]
+        loss = answer.loss if isinstance(answer, Gradients) else None
+        gradient = unit.tag.chain(answer) if isinstance(answer, Gradients) else None
         event = OutcomesEvent(
             trial=number,
             phase=phase,
@@ -283,6 +271,8 @@ class Ledger:
             halvings=answer.halvings,
             errors=answer.errors or None,
             rescored=answer.rescored,
+            loss=loss,
+            gradient=gradient,
         )
         halved = f"batches were halved {self.record.halvings} times because memory ran out"
         why = halved if self.record.halvings else f"worker {worker} batches them so"
@@ -305,14 +295,14 @@ class Ledger:
 
     def fail(self, number: int, phase: str, failed: Failure) -> None:
         """Write down why a trial has no score in a phase; once."""
-        if not _has_failed(self.record.trials[number], phase):
+        if not has_failed(self.record.trials[number], phase):
             self.log(
                 FailedEvent(trial=number, phase=phase, kind=failed.kind, message=failed.message)
             )
 
     def _disagreed(self, unit: Unit, first: Answer, second: Answer) -> None:
         """Warn of a unit that two workers answered differently; the first answer counts."""
-        number = unit.tag[0]
+        number = unit.tag.trial
         name = self.record.trials[number].name
         rows = [answer.rows if isinstance(answer, Scores) else () for answer in (first, second)]
         pairs = zip(*rows, strict=False)
@@ -326,7 +316,7 @@ class Ledger:
         )
 
     def _with_parents(self, request: Request) -> Request:
-        if isinstance(request, Evaluate | Export):
+        if isinstance(request, Evaluate | Export | Gradient):
             return replace(request, parents=self._parents)
         return request
 
@@ -339,8 +329,3 @@ class Ledger:
     def _run(self, units: Sequence[Unit], done: Callable[[Unit, Answer, int], None]) -> None:
         assert self._scheduler is not None, "employ() comes before anything is evaluated"
         self._scheduler.run(units, done)
-
-
-def _has_failed(trial: TrialRecord, phase: str) -> bool:
-    failure = trial.failure
-    return failure is not None and failure.phase == phase and failure.kind not in _LOST

@@ -28,6 +28,7 @@ from evomerge.study.phases.ask_tell import AskTell
 from evomerge.study.phases.baseline import Baseline
 from evomerge.study.phases.card import write_study_card
 from evomerge.study.phases.check import check, finished, refuse_another
+from evomerge.study.phases.choice import with_optimizer
 from evomerge.study.phases.conclusion import Conclusion
 from evomerge.study.phases.contenders import contenders
 from evomerge.study.phases.export import export
@@ -69,9 +70,9 @@ class Study:
         *,
         allow_changed: bool = False,
     ):
-        self.config = config
         self.directory = Path(directory)
         self.space: SearchSpace = study_space(config)
+        self.config = config
         self._listener = listener
         self._reuse = [Path(run) for run in reuse]
         self._allow_changed = allow_changed
@@ -79,7 +80,8 @@ class Study:
         self._ask_tell: AskTell | None = None
         self._callbacks: Sequence[Callback] = ()
         self._is_stopped = False
-        start_optimizer(config, self.space, None)  # refuses what it cannot search with
+        if config.search.optimizer is not None:
+            start_optimizer(config, self.space, None)  # refuses what it cannot search with
 
     @property
     def record(self) -> Record:
@@ -257,17 +259,25 @@ class Study:
         finally:
             self.close()
 
-    def _open(self) -> StudyRun:
+    def _open(self, external: bool = False) -> StudyRun:
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise UserError(f"{self.directory}: cannot make a run folder: {error}") from None
         self._ledger = Ledger(self.directory / JOURNAL, self._hear)
+        if self.config.search.optimizer is None:
+            self._choose_optimizer(self._ledger.record, external)
         return StudyRun(self.config, self.directory, self.space, self._ledger)
+
+    def _choose_optimizer(self, record: Record, external: bool) -> None:
+        """Take the optimizer that the run began with, or the one for its kind of evaluation."""
+        begun = record.config.get("search", {}).get("optimizer")
+        search = replace(self.config.search, optimizer=begun)
+        self.config, _ = with_optimizer(replace(self.config, search=search), self.space, external)
 
     def _open_ask_tell(self) -> AskTell:
         if self._ask_tell is None:
-            study = self._open()
+            study = self._open(external=True)
             try:
                 self._ask_tell = AskTell(study)
             except BaseException:

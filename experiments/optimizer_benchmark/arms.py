@@ -72,6 +72,13 @@ ARMS = {
     "lottery_pools": Arm("lottery_pools", per_task=19, redraw=False),
     "simplex_grid": Arm("simplex_grid", per_task=20, redraw=False),
     "lorahub": Arm("lorahub", per_task=8, redraw=False),
+    # gradients: three item evaluations an item; without anchors, from .5 and without a race
+    "adam": Arm("adam", per_task=4),
+    "adam, 8 items": Arm("adam", per_task=8),
+    "adam, lr .05": Arm("adam", {"lr": 0.05}, per_task=4),
+    "adam, margin": Arm("adam", {"loss": "margin"}, per_task=4),
+    "adam, entropy": Arm("adam", {"loss": "entropy"}, per_task=4),
+    "adam alone": Arm("adam", per_task=4, anchored=False),
 }
 
 # Compared in every space; the rest says what makes the difference, in one.

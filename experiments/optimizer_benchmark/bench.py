@@ -18,17 +18,19 @@ from arms import ARMS, HEADLINE, Arm
 from peers import MergekitEvolve, Mergenetic
 from spaces import parents, spaces
 
-from evomerge.evaluate.outcomes import OutcomeRow
+from evomerge.evaluate.outcomes import OutcomeRow, score_kind_of
 from evomerge.optimizers import create
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.inverse import point_of
 from evomerge.study.config import StudyConfig
+from evomerge.study.journal.gradients import PRICES
 from evomerge.study.phases.anchors import anchors
+from evomerge.study.phases.gradients import Chain, item_weights
 from evomerge.study.statistics.outcome import fitness, item_scores
 from evomerge.study.statistics.pools import generation_items, split
 from evomerge.study.statistics.race import Race
 from evomerge.study.workers.evaluator import Evaluator
-from evomerge.study.workers.requests import Describe, Evaluate, Failure
+from evomerge.study.workers.requests import Describe, Evaluate, Failure, Gradient
 
 BUDGET = 11_200  # item evaluations: 100 candidates on 16 items of each of seven tasks
 SHARES = {"search": 0.5, "race": 0.1, "holdout": 0.4}  # of 512 documents a task
@@ -68,6 +70,20 @@ class Judge:
             raise RuntimeError(answer.message)
         return [OutcomeRow(*row) for row in answer.rows]
 
+    def gradient(self, search: "Search", recipe: Recipe, items: dict) -> tuple[list, list[float]]:
+        """Return outcomes, and the derivative of the loss along each dimension."""
+        optimizer = search.optimizer
+        if search.chain is None:
+            base = self.config.base_model
+            search.chain = Chain(search.space, optimizer.origin, base, optimizer.piecewise)
+        weights = item_weights(dict.fromkeys(items, 1.0), items)
+        answer = self._evaluator.handle(
+            Gradient(recipe.to_dict(), items, optimizer.loss, weights, optimizer.piecewise)
+        )
+        if isinstance(answer, Failure):
+            raise RuntimeError(answer.message)
+        return [OutcomeRow(*row) for row in answer.rows], search.chain(answer)
+
     def held_out(self, recipe: Recipe, per_task: int = 10**9) -> float:
         key = (recipe.digest, per_task)
         if key not in self._judged:
@@ -88,6 +104,7 @@ class Search:
         self.gains: list[tuple[float, Recipe]] = []
         self.told: list[dict] = []  # what the item matrices are made of
         self.reference: Recipe | None = None
+        self.chain: Chain | None = None
         start = None
         if arm.anchored or arm.options.get("start") == "anchor":
             start = self._anchors()
@@ -107,6 +124,8 @@ class Search:
         generation, judging = 0, 0.0
         while not getattr(self.optimizer, "stopped", None):
             n = self.optimizer.population + self.arm.anchored
+            if self.follows:
+                n = PRICES[score_kind_of(self.optimizer.loss)]
             cost = n * self.arm.per_task * len(self.judge.tasks)
             if generation and self.spent + cost > self.budget - reserve:
                 break
@@ -136,12 +155,17 @@ class Search:
     def answer(self) -> Recipe:
         """What the arm would answer now, without a race."""
         mean = getattr(self.optimizer, "mean", None)
-        if self.arm.anchored and mean is not None:
+        if mean is not None and (self.arm.anchored or self.follows):
             return self.space.fill(mean)
         if self.arm.anchored:
             return max(self.gains, key=lambda pair: pair[0])[1]
         assert self.best_seen is not None
         return self.best_seen[1]
+
+    @property
+    def follows(self) -> bool:
+        """Whether the optimizer learns from gradients."""
+        return getattr(self.optimizer, "learns_from_gradients", False)
 
     def _anchors(self) -> tuple | None:
         """Score the anchors; the best one that the space holds is the start."""
@@ -161,6 +185,15 @@ class Search:
         items = generation_items(self.judge.pools["search"], self.arm.per_task, self.seed, seen)
         points = self.optimizer.ask()
         recipes = [self.space.fill(point) for point in points]
+        if self.follows:
+            mode = score_kind_of(self.optimizer.loss)
+            rows, gradient = self.judge.gradient(self, recipes[0], items)
+            self.spent += PRICES[mode] * len(rows)
+            value = fitness(rows, self.judge.tasks, mode)
+            self.gains.append((value, recipes[0]))
+            self.best_seen = value, recipes[0]
+            self.optimizer.tell(points, [value], gradients=[gradient])
+            return
         rows = [self._scored(recipe, items) for recipe in recipes]
         values = [fitness(outcomes, self.judge.tasks, self.arm.score) for outcomes in rows]
         reference = 0.0
@@ -184,7 +217,10 @@ class Search:
         """The study's own race: the best anchor, the answer and the leaders by paired gain."""
         leaders = sorted(self.gains, key=lambda pair: -pair[0])
         racers: dict[str, Recipe] = {}
-        for recipe in (self.reference, answer, *(recipe for _, recipe in leaders)):
+        others = [recipe for _, recipe in leaders]
+        if self.follows:
+            others = [self.space.fill(point) for point in reversed(self.optimizer.milestones)]
+        for recipe in (self.reference, answer, *others):
             if len(racers) < RACERS:
                 racers.setdefault(recipe.digest, recipe)
         runners = list(racers.values())
@@ -212,6 +248,9 @@ class Search:
         tasks = sorted(self.judge.tasks)
         rows = [row for feedback in self.told for of_point in feedback["rows"] for row in of_point]
         value = [row.smooth if self.arm.score == "smooth" else row.metric for row in rows]
+        n = len(self.told)
+        if not n:
+            return {}
         n = len(self.gains)
         return {
             "points": np.array(

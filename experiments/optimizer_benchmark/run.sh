@@ -21,6 +21,14 @@ make_zoo('$work/zoo-$zoo', architecture='${architecture[$zoo]}')"
     --arms "coarse_to_fine, 4 items"
   python "$here/bench.py" "$work/zoo-$zoo" "$work/$zoo" --spaces global \
     --arms greedy_soup coordinate_grid lottery_pools simplex_grid lorahub
+  python "$here/bench.py" "$work/zoo-$zoo" "$work/$zoo" --spaces tensor component parts depth \
+    --seeds 0 1 2 3 4 --arms adam
+  python "$here/bench.py" "$work/zoo-$zoo" "$work/$zoo" --spaces tensor --seeds 0 1 2 3 4 \
+    --arms "adam, 8 items" "adam, margin" "adam, entropy"
+  for budget in 1120 3360; do
+    python "$here/bench.py" "$work/zoo-$zoo" "$work/$zoo" --spaces tensor --seeds 0 1 2 3 4 \
+      --budget $budget --arms "adam alone"
+  done
   mkdir -p "$here/results/$zoo"
   python "$here/shorten.py" "$work/$zoo" "$here/results/$zoo"
 done

@@ -1,4 +1,4 @@
-"""The three spaces that are searched, all of them task arithmetic: 4, 20 and 60 dimensions."""
+"""The spaces that are searched, all of them task arithmetic: 4, 20, 60, 80 and 224 dimensions."""
 
 from pathlib import Path
 
@@ -8,7 +8,10 @@ LOW, HIGH = -0.25, 1.5  # of every weight, as in search_spaces/task_arithmetic_b
 
 
 def spaces(base: str, models: list[str], low: float = LOW, high: float = HIGH) -> dict:
-    """A weight per model; at five depths; and apart for attention, MLP and the rest."""
+    """A weight per model; at five depths; and apart for attention, MLP and the rest.
+
+    And those that gradients search: a weight per model and component of a layer, or tensor.
+    """
 
     def weights(knots: int | None) -> list[dict]:
         hole = {"low": low, "high": high, "initial": 0.4} | ({"knots": knots} if knots else {})
@@ -24,10 +27,10 @@ def spaces(base: str, models: list[str], low: float = LOW, high: float = HIGH) -
         "depth": {**plain, "models": weights(5)},
         "parts": {**plain, "models": weights(3), "blocks": apart},
     }
-    return {
-        name: SearchSpace.from_dict(document, name).bind(base, models, "float32")
-        for name, document in documents.items()
-    }
+    finer = {per: f"task_arithmetic_by_{per}" for per in ("component", "tensor")}
+    made = {name: SearchSpace.from_dict(document, name) for name, document in documents.items()}
+    made |= {per: SearchSpace.from_yaml(name) for per, name in finer.items()}
+    return {name: space.bind(base, models, "float32") for name, space in made.items()}
 
 
 def parents(zoo: Path) -> tuple[str, list[str]]:

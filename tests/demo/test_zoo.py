@@ -141,14 +141,14 @@ def test_the_study_file_names_everything_relative_to_itself(zoo):
     assert folders == [folder.resolve() for folder in zoo.experts.values()]
     assert [task["name"] for task in study["evaluate"]["tasks"]] == list(zoo.task_names)
     assert (path.parent / study["evaluate"]["include_path"][0]).samefile(zoo.tasks)
-    assert study["space"] == "task_arithmetic_by_depth"
+    assert study["space"] == "task_arithmetic_by_tensor"
     assert study["evaluate"]["items"] == {
         "search": 0.5,
         "race": 0.2,
         "holdout": 0.3,
-        "per_generation": 48,
+        "per_generation": 14,
     }
-    assert study["search"] == {"optimizer": "catcma", "trials": 40, "seed": 0}
+    assert study["search"] == {"optimizer": "adam", "trials": 40, "seed": 0}
     assert study["workers"] == {"backend": "local", "count": 2, "device": "auto", "threads": 1}
     assert study["output"] == {"dtype": "float32", "save_model": True}
 

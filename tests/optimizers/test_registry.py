@@ -13,6 +13,7 @@ from evomerge.optimizers import CatCma, CmaEs, Optimizer, OptunaSampler, RandomS
 def test_every_name_makes_an_optimizer():
     made = {name: type(create(name)) for name in names()}
     assert made == {
+        "adam": search.Adam,
         "catcma": CatCma,
         "cmaes": CmaEs,
         "coarse_to_fine": search.CoarseToFine,
@@ -37,7 +38,9 @@ def test_every_name_makes_an_optimizer():
 
 
 def test_an_unknown_name_lists_the_known_ones_nearest_first():
-    with pytest.raises(UserError, match=r"'cmase': did you mean 'cmaes'\? known: catcma, cmaes"):
+    with pytest.raises(
+        UserError, match=r"'cmase': did you mean 'cmaes'\? known: adam, catcma, cmaes"
+    ):
         create("cmase")
 
 

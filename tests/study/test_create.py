@@ -40,6 +40,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "select": "simplest",
         "steps": "deltas",
         "options": {"sigma": 0.2},
+        "then": {"optimizer": "random", "trials": 9, "options": {}},
     },
     "workers": {
         "backend": "ray",
@@ -86,7 +87,8 @@ def test_every_key_given_from_python_is_the_key_of_the_study_file(
     if key == "engine_options":
         evaluate["engine"] = "vllm"
     given: dict[str, Any] = {}
-    also: dict[str, Any] = {"optimizer": "random"} if key == "objective" else {}
+    named = {"objective": "random", "options": "cmaes", "then": "catcma"}
+    also: dict[str, Any] = {"optimizer": named[key]} if key in named else {}
     if section == "evaluate":
         evaluate[key] = value
     elif section == "search":

@@ -11,24 +11,25 @@ from evomerge.cli.arguments import count
 from evomerge.cli.commands.search import run_study
 from evomerge.core.errors import UserError, unknown
 
-_DEFAULTS: dict[str, Any] = {
-    "space": "task_arithmetic_by_depth",
-    "optimizer": "catcma",
-    "trials": 240,
-    "seed": 0,
-    "backend": "ray",
-    "workers": 2,
-}
+# With another optimizer than `adam` the space is coarser: it sees scores alone, and more of them.
+_DEFAULTS: dict[str, Any] = {"optimizer": "adam", "seed": 0, "backend": "ray", "workers": 2}
+_BY_GRADIENT = {"space": "task_arithmetic_by_tensor", "trials": 60, "per_generation": 14}
+_BY_SCORE = {"space": "task_arithmetic_by_depth", "trials": 240, "per_generation": 48}
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser's."""
     parser = commands.add_parser("demo", help="train a small zoo and run a whole study on it")
     parser.add_argument("directory", nargs="?", type=Path, default=Path("demo"), metavar="DIR")
-    parser.add_argument("--trials", type=count, help="recipes to try (default 240)")
+    parser.add_argument(
+        "--trials", type=count, help="recipes to try (default 60 by gradients, else 240)"
+    )
     parser.add_argument("--seed", type=int, help="of training and search (default 0)")
-    parser.add_argument("--optimizer", help="which optimizer (default catcma)")
-    parser.add_argument("--space", help="which search space (default task_arithmetic_by_depth)")
+    parser.add_argument("--optimizer", help="which optimizer (default adam)")
+    parser.add_argument(
+        "--space",
+        help="which search space (default task_arithmetic_by_tensor for adam, else .._by_depth)",
+    )
     parser.add_argument("--workers", type=count, help="processes (default 2)")
     parser.add_argument("--backend", choices=("local", "ray"), help="default ray")
     parser.set_defaults(run=run, resumes=True)
@@ -48,14 +49,14 @@ def run(arguments: argparse.Namespace) -> None:
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything it needs is made here
     directory: Path = arguments.directory
-    given = {key: getattr(arguments, key) for key in _DEFAULTS}
+    given = {key: getattr(arguments, key) for key in (*_DEFAULTS, "space", "trials")}
     given = {key: value for key, value in given.items() if value is not None}
     study = directory / "study.yaml"
     if study.exists():
-        options = _DEFAULTS | _options_of(study)
+        options = _with_defaults(_options_of(study))
         _refuse_other(given, options, study)
     else:
-        options = _DEFAULTS | given
+        options = _with_defaults(given)
         if options["optimizer"] not in optimizers.names():
             raise UserError(unknown("optimizer", options["optimizer"], optimizers.names()))
         find(options["space"])
@@ -65,6 +66,11 @@ def run(arguments: argparse.Namespace) -> None:
         write_study(zoo, study, **options)
     print(f"study: {study}")
     run_study(StudyConfig.from_yaml(study), directory / "run")
+
+
+def _with_defaults(options: dict[str, Any]) -> dict[str, Any]:
+    options = _DEFAULTS | options
+    return (_BY_GRADIENT if options["optimizer"] == "adam" else _BY_SCORE) | options
 
 
 def _options_of(study: Path) -> dict[str, Any]:

@@ -132,7 +132,7 @@ class Forward:
         logits = selected_logits(self.model, batch, prefix)
         step = max(1, MAX_LOGITS // logits.shape[-1])
         parts = [
-            _read(
+            read_logits(
                 logits[i : i + step],
                 batch.targets[i : i + step],
                 None if batch.absent is None else batch.absent[i : i + step],
@@ -212,10 +212,18 @@ def _prefix(model: Any, batch: Batch) -> Any:
     return prefix_cache(model, torch.tensor(batch.prefix).to(batch.inputs.device))
 
 
-def _read(logits: torch.Tensor, targets: torch.Tensor, absent: torch.Tensor | None) -> torch.Tensor:
+def read_logits(
+    logits: torch.Tensor, targets: torch.Tensor, absent: torch.Tensor | None
+) -> torch.Tensor:
     """Return the targets' log-probability, their margin, and whether one is the argmax.
 
-    Shape (3, positions).
+    Args:
+        logits: In float32, (positions, vocabulary).
+        targets: Tokens any of which will do, (positions, alternatives).
+        absent: Where a target is padding, (positions, alternatives).
+
+    Returns:
+        A table of shape (3, positions); the first two rows keep the logits' gradient.
     """
     normalizer = logits.logsumexp(dim=-1)
     greedy = (logits.argmax(dim=-1, keepdim=True) == targets).any(dim=-1)

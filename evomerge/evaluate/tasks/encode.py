@@ -79,6 +79,11 @@ class Encoder:
         tokens = self._stock.tok_batch_encode([request.args[0]])[0][0].tolist()
         return self._pair(item, tokens, tokens[-1:])
 
+    def written(self, item: Item, request: Request, text: str) -> Pair:
+        """Return a generated answer as a pair; of an empty one, what its first token would be."""
+        tokens, answer = self._encode(request.args[0], text) if text else ([], [])
+        return self._pair(item, tokens, answer) if answer else self.probe(item, request)
+
     def max_tokens(self, request: Request) -> int:
         """Return the length of the longest answer that a generation request allows."""
         return self._limits(request)[1]

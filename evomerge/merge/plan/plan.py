@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 from evomerge import methods
 from evomerge.checkpoint.architecture import (
     Location,
+    is_tied_copy,
     layer_count,
     locate,
     renumbered,
+    stack_depths,
     stack_of,
-    tied_partner,
     with_layers,
 )
 from evomerge.checkpoint.checkpoint import Checkpoint
@@ -79,9 +80,9 @@ def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> MergePlan:
         UserError: A layer or tensor that the recipe asks for is not there.
     """
     donor = checkpoints[recipe.donor]
-    names = [name for name in donor.tensors if not _tied_copy(name, donor)]
+    names = [n for n in donor.tensors if not is_tied_copy(n, donor.config, donor.tensors)]
     if not recipe.slices:
-        depths = _depths(donor)
+        depths = stack_depths(donor.tensors, layer_count(donor.config) or 0)
         depth = depths[""]
         for i, block in enumerate(recipe.blocks):
             if block.layers is not None and block.layers[1] > depth:
@@ -207,21 +208,5 @@ def _ref(model: str, name: str, checkpoints: Mapping[str, Checkpoint]) -> Ref:
     return Ref(model, partner)
 
 
-def _depths(donor: Checkpoint) -> dict[str, int]:
-    """Count the layers of each stack by names; '' has the deepest's, or what the config says."""
-    depths: dict[str, int] = {}
-    for name in donor.tensors:
-        layer = locate(name).layer
-        if layer is not None:
-            depths[stack_of(name)] = max(layer + 1, depths.get(stack_of(name), 0))
-    return {**depths, "": max(depths.values(), default=layer_count(donor.config) or 0)}
-
-
 def _behind_layers(location: Location) -> bool:
     return location.component in ("norm", "head")
-
-
-def _tied_copy(name: str, donor: Checkpoint) -> bool:
-    """Return whether the live model reads this tensor's tied partner in its place."""
-    tied = bool(donor.config.get("tie_word_embeddings"))
-    return tied and name == "lm_head.weight" and tied_partner(name, donor.tensors) is not None

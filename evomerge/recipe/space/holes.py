@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from evomerge import methods
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError, unknown
-from evomerge.recipe.space.dimension import Dimension
+from evomerge.recipe.data import Block
+from evomerge.recipe.space import labels
+from evomerge.recipe.space.dimension import Dimension, Value
+from evomerge.recipe.space.groups import PER, Group, Tensors, filters, grouped
+from evomerge.recipe.space.labels import DocumentPath as DocumentPath
 
-DocumentPath = tuple[str | int, ...]  # the keys and indices that lead to a value
-_RANGE_KEYS = ("low", "high", "knots", "log", "initial")
+_RANGE_KEYS = ("low", "high", "knots", "per", "log", "initial")
 
 
 @dataclass(frozen=True)
 class Hole:
-    """A hole by its path in the document, and the dimensions that fill it (several for knots)."""
+    """A hole by its path in the document, and the dimensions that fill it.
+
+    Attributes:
+        path: Where it stands.
+        dimensions: One; several for `knots` and `per`.
+        gradient: Whether they are the knots of a gradient over depth.
+        groups: With `per`, the tensors that each dimension holds for.
+        rest: With `per`, the value of tensors that are no floating point, if there are any.
+    """
 
     path: DocumentPath
     dimensions: tuple[Dimension, ...]
     gradient: bool
+    groups: tuple[Group, ...] = ()
+    rest: Value | None = None
+
+    def setting(self, values: Sequence[Value]) -> Any:
+        """What stands in its place at a point: a value, a gradient, or values with filters."""
+        if not self.groups:
+            return list(values) if self.gradient else values[0]
+        rest = [] if self.rest is None else [{"value": self.rest}]
+        return [*filters(self.groups, values), *rest]
 
 
 def is_choice(value: Any) -> bool:
@@ -31,16 +51,35 @@ def is_choice(value: Any) -> bool:
 
 
 def _is_range(value: Any) -> bool:
-    return isinstance(value, dict) and ("low" in value or "high" in value or "knots" in value)
+    return isinstance(value, dict) and not value.keys().isdisjoint(("low", "high", "knots", "per"))
 
 
-def find_holes(document: dict[str, Any], where: str) -> list[Hole]:
-    """Return every hole of a document, in the order in which they stand."""
+def needs_tensors(document: Any) -> bool:
+    """Say whether a document has holes with `per`, which need the names of a model's tensors."""
+    if isinstance(document, dict):
+        return (_is_range(document) and "per" in document) or any(
+            map(needs_tensors, document.values())
+        )
+    return isinstance(document, list) and any(map(needs_tensors, document))
+
+
+def find_holes(document: dict[str, Any], where: str, tensors: Tensors | None = None) -> list[Hole]:
+    """Return every hole of a document, in the order in which they stand.
+
+    Args:
+        document: A recipe with holes.
+        where: How messages name it.
+        tensors: The tensors that holes with `per` have values for; ``None``: not known yet, and
+            such holes have no dimensions.
+    """
     holes: list[Hole] = []
 
     def walk(value: Any, path: DocumentPath) -> None:
         if value == "search" or is_choice(value) or _is_range(value):
-            holes.append(_with_parts(document, _hole(document, value, path, where)))
+            hole = _hole(document, value, path, where)
+            if "per" in (value if isinstance(value, dict) else ()):
+                hole = _per(document, hole, value["per"], tensors or {}, where)
+            holes.append(_with_parts(document, hole))
         elif isinstance(value, dict):
             for key, item in value.items():
                 if not (key == "layers" and isinstance(item, dict)):
@@ -71,7 +110,7 @@ def _uniquely_named(holes: list[Hole]) -> list[Hole]:
 
 
 def _hole(document: dict[str, Any], value: Any, path: DocumentPath, where: str) -> Hole:
-    name = _label(document, path)
+    name = labels.label(document, path)
     inside = "parameters" in path[:-1]
     if not inside and takes_part(path):
         return Hole(path, (_participation(value, name, where),), False)
@@ -150,6 +189,8 @@ def _range_hole(
         )
     if initial is not None and not low <= initial <= high:
         raise UserError(f"{where}: {name}: initial {initial} lies outside [{low}, {high}]")
+    if knots is not None and "per" in value:
+        raise UserError(f"{where}: {name}: expected knots or per, but got both")
     if knots is not None and (type(knots) is not int or not 1 <= knots <= 1000):
         raise UserError(f"{where}: {name}: expected knots to be a whole number >= 1, got {knots!r}")
     if type(value.get("log", False)) is not bool:
@@ -172,6 +213,42 @@ def _range_hole(
     if knots is None:
         return Hole(path, (dimension(name),), False)
     return Hole(path, tuple(dimension(f"{name}[{k}]") for k in range(knots)), True)
+
+
+def _per(document: dict[str, Any], hole: Hole, per: Any, tensors: Tensors, where: str) -> Hole:
+    """A hole with a dimension for each group of tensors, instead of the one that it has."""
+    (one,) = hole.dimensions
+    at = f"{where}: {one.name}"
+    if per not in PER:
+        raise UserError(f"{at}: per: {unknown('choice', str(per), PER)}")
+    if "slices" in hole.path or any(isinstance(part, int) for part in hole.path[-1:]):
+        raise UserError(f"{at}: per: expected a parameter of models or blocks, not of slices")
+    if "value" in hole.path:
+        raise UserError(f"{at}: per: expected no filter beside it: it makes one for each tensor")
+    block = _block_at(document, hole.path)
+    groups = grouped(per, tensors, block)
+    if tensors and not groups:
+        raise UserError(f"{at}: per: {per}: the block covers no tensor of the model")
+    dimensions = tuple(replace(one, name=f"{one.name}[{group.label}]") for group in groups)
+    rest = None if all(tensors.values()) else one.start
+    return Hole(hole.path, dimensions, False, tuple(groups), rest)
+
+
+def _block_at(document: dict[str, Any], path: DocumentPath) -> Block | None:
+    """Return the block that a path leads into, as far as its layers and components go."""
+    start = 2 if path[0] == "merges" else 0
+    if path[start] != "blocks":
+        return None
+    value: Any = document
+    for part in path[: start + 2]:
+        value = value[part]
+    components = value.get("components")
+    listed = [components] if isinstance(components, str) else components
+    return Block(
+        layers=labels.span(value.get("layers")),
+        components=None if listed is None else tuple(listed),
+        merge_method="",
+    )
 
 
 def _is_finite(number: Any) -> bool:
@@ -227,13 +304,19 @@ def _with_parts(document: dict[str, Any], hole: Hole) -> Hole:
         if not isinstance(part, int) or not isinstance(value, dict):
             continue
         if "model" in value:
-            model = _key(value, "models", part)
+            model = labels.key(value, "models", part)
         elif hole.path[i - 1] == "blocks":
-            block = _key(value, "blocks", part)
+            block = labels.key(value, "blocks", part)
             layers = value.get("layers")
     # one value of a list, which is a gradient that has other holes or numbers beside this one
     listed = hole.path[-1] if "parameters" in hole.path else None
-    group, dimensions = _group(document, hole.path), []
+    group, dimensions = labels.group(document, hole.path), []
+    if hole.groups:
+        named = zip(hole.dimensions, hole.groups, strict=True)
+        label = labels.label(document, hole.path)
+        parts = partial(replace, parameter=parameter, model=model, block=block)
+        dimensions = [parts(replace(d, **_depth(g, label, group))) for d, g in named]
+        return replace(hole, dimensions=tuple(dimensions))
     for i, dimension in enumerate(hole.dimensions):
         knot, gradient = (i, hole.path) if hole.gradient else (listed, hole.path[:-1])
         is_knot = isinstance(knot, int)
@@ -243,8 +326,8 @@ def _with_parts(document: dict[str, Any], hole: Hole) -> Hole:
                 parameter=parameter,
                 model=model,
                 block=block,
-                layers=_span(layers),
-                gradient=_label(document, gradient) if is_knot else None,
+                layers=labels.span(layers),
+                gradient=labels.label(document, gradient) if is_knot else None,
                 knot=knot if isinstance(knot, int) else None,
                 group=group,
             )
@@ -252,47 +335,14 @@ def _with_parts(document: dict[str, Any], hole: Hole) -> Hole:
     return replace(hole, dimensions=tuple(dimensions))
 
 
-def _span(layers: Any) -> tuple[int, int] | None:
-    """Return a block's layers; ``None`` where they are not written as they should be."""
-    is_fine = isinstance(layers, list) and len(layers) == 2
-    return tuple(layers) if is_fine and all(type(end) is int for end in layers) else None
-
-
-def _label(document: dict[str, Any], path: DocumentPath, knots: bool = True) -> str:
-    """Return a path in words: ``blocks[0:3,attention].models[expert-a].weight``."""
-    words: list[str] = []
-    value: Any = document
-    for i, part in enumerate(path):
-        value = value[part]
-        if isinstance(part, str):
-            words += [] if part in ("parameters", "value") else [part]
-        elif words:
-            key = _key(value, words[-1], part)
-            if knots or key != str(part) or "parameters" not in path[:i]:
-                words[-1] += f"[{key}]"
-    return ".".join(words)
-
-
-def _group(document: dict[str, Any], path: DocumentPath) -> str:
-    """Return a path in words without layers and knots: ``[attention].models[expert-a].weight``."""
-    if path[0] != "blocks" or not isinstance(path[1], int):
-        return _label(document, path, knots=False)
-    block = document["blocks"][path[1]]
-    key = _key({**block, "layers": None}, "blocks", path[1])
-    rest = _label(block, path[2:], knots=False)
-    return rest if key == str(path[1]) and block.get("layers") else f"[{key}].{rest}"
-
-
-def _key(value: Any, word: str, index: int) -> str:
-    """Return what replaces an index in a name: a model, layers and components, or a filter."""
-    if not isinstance(value, dict):
-        return str(index)
-    if "model" in value:
-        return Path(str(value["model"])).name
-    if word == "blocks":
-        layers, components = value.get("layers"), value.get("components")
-        span = ":".join(map(str, layers)) if isinstance(layers, list) else ""
-        listed = components if isinstance(components, list) else [components or ""]
-        named = "+".join(map(str, listed))
-        return ",".join(filter(None, [span, named])) or str(index)
-    return str(value.get("filter") or index)
+def _depth(of: Group, label: str, group: str) -> dict[str, Any]:
+    """Return the parts of a dimension with `per`: alike ones in all layers are a gradient."""
+    parts: dict[str, Any] = {"group": f"{group}[{of.kind}]"}
+    if of.layer is None:
+        return parts
+    return {
+        **parts,
+        "layers": (of.layer, of.layer + 1),
+        "gradient": f"{label}[{of.kind}]",
+        "knot": of.layer,
+    }

@@ -78,8 +78,10 @@ def _agrees(filled: Recipe, wanted: Recipe) -> bool:
                 levels.append({**levels[0], **block.parameters, **of_model})
             for level in levels:
                 have = level.get(name, default)
-                if isinstance(have, list) and len(set(map(str, have))) == 1:
-                    have = have[0]
+                values = have if isinstance(have, list) else []
+                values = [v["value"] if isinstance(v, dict) else v for v in values]
+                if len(set(map(str, values))) == 1:
+                    have = values[0]
                 if have != want:
                     return False
     return True

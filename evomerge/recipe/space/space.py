@@ -2,7 +2,8 @@
 
 A hole stands where a value would: ``search`` (the range that the method declares),
 ``{low: 0, high: 1.5}`` (one's own), either with ``knots: 4`` (as many values, spread over depth as
-a mergekit gradient), or ``{choice: [ties, slerp]}``; ``include: search`` beside a model leaves open
+a mergekit gradient) or ``per: tensor`` or ``per: component`` (as many as the models have), or
+``{choice: [ties, slerp]}``; ``include: search`` beside a model leaves open
 whether it takes part. A template names no models: ``"*"`` stands for each model that it is bound
 to, ``"*1"`` for the first, and ``layers: {groups: 4}`` makes four blocks of equal depth out of one.
 """
@@ -21,10 +22,11 @@ from evomerge.recipe import nested as nesting
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.activity import conditioned
 from evomerge.recipe.space.dimension import Value
-from evomerge.recipe.space.holes import DocumentPath, find_holes, takes_part
+from evomerge.recipe.space.groups import Tensors
+from evomerge.recipe.space.holes import DocumentPath, find_holes, needs_tensors, takes_part
 from evomerge.recipe.space.pruning import without_traces
 from evomerge.recipe.space.shipped import find
-from evomerge.recipe.space.template import any_groups, bound, placeholders
+from evomerge.recipe.space.template import any_groups, bound, placeholders, tensors_of
 
 
 class SearchSpace:
@@ -40,10 +42,13 @@ class SearchSpace:
     0.5
     """
 
-    def __init__(self, document: Mapping[str, Any], where: str = "space"):
+    def __init__(
+        self, document: Mapping[str, Any], where: str = "space", tensors: Tensors | None = None
+    ):
         self.document = copy.deepcopy(dict(document))
         self.where = where
-        self.holes = conditioned(self.document, find_holes(self.document, where))
+        self.tensors = tensors
+        self.holes = conditioned(self.document, find_holes(self.document, where, tensors))
         self.dimensions = tuple(d for hole in self.holes for d in hole.dimensions)
         if not self.unbound:
             self._check()
@@ -67,6 +72,8 @@ class SearchSpace:
     @property
     def unbound(self) -> bool:
         """True until models are bound to the template."""
+        if self.tensors is None and needs_tensors(self.document):
+            return True
         return bool(placeholders(self.document)) or any_groups(self.document)
 
     def bind(
@@ -95,7 +102,10 @@ class SearchSpace:
             document["out_dtype"] = dtype
         if seed and "seed" not in document:
             document["seed"] = seed
-        return SearchSpace(document, self.where)
+        tensors = None
+        if needs_tensors(document):
+            tensors = tensors_of(base or document.get("base_model") or models[0])
+        return SearchSpace(document, self.where, tensors)
 
     def fill(self, point: Sequence[Value]) -> Recipe:
         """Return the recipe at a point.
@@ -118,7 +128,7 @@ class SearchSpace:
         for hole in self.holes:
             values = list(point[at : at + len(hole.dimensions)])
             at += len(values)
-            _put(document, hole.path, values if hole.gradient else values[0])
+            _put(document, hole.path, hole.setting(values))
         return Recipe.from_dict(without_traces(document, self.document), self.where)
 
     def _check(self) -> None:

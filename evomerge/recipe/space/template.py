@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from evomerge.checkpoint.architecture import layer_count
-from evomerge.checkpoint.opening import config_of
+from evomerge.checkpoint.architecture import is_tied_copy, layer_count
+from evomerge.checkpoint.dtypes import FLOATS
+from evomerge.checkpoint.opening import config_of, open_model
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
 
@@ -66,6 +67,16 @@ def bound(
             raise UserError(f"{where}: groups of layers need a model that says how many there are")
         result["blocks"] = _grouped(result["blocks"], base or models[0], where)
     return result
+
+
+def tensors_of(model: str) -> dict[str, bool]:
+    """A model's tensors by name, and whether they are floating point; tied copies left out."""
+    checkpoint = open_model(model)
+    return {
+        name: info.dtype in FLOATS
+        for name, info in checkpoint.tensors.items()
+        if not is_tied_copy(name, checkpoint.config, checkpoint.tensors)
+    }
 
 
 def placeholders(document: Any, key: str = "") -> set[str]:

@@ -14,11 +14,28 @@ from evomerge.study.statistics.constraints import Constraint
 
 
 @dataclass(frozen=True)
+class ThenConfig:
+    """An optimizer that goes on where the first one ended, for the last of the trials.
+
+    Attributes:
+        optimizer: Its name.
+        trials: How many of `search.trials` are its own.
+        options: Passed to it.
+    """
+
+    optimizer: str
+    trials: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class SearchConfig:
     """The optimizer and its budget.
 
     Attributes:
-        optimizer: ``catcma`` (floats and choices), ``cmaes`` (floats), ``optuna``, ``random``, …
+        optimizer: ``adam`` (gradients), ``catcma`` (floats and choices), ``cmaes`` (floats),
+            ``optuna``, ``random``, …; left out, the space and the tasks decide, and
+            ``evomerge check`` says which it is and why.
         trials: How many recipes to try, in whole generations.
         seed: Of the optimizer, the item pools and the methods that drop at random.
         population: Recipes in a generation; ``None`` leaves it to the optimizer.
@@ -32,9 +49,11 @@ class SearchConfig:
         select: Which of those that the race finds equal is recommended: ``best`` or ``simplest``,
             the one nearest to the start within one standard error of the best.
         options: Passed to the optimizer, e.g. ``{sigma: 0.1}``.
+        then: An optimizer that goes on from where this one ends: ``adam`` for the weights after
+            ``catcma`` has chosen the methods.
     """
 
-    optimizer: str = "catcma"
+    optimizer: str | None = None
     trials: int = 240
     seed: int = 0
     population: int | None = None
@@ -45,11 +64,23 @@ class SearchConfig:
     simplicity: float = 0.0
     select: Literal["best", "simplest"] = "best"
     options: Mapping[str, Any] = field(default_factory=dict)
+    then: ThenConfig | None = None
 
     def check(self, tasks: Sequence[str], where: str) -> None:
         """Refuse numbers out of range, a deadline that is none, and constraints on other tasks."""
         if self.trials < 1:
             raise UserError(f"{where}: search.trials: expected at least 1, got {self.trials}")
+        if self.then is not None and not 0 < self.then.trials < self.trials:
+            raise UserError(
+                f"{where}: search.then.trials: expected at least 1 and fewer than search.trials "
+                f"({self.trials}), so that some are left for the first optimizer, but got "
+                f"{self.then.trials}"
+            )
+        if self.optimizer is None and (self.options or self.then):
+            raise UserError(
+                f"{where}: search.{'options' if self.options else 'then'}: expected "
+                "search.optimizer beside it: which optimizer is it for?"
+            )
         if self.population is not None and self.population > self.trials:
             raise UserError(
                 f"{where}: search.population: expected at most search.trials ({self.trials}), "

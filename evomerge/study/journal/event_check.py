@@ -61,6 +61,9 @@ class EventCheck:
         if kind == "told":
             return self._told(event)
         if kind == "outcomes":
+            gradient = event.get("gradient")
+            if gradient is not None and len(gradient) != len(self._dimensions):
+                return f".gradient: expected {len(self._dimensions)} numbers, one a dimension"
             pool = self._pools.get(_POOLS.get(event["phase"], "search"), {})
             return None if _are_rows(event["rows"], pool) else f".rows: expected {_ROWS}"
         if kind == "scored" and len(event["scores"]) < len(self._tasks or ()):
@@ -132,7 +135,10 @@ class EventCheck:
         trials = event["trials"]
         if not trials or self._asks[self._ask_of[trials[0]]] != (event["generation"], trials):
             return ".trials: expected those of a generation, as they were asked"
-        for key in ("fitness", "objectives", "violations"):
+        for gradient in event.get("gradients") or ():
+            if gradient is not None and len(gradient) != len(self._dimensions):
+                return f".gradients: expected {len(self._dimensions)} numbers, one a dimension"
+        for key in ("fitness", "objectives", "violations", "gradients"):
             if event.get(key) is not None and len(event[key]) != len(trials):
                 return f".{key}: expected {len(trials)} values, one for each trial"
         return None

@@ -185,6 +185,8 @@ class OutcomesEvent(Event, name="outcomes"):
         errors: Wrong answers that a metric of the tasks raised errors for.
         reused: The run that these were taken from.
         rescored: Replaces earlier rows, because the device that scored them was later found faulty.
+        loss: The weighted sum of the items' losses, if a gradient was computed.
+        gradient: Its derivative along each dimension of the space.
     """
 
     trial: TrialNumber
@@ -199,6 +201,8 @@ class OutcomesEvent(Event, name="outcomes"):
     errors: Any = None
     reused: str | None = None
     rescored: bool = False
+    loss: float | None = None
+    gradient: Sequence[float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +243,7 @@ class ToldEvent(Event, name="told"):
         correlation: Rank correlation of smooth score and metric so far.
         objectives: With several objectives, each trial's gains over the reference.
         violations: With constraints, how far each trial breaks them.
+        gradients: For an optimizer that follows gradients, each trial's along each dimension.
     """
 
     generation: int
@@ -248,6 +253,7 @@ class ToldEvent(Event, name="told"):
     reference: ReferenceFitness | None = None
     objectives: Sequence[Sequence[float] | None] | None = None
     violations: Sequence[float | None] | None = None
+    gradients: Sequence[Sequence[float] | None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from evomerge.study.config import StudyConfig
 
+GRADIENT_SHARDS, GRADIENT_ITEMS = 4, 8  # a gradient has at most 4 parts, of 8 items or more
 SHARDS = 16  # at most so many for a candidate: the last ones of a generation are shared out
 
 
@@ -31,3 +32,9 @@ def shards(items: Mapping[str, Sequence[int]], size: int) -> list[dict[str, list
             shard.setdefault(task, []).append(i)
         shards.append(shard)
     return shards
+
+
+def gradient_shards(items: Mapping[str, Sequence[int]]) -> list[dict[str, list[int]]]:
+    """Cut items into the parts whose gradients are added up, whichever workers had them."""
+    count = sum(map(len, items.values()))
+    return shards(items, max(GRADIENT_ITEMS, math.ceil(count / GRADIENT_SHARDS)))

@@ -26,6 +26,7 @@ from evomerge.study.journal.events import (
     VerdictEvent,
     WarningEvent,
 )
+from evomerge.study.journal.gradients import PRICES, GradientTable
 from evomerge.study.journal.outcomes import OutcomeTable
 from evomerge.study.journal.trials import AskRecord, State, TrialRecord
 
@@ -42,6 +43,7 @@ class StudyState:
         asks: In the order of asking, anchors included.
         outcomes: By (digest, mode, task, doc id); the first delivery counts, later ones do not.
         batches: The batches that outcomes come from.
+        gradients: Those that the optimizer was not told yet.
         races: The rungs of every race.
         chosen: Why another trial than a race's leader was taken.
         warnings: All of them.
@@ -49,8 +51,10 @@ class StudyState:
         verdict: The last verdict, or None.
         exported: The last export, or None.
         seconds: Totals over all workers, ``build``, ``forward`` and ``total``.
-        paid: Worker seconds and items by score kind (``smooth``, ``metric``), reused ones aside.
-        item_evaluations: Outcomes journalled, repeated ones included: what was paid for.
+        paid: Worker seconds and items by score kind (``smooth``, ``metric``, and ``gradient``),
+            reused ones aside.
+        item_evaluations: Outcomes journalled, repeated ones included: what was paid for. One with a
+            gradient counts as three, or four (`gradients.PRICES`).
         reused: Outcomes taken from other runs.
         halvings: How often batches were halved, because a worker ran out of memory.
         phase: Where the study is. ``done`` begins with the verdict, before the export.
@@ -63,6 +67,7 @@ class StudyState:
     asks: list[AskRecord] = field(default_factory=list)
     outcomes: OutcomeTable = field(default_factory=OutcomeTable)
     batches: BatchTable = field(default_factory=BatchTable)
+    gradients: GradientTable = field(default_factory=GradientTable)
     races: list[RacedEvent] = field(default_factory=list)
     chosen: list[ChosenEvent] = field(default_factory=list)
     warnings: list[WarningEvent] = field(default_factory=list)
@@ -157,14 +162,17 @@ class StudyState:
         add = self.outcomes.replace if event.rescored else self.outcomes.add
         add(event.digest, event.mode, event.rows)
         self.batches.note(event)
+        self.gradients.note(event)
         self.halvings = max(self.halvings, event.halvings)
         if event.reused:
             self.reused += len(event.rows)
         else:
-            self.item_evaluations += len(event.rows)
-            seconds, items = self.paid.get(event.mode, (0.0, 0))
+            plain = event.gradient is None
+            kind, price = (event.mode, 1) if plain else ("gradient", PRICES[event.mode])
+            self.item_evaluations += price * len(event.rows)
+            seconds, items = self.paid.get(kind, (0.0, 0))
             seconds += event.seconds.get("total", 0.0)
-            self.paid[event.mode] = (seconds, items + len(event.rows))
+            self.paid[kind] = (seconds, items + price * len(event.rows))
         for part in self.seconds:
             self.seconds[part] += event.seconds.get(part, 0.0)
         if event.phase in {"anchors", "search", "race", "verdict"}:
@@ -202,7 +210,9 @@ class StudyState:
             reference=None if event.reference is None else event.reference.fitness,
             objectives=_by_trial(event.trials, event.objectives, trials),
             violations=_by_trial(event.trials, event.violations, trials),
+            gradients=_by_trial(event.trials, event.gradients, trials),
         )
+        self.gradients.drop()
         self.asks[index] = ask
         if ask.generation is not None:
             self.generations[ask.generation] = ask

@@ -85,6 +85,8 @@ class AskRecord:
         reference: Fitness of the reference anchor on the same items; None until told.
         objectives: With several objectives, each trial's gain over the reference on each of them.
         violations: With constraints, how far each trial breaks them; 0 where it keeps all.
+        gradients: For an optimizer that follows gradients, each trial's derivative of the loss
+            along each dimension.
     """
 
     generation: int | None
@@ -95,6 +97,7 @@ class AskRecord:
     reference: float | None = None
     objectives: tuple[tuple[float, ...] | None, ...] | None = None
     violations: tuple[float | None, ...] | None = None
+    gradients: tuple[tuple[float, ...] | None, ...] | None = None
 
     def standings(self) -> Iterator[Standing]:
         """Yield every trial of it that has a fitness, with its gain over the reference anchor."""

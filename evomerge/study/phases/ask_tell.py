@@ -42,10 +42,21 @@ class AskTell:
             None  # proposed by the optimizer, which has no feedback on them yet
         )
         self._finished = 0  # generations that the optimizer has learned from
-        if study.config.search.constraints or study.config.search.simplicity:
+        section = study.config.search
+        if section.constraints or section.simplicity:
             raise UserError(
                 "search.constraints and search.simplicity do not work with ask() and tell(): "
                 "leave them out, and tell None for a trial that breaks a constraint"
+            )
+        if search.create(section.optimizer or "catcma", **section.options).learns_from_gradients:
+            raise UserError(
+                f"search.optimizer: {section.optimizer} follows gradients, which ask() and tell() "
+                "have none of: leave it out, or let the study's own workers score: optimize()"
+            )
+        if section.then is not None:
+            raise UserError(
+                "search.then does not work with ask() and tell(): leave it out, or let the study's "
+                "own workers score: optimize()"
             )
         refuse_another(study, external=True)
         if study.record.study is None:

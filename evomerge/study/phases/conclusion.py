@@ -10,12 +10,12 @@ from evomerge.study.context import StudyRun
 from evomerge.study.journal.codec import to_json
 from evomerge.study.journal.events import ChosenEvent, RacedEvent, VerdictEvent
 from evomerge.study.journal.trials import TrialRecord
-from evomerge.study.ledger import Items
 from evomerge.study.phases.reproduce import reproduce
 from evomerge.study.statistics.comparison import Entrant, simplest
 from evomerge.study.statistics.constraints import Limits
 from evomerge.study.statistics.race import Race
 from evomerge.study.statistics.verdict import Verdict, broken, verdict
+from evomerge.study.wanted import Items
 
 JUDGED_ANCHORS = 3  # how many of the best anchors the winner is compared with, besides all parents
 

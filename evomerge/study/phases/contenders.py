@@ -23,6 +23,7 @@ def contenders(study: StudyRun, baseline: Baseline, optimizer: search.Optimizer)
     simple = record.best_anchors()[:2]
     mean = optimizer.mean
     means = [] if mean is None else [_mean(study, mean)]
+    means += [_mean(study, point) for point in optimizer.milestones]
     gains = {s.trial: s.gain for s in record.standings() if s.gain is not None and not s.breaks}
     last = max(record.generations, default=0) - RECENT_GENERATIONS
     recent = [n for n in gains if (record.trials[n].generation or 0) > last]

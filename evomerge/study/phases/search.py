@@ -8,19 +8,21 @@ from collections.abc import Callable, Sequence
 from evomerge import optimizers as search
 from evomerge.core.errors import UserError
 from evomerge.evaluate.outcomes import OutcomeRow
+from evomerge.optimizers.relay import Relay
 from evomerge.recipe.space.dimension import Point
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.study.config import StudyConfig
 from evomerge.study.context import StudyRun
 from evomerge.study.journal.events import ReferenceFitness, SearchEndedEvent, ToldEvent
 from evomerge.study.journal.trials import AskRecord
-from evomerge.study.ledger import Items, Wanted
 from evomerge.study.phases.baseline import Baseline
 from evomerge.study.phases.control import ControlArm
 from evomerge.study.phases.degenerate import degenerate
 from evomerge.study.phases.feedback import Feedback, FitnessValue, GenerationFeedback
+from evomerge.study.phases.gradients import Chain, chain_of, summed, wanted_gradient
 from evomerge.study.phases.surrogate import SurrogateCheck
 from evomerge.study.statistics.pools import generation_items
+from evomerge.study.wanted import Items, Wanted
 from evomerge.study.workers.durations import final_seconds
 from evomerge.study.workers.requests import Failure
 
@@ -41,12 +43,30 @@ def start_optimizer(
         UserError: There is no such optimizer, or it cannot search this space.
     """
     section = config.search
+    assert section.optimizer is not None, "`choice.with_optimizer` comes first"
     optimizer = search.create(section.optimizer, **section.options)
+    then = section.then
+    if then is not None:
+        second = search.create(then.optimizer, **then.options)
+        optimizer = Relay([(optimizer, section.trials - then.trials), (second, then.trials)])
     seed = None if "seed" in section.options else section.seed
     counted = sum(task.weight > 0 for task in config.evaluate.tasks)
     objectives = counted if section.objective == "pareto" else 1
     optimizer.start(space.dimensions, seed, start, section.population, objectives)
+    if then is not None:  # what the second could not do is said at once
+        second.start(space.dimensions, seed, start, None, objectives)
+        if second.learns_from_gradients:
+            chain_of(config, space, second)
+    if optimizer.learns_from_gradients:
+        chain_of(config, space, optimizer)
     return optimizer
+
+
+TellArguments = tuple[
+    list[FitnessValue],
+    list[search.ItemScores | None],
+    Sequence[Sequence[float] | None] | None,
+]
 
 
 class Generations:
@@ -72,6 +92,7 @@ class Generations:
         self._is_stopped = is_stopped
         self._reference = baseline.reference
         self._surrogate = SurrogateCheck(study, baseline)
+        self._chain: tuple[Point, Chain] | None = None
 
     def run(self) -> search.Optimizer:
         """Search until the trials or the time are used up, or the optimizer stops."""
@@ -79,7 +100,8 @@ class Generations:
         start = self._baseline.start()
         optimizer = start_optimizer(study.config, study.space, start)
         self._feedback = Feedback(study, self._baseline, self._reference, start)
-        share = section.random_share if optimizer.adapts else 0.0
+        follows = optimizer.learns_from_gradients or section.then is not None
+        share = 0.0 if follows or not optimizer.adapts else section.random_share
         control = ControlArm(study.space.dimensions, study.seed, share)
         asked, generation, reason = 0, 0, "trials"
         ended = study.record.search_ended
@@ -100,7 +122,11 @@ class Generations:
             most = section.trials - asked if past is None else len(past.trials)
             extra = control.points(len(points), most - len(points))
             asked += len(points) + len(extra)
-            optimizer.tell(points, *self._generation(optimizer, generation, points, extra))
+            fitness, scores, gradients = self._generation(optimizer, generation, points, extra)
+            if optimizer.learns_from_gradients:
+                optimizer.tell(points, fitness, scores, gradients)
+            else:
+                optimizer.tell(points, fitness, scores)
             self._check_any_survives(generation)
             generation += 1
         self._surrogate.correlation()  # the last leader, too, is scored by the metric
@@ -114,7 +140,7 @@ class Generations:
         generation: int,
         points: Sequence[Point],
         extra: Sequence[Point],
-    ) -> tuple[list[FitnessValue], list[search.ItemScores | None]]:
+    ) -> TellArguments:
         """Score one generation and write down its fitness; returns the optimizer's feedback."""
         study, reference = self._study, self._reference
         past = study.record.generations.get(generation)
@@ -131,6 +157,8 @@ class Generations:
             study.ask_generation(generation, (*points, *extra), recipes, items, len(extra))
         ask = study.record.generations[generation]
         study.check_same(ask.trials, recipes, f"generation {generation}, trial")
+        if optimizer.learns_from_gradients:
+            return self._step(optimizer, generation, ask, points)
         field = study.config.evaluate.fitness
         wanted = Wanted([*ask.trials, reference], items, field, "search")
         # The last leader is scored by the metric on the way: no worker waits for it alone.
@@ -159,7 +187,52 @@ class Generations:
             )
         )
         fitness = self._feedback.values(optimizer, points, values, at_reference, feedback)
-        return fitness, self._item_scores(optimizer, ask.trials[: len(points)], items)
+        return fitness, self._item_scores(optimizer, ask.trials[: len(points)], items), None
+
+    def _step(
+        self,
+        optimizer: search.Optimizer,
+        generation: int,
+        ask: AskRecord,
+        points: Sequence[Point],
+    ) -> TellArguments:
+        """Score a generation together with the gradient of the loss at each of its points.
+
+        No reference is scored beside it: an optimizer that follows gradients compares no fitness.
+        """
+        study, items = self._study, ask.items or {}
+        chain = self._chain_at(optimizer)
+        wanted = wanted_gradient(study, optimizer, chain, ask.trials, items)
+        study.ledger.score([wanted])
+        gradients = [summed(study, number, items) for number in ask.trials]
+        rows = [
+            None
+            if gradient is None
+            else study.outcomes([number], items, wanted.mode, "search")[number]
+            for number, gradient in zip(ask.trials, gradients, strict=True)
+        ]
+        values = [None if one is None else study.fitness(one, wanted.mode) for one in rows]
+        feedback = self._feedback.of_generation(rows, None)
+        study.ledger.log(
+            ToldEvent(
+                generation=generation,
+                trials=list(ask.trials),
+                fitness=values,
+                correlation=self._surrogate.correlation(),
+                objectives=feedback.objectives,
+                violations=feedback.violations,
+                gradients=gradients,
+            )
+        )
+        fitness = self._feedback.values(optimizer, points, values, None, feedback)
+        return fitness, [None] * len(points), gradients
+
+    def _chain_at(self, optimizer: search.Optimizer) -> Chain:
+        """Return the chain where the optimizer started, worked out once."""
+        if self._chain is None or self._chain[0] != optimizer.origin:
+            study = self._study
+            self._chain = optimizer.origin, chain_of(study.config, study.space, optimizer)
+        return self._chain[1]
 
     def _fail_the_degenerate(
         self, trials: Sequence[int], rows: dict[int, list[OutcomeRow] | None]
@@ -179,7 +252,7 @@ class Generations:
         past: AskRecord,
         points: Sequence[Point],
         extra: Sequence[Point],
-    ) -> tuple[list[FitnessValue], list[search.ItemScores | None]]:
+    ) -> TellArguments:
         """Return a past generation's feedback as the journal has it.
 
         It stays the same even if a failed trial could be scored by now.
@@ -189,14 +262,16 @@ class Generations:
             recipes = [study.space.fill(point) for point in (*points, *extra)]
             study.check_same(past.trials, recipes, f"generation {past.generation}, trial")
         values = list(past.fitness or ())
-        self._surrogate.lead(past.trials, values, items)
+        if not optimizer.learns_from_gradients:
+            self._surrogate.lead(past.trials, values, items)
         objectives, violations = past.objectives, past.violations
         feedback = GenerationFeedback(
             None if objectives is None else [None if v is None else list(v) for v in objectives],
             None if violations is None else list(violations),
         )
         fitness = self._feedback.values(optimizer, points, values, past.reference, feedback)
-        return fitness, self._item_scores(optimizer, past.trials[: len(points)], items)
+        scores = self._item_scores(optimizer, past.trials[: len(points)], items)
+        return fitness, scores, past.gradients
 
     def _item_scores(
         self, optimizer: search.Optimizer, trials: Sequence[int], items: Items

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evomerge.study.context import StudyRun
-from evomerge.study.ledger import Items, Wanted
 from evomerge.study.phases.baseline import Baseline
 from evomerge.study.statistics.correlation import LOW, rank_correlation
+from evomerge.study.wanted import Items, Wanted
 
 LEADERS = 24  # how many of the last generations' leaders count, besides the anchors
 

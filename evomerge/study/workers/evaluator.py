@@ -6,6 +6,7 @@ A child process behind a pipe and a Ray actor run the same code. Errors are answ
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from evomerge.checkpoint.sandbox.client import remember
 from evomerge.core import faults
 from evomerge.core.errors import UserError
 from evomerge.evaluate.generation.vllm import VllmDecoder, engine_name
+from evomerge.evaluate.gradient.backward import NoRoomError, weight_gradients
 from evomerge.evaluate.model import load_model, load_tokenizer
 from evomerge.evaluate.outcomes import NonFiniteError, OutcomeRow
 from evomerge.evaluate.scorer import Scorer
@@ -30,8 +32,11 @@ from evomerge.evaluate.tasks.harness import Harness
 from evomerge.evaluate.tasks.request import TaskRequest
 from evomerge.merge.build import fill, live_tensors, write
 from evomerge.merge.digest import digest
+from evomerge.merge.gradient.coefficients import coefficient_gradients
 from evomerge.merge.parents.nested import open_parents, with_merges
+from evomerge.merge.parents.parents import Parents
 from evomerge.merge.plan.in_place import check_in_place
+from evomerge.merge.plan.plan import MergePlan
 from evomerge.merge.plan.plan import plan as make_plan
 from evomerge.recipe.mergekit import to_mergekit as mergekit
 from evomerge.recipe.recipe import Recipe
@@ -40,8 +45,8 @@ from evomerge.study.config import (
     StudyConfig,
     TaskConfig,
     TextTaskConfig,
-    WorkersConfig,
 )
+from evomerge.study.workers.devices import devices
 from evomerge.study.workers.failures import (
     StudyStopError,
     TooManyItemErrors,
@@ -59,6 +64,8 @@ from evomerge.study.workers.requests import (
     Export,
     Exported,
     Failure,
+    Gradient,
+    Gradients,
     Request,
     Scores,
     Translate,
@@ -93,7 +100,7 @@ class Evaluator:
             return failure("study", str(error))
         except UserError as error:
             return failure("user", str(error))
-        except NonFiniteError as error:
+        except (NonFiniteError, FloatingPointError) as error:
             return failure("non-finite", str(error))
         except TooManyItemErrors as error:
             return failure("task", str(error))
@@ -111,6 +118,8 @@ class Evaluator:
                 return self._describe(request)
             case Evaluate():
                 return self._evaluate(request)
+            case Gradient():
+                return self._gradient(request)
             case Export():
                 return self._export(request)
             case Translate():
@@ -169,10 +178,7 @@ class Evaluator:
         parents = with_merges(recipe, self.parents)
         plan = make_plan(recipe, parents.checkpoints)
         scorer = self.scorer(request.halvings)
-        if self._resident != recipe.digest:
-            self._resident = None
-            fill(self.live_model(), plan, parents)
-            self._resident = recipe.digest
+        self._build(recipe, plan, parents)
         built = time.perf_counter() - began
         self.harness.errors.clear()
         outcomes: list[OutcomeRow] = []
@@ -197,6 +203,47 @@ class Evaluator:
             weights_digest=weights_digest,
             seconds={"build": built, "forward": forward},
         )
+
+    def _gradient(self, request: Gradient) -> Gradients:
+        """Build the recipe unless it is resident, and run the items forward and backward."""
+        faults.reach("worker.gradient")
+        self.watch.check(request.parents)
+        recipe = Recipe.from_dict(request.recipe)
+        scorer, model = self.scorer(request.halvings), self.live_model()
+        began = time.perf_counter()
+        parents = with_merges(recipe, self.parents)
+        plan = make_plan(recipe, parents.checkpoints)
+        self._build(recipe, plan, parents)
+        built = time.perf_counter() - began
+        with weight_gradients(model):
+            try:
+                rows, loss = scorer.backward(request.items, request.loss, request.weights)
+                gradients = coefficient_gradients(model, plan, parents, piecewise=request.piecewise)
+            except NoRoomError as error:
+                raise StudyStopError(
+                    "a gradient of this model does not fit into memory, not even of one item "
+                    f"({error}): it needs the weights twice, and the activations of an item; give "
+                    "a worker more memory or more GPUs (workers.gpus), or set search.optimizer: "
+                    "catcma, which needs no gradient"
+                ) from None
+        broken = [key for key, value in gradients.items() if not math.isfinite(value)]
+        if broken:
+            raise FloatingPointError(
+                f"the gradient by {broken[0].parameter} of {broken[0].tensor} is not finite"
+            )
+        return Gradients(
+            rows=[row.as_written() for row in rows],
+            seconds={"build": built, "forward": scorer.seconds},
+            loss=loss,
+            coefficients=[(*key, value) for key, value in gradients.items()],
+        )
+
+    def _build(self, recipe: Recipe, plan: MergePlan, parents: Parents) -> None:
+        """Write a recipe into the live model, unless it is there."""
+        if self._resident != recipe.digest:
+            self._resident = None
+            fill(self.live_model(), plan, parents)
+            self._resident = recipe.digest
 
     def _export(self, request: Export) -> Exported:
         """Write a recipe's model to disk."""
@@ -267,40 +314,6 @@ class Evaluator:
         if tokenizer is None:
             raise UserError(f"{folder}: expected tokenizer files, but there are none")
         return tokenizer
-
-
-def device(name: str) -> str:
-    """Resolve ``auto`` to a GPU if this process sees one, else to the CPU."""
-    if name != "auto":
-        return name
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def devices(workers: WorkersConfig) -> list[str]:
-    """List the devices of a worker: as many GPUs as `workers.gpus` says.
-
-    Raises:
-        UserError: The worker sees fewer, or none although the study names one.
-    """
-    first, count = device(workers.device), int(workers.gpus)
-    if workers.device == "cpu":
-        return [first]
-    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if workers.device.startswith("cuda") and not seen:
-        raise UserError(
-            f"workers.device: {workers.device}: torch {torch.__version__} sees no GPU on "
-            f"{socket.gethostname()}; install a torch with CUDA and check `nvidia-smi`, or set "
-            "device: cpu"
-        )
-    if seen < workers.gpus:
-        each = f"{workers.gpus:g} GPU{'s' * (workers.gpus != 1)}"
-        raise UserError(
-            f"workers.gpus: each worker is to have {each}, but one on "
-            f"{socket.gethostname()} sees {seen}; set a smaller workers.gpus, or device: cpu"
-        )
-    return [first] if count < 2 else [f"cuda:{i}" for i in range(count)]
 
 
 def start(config: Mapping[str, Any]) -> Evaluator | Failure:

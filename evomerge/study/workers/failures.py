@@ -23,6 +23,7 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import Any
 
+from evomerge.core.memory import is_out_of_memory
 from evomerge.core.redact import redact
 from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.evaluate.tasks.harness import Harness
@@ -39,11 +40,6 @@ _DEVICE = re.compile(
     r"\bXid\b|HIP error|MPS backend|no CUDA-capable device",
     re.IGNORECASE,
 )
-_MEMORY = re.compile(
-    r"out of memory|can't allocate memory|cannot allocate memory|bad_alloc|not enough memory|"
-    r"alloc_failed",
-    re.IGNORECASE,
-)
 
 
 class StudyStopError(Exception):
@@ -52,10 +48,9 @@ class StudyStopError(Exception):
 
 def kind_of(error: BaseException) -> str:
     """Sort an unexpected error by its type and message."""
-    text = f"{type(error).__name__}: {error}"
-    if isinstance(error, MemoryError) or _MEMORY.search(text):
+    if is_out_of_memory(error):
         return "oom"
-    return "device" if _DEVICE.search(text) else "task"
+    return "device" if _DEVICE.search(f"{type(error).__name__}: {error}") else "task"
 
 
 def failure(kind: str, message: str) -> Failure:

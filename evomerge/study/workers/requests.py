@@ -67,6 +67,29 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Gradient:
+    """Build a recipe, score it, and differentiate a loss by its coefficients.
+
+    Attributes:
+        recipe: The recipe as plain data.
+        items: The items.
+        loss: A name in `evaluate.gradient.losses.FUNCTIONS`.
+        weights: What the loss of one item of each task counts.
+        piecewise: Whether coefficients count that elect signs, with all signs as they are.
+        parents: The study stops if the parents differ from these.
+        halvings: As for `Evaluate`.
+    """
+
+    recipe: Mapping[str, Any]
+    items: Items
+    loss: str
+    weights: Mapping[str, float]
+    piecewise: bool = False
+    parents: ExpectedParents | None = None
+    halvings: int = 0
+
+
+@dataclass(frozen=True)
 class Export:
     """Write a recipe's model to the folder `out`."""
 
@@ -82,7 +105,7 @@ class Translate:
     recipe: Mapping[str, Any]
 
 
-Request = Describe | Evaluate | Export | Translate
+Request = Describe | Evaluate | Gradient | Export | Translate
 
 
 @dataclass(frozen=True)
@@ -142,6 +165,19 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class Gradients(Scores):
+    """Outcomes of a recipe and the gradient of a loss: the answer to `Gradient`.
+
+    Attributes:
+        loss: The weighted sum of the items' losses.
+        coefficients: [parameter, tensor, model, derivative of the loss by it] of each.
+    """
+
+    loss: float = 0.0
+    coefficients: Sequence[tuple[str, str, str, float]] = ()
+
+
+@dataclass(frozen=True)
 class Exported:
     """A hash of the weights that were written: the answer to `Export`."""
 
@@ -163,11 +199,13 @@ Answer = Failure | Description | Scores | Exported | Translation
 _REQUESTS: dict[str, type[Request]] = {
     "describe": Describe,
     "evaluate": Evaluate,
+    "gradient": Gradient,
     "export": Export,
     "translate": Translate,
 }
 _ANSWERS: dict[str, type[Answer]] = {  # by a key that the others do not have; the order counts
     "evaluation": Description,
+    "coefficients": Gradients,
     "rows": Scores,
     "why_not": Translation,
     "weights_digest": Exported,

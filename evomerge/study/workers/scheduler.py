@@ -18,6 +18,7 @@ from evomerge.study.workers.requests import (
     Describe,
     Evaluate,
     Failure,
+    Gradient,
     Request,
     Scores,
 )
@@ -217,7 +218,7 @@ class Scheduler:
             task.done(task.unit, answer, worker)
 
     def _request(self, unit: Unit) -> Request:
-        if self.halvings and isinstance(unit.request, Describe | Evaluate):
+        if self.halvings and isinstance(unit.request, Describe | Evaluate | Gradient):
             return replace(unit.request, halvings=self.halvings)
         return unit.request
 

@@ -5,6 +5,8 @@ import json
 import random
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from evomerge import methods
 from evomerge.core import yaml_file
@@ -25,6 +27,10 @@ def zoo(tmp_path):
     for name in ("base", "a", "b", "c", "d"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps(SIX_LAYERS))
+    ends = ("self_attn.q_proj", "mlp.up_proj", "mlp.down_proj", "input_layernorm")
+    tensors = [f"model.layers.{i}.{end}.weight" for i in range(6) for end in ends]
+    tensors += ["model.embed_tokens.weight", "model.norm.weight"]
+    save_file({t: torch.zeros(1) for t in tensors}, tmp_path / "base" / "model.safetensors")
     return {name: str(tmp_path / name) for name in ("base", "a", "b", "c", "d")}
 
 
@@ -86,6 +92,8 @@ EXPECTED_DIMENSIONS = {  # for two models of six layers, counted by hand from th
     "mixed_methods": 2 + 6 * (1 + 1 + 2),
     "which_parents": 2 * (1 + 4),
     "task_and_language": 3,  # of its three models
+    "task_arithmetic_by_component": 2 * (6 * 3 + 2),  # attention, MLP, norm; embedding, last norm
+    "task_arithmetic_by_tensor": 2 * (6 * 4 + 2),
 }
 
 

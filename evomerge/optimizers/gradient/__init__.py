@@ -1,0 +1,1 @@
+"""Optimizers that learn from the gradient of a loss at each point."""

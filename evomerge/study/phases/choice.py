@@ -1,0 +1,57 @@
+"""Chooses the optimizer of a study that names none, by what was measured.
+
+experiments/optimizer_benchmark: where every dimension changes the merge smoothly, gradients find
+more than any search by scores alone, at a small part of the cost; else `coarse_to_fine` in many
+dimensions along gradients over depth, and `catcma` in all other spaces.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from evomerge.optimizers.coordinates import n_values
+from evomerge.recipe.space.space import SearchSpace
+from evomerge.study.config import StudyConfig
+from evomerge.study.phases.gradients import Chain, without_gradient
+
+MANY = 40  # dimensions, from which on `coarse_to_fine` was ahead on every zoo
+
+
+def with_optimizer(
+    config: StudyConfig, space: SearchSpace, external: bool = False
+) -> tuple[StudyConfig, str]:
+    """Return the configuration with an optimizer's name in it, and why it is this one.
+
+    Args:
+        config: The study's.
+        space: Its space, bound.
+        external: Whether the caller evaluates trials, with `ask` and `tell`: then there are no
+            gradients.
+    """
+    if config.search.optimizer is not None:
+        return config, "as the study says"
+    name, why = _choice(config, space, external)
+    return replace(config, search=replace(config.search, optimizer=name)), why
+
+
+def _choice(config: StudyConfig, space: SearchSpace, external: bool) -> tuple[str, str]:
+    dimensions = [d for d in space.dimensions if n_values(d) != 1]
+    if config.search.objective == "pareto":
+        return "nsga2", "it searches for several objectives"
+    if external:
+        why = "trials are evaluated externally, without gradients"
+    elif without_gradient(config):
+        why = "scores have no gradient here"
+    else:
+        start = tuple(dimension.start for dimension in space.dimensions)
+        chain = Chain(space, start, config.base_model, piecewise=False)
+        others = [dimension for dimension in chain.others if n_values(dimension) != 1]
+        if dimensions and not others:
+            return "adam", (
+                f"each of the {len(dimensions)} dimensions changes the merge smoothly, and right "
+                "answers have a likelihood: gradients say how"
+            )
+        why = f"{len(others)} of {len(dimensions)} dimensions have no gradient"
+    if len(dimensions) > MANY and any(d.knot is not None for d in dimensions):
+        return "coarse_to_fine", f"{why}; {len(dimensions)} dimensions along gradients over depth"
+    return "catcma", why
