@@ -24,6 +24,7 @@ DRIVER += ["pool.spawn", "pool.submit", "pool.reply", "pool.close"]
 WORKER = ["worker.start", "worker.evaluate", "worker.answer"]
 MODEL = ["shard.write", "folder.sync", "folder.rename"]
 TORN = ["journal.truncate"]
+GRADIENT = ["worker.gradient"]  # real workers alone reach it: tests/study/phases/test_gradients.py
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def every_call(
 
 
 def test_every_fault_point_is_swept_here() -> None:
-    assert sorted([*DRIVER, *WORKER, *MODEL, *TORN]) == sorted(faults.POINTS)
+    assert sorted([*DRIVER, *WORKER, *MODEL, *TORN, *GRADIENT]) == sorted(faults.POINTS)
 
 
 @pytest.mark.parametrize(
