@@ -5,6 +5,7 @@ This is the only file that imports lm_eval.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,9 +20,10 @@ from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.filters.selection import TakeFirstFilter
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
-from lm_eval.tasks import TaskManager
+from lm_eval.tasks import TaskManager, _yaml_loader
 
 from evomerge.core.errors import UserError
+from evomerge.evaluate.tasks.no_code import no_code
 from evomerge.evaluate.tasks.preparation import named, silence
 from evomerge.evaluate.tasks.request import TaskRequest
 from evomerge.evaluate.tasks.task_index import resolves, unknown_task
@@ -72,22 +74,37 @@ def open_index(names: Sequence[str], folders: Sequence[Path]) -> TaskManager:
     return manager
 
 
-def load_tasks(name: str, manager: TaskManager) -> dict[str, Any]:
+def load_tasks(name: str, manager: TaskManager, allow_code: bool) -> dict[str, Any]:
     """Load a task, or every task of a group or tag, by name.
 
+    Args:
+        name: In the manager's index.
+        manager: lm-eval's.
+        allow_code: Whether tasks other than lm-eval's own may run Python.
+
     Raises:
-        UserError: There are none, or one needs more than text.
+        UserError: There are none, one needs more than text, or one runs code that is not allowed.
     """
     entry = manager.task_index[name]
+    is_built_in = entry.yaml_path is not None and BUILT_IN in entry.yaml_path.resolve().parents
+    lock = no_code(_yaml_loader, BUILT_IN, metrics=is_built_in)
     if not isinstance(lm_eval.utils.env, SafeTemplates):
         lm_eval.utils.env = SafeTemplates(lm_eval.utils.env)
-    with named(name, entry.yaml_path), silence():
+    guard = contextlib.nullcontext() if allow_code else lock
+    with named(name, entry.yaml_path), silence(), guard:
         tasks = dict(manager.load([name])["tasks"])
     if not tasks:
         raise UserError(f"group '{name}' ({entry.yaml_path}) has no tasks")
     for task_name, task in tasks.items():
         if getattr(task, "MULTIMODAL", False):
             raise UserError(f"task '{task_name}' needs images or audio; evomerge scores text only")
+        functions = getattr(task, "_metric_fn_list", {})
+        missing = [metric for metric, function in functions.items() if function is None]
+        if missing and not callable(task.config.process_results):
+            raise UserError(
+                f"task '{task_name}' ({entry.yaml_path}): expected metrics of lm-eval's own, but "
+                f"got '{missing[0]}'; programs of the evaluate library need `allow_task_code`"
+            )
     return tasks
 
 

@@ -28,7 +28,7 @@ from evomerge.evaluate.tasks.preparation import (
 from evomerge.evaluate.tasks.protocol import task_warnings
 from evomerge.evaluate.tasks.request import TaskRequest
 from evomerge.evaluate.tasks.task_files import check_folders, code_files
-from evomerge.evaluate.tasks.task_index import refuse_code
+from evomerge.evaluate.tasks.task_index import refuse_code, task_files
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,10 @@ def load(
     names = [task.name for task in requests if task.text is None and task.function is None]
     manager = open_index(names, folders) if names else None
     template = None if chat_tokenizer is None else chat_renderer(chat_tokenizer)
-    loaded = LoadedTasks(code=code_files(folders) if allow_task_code else {})
+    loaded = LoadedTasks()
+    if allow_task_code:
+        index = manager.task_index if manager else {}
+        loaded.code.update(code_files(folders, task_files(names, index, BUILT_IN)))
     for request in requests:
         if request.function is not None:
             loaded.functions[request.name] = _function(request, allow_task_code)
@@ -85,7 +88,7 @@ def load(
             assert manager is not None
             if not allow_task_code:
                 refuse_code(request.name, manager.task_index, BUILT_IN)
-            members = load_tasks(request.name, manager)
+            members = load_tasks(request.name, manager, allow_task_code)
         else:
             members = {request.name: load_text(request)}
         for name, task in members.items():
