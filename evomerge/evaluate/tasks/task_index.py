@@ -23,7 +23,7 @@ def task_files(names: Iterable[str], index: Index, built_in: Path) -> dict[Path,
 
     Those in `built_in` were installed as code, and stay out. Each file comes with a name of it.
     """
-    files = {}
+    files: dict[Path, str] = {}
     for name in _reached(names, index):
         path = index[name].yaml_path if name in index else None
         if path is not None and built_in not in path.resolve().parents:
