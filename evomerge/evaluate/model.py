@@ -42,6 +42,9 @@ def load_model(
         trust_remote_code: Whether Python in the folder may run; see
             `checkpoint.files.remote_code`.
 
+    Raises:
+        UserError: The folder holds no model, or one whose tensors are not those of its config.
+
     Returns:
         The model, and its tokenizer (``None`` where the source has no tokenizer files).
     """
@@ -59,13 +62,17 @@ def load_model(
                 _refuse_other_weights(folder)
                 model = _from_config(_config(source, trust_remote_code), dtype, trust_remote_code)
             else:
-                model = AutoModelForCausalLM.from_pretrained(
+                model, loading = AutoModelForCausalLM.from_pretrained(
                     source,
                     dtype=dtype,
                     use_safetensors=True,
                     trust_remote_code=trust_remote_code,
                     device_map=_device_map(source, dtype, devices, trust_remote_code),
+                    output_loading_info=True,
                 )
+                _refuse_gaps(source, loading)
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load the model '{source}': {_why(error, folder)}") from error
     return _for_scoring(model, devices), load_tokenizer(source, trust_remote_code)
@@ -203,6 +210,27 @@ def _refuse_other_weights(folder: Path) -> None:
             f"expected safetensors weights, but '{folder}' only has {others[0]}; "
             "save the model again with safetensors"
         )
+
+
+def _refuse_gaps(source: str | Path, loading: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of other tensors than its config's: transformers would only warn."""
+    missing, unexpected = sorted(loading["missing_keys"]), sorted(loading["unexpected_keys"])
+    if missing:
+        raise UserError(
+            f"{source}: expected the tensors that its config.json asks for, but {missing[0]} is "
+            f"missing{_more(missing)}: it would get random values; save the model again with it, "
+            "or correct config.json (tie_word_embeddings, num_hidden_layers)"
+        )
+    if unexpected:
+        raise UserError(
+            f"{source}: expected the tensors that its config.json asks for, but it also has "
+            f"{unexpected[0]}{_more(unexpected)}, which would be dropped; save the model again "
+            "without it, or correct config.json"
+        )
+
+
+def _more(names: Sequence[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
 def _why(error: Exception, folder: Path) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from evomerge.merge.digest import combined_digest, tensor_digest
 from evomerge.merge.output.card import model_card
 from evomerge.merge.parents.nested import open_parents, with_merges
 from evomerge.merge.parents.parents import Parents
-from evomerge.merge.plan.plan import MergePlan, plan
+from evomerge.merge.plan.plan import MergePlan, TensorJob, plan
 from evomerge.merge.vocabulary.tokenizer import write_tokenizer
 from evomerge.recipe.recipe import Recipe
 
@@ -60,21 +61,28 @@ def tensors(built: MergePlan, parents: Parents) -> Iterator[tuple[str, Tensor]]:
     """Yield every output tensor of a plan, one at a time.
 
     Raises:
-        UserError: Values are beyond what float16 can hold; names the tensor.
+        UserError: Values are beyond what the output's dtype can hold; names the tensor.
     """
     for job in built.jobs:
         tensor = merged(job, parents, built.recipe)
-        _check_range(job.name, tensor)
+        _check_range(job, tensor)
         yield job.name, tensor
 
 
-def _check_range(name: str, tensor: Tensor) -> None:
-    if tensor.dtype == torch.float16 and not bool(torch.isfinite(tensor).all()):
-        count = int((~torch.isfinite(tensor)).sum())
-        raise UserError(
-            f"{name}: {count} merged values are not finite in float16, whose largest "
-            "value is 65,504; choose bfloat16 or float32"
-        )
+def _check_range(job: TensorJob, tensor: Tensor) -> None:
+    if not tensor.is_floating_point() or math.isfinite(tensor.sum()):  # a few percent of a merge
+        return
+    count = int((~torch.isfinite(tensor)).sum())
+    if not count:  # the sum alone was too large
+        return
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    remedy = "; choose bfloat16 or float32" if tensor.dtype == torch.float16 else ""
+    values = ", ".join(f"{name} {value}" for name, value in job.parameters.items())
+    raise UserError(
+        f"{job.name}: {count} of {tensor.numel():,} merged values are not finite in {dtype}, whose "
+        f"largest value is {torch.finfo(tensor.dtype).max:.5g}: merged by {job.method} with "
+        f"{values or 'no parameters'}{remedy or '; choose smaller values'}"
+    )
 
 
 def fill(model: torch.nn.Module, built: MergePlan, parents: Parents) -> None:
@@ -82,14 +90,14 @@ def fill(model: torch.nn.Module, built: MergePlan, parents: Parents) -> None:
 
     Raises:
         UserError: The live model has a tensor under another name, or of another shape; or values
-            are beyond what float16 can hold.
+            are beyond what its dtype can hold.
     """
     live = live_tensors(model, built)
     with torch.no_grad():
         for job in built.jobs:
             out = live[job.name]
             merge_into(out, job, parents, built.recipe)
-            _check_range(job.name, out)
+            _check_range(job, out)
 
 
 def live_tensors(model: torch.nn.Module, built: MergePlan) -> dict[str, Tensor]:
@@ -105,7 +113,7 @@ def parameters_of(model: torch.nn.Module, built: MergePlan) -> dict[str, Tensor]
     """The same tensors as the model has them: parameters, with their gradients.
 
     Raises:
-        UserError: The model lacks a tensor of the plan.
+        UserError: The model lacks a tensor of the plan, or has one that the plan does not fill.
     """
     state: Mapping[str, Tensor] = model.state_dict(keep_vars=True)
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
@@ -123,10 +131,34 @@ def parameters_of(model: torch.nn.Module, built: MergePlan) -> dict[str, Tensor]
                 f"{job.shape[0]}: call resize_token_embeddings({job.shape[0]}) first"
             )
         raise UserError(
-            f"{type(model).__name__} has no tensor {job.name} of shape {list(job.shape)}: it "
-            "runs its weights in another layout than it stores them; build to a folder instead"
+            f"{type(model).__name__} has no tensor {job.name} of shape {list(job.shape)}: it would "
+            "be dropped, or the model runs its weights in another layout than it stores them; "
+            "build to a folder instead"
         )
+    _check_whole(model, state, tensors.values())
     return tensors
+
+
+def _check_whole(
+    model: torch.nn.Module, state: Mapping[str, Tensor], filled: Iterable[Tensor]
+) -> None:
+    """Refuse a model with a tensor that nobody fills: its values would be those it was made with.
+
+    Those of parameters are random. A buffer may stay if the architecture says that it computes it.
+    """
+    patterns = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
+    addresses = {tensor.data_ptr() for tensor in filled}  # tied tensors are one
+    for name, tensor in state.items():
+        if tensor.numel() == 0 or tensor.data_ptr() in addresses:
+            continue
+        is_computed = any(re.search(pattern, name) for pattern in patterns)
+        if is_computed and not isinstance(tensor, torch.nn.Parameter):
+            continue
+        raise UserError(
+            f"{type(model).__name__} needs a tensor {name} of shape {list(tensor.shape)}, which "
+            "the checkpoints lack: nobody can say what it should be; save the models again with "
+            "it, or correct config.json (tie_word_embeddings, num_hidden_layers)"
+        )
 
 
 def _differs_in_rows(live: tuple[int, ...], wanted: tuple[int, ...]) -> bool:

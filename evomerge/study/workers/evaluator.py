@@ -139,7 +139,8 @@ class Evaluator:
             checkpoints = with_merges(recipe, self.parents).checkpoints
             chat = self.config.evaluate.apply_chat_template
             check_in_place(recipe, checkpoints, chat=chat)
-        if len(self.devices) > 1:  # the live model decides each parent tensor's device
+            live_tensors(self.live_model(), make_plan(recipe, checkpoints))  # no gaps
+        elif len(self.devices) > 1:  # the live model decides each parent tensor's device
             self.live_model()
         self.parents.check_finite()
         scorer = self.scorer(request.halvings)
