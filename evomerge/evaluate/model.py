@@ -20,6 +20,7 @@ from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import HF_MODULES_CACHE
 
+from evomerge.checkpoint.files.folder import read_config
 from evomerge.checkpoint.files.remote_code import allowance_hint, named_code
 from evomerge.checkpoint.sandbox.client import check_settings
 from evomerge.core.errors import UserError
@@ -56,6 +57,8 @@ def load_model(
     folder = Path(source)
     if folder.exists() and not (folder / "config.json").is_file():
         raise UserError(f"expected a model folder with a config.json, but '{folder}' has none")
+    if folder.exists():
+        read_config(folder)  # before transformers acts on it
     try:
         with _one_at_a_time(trust_remote_code):
             if folder.is_dir() and not any(folder.glob("*.safetensors")):

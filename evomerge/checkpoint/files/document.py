@@ -1,9 +1,14 @@
-"""Reads JSON files of a model folder within limits, so that a small file cannot fill the memory."""
+"""Reads and copies the small files of a model folder: regular ones of the folder, within limits.
+
+This is the one door to them, so that no file can hang a process, fill its memory or its disk, or
+stand for another outside the folder.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import Any
@@ -11,6 +16,7 @@ from typing import Any
 from evomerge.core.errors import UserError
 
 MAX_BYTES = 16 * 2**20
+MAX_COPIED_BYTES = 256 * 2**20
 # Braces, brackets, commas and colons. 100,000 tensors of four axes have as many; at worst, as names
 # with a value each, they become 200 MB.
 MAX_PARTS = 1_400_000
@@ -22,14 +28,55 @@ def read_json(file: Path, most_bytes: int = MAX_BYTES) -> Any:
     Raises:
         UserError: It is missing, no regular file, outside its folder, too large, or not JSON.
     """
+    try:
+        return parse_json(_read(file, most_bytes))
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{file}: expected JSON: {error}") from None
+
+
+def read_text(file: Path, most_bytes: int = MAX_BYTES) -> str:
+    """A UTF-8 text that belongs to the folder it is in.
+
+    Raises:
+        UserError: It is missing, no regular file, outside its folder, too large, or not UTF-8.
+    """
+    try:
+        return _read(file, most_bytes).decode("utf-8")
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{file}: expected UTF-8 text: {error}") from None
+
+
+def copy_file(file: Path, out: Path, most_bytes: int = MAX_COPIED_BYTES) -> None:
+    """Copy a file that belongs to the folder it is in, whatever it holds.
+
+    Raises:
+        UserError: It is missing, no regular file, outside its folder, or too large.
+        OSError: The copy cannot be written.
+    """
+    check_size(file, most_bytes)
+    shutil.copyfile(file, out)
+
+
+def check_size(file: Path, most_bytes: int) -> int:
+    """The size of a file that `check_file` accepts, and that is not too large.
+
+    Raises:
+        UserError: It is no such file.
+    """
     size = check_file(file)
     if size > most_bytes:
         raise UserError(f"{file}: expected at most {most_bytes:,} bytes but it has {size:,}")
-    try:
-        with file.open("rb") as stream:
-            return parse_json(stream.read(size))  # no more, whatever it has by now
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: expected JSON: {error}") from None
+    return size
+
+
+def _read(file: Path, most_bytes: int) -> bytes:
+    size = check_size(file, most_bytes)
+    with file.open("rb") as stream:
+        return stream.read(size)  # no more, whatever it has by now
 
 
 def parse_json(data: bytes) -> Any:

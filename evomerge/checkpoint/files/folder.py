@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ TOKENIZER_SETTINGS = (
 )
 _MAX_CONFIG_BYTES = 4 * 2**20
 _INSPECTED = {CONFIG, ADAPTER_CONFIG, INDEX, "tokenizer.json", *TOKENIZER_SETTINGS}
-_READ = (".json", ".jinja", ".model", ".txt", ".safetensors", ".py", "additional_chat_templates")
+_READ = (".json", ".jinja", ".model", ".txt", ".safetensors", ".py", ".md")
+_READ_FOLDERS = ("additional_chat_templates",)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?")
 
 
@@ -44,11 +46,11 @@ def resolve(model: str | Path) -> Path:
     """Return the folder of a model: itself, or the local copy of a hub id.
 
     Raises:
-        UserError: There is none, or a link in it leads out of it.
+        UserError: There is none, or one of its files is a pipe or a link that leads out of it.
     """
     path = Path(os.path.expanduser(model))  # which leaves an unknown user's ~name as it is
     if path.is_dir():
-        check_links(path)
+        check_entries(path)
         return path
     if path.exists():
         raise UserError(f"{model}: expected a model folder but it is a file")
@@ -89,7 +91,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return the config.json of a model folder.
 
     Raises:
-        UserError: It is missing, outside the folder, or no JSON object.
+        UserError: It is missing, outside the folder, no JSON object, or names code on the hub.
     """
     file = folder / CONFIG
     if not file.is_file():
@@ -99,17 +101,37 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = read_json(file, _MAX_CONFIG_BYTES)
     if not isinstance(config, dict):
         raise UserError(f"{file}: expected a JSON object")
+    for key, name in _implementations(config):
+        if "/" in name:  # transformers would fetch that repository of the hub and run it
+            raise UserError(
+                f"{file}: {key}: expected the name of an implementation, such as sdpa or eager, "
+                f"but got {name[:80]!r}, which is code on the hub; remove the key"
+            )
     return config
 
 
-def check_links(folder: Path) -> None:
-    """Refuse links that lead out of a model's folder; the libraries that read it follow them.
+def _implementations(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every text below a key like ``attn_implementation``, with that key, at any depth."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _implementations(item, name if "_implementation" in name else key)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _implementations(item, key)
+    elif key and isinstance(value, str):
+        yield key, value
+
+
+def check_entries(folder: Path) -> None:
+    """Refuse pipes, devices, and links that lead out; the libraries that read a folder follow them.
 
     Raises:
-        UserError: Names the first such link.
+        UserError: Names the first such entry among those that anything reads.
     """
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.is_symlink() and entry.name.endswith(_READ):
+        is_read = entry.name.endswith(_READ) or entry.name in _READ_FOLDERS
+        is_plain = entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
+        if is_read and not is_plain:
             check_file(Path(entry.path))
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from evomerge.checkpoint.files.document import check_file, read_json
+from evomerge.checkpoint.files.document import check_file, copy_file, read_json
 from evomerge.core.errors import UserError
 
 _NAMING = ("config.json", "tokenizer_config.json")
@@ -88,7 +87,7 @@ def copy_code(folder: Path, out: Path) -> None:
     """Put the Python files of a model that names some into another folder; nothing is run."""
     for name in code_files(folder) if named_code(folder) else ():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / name, out / name)
+        copy_file(folder / name, out / name)
 
 
 def _nameable(folder: Path) -> dict[str, str]:

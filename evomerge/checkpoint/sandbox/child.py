@@ -26,7 +26,7 @@ from evomerge.checkpoint.files.folder import (
     CONFIG,
     INDEX,
     TOKENIZER_SETTINGS,
-    check_links,
+    check_entries,
     read_config,
     stamps,
 )
@@ -62,7 +62,7 @@ def _inspect(folder: Path, known: dict[str | None, Any]) -> dict[str, Any]:
     """Return the files' stamps before reading, and the digest of the tokens or an error."""
     files = stamps(folder)
     try:
-        check_links(folder)
+        check_entries(folder)
         _read_weights(folder)
     except UserError as error:
         return {"stamps": files, "refused": str(error)}

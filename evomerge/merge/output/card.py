@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,8 +25,8 @@ A merge of {count} models by `{methods}`, made by evomerge.
 {licence}
 ## Recipe
 
-```yaml
-{recipe}```
+{fence}yaml
+{recipe}{fence}
 
 ## Methods
 
@@ -43,7 +45,7 @@ def model_card(
     Args:
         recipe: What the model is.
         title: The card's heading.
-        results: Markdown that goes behind the first sentence.
+        results: Markdown, without links, that goes behind the first sentence.
         metadata: More for the card's head, such as ``model-index``.
     """
     named = {model: model_name.public(model) for model in recipe.model_names}
@@ -56,19 +58,22 @@ def model_card(
     head["base_model_relation"] = "merge"
     if len(known) == 1 and None not in known:
         head["license"] = known.pop()
+    text = public_recipe(recipe)
+    ticks = max((len(run) for run in re.findall("`+", text)), default=0)
     return _CARD.format(
         metadata=yaml_file.write({**head, **(metadata or {})}),
-        title=title,
+        title=_plain(title),
         count=len(named),
         methods="`, `".join(used),
-        results=f"\n{results}" if results else "",
+        results=f"\n{_plain(results)}" if results else "",
         parents="\n".join(
-            f"- {name}{' (base)' if model == recipe.base_model else ''}"
-            f"{f' ({licences[model]})' if licences[model] else ''}"
+            f"- {_plain(name)}{' (base)' if model == recipe.base_model else ''}"
+            f"{f' ({_plain(licences[model])})' if licences[model] else ''}"
             for model, name in named.items()
         ),
         licence=_licence_note(licences),
-        recipe=public_recipe(recipe),
+        fence="`" * max(3, ticks + 1),
+        recipe=text,
         references="\n".join(f"- `{name}`: {methods.get(name).reference}" for name in used),
     )
 
@@ -85,9 +90,13 @@ def _licence_note(licences: Mapping[str, str | None]) -> str:
     """Return a note on the parents' licences, for whoever publishes the merge."""
     unknown = [model_name.public(model) for model, licence in licences.items() if licence is None]
     if unknown:
-        return (
-            f"\nNo licence is stated by {', '.join(unknown)}; a merge is bound by its parents'.\n"
-        )
+        names = _plain(", ".join(unknown))
+        return f"\nNo licence is stated by {names}; a merge is bound by its parents'.\n"
     if len(set(licences.values())) > 1:
         return "\nThe parents' licences differ; a merge is bound by all of them.\n"
     return ""
+
+
+def _plain(text: str) -> str:
+    """A text in which names of others are neither HTML nor links."""
+    return html.escape(text, quote=False).replace("[", r"\[")

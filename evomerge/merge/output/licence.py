@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 
 from evomerge.checkpoint import names as model_name
+from evomerge.checkpoint.files.document import read_text
 from evomerge.checkpoint.files.folder import resolve
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
 
 _MAX_CARD_BYTES = 2**20
+_LONGEST = 100  # letters; more is prose
 
 
 def licence_of(model: str) -> str | None:
@@ -23,17 +24,16 @@ def licence_of(model: str) -> str | None:
 
 
 def _licence(model: str) -> str | None:
-    with contextlib.suppress(UserError, OSError, UnicodeDecodeError):
+    with contextlib.suppress(UserError, OSError):  # a card that cannot be read states none
         card = resolve(model) / "README.md"
-        if card.stat().st_size <= _MAX_CARD_BYTES:
-            return _in_front_matter(card)
+        return _in_front_matter(read_text(card, _MAX_CARD_BYTES), str(card))
     return None
 
 
-def _in_front_matter(card: Path) -> str | None:
-    text = card.read_text(encoding="utf-8")
+def _in_front_matter(text: str, where: str) -> str | None:
     if not text.startswith("---\n") or "\n---" not in text[4:]:
         return None
-    about = yaml_file.parse(text[4:].partition("\n---")[0], str(card))
+    about = yaml_file.parse(text[4:].partition("\n---")[0], where)
     licence = about.get("license_name") or about.get("license") if isinstance(about, dict) else None
-    return licence if isinstance(licence, str) else None
+    is_name = isinstance(licence, str) and licence.isprintable() and len(licence) <= _LONGEST
+    return licence if is_name else None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoint.checkpoint import Checkpoint
-from evomerge.checkpoint.files.document import read_json
+from evomerge.checkpoint.files.document import read_json, read_text
 from evomerge.core.errors import UserError
 from evomerge.recipe.recipe import Recipe
 
@@ -35,10 +35,11 @@ def chat_template(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str 
 def template_of(folder: Path) -> str | None:
     """Return the default chat template of a model folder, without white space around it."""
     if (folder / _FILE).is_file():
-        return (folder / _FILE).read_text(encoding="utf-8").strip() or None
+        return read_text(folder / _FILE).strip() or None
     template = _settings(folder).get("chat_template")
     if isinstance(template, list):  # several, by name
-        template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
+        entries = [entry for entry in template if isinstance(entry, dict)]
+        template = next((e.get("template") for e in entries if e.get("name") == "default"), None)
     return template.strip() or None if isinstance(template, str) else None
 
 

@@ -8,7 +8,6 @@ Where mergekit 0.1.5 orders these as its hash seed has it, the order is fixed he
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from evomerge.checkpoint.architecture import vocabulary_size
 from evomerge.checkpoint.checkpoint import Checkpoint
-from evomerge.checkpoint.files.document import read_json
+from evomerge.checkpoint.files.document import copy_file, read_json
 from evomerge.checkpoint.vocabulary import read_tokenizer, write_added
 from evomerge.core.errors import UserError
 from evomerge.merge.vocabulary.chat import chat_template, write_chat_template
@@ -44,7 +43,7 @@ class MergedTokenizer:
         """Write the tokenizer's files into a model folder."""
         for file in self.donor.tokenizer_files():
             if not (self.added and file.name in _STALE):
-                shutil.copyfile(file, folder / file.name)
+                copy_file(file, folder / file.name)
         if not self.added:
             return
         replaced = {entry["id"] for entry in self.added}
@@ -73,7 +72,7 @@ def write_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], folde
     tokenizer.write(folder)
     settings = tokenizer.donor.folder / "generation_config.json"
     if settings.is_file():
-        shutil.copyfile(settings, folder / settings.name)
+        copy_file(settings, folder / settings.name)
     template = chat_template(recipe, checkpoints)
     if template is not None:
         if not tokenizer.donor.tokenizer_files():
