@@ -15,6 +15,12 @@ __all__ += ["write_small_study", "zoo"]
 
 
 @pytest.fixture
+def small_study_file(write_small_study: Callable[..., Path]) -> Path:
+    """The file of a small study, for processes of their own."""
+    return write_small_study()
+
+
+@pytest.fixture
 def small_study(real_workers: None, write_small_study: Callable[..., Path]) -> Path:
     """The file of a small study, whose models and tasks a test may change; scored in-process."""
     del real_workers

@@ -125,7 +125,9 @@ def test_a_config_cannot_name_code_on_the_hub(
     recipe = copied(family, tmp_path)
     file = tmp_path / "a" / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **more}))
-    with pytest.raises(UserError, match=r"a/config\.json: \S*_implementation\S*: expected the name"):
+    with pytest.raises(
+        UserError, match=r"a/config\.json: \S*_implementation\S*: expected the name"
+    ):
         build(recipe, tmp_path / "out")
     with pytest.raises(UserError, match="which is code on the hub"):
         load_model(tmp_path / "a")

@@ -1,7 +1,8 @@
 """Runs a worker as a child process: JSON lines in on stdin, JSON lines out; nothing is pickled.
 
-Started by `local.LocalPool` as ``python -m evomerge.study.workers.child``. The first line is the
-study's configuration. The output of libraries goes to stderr, so that stdout has answers alone.
+Started by `local.LocalPool` as ``python -m evomerge.study.workers.child DRIVER``, with the driver's
+process number. The first line is the study's configuration. The output of libraries goes to stderr,
+so that stdout has answers alone.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def _die_with_parent() -> None:
     """Ask Linux to end this process when the driver ends, however it ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() == 1:
+        if os.getppid() != int(sys.argv[1]):  # it ended before we asked; it may itself be process 1
             os._exit(1)
 
 

@@ -83,7 +83,7 @@ class LocalPool(Pool):
         threads = str(self.config.workers.threads)
         try:
             child = subprocess.Popen(
-                [sys.executable, "-m", "evomerge.study.workers.child"],
+                [sys.executable, "-m", "evomerge.study.workers.child", str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
