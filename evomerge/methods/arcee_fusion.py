@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from evomerge.core.threads import one_thread
 from evomerge.methods.parameters import Count
 from evomerge.methods.random import CounterRandom
 from evomerge.methods.registry import merge_method
@@ -34,9 +35,10 @@ def arcee_fusion(base: Tensor, models: Annotated[Sequence[Tensor], Count(1, 1)])
     if base.numel() == 0:
         return base.clone()
     delta = model - base
-    p = torch.softmax(model, dim=-1) + _SMALL
-    q = torch.softmax(base, dim=-1) + _SMALL
-    divergence = torch.sum(p * torch.log(p / q), dim=-1, keepdim=True)  # per row
+    with one_thread():  # a vector is a single row
+        p = torch.softmax(model, dim=-1) + _SMALL
+        q = torch.softmax(base, dim=-1) + _SMALL
+        divergence = torch.sum(p * torch.log(p / q), dim=-1, keepdim=True)  # per row
     importance = delta.abs() * divergence  # KL weighs a row, |delta| an element
     first, median, third = _quartiles(importance.reshape(-1))
     return base + delta * (importance >= median + 1.5 * (third - first))

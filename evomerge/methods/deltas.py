@@ -14,6 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from evomerge.core.threads import one_thread
+
 _SMALL_NORM = 1e-7  # an L1 norm below it is not rescaled (mergekit 0.1.5's constant)
 _SMALL_WEIGHT = 1e-8  # a sum of weights below it is not divided by (mergekit 0.1.5's constant)
 
@@ -119,14 +121,8 @@ def rescale_by_l1(rest: Tensor, delta: Tensor) -> Tensor:
 
 def l1_norm(delta: Tensor) -> Tensor:
     """Sum up magnitudes, shape (), in the order of one thread, however many there are."""
-    threads = torch.get_num_threads()
-    if threads == 1:
+    with one_thread():
         return delta.abs().sum()
-    torch.set_num_threads(1)  # more add up parts of their own, which other workers would not
-    try:
-        return delta.abs().sum()
-    finally:
-        torch.set_num_threads(threads)
 
 
 def l1_ratio(before: Tensor, after: Tensor) -> Tensor:
@@ -212,7 +208,8 @@ def disjoint_deltas(
 
 def energy_shares(deltas: Sequence[Tensor]) -> Tensor:
     """Return each delta's share of the mean squares; equal shares if all are 0; shape (n,)."""
-    energies = torch.stack([delta.square().mean() for delta in deltas])
+    with one_thread():
+        energies = torch.stack([delta.square().mean() for delta in deltas])
     total = energies.sum()
     return torch.where(total > 0, energies / torch.where(total > 0, total, 1.0), 1 / len(deltas))
 

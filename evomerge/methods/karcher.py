@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from evomerge.core.threads import one_thread
 from evomerge.methods.deltas import sum_in_order
 from evomerge.methods.parameters import Doc, Range
 from evomerge.methods.registry import merge_method
@@ -43,6 +44,12 @@ def karcher(models: Sequence[Tensor], max_iter: Steps = 10, tol: Tolerance = 1e-
     first = models[0]
     if len(models) == 1 or first.numel() == 0:
         return first.clone()
+    with one_thread():
+        return _on_sphere(models, max_iter, tol)
+
+
+def _on_sphere(models: Sequence[Tensor], max_iter: int, tol: float) -> Tensor:
+    first = models[0]
     norms = [torch.linalg.vector_norm(model) for model in models]
     units = [
         (model / norm).reshape(-1) for model, norm in zip(models, norms, strict=True) if norm > tol

@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from evomerge.core.threads import one_thread
 from evomerge.methods.deltas import sum_in_order
 from evomerge.methods.parameters import Doc, Range
 from evomerge.methods.registry import FactorPair, merge_method
@@ -60,9 +61,10 @@ def lora_lego(
     units = torch.cat([torch.cat([right, left.T], dim=1) for left, right in adapters])  # (ranks, d)
     sizes = [right.shape[0] for _, right in adapters]
     k = min(rank or max(sizes), len(units))
-    centres = _centres(units, k)
     columns = adapters[0][1].shape[1]
-    product = centres[:, columns:].T @ centres[:, :columns]
+    with one_thread():
+        centres = _centres(units, k)
+        product = centres[:, columns:].T @ centres[:, :columns]
     if output_reweight:
         product *= (sum(sizes) / len(sizes) / k) ** 0.5
     return result + product.to(base.dtype)

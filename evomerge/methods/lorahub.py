@@ -8,6 +8,7 @@ from typing import Annotated
 from torch import Tensor
 
 from evomerge.core.errors import UserError
+from evomerge.core.threads import one_thread
 from evomerge.methods.deltas import sum_in_order, weighted_deltas
 from evomerge.methods.parameters import Doc, PerModelFloat, Range, one_per_model
 from evomerge.methods.registry import FactorPair, merge_method
@@ -66,5 +67,6 @@ def lorahub(
     if adapters:
         left = sum_in_order([w * pair[0].to(base.dtype) for w, pair in adapters])
         right = sum_in_order([w * pair[1].to(base.dtype) for w, pair in adapters])
-        result += left @ right
+        with one_thread():
+            result += left @ right
     return result

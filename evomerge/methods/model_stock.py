@@ -9,6 +9,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from evomerge.core.threads import one_thread
 from evomerge.methods.deltas import sum_in_order
 from evomerge.methods.parameters import Count, Doc
 from evomerge.methods.registry import merge_method
@@ -52,7 +53,8 @@ def model_stock(
     origin = base.reshape(rows)  # (rows, columns)
     points = [model.reshape(rows) for model in models]
     deltas = [point - origin for point in points]
-    cosine = torch.stack([_cosine(a, b) for a, b in combinations(deltas, 2)]).mean(dim=0)  # c
+    with one_thread():
+        cosine = torch.stack([_cosine(a, b) for a, b in combinations(deltas, 2)]).mean(dim=0)  # c
     n = len(models)
     denominator = 1 + (n - 1) * cosine  # (rows, 1)
     singular = denominator.abs() < _SMALL

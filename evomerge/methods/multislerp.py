@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from evomerge.core.errors import UserError
+from evomerge.core.threads import one_thread
 from evomerge.methods.deltas import sum_in_order
 from evomerge.methods.parameters import Doc, PerModelShare, Range, one_per_model
 from evomerge.methods.registry import merge_method
@@ -64,7 +65,8 @@ def multislerp(
             )
         weights = weights / total
     points = [(model if base is None else model - base).reshape(-1) for model in models]
-    merged = _mean_on_sphere(points, weights, eps).reshape(first.shape)
+    with one_thread():
+        merged = _mean_on_sphere(points, weights, eps).reshape(first.shape)
     return merged if base is None else base + merged
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from evomerge.core.threads import one_thread
 from evomerge.methods.parameters import Count, Doc, PerModelShare, one_per_model
 from evomerge.methods.registry import merge_method
 
@@ -82,7 +83,8 @@ def _arc(a: Tensor, b: Tensor, t: float) -> Tensor:
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Return the cosine of the angle between vectors along the last dimension, kept as 1."""
-    return (_unit(a) * _unit(b)).sum(dim=-1, keepdim=True).clamp(-1, 1)
+    with one_thread():
+        return (_unit(a) * _unit(b)).sum(dim=-1, keepdim=True).clamp(-1, 1)
 
 
 def arc_weights(cosine: Tensor, t: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from evomerge.core.threads import one_thread
 from evomerge.methods.parameters import Count, Doc, SmoothFraction
 from evomerge.methods.registry import merge_method
 
@@ -66,6 +67,11 @@ def arc_weights(cosine: Tensor, t: float) -> tuple[Tensor, Tensor]:
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Return the cosine of the angle between vectors, summed block by block; 0 if one is ~ 0."""
+    with one_thread():
+        return _cosine(a, b)
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
     unit_a, unit_b = _usable_norm(a), _usable_norm(b)
     # divided before the product, which could overflow or vanish otherwise
     parts = [

@@ -25,6 +25,7 @@ from evomerge.checkpoint.files.header import TensorInfo, read_header
 from evomerge.checkpoint.sandbox.client import inspect
 from evomerge.checkpoint.store import Factors, Files
 from evomerge.core.errors import UserError
+from evomerge.core.threads import one_thread
 
 _PREFIX = "base_model.model."
 _LARGEST_ALPHA = 1e30  # what a float32 still holds after a product
@@ -121,7 +122,8 @@ class Adapter:
         assert change.left is not None, "a change without factors has no product"
         assert change.right is not None
         second, first = self.read(change.left).float(), self.read(change.right).float()
-        product = second @ first * change.scale
+        with one_thread():
+            product = second @ first * change.scale
         return product.T if change.transposed else product
 
     def factors(self, change: Change) -> Factors | None:
