@@ -37,6 +37,14 @@ def encode(event: Event) -> bytes:
     return _frame(_payload(event))
 
 
+def decode(frame: bytes) -> Event:
+    """The event of a frame that `encode` made, with JSON's types."""
+    payload = _unframe(frame)
+    assert payload is not None
+    event: Event = _decode(payload)
+    return event
+
+
 def frames(
     file: BinaryIO,
     path: Path,

@@ -22,7 +22,7 @@ from evomerge.core import faults
 from evomerge.core.atomic import cause, sync
 from evomerge.core.errors import UserError
 from evomerge.study.journal.event_check import EventCheck
-from evomerge.study.journal.frames import HEADER, Event, encode, frames
+from evomerge.study.journal.frames import HEADER, Event, decode, encode, frames
 from evomerge.study.journal.lock import Holder, take_lock
 
 JOURNAL = "journal.log"  # its name in a run folder
@@ -86,6 +86,7 @@ class Journal:
         self.path = path
         self.token = token
         self.torn_bytes = 0
+        self._check = EventCheck()
         self._fd = fd
         self._lock = lock
         self._size = 0  # bytes that this writer knows to be whole frames
@@ -138,12 +139,18 @@ class Journal:
         Raises:
             UserError: The disk is full or failing, or another process wrote to the file. The file
                 then ends with the last whole event, this journal is closed, and a new one resumes.
-            ValueError: `event` has no name, holds NaN or infinity, or the journal is closed.
+            ValueError: `event` has no name, holds NaN or infinity, or is none that a reader of the
+                journal accepts; or the journal is closed.
         """
         frame = encode(event)
         if self._fd < 0:
             raise ValueError(f"the journal {self.path} is closed")
         self._check_unshared()
+        wrong = self._check.fault(decode(frame))
+        if wrong:  # our mistake; once written, nobody could read the file
+            raise ValueError(
+                f"{self.path}: an event that nobody could read: {event['event']}{wrong}"
+            )
         try:
             faults.reach("journal.write")
             written = os.write(self._fd, frame)
@@ -162,6 +169,8 @@ class Journal:
             ) from None
         except BaseException:  # an interrupt between the two calls: the event was not acknowledged
             self._rewind()
+            self._check = EventCheck()
+            self._read(lambda _: None)
             raise
 
     def close(self) -> None:
@@ -184,10 +193,7 @@ class Journal:
 
     def _recover(self, replay: Callable[[Event], object]) -> None:
         """Read every whole frame, cut the torn tail off, and give an empty file its header."""
-        with open(self._fd, "rb", closefd=False) as file:
-            for end, event in frames(file, self.path):
-                replay(event)
-                self._size = end
+        self._read(replay)
         self.torn_bytes = os.fstat(self._fd).st_size - self._size
         if self.torn_bytes:
             faults.reach("journal.truncate")
@@ -196,6 +202,13 @@ class Journal:
         if not self._size:
             self.append(HEADER)
             sync(self.path.parent)
+
+    def _read(self, replay: Callable[[Event], object]) -> None:
+        with open(self._fd, "rb", closefd=False) as file:
+            file.seek(0)
+            for end, event in frames(file, self.path, check=self._check):
+                replay(event)
+                self._size = end
 
     def _announce(self, holder: Holder) -> None:
         event = {"event": "opened", "token": self.token, "pid": holder.pid, "host": holder.host}

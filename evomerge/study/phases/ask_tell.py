@@ -7,8 +7,9 @@ moment and continue later: a trial without a result is handed out again.
 
 from __future__ import annotations
 
-import math
+import numbers
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from evomerge import optimizers as search
 from evomerge.core.errors import StudyEnded, UserError, unknown
@@ -29,6 +30,8 @@ from evomerge.study.phases.check import refuse_another
 from evomerge.study.phases.feedback import objective_names
 from evomerge.study.phases.search import start_optimizer
 from evomerge.study.statistics.outcome import TaskSpec, weighted
+
+_LARGEST_SCORE = 1e100  # sums and squares of scores stay finite
 
 
 class AskTell:
@@ -85,6 +88,7 @@ class AskTell:
     def tell(self, number: int, scores: Mapping[str, float] | float | None, reason: str) -> None:
         """Record a trial's scores by task, or that it failed (None)."""
         record = self._study.record
+        number = _whole(number)
         if number not in record.trials:
             raise UserError(f"tell(): expected a trial that ask() returned, but got {number}")
         if self._has_result(number):
@@ -200,13 +204,30 @@ class AskTell:
                 raise UserError(f"tell(): {unknown('task', str(task), tasks)}")
         for task in tasks:
             value = scores.get(task)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not math.isfinite(value or 0.0):
+            if _number(value) is None:
                 raise UserError(
-                    f"tell(): expected a finite number for task {task}, but got {value!r}; for a "
-                    "trial that failed, tell None"
+                    f"tell(): expected a number of at most {_LARGEST_SCORE:g} for task {task}, but "
+                    f"got {value!r}; for a trial that failed, tell None"
                 )
         return {task: float(scores[task]) for task in tasks}
+
+
+def _number(value: Any) -> float | None:
+    """A score as the journal holds it, also one of numpy's; ``None`` if it is none."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    try:
+        score = float(value)
+    except OverflowError:
+        return None
+    return score if abs(score) <= _LARGEST_SCORE else None
+
+
+def _whole(number: Any) -> int:
+    """A trial's number, also one of numpy's, as the journal holds it."""
+    if isinstance(number, bool) or not isinstance(number, numbers.Integral):
+        raise UserError(f"tell(): expected a trial or its whole number, but got {number!r}")
+    return int(number)
 
 
 def _study_event(study: StudyRun) -> StudyEvent:
