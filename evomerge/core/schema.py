@@ -92,6 +92,15 @@ def _read_fields(kind: Any, value: Any, where: str, path: str) -> Any:
     )
 
 
+def renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """Plain data with some texts in place of others; keys are left as they are."""
+    if isinstance(value, Mapping):
+        return {key: renamed(item, names) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [renamed(item, names) for item in value]
+    return names.get(value, value) if isinstance(value, str) else value
+
+
 @cache
 def _fields(kind: Any) -> tuple[dict[str, Any], list[str]]:
     """Return the annotation of each field, and the fields without a default."""

@@ -22,9 +22,10 @@ from evomerge.study.config import (
     TaskConfig,
     WorkersConfig,
 )
-from evomerge.study.journal.codec import parse_all
-from evomerge.study.journal.events import StudyEvent
+from evomerge.study.journal.codec import parse
+from evomerge.study.journal.events import ChangedEvent, MovedEvent, StudyEvent
 from evomerge.study.journal.journal import JOURNAL, iterate
+from evomerge.study.journal.state import StudyState
 from evomerge.study.ledger import Listener
 from evomerge.study.past import of_journal
 from evomerge.study.study import Study
@@ -157,18 +158,21 @@ def load_study(
     Raises:
         UserError: There is no journal, it is damaged, or the study was interrupted before it began.
     """
-    for event in parse_all(iterate(Path(directory) / JOURNAL)):
-        if not isinstance(event, StudyEvent):
-            continue
-        document = of_journal(event)
-        document["search"] = _search_section(document["search"], optimizer, search_keys)
-        if workers is not None:
-            document["workers"] = _plain(workers)
-        if output is not None:
-            document["output"] = _plain(output)
-        config = StudyConfig.from_dict(document, Path("/"))
-        return Study(config, directory, listener, allow_changed=allow_changed)
-    raise UserError(f"{directory}: this study was interrupted before it began: run it again")
+    state = StudyState()
+    kinds = {kind.event_name for kind in (StudyEvent, ChangedEvent, MovedEvent)}
+    for document in iterate(Path(directory) / JOURNAL):
+        if document["event"] in kinds and (event := parse(document)) is not None:
+            state.apply(event)
+    if state.study is None:
+        raise UserError(f"{directory}: this study was interrupted before it began: run it again")
+    config = of_journal(state.study)
+    config["search"] = _search_section(config["search"], optimizer, search_keys)
+    if workers is not None:
+        config["workers"] = _plain(workers)
+    if output is not None:
+        config["output"] = _plain(output)
+    loaded = StudyConfig.from_dict(config, Path("/"))
+    return Study(loaded, directory, listener, allow_changed=allow_changed)
 
 
 def _as_space(space: SearchSpace | str | Path) -> SearchSpace:

@@ -16,21 +16,18 @@ from typing import Any, TypeVar
 
 from evomerge.core.errors import UserError
 from evomerge.core.garbage import no_collection
-from evomerge.core.redact import redacted
 from evomerge.evaluate.outcomes import OutcomeRow, ScoreKind
 from evomerge.study.config import StudyConfig
-from evomerge.study.journal.codec import Document, from_json, parse, to_json
+from evomerge.study.journal.codec import Document, parse, to_json
 from evomerge.study.journal.events import (
-    AskedEvent,
     Event,
     FailedEvent,
     OutcomesEvent,
-    RacedEvent,
-    ToldEvent,
     WarningEvent,
 )
 from evomerge.study.journal.journal import Journal
 from evomerge.study.journal.record import Record
+from evomerge.study.journal.sealing import without_secrets
 from evomerge.study.journal.shards import gradient_shards, shard_items, shards
 from evomerge.study.journal.trials import TrialRecord
 from evomerge.study.past import of_journal
@@ -55,7 +52,6 @@ AnswerType = TypeVar("AnswerType", bound=Answer)
 Listener = Callable[[Event, Record], None]
 
 ROUNDS = 3  # how often a unit that loses its workers again and again is tried anew
-_PLAIN = AskedEvent | OutcomesEvent | ToldEvent | RacedEvent  # only names and numbers
 
 
 class Ledger:
@@ -97,12 +93,8 @@ class Ledger:
 
     def log(self, event: Event) -> None:
         """Write an event down, without secrets, then take it into account."""
-        event = replace(event, time=time.time())
-        document = to_json(event)
-        if not isinstance(event, _PLAIN):
-            document = redacted(document)
-            event = from_json(type(event), document)
-        self._journal.append(document)
+        event = without_secrets(replace(event, time=time.time()))
+        self._journal.append(to_json(event))
         self.record.apply(event)
         if self._listener is not None:
             self._listener(event, self.record)

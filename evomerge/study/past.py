@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from evomerge.core.errors import UserError
@@ -35,3 +36,27 @@ def refuse_other_points(study: StudyEvent, where: str) -> None:
             f"{where}: evomerge {study.version} began this run, and its optimizer sobol asked for "
             "other points: resume with that version, or start another run folder"
         )
+
+
+_PATHS = ("base_model", "models", "space", "include_path", "text", "function")
+
+
+def moved_paths(old: Any, new: Any) -> dict[str, str]:
+    """The new path of each model and file that two configurations name differently, by the old.
+
+    None at all if one old path has several new ones, or several have one.
+    """
+    pairs = {*_pairs(old, new, "")}
+    paths = dict(sorted(pairs))
+    return paths if len(pairs) == len(paths) == len({*paths.values()}) else {}
+
+
+def _pairs(old: Any, new: Any, key: str) -> Iterator[tuple[str, str]]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping) and key != "space":
+        for name, value in old.items():
+            yield from _pairs(value, new.get(name), name)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for before, after in zip(old, new, strict=True):
+            yield from _pairs(before, after, key)
+    elif key in _PATHS and isinstance(old, str) and isinstance(new, str) and old != new:
+        yield old, new

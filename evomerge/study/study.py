@@ -234,14 +234,17 @@ class Study:
         self._is_stopped = False
         study = self._open()
         try:
-            refuse_another(study, allow_changed=self._allow_changed)
+            differences = refuse_another(study, allow_changed=self._allow_changed)
             done = finished(study)
-            if done is not None:
+            if done is not None and not differences.found:
                 write_study_card(self.directory, study.record)
                 return done
             with open_pool(self.config, self.directory / "workers.log") as pool:
                 study.ledger.employ(Scheduler(pool))
-                check(study, self._allow_changed)
+                check(study, self._allow_changed, differences)
+                if done is not None:
+                    write_study_card(self.directory, study.record)
+                    return done
                 begun = study.record.study
                 assert begun is not None, "check() began it"
                 for run in self._reuse:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evomerge.core import yaml_file
+from evomerge.core.redact import redact
 from evomerge.report.numbers import moment, plural, short_names
 from evomerge.report.run import Run
 from evomerge.study.journal.events import StudyEvent
@@ -57,7 +58,7 @@ def section(run: Run) -> dict[str, Any]:
             *(w.message for w in record.warnings if w.kind != "correlation"),
         ],
         "fingerprints": [(names[m], m, digest) for m, digest in study.fingerprints.items()],
-        "config": yaml_file.write(dict(config)),
+        "config": redact(yaml_file.write(dict(config))),
         "space": yaml_file.write(dict(study.space)) if study.space else None,
         "resume": f"evomerge search study.yaml {folder}",
         "extend": f"evomerge search study.yaml {folder} --trials {2 * int(search['trials'])}",

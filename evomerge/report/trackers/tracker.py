@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.core.errors import UserError, unknown
+from evomerge.core.redact import redacted
 from evomerge.report.status import baseline
 from evomerge.study.journal.codec import to_json
 from evomerge.study.journal.events import Event, ToldEvent, VerdictEvent
@@ -57,7 +58,7 @@ class Tracker(abc.ABC):
     def _forward(self, event: Event, record: Record) -> None:
         assert record.study is not None
         if not self._open:
-            self._begin(study_id(record), flat(record.study.config))
+            self._begin(study_id(record), flat(redacted(record.study.config)))
             self._open = True
         match event:
             case ToldEvent():

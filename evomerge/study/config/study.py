@@ -71,7 +71,7 @@ class StudyConfig:
             space = str((folder / space).resolve())
         if isinstance(space, Mapping):  # a recipe may name the models as the study does
             named = {name: absolute(name) for name in (config.base_model, *config.models)}
-            space = _renamed(space, named)
+            space = reading.renamed(space, named)
         return dataclasses.replace(
             config,
             base_model=model_name.relocated(config.base_model, folder),
@@ -113,12 +113,3 @@ class StudyConfig:
         """Return plain data with every default shown; `from_dict` gives it back."""
         document: dict[str, Any] = reading.plain(self)
         return document
-
-
-def _renamed(value: Any, names: Mapping[str, str]) -> Any:
-    """Return plain data with some texts in place of others."""
-    if isinstance(value, Mapping):
-        return {key: _renamed(item, names) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_renamed(item, names) for item in value]
-    return names.get(value, value) if isinstance(value, str) else value

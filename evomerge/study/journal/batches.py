@@ -71,6 +71,11 @@ class BatchTable:
                 self._halvings = event.halvings
                 self.last = Probe(cast(ScoreKind, mode), shard, batches)
 
+    def rename(self, digests: Mapping[str, str]) -> None:
+        """File batches under the new digest of each recipe."""
+        scored = self._scored.items()
+        self._scored = {(digests.get(key[0], key[0]), key[1]): value for key, value in scored}
+
     def of(self, digest: str, mode: str, shards: Iterable[Shard]) -> tuple[str | None, ...]:
         """Return the batches in which a recipe was scored on each shard.
 

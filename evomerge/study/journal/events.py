@@ -108,6 +108,7 @@ class StudyEvent(Event, name="study"):
         task_code: Digests of the tasks' own code, by file.
         elsewhere: External evaluation: `ask` and `tell`.
         batches: Those that later items are scored in, if an ``--allow-changed`` let them differ.
+        seals: A hash of each text in `config` that holds a secret, by its path there.
     """
 
     version: str
@@ -127,6 +128,7 @@ class StudyEvent(Event, name="study"):
     task_code: Mapping[str, Any] | None = None
     elsewhere: bool = False
     batches: str | None = None
+    seals: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ class StudyChanges:
     config: Config | None = None
     versions: Mapping[str, str] | None = None
     batches: str | None = None
+    seals: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +147,19 @@ class ChangedEvent(Event, name="changed"):
 
     differences: Sequence[str]
     now: StudyChanges
+
+
+@dataclass(frozen=True, kw_only=True)
+class MovedEvent(Event, name="moved"):
+    """Models and files were found elsewhere, with the same content: paths are notes.
+
+    Attributes:
+        paths: The new path of each old one.
+        digests: The new digest of each recipe that names one of them, by the old.
+    """
+
+    paths: Mapping[str, str]
+    digests: Mapping[str, str]
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,11 @@ class OutcomeTable(Mapping[Key, OutcomeRow]):
                 self._length -= 1
         self.add(digest, mode, rows)
 
+    def rename(self, digests: Mapping[str, str]) -> None:
+        """File outcomes under the new digest of each old one."""
+        columns = self._columns.items()
+        self._columns = {(digests.get(key[0], key[0]), *key[1:]): value for key, value in columns}
+
     def rows(self, digest: str, mode: str, items: Items) -> list[OutcomeRow]:
         """Return the outcomes that are there for these items, in their order."""
         rows = []

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
+from evomerge.core.schema import renamed
 from evomerge.study.journal.batches import BatchTable
 from evomerge.study.journal.events import (
     AskedEvent,
@@ -17,6 +18,7 @@ from evomerge.study.journal.events import (
     Event,
     ExportedEvent,
     FailedEvent,
+    MovedEvent,
     OutcomesEvent,
     RacedEvent,
     ScoredEvent,
@@ -96,6 +98,8 @@ class StudyState:
                 assert self.study is not None
                 now = {key: value for key, value in vars(event.now).items() if value is not None}
                 self.study = replace(self.study, **now)
+            case MovedEvent():
+                self._move(event)
             case AskedEvent():
                 self._ask(event)
             case OutcomesEvent():
@@ -131,6 +135,23 @@ class StudyState:
     def next_number(self) -> int:
         """The number that the next trial gets."""
         return next(reversed(self.trials), -1) + 1  # numbers are given in rising order
+
+    def _move(self, event: MovedEvent) -> None:
+        """Give models, files and recipes the names that they have now."""
+        assert self.study is not None
+        paths, digests = event.paths, event.digests
+        self.study = replace(
+            self.study,
+            config=renamed(self.study.config, paths),
+            space=renamed(self.study.space, paths),
+            fingerprints={paths.get(m, m): f for m, f in self.study.fingerprints.items()},
+        )
+        for number, trial in self.trials.items():
+            recipe = renamed(trial.recipe, paths)
+            digest = digests.get(trial.digest, trial.digest)
+            self.trials[number] = replace(trial, recipe=recipe, digest=digest)
+        self.outcomes.rename(digests)
+        self.batches.rename(digests)
 
     def _ask(self, event: AskedEvent) -> None:
         numbers = []

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from evomerge.core.errors import UserError
-from evomerge.core.redact import redacted
+from evomerge.core.schema import renamed
 from evomerge.core.version import __version__
+from evomerge.recipe.recipe import Recipe
 from evomerge.study.context import StudyRun
 from evomerge.study.journal.codec import from_json, to_json
-from evomerge.study.journal.events import ChangedEvent, StudyChanges, StudyEvent
+from evomerge.study.journal.events import ChangedEvent, MovedEvent, StudyChanges, StudyEvent
+from evomerge.study.journal.sealing import lost, unsealed
 from evomerge.study.journal.shards import shard_items
-from evomerge.study.past import of_journal, refuse_other_points
+from evomerge.study.past import moved_paths, of_journal, refuse_other_points
 from evomerge.study.statistics.outcome import TaskSpec
 from evomerge.study.statistics.pools import split
 from evomerge.study.statistics.verdict import Verdict
@@ -37,21 +41,44 @@ def finished(study: StudyRun) -> Verdict | None:
     return None
 
 
-def refuse_another(study: StudyRun, external: bool = False, allow_changed: bool = False) -> None:
+@dataclass(frozen=True)
+class Differences:
+    """How a study differs from what its journal says; written down once all checks have agreed.
+
+    Attributes:
+        paths: The new path of each model or file that may have moved, by the old one.
+        changed: What ``--allow-changed`` let differ.
+    """
+
+    paths: Mapping[str, str] = field(default_factory=dict)
+    changed: Sequence[ChangedEvent] = ()
+
+    @property
+    def found(self) -> bool:
+        """Whether there are any."""
+        return bool(self.paths or self.changed)
+
+
+def refuse_another(
+    study: StudyRun, external: bool = False, allow_changed: bool = False
+) -> Differences:
     """Refuse to resume with a study that asks for something else.
 
     Args:
         study: What is asked for now, with the journal of the run folder.
         external: Whether the caller evaluates its trials, with `ask` and `tell`.
-        allow_changed: Write the differences down and go on. What would have asked for other
-            recipes is still refused, when the recipes are compared.
+        allow_changed: Go on nonetheless. What would have asked for other recipes is still
+            refused, when the recipes are compared.
+
+    Returns:
+        The differences, for `check`. Other paths are none if the content there is the same.
 
     Raises:
         UserError: Names every key that differs.
     """
     past = study.record.study
     if past is None:
-        return
+        return Differences()
     if past.elsewhere != external:
         remedy = "scores its trials with its own workers: call optimize() or confirm()"
         if past.elsewhere:
@@ -59,25 +86,34 @@ def refuse_another(study: StudyRun, external: bool = False, allow_changed: bool 
         raise UserError(f"{study.directory}: this study {remedy}, or start another run folder")
     if finished(study) is None:
         refuse_other_points(past, str(study.directory))
-    now = redacted(study.config.to_dict())
-    old, new = _fixed(of_journal(past)), _fixed(now)
-    if old != new:
-        differences = _differences(old, new, "study")
-        if not allow_changed:
-            raise UserError(
-                f"{study.directory}: this run began with another study: {'; '.join(differences)}; "
-                "start another run folder, or continue with --allow-changed, which the journal "
-                "records"
-            )
-        study.ledger.log(ChangedEvent(differences=differences, now=StudyChanges(config=now)))
+    now = study.config.to_dict()
+    without = next(lost(now), None)
+    if without is not None:
+        raise UserError(
+            f"{study.directory}: {without} holds a secret, which the journal leaves out: resume "
+            "with the study file (or the values) that began this run"
+        )
+    old, new = _fixed(unsealed(of_journal(past), now, past.seals)), _fixed(now)
+    paths = {} if external else moved_paths(old, new)
+    if renamed(old, paths) == new:
+        return Differences(paths)
+    differences = _differences(old, new, "study")
+    if not allow_changed:
+        raise _another_study(study, differences)
+    return Differences(paths, [ChangedEvent(differences=differences, now=StudyChanges(config=now))])
 
 
-def check(study: StudyRun, allow_changed: bool = False) -> None:
+def check(
+    study: StudyRun, allow_changed: bool = False, differences: Differences | None = None
+) -> None:
     """Have a worker check parents and tasks; begin the journal, or compare with it.
+
+    Nothing is written before everything agrees.
 
     Args:
         study: The study.
         allow_changed: Go on with another version of evomerge or of a library, and write that down.
+        differences: What `refuse_another` found; ``None``: nothing.
 
     Raises:
         UserError: Parents and tasks do not fit together, or changed since the study began.
@@ -94,34 +130,76 @@ def check(study: StudyRun, allow_changed: bool = False) -> None:
     if past is None:
         study.ledger.log(event)
         return
-    for key, what in (
-        ("fingerprints", "a parent's weights"),
-        ("protocol", "the tasks"),
-        ("task_code", "the tasks' code"),
+    differences = differences or Differences()
+    _compare_content(study, past, event, differences.paths)
+    changed = [
+        *differences.changed,
+        *_changed_versions(study, past, allow_changed),
+        *_changed_batches(study, description.batches, allow_changed),
+    ]
+    if differences.paths:
+        study.ledger.log(_moved(study, differences.paths))
+    for change in changed:
+        study.ledger.log(change)
+
+
+def _compare_content(
+    study: StudyRun, past: StudyEvent, now: StudyEvent, paths: Mapping[str, str]
+) -> None:
+    """Refuse other weights, tasks or code than the study began with, wherever they lie."""
+    fingerprints = {paths.get(name, name): found for name, found in past.fingerprints.items()}
+    if fingerprints != now.fingerprints and paths:
+        changes = [f"{old} is now {new}, with other content" for old, new in paths.items()]
+        raise _another_study(study, changes)
+    for what, key, before, after in (
+        ("a parent's weights", "fingerprints", fingerprints, now.fingerprints),
+        ("the tasks", "protocol", past.protocol, now.protocol),
+        ("the tasks' code", "task_code", past.task_code or {}, now.task_code or {}),
     ):
-        before, now = (getattr(begun, key) or {} for begun in (past, event))
-        if before != now:
-            named = _differences(before, now, key)[0]
+        if before != after and _content(before) != _content(after):
+            named = _differences(before, after, key)[0]
             raise UserError(
                 f"{study.directory}: {what} changed since this study began ({named}); "
                 "restore what it began with, or start another run folder"
             )
+
+
+def _content(value: Any) -> Any:
+    """Hashes of files with the files' names, wherever these lie; else the value."""
+    if not isinstance(value, Mapping):
+        return value
+    return sorted((Path(file).name, digest) for file, digest in value.items())
+
+
+def _moved(study: StudyRun, paths: Mapping[str, str]) -> MovedEvent:
+    digests = {}
+    for trial in study.record.trials.values():
+        recipe = renamed(trial.recipe, paths)
+        if recipe != trial.recipe and trial.digest not in digests:
+            digests[trial.digest] = Recipe.from_dict(recipe).digest
+    return MovedEvent(paths=paths, digests=digests)
+
+
+def _changed_versions(
+    study: StudyRun, past: StudyEvent, allow_changed: bool
+) -> Iterator[ChangedEvent]:
+    """Refuse other versions of evomerge or of a library, or yield them as a change."""
     began_with = past.versions or {}
     present = {name: v for name, v in versions().items() if name in began_with}
     differs = difference(began_with, present)
+    if differs and not allow_changed:
+        raise UserError(
+            f"{study.directory}: this run began with other versions: {differs}; install those, "
+            "or continue with --allow-changed, which the journal records"
+        )
     if differs:
-        if not allow_changed:
-            raise UserError(
-                f"{study.directory}: this run began with other versions: {differs}; install those, "
-                "or continue with --allow-changed, which the journal records"
-            )
-        changes = StudyChanges(versions=versions())
-        study.ledger.log(ChangedEvent(differences=[differs], now=changes))
-    _check_batches(study, description.batches, allow_changed)
+        yield ChangedEvent(differences=[differs], now=StudyChanges(versions=versions()))
 
 
-def _check_batches(study: StudyRun, now: str | None, allow_changed: bool) -> None:
-    """Refuse to resume if earlier items would now be scored in other batches, hence inexactly."""
+def _changed_batches(
+    study: StudyRun, now: str | None, allow_changed: bool
+) -> Iterator[ChangedEvent]:
+    """Refuse batches that would score earlier items inexactly, or yield them as a change."""
     scored = study.record.batches.last
     begun = study.record.study
     allowed = None if begun is None else begun.batches  # by an earlier --allow-changed
@@ -137,7 +215,14 @@ def _check_batches(study: StudyRun, now: str | None, allow_changed: bool) -> Non
             "device, batch size and versions, or continue with --allow-changed, which the journal "
             "records"
         )
-    study.ledger.log(ChangedEvent(differences=[change], now=StudyChanges(batches=now)))
+    yield ChangedEvent(differences=[change], now=StudyChanges(batches=now))
+
+
+def _another_study(study: StudyRun, differences: Sequence[str]) -> UserError:
+    return UserError(
+        f"{study.directory}: this run began with another study: {'; '.join(differences)}; "
+        "start another run folder, or continue with --allow-changed, which the journal records"
+    )
 
 
 def _study_event(study: StudyRun, description: Description) -> StudyEvent:
