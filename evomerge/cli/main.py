@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 import signal
@@ -15,12 +16,17 @@ from typing import NoReturn
 from evomerge.cli.parser import make_parser
 from evomerge.core.errors import ResumableError, UserError
 from evomerge.core.redact import redact
+from evomerge.core.terminal import print_anywhere, printable
 
+_NO_THREAD = "can't start new thread"
 _ONE_REQUEST = 0.3  # seconds in which signals are taken for one request
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        print_anywhere(stream)
+    arguments = sys.argv[1:] if arguments is None else arguments
     parsed = make_parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     previous_handler = signal.getsignal(signal.SIGINT)
@@ -33,17 +39,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         again = ""
         if isinstance(error, ResumableError):
-            again = f". To resume: {_command(sys.argv[1:] if arguments is None else arguments)}"
-        print(f"evomerge: error: {redact(' '.join(str(error).split()))}{again}", file=sys.stderr)
+            again = f". To resume: {_command(arguments)}"
+        _say(error, again)
         return 2
     except KeyboardInterrupt:
-        return _interrupted(sys.argv[1:] if arguments is None else arguments)
+        return _interrupted(arguments)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if not getattr(parsed, "resumes", False):
             return 0
-        return _interrupted(sys.argv[1:] if arguments is None else arguments)
+        return _interrupted(arguments)
+    except OSError as error:  # the machine's doing: a full disk, no rights, no more processes
+        _say(error, _again(parsed, arguments))
+        return 2
     except Exception as error:
+        if isinstance(error, RuntimeError) and str(error) == _NO_THREAD:
+            _say(
+                "the machine allows no more threads: raise its limit of processes (ulimit -u)",
+                _again(parsed, arguments),
+            )
+            return 2
         if isinstance(error, ModuleNotFoundError) and _is_foreign(error.name):
             print(
                 f"evomerge: error: this command needs the package {error.name}, which is not "
@@ -59,6 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     finally:
         signal.signal(signal.SIGINT, previous_handler)
+
+
+def _again(parsed: argparse.Namespace, arguments: Sequence[str]) -> str:
+    """Say how to go on, for the commands that resume."""
+    return f". To resume: {_command(arguments)}" if getattr(parsed, "resumes", False) else ""
+
+
+def _say(error: Exception | str, again: str = "") -> None:
+    """Print an error in one line, without secrets and without what a terminal takes for orders."""
+    line = printable(" ".join(str(error).split()))
+    print(f"evomerge: error: {redact(line)}{again}", file=sys.stderr)
 
 
 def _is_foreign(module: str | None) -> bool:

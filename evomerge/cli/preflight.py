@@ -14,6 +14,7 @@ from evomerge.checkpoint.dtypes import CODES, ELEMENT_BYTES
 from evomerge.cli.parents import AT_MOST_SECONDS, parents_lines, requests
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
+from evomerge.core.terminal import printable
 from evomerge.evaluate.outcomes import score_kind_of
 from evomerge.report.numbers import duration
 from evomerge.study.analysis.forecast import DISCORDANT, resolvable_gain, useful
@@ -141,8 +142,8 @@ def run_check(study: Path, parents: bool) -> None:
     ]
     print()
     for name, text in rows:
-        print(f"{name:<10} {text}")
-    print("\n" + "\n".join(parents_text))
+        print(printable(f"{name:<10} {text}"))
+    print(printable("\n" + "\n".join(parents_text)))
 
 
 def _tasks(evaluation: Mapping[str, Any]) -> Tasks:

@@ -30,7 +30,7 @@ def show_methods(arguments: argparse.Namespace) -> None:
     name: str | None = arguments.name
     specs = [methods.get(name)] if name else list(methods.registered())
     if arguments.json:
-        print(json.dumps([_as_data(spec) for spec in specs], ensure_ascii=False, indent=1))
+        print(json.dumps([_as_data(spec) for spec in specs], indent=1))
         return
     if name is None:
         width = max(len(spec.name) for spec in specs)

@@ -11,6 +11,7 @@ from typing import Any
 from evomerge.cli.arguments import count
 from evomerge.cli.run_folder import record_of
 from evomerge.core.errors import UserError
+from evomerge.core.terminal import printable
 
 
 def add(commands: Any) -> None:
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
         text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
         with user_errors(directory / "explain.json"):
             write_text(directory / "explain.json", text)
-    print(json.dumps(data, ensure_ascii=False) if arguments.json else explanation_text(data))
+    print(json.dumps(data) if arguments.json else printable(explanation_text(data)))
 
 
 def _landscape(directory: Path, n: int, importance: Mapping[str, Any] | None) -> dict[str, Any]:

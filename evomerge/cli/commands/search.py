@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.cli.arguments import count
 from evomerge.core.errors import UserError
+from evomerge.core.terminal import printable
 
 if TYPE_CHECKING:
     from evomerge.study.config import StudyConfig
@@ -117,7 +118,7 @@ def run_study(
         study = Study(config, directory, listen, reuse, allow_changed=allow_changed)
         verdict = study.confirm()
     report = write_report(directory)
-    print(f"\n{verdict.sentence}\n")
+    print(printable(f"\n{verdict.sentence}\n"))
     print(f"  report   {report}")
     print(f"  recipe   {directory / 'best' / 'recipe.yaml'}")
     if config.output.save_model:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.cli.run_folder import journal_of
+from evomerge.core.terminal import printable
 
 
 def add(commands: Any) -> None:
@@ -36,6 +37,6 @@ def run(arguments: argparse.Namespace) -> None:
         last_event = last_event if event.time is None else event.time
     driver = Driver(running, last_event)
     if arguments.json:
-        print(json.dumps({**record.status(), **asdict(driver)}, ensure_ascii=False))
+        print(json.dumps({**record.status(), **asdict(driver)}))
     else:
-        print(status_text(record, driver))
+        print(printable(status_text(record, driver)))

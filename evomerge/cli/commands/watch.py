@@ -9,6 +9,7 @@ from typing import Any
 
 from evomerge.cli.arguments import seconds
 from evomerge.cli.run_folder import journal_of
+from evomerge.core.terminal import printable
 
 
 def add(commands: Any) -> None:
@@ -54,4 +55,4 @@ def run(arguments: argparse.Namespace) -> None:
         except KeyboardInterrupt:
             return  # the watching ends, and the run goes on
     if record.verdict is not None:
-        print(f"\n{record.verdict.sentence}")
+        print(printable(f"\n{record.verdict.sentence}"))

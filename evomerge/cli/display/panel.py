@@ -8,6 +8,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from evomerge.core.terminal import printable
 from evomerge.report import Pace, summary
 from evomerge.report.numbers import duration, percent
 from evomerge.report.status import (
@@ -44,19 +45,24 @@ def panel(
     table.add_row("phase", phase_text(s))
     table.add_row("trials", _trials(s["searched"], wanted))
     if s["leader"]:
-        table.add_row("best", Text(leader_text(s["leader"])))
+        table.add_row("best", _text(leader_text(s["leader"])))
     if s["baseline"]:
-        table.add_row("anchors", Text(baseline_text(s["baseline"])))
-    table.add_row("speed", Text(speed(record, pace)))
-    table.add_row("failures", Text(failures_text(s["failures"])))
+        table.add_row("anchors", _text(baseline_text(s["baseline"])))
+    table.add_row("speed", _text(speed(record, pace)))
+    table.add_row("failures", _text(failures_text(s["failures"])))
     for warning in record.warnings[-2:]:
-        table.add_row("warning", Text(warning.message, style="yellow"))
+        table.add_row("warning", _text(warning.message, style="yellow"))
     ends = None if record.phase in ("race", "verdict", "done") else wanted
     if driver is not None and not driver.running:  # no clock runs
-        table.add_row("time", Text(not_running_text(driver), style="yellow"))
+        table.add_row("time", _text(not_running_text(driver), style="yellow"))
     else:
         table.add_row("time", Text(_time(pace, ends, deadline, _workers(record))))
     return table
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Text of a journal, in which a name may hold what a terminal takes for orders."""
+    return Text(printable(text), style=style)
 
 
 def speed(record: Record, pace: Pace) -> str:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 
 from evomerge.cli.display.panel import panel, speed
+from evomerge.core.terminal import printable
 from evomerge.report import Pace
 from evomerge.report.numbers import duration, number, plural
 from evomerge.report.status import Driver, answers_text, baseline, baseline_text, ended_text
@@ -82,7 +83,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Print a line above the panel."""
-        self._console.print(line, markup=False, soft_wrap=True)
+        self._console.print(printable(line), markup=False, soft_wrap=True)
 
     def refresh(self, record: Record, at_once: bool = False, driver: Driver | None = None) -> None:
         """Draw the panel again, on a terminal; `at_once`, though it was drawn a moment ago."""
