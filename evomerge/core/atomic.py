@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -18,18 +19,22 @@ from pathlib import Path
 from evomerge.core import faults
 from evomerge.core.errors import UserError
 
+_LONGEST_NAME = 120  # bytes; file systems allow 255
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def beside(target: Path) -> Path:
     """Return the temporary path for making `target`; remove leftovers of dead processes."""
     sweep(target)
-    return target.with_name(f".{target.name}.partial-{_host()}-{os.getpid()}-{_began(os.getpid())}")
+    owner = f"{_host()}-{os.getpid()}-{_began(os.getpid())}"
+    return target.with_name(f".{_short(target.name)}.partial-{owner}")
 
 
 def sweep(target: Path) -> None:
     """Remove leftovers of `target` by processes of this machine that no longer run."""
-    pattern = re.compile(rf"\.{re.escape(target.name)}\.partial-{re.escape(_host())}-(\d+)-(\d+)")
+    pattern = re.compile(
+        rf"\.{re.escape(_short(target.name))}\.partial-{re.escape(_host())}-(\d+)-(\d+)"
+    )
     with contextlib.suppress(OSError):
         for entry in os.scandir(target.parent):
             owner = pattern.fullmatch(entry.name)
@@ -129,6 +134,13 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _short(name: str) -> str:
+    """A name, or its beginning and a digest where what is put to it would make it too long."""
+    if len(os.fsencode(name)) <= _LONGEST_NAME:
+        return name
+    return f"{name[:20]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
 
 
 def _host() -> str:

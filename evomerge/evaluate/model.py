@@ -65,7 +65,8 @@ def load_model(
                 _refuse_other_weights(folder)
                 model = _from_config(_config(source, trust_remote_code), dtype, trust_remote_code)
             else:
-                model, loading = AutoModelForCausalLM.from_pretrained(
+                load: Any = AutoModelForCausalLM.from_pretrained
+                model, loading = load(
                     source,
                     dtype=dtype,
                     use_safetensors=True,

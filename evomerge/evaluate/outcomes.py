@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 ScoreKind = Literal["smooth", "metric"]
 Item = tuple[str, int]  # (task, doc_id)
+LARGEST_SCORE = 1e60  # in magnitude; a variance squared stays finite
 
 
 def score_kind_of(loss: str) -> ScoreKind:

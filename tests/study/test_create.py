@@ -49,6 +49,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "threads": 2,
         "gpus": 0.5,
         "ray_address": "auto",
+        "patience": "30m",
     },
     "output": {"dtype": "float32", "save_model": False},
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import re
 import stat
@@ -120,6 +122,17 @@ def _implementations(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _implementations(item, key)
     elif key and isinstance(value, str):
         yield key, value
+
+
+def generation_digest(folder: Path) -> str:
+    """A digest of how a model folder says that answers are generated; empty if it says nothing."""
+    file = folder / "generation_config.json"
+    if not file.is_file():
+        return ""
+    settings = read_json(file)
+    if isinstance(settings, dict):
+        settings.pop("transformers_version", None)  # it only says who wrote the file
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_entries(folder: Path) -> None:

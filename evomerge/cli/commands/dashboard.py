@@ -9,14 +9,17 @@ import argparse
 import contextlib
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from evomerge.cli.arguments import port
 from evomerge.cli.run_folder import journal_of
 from evomerge.core.errors import UserError
 
 HOST = "127.0.0.1"  # not the network; elsewhere use an SSH tunnel
+_NAMES = {HOST, "localhost", "::1"}  # of this machine; a tunnel may have any port
 
 
 def add(commands: Any) -> None:
@@ -91,7 +94,8 @@ def serve(directory: Path, port: int) -> None:
     mirror, record, events = Mirror(_name(directory), storage), Record(), follow(journal)
     catch_up(mirror, record, events)
     try:
-        server = make_server(HOST, port, optuna_dashboard.wsgi(storage), handler_class=Quiet)
+        app = for_this_machine(optuna_dashboard.wsgi(storage))
+        server = make_server(HOST, port, app, handler_class=Quiet)
     except OSError as error:
         raise UserError(
             f"--port {port}: cannot listen on {HOST}:{port}: {error.strerror}; name another port"
@@ -104,6 +108,41 @@ def serve(directory: Path, port: int) -> None:
                 time.sleep(1.0)
                 catch_up(mirror, record, events)
         server.shutdown()
+
+
+def for_this_machine(app: Any) -> Any:
+    """Answer a browser on this machine that looks, and nobody else.
+
+    A page of another site could send requests here, under a name of its own that leads to
+    127.0.0.1, and Optuna's dashboard can change and delete studies.
+
+    Args:
+        app: A WSGI application.
+    """
+
+    def guarded(environ: Mapping[str, Any], start_response: Any) -> Any:
+        method = environ["REQUEST_METHOD"]
+        if _host_of(environ) not in _NAMES:
+            said = "403 Forbidden", f"expected a request to {HOST} or localhost"
+        elif method not in ("GET", "HEAD"):
+            said = (
+                "405 Method Not Allowed",
+                f"{method}: this dashboard only shows",
+            )
+        else:
+            return app(environ, start_response)
+        start_response(said[0], [("Content-Type", "text/plain; charset=utf-8")])
+        return [said[1].encode()]
+
+    return guarded
+
+
+def _host_of(request: Mapping[str, Any]) -> str | None:
+    """The name that a request was sent to, without its port."""
+    try:
+        return urlsplit(f"//{request.get('HTTP_HOST', '')}").hostname
+    except ValueError:
+        return None
 
 
 def _name(directory: Path) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from evomerge.core.errors import UserError
-from evomerge.evaluate.outcomes import NonFiniteError
+from evomerge.evaluate.outcomes import LARGEST_SCORE, NonFiniteError
 from evomerge.evaluate.tasks.metric import Metric
 
 ONE_NUMBER = 10  # items that a function counts as which returns one number for everything
@@ -84,6 +84,11 @@ class FunctionTask:
         for item, score in zip(asked, chosen, strict=True):
             if not math.isfinite(score):
                 raise NonFiniteError(self.name, item)
+            if abs(score) > LARGEST_SCORE:
+                raise UserError(
+                    f"task '{self.name}': expected scores of at most {LARGEST_SCORE:g}, since sums "
+                    f"would not be finite, but its function gives {score:g} for item {item}"
+                )
         return chosen
 
 

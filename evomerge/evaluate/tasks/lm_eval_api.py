@@ -23,6 +23,7 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from lm_eval.tasks import TaskManager, _yaml_loader
 
 from evomerge.core.errors import UserError
+from evomerge.core.time_limit import time_limit
 from evomerge.evaluate.tasks.no_code import no_code
 from evomerge.evaluate.tasks.preparation import named, silence
 from evomerge.evaluate.tasks.request import TaskRequest
@@ -31,6 +32,16 @@ from evomerge.evaluate.tasks.text_task import read_chunks, text_task
 
 BUILT_IN = Path(lm_eval.__file__).parent.resolve()
 FEWSHOT_SEED = DEFAULT_OTHER_SEED
+TEMPLATE_SECONDS = 20.0  # a template that loops in loops would never end
+
+
+class TimedTemplate(Template):
+    """A template that must be rendered in seconds."""
+
+    def render(self, *args: Any, **kwargs: Any) -> str:
+        """Return the text, or raise TimeoutError."""
+        with time_limit(TEMPLATE_SECONDS, "rendering a template of one document"):
+            return super().render(*args, **kwargs)
 
 
 class SafeTemplates(SandboxedEnvironment):
@@ -41,6 +52,8 @@ class SafeTemplates(SandboxedEnvironment):
     read documents and nothing else, and each is compiled once, which makes loading and grading
     several times faster.
     """
+
+    template_class = TimedTemplate
 
     def __init__(self, plain: Environment) -> None:
         super().__init__(undefined=plain.undefined, keep_trailing_newline=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.core.errors import UserError, unknown
+from evomerge.evaluate.outcomes import LARGEST_SCORE
 
 # Aggregations under which a task's score is the mean of its documents' values.
 ADDITIVE = ("mean", "nanmean")
@@ -83,6 +84,11 @@ def value_of(task: str, metric: Metric, values: Mapping[str, Any]) -> float | No
             "where a number was expected; choose another metric"
         )
     number = float(value)
+    if math.isfinite(number) and abs(number) > LARGEST_SCORE:
+        raise UserError(
+            f"task '{task}': metric '{metric.name}' gives {number:g} for a document: expected at "
+            f"most {LARGEST_SCORE:g}, since sums would not be finite; choose another metric"
+        )
     return number if math.isfinite(number) else None
 
 

@@ -203,7 +203,7 @@ def native_kernels() -> NativeKernels | None:
     if os.environ.get("EVOMERGE_KERNELS") == "torch":
         return None
     try:
-        kernels = NativeKernels(ctypes.CDLL(str(library(compiler()))))
+        kernels = NativeKernels(_loaded(compiler()))
         if not _agrees(kernels):
             raise OSError("they round otherwise than PyTorch does here")
     except (OSError, subprocess.SubprocessError, AttributeError) as error:
@@ -225,8 +225,28 @@ def compiler() -> str:
     return path
 
 
+def _loaded(compiler: str) -> ctypes.CDLL:
+    """The library in memory; where the cache folder cannot be written, no file of it stays."""
+    try:
+        return ctypes.CDLL(str(library(compiler)))
+    except _NoCacheError:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            file = Path(folder) / "kernels.so"
+            _compile(compiler, file)
+            return ctypes.CDLL(str(file))  # which needs its file no more
+
+
+class _NoCacheError(OSError):
+    """The cache folder cannot be written."""
+
+
 def library(compiler: str) -> Path:
-    """Return the compiled library, from the cache folder if it is there and whole."""
+    """Return the compiled library, from the cache folder if it is there and whole.
+
+    Raises:
+        OSError: It cannot be kept there, or the compiler cannot be run.
+        subprocess.SubprocessError: The compiler fails.
+    """
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=30)
     known = [_SOURCE.read_bytes(), " ".join(_FLAGS).encode(), version.stdout, _processor()]
     name = hashlib.sha256(b"\0".join(known)).hexdigest()
@@ -237,18 +257,20 @@ def library(compiler: str) -> Path:
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         partial = beside(file)
-    except OSError:  # no place to keep it
-        partial = file = Path(tempfile.mkdtemp()) / "kernels.so"
+    except OSError as error:
+        raise _NoCacheError(str(error)) from error
     try:
-        command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(partial)]
-        subprocess.run(command, capture_output=True, check=True, timeout=300, text=True)
-        if partial != file:
-            write_text(written, _sha256(partial))
-            partial.replace(file)
+        _compile(compiler, partial)
+        write_text(written, _sha256(partial))
+        partial.replace(file)
     finally:
-        if partial != file:
-            partial.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
     return file
+
+
+def _compile(compiler: str, file: Path) -> None:
+    command = [compiler, *_FLAGS, str(_SOURCE), "-o", str(file)]
+    subprocess.run(command, capture_output=True, check=True, timeout=300, text=True)
 
 
 def _sha256(file: Path) -> str:

@@ -68,7 +68,7 @@ def model_card(
         results=f"\n{_plain(results)}" if results else "",
         parents="\n".join(
             f"- {_plain(name)}{' (base)' if model == recipe.base_model else ''}"
-            f"{f' ({_plain(licences[model])})' if licences[model] else ''}"
+            f"{f' ({_plain(licence)})' if (licence := licences[model]) else ''}"
             for model, name in named.items()
         ),
         licence=_licence_note(licences),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from evomerge.core.errors import UserError
+from evomerge.study.config.search import seconds
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class WorkersConfig:
             live model together, its layers spread over them. Ray reserves them; a local worker
             takes that many of the visible ones (``CUDA_VISIBLE_DEVICES``, or all), in turn.
         ray_address: A cluster to join, ``auto`` for the one on this machine; ``None`` starts one.
+        patience: How long an answer may take before enough are known to say what is usual; then
+            ten times that. A task or template that never ends stops the study after it.
     """
 
     backend: Literal["local", "ray"] = "local"
@@ -29,9 +32,16 @@ class WorkersConfig:
     threads: int = 1
     gpus: float = 0.0
     ray_address: str | None = None
+    patience: str = "2h"
+
+    @property
+    def patience_seconds(self) -> float:
+        """The patience in seconds."""
+        return seconds(self.patience, "workers.patience") or 0.0
 
     def check(self, where: str) -> None:
         """Refuse numbers out of range."""
+        seconds(self.patience, f"{where}: workers.patience")
         if self.count < 1 or self.threads < 1 or self.gpus < 0:
             raise UserError(
                 f"{where}: workers: expected count and threads of at least 1 and gpus of at least 0"

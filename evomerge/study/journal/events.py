@@ -109,6 +109,7 @@ class StudyEvent(Event, name="study"):
         elsewhere: External evaluation: `ask` and `tell`.
         batches: Those that later items are scored in, if an ``--allow-changed`` let them differ.
         seals: A hash of each text in `config` that holds a secret, by its path there.
+        generation: A digest of the base's generation_config.json; empty without one.
     """
 
     version: str
@@ -129,6 +130,7 @@ class StudyEvent(Event, name="study"):
     elsewhere: bool = False
     batches: str | None = None
     seals: Mapping[str, str] | None = None
+    generation: str | None = None
 
 
 @dataclass(frozen=True)

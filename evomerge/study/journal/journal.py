@@ -117,6 +117,12 @@ class Journal:
         journal = cls(path, fd, path.with_suffix(".lock"), secrets.token_hex(8))
         try:
             holder = take_lock(fd, path, journal._lock)
+        except OSError as error:
+            os.close(fd)
+            raise UserError(
+                f"cannot lock journal {path}: {error.strerror}: mend the file system, then run the "
+                "same command again"
+            ) from None
         except BaseException:
             os.close(fd)
             raise
@@ -176,7 +182,8 @@ class Journal:
     def close(self) -> None:
         """Give up the lock and the file; closing twice is harmless."""
         if self._fd >= 0:
-            self._lock.unlink(missing_ok=True)  # before the lock goes: a successor writes its own
+            with contextlib.suppress(OSError):  # a note that stays blocks nobody
+                self._lock.unlink(missing_ok=True)  # before the lock goes: others write their own
             os.close(self._fd)
             self._fd = -1
 

@@ -14,6 +14,7 @@ from typing import Any
 from evomerge import optimizers as search
 from evomerge.core.errors import StudyEnded, UserError, unknown
 from evomerge.core.version import __version__
+from evomerge.evaluate.outcomes import LARGEST_SCORE
 from evomerge.recipe.space.dimension import Point
 from evomerge.study.context import StudyRun
 from evomerge.study.journal.events import (
@@ -30,8 +31,6 @@ from evomerge.study.phases.check import refuse_another
 from evomerge.study.phases.feedback import objective_names
 from evomerge.study.phases.search import start_optimizer
 from evomerge.study.statistics.outcome import TaskSpec, weighted
-
-_LARGEST_SCORE = 1e100  # sums and squares of scores stay finite
 
 
 class AskTell:
@@ -206,7 +205,7 @@ class AskTell:
             value = scores.get(task)
             if _number(value) is None:
                 raise UserError(
-                    f"tell(): expected a number of at most {_LARGEST_SCORE:g} for task {task}, but "
+                    f"tell(): expected a number of at most {LARGEST_SCORE:g} for task {task}, but "
                     f"got {value!r}; for a trial that failed, tell None"
                 )
         return {task: float(scores[task]) for task in tasks}
@@ -220,7 +219,7 @@ def _number(value: Any) -> float | None:
         score = float(value)
     except OverflowError:
         return None
-    return score if abs(score) <= _LARGEST_SCORE else None
+    return score if abs(score) <= LARGEST_SCORE else None
 
 
 def _whole(number: Any) -> int:

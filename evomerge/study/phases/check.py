@@ -155,8 +155,9 @@ def _compare_content(
         ("a parent's weights", "fingerprints", fingerprints, now.fingerprints),
         ("the tasks", "protocol", past.protocol, now.protocol),
         ("the tasks' code", "task_code", past.task_code or {}, now.task_code or {}),
+        ("the base's generation_config.json", "generation", past.generation, now.generation),
     ):
-        if before != after and _content(before) != _content(after):
+        if before is not None and before != after and _content(before) != _content(after):
             named = _differences(before, after, key)[0]
             raise UserError(
                 f"{study.directory}: {what} changed since this study began ({named}); "
@@ -263,6 +264,7 @@ def _study_event(study: StudyRun, description: Description) -> StudyEvent:
         shard_items=shard_items(study.config),
         warnings=evaluation["warnings"],
         task_code=evaluation.get("code", {}),
+        generation=description.generation,
     )
 
 

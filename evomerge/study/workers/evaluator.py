@@ -19,6 +19,7 @@ import torch
 
 from evomerge.checkpoint.architecture import layer_count
 from evomerge.checkpoint.compatible import check_compatible, check_same_kind, check_same_tokens
+from evomerge.checkpoint.files.folder import generation_digest
 from evomerge.checkpoint.files.remote_code import allowed_code
 from evomerge.checkpoint.sandbox.client import remember
 from evomerge.core import faults
@@ -168,6 +169,7 @@ class Evaluator:
             device=", ".join(self.devices),
             batches=batches,
             stamp=self.watch.stamp,
+            generation=generation_digest(base.folder),
         )
 
     def _evaluate(self, request: Evaluate) -> Scores:

@@ -212,10 +212,12 @@ def _start_ray(ray: Any, config: StudyConfig) -> None:
                 f"workers: {workers.count} of {workers.gpus:g} GPUs each need {needed:g}, but Ray "
                 f"finds {seen:g} on this machine"
             )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # Ray and the system have a dozen kinds
         here = "this machine"
         where = workers.ray_address or here
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         hint = "; if the cluster requires a token, set RAY_AUTH_MODE=token" * (where != here)
         raise UserError(f"workers: cannot use Ray at {where}: {reason}{hint}") from None
 

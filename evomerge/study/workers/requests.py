@@ -128,6 +128,7 @@ class Description:
         device: The worker's devices.
         batches: A digest of the batches that were asked for.
         stamp: A hash of every parent file's name, size and time.
+        generation: A digest of the base's generation_config.json; empty without one.
         seconds: See above.
     """
 
@@ -138,6 +139,7 @@ class Description:
     device: str
     batches: str | None = None
     stamp: str | None = None
+    generation: str | None = None
     seconds: Seconds = field(default_factory=dict)
 
 

@@ -271,6 +271,7 @@ class Scheduler:
         for worker, job in list(self._running.items()):
             usual = self._usual(job.task.unit)
             if usual is None:
+                self._check_first(job)
                 continue
             least = LEAST_SECONDS if worker in self._ready else START_SECONDS
             limit = max(least, PATIENCE * usual)
@@ -279,6 +280,18 @@ class Scheduler:
                 self._restart(worker)
                 answer = failure("timeout", f"no answer after {limit:.0f} s")
                 self._finish_unit(job, answer, worker, waiting)
+
+    def _check_first(self, job: _Running) -> None:
+        """Stop a study whose first answers do not come, as if a task or template never ended."""
+        workers = self.pool.config.workers
+        if time.monotonic() - job.since > workers.patience_seconds:
+            what = "scored yet" if job.task.unit.subject else "loaded and checked"
+            raise UserError(
+                f"workers: no answer after {workers.patience}, with nothing {what}: a task's "
+                "template, pattern or code may never end; the last lines of "
+                f"{self.pool.output_location} may say where. If it only takes long, set a longer "
+                "workers.patience; the same command resumes"
+            )
 
 
 def _rows(answer: Answer) -> Sequence[Sequence[Any]] | None:

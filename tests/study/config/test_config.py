@@ -92,6 +92,7 @@ def test_the_least_study_has_the_documented_defaults() -> None:
             "threads": 1,
             "gpus": 0.0,
             "ray_address": None,
+            "patience": "2h",
         },
         "output": {"dtype": "bfloat16", "save_model": True},
         "trust_remote_code": None,
