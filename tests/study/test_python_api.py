@@ -117,10 +117,16 @@ def test_a_generation_may_be_told_in_any_order_and_failures_count_as_worst(tmp_p
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
-        ({"stub_choice": 1.0}, "expected a number of at most 1e[+]60 for task stub_write, but got None"),
+        (
+            {"stub_choice": 1.0},
+            "at most 1e[+]60 for task stub_write, but got None",
+        ),
         ({"stub_choice": 1.0, "stub_wirte": 1.0}, "unknown task 'stub_wirte': did you mean"),
-        ({"stub_choice": math.nan, "stub_write": 1}, "number of at most 1e[+]60 for task stub_choice"),
-        ({"stub_choice": True, "stub_write": 1}, "number of at most 1e[+]60 for task stub_choice"),
+        (
+            {"stub_choice": math.nan, "stub_write": 1},
+            "at most 1e[+]60 for task stub_choice",
+        ),
+        ({"stub_choice": True, "stub_write": 1}, "at most 1e[+]60 for task stub_choice"),
         (0.5, "a score for each of"),
     ],
 )

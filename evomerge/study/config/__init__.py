@@ -1,9 +1,10 @@
 """Reads the study file: a file for each section, every default in one place."""
 
+from evomerge.core.timespan import seconds
 from evomerge.study.config.evaluate import EvaluateConfig
 from evomerge.study.config.items import ItemsConfig
 from evomerge.study.config.output import OutputConfig
-from evomerge.study.config.search import SearchConfig, seconds
+from evomerge.study.config.search import SearchConfig
 from evomerge.study.config.study import StudyConfig
 from evomerge.study.config.tasks import FunctionTaskConfig, TaskConfig, TextTaskConfig
 from evomerge.study.config.workers import WorkersConfig

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 from evomerge.core.errors import UserError
+from evomerge.core.timespan import seconds
 from evomerge.study.statistics.constraints import Constraint
 
 
@@ -111,17 +111,3 @@ class SearchConfig:
     def parsed_constraints(self) -> tuple[Constraint, ...]:
         """The constraints, read."""
         return tuple(Constraint.parse(text, "search.constraints") for text in self.constraints)
-
-
-def seconds(text: str | None, where: str = "deadline") -> float | None:
-    """Return the seconds of a time span such as ``90s``, ``45m`` or ``8h``; ``None`` for none.
-
-    >>> seconds("1.5h")
-    5400.0
-    """
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", str(text).strip())
-    if not match:
-        raise UserError(f"{where}: expected a time span such as 45m or 8h, but got {text!r}")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]

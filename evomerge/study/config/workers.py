@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from evomerge.core.errors import UserError
-from evomerge.study.config.search import seconds
+from evomerge.core.timespan import seconds
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,11 @@ class GradientTable:
         flat = tuple((task, i) for task, ids in items.items() for i in ids)
         return self._by_items.get((digest, flat))
 
+    def rename(self, digests: Mapping[str, str]) -> None:
+        """File gradients under the new digest of each recipe."""
+        known = self._by_items.items()
+        self._by_items = {(digests.get(key[0], key[0]), key[1]): value for key, value in known}
+
     def drop(self) -> None:
         """Forget all of them: the optimizer has been told, and the journal holds what it was."""
         self._by_items.clear()

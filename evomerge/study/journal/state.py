@@ -152,6 +152,7 @@ class StudyState:
             self.trials[number] = replace(trial, recipe=recipe, digest=digest)
         self.outcomes.rename(digests)
         self.batches.rename(digests)
+        self.gradients.rename(digests)
 
     def _ask(self, event: AskedEvent) -> None:
         numbers = []

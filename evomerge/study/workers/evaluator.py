@@ -141,8 +141,7 @@ class Evaluator:
             chat = self.config.evaluate.apply_chat_template
             check_in_place(recipe, checkpoints, chat=chat)
             live_tensors(self.live_model(), make_plan(recipe, checkpoints))  # no gaps
-        elif len(self.devices) > 1:  # the live model decides each parent tensor's device
-            self.live_model()
+        self.live_model()  # which decides each parent tensor's device, if there are several
         self.parents.check_finite()
         scorer = self.scorer(request.halvings)
         evaluation = self.harness.describe()
@@ -160,10 +159,7 @@ class Evaluator:
             batches = scorer.composition(items, mode)
         return Description(
             evaluation,
-            fingerprints={
-                model: checkpoint.fingerprint
-                for model, checkpoint in self.parents.checkpoints.items()
-            },
+            fingerprints={name: c.fingerprint for name, c in self.parents.checkpoints.items()},
             parameters=sum(info.numel for info in base.tensors.values()),
             layers=layer_count(base.config),
             device=", ".join(self.devices),
