@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from evomerge import optimizers as search
 from evomerge.core.errors import UserError
-from evomerge.evaluate.outcomes import OutcomeRow
+from evomerge.evaluate.outcomes import OutcomeRow, score_kind_of
 from evomerge.optimizers.relay import Relay
 from evomerge.recipe.space.dimension import Point
 from evomerge.recipe.space.space import SearchSpace
@@ -67,6 +67,17 @@ TellArguments = tuple[
     list[search.ItemScores | None],
     Sequence[Sequence[float] | None] | None,
 ]
+
+
+CHECKED_STEPS = 8  # of so many steps along gradients, one is scored by the metric, too
+
+
+def _is_checked(optimizer: search.Optimizer, generation: int) -> bool:
+    """Return whether the surrogate check takes in a generation's leader."""
+    if not optimizer.learns_from_gradients:
+        return True
+    is_smooth = score_kind_of(optimizer.loss) == "smooth"
+    return is_smooth and generation % CHECKED_STEPS == 0
 
 
 class Generations:
@@ -203,7 +214,8 @@ class Generations:
         study, items = self._study, ask.items or {}
         chain = self._chain_at(optimizer)
         wanted = wanted_gradient(study, optimizer, chain, ask.trials, items)
-        study.ledger.score([wanted])
+        study.ledger.score([wanted, *self._surrogate.wanted])
+        correlation = self._surrogate.correlation()
         gradients = [summed(study, number, items) for number in ask.trials]
         rows = [
             None
@@ -212,13 +224,16 @@ class Generations:
             for number, gradient in zip(ask.trials, gradients, strict=True)
         ]
         values = [None if one is None else study.fitness(one, wanted.mode) for one in rows]
+        if _is_checked(optimizer, generation):
+            self._surrogate.lead(ask.trials, values, items)
+        self._surrogate.warn_if_low(correlation, generation)
         feedback = self._feedback.of_generation(rows, None)
         study.ledger.log(
             ToldEvent(
                 generation=generation,
                 trials=list(ask.trials),
                 fitness=values,
-                correlation=self._surrogate.correlation(),
+                correlation=correlation,
                 objectives=feedback.objectives,
                 violations=feedback.violations,
                 gradients=gradients,
@@ -262,7 +277,7 @@ class Generations:
             recipes = [study.space.fill(point) for point in (*points, *extra)]
             study.check_same(past.trials, recipes, f"generation {past.generation}, trial")
         values = list(past.fitness or ())
-        if not optimizer.learns_from_gradients:
+        if _is_checked(optimizer, past.generation or 0):
             self._surrogate.lead(past.trials, values, items)
         objectives, violations = past.objectives, past.violations
         feedback = GenerationFeedback(

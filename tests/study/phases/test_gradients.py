@@ -17,7 +17,7 @@ from evomerge.study.journal.record import Record
 from evomerge.study.study import JOURNAL, Study
 from tests.study.small_study import InProcessPool, events, stub_config, substance
 
-STEPS = 6
+STEPS = 4
 TENSORS = {
     "merge_method": "task_arithmetic",
     "models": [
@@ -66,6 +66,10 @@ def steps_of(run: Path) -> list[dict[str, Any]]:
     return [e for e in events(run, "outcomes") if e.get("gradient") is not None]
 
 
+def without_time(event: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in event.items() if key != "time"}
+
+
 def test_the_loss_falls_and_the_verdict_is_of_a_point_on_the_way(whole: Path) -> None:
     by_trial: dict[int, float] = {}
     for event in steps_of(whole):
@@ -75,6 +79,17 @@ def test_the_loss_falls_and_the_verdict_is_of_a_point_on_the_way(whole: Path) ->
     assert sum(losses[-2:]) < sum(losses[:2])
     (verdict,) = events(whole, "verdict")
     assert verdict["winner"]["kind"] in ("trial", "mean", "anchor", "parent")
+
+
+def test_the_first_step_is_scored_by_the_metric_too_and_its_rank_correlation_told(
+    whole: Path,
+) -> None:
+    first = next(event["trials"][0] for event in events(whole, "told"))
+    by_metric = [
+        e for e in events(whole, "outcomes") if e["mode"] == "metric" and e["phase"] == "search"
+    ]
+    assert {event["trial"] for event in by_metric} == {first}
+    assert all(event["correlation"] is not None for event in events(whole, "told"))
 
 
 def test_a_gradient_counts_as_three_evaluations_of_its_items(whole: Path) -> None:
@@ -102,12 +117,17 @@ def test_a_run_cut_off_anywhere_goes_on_to_the_same_end(
 ) -> None:
     lines = (whole / JOURNAL).read_bytes().splitlines(keepends=True)
     first = next(i for i, line in enumerate(lines) if b'"gradient"' in line)
-    for cut in (first + 1, first + 3, first + 9):  # amid a step, and behind one
+    for cut in (first + 2, first + 9):  # amid a step, and between two
         run = tmp_path / str(cut)
         run.mkdir()
         (run / JOURNAL).write_bytes(b"".join(lines[:cut]) + lines[cut][:20])
-        Study(configured(), run).confirm()
-        assert substance(run) == substance(whole)
+        Study(configured(), run).optimize()
+        for kind in ("asked", "told"):
+            ours, theirs = ([without_time(e) for e in events(r, kind)] for r in (run, whole))
+            assert ours == theirs[: len(ours)]
+        assert len(events(run, "told")) == STEPS
+    Study(configured(), run).confirm()
+    assert substance(run) == substance(whole)
 
 
 @pytest.mark.usefixtures("in_process")
