@@ -27,10 +27,10 @@ from evomerge.study.journal.events import (
 )
 from evomerge.study.journal.journal import Journal
 from evomerge.study.journal.record import Record
-from evomerge.study.journal.sealing import without_secrets
 from evomerge.study.journal.shards import gradient_shards, shard_items, shards
 from evomerge.study.journal.trials import TrialRecord
 from evomerge.study.past import of_journal
+from evomerge.study.sealing import without_secrets
 from evomerge.study.wanted import LOST, Items, Wanted, has_failed, units
 from evomerge.study.workers.failures import FATAL
 from evomerge.study.workers.requests import (

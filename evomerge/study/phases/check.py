@@ -14,9 +14,9 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.study.context import StudyRun
 from evomerge.study.journal.codec import from_json, to_json
 from evomerge.study.journal.events import ChangedEvent, MovedEvent, StudyChanges, StudyEvent
-from evomerge.study.journal.sealing import lost, unsealed
 from evomerge.study.journal.shards import shard_items
 from evomerge.study.past import moved_paths, of_journal, refuse_other_points
+from evomerge.study.sealing import lost, unsealed
 from evomerge.study.statistics.outcome import TaskSpec
 from evomerge.study.statistics.pools import split
 from evomerge.study.statistics.verdict import Verdict
