@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from evomerge.evaluate.outcomes import Item
 
@@ -42,3 +43,10 @@ class Prompt:
     tokens: Tokens
     stops: tuple[str, ...]
     max_tokens: int
+
+
+def end_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Return the tokens that end an answer, by generation settings and tokenizer."""
+    ends = model.generation_config.eos_token_id
+    listed = ends if isinstance(ends, list) else [ends]
+    return tuple(e for e in dict.fromkeys([*listed, tokenizer.eos_token_id]) if e is not None)

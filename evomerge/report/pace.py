@@ -45,8 +45,7 @@ class Pace:
             return
         fresh = len(event.trials) if isinstance(event, ToldEvent) else 0
         if self._searched is None:  # a resumed study has generations from before this listener
-            finished = [ask for ask in record.generations.values() if ask.fitness is not None]
-            self._searched = sum(len(ask.trials) for ask in finished)
+            self._searched = record.told
         else:
             self._searched += fresh
         if record.phase == "search" and self._search_began is None:

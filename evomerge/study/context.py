@@ -16,7 +16,7 @@ from evomerge.study.journal.events import AskedEvent, AskedTrial
 from evomerge.study.journal.record import Record
 from evomerge.study.ledger import Ledger
 from evomerge.study.phases.control import KIND as RANDOM
-from evomerge.study.statistics.outcome import fitness, item_scores
+from evomerge.study.statistics.outcome import fitness
 from evomerge.study.wanted import Items
 
 Asked = tuple[str, str, Point | None, Recipe]  # kind, name, point, recipe
@@ -58,24 +58,9 @@ class StudyRun:
         """The items of each pool by task, as the journal holds them."""
         return self.record.pools
 
-    def fitness(self, rows: Sequence[OutcomeRow], field: str) -> float:
-        """Return the objective over these outcomes, by ``smooth`` or ``metric``."""
-        return fitness(
-            rows, self.record.tasks_of("search"), "smooth" if field == "smooth" else "metric"
-        )
-
-    def item_scores(
-        self, rows: Sequence[OutcomeRow] | None, field: str
-    ) -> dict[str, dict[int, float]] | None:
-        """Return the item scores of a trial for an optimizer that learns from items.
-
-        ``None`` if it failed.
-        """
-        if rows is None:
-            return None
-        return item_scores(
-            rows, self.record.tasks_of("search"), "smooth" if field == "smooth" else "metric"
-        )
+    def fitness(self, rows: Sequence[OutcomeRow], score_kind: ScoreKind) -> float:
+        """Return the objective over these outcomes."""
+        return fitness(rows, self.record.tasks_of("search"), score_kind)
 
     def outcomes(
         self, trials: Sequence[int], items: Items, mode: ScoreKind, phase: str

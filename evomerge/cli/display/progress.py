@@ -160,7 +160,7 @@ class Progress:
         rank = (
             "" if correlation is None else f", rank correlation with the metric {correlation:.2f}"
         )
-        done, wanted = self._searched(record), self._search(record).get("trials")
+        done, wanted = record.told, self._search(record).get("trials")
         text = (
             f"search: generation {event.generation}, {done}/{wanted} trials, {best}"
             f"{_feasible(event.violations)}{answers}{rank}"
@@ -178,10 +178,6 @@ class Progress:
         end = f"won by {record.trials[won].name}" if won is not None else f"led by {names}"
         stay = f"{len(event.alive)} of {len(event.scores)} stay"
         return f"race: rung {event.rung + 1}, {stay}, {end}"
-
-    @staticmethod
-    def _searched(record: Record) -> int:
-        return sum(len(g.trials) for g in record.generations.values() if g.fitness is not None)
 
 
 def _answers(record: Record, generation: int) -> str:

@@ -18,7 +18,7 @@ from evomerge.evaluate.likelihood.attention import growing_cache, prefix_cache
 from evomerge.evaluate.likelihood.packing import shared_prefixes
 from evomerge.evaluate.model import cache_argument
 from evomerge.evaluate.outcomes import NonFiniteError
-from evomerge.evaluate.token_requests import Prompt, Tokens
+from evomerge.evaluate.token_requests import Prompt, Tokens, end_tokens
 
 # Generation settings that change greedy decoding, with the value that leaves it alone.
 NEUTRAL = {
@@ -222,13 +222,6 @@ class Decoder:
 
     def _decode(self, tokens: list[int]) -> str:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
-
-
-def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Return the tokens that end an answer, by generation settings and tokenizer."""
-    ends = model.generation_config.eos_token_id
-    listed = ends if isinstance(ends, list) else [ends]
-    return frozenset([*listed, tokenizer.eos_token_id]) - {None}
 
 
 def cut(text: str, stops: Sequence[str]) -> tuple[str, bool]:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.core.errors import UserError
-from evomerge.evaluate.generation.decode import Answer, cut, end_tokens
-from evomerge.evaluate.token_requests import Prompt
+from evomerge.evaluate.generation.decode import Answer, cut
+from evomerge.evaluate.token_requests import Prompt, end_tokens
 
 # Options that evomerge itself decides; any other may be set in `engine_options`.
 OURS = (

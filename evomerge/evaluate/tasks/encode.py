@@ -10,7 +10,7 @@ from evomerge.evaluate.outcomes import Item
 from evomerge.evaluate.tasks.harness import Harness
 from evomerge.evaluate.tasks.lm_eval_api import greedy_settings, rolling_windows
 from evomerge.evaluate.tasks.request import Request
-from evomerge.evaluate.token_requests import Pair, Prompt
+from evomerge.evaluate.token_requests import Pair, Prompt, end_tokens
 
 
 class Encoder:
@@ -22,9 +22,7 @@ class Encoder:
         self._golds: dict[Item, list[Pair]] = {}
         self._pairs: dict[Hashable, list[Pair]] = {}
         self._prompts: dict[Hashable, Prompt | None] = {}
-        ends = stock.model.generation_config.eos_token_id
-        listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
-        self._ends = [*listed, stock.tokenizer.eos_token_id]
+        self._ends = end_tokens(stock.model, stock.tokenizer)
 
     def pairs(self, item: Item, request: Request) -> list[Pair]:
         """Return the pairs of a log-likelihood request; a rolling one has a pair per window."""
@@ -122,7 +120,7 @@ class Encoder:
 
     def _gold(self, item: Item, context: str, answer: str, stops: tuple[str, ...]) -> Pair:
         tokens, gold = self._encode(context, answer)
-        ends = [end for end in self._ends if end is not None]
+        ends = list(self._ends)
         for stop in stops:
             _, longer = self._encode(context, answer + stop)
             if longer[: len(gold)] == gold and len(longer) > len(gold):

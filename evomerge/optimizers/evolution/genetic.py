@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -179,7 +180,7 @@ def profiles(members: Sequence[Member]) -> Floats | None:
         table = np.array([[s[t][i] for t, i in common] for s in scores])
     else:
         tasks = sorted(set.intersection(*map(set, scores)))
-        table = np.array([[math.fsum(s[t].values()) / len(s[t]) for t in tasks] for s in scores])
+        table = np.array([[fmean(s[t].values()) for t in tasks] for s in scores])
     shifted: Floats = table - np.minimum(table.min(axis=0), 0)
     return shifted
 

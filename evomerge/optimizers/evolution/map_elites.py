@@ -7,15 +7,15 @@ the scores on the other tasks; the next generation takes the next task.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
 from evomerge.optimizers.checks import share_of_range, whole_number
 from evomerge.optimizers.coordinates import Floats
 from evomerge.optimizers.evolution.moves import cloud, mutated
-from evomerge.optimizers.optimizer import ItemScores, Optimizer
+from evomerge.optimizers.optimizer import Optimizer
 from evomerge.recipe.space.dimension import Point
 
 
@@ -101,7 +101,7 @@ class MapElites(Optimizer):
                 continue
             if self._best is None or value > self._best.fitness:
                 self._best = Elite(units, value, value)
-            means = _means(scores) if scores else {}
+            means = {t: fmean(items.values()) for t, items in (scores or {}).items()}
             if len(means) < 2:
                 cell = tuple(self._bin(unit) for unit in units[:2])
                 self._enter("fitness", cell, Elite(units, value, value))
@@ -131,7 +131,3 @@ class MapElites(Optimizer):
         child = np.where(self._is_choice, taken, np.clip(line, 0, 1))
         moved = mutated(self._rng, child, self._steps, self._is_choice)
         return self._coordinates.fill_inactive(moved, first)
-
-
-def _means(scores: ItemScores) -> dict[str, float]:
-    return {task: math.fsum(items.values()) / len(items) for task, items in scores.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Value = float | int | bool | str
 Point = tuple[Value, ...]
@@ -73,6 +73,19 @@ class Dimension:
         if isinstance(value, str):
             return False
         return self.low <= value <= self.high
+
+    def position(self, value: Any) -> float:
+        """Return the position of a value in its range, 0 to 1; a choice's by its index.
+
+        >>> Dimension("a", low=1.0, high=100.0, log=True).position(10.0)
+        0.5
+        """
+        if self.kind == "categorical":
+            return self.choices.index(value) / max(1, len(self.choices) - 1)
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = math.log(low), math.log(high), math.log(value)
+        return (float(value) - low) / (high - low) if high > low else 0.5
 
     @property
     def start(self) -> Value:

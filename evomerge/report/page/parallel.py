@@ -60,21 +60,10 @@ def _scored(run: Run) -> list[Scored]:
 def _tie(dimension: Dimension, index: int, trials: Sequence[Scored]) -> float:
     """Rank correlation of a dimension with the gain, 0 where it is undefined."""
     if dimension.kind == "categorical":
-        pairs = [(float(_share(dimension, point[index])), gain) for gain, point, _ in trials]
+        pairs = [(dimension.position(point[index]), gain) for gain, point, _ in trials]
     else:
         pairs = [(float(point[index]), gain) for gain, point, _ in trials]
     return rank_correlation(pairs) or 0.0
-
-
-def _share(dimension: Dimension, value: Any) -> float:
-    """Return the relative position of a value in its range, from 0 to 1."""
-    if dimension.kind == "categorical":
-        choices = dimension.choices
-        return choices.index(value) / max(1, len(choices) - 1)
-    low, high = dimension.low, dimension.high
-    if dimension.log:
-        low, high, value = math.log(low), math.log(high), math.log(value)
-    return float((value - low) / (high - low)) if high > low else 0.5
 
 
 def _figure(
@@ -93,7 +82,7 @@ def _figure(
     for kind, lines in (("s5 back", others), ("s1 front", best)):
         for gain, point, name in reversed(lines):
             line = [
-                (at(_share(dimension, point[index])), y)
+                (at(dimension.position(point[index])), y)
                 for y, (index, dimension, _) in zip(heights, rows, strict=True)
             ]
             figure.line(line, kind, f"{name}: {number(gain, sign=True)}")

@@ -125,7 +125,7 @@ def generation_numbers(event: ToldEvent, record: Record) -> dict[str, float]:
     numbers: dict[str, float | None] = {
         "fitness/reference": ask.reference,
         "rank_correlation": event.correlation,
-        "trials": sum(len(g.trials) for g in record.generations.values() if g.fitness is not None),
+        "trials": record.told,
         "trials_failed": sum(t.failure is not None for t in record.trials.values()),
         "item_evaluations": record.item_evaluations,
         "worker_seconds": record.seconds["total"],

@@ -7,14 +7,12 @@ that were held back. Where it predicts nothing, nothing is claimed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.recipe.space.dimension import Dimension
 from evomerge.study.journal.record import Record
 
 Floats = NDArray[np.float64]
@@ -37,7 +35,7 @@ def importance(record: Record) -> dict[str, Any] | None:
     for standing in record.standings():
         point = record.trials[standing.trial].point
         if standing.gain is not None and point is not None:
-            points.append([_position(d, v) for d, v in zip(dimensions, point, strict=True)])
+            points.append([d.position(v) for d, v in zip(dimensions, point, strict=True)])
             gains.append(standing.gain)
     if len(gains) < _LEAST or not dimensions:
         return None
@@ -93,16 +91,6 @@ def _predicted(positions: Floats, gains: Floats) -> float:
         squared_error += float(((gains[test] - predicted) ** 2).sum())
     around_mean = float(((gains - gains.mean()) ** 2).sum())
     return 1 - squared_error / around_mean if around_mean > 0 else 0.0
-
-
-def _position(dimension: Dimension, value: Any) -> float:
-    """Return the position of a value in its range, 0 to 1; a choice by its index in the list."""
-    if dimension.kind == "categorical":
-        return dimension.choices.index(value) / max(1, len(dimension.choices) - 1)
-    low, high = dimension.low, dimension.high
-    if dimension.log:
-        low, high, value = math.log(low), math.log(high), math.log(value)
-    return (float(value) - low) / (high - low) if high > low else 0.0
 
 
 def _falling(shares: Mapping[str, float]) -> dict[str, float]:

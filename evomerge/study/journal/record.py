@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from evomerge.core.garbage import no_collection
-from evomerge.evaluate.outcomes import ScoreKind
 from evomerge.recipe.space.dimension import Dimension
 from evomerge.study.journal.codec import parse_all, to_json
 from evomerge.study.journal.events import Event, Items
@@ -89,8 +88,19 @@ class Record(StudyState):
         standings = self.ask_of(number).standings()
         return next((standing.gain for standing in standings if standing.trial == number), None)
 
-    def anchor_scores(self, score_kind: ScoreKind = "metric") -> dict[int, float]:
-        """Return the fitness of the scored anchors, parents and base included, on their items."""
+    @property
+    def searched(self) -> int:
+        """The search's trials so far."""
+        return sum(len(ask.trials) for ask in self.generations.values())
+
+    @property
+    def told(self) -> int:
+        """Those whose generation the optimizer has the fitness of."""
+        asks = self.generations.values()
+        return sum(len(ask.trials) for ask in asks if ask.fitness is not None)
+
+    def anchor_scores(self) -> dict[int, float]:
+        """Return the scored anchors' fitness by the metric, parents and base included."""
         items = self.asks[0].items if self.asks else None
         tasks, fitness_of = self.tasks_of("search"), {}
         for number, trial in self.trials.items():
@@ -98,9 +108,9 @@ class Record(StudyState):
                 continue
             if number in self.external_scores:  # evaluated externally
                 fitness_of[number] = weighted(self.external_scores[number], self.tasks)
-            elif items and not self.outcomes.missing(trial.digest, score_kind, items):
-                rows = self.outcomes.rows(trial.digest, score_kind, items)
-                fitness_of[number] = fitness(rows, tasks, score_kind)
+            elif items and not self.outcomes.missing(trial.digest, "metric", items):
+                rows = self.outcomes.rows(trial.digest, "metric", items)
+                fitness_of[number] = fitness(rows, tasks, "metric")
         return fitness_of
 
     def best_anchors(self, kind: str | None = None) -> list[int]:

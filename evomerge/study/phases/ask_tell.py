@@ -25,8 +25,7 @@ from evomerge.study.journal.events import (
     ToldEvent,
 )
 from evomerge.study.journal.trials import AskRecord
-from evomerge.study.phases.anchors import anchors
-from evomerge.study.phases.baseline import start_point
+from evomerge.study.phases.baseline import asked_anchors, start_point
 from evomerge.study.phases.check import refuse_another
 from evomerge.study.phases.feedback import objective_names
 from evomerge.study.phases.search import start_optimizer
@@ -40,9 +39,7 @@ class AskTell:
         self._study = study
         self._handed: set[int] = set()
         self._optimizer: search.Optimizer | None = None
-        self._points: list[Point] | None = (
-            None  # proposed by the optimizer, which has no feedback on them yet
-        )
+        self._points: list[Point] | None = None  # proposed, and the optimizer has no feedback yet
         self._finished = 0  # generations that the optimizer has learned from
         section = study.config.search
         if section.constraints or section.simplicity:
@@ -71,7 +68,7 @@ class AskTell:
             UserError: All trials of the generation are handed out.
             StudyEnded: The search has ended.
         """
-        ask = self._baseline()
+        ask = asked_anchors(self._study, None)
         if all(map(self._has_result, ask.trials)):
             ask = self._generation()
         left = [n for n in ask.trials if not self._has_result(n)]
@@ -103,16 +100,6 @@ class AskTell:
             self._study.ledger.log(ScoredEvent(trial=number, scores=by_task))
         self._close(record.ask_of(number))
 
-    def _baseline(self) -> AskRecord:
-        """Return the anchors, asked before anything else."""
-        study = self._study
-        wanted = anchors(study.config)
-        if not study.record.asks:
-            study.ask([(a.kind, a.name, None, a.recipe) for a in wanted], None, None)
-        ask = study.record.asks[0]
-        study.check_same(ask.trials, [a.recipe for a in wanted], "anchor")
-        return ask
-
     def _generation(self) -> AskRecord:
         """Return the generation that is to be evaluated now."""
         study, optimizer = self._study, self._begun()
@@ -137,17 +124,14 @@ class AskTell:
         """Raise if the optimizer stopped, or one more generation would exceed the trials."""
         if optimizer.stopped:
             raise StudyEnded(f"ask(): the search has ended: {optimizer.stopped}")
-        generations = self._study.record.generations
-        asked, wanted = sum(len(a.trials) for a in generations.values()), self._trials
-        if self._finished not in generations and asked and asked + optimizer.population > wanted:
+        record, wanted = self._study.record, self._study.config.search.trials
+        asked = record.searched
+        fresh = self._finished not in record.generations
+        if fresh and asked and asked + optimizer.population > wanted:
             raise StudyEnded(
                 f"ask(): the search has ended after {asked} of {wanted} trials; for more, raise "
                 "trials"
             )
-
-    @property
-    def _trials(self) -> int:
-        return self._study.config.search.trials
 
     def _begun(self) -> search.Optimizer:
         if self._optimizer is None:

@@ -10,7 +10,8 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.dimension import Point
 from evomerge.recipe.space.inverse import point_of
 from evomerge.study.context import StudyRun
-from evomerge.study.journal.trials import TrialRecord
+from evomerge.study.journal.trials import AskRecord, TrialRecord
+from evomerge.study.ledger import Items
 from evomerge.study.phases.anchors import anchors
 from evomerge.study.statistics.pools import generation_items
 
@@ -20,13 +21,9 @@ class Baseline:
 
     def __init__(self, study: StudyRun):
         self._study = study
-        wanted = anchors(study.config)
         per_task = 2 * study.config.evaluate.items_per_task
         items = generation_items(study.pools["search"], per_task, study.seed, -1)
-        if not study.record.asks:
-            study.ask([(a.kind, a.name, None, a.recipe) for a in wanted], None, items)
-        ask = study.record.asks[0]
-        study.check_same(ask.trials, [a.recipe for a in wanted], "anchor")
+        ask = asked_anchors(study, items)
         for mode in study.modes:
             study.outcomes(ask.trials, items, mode, "anchors")
         self._numbers = ask.trials
@@ -68,6 +65,16 @@ class Baseline:
     def start(self) -> Point | None:
         """Return the start of the search: the best anchor that the space holds."""
         return start_point(self._study, self.scores(self._study.modes[0]))
+
+
+def asked_anchors(study: StudyRun, items: Items | None) -> AskRecord:
+    """Return the anchors, asked before anything else, to be scored on these items."""
+    wanted = anchors(study.config)
+    if not study.record.asks:
+        study.ask([(a.kind, a.name, None, a.recipe) for a in wanted], None, items)
+    ask = study.record.asks[0]
+    study.check_same(ask.trials, [a.recipe for a in wanted], "anchor")
+    return ask
 
 
 def start_point(study: StudyRun, scored: Mapping[int, float]) -> Point | None:

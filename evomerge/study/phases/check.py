@@ -33,10 +33,10 @@ def finished(study: StudyRun) -> Verdict | None:
     if record.study is None or record.verdict is None or record.exported is None:
         return None
     ended = record.search_ended
-    asked = sum(len(g.trials) for g in record.generations.values())
     enough = ended is not None and (ended.trials >= wanted or ended.wanted >= wanted)
     whole = record.exported.model is not None or not study.config.output.save_model
-    if asked and enough and whole and record.phase == "done":  # not amid an extension's end
+    # An extension that has not ended is in another phase.
+    if record.searched and enough and whole and record.phase == "done":
         return from_json(Verdict, to_json(record.verdict))
     return None
 

@@ -7,7 +7,8 @@ The optimizer does not learn from them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from evomerge.optimizers import create
@@ -69,9 +70,9 @@ def compare_arms(record: Record) -> dict[str, Any] | None:
         return None
     return {
         "trials": len(control),
-        "mean": _mean(control),
+        "mean": fmean(control),
         "best": max(control),
-        "optimizer_mean": _mean(others),
+        "optimizer_mean": fmean(others),
         "optimizer_best": best_of(others, len(control)),
     }
 
@@ -86,8 +87,3 @@ def best_of(values: Sequence[float], k: int) -> float:
     draws = math.comb(len(values), k)
     ordered = sorted(values)  # the i-th is the best of C(i, k - 1) draws
     return math.fsum(v * math.comb(i, k - 1) / draws for i, v in enumerate(ordered))
-
-
-def _mean(values: Iterable[float]) -> float:
-    listed = list(values)
-    return math.fsum(listed) / len(listed)

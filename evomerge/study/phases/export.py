@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from evomerge.core.atomic import user_errors, write_text
+from evomerge.core.atomic import remove, user_errors, write_text
 from evomerge.recipe.recipe import Recipe
 from evomerge.study.context import StudyRun
 from evomerge.study.journal.codec import to_json
@@ -73,7 +72,4 @@ def export(study: StudyRun, judged: Verdict) -> None:
 def _sweep(folder: Path) -> None:
     """Remove half-written files of a killed export; nobody else writes to this folder."""
     for partial in folder.glob(".*.partial-*"):
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        else:
-            partial.unlink(missing_ok=True)
+        remove(partial)

@@ -48,7 +48,7 @@ class Feedback:
     ) -> None:
         self._study = study
         self._tasks = study.record.tasks_of("search")
-        self._field: ScoreKind = "smooth" if study.modes[0] == "smooth" else "metric"
+        self._field = study.modes[0]
         self._is_pareto = study.config.search.objective == "pareto"
         self._price = study.config.search.simplicity
         self._coordinates = Coordinates(study.space.dimensions)

@@ -21,6 +21,7 @@ from evomerge.study.phases.degenerate import degenerate
 from evomerge.study.phases.feedback import Feedback, FitnessValue, GenerationFeedback
 from evomerge.study.phases.gradients import Chain, chain_of, summed, wanted_gradient
 from evomerge.study.phases.surrogate import SurrogateCheck
+from evomerge.study.statistics.outcome import item_scores
 from evomerge.study.statistics.pools import generation_items
 from evomerge.study.wanted import Items, Wanted
 from evomerge.study.workers.durations import final_seconds
@@ -297,7 +298,9 @@ class Generations:
         study, field = self._study, self._study.config.evaluate.fitness
         live = [number for number in trials if study.record.trials[number].fitness is not None]
         rows = study.outcomes(live, items, field, "search")
-        return [study.item_scores(rows.get(number), field) for number in trials]
+        tasks = study.record.tasks_of("search")
+        scored = {n: item_scores(of_one, tasks, field) for n, of_one in rows.items() if of_one}
+        return [scored.get(number) for number in trials]
 
     def _ended_early(self, ended: SearchEndedEvent | None) -> str | None:
         """Say why no new generation begins; an earlier end counts until more trials are wanted."""

@@ -7,7 +7,6 @@ of tasks or workers, nor on Python's own hash.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from evomerge.core.errors import UserError, unknown
@@ -119,14 +118,6 @@ def generation_items(
     return {
         task: _shuffled(ids, seed, generation, task)[:per_generation] for task, ids in pool.items()
     }
-
-
-def overlap(pools: Mapping[str, Mapping[str, Iterable[int]]]) -> list[tuple[str, int]]:
-    """List items that are in more than one pool, as (task, doc id); `split` returns none."""
-    count = Counter(
-        (task, i) for items in pools.values() for task, ids in items.items() for i in set(ids)
-    )
-    return sorted(item for item, times in count.items() if times > 1)
 
 
 def check_shares(fractions: Mapping[str, float]) -> None:

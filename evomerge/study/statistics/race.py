@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from evomerge.study.statistics.outcome import DocId, Tasks, sign, weighted
 from evomerge.study.statistics.paired import paired_difference
@@ -146,10 +147,7 @@ class Race:
         return {task: [values[task, i] for i in ids] for task, ids in seen.items()}
 
     def _mean(self, by_task: Mapping[str, Sequence[float]]) -> float:
-        means = {
-            task: sign(self._tasks[task]) * math.fsum(values) / len(values)
-            for task, values in by_task.items()
-        }
+        means = {task: sign(self._tasks[task]) * fmean(v) for task, v in by_task.items()}
         return weighted(means, self._tasks)
 
     def _is_worse(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.core.errors import UserError
-from evomerge.study.statistics.pools import POOLS, generation_items, overlap, split
+from evomerge.study.statistics.pools import POOLS, generation_items, split
 
 SHARES = {"search": 0.5, "race": 0.2, "holdout": 0.3}
 
@@ -27,10 +27,6 @@ def test_pools_are_disjoint_cover_every_item_and_have_the_rounded_sizes():
     assert [len(pools[pool]["b"]) for pool in POOLS] == [16, 7, 10]
     for task, n in {"a": 200, "b": 33}.items():
         assert sorted(i for pool in POOLS for i in pools[pool][task]) == list(range(n))
-    assert overlap(pools) == []
-    assert overlap({**pools, "race": {"a": pools["search"]["a"][:1]}}) == [
-        ("a", pools["search"]["a"][0])
-    ]
 
 
 def test_shares_below_one_leave_items_unused():
