@@ -313,6 +313,7 @@ def test_ten_thousand_trials_are_read_in_seconds_and_megabytes(tmp_path, monkeyp
     code = """
         import re, sys, time
         from pathlib import Path
+        from evomerge.study.journal.codec import parse_all
         from evomerge.study.journal.journal import iterate
         from evomerge.study.journal.record import Record
         peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
