@@ -80,16 +80,14 @@ def _by_phase(jobs: Sequence[WorkerJob]) -> Markup:
         phase_jobs = [job for job in jobs if job.phase == phase]
         if phase_jobs:
             total = sum(job.end - job.start for job in phase_jobs)
-            build, forward = (
-                sum(job.build for job in phase_jobs),
-                sum(job.forward for job in phase_jobs),
-            )
+            build = sum(job.build for job in phase_jobs)
+            forward = sum(job.forward for job in phase_jobs)
             rows.append((phase, build, forward, max(0.0, total - build - forward)))
-    parts = [(total := sum(row[1:]), total)[0] for row in rows]
     height = 34 + 28 * len(rows)
     figure = Figure(WIDTH, height + 42, "Worker seconds by phase")
-    unit, name = _unit(max(parts))
-    at = scale([0.0, max(parts) / unit], 90, WIDTH - 230, 6)
+    longest = max(sum(seconds) for _, *seconds in rows)
+    unit, name = _unit(longest)
+    at = scale([0.0, longest / unit], 90, WIDTH - 230, 6)
     figure.x_axis(at, height, 30, _ticks(at), f"{name} of worker time")
     for i, (phase, *seconds) in enumerate(rows):
         y, x, total = 36 + 28 * i, 0.0, sum(seconds)

@@ -62,11 +62,11 @@ class BatchTable:
                 self._last_shard, self._last_key = (mode, shard), _key(mode, shard)
             key = self._last_key
             first = self._first.setdefault(key, batches)
-            self.conflicts += first != batches
-            one_object = (
-                first if first == batches else batches
-            )  # equal strings need no memory twice
-            self._scored.setdefault((event.digest, mode), {})[key] = one_object
+            if first == batches:
+                batches = first  # equal strings need no memory twice
+            else:
+                self.conflicts += 1
+            self._scored.setdefault((event.digest, mode), {})[key] = batches
             if event.halvings >= self._halvings and not event.reused:
                 self._halvings = event.halvings
                 self.last = Probe(cast(ScoreKind, mode), shard, batches)

@@ -29,10 +29,8 @@ ATTEMPTS = 3  # of a unit whose worker is lost or runs out of memory
 LEAST_SECONDS = 120.0  # no unit is given up earlier
 START_SECONDS = 1800.0  # ... nor the first of a new worker, which loads libraries, model and tasks
 PATIENCE = 10.0  # times the median of what units took so far
-SLOW, SLOW_SECONDS = (
-    2.0,
-    0.2,
-)  # times the median, and at least: then an idle worker repeats it
+SLOW = 2.0  # times the median, after which an idle worker repeats a unit
+SLOW_SECONDS = 0.2  # ... but not earlier
 REQUESTS = 8  # per worker, into which the waiting shards are divided
 SHORT_SECONDS = 0.2  # a request that takes less is short
 DEVICE_FAILURES = 2  # of one device, after which it is no longer used
