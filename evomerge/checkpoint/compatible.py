@@ -57,7 +57,7 @@ def check_same_kind(base: Checkpoint, other: Checkpoint) -> None:
     """Refuse a pair of two model types, whose equal names are not the same thing.
 
     Raises:
-        UserError: Both say what they are, and differ.
+        UserError: Both declare their kind, and the kinds differ.
     """
     ours, theirs = base.config.get("model_type"), other.config.get("model_type")
     if ours != theirs and None not in (ours, theirs):

@@ -1,6 +1,6 @@
 """Writes files and folders that appear under their name only when whole.
 
-While it is being made, a file or folder lies beside its final place, under a name that says which
+While it is being made, a file or folder is next to its final place, under a name that says which
 process makes it. The next process that makes the same thing removes what a killed one left.
 """
 

@@ -20,7 +20,7 @@ POINTS = {
     "journal.write": "an event is about to be written",
     "journal.sync": "it is written, and not yet known to be on the disk",
     "journal.truncate": "a torn tail is about to be cut off",
-    "file.write": "a small file is about to be written beside its final place",
+    "file.write": "a small file is about to be written next to its final place",
     "file.sync": "it is written, and not yet known to be on the disk",
     "file.rename": "it is about to take its final name",
     "shard.write": "a shard of weights is about to be written",

@@ -26,7 +26,7 @@ def read(kind: Any, value: Any, where: str, path: str = "") -> Any:
         kind: The annotation.
         value: The plain data.
         where: How messages name the document.
-        path: Where the value stands in it, such as ``models[0].model``.
+        path: Where in it the value is, such as ``models[0].model``.
 
     Raises:
         UserError: A key is unknown or missing, or a value is of another kind.

@@ -49,7 +49,7 @@ def expert_mixture(expert: str) -> Mixture:
 
 
 def readable(mixture: Mixture) -> dict[str, float]:
-    """Return a mixture in words, for the record that lies beside the weights."""
+    """Return a mixture in words, for the record that is saved with the weights."""
     return {
         f"{exercise.form} {exercise.operation}, {exercise.wrong:.0%} wrong": round(share, 4)
         for exercise, share in mixture.items()

@@ -131,7 +131,7 @@ def documents(task: str, count: int = DOCUMENTS) -> list[dict[str, object]]:
 def _answers(task: str, command: Command) -> tuple[str, list[str]]:
     """Return the right answer, and what other operations would have answered.
 
-    Near misses would be no distractors: every model of the zoo tells them from an answer.
+    Near misses would be no distractors: every model of the zoo can tell them from an answer.
     """
     if task == "ja":
         others = [command.latin.replace(command.operation, word) for word in OPERATIONS]

@@ -255,7 +255,7 @@ def _dispatch(model: Any, devices_by_part: Mapping[str, str]) -> Any:
 def _parts(
     module: torch.nn.Module, path: str, whole: set[str]
 ) -> Iterator[tuple[str, list[torch.nn.Parameter]]]:
-    """List what is placed as one: layers, modules without children, and weights beside children."""
+    """List what goes to one device as a whole: layers, modules without children, loose weights."""
     for name, parameter in module.named_parameters(recurse=False):
         yield f"{path}{name}", [parameter]
     is_list = isinstance(module, torch.nn.ModuleList)

@@ -36,8 +36,8 @@ def check_dimensions(dimensions: Sequence[Dimension]) -> None:
     """Refuse a space that cannot be searched.
 
     Raises:
-        UserError: A name stands twice, a condition names no dimension, a bound is not finite, or no
-            dimension has more than one value.
+        UserError: A name is used twice, a condition names no dimension, a bound is not finite, or
+            no dimension has more than one value.
     """
     names = [dimension.name for dimension in dimensions]
     twice = sorted({name for name in names if names.count(name) > 1})

@@ -90,7 +90,7 @@ def name_of(optimizer: Optimizer) -> str:
 
 
 def fixed_options(name: str) -> Mapping[str, Any]:
-    """Return the options that a name stands for, which cannot be set beside it.
+    """Return the options that a name implies, which cannot be set as well.
 
     >>> fixed_options("sepcma"), fixed_options("cmaes")
     ({'diagonal': True}, {})

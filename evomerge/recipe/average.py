@@ -47,7 +47,7 @@ def last(
     https://arxiv.org/abs/2306.03241. A k of 1 is the last checkpoint.
 
     Raises:
-        UserError: There are not so many.
+        UserError: There are fewer.
     """
     if k < 1 or stride < 1 or (k - 1) * stride >= len(checkpoints):
         raise UserError(

@@ -33,7 +33,7 @@ CHAT_TEMPLATES = ("auto", "alpaca", "chatml", "exaone", "llama3", "mistral")
 class _Part:
     """A part of a recipe, in which nulls are absent, as for mergekit.
 
-    Its fields stand in the order in which they are written.
+    The order of the fields is that in which they are written.
     """
 
     @classmethod

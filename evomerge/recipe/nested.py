@@ -70,7 +70,7 @@ def of_documents(documents: Sequence[Any], where: str) -> Any:
     """Join several documents: the one without a name, or the last, is made of the others.
 
     Raises:
-        UserError: Names stand twice, or are missing.
+        UserError: A name is used twice, or is missing.
     """
     plain = [yaml_file.mapping(document, where) for document in documents]
     nameless = [i for i, document in enumerate(plain) if "name" not in document]

@@ -84,7 +84,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def short_names(models: Iterable[str]) -> dict[str, str]:
-    """Return each model by the fewest last parts of its path that tell it from the others.
+    """Return the shortest end of each model's path that no other model's path has.
 
     >>> short_names(["/zoo/base", "a/x", "b/x"])
     {'/zoo/base': 'base', 'a/x': 'a/x', 'b/x': 'b/x'}

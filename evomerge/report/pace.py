@@ -45,7 +45,7 @@ class Pace:
             return
         fresh = len(event.trials) if isinstance(event, ToldEvent) else 0
         if self._searched is None:  # a resumed study has generations from before this listener
-            self._searched = record.told
+            self._searched = record.n_learned
         else:
             self._searched += fresh
         if record.phase == "search" and self._search_began is None:
@@ -78,14 +78,14 @@ class Pace:
         return count / max(last - first, _SHORTEST)
 
     def seconds_left(self, wanted: int | None) -> float | None:
-        """Estimate the seconds until so many trials are searched; race and verdict follow."""
+        """Estimate the seconds until this many trials are searched, without race and verdict."""
         rate = self.trials_per_second
         if rate is None or wanted is None:
             return None
         return max(0, wanted - (self._searched or 0)) / rate
 
     def until_deadline(self, allowed: float | None) -> float | None:
-        """Return the seconds until a session of so many has to end; 0 once it is late."""
+        """Return the seconds that are left of a session of this length; 0 once it is over."""
         if allowed is None or self.opened is None:
             return None
         return max(0.0, self.opened + allowed - self._now())

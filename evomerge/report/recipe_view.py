@@ -66,7 +66,7 @@ def method_at(recipe: RecipeData, spot: Spot, depth: int) -> str:
 
 
 def parameters(recipe: RecipeData) -> dict[str, bool]:
-    """Name the parameters that the recipe sets, and say if a model has a value of its own."""
+    """Name the parameters that the recipe sets, and say if models have different values."""
     per_model = {name for entry in _entries(recipe) for name in entry.parameters}
     return {name: name in per_model for scope in _scopes(recipe) for name in scope}
 

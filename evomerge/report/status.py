@@ -62,7 +62,7 @@ def summary(record: Record) -> dict[str, Any]:
         "phase": record.phase,
         "generation": max(generations, default=None),
         "trials": status["trials"],
-        "searched": record.searched,
+        "searched": record.n_searched,
         "wanted": _wanted(record),
         "leader": _leader(record),
         "last": _last(scored[-1]) if scored else None,

@@ -160,7 +160,7 @@ class Progress:
         rank = (
             "" if correlation is None else f", rank correlation with the metric {correlation:.2f}"
         )
-        done, wanted = record.told, self._search(record).get("trials")
+        done, wanted = record.n_learned, self._search(record).get("trials")
         text = (
             f"search: generation {event.generation}, {done}/{wanted} trials, {best}"
             f"{_feasible(event.violations)}{answers}{rank}"

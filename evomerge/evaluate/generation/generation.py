@@ -42,7 +42,7 @@ class TextGenerator:
     Args:
         stock: lm-eval's own model around the live one.
         encoder: Turns requests into prompts.
-        decoder: Our loop, or an engine beside the live model.
+        decoder: Our loop, or a separate engine.
         check_logits: Raises `NonFiniteError` if the weights are broken; for loops that do not.
 
     Attributes:

@@ -1,6 +1,6 @@
 """Squashes the likelihood of the right answer into [0, 1]: a fitness without steps.
 
-Where recipes are close to each other, a metric of 0s and 1s needs many items to tell them apart;
+Where recipes are close to each other, a metric of 0s and 1s needs many items to distinguish them;
 how nearly an answer would have been given needs fewer, and needs no decoding. The squash must be
 steep: a likelihood such as exp(mean log-probability) grows whenever a recipe scales the logits up,
 and so ranks recipes by their scale rather than by their skill. Measured on random merges of the

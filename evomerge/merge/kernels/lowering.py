@@ -42,11 +42,11 @@ class Inputs(NamedTuple):
     Attributes:
         base: Flat, as stored, or ``None``.
         models: Flat, as stored.
-        keys: What tells base and models apart from other tensors of the process.
+        keys: Identify base and models among the tensors of the process.
         working: The dtype that they are rounded to.
         random: Source of chance, for methods that need it.
-        statistics: What is known of them.
-        kernels: What looks at them where more must be known.
+        statistics: What has been computed of them already.
+        kernels: Compute the rest.
     """
 
     base: Tensor | None

@@ -41,7 +41,7 @@ EVERYTHING = Edge(0, MOST - 1)
 
 
 class Bracket(NamedTuple):
-    """The k largest elements as far as a sample tells: those up to `sure`, and `missing` more.
+    """The k largest elements as a sample predicts: those up to `sure`, and `missing` more.
 
     Attributes:
         sure: The last element that is surely among them.
@@ -94,7 +94,7 @@ class Ranking:
 
 
 def rank(delta: Delta) -> Ranking:
-    """Rank the elements of a delta; sorts at most 4 M keys at a time, unless so many are equal."""
+    """Rank the elements of a delta; sorts at most 4 M keys at a time, unless more are equal."""
     stride = 1 if delta.count <= EXACT else STRIDE
     if delta.count <= GROUP:
         whole = np.sort(_keys(delta, 0, delta.count))

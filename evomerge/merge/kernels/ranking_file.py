@@ -28,7 +28,7 @@ def ranking_in(file: Path, name: str, delta: Delta) -> Ranking:
 
     Args:
         file: Where it is kept.
-        name: What tells the delta's content apart; a file of another name does not count.
+        name: Identifies the delta's content; a file under another name is ignored.
         delta: Asked for its elements if there is no such file, or no longer.
     """
     ranking = _open(file, name, delta)

@@ -23,7 +23,7 @@ _FORMAT = "1"  # changes whenever files of an older version must not be read
 
 
 class Statistics:
-    """Statistics of the tensors of one process, by whatever key tells its tensors apart.
+    """Statistics of the tensors of one process, by any key that identifies its tensors.
 
     Args:
         folder: Where rankings are kept on disk; ``None`` is `cache_folder`.

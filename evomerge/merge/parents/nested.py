@@ -71,8 +71,8 @@ def _checkpoint(recipe: Recipe, parents: Parents, where: str) -> Checkpoint:
     brought = aligned(recipe, parents.opened)
     if any(brought[model] is not checkpoint for model, checkpoint in parents.opened.items()):
         raise UserError(
-            f"{where}: its tokenizer changes its models' vocabulary; build it by itself first, and "
-            "name the folder"
+            f"{where}: its tokenizer changes its models' vocabulary; build it separately first, "
+            "and name the folder"
         )
     built = plan(recipe, parents.checkpoints)
     code = CODES[built.recipe.output_dtype]

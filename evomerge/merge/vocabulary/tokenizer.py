@@ -1,6 +1,6 @@
 """Makes the tokenizer of a merged model: one parent's or the union of all, and added tokens.
 
-The union is the base's vocabulary with the tokens of the others that it lacks behind it, model by
+The union is the base's vocabulary followed by the other models' tokens that it lacks, model by
 model and by their ids: first those of their vocabularies, then those that were added to them.
 Where mergekit 0.1.5 orders these as its hash seed has it, the order is fixed here.
 """

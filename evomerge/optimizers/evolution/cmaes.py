@@ -27,7 +27,7 @@ _CONVERGED = 1e-6
 # loss over 40 seeds was .085 with 1, .025 with 1.5, .023 with 2 (pycma's own limit is near).
 _WIDER_IN_CHOICES = 2.0
 
-# What pycma would otherwise do by itself: stop on flat fitness or elapsed time, write files,
+# What pycma would do by default: stop on flat fitness or elapsed time, write files,
 # read a file from the working directory, seed numpy's global generator.
 _QUIET: dict[str, Any] = {
     "verbose": -9,
@@ -46,7 +46,7 @@ _QUIET: dict[str, Any] = {
     "tolupsigma": math.inf,
     "maxiter": math.inf,
     "AdaptSigma": cma.sigma_adaptation.CMAAdaptSigmaCSA,  # also from 300 dimensions on
-    "CMA_mirrors": 0,  # mirrored samples (of populations below 6) must be told, flat or not
+    "CMA_mirrors": 0,  # mirrored samples (populations below 6) need their fitness, flat or not
 }
 
 

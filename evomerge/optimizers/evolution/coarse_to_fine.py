@@ -1,4 +1,4 @@
-"""Coarse to fine searches a gradient as one value, then two, then four, then every knot by itself.
+"""Coarse to fine searches a gradient as one value, then two, then four, then every knot alone.
 
 Few dimensions are searched quickly; each refinement starts at the mean of the coarser search, with
 a smaller step. CatCMAwM searches each stage; in 60 dimensions the stages beat CatCMAwM alone, in 20
@@ -117,7 +117,7 @@ class CoarseToFine(Optimizer):
 
 
 def gradients(dimensions: tuple[Dimension, ...]) -> list[list[int]]:
-    """Group the indices of dimensions: a gradient's knots together, every other one by itself.
+    """Group the indices of dimensions: a gradient's knots together, every other one alone.
 
     >>> knots = [Dimension(f"w[{k}]", gradient="w", knot=k) for k in range(2)]
     >>> gradients((*knots, Dimension("density")))

@@ -26,7 +26,7 @@ _EPSILON = 1e-6
 
 @dataclass(frozen=True)
 class Member:
-    """One of the archive: where it is, how good, and what it scored on each item (if told)."""
+    """A member of the archive: its position, fitness, and score on each item if known."""
 
     units: Floats
     fitness: float

@@ -30,7 +30,7 @@ class ParticleSwarm(Optimizer):
     with p the particle's personal best, g the best and g_w the worst point of all, and r uniform in
     [0, 1] per coordinate. A particle that meets a bound stops there. Fitness of different
     generations is compared: it suits a fitness whose items stay the same. A particle whose point
-    failed goes on from it and forgets it. Choices and integers are searched by their index.
+    failed continues from it and forgets it. Choices and integers are searched by their index.
 
     Args:
         sigma: Standard deviation of the first positions about the initial point, as a share of

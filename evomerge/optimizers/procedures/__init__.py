@@ -1,1 +1,1 @@
-"""Fixed procedures, such as grids and greedy soups, end by themselves."""
+"""Fixed procedures, such as grids and greedy soups, end on their own."""

@@ -1,6 +1,6 @@
 """Soup procedures follow fixed plans over one weight per model, behind the ask/tell contract.
 
-A procedure is a generator: it yields weight vectors, is sent their fitness, and goes on from
+A procedure is a generator: it yields weight vectors, is sent their fitness, and continues from
 there. Weights add up to 1, so it means the same in a space of normalised weights (`global_linear`)
 and in one of task arithmetic.
 """

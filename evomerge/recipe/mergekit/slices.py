@@ -96,7 +96,7 @@ def setting_of(values: Mapping[str, Any], part: Sequence[str]) -> Any:
         part: Every tensor of the slice, which a filter could match by mistake.
 
     Raises:
-        UserError: One tensor's name contains another's, so that no filter tells them apart.
+        UserError: One tensor's name contains another's, so that no filter selects only one of them.
     """
     fallback = Counter(values.values()).most_common(1)[0][0]
     cases: dict[str, Any] = {}

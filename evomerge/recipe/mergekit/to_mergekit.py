@@ -178,7 +178,7 @@ def _plain(recipe: Recipe, tensor_names: Sequence[str], name: str | None) -> Doc
                 {"model": model, **({"parameters": dict(parameters)} if parameters else {})}
                 for model, parameters in entries
             ]
-        else:  # under `models` mergekit would merge a base that only lends config and tokenizer
+        else:  # under `models` mergekit would merge a base that only gives config and tokenizer
             span = (0, Stack.read(tensor_names).depth)
             content["slices"] = [
                 {"sources": [source_of(m, span, parameters) for m, parameters in entries]}

@@ -132,7 +132,7 @@ class SearchSpace:
         return Recipe.from_dict(without_traces(document, self.document), self.where)
 
     def _check(self) -> None:
-        """Refuse what no point can mend, and every choice that no recipe can have."""
+        """Refuse mistakes that every point has, and choices that make no valid recipe."""
         start = [d.start for d in self.dimensions]
         models = [hole.dimensions[0].name for hole in self.holes if takes_part(hole.path)]
         starts = [start]

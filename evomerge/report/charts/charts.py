@@ -18,7 +18,7 @@ _LABEL = 190.0
 
 @dataclass(frozen=True)
 class Gap:
-    """A difference with its interval (``low`` is ``None`` if it has none) and a note behind it."""
+    """A difference with its interval (``low`` is ``None`` if it has none) and a note."""
 
     label: str
     difference: float

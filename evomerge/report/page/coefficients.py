@@ -24,7 +24,7 @@ Column = tuple[Band, Sequence[Spot]]
 
 
 def section(run: Run) -> dict[str, Any]:
-    """Draw the recommended recipe, beside it another race winner; or the leader so far."""
+    """Draw the recommended recipe, and the race winner if it is another; or the leader so far."""
     numbers = [n for n in (run.recommended, run.ours) if n is not None]
     leader = summary(run.record)["leader"]
     if not numbers and leader is not None:

@@ -24,7 +24,7 @@ def section(run: Run) -> dict[str, Any]:
     record = run.record
     judged = record.verdict
     tiles = [
-        ("search trials", f"{record.searched:,}", ""),
+        ("search trials", f"{record.n_searched:,}", ""),
         ("item evaluations", f"{record.item_evaluations:,}", ""),
         ("wall time", duration(run.wall_seconds), ""),
     ]

@@ -125,7 +125,7 @@ def generation_numbers(event: ToldEvent, record: Record) -> dict[str, float]:
     numbers: dict[str, float | None] = {
         "fitness/reference": ask.reference,
         "rank_correlation": event.correlation,
-        "trials": record.told,
+        "trials": record.n_learned,
         "trials_failed": sum(t.failure is not None for t in record.trials.values()),
         "item_evaluations": record.item_evaluations,
         "worker_seconds": record.seconds["total"],

@@ -31,7 +31,7 @@ class EvaluateConfig:
             own metric. Race and verdict always use the metric.
         items: How documents are shared out.
         allow_task_code: Whether tasks may run Python of their own. Only for tasks that you trust.
-        engine: What generates answers: ``hf``, the live model, or ``vllm``, an engine beside it
+        engine: What generates answers: ``hf``, the live model, or ``vllm``, a separate engine
             whose weights are replaced in place. Likelihoods are the live model's in either case.
         engine_options: Passed to `vllm.LLM`, e.g. ``{gpu_memory_utilization: 0.5}``.
     """

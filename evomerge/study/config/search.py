@@ -42,7 +42,7 @@ class SearchConfig:
         deadline: How long a session may take, race and verdict included, e.g. ``8h``.
         random_share: Share of the trials that is drawn at random, as a control arm that the report
             shows next to the optimizer.
-        objective: ``weighted``: the tasks' mean by weight; ``pareto``: every task by itself.
+        objective: ``weighted``: the tasks' mean by weight; ``pareto``: every task separately.
         constraints: What must not be lost, e.g. ``mmlu >= best parent - 0.01``.
         simplicity: Price of a recipe's distance from where the search starts, as a mean share of
             the dimensions' ranges; 0 for none.

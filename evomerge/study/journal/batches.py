@@ -1,7 +1,7 @@
 """Remembers the batches of outcomes: candidates that are compared must be scored alike.
 
-Batched arithmetic rounds by the shape of its batch. So a worker tells the digest of the batches
-that it scored a shard in, and the journal keeps it beside the outcomes: ``batches``, for each shard
+Batched arithmetic rounds by the shape of its batch. So a worker reports the digest of the batches
+that it scored a shard in, and the journal keeps it with the outcomes: ``batches``, for each shard
 of an event ``[digest, items]``, whose items are that many of its rows, in their order. The digest
 is empty for outcomes of another run that were not scored just together.
 """
@@ -79,7 +79,7 @@ class BatchTable:
     def of(self, digest: str, mode: str, shards: Iterable[Shard]) -> tuple[str | None, ...]:
         """Return the batches in which a recipe was scored on each shard.
 
-        ``None`` where it was not scored on just these items together, or nobody wrote it down.
+        ``None`` where it was not scored on exactly these items together, or that is unknown.
         """
         scored = self._scored.get((digest, mode), {})
         return tuple(scored.get(_key(mode, shard)) for shard in shards)

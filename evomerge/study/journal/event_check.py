@@ -227,7 +227,7 @@ def _instead(value: Any, shape: Any) -> str:
 
 
 def _number(name: str, named: Any) -> Any:
-    """Return a name as what it stands for: JSON's names are all texts."""
+    """Return the number that a name stands for, if it should be one: JSON's names are all texts."""
     return int(name) if named is Known.TRIAL and name.isdecimal() and len(name) < 16 else name
 
 

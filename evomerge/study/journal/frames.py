@@ -2,7 +2,7 @@
 
 A frame is ``<crc32, 8 hex digits> <payload bytes> <payload: JSON in ASCII>`` and a newline. JSON in
 ASCII holds no newline, so a frame is a line, and what a crash left half-written can only be the
-file's tail. A bad frame with a good one behind it is damage that no crash explains, and is refused.
+file's tail. A bad frame before a good one is damage that no crash explains, and is refused.
 """
 
 from __future__ import annotations

@@ -64,13 +64,15 @@ def take_lock(fd: int, path: Path, note: Path) -> Holder:
             raise
         _take_note(path, note, me)
         return me
-    with contextlib.suppress(OSError):  # the note only informs; on a full disk the journal tells
+    with contextlib.suppress(
+        OSError
+    ):  # the note only informs; a full disk is the journal's to report
         _write(note, me, os.O_TRUNC)
     return me
 
 
 def writer(journal: Path) -> Holder | None:
-    """Return the process that writes a journal now, by the note beside it; ``None`` if nobody does.
+    """Return the process that is writing a journal, as its note says; ``None`` if there is none.
 
     A process that was killed leaves its note, but is known to be gone on its own machine; on
     another machine the note is believed.

@@ -89,13 +89,13 @@ class Record(StudyState):
         return next((standing.gain for standing in standings if standing.trial == number), None)
 
     @property
-    def searched(self) -> int:
-        """The search's trials so far."""
+    def n_searched(self) -> int:
+        """How many trials the search has asked for."""
         return sum(len(ask.trials) for ask in self.generations.values())
 
     @property
-    def told(self) -> int:
-        """Those whose generation the optimizer has the fitness of."""
+    def n_learned(self) -> int:
+        """How many of them are in generations whose fitness the optimizer has."""
         asks = self.generations.values()
         return sum(len(ask.trials) for ask in asks if ask.fitness is not None)
 
@@ -193,7 +193,7 @@ class Record(StudyState):
         return [task for task, spec in specs if spec.get("output_type") == "generate_until"]
 
     def batches_of(self, number: int) -> tuple[str | None, ...] | None:
-        """Return the batches that a trial was scored in, for each shard of what it was asked for.
+        """Return the batches that a trial was scored in, for each shard of its items.
 
         ``None`` in the place of a shard whose items were not all scored together, and instead of
         the tuple where nothing fixed was asked for or the trial has no outcomes.

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from evomerge.study.config import StudyConfig
 
 GRADIENT_SHARDS, GRADIENT_ITEMS = 4, 8  # a gradient has at most 4 parts, of 8 items or more
-SHARDS = 16  # at most so many for a candidate: the last ones of a generation are shared out
+SHARDS = 16  # at most, for a candidate: the last ones of a generation are shared out
 
 
 def shard_items(config: StudyConfig) -> int:

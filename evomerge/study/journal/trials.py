@@ -18,7 +18,7 @@ class Standing:
 
     Attributes:
         trial: Its number.
-        fitness: As the optimizer was told, higher is better; comparable within a generation.
+        fitness: As the optimizer received it, higher is better; comparable within a generation.
         gain: Fitness minus that of the reference anchor on the same items, which makes trials of
             different generations comparable; ``None`` without a reference.
         breaks: Whether it breaks a constraint.
@@ -80,9 +80,9 @@ class AskRecord:
         generation: Counted from 0, or None.
         trials: Their numbers.
         items: What all of them are scored on, or None if that is not fixed.
-        fitness: As told, in the order of `trials`; None until then.
+        fitness: As the optimizer received it, in the order of `trials`; None before.
         correlation: Rank correlation of smooth score and metric, over anchors and leaders so far.
-        reference: Fitness of the reference anchor on the same items; None until told.
+        reference: Fitness of the reference anchor on the same items; None before.
         objectives: With several objectives, each trial's gain over the reference on each of them.
         violations: With constraints, how far each trial breaks them; 0 where it keeps all.
         gradients: For an optimizer that follows gradients, each trial's derivative of the loss

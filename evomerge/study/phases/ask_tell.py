@@ -125,7 +125,7 @@ class AskTell:
         if optimizer.stopped:
             raise StudyEnded(f"ask(): the search has ended: {optimizer.stopped}")
         record, wanted = self._study.record, self._study.config.search.trials
-        asked = record.searched
+        asked = record.n_searched
         fresh = self._finished not in record.generations
         if fresh and asked and asked + optimizer.population > wanted:
             raise StudyEnded(

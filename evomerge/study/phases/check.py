@@ -36,7 +36,7 @@ def finished(study: StudyRun) -> Verdict | None:
     enough = ended is not None and (ended.trials >= wanted or ended.wanted >= wanted)
     whole = record.exported.model is not None or not study.config.output.save_model
     # An extension that has not ended is in another phase.
-    if record.searched and enough and whole and record.phase == "done":
+    if record.n_searched and enough and whole and record.phase == "done":
         return from_json(Verdict, to_json(record.verdict))
     return None
 
