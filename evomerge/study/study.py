@@ -22,7 +22,6 @@ from evomerge.study.journal import dataframes
 from evomerge.study.journal.events import Event, ToldEvent
 from evomerge.study.journal.journal import JOURNAL
 from evomerge.study.journal.record import Record
-from evomerge.study.journal.reuse import lendable
 from evomerge.study.ledger import Ledger, Listener
 from evomerge.study.phases.ask_tell import AskTell
 from evomerge.study.phases.baseline import Baseline
@@ -33,6 +32,7 @@ from evomerge.study.phases.conclusion import Conclusion
 from evomerge.study.phases.contenders import contenders
 from evomerge.study.phases.export import export
 from evomerge.study.phases.search import Generations, start_optimizer
+from evomerge.study.reuse import lendable
 from evomerge.study.statistics.verdict import Verdict
 from evomerge.study.trial import Trial, best_numbers
 from evomerge.study.workers.pool import open_pool

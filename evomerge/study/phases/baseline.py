@@ -11,9 +11,9 @@ from evomerge.recipe.space.dimension import Point
 from evomerge.recipe.space.inverse import point_of
 from evomerge.study.context import StudyRun
 from evomerge.study.journal.trials import AskRecord, TrialRecord
-from evomerge.study.ledger import Items
 from evomerge.study.phases.anchors import anchors
 from evomerge.study.statistics.pools import generation_items
+from evomerge.study.wanted import Items
 
 
 class Baseline:
