@@ -19,8 +19,7 @@ from evomerge.evaluate.outcomes import score_kind_of
 from evomerge.report.numbers import duration
 from evomerge.study.analysis.forecast import DISCORDANT, resolvable_gain, useful
 from evomerge.study.config import StudyConfig
-from evomerge.study.journal.gradients import PRICES
-from evomerge.study.journal.shards import SHARDS, gradient_shards
+from evomerge.study.journal.shards import PRICES, SHARDS, gradient_shards
 from evomerge.study.phases.anchors import anchors
 from evomerge.study.phases.choice import with_optimizer
 from evomerge.study.phases.gradients import item_weights

@@ -23,7 +23,7 @@ from evomerge.optimizers import create
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.inverse import point_of
 from evomerge.study.config import StudyConfig
-from evomerge.study.journal.gradients import PRICES
+from evomerge.study.journal.shards import PRICES
 from evomerge.study.phases.anchors import anchors
 from evomerge.study.phases.gradients import Chain, item_weights
 from evomerge.study.statistics.outcome import fitness, item_scores

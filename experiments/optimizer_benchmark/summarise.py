@@ -76,7 +76,8 @@ def alone(zoo: Zoo) -> list[str]:
             by_budget.setdefault(search["budget"], []).append(search["held_out"])
     return [
         f"- adam alone, 224 dimensions, {budget:,} item evaluations: "
-        f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f}, {len(values)} seeds)."
+        f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f}, "
+        f"{len(values)} seeds)."
         for budget, values in sorted(by_budget.items())
     ]
 

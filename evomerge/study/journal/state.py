@@ -28,8 +28,8 @@ from evomerge.study.journal.events import (
     VerdictEvent,
     WarningEvent,
 )
-from evomerge.study.journal.gradients import PRICES, GradientTable
 from evomerge.study.journal.outcomes import OutcomeTable
+from evomerge.study.journal.shards import PRICES, GradientTable
 from evomerge.study.journal.trials import AskRecord, State, TrialRecord
 
 Phase = Literal["check", "anchors", "search", "race", "verdict", "done"]
@@ -56,7 +56,7 @@ class StudyState:
         paid: Worker seconds and items by score kind (``smooth``, ``metric``, and ``gradient``),
             reused ones aside.
         item_evaluations: Outcomes journalled, repeated ones included: what was paid for. One with a
-            gradient counts as three, or four (`gradients.PRICES`).
+            gradient counts as three, or four (`shards.PRICES`).
         reused: Outcomes taken from other runs.
         halvings: How often batches were halved, because a worker ran out of memory.
         phase: Where the study is. ``done`` begins with the verdict, before the export.
