@@ -1,0 +1,91 @@
+"""A worker that answers `gradient`: what it says when there is no room, or nothing finite."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from evomerge.recipe.recipe import Recipe
+from evomerge.study.config import StudyConfig
+from evomerge.study.workers.evaluator import Evaluator
+from evomerge.study.workers.requests import Evaluate, Failure, Gradient, Gradients, Scores
+
+ITEMS = {"small_choice": [0, 1], "small_write": [2, 3, 4]}
+WEIGHTS = {"small_choice": 0.25, "small_write": 1 / 6}
+
+
+@pytest.fixture(scope="module")
+def evaluator(small_study: Path) -> Evaluator:
+    return Evaluator(StudyConfig.from_dict(json.loads(small_study.read_text()), small_study.parent))
+
+
+def recipe_of(evaluator: Evaluator, weight: float = 0.5) -> dict[str, Any]:
+    config = evaluator.config
+    models = [{"model": m, "parameters": {"weight": weight}} for m in config.models]
+    document = {"merge_method": "task_arithmetic", "base_model": config.base_model}
+    return Recipe.from_dict({**document, "models": models, "dtype": "float32"}).to_dict()
+
+
+def test_the_answer_has_a_derivative_for_each_tensor_and_model_and_the_scores(
+    evaluator: Evaluator,
+) -> None:
+    recipe = recipe_of(evaluator)
+    answer = evaluator.handle(Gradient(recipe, ITEMS, "answers", WEIGHTS))
+    assert isinstance(answer, Gradients)
+    weights = {(t, m) for p, t, m, _ in answer.coefficients if p == "weight"}
+    tensors = {name for name, _ in weights}
+    assert weights == {(t, m) for t in tensors for m in evaluator.config.models}
+    assert {"model.embed_tokens.weight", "model.norm.weight"} <= tensors
+    assert "lm_head.weight" not in tensors  # tied
+    plain = evaluator.handle(Evaluate(recipe, [ITEMS], "smooth"))
+    assert isinstance(plain, Scores)
+    assert [row[:2] for row in answer.rows] == [row[:2] for row in plain.rows]
+
+
+def test_a_small_step_against_the_gradient_lowers_the_loss(evaluator: Evaluator) -> None:
+    losses = []
+    weight = 0.5
+    for _ in range(3):
+        answer = evaluator.handle(Gradient(recipe_of(evaluator, weight), ITEMS, "answers", WEIGHTS))
+        assert isinstance(answer, Gradients)
+        losses.append(answer.loss)
+        slope = sum(value for p, _, _, value in answer.coefficients if p == "weight")
+        weight -= 0.01 if slope > 0 else -0.01
+    assert losses[0] > losses[1] > losses[2]
+
+
+def test_where_one_item_does_not_fit_the_study_stops_with_the_remedy(evaluator: Evaluator) -> None:
+    def full(_: Any, __: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    hook = evaluator.live_model().register_forward_pre_hook(full)
+    try:
+        answer = evaluator.handle(Gradient(recipe_of(evaluator), ITEMS, "answers", WEIGHTS))
+    finally:
+        hook.remove()
+    assert isinstance(answer, Failure)
+    assert answer.kind == "study"
+    assert "not even of one item" in answer.message
+    assert "search.optimizer: catcma" in answer.message
+    assert "\n" not in answer.message
+    assert all(p.grad is None for p in evaluator.live_model().parameters())
+
+
+def test_logits_that_are_not_finite_fail_the_trial(evaluator: Evaluator) -> None:
+    answer = evaluator.handle(Gradient(recipe_of(evaluator, 1e30), ITEMS, "answers", WEIGHTS))
+    assert isinstance(answer, Failure)
+    assert answer.kind == "non-finite"
+
+
+def test_a_gradient_leaves_later_scores_as_they_were(evaluator: Evaluator) -> None:
+    recipe = recipe_of(evaluator)
+    before = evaluator.handle(Evaluate(recipe, [ITEMS], "metric"))
+    evaluator.handle(Gradient(recipe, ITEMS, "margin", WEIGHTS))
+    after = evaluator.handle(Evaluate(recipe, [ITEMS], "metric"))
+    assert isinstance(before, Scores)
+    assert isinstance(after, Scores)
+    assert before.rows == after.rows
