@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from evomerge.core.errors import StudyEnded, UserError
     from evomerge.merge.build import build
     from evomerge.methods import merge_method
-    from evomerge.optimizers import CatCma, CmaEs, OptunaSampler, RandomSearch
+    from evomerge.optimizers import Adam, CatCma, CmaEs, OptunaSampler, RandomSearch
     from evomerge.recipe.recipe import Recipe
     from evomerge.recipe.space.space import SearchSpace
     from evomerge.study.config import (
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         OutputConfig,
         SearchConfig,
         StudyConfig,
+        ThenConfig,
         WorkersConfig,
     )
     from evomerge.study.create import LMEval, create_study, load_study
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 # The module of each public name; imported when first used, so that `import evomerge` is cheap.
 _HOMES = {
+    "Adam": "optimizers",
     "CatCma": "optimizers",
     "CmaEs": "optimizers",
     "EvaluateConfig": "study.config",
@@ -42,6 +44,7 @@ _HOMES = {
     "Study": "study.study",
     "StudyConfig": "study.config",
     "StudyEnded": "core.errors",
+    "ThenConfig": "study.config",
     "Trial": "study.trial",
     "UserError": "core.errors",
     "WorkersConfig": "study.config",
@@ -52,6 +55,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Adam",
     "CatCma",
     "CmaEs",
     "EvaluateConfig",
@@ -66,6 +70,7 @@ __all__ = [
     "Study",
     "StudyConfig",
     "StudyEnded",
+    "ThenConfig",
     "Trial",
     "UserError",
     "WorkersConfig",

@@ -4,7 +4,7 @@ from evomerge.core.timespan import seconds
 from evomerge.study.config.evaluate import EvaluateConfig
 from evomerge.study.config.items import ItemsConfig
 from evomerge.study.config.output import OutputConfig
-from evomerge.study.config.search import SearchConfig
+from evomerge.study.config.search import SearchConfig, ThenConfig
 from evomerge.study.config.study import StudyConfig
 from evomerge.study.config.tasks import FunctionTaskConfig, TaskConfig, TextTaskConfig
 from evomerge.study.config.workers import WorkersConfig
@@ -18,6 +18,7 @@ __all__ = [
     "StudyConfig",
     "TaskConfig",
     "TextTaskConfig",
+    "ThenConfig",
     "WorkersConfig",
     "seconds",
 ]

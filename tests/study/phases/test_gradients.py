@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -68,6 +69,10 @@ def steps_of(run: Path) -> list[dict[str, Any]]:
 
 def without_time(event: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in event.items() if key != "time"}
+
+
+def gradients_of(run: Path) -> list[list[float]]:
+    return [event["gradients"][0] for event in events(run, "told")]
 
 
 def test_the_loss_falls_and_the_verdict_is_of_a_point_on_the_way(whole: Path) -> None:
@@ -197,6 +202,24 @@ def test_a_relay_chooses_first_and_then_follows_gradients(
     assert [e for e in events(run) if e["event"] != "opened"] == [
         e for e in before if e["event"] != "opened"
     ]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_parents_that_are_all_alike_show_no_improvement(
+    small_study: Path, configured: Configured, tmp_path: Path
+) -> None:
+    zoo = small_study.parent / "zoo"
+    for name in ("one", "two"):
+        shutil.copytree(zoo / "one", tmp_path / name)
+    config = configured()
+    config = dataclasses.replace(
+        config,
+        base_model=str(zoo / "one"),
+        models=(str(tmp_path / "one"), str(tmp_path / "two")),
+    )
+    verdict = Study(config, tmp_path / "run").confirm()
+    assert not verdict.improvement_shown
+    assert all(gradient == [0.0] * len(gradient) for gradient in gradients_of(tmp_path / "run"))
 
 
 @pytest.mark.usefixtures("in_process")
