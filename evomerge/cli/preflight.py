@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,15 +17,17 @@ from evomerge.core.errors import UserError
 from evomerge.core.terminal import printable
 from evomerge.evaluate.outcomes import score_kind_of
 from evomerge.report.numbers import duration
-from evomerge.study.analysis.forecast import DISCORDANT, resolvable_gain, useful
+from evomerge.study.analysis.forecast import DISCORDANT, gain_shown, useful
 from evomerge.study.config import StudyConfig
 from evomerge.study.journal.shards import PRICES, SHARDS, gradient_shards
 from evomerge.study.phases.anchors import anchors
+from evomerge.study.phases.check import task_specs
 from evomerge.study.phases.choice import with_optimizer
+from evomerge.study.phases.conclusion import JUDGED_ANCHORS
 from evomerge.study.phases.gradients import item_weights
 from evomerge.study.phases.search import start_optimizer
-from evomerge.study.statistics.outcome import Tasks
-from evomerge.study.statistics.pools import generation_items, split
+from evomerge.study.statistics.outcome import bounds
+from evomerge.study.statistics.pools import Items, generation_items, split, together
 from evomerge.study.study import Study
 from evomerge.study.workers.pool import open_pool
 from evomerge.study.workers.requests import (
@@ -61,8 +63,9 @@ def run_check(study: Path, parents: bool) -> None:
             scheduler = Scheduler(pool)
             first = space.fill([dimension.start for dimension in space.dimensions])
             description = _ask(scheduler, Describe(first.to_dict()), Description)
+            keys = together(description.evaluation)
             pools = split(
-                description.evaluation["item_keys"],
+                keys,
                 config.evaluate.items.shares,
                 config.search.seed,
                 config.evaluate.items.pool_of,
@@ -88,7 +91,7 @@ def run_check(study: Path, parents: bool) -> None:
             parents_text = [f"parents    would take {duration(takes)} to compare: add --parents"]
             if parents or takes < AT_MOST_SECONDS:
                 parents_text = parents_lines(
-                    config, scheduler, units, _tasks(description.evaluation)
+                    config, scheduler, units, task_specs(description.evaluation)
                 )
     size = description.parameters
     needed = size * ELEMENT_BYTES[CODES[config.output.dtype]]
@@ -106,8 +109,6 @@ def run_check(study: Path, parents: bool) -> None:
     shards = min(SHARDS, math.ceil(shown / config.evaluate.rows_per_batch))
     if gradients:
         shards = len(gradient_shards(items))
-    held_out = {task: len(ids) for task, ids in pools["holdout"].items()}
-    gain = resolvable_gain(held_out, description.evaluation["weights"])
     rows = [
         (
             "parents",
@@ -132,11 +133,7 @@ def run_check(study: Path, parents: bool) -> None:
             "forecast",
             f"about {duration(whole)} for {config.search.trials} trials, race and verdict",
         ),
-        (
-            "resolves",
-            f"a gain of about {gain:.3f} or more on the held-out items, if two recipes differ on "
-            f"{100 * DISCORDANT:.0f} % of them",
-        ),
+        *_power(description.evaluation, pools["holdout"], keys, len(config.models) + 1),
         ("workers", _scaling(candidates, shards, per_trial)),
     ]
     print()
@@ -145,17 +142,48 @@ def run_check(study: Path, parents: bool) -> None:
     print(printable("\n" + "\n".join(parents_text)))
 
 
-def _tasks(evaluation: Mapping[str, Any]) -> Tasks:
-    """Return the tasks as the journal has them, from a worker's description of the evaluation."""
-    return {
-        task: {
-            "metric": metric["name"],
-            "higher_is_better": metric["higher_is_better"],
-            "weight": evaluation["weights"][task],
-        }
-        for task, metric in evaluation["metrics"].items()
-        if task in evaluation["weights"]
-    }
+def _power(
+    evaluation: Mapping[str, Any],
+    held_out: Items,
+    keys: Mapping[str, Sequence[str]],
+    parents: int,
+) -> list[tuple[str, str]]:
+    """Say what gain the verdict would show, and where its error rate is not guaranteed."""
+    weights = evaluation["weights"]
+    items = {task: len(ids) for task, ids in held_out.items() if weights[task]}
+    units = {task: len({keys[task][i] for i in held_out[task]}) for task in items}
+    one = [gain_shown(items, weights, share=share) for share in (0.5, 0.8)]
+    rivals = parents + JUDGED_ANCHORS
+    equal = [gain_shown(items, weights, rivals, share) for share in (0.5, 0.8)]
+    rows = [
+        (
+            "resolves",
+            f"a gain of about {one[0]:.3f} over one best parent or anchor in half of all studies, "
+            f"of {one[1]:.3f} in four of five; {equal[0]:.3f} and {equal[1]:.3f} if all {rivals} "
+            f"are as good (two recipes differing on {100 * DISCORDANT:.0f} % of the held-out "
+            "items)",
+        )
+    ]
+    if units != items:
+        most = gain_shown(units, weights)
+        rows.append(
+            (
+                "clusters",
+                f"{sum(items.values()):,} held-out items are {sum(units.values()):,} independent "
+                f"ones; if those of a cluster go together, the first gain is {most:.3f}",
+            )
+        )
+    specs = task_specs(evaluation).items()
+    unbounded = [f"{t} ({s['metric']})" for t, s in specs if s["weight"] and not bounds(s)]
+    if unbounded:
+        rows.append(
+            (
+                "warning",
+                f"no bounds are known for {', '.join(unbounded)}: the verdict's interval is "
+                "approximate there, unless the task has `bounds: [low, high]`",
+            )
+        )
+    return rows
 
 
 def _ask(scheduler: Scheduler, request: Request, answer_type: type[AnswerType]) -> AnswerType:

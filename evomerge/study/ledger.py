@@ -55,14 +55,17 @@ ROUNDS = 3  # how often a unit that loses its workers again and again is tried a
 
 
 class Ledger:
-    """A study's journal open for writing, its record, and the workers that fill it."""
+    """A study's journal open for writing, its record, and the workers that fill it.
+
+    `lenders` are other runs, by name, in which outcomes are looked up before they are paid for.
+    """
 
     def __init__(self, journal: Path, listener: Listener | None = None):
         self.record = Record()
         self._listener = listener
         with no_collection():
             self._journal = Journal.open(journal, create=True, replay=self._replay)
-        self._lenders: dict[str, Record] = {}
+        self.lenders: dict[str, Record] = {}
         self._scheduler: Scheduler | None = None
         self._parents: ExpectedParents | None = None
 
@@ -80,7 +83,7 @@ class Ledger:
 
     def borrow(self, run: str, record: Record) -> None:
         """Look outcomes up in another run before they are paid for."""
-        self._lenders[run] = record
+        self.lenders[run] = record
 
     def expect(self, parents: ExpectedParents) -> None:
         """Have every worker refuse parents that differ from these."""
@@ -188,7 +191,7 @@ class Ledger:
         if wanted.gradient is not None:
             return
         parts = shards(wanted.items, self._shard_items)
-        for run, lender in self._lenders.items():
+        for run, lender in self.lenders.items():
             for trial in (self.record.trials[number] for number in wanted.trials):
                 rows: list[OutcomeRow] = []
                 batches: list[tuple[str, int]] = []

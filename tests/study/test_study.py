@@ -596,6 +596,48 @@ def test_answers_that_were_cut_are_shown_beside_the_score(
     assert re.search(r"leader .*% of answers cut", status_text(record(tmp_path / "run")))
 
 
+# -- looks at the held-out items -------------------------------------------------------------------
+
+
+def test_another_winner_after_more_search_is_judged_more_strictly_and_the_same_one_is_not(
+    stub_workers: StubWorkers, tmp_path: Path
+) -> None:
+    stub_workers(signal=0.3)
+    run = tmp_path / "run"
+    for trials in (8, 16, 24, 32, 40):
+        go(run, search={"trials": trials})
+    digests: list[str] = []
+    for event in events(run, "verdict"):
+        winner = event["race_winner"]
+        if winner["kind"] == "trial":
+            if winner["digest"] not in digests:
+                digests.append(winner["digest"])
+            look = digests.index(winner["digest"]) + 1
+            assert event["look"] == look
+            assert event["confidence"] == pytest.approx(1 - 0.05 / max(1, look * (look - 1)))
+    assert len(digests) > 1  # or nothing was tested
+
+
+def test_documents_that_belong_together_are_in_one_pool_and_in_the_journal(
+    stub_workers: StubWorkers, tmp_path: Path
+) -> None:
+    stub_workers(shared=20)  # both tasks have the first twenty documents
+    run = tmp_path / "run"
+    go(run, search={"trials": 4})
+    pools, clusters = record(run).pools, record(run).clusters
+    for pool in ("race", "holdout"):
+        both = [i for i in pools[pool]["stub_choice"] if i < 20]
+        assert both
+        assert sorted(both) == sorted(i for i in pools[pool]["stub_write"] if i < 20)
+        for i in both:
+            assert clusters["stub_choice"][i] == clusters["stub_write"][i]
+    assert {i < 20 for ids in clusters.values() for i in ids} == {True}
+    comparison = record(run).verdict.comparisons[0]  # type: ignore[union-attr]
+    held = sum(map(len, pools["holdout"].values()))
+    twice = sum(i < 20 for i in pools["holdout"]["stub_choice"])
+    assert (comparison.items, comparison.units) == (held, held - twice)
+
+
 # -- what other runs have paid for -----------------------------------------------------------------
 
 

@@ -29,6 +29,7 @@ class Harness:
         metrics: The metric of each task.
         weights: The weight of each task in the objective.
         functions: The tasks that are a user's Python functions.
+        bounds: The bounds of scores that the study gives, by task.
         code: SHA-256 of the Python files that tasks were allowed to run.
         digest: Hash of everything that decides a score besides the weights of the model.
         warnings: Messages for the user before anything is spent.
@@ -41,6 +42,7 @@ class Harness:
         self._prepared = loaded.prepared
         self._choices: dict[Item, Choices] = {}
         self.functions = loaded.functions
+        self.bounds = loaded.bounds
         self.code = loaded.code
         self.warnings = loaded.warnings
         self.errors: dict[Item, str] = {}
@@ -48,6 +50,11 @@ class Harness:
         self.item_keys = {
             name: [document_key(document) for document in task.documents.values()]
             for name, task in self._prepared.items()
+        }
+        self._cluster_keys = {
+            name: _cluster_keys(name, task.documents, task.cluster)
+            for name, task in self._prepared.items()
+            if task.cluster is not None
         }
         for name, function in self.functions.items():
             self.items[name] = list(range(function.n_items))
@@ -106,6 +113,7 @@ class Harness:
                     "name": metric.name,
                     "filter": metric.filter,
                     "higher_is_better": metric.higher_is_better,
+                    **({"bounds": list(self.bounds[name])} if name in self.bounds else {}),
                 }
                 for name, metric in self.metrics.items()
             },
@@ -115,6 +123,7 @@ class Harness:
             },
             "items": self.items,
             "item_keys": self.item_keys,
+            "cluster_keys": self._cluster_keys,
             "digest": self.digest,
             "warnings": self.warnings,
             "code": self.code,
@@ -206,3 +215,14 @@ def _apply(ensembles: Sequence[Any], answered: Sequence[Any]) -> bool:
 
 def _is_extracted(answer: Any) -> bool:
     return not (isinstance(answer, str) and answer.strip() in ("", INVALID))
+
+
+def _cluster_keys(task: str, documents: Mapping[int, Any], field: str) -> list[str]:
+    """Return a key of each document's field, which says what the document belongs to."""
+    for number, document in documents.items():
+        if field not in document:
+            raise UserError(
+                f"task '{task}': cluster: expected the field '{field}' in every document, but "
+                f"document {number} has {', '.join(map(str, document))}"
+            )
+    return [document_key([field, document[field]]) for document in documents.values()]

@@ -25,7 +25,7 @@ from evomerge.evaluate.tasks.preparation import (
     prepare,
     set_fewshot,
 )
-from evomerge.evaluate.tasks.protocol import task_warnings
+from evomerge.evaluate.tasks.protocol import cluster_hints, task_warnings
 from evomerge.evaluate.tasks.request import TaskRequest
 from evomerge.evaluate.tasks.task_files import check_folders, code_files
 from evomerge.evaluate.tasks.task_index import refuse_code, task_files
@@ -38,12 +38,14 @@ class LoadedTasks:
     Attributes:
         prepared: Tasks of lm-eval and of text files, by name.
         functions: Tasks that are a user's Python functions, by name.
+        bounds: By name, the bounds of scores that the study gives.
         code: SHA-256 of each Python file that tasks were allowed to run.
         warnings: Messages for the user.
     """
 
     prepared: dict[str, Prepared] = field(default_factory=dict)
     functions: dict[str, FunctionTask] = field(default_factory=dict)
+    bounds: dict[str, tuple[float, ...]] = field(default_factory=dict)
     code: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -83,6 +85,8 @@ def load(
     for request in requests:
         if request.function is not None:
             loaded.functions[request.name] = _function(request, allow_task_code)
+            if request.bounds is not None:
+                loaded.bounds[request.name] = request.bounds
             continue
         if request.text is None:
             assert manager is not None
@@ -104,9 +108,15 @@ def load(
                     request.weight / len(members),
                     source,
                     template,
+                    request.cluster,
                 )
+                if request.bounds is not None:
+                    loaded.bounds[name] = request.bounds
                 if request.text is None:
                     loaded.warnings.extend(task_warnings(name, task, source, BUILT_IN))
+                    if request.cluster is None:
+                        documents = list(loaded.prepared[name].documents.values())
+                        loaded.warnings.extend(cluster_hints(name, documents))
     loaded.warnings.extend(
         f"allowed task code: {file}, SHA-256 {sha256[:16]}" for file, sha256 in loaded.code.items()
     )

@@ -17,7 +17,10 @@ from evomerge.evaluate.tasks.metric import Metric
 
 @dataclass(frozen=True)
 class Prepared:
-    """A task with its documents and, for each, lm-eval's requests in the order of their idx."""
+    """A task with its documents and, for each, lm-eval's requests in the order of their idx.
+
+    Documents with equal values in the field `cluster` belong together; ``None``: none do.
+    """
 
     task: Any  # lm_eval.api.task.Task
     metric: Metric
@@ -26,6 +29,7 @@ class Prepared:
     documents: dict[int, Any]
     instances: dict[int, list[Any]]  # lm_eval.api.instance.Instance, in the order of their idx
     chat: bool
+    cluster: str | None
 
 
 def prepare(
@@ -34,6 +38,7 @@ def prepare(
     weight: float,
     source: Path | None,
     template: Callable[..., str] | None,
+    cluster: str | None = None,
 ) -> Prepared:
     """Build every request of an lm-eval task, once."""
     with silence():
@@ -48,7 +53,8 @@ def prepare(
         instances[instance.doc_id].append(instance)
     for asked in instances.values():
         asked.sort(key=lambda instance: instance.idx)
-    return Prepared(task, metric, weight, source, documents, instances, template is not None)
+    chat = template is not None
+    return Prepared(task, metric, weight, source, documents, instances, chat, cluster)
 
 
 def set_fewshot(task: Any, by_task: int | None, common: int | None, seed: int) -> None:

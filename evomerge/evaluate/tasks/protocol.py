@@ -14,6 +14,7 @@ from evomerge.evaluate.tasks.metric import PER_LENGTH, Metric
 # Raise it when the meaning of a score changes: outcomes of another scoring are not reused.
 SCORING = 2
 LOCAL_DATA = ("json", "csv", "text", "parquet", "arrow", "pandas", "xml")
+PASSAGE, MOST_PER_PASSAGE = 60, 100  # characters; documents
 # Prompts are hashed as they are built, documents by content; paths and comments decide nothing.
 NOT_PROTOCOL = (
     "metadata",
@@ -116,6 +117,24 @@ def task_warnings(name: str, task: Any, source: Path | None, built_in: Path) -> 
             f"task '{name}' draws its {shots} examples at random, document after document: "
             "lm_eval with --samples draws others than lm_eval on the whole task does"
         )
+
+
+def cluster_hints(name: str, documents: Sequence[Any]) -> Iterable[str]:
+    """Warn of long texts that several documents share, each of them with others.
+
+    Shared by all documents or by hundreds, a text is an instruction; shared by a few, a passage.
+    """
+    for field in documents[0] if isinstance(documents[0], Mapping) else ():
+        texts = [document.get(field) for document in documents]
+        if not all(isinstance(text, str) for text in texts):
+            continue
+        distinct, length = len(set(texts)), sum(map(len, texts)) / len(texts)
+        if length >= PASSAGE and MOST_PER_PASSAGE * distinct >= len(texts) >= 2 * distinct >= 4:
+            yield (
+                f"task '{name}': its {len(texts):,} documents share {distinct:,} values of "
+                f"'{field}'; if those with the same one belong together, set `cluster: {field}`: "
+                "a verdict takes them for independent"
+            )
 
 
 def _canonical(value: Any) -> str:

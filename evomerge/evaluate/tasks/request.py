@@ -23,6 +23,8 @@ class TaskRequest:
         chunk_bytes: Size of a chunk of the text, which is one document of the task.
         function: A user's function that scores the model (`function_task`).
         items: Number of items that the function scores; ``None`` if it gives one number.
+        bounds: The least and the greatest score of an item, as far as they are known.
+        cluster: A field of the documents: those in which it is the same belong together.
     """
 
     name: str
@@ -33,6 +35,8 @@ class TaskRequest:
     chunk_bytes: int = CHUNK_BYTES
     function: str | None = None
     items: int | None = None
+    bounds: tuple[float, ...] | None = None
+    cluster: str | None = None
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,11 @@ from typing import Any
 
 from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.report.charts.charts import Gap, differences
-from evomerge.report.numbers import number, percent
+from evomerge.report.numbers import number
 from evomerge.report.run import Run
 from evomerge.study.journal.trials import TrialRecord
 from evomerge.study.statistics.comparison import compare
 from evomerge.study.statistics.outcome import Tasks, fitness, scores, sign
-from evomerge.study.statistics.paired import paired_difference
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,9 @@ def _figures(run: Run, ours: HeldOutModel, rivals: Sequence[HeldOutModel]) -> di
     gaps = []
     for rival in rivals:
         number = rival.trial.number
-        c = judged_rows.get(number) or compare(ours.rows, rival.rows, run.held_out_tasks)
+        c = judged_rows.get(number) or compare(
+            ours.rows, rival.rows, run.held_out_tasks, clusters=run.record.clusters
+        )
         counts = f"{c.wins} won, {c.losses} lost, {c.ties} tied"
         judged = number in judged_rows
         gaps.append(Gap(rival.trial.name, c.difference, c.low, c.high, counts, judged))
@@ -97,13 +98,13 @@ def _figures(run: Run, ours: HeldOutModel, rivals: Sequence[HeldOutModel]) -> di
     closest = _closest(rivals)
     return {
         "forest": differences(gaps, axis, aria) if gaps else None,
-        "by_task": _by_task(run.held_out_tasks, ours, closest)
+        "by_task": _by_task(run, ours, closest)
         if closest and len(run.held_out_tasks) > 1
         else None,
         "rival": closest.trial.name if closest else None,
         "ours": ours.trial.name,
         "judged": len(judged_rows),
-        "confidence": percent(verdict.confidence if verdict else 0.95),
+        "confidence": f"{100 * verdict.confidence:.4g} %" if verdict else "95 %",
     }
 
 
@@ -113,14 +114,12 @@ def _closest(rivals: Sequence[HeldOutModel]) -> HeldOutModel | None:
     return max(simple, key=lambda e: e.mean, default=None)
 
 
-def _by_task(tasks: Tasks, ours: HeldOutModel, rival: HeldOutModel) -> Any:
+def _by_task(run: Run, ours: HeldOutModel, rival: HeldOutModel) -> Any:
     gaps = []
-    for task, spec in tasks.items():
-        columns = [
-            {task: [r.metric for r in e.rows if r.task == task and r.metric is not None]}
-            for e in (ours, rival)
-        ]
-        d = paired_difference(columns[0], columns[1], {task: {**spec, "weight": 1.0}})
+    for task, spec in run.held_out_tasks.items():
+        columns = [[row for row in e.rows if row.task == task] for e in (ours, rival)]
+        alone: Tasks = {task: {**spec, "weight": 1.0}}
+        d = compare(columns[0], columns[1], alone, clusters=run.record.clusters)
         gaps.append(Gap(task, d.difference, d.low, d.high))
     name = f"{ours.trial.name} − {rival.trial.name}; right of 0: ours is better"
     return differences(gaps, name, "Paired differences by task")

@@ -204,7 +204,7 @@ def _compared(run: Run, ours: TrialRecord, rival: TrialRecord, pool: str) -> dic
     if a is None or b is None:
         return None
     tasks = run.record.tasks_of(pool)
-    c = compare(a, b, tasks)
+    c = compare(a, b, tasks, clusters=run.record.clusters)
     label = {"race": "race, all items", "holdout": "held-out items"}[pool]
     gap = Gap(label, c.difference, c.low, c.high, plural(c.items, "item"), pool == "holdout")
     values = [fitness(rows, tasks, "metric") for rows in (a, b)]

@@ -39,13 +39,14 @@ def section(run: Run) -> dict[str, Any]:
             "tiles": [("phase", record.phase, ""), *tiles],
         }
     shown = judged.improvement_shown
+    kinds = [c.kind for c in judged.comparisons]
     gains = [
         (
-            f"against {c.against}, the best {c.kind}",
+            f"against {c.against}" + ("" if c.kind in kinds[:i] else f", the best {c.kind}"),
             number(c.difference, sign=True),
             interval(c.low, c.high),
         )
-        for c in judged.comparisons
+        for i, c in enumerate(judged.comparisons)
     ]
     head = "Improvement shown" if shown else "No improvement shown"
     return {

@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import ndtr
+
 DISCORDANT = 0.2  # share of items on which two good recipes typically differ
-_Z = 2.24  # two-sided 97.5 %: two paired comparisons, which hold at 95 % together
+_Z = 1.96  # one-sided 2.5 %
 
 
 def generation_seconds(
@@ -48,24 +52,39 @@ def useful(candidates: int, shards: int, build: float, rest: float) -> dict[int,
         count *= 2
 
 
-def resolvable_gain(items: Mapping[str, int], weights: Mapping[str, float]) -> float:
-    """Return the smallest gain whose paired interval would exclude 0, for right and wrong answers.
+def gain_shown(
+    units: Mapping[str, int], weights: Mapping[str, float], rivals: int = 1, share: float = 0.5
+) -> float:
+    """Return the true gain that a verdict shows in this share of studies, for right and wrong answers.
 
-    With a share p (`DISCORDANT`) of items that only one of two recipes gets right, the difference
-    of one item has the variance p, less the square of the gain, which is left out. Over tasks with
-    weights w_t and n_t items each:
+    Every rival has to be beaten at a one-sided 2.5 %. With a share p (`DISCORDANT`) of items that
+    only one of two recipes gets right, the difference of one item has the variance p, less the
+    square of the gain, which is left out. Over tasks with weights w_t and n_t items each, N items
+    in all, the difference to one rival is normal with a standard error e, and has to exceed
+    1.96 e + 1 / N (the test is exact, hence the last item):
 
-        gain = z sqrt(Σ_t w_t² p / n_t) / Σ_t w_t,    z = 2.24
+        e = sqrt(Σ_t w_t² p / n_t) / Σ_t w_t
 
-    It is the edge of what can be shown: a true gain of that size is shown in half of all studies.
+    Rivals of equal score differ from the winner by amounts that are correlated by 1/2, as they
+    share the winner. So with u standard normal the gain g is shown with
+
+        E[Φ((g - 1 / N) / e √2 - 1.96 √2 + u)^rivals]
 
     Args:
-        items: Held-out items of each task.
+        units: Independent units of each task's held-out items: items, or clusters of items.
         weights: The tasks' weights; those of tasks without items are ignored.
+        rivals: How many score the same and lead all others.
+        share: Of studies that show it.
 
-    >>> round(resolvable_gain({"a": 500, "b": 500}, {"a": 1.0, "b": 1.0}), 4)
-    0.0317
+    >>> round(gain_shown({"a": 500, "b": 500}, {"a": 1.0, "b": 1.0}), 4)
+    0.0287
     """
-    total = sum(weights[task] for task in items)
-    spread = sum(weights[task] ** 2 * DISCORDANT / n for task, n in items.items())
-    return _Z * math.sqrt(spread) / total
+    total = sum(weights[task] for task in units)
+    error = math.sqrt(sum(weights[task] ** 2 * DISCORDANT / n for task, n in units.items())) / total
+    u = np.linspace(-8.0, 8.0, 1601)
+    density = np.exp(-u * u / 2) / math.sqrt(2 * math.pi) * (u[1] - u[0])
+
+    def lacking(excess: float) -> float:  # in standard errors
+        return float(density @ ndtr(math.sqrt(2) * (excess - _Z) + u) ** rivals) - share
+
+    return float(brentq(lacking, -20.0, 20.0)) * error + 1 / sum(units.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,19 @@ class TaskConfig:
         name: As lm-eval knows it: one of its own, or of a YAML file in `include_path`.
         metric: The metric that race and verdict compare by; ``None`` takes the task's first.
         weight: Its share of the objective is its weight over the sum of all weights.
+        bounds: ``[low, high]``, the least and the greatest score that an item can have. The
+            verdict's error rate is guaranteed only with bounds; accuracies and exact match have
+            theirs, [0, 1], without being told.
+        cluster: A field of the task's documents. Those in which it has the same value belong
+            together, as questions about one passage: they fall in one pool, and the verdict counts
+            them as one observation.
     """
 
     name: str
     metric: str | None = None
     weight: float = 1.0
+    bounds: tuple[float, ...] | None = None
+    cluster: str | None = None
 
     @staticmethod
     def kind_of(value: Any, where: str) -> tuple[type[TaskConfig], Any]:  # noqa: ARG004
@@ -36,6 +45,9 @@ class TaskConfig:
 
     def check(self, where: str) -> None:
         """Refuse what could not be scored."""
+        ends = self.bounds
+        if ends is not None and not (len(ends) == 2 and -math.inf < ends[0] < ends[1] < math.inf):
+            raise UserError(f"{where}.bounds: expected [low, high], but got {list(ends)}")
 
     def located(self, absolute: Callable[[str], str], where: str) -> TaskConfig:  # noqa: ARG002
         """Return the task with the whole path of its file, if it has one."""
@@ -55,7 +67,10 @@ class TextTaskConfig(TaskConfig):
     chunk_bytes: int = 1000
 
     def check(self, where: str) -> None:
-        """Refuse chunks of nothing."""
+        """Refuse chunks of nothing, and clusters."""
+        super().check(where)
+        if self.cluster is not None:
+            raise UserError(f"{where}.cluster: a text's chunks have no fields")
         if self.chunk_bytes < 1:
             raise UserError(f"{where}.chunk_bytes: expected at least 1, but got {self.chunk_bytes}")
 
@@ -80,7 +95,10 @@ class FunctionTaskConfig(TaskConfig):
     items: int | None = None
 
     def check(self, where: str) -> None:
-        """Refuse no items, and a metric beside the function's scores."""
+        """Refuse no items, and a metric or fields beside the function's scores."""
+        super().check(where)
+        if self.cluster is not None:
+            raise UserError(f"{where}.cluster: a function's items have no fields")
         if self.items is not None and self.items < 1:
             raise UserError(f"{where}.items: expected at least 1, but got {self.items}")
         if self.metric is not None:

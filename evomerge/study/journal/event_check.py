@@ -228,7 +228,8 @@ def _instead(value: Any, shape: Any) -> str:
 
 def _number(name: str, named: Any) -> Any:
     """Return the number that a name stands for, if it should be one: JSON's names are all texts."""
-    return int(name) if named is Known.TRIAL and name.isdecimal() and len(name) < 16 else name
+    is_number = named in (Known.TRIAL, int) and name.isdecimal() and len(name) < 16
+    return int(name) if is_number else name
 
 
 def _words(shape: Any) -> str:

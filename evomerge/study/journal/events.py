@@ -110,6 +110,7 @@ class StudyEvent(Event, name="study"):
         batches: Those that later items are scored in, if an ``--allow-changed`` let them differ.
         seals: A hash of each text in `config` that holds a secret, by its path there.
         generation: A digest of the base's generation_config.json; empty without one.
+        clusters: Items of race and verdict that belong together: a number by task and item.
     """
 
     version: str
@@ -131,6 +132,7 @@ class StudyEvent(Event, name="study"):
     batches: str | None = None
     seals: Mapping[str, str] | None = None
     generation: str | None = None
+    clusters: Mapping[TaskName, Mapping[int, int]] | None = None
 
 
 @dataclass(frozen=True)

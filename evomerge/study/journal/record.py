@@ -16,6 +16,7 @@ from evomerge.study.journal.outcomes import Written
 from evomerge.study.journal.shards import shards
 from evomerge.study.journal.state import StudyState
 from evomerge.study.journal.trials import Standing, TrialRecord
+from evomerge.study.statistics.comparison import Clusters
 from evomerge.study.statistics.outcome import Tasks, fitness, scores, weighted
 
 
@@ -59,6 +60,11 @@ class Record(StudyState):
     def pools(self) -> Mapping[str, Items]:
         """Items by pool and task; empty before the study begins, and with external evaluation."""
         return self.study.pools if self.study else {}
+
+    @property
+    def clusters(self) -> Clusters:
+        """The items of race and verdict that belong together."""
+        return (self.study and self.study.clusters) or {}
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -122,6 +128,25 @@ class Record(StudyState):
         by_metric = self.anchor_scores()
         numbers = [n for n in by_metric if kind in (None, self.trials[n].kind)]
         return sorted(numbers, key=lambda number: -by_metric[number])
+
+    def look(self, digest: str, lenders: Iterable[Record] = ()) -> int:
+        """Count the winners judged on these held-out items, this recipe included.
+
+        Args:
+            digest: The race's winner.
+            lenders: Other runs whose outcomes are used; they count where they held out the same.
+        """
+        if digest in self.looks:
+            return self.looks[digest]
+        ours = {task: set(ids) for task, ids in self.pools["holdout"].items()}
+        others = {
+            judged
+            for lender in lenders
+            for task, ids in lender.pools["holdout"].items()
+            if not ours.get(task, set()).isdisjoint(ids)
+            for judged in lender.looks
+        }
+        return max(self.looks.values(), default=0) + len(others - {*self.looks, digest}) + 1
 
     @property
     def race_winner(self) -> int | None:

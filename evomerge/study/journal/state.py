@@ -51,6 +51,7 @@ class StudyState:
         warnings: All of them.
         search_ended: The last end of the search, or None.
         verdict: The last verdict, or None.
+        looks: By the digests of the race's winners, in which place each was judged.
         exported: The last export, or None.
         seconds: Totals over all workers, ``build``, ``forward`` and ``total``.
         paid: Worker seconds and items by score kind (``smooth``, ``metric``, and ``gradient``),
@@ -75,6 +76,7 @@ class StudyState:
     warnings: list[WarningEvent] = field(default_factory=list)
     search_ended: SearchEndedEvent | None = None
     verdict: VerdictEvent | None = None
+    looks: dict[str, int] = field(default_factory=dict)
     exported: ExportedEvent | None = None
     seconds: dict[str, float] = field(
         default_factory=lambda: {"build": 0.0, "forward": 0.0, "total": 0.0}
@@ -122,6 +124,7 @@ class StudyState:
                 self.search_ended = event
             case VerdictEvent():
                 self.verdict = event
+                self._look(event)
                 self.phase = "done"
             case ExportedEvent():
                 self.exported = event
@@ -153,6 +156,13 @@ class StudyState:
         self.outcomes.rename(digests)
         self.batches.rename(digests)
         self.gradients.rename(digests)
+        self.looks = {digests.get(digest, digest): look for digest, look in self.looks.items()}
+
+    def _look(self, event: VerdictEvent) -> None:
+        """Count the winner that was judged; an earlier version did not say in which place."""
+        place = max(event.look, max(self.looks.values(), default=0) + 1)
+        if event.race_winner.kind == "trial":
+            self.looks.setdefault(event.race_winner.digest, place)
 
     def _ask(self, event: AskedEvent) -> None:
         numbers = []

@@ -18,7 +18,7 @@ from evomerge.study.journal.shards import shard_items
 from evomerge.study.past import moved_paths, of_journal, refuse_other_points
 from evomerge.study.sealing import lost, unsealed
 from evomerge.study.statistics.outcome import TaskSpec
-from evomerge.study.statistics.pools import split
+from evomerge.study.statistics.pools import clusters, split, together
 from evomerge.study.statistics.verdict import Verdict
 from evomerge.study.workers.requests import Describe, Description, ExpectedParents
 from evomerge.study.workers.versions import difference, versions
@@ -228,23 +228,21 @@ def _another_study(study: StudyRun, differences: Sequence[str]) -> UserError:
 
 def _study_event(study: StudyRun, description: Description) -> StudyEvent:
     evaluation = description.evaluation
-    keys = evaluation["item_keys"]
+    keys = together(evaluation)
     ids = evaluation["items"]
     shares = study.config.evaluate.items.shares
     whole = study.config.evaluate.items.pool_of
+    chosen = split(keys, shares, study.seed, whole)
     pools = {
-        pool: {task: [ids[task][i] for i in chosen] for task, chosen in items.items()}
-        for pool, items in split(keys, shares, study.seed, whole).items()
+        pool: {task: [ids[task][i] for i in places] for task, places in items.items()}
+        for pool, items in chosen.items()
     }
-    tasks: dict[str, TaskSpec] = {
-        task: {
-            "metric": metric["name"],
-            "higher_is_better": metric["higher_is_better"],
-            "weight": evaluation["weights"][task],
-            "output_type": evaluation["output_types"][task],
-        }
-        for task, metric in evaluation["metrics"].items()
+    judged = {pool: chosen[pool] for pool in ("race", "holdout")}
+    clustered = {
+        task: {ids[task][i]: number for i, number in numbers.items()}
+        for task, numbers in clusters(keys, judged).items()
     }
+    tasks = task_specs(evaluation)
     for pool, items in pools.items():
         if not any(tasks[task]["weight"] for task in items):
             raise UserError(f"evaluate.tasks: all tasks of the pool '{pool}' have weight 0")
@@ -261,11 +259,29 @@ def _study_event(study: StudyRun, description: Description) -> StudyEvent:
         device=description.device,
         tasks=tasks,
         pools=pools,
+        clusters=clustered or None,
         shard_items=shard_items(study.config),
         warnings=evaluation["warnings"],
         task_code=evaluation.get("code", {}),
         generation=description.generation,
     )
+
+
+def task_specs(evaluation: Mapping[str, Any]) -> dict[str, TaskSpec]:
+    """Return the tasks as the journal has them, from a worker's description of the evaluation."""
+    specs: dict[str, TaskSpec] = {
+        task: {
+            "metric": metric["name"],
+            "higher_is_better": metric["higher_is_better"],
+            "weight": evaluation["weights"][task],
+            "output_type": evaluation["output_types"][task],
+        }
+        for task, metric in evaluation["metrics"].items()
+    }
+    for task, metric in evaluation["metrics"].items():
+        if "bounds" in metric:
+            specs[task]["bounds"] = metric["bounds"]
+    return specs
 
 
 def _fixed(config: Mapping[str, Any], path: tuple[str, ...] = ()) -> Any:

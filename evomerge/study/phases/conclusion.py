@@ -75,7 +75,12 @@ class Conclusion:
 
     def _race(self, contenders: Sequence[int]) -> int:
         record = self._study.record
-        race = Race(contenders, self._study.pools["race"], record.tasks_of("race"))
+        race = Race(
+            contenders,
+            self._study.pools["race"],
+            record.tasks_of("race"),
+            clusters=record.clusters,
+        )
         logged = [event for event in record.races if list(event.contenders) == list(contenders)]
         seen = 0
         while (items := race.next_items()) is not None:
@@ -115,7 +120,8 @@ class Conclusion:
         Contenders are ordered by simplicity.
         """
         scored = self._outcomes(alive, self._study.pools["race"], "race")
-        number = simplest(alive, scored, winner, self._study.record.tasks_of("race"))
+        record = self._study.record
+        number = simplest(alive, scored, winner, record.tasks_of("race"), record.clusters)
         if number != winner:
             reason = "nearer to the start, and within one standard error of the best"
             self._choose(number, winner, reason)
@@ -157,6 +163,8 @@ class Conclusion:
             constraints=tables,
             kept_in_race=kept_in_race,
             unscored=[record.trials[n].name for n in dict.fromkeys(rivals) if n not in entrants],
+            look=record.look(record.trials[number].digest, self._study.ledger.lenders.values()),
+            clusters=record.clusters,
         )
         model = self._study.directory / "best" / "model"
         judged = replace(judged, reproduce=reproduce(self._study.config, model, items))

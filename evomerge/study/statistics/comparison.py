@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.study.statistics.outcome import DocId, Tasks, sign
-from evomerge.study.statistics.paired import Difference, paired_difference
+from evomerge.study.statistics.paired import Difference, Labels, paired_difference
 
+Clusters = Mapping[str, Mapping[DocId, int]]  # by task and item; what is in none stands alone
 _ONE_ERROR = 0.6827  # confidence of an interval of one standard error to either side
 
 
@@ -36,7 +37,7 @@ class Entrant:
     raced_out: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison(Difference):
     """A paired difference with its counts: on how many items ours was better, worse, the same."""
 
@@ -46,10 +47,30 @@ class Comparison(Difference):
     items: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class RivalComparison(Comparison):
+    """The race's winner against one rival, which is trial number `trial` and called `against`."""
+
+    against: str
+    kind: str
+    trial: int
+
+
 def compare(
-    ours: Sequence[OutcomeRow], theirs: Sequence[OutcomeRow], tasks: Tasks, confidence: float = 0.95
+    ours: Sequence[OutcomeRow],
+    theirs: Sequence[OutcomeRow],
+    tasks: Tasks,
+    confidence: float = 0.95,
+    clusters: Clusters | None = None,
 ) -> Comparison:
     """Compare two models over the same items; positive where ours is better.
+
+    Args:
+        ours: One model's outcomes.
+        theirs: The other's.
+        tasks: Directions and weights.
+        confidence: Of the interval.
+        clusters: Numbers of the clusters that items are in; ``None``: all stand alone.
 
     Raises:
         ValueError: The items differ, or a metric value is missing, NaN or infinite.
@@ -67,13 +88,29 @@ def compare(
         gain = sign(tasks[task]) * (values[0] - values[1])
         wins += gain > 0
         losses += gain < 0
-    paired = paired_difference(*columns, tasks, confidence)
+    items: dict[str, list[DocId]] = {}
+    for task, doc_id in sorted(a):
+        items.setdefault(task, []).append(doc_id)
+    paired = paired_difference(*columns, tasks, confidence, labels_of(items, clusters))
     ties = len(a) - wins - losses
-    return Comparison(paired.difference, paired.low, paired.high, wins, losses, ties, len(a))
+    return Comparison(**vars(paired), wins=wins, losses=losses, ties=ties, items=len(a))
+
+
+def labels_of(items: Mapping[str, Sequence[DocId]], clusters: Clusters | None) -> Labels | None:
+    """Return each item's label: its cluster's number, or one of its own if it is in none."""
+    if not clusters:
+        return None
+    return {
+        task: [clusters.get(task, {}).get(i, (task, i)) for i in ids] for task, ids in items.items()
+    }
 
 
 def simplest(
-    order: Sequence[int], scored: Mapping[int, Sequence[OutcomeRow] | None], best: int, tasks: Tasks
+    order: Sequence[int],
+    scored: Mapping[int, Sequence[OutcomeRow] | None],
+    best: int,
+    tasks: Tasks,
+    clusters: Clusters | None = None,
 ) -> int:
     """Return the first in an order that is within one standard error of the best.
 
@@ -85,6 +122,7 @@ def simplest(
         scored: Each one's outcomes on the same items; ``None`` if it could not be scored.
         best: The one of the highest score.
         tasks: Directions and weights.
+        clusters: Those that items are in.
     """
     top = scored[best]
     assert top is not None
@@ -92,7 +130,7 @@ def simplest(
         number
         for number in order
         if number == best
-        or ((rows := scored[number]) and compare(top, rows, tasks, _ONE_ERROR).low <= 0)
+        or ((rows := scored[number]) and compare(top, rows, tasks, _ONE_ERROR, clusters).low <= 0)
     )
 
 

@@ -12,15 +12,33 @@ DocId = int  # a document's index in its task
 
 
 class TaskSpec(TypedDict):
-    """A task as in the journal's ``study`` event."""
+    """A task as in the journal's ``study`` event; `bounds` are those that the study file gives."""
 
     metric: str
     higher_is_better: bool
     weight: float
     output_type: NotRequired[str]
+    bounds: NotRequired[Sequence[float]]
 
 
 Tasks = Mapping[str, TaskSpec]
+
+# Metrics of lm-eval that are shares of right answers, on one document too.
+_SHARES = frozenset({"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match"})
+
+
+def bounds(spec: TaskSpec) -> tuple[float, float] | None:
+    """Return the least and the greatest value that a task's metric can have; ``None`` if unknown.
+
+    >>> bounds({"metric": "acc", "higher_is_better": True, "weight": 1.0})
+    (0.0, 1.0)
+    >>> bounds({"metric": "bits_per_byte", "higher_is_better": False, "weight": 1.0}) is None
+    True
+    """
+    if "bounds" in spec:
+        low, high = spec["bounds"]
+        return float(low), float(high)
+    return (0.0, 1.0) if spec["metric"] in _SHARES else None
 
 
 def fitness(

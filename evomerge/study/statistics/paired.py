@@ -5,59 +5,69 @@ item, averaged within a task, and the tasks are weighted as in the fitness.
 
     difference = Σ_t w_t mean_i(d_ti),    d_ti = ours_ti - theirs_ti, positive where ours is better
 
-The interval adds one imaginary item to each task, half of it won and half lost by the largest
-difference R_t seen there. This is the idea of Bonett & Price 2012,
-https://doi.org/10.3102/1076998611411915 (who add two items to paired 0/1 scores), carried over to
-several tasks and to other scores:
+What is drawn independently is a unit: an item, or a cluster of items that belong together (several
+questions about one passage). With G units, the difference is the mean of
 
-    c_t = Σ_i d_ti / (n_t + 1)                                  centre
-    s_t² = (Σ_i d_ti² + R_t²) / (n_t + 1) - c_t²                variance of one item
-    v_t = w_t² s_t² / n_t                                       variance of w_t c_t
-    Σ_t w_t c_t ± t_df sqrt(Σ_t v_t),   df = (Σ_t v_t)² / Σ_t (v_t² / n_t)          (Welch)
+    y_g = G Σ_{ti in g} w_t d_ti / n_t
 
-Without it, items on which two models never differ would give an interval of width zero, and a few
-items that all go one way would prove anything. A bootstrap over items has the same two faults.
+The lower limit takes one imaginary unit more, which loses as much as the metric allows the unit of
+the most influence to lose, and weights all G + 1 at random, as a Bayesian bootstrap does: it is
+the quantile of that mean (`weighted_mean`). The upper limit is the same with a unit that wins. This
+is Gaffke 2005, "Three test statistics for a nonparametric one-sided hypothesis on the mean of a
+nonnegative variable"; Learned-Miller & Thomas 2019, https://arxiv.org/abs/1905.06208. Known is:
 
-Measured on 0/1 scores, nominal 95 %, 20,000 samples each, equal weights. In brackets: how often
-the lower bound lies above the truth, the one error that claims too much (nominal 2.5 %).
+- With one task of right and wrong answers it is McNemar's exact test: the lower limit lies above 0
+  just if P(Bin(won + lost, 1/2) >= won) is below the tail. That never errs more often than it says.
+- With other metrics that have bounds it is conjectured not to, for all distributions and any number
+  of items; nobody has found an exception, nor did a search of ours, with several tasks of unequal
+  gains and weights either (experiments/verdict).
+- Without bounds no interval for a mean can promise anything (Bahadur & Savage 1956): what may be
+  lost on an item that was not seen has no limit. The range of the scores that were seen then stands
+  for the bounds, and `guaranteed` is false.
 
-    tasks x items   won, lost   this interval    no imaginary item   two (as published)
-    1 x 10          10 %, 10 %   99.8 (0.1)       98.8 (0.6)          100.0 (0.0)
-    1 x 20          25 %, 25 %   95.9 (2.0)       95.2 (2.3)          96.6 (1.7)
-    1 x 20           5 %,  0 %  100.0 (0.0)       64.0 (0.0)          100.0 (0.0)
-    1 x 50           5 %,  0 %   92.3 (0.1)       92.3 (0.3)          99.9 (0.1)
-    3 x 20          15 %,  5 %   97.1 (0.8)       94.9 (1.8)          98.3 (0.3)
-    3 x 150         25 %, 25 %   95.2 (2.4)       94.8 (2.6)          95.3 (2.3)
-    8 x 20          30 %,  0 %   94.9 (0.3)       94.8 (1.9)          93.1 (0.0)
+Methods with a proof for every bounded metric (betting, Waudby-Smith & Ramdas 2024) were measured:
+their intervals are 1.4 times as wide, with half the power (experiments/LOG.md).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import stdtrit
 
-from evomerge.study.statistics.outcome import Tasks, sign, weights
+from evomerge.study.statistics.outcome import Tasks, bounds, sign, weights
+from evomerge.study.statistics.weighted_mean import Floats, below, quantile
 
 Values = Mapping[str, Sequence[float]]  # for each task, one metric value per item
-Floats = NDArray[np.float64]
+Labels = Mapping[str, Sequence[Hashable]]  # ... and one label: equal ones are one cluster
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Ours minus theirs, positive where ours is better, with its confidence interval."""
+    """Ours minus theirs, positive where ours is better, with its confidence interval.
+
+    Attributes:
+        difference: The weighted mean over items.
+        low: The interval's lower limit.
+        high: Its upper limit.
+        units: How many independent units it rests on: items, or clusters of them.
+        guaranteed: Whether every metric has bounds and kept them; ``None`` in an earlier version's.
+    """
 
     difference: float
     low: float
     high: float
+    units: int = 0
+    guaranteed: bool | None = None
 
 
 def paired_difference(
-    ours: Values, theirs: Values, tasks: Tasks, confidence: float = 0.95
+    ours: Values,
+    theirs: Values,
+    tasks: Tasks,
+    confidence: float = 0.95,
+    labels: Labels | None = None,
 ) -> Difference:
     """Return the weighted mean difference over paired items, and an interval around it.
 
@@ -66,37 +76,81 @@ def paired_difference(
         theirs: The other model's, for the same items in the same order.
         tasks: The study's tasks: directions and weights. Tasks of weight 0 play no part.
         confidence: Of the two-sided interval.
+        labels: Items of equal labels, in one task or several, are one cluster; ``None``: none are.
+
+    Raises:
+        ValueError: Values are not paired, or one is NaN or infinite.
 
     >>> quiz = {"quiz": {"metric": "acc", "higher_is_better": True, "weight": 1.0}}
     >>> same = paired_difference({"quiz": [1, 0, 1]}, {"quiz": [1, 0, 1]}, quiz)
     >>> same.difference, same.low < 0 < same.high
     (0.0, True)
     """
-    estimate, centre, variance, spread = 0.0, 0.0, 0.0, 0.0
+    units = _units(ours, theirs, tasks, labels)
+    tail = (1 - confidence) / 2
+    low = quantile(*units.beside(-units.worst), tail)
+    high = -quantile(*_mirrored(units).beside(-units.worst), tail)
+    count = len(units.values)
+    return Difference(float(units.values.mean()), low, high, count, units.guaranteed)
+
+
+def chance(ours: Values, theirs: Values, tasks: Tasks, labels: Labels | None = None) -> float:
+    """Return the one-sided p-value of ours being no better than theirs.
+
+    It is below (1 - confidence) / 2 just where the interval of `paired_difference` lies above 0.
+    """
+    units = _units(ours, theirs, tasks, labels)
+    return below(*units.beside(-units.worst), 0.0)
+
+
+@dataclass(frozen=True)
+class _Units:
+    """What each independent unit contributes (their mean is the difference), and could at worst."""
+
+    values: Floats  # (G,)
+    worst: float
+    guaranteed: bool
+
+    def beside(self, imaginary: float) -> tuple[Floats, Floats]:
+        """Return distinct values and their counts, with an imaginary unit added."""
+        values, counts = np.unique(np.append(self.values, imaginary), return_counts=True)
+        return values, counts.astype(np.float64)
+
+
+def _mirrored(units: _Units) -> _Units:
+    return _Units(-units.values, units.worst, units.guaranteed)
+
+
+def _units(ours: Values, theirs: Values, tasks: Tasks, labels: Labels | None) -> _Units:
+    gains, largest, guaranteed = [], [], True
+    unit_of: dict[Hashable, int] = {}
+    members: list[int] = []
     for task, w in weights(tasks).items():
         if w == 0:
             continue
         a, b = (np.asarray(values[task], dtype=np.float64) for values in (ours, theirs))  # (n,)
-        if not len(a) == len(b) > 0:
-            raise ValueError(f"task {task}: expected paired items, but got {len(a)} and {len(b)}")
+        n = len(a)
+        if not n == len(b) > 0:
+            raise ValueError(f"task {task}: expected paired items, but got {n} and {len(b)}")
         if not (np.isfinite(a).all() and np.isfinite(b).all()):
             raise ValueError(f"task {task}: a metric value is NaN or infinite")
-        d = sign(tasks[task]) * (a - b)  # (n,)
-        n = len(d)
-        c = float(d.sum()) / (n + 1)
-        s2 = (float(d @ d) + _scale(d, a, b) ** 2) / (n + 1) - c * c
-        v = w * w * s2 / n
-        estimate += w * float(d.mean())
-        centre += w * c
-        variance += v
-        spread += v * v / n
-    t = float(stdtrit(variance**2 / spread, (1 + confidence) / 2))  # Student's t quantile
-    half = t * math.sqrt(variance)
-    return Difference(estimate, centre - half, centre + half)
+        width, kept = _range(np.concatenate([a, b]), bounds(tasks[task]))
+        guaranteed &= kept
+        gains.append(sign(tasks[task]) * (a - b) * (w / n))
+        largest.append(np.full(n, width * (w / n)))
+        if labels is not None:
+            members += [unit_of.setdefault(label, len(unit_of)) for label in labels[task]]
+    gain, most = np.concatenate(gains), np.concatenate(largest)
+    if labels is not None:
+        gain, most = (
+            np.bincount(members, each, len(unit_of)).astype(np.float64) for each in (gain, most)
+        )
+    return _Units(gain * len(gain), float(most.max()) * len(gain), guaranteed)
 
 
-def _scale(d: Floats, a: Floats, b: Floats) -> float:
-    """Return R_t: the largest difference, or without one what a difference could look like."""
-    both = np.concatenate([a, b])
-    sizes = (np.abs(d).max(), np.ptp(both), np.abs(both).max(), 1.0)
-    return float(next(size for size in sizes if size > 0))
+def _range(values: Floats, limits: tuple[float, float] | None) -> tuple[float, bool]:
+    """Return the largest difference of two scores, and whether the metric's bounds say so."""
+    low, high = float(values.min()), float(values.max())
+    if limits is not None and limits[0] <= low and high <= limits[1]:
+        return limits[1] - limits[0], True
+    return next(size for size in (high - low, abs(high), 1.0) if size > 0), False

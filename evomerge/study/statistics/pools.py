@@ -8,11 +8,58 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from evomerge.core.errors import UserError, unknown
 
 POOLS = ("search", "race", "holdout")
 Items = dict[str, list[int]]  # task -> doc ids
+
+
+def together(evaluation: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Give every document of each task a key; equal keys belong together, within and across tasks.
+
+    So do documents of the same content, those that a task's `cluster` joins, and what both of
+    these connect.
+
+    Args:
+        evaluation: A worker's description: ``item_keys`` by task, and ``cluster_keys`` of some.
+    """
+    item_keys, cluster_keys = evaluation["item_keys"], evaluation.get("cluster_keys") or {}
+    leader: dict[str, str] = {}
+
+    def first(key: str) -> str:
+        while leader.get(key, key) != key:
+            key = leader[key]
+        return key
+
+    for task, clusters in cluster_keys.items():
+        for key, cluster in zip(item_keys[task], clusters, strict=True):
+            leader[first(key)] = first(cluster)
+    return {task: [first(key) for key in keys] for task, keys in item_keys.items()}
+
+
+def clusters(
+    keys: Mapping[str, Sequence[str]], pools: Mapping[str, Items]
+) -> dict[str, dict[int, int]]:
+    """Number the clusters of two items or more in each pool; by task and item.
+
+    Args:
+        keys: For each task the key of every document, from `together`.
+        pools: From `split`.
+    """
+    numbers: dict[str, dict[int, int]] = {}
+    first = 0
+    for items in pools.values():
+        sizes = Counter(keys[task][i] for task, ids in items.items() for i in ids)
+        shared = [key for key, size in sizes.items() if size > 1]
+        number = {key: first + i for i, key in enumerate(shared)}
+        first += len(shared)
+        for task, ids in items.items():
+            of_task = {i: number[key] for i in ids if (key := keys[task][i]) in number}
+            if of_task:
+                numbers.setdefault(task, {}).update(of_task)
+    return numbers
 
 
 def split(
@@ -24,12 +71,12 @@ def split(
     """Split each task's items into disjoint pools of exactly the rounded sizes.
 
     Items are sorted by hash(seed, key) and cut; so a pool's order is itself random, and any prefix
-    of it is a fair sample. Documents with the same key (the same content), within a task or
-    across tasks, fall in the same pool: what is searched on is never part of the verdict. Only
-    such duplicates can make a pool larger or smaller than its share.
+    of it is a fair sample. Documents with the same key (the same content or cluster), within a task
+    or across tasks, fall in the same pool: what is searched on is never part of the verdict. Only
+    these can make a pool larger or smaller than its share.
 
     Args:
-        item_keys: For each task the content key of every document, by doc id 0, 1, 2, …
+        item_keys: For each task the key of every document, by doc id 0, 1, 2, …; see `together`.
         fractions: The share of ``search``, ``race`` and ``holdout``; what they leave is unused.
         seed: The study's seed.
         whole: Tasks that belong to one pool with all their items, and which.

@@ -7,7 +7,8 @@ not used: its best scores are partly luck.
 What is promised: with probability at least 1 - alpha the candidate that is truly best is not
 thrown out on the way. It could only be so by looking significantly worse than some rival at some
 look, so each of the (candidates - 1) x rungs tests is one-sided at alpha / ((candidates - 1) x
-rungs) (Bonferroni; it also covers that the leader is chosen by the same data). Among those that
+rungs) (Bonferroni; it also covers that the leader is chosen by the same data). The test is that of
+the verdict (`paired`). Among those that
 remain the highest mean wins, without a claim that it is better than the next: such a claim needs
 the verdict's own items, since the winner's mean in the race is itself partly luck.
 """
@@ -19,8 +20,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from evomerge.study.statistics.comparison import Clusters, labels_of
 from evomerge.study.statistics.outcome import DocId, Tasks, sign, weighted
-from evomerge.study.statistics.paired import paired_difference
+from evomerge.study.statistics.paired import chance
 
 Item = tuple[str, DocId]
 TIE = 1e-12  # means closer than this are equal: sums of the same numbers in another order
@@ -58,6 +60,7 @@ class Race:
         tasks: The study's tasks: directions and weights.
         alpha: Highest probability of throwing the truly best candidate out.
         rungs: Number of looks; each has twice the items of the one before, task by task.
+        clusters: Those that items are in; ``None``: all stand alone.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Race:
         tasks: Tasks,
         alpha: float = 0.05,
         rungs: int = 3,
+        clusters: Clusters | None = None,
     ) -> None:
         if not candidates or len(set(candidates)) < len(candidates):
             raise ValueError(f"a race needs distinct candidates, but got {list(candidates)}")
@@ -79,6 +83,7 @@ class Race:
         self._items = items
         self._tasks = tasks
         self._rungs = rungs
+        self._clusters = clusters
         self._level = alpha / (rungs * max(1, len(candidates) - 1))
         self._rung = 0
         self._values: dict[int, dict[Item, float]] = {number: {} for number in candidates}
@@ -126,7 +131,9 @@ class Race:
         out = tuple(
             number
             for number in self.alive
-            if number != leader and self._is_worse(scored[number], scored[leader])
+            if number != leader
+            and chance(scored[leader], scored[number], self._tasks, labels_of(seen, self._clusters))
+            < self._level
         )
         self.alive = tuple(number for number in self.alive if number not in out)
         if len(self.alive) == 1 or self._rung == self._rungs - 1:
@@ -149,12 +156,6 @@ class Race:
     def _mean(self, by_task: Mapping[str, Sequence[float]]) -> float:
         means = {task: sign(self._tasks[task]) * fmean(v) for task, v in by_task.items()}
         return weighted(means, self._tasks)
-
-    def _is_worse(
-        self, ours: Mapping[str, Sequence[float]], leader: Mapping[str, Sequence[float]]
-    ) -> bool:
-        # one-sided at `level` is the upper end of a two-sided interval with twice as much outside
-        return paired_difference(ours, leader, self._tasks, 1 - 2 * self._level).high < 0
 
 
 def _first_of_the_best(numbers: Sequence[int], scores: Mapping[int, float]) -> int:

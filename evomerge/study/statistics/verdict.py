@@ -1,10 +1,15 @@
 """The verdict compares the race's winner, on held-out items, with what needed no search.
 
-The winner is compared with the best parent and with the best anchor, item by item. "Best" is what
-scores highest on these very held-out items: that rival's luck counts against the winner, never for
-it. An improvement is announced only if both intervals lie wholly above 0, and the winner keeps the
-study's constraints on these items. The winner itself was chosen on other items, so its own score
-here is fair.
+The winner is compared with every parent and with the best anchors, item by item, and an improvement
+is announced only if each of the intervals lies wholly above 0. So the intervals need not hold
+jointly: whoever announces a false improvement is wrong about at least one rival, and that rival's
+interval alone errs in at most 2.5 % of studies on the winner's side (an intersection-union test,
+Berger 1982, https://doi.org/10.1080/00401706.1982.10487790). Nor is a rival chosen by luck, since
+all are compared. The winner itself was chosen on other items, so its own score here is fair.
+
+A study that searches on and comes back with another winner looks at the same held-out items again.
+The k-th winner that is judged on them, k > 1, gets the tail 2.5 % / (k (k - 1)); these add up to
+2.5 %, so that all verdicts of a study together announce a false improvement with at most 5 %.
 """
 
 from __future__ import annotations
@@ -13,7 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from evomerge.study.statistics.comparison import Comparison, Entrant, compare
+from evomerge.study.statistics import verdict_words as words
+from evomerge.study.statistics.comparison import Clusters, Entrant, RivalComparison, compare
 from evomerge.study.statistics.constraints import ConstraintResult
 from evomerge.study.statistics.outcome import Tasks, fitness, scores
 
@@ -32,15 +38,6 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RivalComparison(Comparison):
-    """The race's winner against one rival, which is trial number `trial` and called `against`."""
-
-    against: str
-    kind: str
-    trial: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Verdict:
     """The judgement of a study, as ``verdict.json`` has it.
 
@@ -51,12 +48,18 @@ class Verdict:
         sentence: The verdict in words.
         scores: By name and task; ``winner`` is the recommended trial, and ``race_winner`` is there
             if it is another.
-        comparisons: The race's winner with the best parent and the best anchor.
-        confidence: That all the comparisons' intervals hold together (Bonferroni).
+        comparisons: The race's winner with the best parent and the best anchor, and with each
+            other one that it was not shown to beat though it beats the best.
+        confidence: Of each comparison's interval.
         note: How the differences and intervals are to be read.
         unscored: Parents and anchors that could not be scored on the held-out items.
         constraints: The race's winner by each of the study's constraints.
         reproduce: The command that measures the exported model; ``None`` where there is none.
+        look: How many winners have been judged on these held-out items, this one included; 0 where
+            an earlier version did not count them.
+        rivals: With how many parents and anchors the winner was compared.
+        guaranteed: Whether the promised rate of false announcements holds for these metrics;
+            ``None`` where an earlier version did not say.
     """
 
     winner: Candidate
@@ -70,6 +73,9 @@ class Verdict:
     unscored: tuple[str, ...] = ()
     constraints: tuple[ConstraintResult, ...] = ()
     reproduce: str | None
+    look: int = 0
+    rivals: int = 0
+    guaranteed: bool | None = None
 
 
 def verdict(
@@ -80,6 +86,8 @@ def verdict(
     constraints: Mapping[int, Sequence[ConstraintResult]] | None = None,
     kept_in_race: bool = False,
     unscored: Sequence[str] = (),
+    look: int = 1,
+    clusters: Clusters | None = None,
 ) -> Verdict:
     """Judge the race's winner.
 
@@ -91,32 +99,42 @@ def verdict(
         winner: The race's winner.
         rivals: Parents, base and anchors with outcomes for the same items; may hold the winner.
         tasks: The study's tasks: directions and weights.
-        confidence: That all the comparisons' intervals hold together (Bonferroni).
+        confidence: Of each comparison's interval at the first look.
         constraints: With constraints, each entrant's results on the held-out items, by trial.
         kept_in_race: Whether the winner keeps them on the race's items.
         unscored: Parents and anchors that could not be scored on these items. While there are
             any, no improvement is shown: nothing says that the winner beats them.
+        look: Counts the winners that have been judged on these items, this one included.
+        clusters: Those that held-out items are in; ``None``: all stand alone.
     """
     simple = [rival for rival in rivals if rival.kind in _KINDS]
     twin = next((rival for rival in simple if rival.digest == winner.digest), None)
     kind = _KINDS.get((twin or winner).kind, "trial")
     others = [rival for rival in simple if rival.digest != winner.digest]
-    against = [best for group in ("parent", "anchor") if (best := _best(others, group, tasks))]
-    level = 1 - (1 - confidence) / max(1, len(against))
-    comparisons = [compare(winner.rows, rival.rows, tasks, level) for rival in against]
+    level = confidence_at(look, confidence)
+    against = _against(winner, others, tasks, level, clusters)
     tables = constraints or {}
     breaks = broken(tables.get(winner.trial, ()))
-    better = kind == "trial" and bool(against) and all(c.low > 0 for c in comparisons)
+    better = kind == "trial" and bool(against) and all(c.low > 0 for c in against)
     shown = better and not breaks and not unscored
     if breaks:
         recommended = _best_keeping(winner, others, tables, tasks)
     else:
         recommended = winner if shown or kind != "trial" else _fallback(winner, others)
     if breaks:
-        measured = _measured(winner, against, comparisons, confidence)
-        sentence = _broken_sentence(winner, breaks, kept_in_race, recommended, measured)
+        sentence = words.broken_constraint(
+            winner, against, level, breaks, kept_in_race, recommended
+        )
+    elif shown:
+        sentence = words.shown(winner, against, level)
+    elif kind != "trial":
+        sentence = (
+            f"No improvement shown: the race was won by {winner.name}, which needs no search."
+        )
+    elif not against:
+        sentence = "No improvement shown: there was no parent or anchor to compare with."
     else:
-        sentence = _sentence(winner, kind, shown, recommended, against, comparisons, confidence)
+        sentence = words.not_shown(winner, against, level, _advice(winner, recommended, others))
     if unscored:
         sentence += (
             f" Could not be scored on the held-out items, so nothing is shown against them: "
@@ -132,18 +150,25 @@ def verdict(
         sentence=sentence,
         scores={rival.name: scores(rival.rows, tasks) for rival in rivals}
         | {"winner": scores(recommended.rows, tasks), **race_winner_scores},
-        comparisons=tuple(
-            RivalComparison(
-                **vars(c), against=rival.name, kind=_KINDS[rival.kind], trial=rival.trial
-            )
-            for rival, c in zip(against, comparisons, strict=True)
-        ),
-        confidence=confidence,
-        note=_note(len(against), level, confidence, tasks),
+        comparisons=against,
+        confidence=level,
+        note=words.note(against, len(others), level, look, tasks),
         unscored=tuple(unscored),
         constraints=tuple(tables[winner.trial]) if tables else (),
         reproduce=None,
+        look=look,
+        rivals=len(others),
+        guaranteed=bool(against) and all(c.guaranteed for c in against),
     )
+
+
+def confidence_at(look: int, confidence: float = 0.95) -> float:
+    """Return the confidence of the k-th winner's intervals on the same held-out items.
+
+    >>> [round(confidence_at(look), 5) for look in (1, 2, 3, 4)]
+    [0.95, 0.975, 0.99167, 0.99583]
+    """
+    return 1 - (1 - confidence) / max(1, look * (look - 1))
 
 
 def broken(results: Sequence[ConstraintResult]) -> str:
@@ -159,10 +184,35 @@ def broken(results: Sequence[ConstraintResult]) -> str:
     )
 
 
-def _best(rivals: Sequence[Entrant], group: Kind, tasks: Tasks) -> Entrant | None:
-    """Return the highest of its group on the held-out items, the first of equals."""
-    members = [rival for rival in rivals if _KINDS[rival.kind] == group]
-    return max(members, key=lambda rival: fitness(rival.rows, tasks, "metric"), default=None)
+def _against(
+    winner: Entrant,
+    rivals: Sequence[Entrant],
+    tasks: Tasks,
+    confidence: float,
+    clusters: Clusters | None,
+) -> tuple[RivalComparison, ...]:
+    """Compare the winner with all rivals; returns the comparisons that the verdict rests on.
+
+    These are the highest parent and the highest anchor here, the first of equals, and every other
+    rival that is not beaten while the highest of its kind is.
+    """
+    best: list[RivalComparison] = []
+    others: list[RivalComparison] = []
+    for kind in ("parent", "anchor"):
+        members = [rival for rival in rivals if _KINDS[rival.kind] == kind]
+        members.sort(key=lambda rival: -fitness(rival.rows, tasks, "metric"))
+        compared = [
+            RivalComparison(
+                **vars(compare(winner.rows, rival.rows, tasks, confidence, clusters)),
+                against=rival.name,
+                kind=kind,
+                trial=rival.trial,
+            )
+            for rival in members
+        ]
+        best += compared[:1]
+        others += [c for c in compared[1:] if c.low <= 0 < compared[0].low]
+    return (*best, *others)
 
 
 def _fallback(winner: Entrant, simple: Sequence[Entrant]) -> Entrant:
@@ -195,109 +245,10 @@ def _candidate(entrant: Entrant, kind: Kind | None) -> Candidate:
     return Candidate(kind or _KINDS[entrant.kind], entrant.trial, entrant.digest, entrant.name)
 
 
-_NOUNS: Mapping[Kind, str] = {"parent": "the best parent", "anchor": "the best simple merge"}
-
-
-def _sentence(
-    winner: Entrant,
-    kind: Kind,
-    shown: bool,
-    recommended: Entrant,
-    against: Sequence[Entrant],
-    comparisons: Sequence[Comparison],
-    confidence: float,
-) -> str:
-    """Return the verdict in words, for someone who reads nothing else."""
-    if shown:
-        gains = _joined([f"{_rival(r)} by {_gain(c)}" for r, c in _pairs(against, comparisons)])
-        return (
-            f"Improvement shown on {comparisons[0].items:,} held-out items: {winner.name} beats "
-            f"{gains}; {_confidence(comparisons, confidence)}."
-        )
-    if kind != "trial":
-        return f"No improvement shown: the race was won by {winner.name}, which needs no search."
-    if not against:
-        return "No improvement shown: there was no parent or anchor to compare with."
+def _advice(winner: Entrant, recommended: Entrant, rivals: Sequence[Entrant]) -> str:
+    """Say what to do where no improvement is shown."""
     if recommended is not winner:
-        advice = f"The best baseline in the race, {recommended.name}, is recommended instead"
-    elif any(rival.race_score is not None for rival in against):
-        advice = "It is still recommended, since the race eliminated every parent and anchor"
-    else:
-        advice = "It is still recommended, since no parent or anchor took part in the race"
-    measured = _measured(winner, against, comparisons, confidence)
-    items = comparisons[0].items
-    return f"No improvement shown on {items:,} held-out items: {measured}. {advice}."
-
-
-def _broken_sentence(
-    winner: Entrant,
-    breaks: str,
-    kept_in_race: bool,
-    recommended: Entrant,
-    measured: str,
-) -> str:
-    """Return the verdict on a winner that breaks a constraint, in words."""
-    advice = (
-        f"{recommended.name}, which needs no search, keeps every constraint and is recommended"
-        if recommended is not winner
-        else "It is still recommended, since no parent or anchor keeps every constraint"
-    )
-    return (
-        f"No improvement shown: on held-out items {winner.name} breaks {breaks}"
-        f"{', which it keeps on those of the race' if kept_in_race else ''}. {advice}. "
-        f"Constraints aside, {measured}."
-    )
-
-
-def _measured(
-    winner: Entrant,
-    against: Sequence[Entrant],
-    comparisons: Sequence[Comparison],
-    confidence: float,
-) -> str:
-    """Return the winner's differences to its rivals, in words."""
-    if not against:
-        return "there was no parent or anchor to compare with"
-    gains = _joined([f"{_gain(c)} against {_rival(r)}" for r, c in _pairs(against, comparisons)])
-    return f"{winner.name} scores {gains}; {_confidence(comparisons, confidence)}"
-
-
-def _pairs(
-    against: Sequence[Entrant], comparisons: Sequence[Comparison]
-) -> list[tuple[Entrant, Comparison]]:
-    """Return rivals with their comparisons, the hardest rival first."""
-    pairs = list(zip(against, comparisons, strict=True))
-    return sorted(pairs, key=lambda pair: pair[1].difference)
-
-
-def _rival(rival: Entrant) -> str:
-    return f"{_NOUNS[_KINDS[rival.kind]]} ({rival.name})"
-
-
-def _gain(comparison: Comparison) -> str:
-    return f"{comparison.difference:+.3f} [{comparison.low:+.3f}, {comparison.high:+.3f}]"
-
-
-def _joined(phrases: Sequence[str]) -> str:
-    return " and ".join(phrases)
-
-
-def _confidence(comparisons: Sequence[Comparison], confidence: float) -> str:
-    level = f"{100 * confidence:g} %"
-    return f"both {level}, joint" if len(comparisons) > 1 else f"{level} interval"
-
-
-def _note(comparisons: int, level: float, confidence: float, tasks: Tasks) -> str:
-    over = "" if len(tasks) == 1 else " and averaged over the tasks by weight"
-    several = (
-        f" Each of the {comparisons} intervals has {100 * level:.4g} % confidence, so that all of "
-        f"them hold together with {100 * confidence:g} % (Bonferroni)."
-        if comparisons > 1
-        else ""
-    )
-    return (
-        f"Differences are paired by item{over}; positive means that the winner is better.{several} "
-        "Best parent and best anchor are the highest on these same items, which counts against "
-        "the winner. Confidence holds for one verdict: not for the best of several studies that "
-        "look at the same held-out items."
-    )
+        return f"The best baseline in the race, {recommended.name}, is recommended instead"
+    if any(rival.race_score is not None for rival in rivals):
+        return "It is still recommended, since the race eliminated every parent and anchor"
+    return "It is still recommended, since no parent or anchor took part in the race"

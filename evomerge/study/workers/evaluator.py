@@ -341,7 +341,9 @@ def start(config: Mapping[str, Any]) -> Evaluator | Failure:
 
 
 def _requested(task: TaskConfig) -> TaskRequest:
-    request = TaskRequest(task.name, task.metric, task.weight)
+    request = TaskRequest(
+        task.name, task.metric, task.weight, bounds=task.bounds, cluster=task.cluster
+    )
     if isinstance(task, TextTaskConfig):
         return replace(request, text=Path(task.text), chunk_bytes=task.chunk_bytes)
     if isinstance(task, FunctionTaskConfig):

@@ -154,3 +154,54 @@ def test_random_examples_and_public_test_splits_are_warned_about(llama: Bench) -
         "task 'write_shots' draws its 2 examples at random, document after document",
         "task 'rolling'",
     ]
+
+
+def test_documents_with_the_same_value_in_the_cluster_field_have_the_same_key(
+    tmp_path: Path,
+) -> None:
+    documents = [{"prompt": str(i), "answer": "1", "passage": i // 3} for i in range(9)]
+    (tmp_path / "one.jsonl").write_text("\n".join(map(json.dumps, documents)))
+    (tmp_path / "shots.jsonl").write_text(json.dumps(documents[0]))
+    body = 'output_type: loglikelihood\ndoc_to_target: "{{answer}}"\n' + metrics("acc")
+    write_task(tmp_path, "one", body, data="one.jsonl")
+    plain = Harness.load(["one"], [tmp_path])
+    request = TaskRequest("one", bounds=(0.0, 2.0), cluster="passage")
+    clustered = Harness.load([request], [tmp_path])
+    described = clustered.describe()
+    assert [
+        described["cluster_keys"]["one"].count(k) for k in described["cluster_keys"]["one"]
+    ] == [3] * 9
+    assert described["metrics"]["one"]["bounds"] == [0.0, 2.0]
+    assert clustered.digest == plain.digest  # the scores are the same
+    assert described["item_keys"] == plain.describe()["item_keys"]
+    assert plain.describe()["cluster_keys"] == {}
+    assert "bounds" not in plain.describe()["metrics"]["one"]
+    assert plain.warnings == []  # a number is no passage
+    with pytest.raises(
+        UserError, match="task 'one': cluster: expected the field 'story' in every document, but "
+    ):
+        Harness.load([TaskRequest("one", cluster="story")], [tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("passages", "hinted"),
+    [
+        ([f"{'A long passage. ' * 5}{i // 5}" for i in range(20)], True),
+        ([f"{i // 5}" for i in range(20)], False),  # short: a category
+        (["An instruction that every one of the documents shares, word for word."] * 20, False),
+        ([f"{'A long passage. ' * 5}{i}" for i in range(20)], False),
+    ],
+)
+def test_a_passage_that_documents_share_is_pointed_out(
+    tmp_path: Path, passages: list[str], hinted: bool
+) -> None:
+    documents = [{"prompt": str(i), "answer": "1", "text": t} for i, t in enumerate(passages)]
+    (tmp_path / "one.jsonl").write_text("\n".join(map(json.dumps, documents)))
+    (tmp_path / "shots.jsonl").write_text(json.dumps(documents[0]))
+    body = 'output_type: loglikelihood\ndoc_to_target: "{{answer}}"\n' + metrics("acc")
+    write_task(tmp_path, "one", body, data="one.jsonl")
+    warnings = Harness.load(["one"], [tmp_path]).warnings
+    assert [
+        "its 20 documents share 4 values of 'text'" in w and "cluster: text" in w for w in warnings
+    ] == [True] * hinted
+    assert Harness.load([TaskRequest("one", cluster="text")], [tmp_path]).warnings == []

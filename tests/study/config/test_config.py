@@ -52,7 +52,9 @@ def test_the_least_study_has_the_documented_defaults() -> None:
         "models": ["org/one", "org/two"],
         "space": "ties_by_depth",
         "evaluate": {
-            "tasks": [{"name": "arc_easy", "metric": None, "weight": 1.0}],
+            "tasks": [
+                {"name": "arc_easy", "metric": None, "weight": 1.0, "bounds": None, "cluster": None}
+            ],
             "include_path": [],
             "num_fewshot": None,
             "apply_chat_template": False,
@@ -187,6 +189,10 @@ def test_missing_keys_are_named(key: str) -> None:
         ("evaluate.tasks", [{"name": "a", "weight": float("nan")}], "a number but got nan"),
         ("evaluate.tasks", [{"name": "a", "weight": float("inf")}], "weights of at least 0"),
         ("evaluate.tasks", [{"name": "a", "weight": -1}], "weights of at least 0"),
+        ("evaluate.tasks", [{"name": "a", "bounds": [1, 0]}], r"bounds: expected \[low, high\]"),
+        ("evaluate.tasks", [{"name": "a", "bounds": [0]}], r"bounds: .*, but got \[0\.0\]"),
+        ("evaluate.tasks", [{"name": "a", "bounds": [0, float("inf")]}], "bounds: expected"),
+        ("evaluate.tasks", [{"name": "a", "cluster": 3}], "cluster: expected text"),
         ("evaluate.fitness", "smoth", "unknown value 'smoth': did you mean 'smooth'"),
         ("evaluate.batch_size", "big", "evaluate.batch_size: "),
         ("evaluate.batch_size", 0, "evaluate.batch_size: expected at least 1, but got 0"),
@@ -284,6 +290,7 @@ def test_texts_and_functions_are_tasks_with_files_relative_to_the_study(tmp_path
     tasks = [
         "arc_easy",
         {"name": "prose", "text": "prose.txt", "weight": 0.5},
+        {"name": "race", "bounds": [0, 1], "cluster": "article"},
         {"name": "size", "function": "mine.py:size"},
         {"name": "each", "function": "package.module:each", "items": 30},
     ]
@@ -292,6 +299,7 @@ def test_texts_and_functions_are_tasks_with_files_relative_to_the_study(tmp_path
     assert config.evaluate.tasks == (
         TaskConfig("arc_easy"),
         TextTaskConfig("prose", weight=0.5, text=str(tmp_path / "prose.txt"), chunk_bytes=1000),
+        TaskConfig("race", bounds=(0.0, 1.0), cluster="article"),
         FunctionTaskConfig("size", function=f"{tmp_path / 'mine.py'}:size"),
         FunctionTaskConfig("each", function="package.module:each", items=30),
     )
@@ -306,6 +314,9 @@ def test_texts_and_functions_are_tasks_with_files_relative_to_the_study(tmp_path
         ({"text": "t.txt", "items": 3}, r"tasks\[0\].*'items'"),
         ({"text": "t.txt", "function": "m:f"}, r"tasks\[0\].*'function'"),
         ({"function": "m:f", "items": 0}, "items: expected at least 1, but got 0"),
+        ({"text": "t.txt", "cluster": "x"}, "cluster: a text's chunks have no fields"),
+        ({"function": "m:f", "cluster": "x"}, "cluster: a function's items have no fields"),
+        ({"function": "m:f", "bounds": [2, 1]}, "bounds: expected"),
         ({"function": "m:f", "metric": "acc"}, "metric: a function's scores are its metric"),
     ],
 )

@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 import textwrap
@@ -334,3 +335,41 @@ def test_ten_thousand_trials_are_read_in_seconds_and_megabytes(tmp_path, monkeyp
     assert (trials, items) == (10_000, 480_000)
     assert seconds <= 4.0  # the target is 2 on a quiet machine
     assert 10 < mib <= 200
+
+
+def judged(trial, kind="trial", **more):
+    winner = {"kind": kind, "trial": trial, "digest": f"d{trial}", "name": f"{kind} {trial}"}
+    return {**VERDICT, "race_winner": winner, **more}
+
+
+def record_of(*verdicts):
+    events = [event for event in WHOLE if event["event"] not in ("verdict", "exported")]
+    return Record.from_events(parse_all([*events, *verdicts]))
+
+
+def test_winners_that_were_judged_are_counted_once_each():
+    assert record_of().look("d2") == 1
+    record = record_of(judged(2), judged(4), judged(2), judged(0, "anchor"))
+    assert record.looks == {"d2": 1, "d4": 2}  # an earlier version did not say in which place
+    assert [record.look(digest) for digest in ("d2", "d4", "d5")] == [1, 2, 3]
+    assert record_of(judged(2, look=4)).look("d4") == 5
+
+
+def test_winners_of_runs_that_outcomes_are_taken_from_count_where_they_held_out_the_same():
+    lender = record_of(judged(2), judged(4))
+    assert record_of().look("d5", [lender]) == 3
+    assert record_of().look("d4", [lender]) == 2  # the same recipe: only d2 came before
+    assert record_of(judged(2)).look("d5", [lender]) == 3
+    other = record_of(judged(2))
+    assert other.study is not None
+    pools = {**other.study.pools, "holdout": {"quiz": [99_999], "text": [99_999]}}
+    other.study = dataclasses.replace(other.study, pools=pools)
+    assert record_of().look("d5", [other]) == 1
+
+
+def test_clusters_are_read_with_their_items_as_numbers():
+    study = {**STUDY, "clusters": {"quiz": {"9": 0, "11": 0}}}
+    assert Record.from_events(parse_all([WHOLE[0], WHOLE[1], study])).clusters == {
+        "quiz": {9: 0, 11: 0}
+    }
+    assert record_of().clusters == {}

@@ -319,12 +319,12 @@ def test_the_simplest_of_equals_is_chosen_if_asked_for(
     assert record.verdict is not None
     assert record.study is not None
     race = record.races[-1]
-    ((order, scored, winner, tasks, limits),) = asked
+    ((order, scored, winner, tasks, _, number),) = asked
     assert list(order) == [n for n in race.contenders if n in race.alive]
     assert {len(scored[n]) for n in order} == {sum(map(len, record.pools["race"].values()))}
-    assert winner == race.winner != limits
+    assert winner == race.winner != number
     assert tasks == record.tasks_of("race")
     chosen = record.verdict.race_winner.trial
-    assert chosen == limits
-    assert [(e.trial, e.instead_of) for e in record.chosen] == [(limits, winner)]
+    assert chosen == number
+    assert [(e.trial, e.instead_of) for e in record.chosen] == [(number, winner)]
     assert best.chosen == []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evomerge.study.statistics.paired import paired_difference
+from evomerge.study.statistics.paired import chance, paired_difference
 
 QUIZ = {"quiz": {"metric": "acc", "higher_is_better": True, "weight": 1.0}}
 
@@ -18,24 +18,40 @@ def pairs(won, lost, equal):
     return [1.0] * won + [0.0] * lost + [1.0] * equal, [0.0] * won + [1.0] * lost + [1.0] * equal
 
 
-def test_the_interval_is_the_formula_worked_by_hand():
+def test_right_and_wrong_answers_are_compared_by_mcnemars_exact_test():
+    # of 8 items that only one of them gets right ours gets 6: P = (28 + 8 + 1) / 256, one-sided
     ours, theirs = pairs(6, 2, 12)
-    difference = paired_difference({"quiz": ours}, {"quiz": theirs}, QUIZ)
-    # n = 20: c = 4 / 21, s² = (8 + 1) / 21 - c², v = s² / 20, df = 20; t from tables: 2.0860
-    c = 4 / 21
-    half = 2.0860 * math.sqrt((9 / 21 - c * c) / 20)
-    assert difference.difference == pytest.approx(0.2)
-    assert difference.low == pytest.approx(c - half, abs=1e-4)
-    assert difference.high == pytest.approx(c + half, abs=1e-4)
+    p = 37 / 256
+    assert chance({"quiz": ours}, {"quiz": theirs}, QUIZ) == pytest.approx(p, rel=1e-9)
+    assert paired_difference({"quiz": ours}, {"quiz": theirs}, QUIZ, 1 - 2.001 * p).low > 0
+    assert paired_difference({"quiz": ours}, {"quiz": theirs}, QUIZ, 1 - 1.999 * p).low < 0
+
+
+@pytest.mark.parametrize(("won", "lost", "equal"), [(5, 0, 0), (9, 3, 100), (40, 25, 335)])
+def test_the_p_value_is_that_of_scipys_binomial_test(won, lost, equal):
+    ours, theirs = pairs(won, lost, equal)
+    exact = stats.binomtest(won, won + lost, alternative="greater").pvalue
+    assert chance({"quiz": ours}, {"quiz": theirs}, QUIZ) == pytest.approx(exact, rel=1e-9)
+
+
+def test_losses_that_were_not_seen_are_reckoned_with_by_hand():
+    # 50 items gain g each; the imaginary one loses 1. Its random weight is above u in (1 - u)^50
+    # of all cases, so the limit x has u = (g - x) / (g + 1), and (x + 1) / (g + 1) = .025^(1/50).
+    g, n = 0.01, 50
+    difference = paired_difference({"quiz": [0.5 + g] * n}, {"quiz": [0.5] * n}, QUIZ)
+    assert difference.low == pytest.approx((1 + g) * 0.025 ** (1 / n) - 1, abs=1e-9)
+    assert difference.difference == pytest.approx(g)
+    assert difference.guaranteed
 
 
 def test_on_many_items_it_is_the_ordinary_paired_t_interval():
     rng = np.random.default_rng(0)
-    ours, theirs = rng.normal(0.3, 1, 4000), rng.normal(0.2, 1, 4000)
+    ours = rng.beta(2, 2, 8000)
+    theirs = np.clip(ours + rng.normal(0, 0.2, 8000), 0, 1)
     difference = paired_difference({"quiz": ours}, {"quiz": theirs}, QUIZ)
     reference = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
-    assert difference.low == pytest.approx(reference.low, abs=1e-3)
-    assert difference.high == pytest.approx(reference.high, abs=1e-3)
+    assert difference.low == pytest.approx(reference.low, abs=2e-4)  # of a half width of .004
+    assert difference.high == pytest.approx(reference.high, abs=2e-4)
 
 
 def test_swapping_the_sides_mirrors_the_interval():
@@ -90,6 +106,69 @@ def test_a_few_items_that_all_go_one_way_prove_nothing(n, proves):
 def test_unpaired_or_non_finite_values_are_refused(bad):
     with pytest.raises(ValueError, match="task quiz"):
         paired_difference({"quiz": bad}, {"quiz": [1.0, 0.0]}, QUIZ)
+
+
+def test_scores_outside_their_bounds_and_metrics_without_any_promise_nothing():
+    free = {"text": {"metric": "bits_per_byte", "higher_is_better": False, "weight": 1.0}}
+    ours, theirs = [1.0, 1.1, 0.9], [1.2, 1.3, 1.0]
+    assert not paired_difference({"text": ours}, {"text": theirs}, free).guaranteed
+    known = {"text": {**free["text"], "bounds": [0.0, 8.0]}}
+    bounded = paired_difference({"text": ours}, {"text": theirs}, known)
+    assert bounded.guaranteed
+    assert bounded.low < paired_difference({"text": ours}, {"text": theirs}, free).low
+    assert not paired_difference({"text": [1.0, 9.0]}, {"text": [1.0, 1.0]}, known).guaranteed
+    unweighted = {"quiz": QUIZ["quiz"], "text": {**free["text"], "weight": 0.0}}
+    assert paired_difference({"quiz": [1.0, 0.0]}, {"quiz": [0.0, 0.0]}, unweighted).guaranteed
+
+
+def test_a_cluster_whose_items_go_together_counts_as_one_item():
+    ours, theirs = pairs(14, 4, 10)
+    one = paired_difference({"quiz": ours}, {"quiz": theirs}, QUIZ)
+    thrice = {"quiz": np.repeat(ours, 3)}, {"quiz": np.repeat(theirs, 3)}
+    labels = {"quiz": [i // 3 for i in range(84)]}
+    together = paired_difference(*thrice, QUIZ, labels=labels)
+    assert together.units == one.units == 28
+    assert (together.low, together.high) == pytest.approx((one.low, one.high), abs=1e-9)
+    alone = paired_difference(*thrice, QUIZ)
+    assert alone.units == 84
+    assert alone.low > together.low
+
+
+def test_a_cluster_may_reach_over_tasks():
+    two = tasks(2)
+    a, b = pairs(7, 3, 10)
+    one = paired_difference({"t0": a}, {"t0": b}, tasks(1))
+    labels = {"t0": list(range(20)), "t1": list(range(20))}
+    both = paired_difference({"t0": a, "t1": a}, {"t0": b, "t1": b}, two, labels=labels)
+    assert both.units == 20
+    assert (both.low, both.high) == pytest.approx((one.low, one.high), abs=1e-9)
+
+
+@pytest.mark.parametrize("metric", ["acc", "a_metric_of_the_user"])
+def test_rare_large_losses_do_not_show_an_improvement_more_often_than_promised(metric):
+    rng = np.random.default_rng(0)
+    spec = {"t": {"metric": metric, "higher_is_better": True, "weight": 1.0}}
+    studies, shown, by_students_t = 400, 0, 0
+    for _ in range(studies):  # 2 % of items lose 49 times what the rest gain: equal true means
+        theirs = rng.uniform(0.3, 0.7, 50)
+        ours = theirs + np.where(rng.random(50) < 0.02, -0.245, 0.005)
+        ours += 1e-4 * rng.standard_normal(50)
+        shown += chance({"t": ours}, {"t": theirs}, spec) < 0.025
+        by_students_t += stats.ttest_rel(ours, theirs, alternative="greater").pvalue < 0.025
+    assert shown / studies <= 0.025
+    assert by_students_t / studies > 0.25  # so this test can fail
+
+
+def test_unequal_gains_and_weights_of_tasks_announce_no_more_than_promised():
+    rng = np.random.default_rng(0)
+    specs = {"a": {**QUIZ["quiz"], "weight": 3.0}, "b": QUIZ["quiz"]}
+    studies, shown = 1500, 0
+    for _ in range(studies):  # ours gains .1 on task a and loses .3 on b: 3 x .1 = .3
+        a, b = (rng.multinomial(n, p) for n, p in ((30, (0.2, 0.1, 0.7)), (60, (0.1, 0.4, 0.5))))
+        columns = [pairs(*a), pairs(*b)]
+        ours, theirs = ({"a": columns[0][i], "b": columns[1][i]} for i in (0, 1))
+        shown += chance(ours, theirs, specs) < 0.025
+    assert shown / studies <= 0.025 + 2 * math.sqrt(0.025 * 0.975 / studies)
 
 
 def coverage(n_tasks, n, won, lost, samples, seed=0, confidence=0.95):

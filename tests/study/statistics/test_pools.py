@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.core.errors import UserError
-from evomerge.study.statistics.pools import POOLS, generation_items, split
+from evomerge.study.statistics.pools import POOLS, clusters, generation_items, split, together
 
 SHARES = {"search": 0.5, "race": 0.2, "holdout": 0.3}
 
@@ -150,3 +150,38 @@ def test_generations_draw_anew_deterministically_and_nested_in_size():
     assert generation_items(pool, 8, seed=1, generation=0) != drawn[0]
     with pytest.raises(UserError, match="per_generation must be at least 1"):
         generation_items(pool, 0, seed=0, generation=0)
+
+
+def test_documents_of_one_cluster_or_of_equal_content_belong_together_and_fall_in_one_pool():
+    passages = [f"passage {i // 5}" for i in range(200)]
+    evaluation = {
+        "item_keys": {"a": keys(200, "a"), "b": [*keys(9, "b"), "a 0"]},
+        "cluster_keys": {"a": passages},
+    }
+    joined = together(evaluation)
+    assert len(set(joined["a"])) == 40
+    assert all(len({*joined["a"][i : i + 5]}) == 1 for i in range(0, 200, 5))
+    assert joined["b"][9] == joined["a"][0]  # the same document in another task
+    assert joined["b"][:9] == keys(9, "b")
+    pools = split(joined, SHARES, seed=0)
+    for pool in pools.values():
+        assert {i // 5 * 5 + j for i in pool["a"] for j in range(5)} == set(pool["a"])
+    numbers = clusters(joined, {pool: pools[pool] for pool in ("race", "holdout")})
+    judged = [*pools["race"]["a"], *pools["holdout"]["a"]]
+    assert sorted(numbers["a"]) == sorted(judged)
+    assert {numbers["a"][i] == numbers["a"][j] for i in judged for j in judged if i // 5 == j // 5}
+    assert len(set(numbers["a"].values())) == len(judged) / 5
+
+
+def test_what_two_clusters_have_in_common_joins_them_and_what_stands_alone_has_no_number():
+    evaluation = {
+        "item_keys": {"a": ["x", "y", "z"], "b": ["y", "w"]},
+        "cluster_keys": {"a": ["p", "p", "q"], "b": ["r", "r"]},
+    }
+    joined = together(evaluation)
+    assert len({*joined["a"][:2], *joined["b"]}) == 1
+    assert joined["a"][2] not in joined["b"]
+    numbers = clusters(joined, {"holdout": {"a": [0, 2], "b": [1]}})
+    assert numbers == {"a": {0: 0}, "b": {1: 0}}
+    assert clusters(joined, {"race": {"a": [0, 2]}, "holdout": {"b": [1]}}) == {}
+    assert together({"item_keys": {"a": ["x", "x"]}}) == {"a": ["x", "x"]}

@@ -9,7 +9,7 @@ from evomerge.study.journal.codec import from_json, to_json
 from evomerge.study.statistics.comparison import Entrant, compare
 from evomerge.study.statistics.paired import paired_difference
 from evomerge.study.statistics.race import Race
-from evomerge.study.statistics.verdict import Candidate, Verdict, verdict
+from evomerge.study.statistics.verdict import Candidate, Verdict, confidence_at, verdict
 
 QUIZ = {"quiz": {"metric": "acc", "higher_is_better": True, "weight": 1.0}}
 TWO = {
@@ -83,21 +83,87 @@ def test_a_clear_improvement_over_best_parent_and_best_anchor_is_announced():
     assert result.sentence == (
         "Improvement shown on 100 held-out items: trial 20 beats the best simple merge (anchor 11) "
         f"by +0.200 [{hard.low:+.3f}, {hard.high:+.3f}] and the best parent (parent 1) by "
-        f"+0.300 [{easy.low:+.3f}, {easy.high:+.3f}]; both 95 %, joint."
+        f"+0.300 [{easy.low:+.3f}, {easy.high:+.3f}]; 95 % intervals."
     )
     assert from_json(Verdict, json.loads(json.dumps(to_json(result), allow_nan=False))) == result
 
 
-def test_two_comparisons_share_the_error_of_one():
+def test_every_interval_has_the_whole_confidence_since_all_have_to_lie_above_0():
     result = study()
-    ours, theirs = right(90), right(70)
-    comparison = compare(ours, theirs, QUIZ, 0.975)
-    assert result.comparisons[1].low == comparison.low
-    assert "Each of the 2 intervals has 97.5 % confidence" in result.note
-    alone = study(anchors=())
-    assert alone.comparisons[0].low == compare(ours, right(60), QUIZ, 0.95).low
-    assert alone.confidence == 0.95
-    assert "intervals" not in alone.note
+    assert result.comparisons[1].low == compare(right(90), right(70), QUIZ, 0.95).low
+    assert (result.confidence, result.look, result.rivals, result.guaranteed) == (0.95, 1, 4, True)
+    assert "compared with 4 parents and simple merges, and has to beat each of them" in result.note
+    assert "at most 2.5 % of studies" in result.note
+    assert "approximate" not in result.note + result.sentence
+
+
+def test_a_rival_behind_the_best_of_its_kind_has_to_be_beaten_too():
+    # Of 10 items that only one of them gets right ours gets 9 against parent 0, which is as good on
+    # the others; against parent 1, with less right in all, it gets 32 of 52.
+    ours = rows([1] * 60 + [0] * 40)
+    near = rows([1] * 51 + [0] * 9 + [1] * 1 + [0] * 39)
+    far = rows([1] * 28 + [0] * 32 + [1] * 20 + [0] * 20)
+    rivals = [entrant(0, "parent", near), entrant(1, "parent", far)]
+    anchor = entrant(10, "anchor", right(20))
+    winner = entrant(20, "trial", ours)
+    assert verdict(winner, [rivals[0], anchor], QUIZ).improvement_shown
+    result = verdict(winner, [*rivals, anchor], QUIZ)
+    assert not result.improvement_shown
+    assert [(c.against, c.low > 0) for c in result.comparisons] == [
+        ("parent 0", True),
+        ("anchor 10", True),
+        ("parent 1", False),
+    ]
+    assert "] against the best parent (parent 0)" in result.sentence
+    assert "] against parent 1" in result.sentence
+    assert result.rivals == 3
+
+
+def test_the_kth_winner_judged_on_the_same_items_pays_for_the_looks_before_it():
+    tails = [(1 - confidence_at(look)) / 2 for look in range(1, 10_000)]
+    assert tails[:3] == pytest.approx([0.025, 0.0125, 0.025 / 6])
+    assert 0.049 < math.fsum(tails) <= 0.05
+    rivals = [entrant(0, "parent", right(60))]
+    lows = []
+    for look in (1, 2, 3):
+        result = verdict(entrant(20, "trial", right(70)), rivals, QUIZ, look=look)
+        lows.append(result.comparisons[0].low)
+        assert result.look == look
+        assert result.confidence == pytest.approx(1 - 2 * tails[look - 1])
+        assert (f"winner number {look}" in result.note) == (look > 1)
+    assert lows == sorted(lows, reverse=True)
+    assert (
+        "97.5 % interval" in verdict(entrant(20, "trial", right(70)), rivals, QUIZ, look=2).sentence
+    )
+
+
+def test_metrics_without_bounds_are_announced_as_approximate():
+    free = {"text": {"metric": "bits_per_byte", "higher_is_better": False, "weight": 1.0}}
+    ours, theirs = (rows([x + i / 100 for i in range(40)], "text") for x in (1.0, 1.2))
+    result = verdict(entrant(20, "trial", ours), [entrant(0, "parent", theirs)], free)
+    assert result.improvement_shown
+    assert not result.guaranteed
+    assert "95 % interval, approximate" in result.sentence
+    assert "no bounds are known for bits_per_byte of text" in result.note
+    known = {"text": {**free["text"], "bounds": [0.0, 4.0]}}
+    result = verdict(entrant(20, "trial", ours), [entrant(0, "parent", theirs)], known)
+    assert result.guaranteed
+    assert "approximate" not in result.sentence + result.note
+    tight = {"text": {**free["text"], "bounds": [0.0, 1.5]}}
+    result = verdict(entrant(20, "trial", ours), [entrant(0, "parent", theirs)], tight)
+    assert "scores lie outside the bounds of their metric" in result.note
+
+
+def test_clusters_count_once_and_are_mentioned():
+    rivals = [entrant(0, "parent", right(60))]
+    winner = entrant(20, "trial", right(70))
+    alone = verdict(winner, rivals, QUIZ)
+    assert alone.improvement_shown
+    in_tens = {"quiz": {i: i // 10 for i in range(100)}}
+    result = verdict(winner, rivals, QUIZ, clusters=in_tens)
+    assert not result.improvement_shown  # all that is won lies in one cluster
+    assert result.comparisons[0].units == 10
+    assert "The 100 items belong together in 10 clusters" in result.note
 
 
 def test_beating_only_the_parent_is_no_improvement_and_the_best_of_the_race_is_recommended():
@@ -110,7 +176,7 @@ def test_beating_only_the_parent_is_no_improvement_and_the_best_of_the_race_is_r
     assert result.sentence.startswith(
         "No improvement shown on 100 held-out items: trial 20 scores +0.020 ["
     )
-    assert "] against the best parent (parent 1); both 95 %, joint." in result.sentence
+    assert "] against the best parent (parent 1); 95 % intervals." in result.sentence
     assert "best baseline in the race, anchor 11, is recommended instead" in result.sentence
 
 
