@@ -55,7 +55,7 @@ def useful(candidates: int, shards: int, build: float, rest: float) -> dict[int,
 def gain_shown(
     units: Mapping[str, int], weights: Mapping[str, float], rivals: int = 1, share: float = 0.5
 ) -> float:
-    """Return the true gain that a verdict shows in this share of studies, for right and wrong answers.
+    """Return the true gain that a verdict on right and wrong answers shows in a share of studies.
 
     Every rival has to be beaten at a one-sided 2.5 %. With a share p (`DISCORDANT`) of items that
     only one of two recipes gets right, the difference of one item has the variance p, less the
