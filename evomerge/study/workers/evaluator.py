@@ -340,12 +340,10 @@ def start(config: Mapping[str, Any]) -> Evaluator | Failure:
         return failure("study" if kind == "task" else kind, described(error))
 
 
-def _requested(task: TaskConfig) -> TaskRequest:
-    request = TaskRequest(
-        task.name, task.metric, task.weight, bounds=task.bounds, cluster=task.cluster
-    )
-    if isinstance(task, TextTaskConfig):
-        return replace(request, text=Path(task.text), chunk_bytes=task.chunk_bytes)
-    if isinstance(task, FunctionTaskConfig):
-        return replace(request, function=task.function, items=task.items)
-    return request
+def _requested(one: TaskConfig) -> TaskRequest:
+    plain = TaskRequest(one.name, one.metric, one.weight, bounds=one.bounds, cluster=one.cluster)
+    if isinstance(one, TextTaskConfig):
+        return replace(plain, text=Path(one.text), chunk_bytes=one.chunk_bytes)
+    if isinstance(one, FunctionTaskConfig):
+        return replace(plain, function=one.function, items=one.items)
+    return plain

@@ -353,6 +353,8 @@ def test_winners_that_were_judged_are_counted_once_each():
     assert record.looks == {"d2": 1, "d4": 2}  # an earlier version did not say in which place
     assert [record.look(digest) for digest in ("d2", "d4", "d5")] == [1, 2, 3]
     assert record_of(judged(2, look=4)).look("d4") == 5
+    moved = {"event": "moved", "paths": {"zoo/a": "zoo/b"}, "digests": {"d2": "e2"}}
+    assert record_of(judged(2), moved).look("e2") == 1
 
 
 def test_winners_of_runs_that_outcomes_are_taken_from_count_where_they_held_out_the_same():
