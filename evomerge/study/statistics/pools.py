@@ -7,6 +7,7 @@ of tasks or workers, nor on Python's own hash.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
