@@ -82,17 +82,17 @@ def attributes(kind: Any) -> dict[str, str]:
     {'size': 'How large, in rows.', 'name': '`None` for none.'}
     """
     text = (kind.__doc__ or "").partition("Attributes:\n")[2]
-    found: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     indent = len(text) - len(text.lstrip())
     for line in text.splitlines():
         if not line.strip():
             break
         entry = re.match(rf" {{{indent}}}(\w+): (.*)", line)
         if entry:
-            found[entry[1]] = entry[2]
+            descriptions[entry[1]] = entry[2]
         else:
-            found[list(found)[-1]] += f" {line.strip()}"
-    return {name: code(said) for name, said in found.items()}
+            descriptions[list(descriptions)[-1]] += f" {line.strip()}"
+    return {name: code(said) for name, said in descriptions.items()}
 
 
 def code(text: str) -> str:
@@ -105,8 +105,8 @@ def _summary(kind: Any) -> str:
 
 
 def _dataclass_in(kind: Any) -> Any:
-    some = [kind, *typing.get_args(kind)]
-    return next((part for part in some if dataclasses.is_dataclass(part)), None)
+    kinds = [kind, *typing.get_args(kind)]
+    return next((part for part in kinds if dataclasses.is_dataclass(part)), None)
 
 
 def _kind(kind: Any) -> str:

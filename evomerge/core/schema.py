@@ -93,7 +93,7 @@ def _read_fields(kind: Any, value: Any, where: str, path: str) -> Any:
 
 
 def renamed(value: Any, names: Mapping[str, str]) -> Any:
-    """Plain data with some texts in place of others; keys are left as they are."""
+    """Return plain data with texts replaced, by `names`; keys stay as they are."""
     if isinstance(value, Mapping):
         return {key: renamed(item, names) for key, item in value.items()}
     if isinstance(value, list | tuple):

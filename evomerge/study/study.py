@@ -236,7 +236,7 @@ class Study:
         try:
             differences = refuse_another(study, allow_changed=self._allow_changed)
             done = finished(study)
-            if done is not None and not differences.found:
+            if done is not None and differences.is_empty:
                 write_study_card(self.directory, study.record)
                 return done
             with open_pool(self.config, self.directory / "workers.log") as pool:

@@ -67,17 +67,17 @@ def is_told(study: Study, number: Any, scores: Any) -> bool:
     try:
         study.tell(number, scores)
     except UserError:
-        told = False
+        accepted = False
     else:
-        told = True
+        accepted = True
     study.tell(trials[4], 0.25)
     study.close()
     states = [trial.state for trial in em.load_study(study.directory).trials]
     assert states[4] == "scored"
-    assert states.count("scored") == 1 + told
+    assert states.count("scored") == 1 + accepted
     with em.load_study(study.directory) as again:
         assert again.ask().number in range(4)
-    return told
+    return accepted
 
 
 @pytest.mark.parametrize("kind", NUMBERS)

@@ -38,20 +38,20 @@ def peaks():
     kinds = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
     return [resource.getrusage(kind).ru_maxrss / 1024 for kind in kinds]
 
-folder, began, told = Path(sys.argv[2]), peaks()[0], None
-kept = []
+folder, began, message = Path(sys.argv[2]), peaks()[0], None
+contents = []
 try:
     client.inspect([folder])
-    kept.append(read_config(folder))
+    contents.append(read_config(folder))
     if (folder / "model.safetensors").is_file():
-        kept.append(read_header(folder / "model.safetensors"))
+        contents.append(read_header(folder / "model.safetensors"))
     if client.tokens_of(folder):
-        kept.append(read_tokenizer(folder))
+        contents.append(read_tokenizer(folder))
 except UserError as error:
-    told = str(error)
+    message = str(error)
 used = [resource.getrusage(kind) for kind in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 seconds = [u.ru_utime + u.ru_stime for u in used]
-print(json.dumps([told, peaks()[0] - began, peaks()[1], *seconds]))
+print(json.dumps([message, peaks()[0] - began, peaks()[1], *seconds]))
 """
 
 

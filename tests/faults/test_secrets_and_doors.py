@@ -236,8 +236,8 @@ config = StudyConfig.from_yaml(sys.argv[1])
 config = replace(config, workers=replace(config.workers, backend="ray", count=1))
 with open_pool(config, Path("unused")) as pool:
     assert pool.process_ids
-    found = {d.name: listening(int(d.name)) for d in Path("/proc").glob("[0-9]*") if mine(d)}
-    print(json.dumps([len(found), sorted(port for some in found.values() for port in some)]))
+    ports = {d.name: listening(int(d.name)) for d in Path("/proc").glob("[0-9]*") if mine(d)}
+    print(json.dumps([len(ports), sorted(port for of_one in ports.values() for port in of_one)]))
 """
 
 

@@ -63,7 +63,7 @@ class Killed:
         """Folder where the stub workers of the present run note what they begin."""
         return self.folder / f"evaluations-{self.starts}"
 
-    def held(self) -> set[tuple[str, str, str, int]]:
+    def outcomes(self) -> set[tuple[str, str, str, int]]:
         """(recipe, mode, task, item) of everything that the journal holds."""
         if not self.lines():
             return set()
@@ -99,7 +99,7 @@ def uninterrupted(drivers: Drivers, tmp_path_factory: pytest.TempPathFactory) ->
     study = Killed(drivers, stub_config(), tmp_path_factory.mktemp("whole") / "study")
     study.start()
     assert drivers.wait() == 0, (study.folder / "output").read_text()
-    assert study.begun() == study.held() != set()
+    assert study.begun() == study.outcomes() != set()
     return study
 
 
@@ -115,7 +115,7 @@ def test_kill_9_at_30_random_moments_loses_nothing_and_changes_nothing(
         code = -9
         while code:
             assert kills < 60, "it does not get on"
-            before, way = study.held(), ways[kills % len(ways)]
+            before, way = study.outcomes(), ways[kills % len(ways)]
             if kills >= 30:
                 study.start()
                 code = drivers.wait()
@@ -136,7 +136,7 @@ def test_kill_9_at_30_random_moments_loses_nothing_and_changes_nothing(
             assert code in (0, -9), (study.folder / "output").read_text()
             kills += code == -9
             assert not before & study.begun(), "what was finished is paid for again"
-            assert before <= study.held(), "what was finished is lost"
+            assert before <= study.outcomes(), "what was finished is lost"
         finished += 1
         assert substance(study.run) == expected
         assert set(paid(study.run).values()) == {1}
@@ -208,7 +208,7 @@ def test_kill_9_at_30_random_moments_of_real_studies_changes_nothing(
         code = -9
         while code:
             assert code == -9, (study.folder / "output").read_text()
-            before, driver = study.held(), study.start(workers=draw.randint(1, 2))
+            before, driver = study.outcomes(), study.start(workers=draw.randint(1, 2))
             if kills < 30:
                 study.wait_for_outcomes(draw.randint(1, 25), driver)
                 time.sleep(draw.uniform(0, 0.05))
@@ -219,7 +219,7 @@ def test_kill_9_at_30_random_moments_of_real_studies_changes_nothing(
                 (kill_group if kills % 3 else kill)(driver)
                 kills += 1
             code = drivers.wait()
-            assert before <= study.held(), "what was finished is lost"
+            assert before <= study.outcomes(), "what was finished is lost"
         done += 1
         assert substance(study.run) == expected
         assert set(paid(study.run).values()) == {1}

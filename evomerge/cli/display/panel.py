@@ -61,7 +61,7 @@ def panel(
 
 
 def _text(text: str, style: str = "") -> Text:
-    """Text of a journal, in which a name may hold what a terminal takes for orders."""
+    """Return a journal's text without control characters, which a terminal would obey."""
     return Text(printable(text), style=style)
 
 

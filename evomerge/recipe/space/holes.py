@@ -38,7 +38,7 @@ class Hole:
     rest: Value | None = None
 
     def setting(self, values: Sequence[Value]) -> Any:
-        """What stands in its place at a point: a value, a gradient, or values with filters."""
+        """Return what fills it at a point: a value, a gradient, or values with filters."""
         if not self.groups:
             return list(values) if self.gradient else values[0]
         rest = [] if self.rest is None else [{"value": self.rest}]

@@ -54,9 +54,9 @@ class Differences:
     changed: Sequence[ChangedEvent] = ()
 
     @property
-    def found(self) -> bool:
-        """Whether there are any."""
-        return bool(self.paths or self.changed)
+    def is_empty(self) -> bool:
+        """True if there are none."""
+        return not (self.paths or self.changed)
 
 
 def refuse_another(
@@ -147,7 +147,7 @@ def _compare_content(
     study: StudyRun, past: StudyEvent, now: StudyEvent, paths: Mapping[str, str]
 ) -> None:
     """Refuse other weights, tasks or code than the study began with, wherever they lie."""
-    fingerprints = {paths.get(name, name): found for name, found in past.fingerprints.items()}
+    fingerprints = {paths.get(name, name): digest for name, digest in past.fingerprints.items()}
     if fingerprints != now.fingerprints and paths:
         changes = [f"{old} is now {new}, with other content" for old, new in paths.items()]
         raise _another_study(study, changes)
@@ -166,7 +166,7 @@ def _compare_content(
 
 
 def _content(value: Any) -> Any:
-    """Hashes of files with the files' names, wherever these lie; else the value."""
+    """Return hashes of files with the files' names, in whichever folders; else the value."""
     if not isinstance(value, Mapping):
         return value
     return sorted((Path(file).name, digest) for file, digest in value.items())

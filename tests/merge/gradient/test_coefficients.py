@@ -82,8 +82,8 @@ def recipe_of(
         "merge_method": method.name,
         "base_model": family["base"],
         "models": [
-            {"model": model, "parameters": own}
-            for model, own in zip(models, per_model, strict=True)
+            {"model": model, "parameters": settings}
+            for model, settings in zip(models, per_model, strict=True)
         ],
         "parameters": shared,
         "seed": 3,
@@ -176,8 +176,8 @@ def test_what_elects_signs_has_no_gradient_unless_it_is_asked_for(family: dict[s
         fill(model, built, parents)
         with weight_gradients(model):
             loss_of(model).backward()  # type: ignore[no-untyped-call]
-            found = coefficient_gradients(model, built, parents, piecewise=piecewise)
-        asked[piecewise] = {key.parameter for key in found}
+            gradients = coefficient_gradients(model, built, parents, piecewise=piecewise)
+        asked[piecewise] = {key.parameter for key in gradients}
     assert asked == {False: {"lambda"}, True: {"lambda", "weight"}}
 
 
@@ -199,9 +199,9 @@ def test_a_coefficient_at_the_end_of_what_is_valid_is_moved_to_one_side(
     with weight_gradients(model):
         loss_of(model).backward()  # type: ignore[no-untyped-call]
         weights = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-        found = coefficient_gradients(model, built, parents)
+        gradients = coefficient_gradients(model, built, parents)
     base, tuned = load_live(family["base"]).state_dict(), load_live(family["a"]).state_dict()
-    for key, value in found.items():  # θ = base + alpha (a - base), so dθ/dalpha = a - base
+    for key, value in gradients.items():  # θ = base + alpha (a - base), so dθ/dalpha = a - base
         expected = float((weights[key.tensor] * (tuned[key.tensor] - base[key.tensor])).sum())
         assert value == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
@@ -221,5 +221,5 @@ def test_a_frozen_tied_head_counts_once(tmp_path: Any) -> None:
         loss_of(model).backward()  # type: ignore[no-untyped-call]
         recipe = Recipe.from_dict({"merge_method": "passthrough", "models": [str(base)]})
         parents = open_parents([str(base)])
-        found = coefficient_gradients(model, plan(recipe, parents.checkpoints), parents)
-    assert "lm_head.weight" not in {key.tensor for key in found}
+        gradients = coefficient_gradients(model, plan(recipe, parents.checkpoints), parents)
+    assert "lm_head.weight" not in {key.tensor for key in gradients}

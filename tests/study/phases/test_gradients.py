@@ -141,9 +141,9 @@ def test_more_trials_extend_a_search(whole: Path, configured: Configured, tmp_pa
     shutil.copytree(whole, run)
     Study(configured(search={"trials": STEPS + 2}), run).optimize()
     Study(configured(search={"trials": STEPS + 2}), tmp_path / "other").optimize()
-    told = [[e["gradients"] for e in events(r, "told")] for r in (run, tmp_path / "other")]
-    assert told[0] == told[1]
-    assert len(told[0]) == STEPS + 2
+    generations = [[e["gradients"] for e in events(r, "told")] for r in (run, tmp_path / "other")]
+    assert generations[0] == generations[1]
+    assert len(generations[0]) == STEPS + 2
 
 
 @pytest.mark.parametrize(
@@ -194,9 +194,9 @@ def test_a_relay_chooses_first_and_then_follows_gradients(
     }
     run = tmp_path / "run"
     Study(configured(space=space, search=search), run).optimize()
-    told = events(run, "told")
-    assert [len(event["trials"]) for event in told] == [4, 4, 1, 1, 1, 1]
-    assert [bool(event.get("gradients")) for event in told] == [False] * 2 + [True] * 4
+    generations = events(run, "told")
+    assert [len(event["trials"]) for event in generations] == [4, 4, 1, 1, 1, 1]
+    assert [bool(event.get("gradients")) for event in generations] == [False] * 2 + [True] * 4
     before = events(run)
     Study(configured(space=space, search=search), run).optimize()
     assert [e for e in events(run) if e["event"] != "opened"] == [
