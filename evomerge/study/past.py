@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -58,5 +59,10 @@ def _pairs(old: Any, new: Any, key: str) -> Iterator[tuple[str, str]]:
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for before, after in zip(old, new, strict=True):
             yield from _pairs(before, after, key)
-    elif key in _PATHS and isinstance(old, str) and isinstance(new, str) and old != new:
+    elif key in _PATHS and _is_path(old) and _is_path(new) and old != new:
         yield old, new
+
+
+def _is_path(value: Any) -> bool:
+    """Return whether a text is a whole path; an id on the hub stays where it is."""
+    return isinstance(value, str) and os.path.isabs(value)
