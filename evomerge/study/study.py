@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 from evomerge.core.errors import UserError
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.space import SearchSpace
-from evomerge.study.config import StudyConfig
+from evomerge.study.config import StudyConfig, ThenConfig
 from evomerge.study.context import StudyRun, study_space
 from evomerge.study.journal import dataframes
 from evomerge.study.journal.events import Event, ToldEvent
@@ -274,8 +274,14 @@ class Study:
 
     def _choose_optimizer(self, record: Record, external: bool) -> None:
         """Take the optimizer that the run began with, or the one for its kind of evaluation."""
-        begun = record.config.get("search", {}).get("optimizer")
-        search = replace(self.config.search, optimizer=begun)
+        begun = record.config.get("search", {})
+        then = begun.get("then")
+        search = replace(
+            self.config.search,
+            optimizer=begun.get("optimizer"),
+            options=begun.get("options", {}),
+            then=None if then is None else ThenConfig(**then),
+        )
         self.config, _ = with_optimizer(replace(self.config, search=search), self.space, external)
 
     def _open_ask_tell(self) -> AskTell:

@@ -128,7 +128,7 @@ WRONG: dict[tuple[str, ...], list[Any]] = {
     ("evaluate", "items", "search"): [float("nan"), float("inf"), -0.5, 7, "x"],
     ("search",): [3, None, [], "x"],
     ("search", "optimizer"): ["cmaess", "", 3, []],
-    ("search", "then"): [3, "adam", {}, {"optimizer": "adam"}, {"optimizer": "x", "trials": 2}],
+    ("search", "then"): [3, "adam", {}, {"optimizer": "adam"}, {"optimizer": "x", "after": 2}],
     ("search", "trials"): [0, -1, "x", 1.5, None, True],
     ("search", "seed"): ["x", 1.5, None, [], True],
     ("search", "population"): ["x", 1.5, [], True],

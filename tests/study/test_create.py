@@ -40,7 +40,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "select": "simplest",
         "steps": "deltas",
         "options": {"sigma": 0.2},
-        "then": {"optimizer": "random", "trials": 9, "options": {}},
+        "then": {"optimizer": "random", "after": 9, "options": {}},
     },
     "workers": {
         "backend": "ray",

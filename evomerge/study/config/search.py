@@ -15,16 +15,17 @@ from evomerge.study.statistics.constraints import Constraint
 
 @dataclass(frozen=True)
 class ThenConfig:
-    """An optimizer that goes on where the first one ended, for the last of the trials.
+    """An optimizer that goes on where the first one ended.
 
     Attributes:
         optimizer: Its name.
-        trials: How many of `search.trials` are its own.
+        after: How many trials the first one has, in whole generations; the others of
+            `search.trials` are this one's.
         options: Passed to it.
     """
 
     optimizer: str
-    trials: int
+    after: int
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -70,11 +71,11 @@ class SearchConfig:
         """Refuse numbers out of range, a deadline that is none, and constraints on other tasks."""
         if self.trials < 1:
             raise UserError(f"{where}: search.trials: expected at least 1, got {self.trials}")
-        if self.then is not None and not 0 < self.then.trials < self.trials:
+        if self.then is not None and not 0 < self.then.after < self.trials:
             raise UserError(
-                f"{where}: search.then.trials: expected at least 1 and fewer than search.trials "
-                f"({self.trials}), so that some are left for the first optimizer, but got "
-                f"{self.then.trials}"
+                f"{where}: search.then.after: expected at least 1 and fewer than search.trials "
+                f"({self.trials}), so that some are left for it, but got "
+                f"{self.then.after}"
             )
         if self.optimizer is None and (self.options or self.then):
             raise UserError(

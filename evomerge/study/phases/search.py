@@ -49,7 +49,7 @@ def start_optimizer(
     then = section.then
     if then is not None:
         second = search.create(then.optimizer, **then.options)
-        optimizer = Relay([(optimizer, section.trials - then.trials), (second, then.trials)])
+        optimizer = Relay([(optimizer, then.after), (second, section.trials)])
     seed = None if "seed" in section.options else section.seed
     counted = sum(task.weight > 0 for task in config.evaluate.tasks)
     objectives = counted if section.objective == "pareto" else 1

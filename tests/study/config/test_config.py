@@ -103,7 +103,7 @@ def test_the_least_study_has_the_documented_defaults() -> None:
 
 def test_a_shown_config_is_read_back_the_same(tmp_path: Path) -> None:
     document = changed("search.options", {"sigma": 0.1})
-    document["search"] |= {"optimizer": "cmaes", "then": {"optimizer": "adam", "trials": 9}}
+    document["search"] |= {"optimizer": "cmaes", "then": {"optimizer": "adam", "after": 9}}
     document["space"] = {"merge_method": "linear", "models": [{"model": "*"}]}
     document["evaluate"] |= {"num_fewshot": 3, "batch_size": 8, "items": {"holdout": 0.1}}
     document["evaluate"]["tasks"] = [{"name": "a", "metric": "acc", "weight": 2}, "b"]

@@ -190,13 +190,16 @@ def test_a_relay_chooses_first_and_then_follows_gradients(
         "optimizer": "catcma",
         "trials": 12,
         "population": 4,
-        "then": {"optimizer": "adam", "trials": 4},
+        "then": {"optimizer": "adam", "after": 8},
     }
     run = tmp_path / "run"
     Study(configured(space=space, search=search), run).optimize()
     generations = events(run, "told")
     assert [len(event["trials"]) for event in generations] == [4, 4, 1, 1, 1, 1]
     assert [bool(event.get("gradients")) for event in generations] == [False] * 2 + [True] * 4
+    search["trials"] = 14  # more trials are the second one's
+    Study(configured(space=space, search=search), run).optimize()
+    assert [len(event["trials"]) for event in events(run, "told")] == [4, 4] + [1] * 6
     before = events(run)
     Study(configured(space=space, search=search), run).optimize()
     assert [e for e in events(run) if e["event"] != "opened"] == [
@@ -247,8 +250,8 @@ def test_a_study_that_names_no_optimizer_gets_adam_where_all_is_smooth(
             "no dimension changes the merge smoothly.*piecewise: true",
         ),
         ({"search": {"optimizer": None, "options": {"lr": 0.1}}}, "which optimizer is it for"),
-        ({"search": {"then": {"optimizer": "adam", "trials": STEPS}}}, "fewer than search.trials"),
-        ({"search": {"then": {"optimizer": "adma", "trials": 1}}}, "unknown optimizer 'adma'"),
+        ({"search": {"then": {"optimizer": "adam", "after": STEPS}}}, "fewer than search.trials"),
+        ({"search": {"then": {"optimizer": "adma", "after": 1}}}, "unknown optimizer 'adma'"),
     ],
 )
 def test_what_cannot_be_followed_is_refused_at_once_with_the_remedy(
