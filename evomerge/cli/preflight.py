@@ -205,11 +205,12 @@ def _scaling(candidates: int, shards: int, spent: Mapping[str, float]) -> str:
 
 
 def _cost(spent: Mapping[str, float], items: int, loss: str, size: int) -> str:
-    """The cost of one gradient, in seconds, item evaluations and memory."""
+    """Return the cost of one gradient, in seconds, item evaluations and memory."""
     price = PRICES[score_kind_of(loss)] * items
     return (
-        f"{spent['total']:.2g} s for the same items forward and back, which count as {price:,} "
-        f"item evaluations; {4 * size / 1e9:.2g} GB for it in float32, and what the way back needs"
+        f"{spent['total']:.2g} s for the same items forward and backward, which count as {price:,} "
+        f"item evaluations; {4 * size / 1e9:.2g} GB for it in float32, besides what the backward "
+        "pass needs"
     )
 
 

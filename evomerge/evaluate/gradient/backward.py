@@ -1,7 +1,8 @@
 """Runs items forward and backward, some at a time, and leaves the gradient with the weights.
 
 Rows are plain: neither packed nor behind a cached prefix, since what is shared would have to be
-kept for the way back. When memory runs out, all is begun again with half as many rows at a time.
+kept for the backward pass. When memory runs out, everything is repeated with half as many rows at
+a time.
 """
 
 from __future__ import annotations

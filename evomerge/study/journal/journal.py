@@ -120,8 +120,8 @@ class Journal:
         except OSError as error:
             os.close(fd)
             raise UserError(
-                f"cannot lock journal {path}: {error.strerror}: mend the file system, then run the "
-                "same command again"
+                f"cannot lock journal {path}: {error.strerror}: repair the file system, then "
+                "run the same command again"
             ) from None
         except BaseException:
             os.close(fd)
@@ -153,9 +153,9 @@ class Journal:
             raise ValueError(f"the journal {self.path} is closed")
         self._check_unshared()
         wrong = self._check.fault(decode(frame))
-        if wrong:  # our mistake; once written, nobody could read the file
+        if wrong:  # our mistake; once written, the file could not be read
             raise ValueError(
-                f"{self.path}: an event that nobody could read: {event['event']}{wrong}"
+                f"{self.path}: an event that could not be read back: {event['event']}{wrong}"
             )
         try:
             faults.reach("journal.write")
