@@ -110,7 +110,7 @@ def test_the_journal_takes_no_event_that_nobody_could_read(study: Study, scores:
     file = study.directory / "journal.log"
     before = len(list(iterate(file)))
     with Journal.open(file, create=False) as journal:
-        with pytest.raises(ValueError, match="an event that nobody could read: scored"):
+        with pytest.raises(ValueError, match="an event that could not be read back: scored"):
             journal.append({"event": "scored", "trial": 0, "scores": scores})
         journal.append({"event": "scored", "trial": 0, "scores": {"task": 0.5}})
     assert len(list(iterate(file))) == before + 2  # it was opened, and one was appended
