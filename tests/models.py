@@ -184,6 +184,11 @@ def write_tokenizer(folder: Path, tokens: Sequence[str] = VOCABULARY) -> None:
     tokenizer.pre_tokenizer = WhitespaceSplit()
     tokenizer.add_special_tokens([token for token in tokens if token.startswith("<")])
     tokenizer.save(str(folder / "tokenizer.json"))
+    write_settings(folder)
+
+
+def write_settings(folder: Path) -> None:
+    """Write the settings of a tokenizer whose special tokens are `VOCABULARY[:4]`."""
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "pad_token": "<pad>",

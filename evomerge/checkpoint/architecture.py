@@ -26,6 +26,7 @@ _OF_TOKENS = re.compile(
 )
 # Rows of positions, of segments and of classes, not of tokens.
 _NOT_TOKENS = re.compile(r"wpe|position|token_type|(?:^|\.)(?:score|classifier)\.")
+LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 # Either of a pair may stand for the other where a model ties its embeddings.
 _TIED = (
     ("lm_head.weight", "model.embed_tokens.weight"),
@@ -111,12 +112,6 @@ def tied_partner(name: str, names: Iterable[str]) -> str | None:
     return None
 
 
-def is_tied_copy(name: str, config: Mapping[str, Any], names: Iterable[str]) -> bool:
-    """Return whether a live model reads this tensor's tied partner instead: then it is none."""
-    tied = bool(config.get("tie_word_embeddings"))
-    return tied and name == "lm_head.weight" and tied_partner(name, names) is not None
-
-
 def vocabulary_size(config: Mapping[str, Any]) -> int | None:
     """Return how many rows of embeddings a config.json declares; ``None`` if it does not say."""
     for scope in (config, config.get("text_config") or {}):
@@ -149,7 +144,7 @@ def has_row_per_token(name: str, shape: Sequence[int], config: Mapping[str, Any]
 def layer_count(config: Mapping[str, Any]) -> int | None:
     """Return how many layers a config.json declares; ``None`` if it does not say."""
     for scope in (config, config.get("text_config") or {}):
-        for key in ("num_hidden_layers", "n_layer", "num_layers", "n_layers"):
+        for key in LAYER_COUNTS:
             if isinstance(scope.get(key), int):
                 return int(scope[key])
     return None
@@ -169,6 +164,22 @@ def stack_depths(names: Iterable[str], otherwise: int = 0) -> dict[str, int]:
     return {**depths, "": max(depths.values(), default=otherwise)}
 
 
+def with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """The same config for weights of another dtype, wherever it says one."""
+    result: dict[str, Any] = {
+        key: _with_inner_dtype(value, dtype)
+        for key, value in config.items()
+        if key not in ("dtype", "torch_dtype")
+    }
+    return {**result, "dtype": dtype}
+
+
+def _with_inner_dtype(value: Any, dtype: str) -> Any:
+    if isinstance(value, Mapping) and ("dtype" in value or "torch_dtype" in value):
+        return with_dtype(value, dtype)
+    return value
+
+
 def with_layers(
     config: Mapping[str, Any], origin: Sequence[tuple[Mapping[str, Any], int]]
 ) -> dict[str, Any]:
@@ -178,7 +189,7 @@ def with_layers(
     """
     result = dict(config)
     for key, value in config.items():
-        if key in ("num_hidden_layers", "n_layer", "num_layers", "n_layers"):
+        if key in LAYER_COUNTS:
             result[key] = len(origin)
         elif _per_layer(key, config) and all(_per_layer(key, source) for source, _ in origin):
             result[key] = [source[key][layer] for source, layer in origin]

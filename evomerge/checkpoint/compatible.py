@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from evomerge.checkpoint.architecture import tied_partner
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.core.errors import UserError
 
@@ -26,17 +25,14 @@ def check_compatible(
     """
     wrong = []
     for name, info in base.tensors.items():
-        counterpart = other.tensors.get(name) or other.tensors.get(tied_tensor(name, other) or "")
+        counterpart = other.tensors.get(other.stored_name(name) or "")
         if counterpart is None:
             wrong.append(f"{name} is missing")
         elif counterpart.shape != info.shape:
             wrong.append(f"{name} is {list(counterpart.shape)}, expected {list(info.shape)}")
-    for name in other.tensors:
-        untied = (
-            other.config.get("tie_word_embeddings") is False
-        )  # a head that the base cannot hold
-        if name not in base.tensors and (untied or tied_tensor(name, base) is None):
-            wrong.append(f"{name} is not in the base")
+    wrong += [
+        f"{name} is not in the base" for name in other.tensors if base.stored_name(name) is None
+    ]
     if ignored is not None:
         wrong = [text for text in wrong if not ignored(text.partition(" ")[0])]
     if wrong:
@@ -46,11 +42,9 @@ def check_compatible(
         )
 
 
-def tied_tensor(name: str, model: Checkpoint) -> str | None:
-    """Return the tensor that stands for one that a model lacks, if its embeddings may be tied."""
-    if model.config.get("tie_word_embeddings") is False:
-        return None
-    return tied_partner(name, model.tensors)
+def unties(base: Checkpoint, others: Mapping[str, Checkpoint]) -> bool:
+    """Return whether a model holds by itself what the base ties to another tensor."""
+    return any(name not in base.tensors for other in others.values() for name in other.tensors)
 
 
 def check_same_kind(base: Checkpoint, other: Checkpoint) -> None:
@@ -68,7 +62,7 @@ def check_same_kind(base: Checkpoint, other: Checkpoint) -> None:
 
 
 def check_same_tokens(base: Checkpoint, other: Checkpoint) -> None:
-    """Refuse a pair whose token ids differ; a model without tokenizer.json goes with any.
+    """Refuse a pair whose token ids differ; a model without a tokenizer goes with any.
 
     Raises:
         UserError: Names the first tokens that differ.

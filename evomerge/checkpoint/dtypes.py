@@ -16,6 +16,12 @@ NAMES = {
     "I8": "int8",
     "U8": "uint8",
     "BOOL": "bool",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
+    "U16": "uint16",
+    "U32": "uint32",
+    "U64": "uint64",
 }
 CODES = {name: code for code, name in NAMES.items()}
 ELEMENT_BYTES = {
@@ -29,6 +35,12 @@ ELEMENT_BYTES = {
     "I8": 1,
     "U8": 1,
     "BOOL": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "F8_E8M0": 1,
+    "U16": 2,
+    "U32": 4,
+    "U64": 8,
 }
-FLOATS = ("F64", "F32", "F16", "BF16")
+FLOATS = ("F64", "F32", "F16", "BF16")  # what can be averaged; quantized ones are refused before
 FLOAT_NAMES = tuple(NAMES[code] for code in FLOATS)  # what a recipe may have as its dtype

@@ -15,6 +15,8 @@ from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.files.folder import ADAPTER_CONFIG, CONFIG, cached, read_config, resolve
 from evomerge.checkpoint.files.header import TensorInfo, read_header
 from evomerge.checkpoint.files.index import shards_of
+from evomerge.checkpoint.loaded.quantized import check_float, without_quantization
+from evomerge.checkpoint.loaded.tying import loaded_tensors
 from evomerge.checkpoint.sandbox.client import inspect, inspected
 from evomerge.checkpoint.store import Files
 from evomerge.core.errors import UserError
@@ -36,6 +38,12 @@ def open_model(model: str | Path) -> Checkpoint:
     if not (folder / CONFIG).is_file() and (folder / ADAPTER_CONFIG).is_file():
         raise UserError(
             f"{model}: this is an adapter, not a model; write {{model: BASE, adapter: {model}}}"
+        )
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise UserError(
+            f"{folder}: it holds a model and an adapter ({ADAPTER_CONFIG}), and transformers loads "
+            "both as one: remove the adapter's files if it is merged already, or move them to a "
+            f"folder of their own and write {{model: {model}, adapter: FOLDER}}"
         )
     return _open_folder(folder)
 
@@ -69,14 +77,39 @@ def inspect_models(models: Iterable[str]) -> dict[str, Any]:
     return inspected([*folders, *copies])
 
 
-def _open_folder(folder: Path) -> Checkpoint:
+def open_stored(model: str | Path) -> tuple[Path, dict[str, Any], Files]:
+    """The folder, the config.json and every stored tensor of a folder or hub id, as it is.
+
+    Raises:
+        UserError: It is no folder with config.json and safetensors, or a file in it is damaged.
+    """
+    folder = resolve(str(model))
     inspect([folder])
     config = read_config(folder)
-    tensors: dict[str, TensorInfo] = {}
-    for shard, promised in shards_of(folder).items():
+    stored: dict[str, TensorInfo] = {}
+    named = config.get("transformers_weights")
+    for shard, promised in shards_of(folder, None if named is None else str(named)).items():
         header = read_header(folder / shard)
         lacking = next((name for name in promised if name not in header), None)
         if lacking is not None:
             raise UserError(f"{folder}: {lacking} is not in {shard}, where the index expects it")
-        tensors.update(header)
-    return Checkpoint(folder, config, tensors, Files(folder, tensors, CONFIG))
+        twice = next((name for name in header if name in stored), None)
+        if twice is not None:
+            raise UserError(
+                f"{folder}: {twice} is in {stored[twice].file} and in {shard}; keep the one that "
+                "belongs to the model"
+            )
+        stored.update(header)
+    return folder, config, Files(folder, stored, CONFIG)
+
+
+def _open_folder(folder: Path) -> Checkpoint:
+    """A folder's model as transformers loads it."""
+    folder, config, files = open_stored(folder)
+    check_float(folder, config, files.tensors)
+    config = without_quantization(config)
+    try:
+        tensors = loaded_tensors(config, files.tensors, files.tensor)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
+    return Checkpoint(folder, config, tensors, files)

@@ -12,6 +12,7 @@ from evomerge.cli.commands import (
     completion,
     dashboard,
     demo,
+    dequantize,
     explain,
     export,
     extract_lora,
@@ -28,7 +29,7 @@ from evomerge.cli.commands import (
 _COMMANDS = (  # in the order of the help: run a study, look at it, use its recipe, the rest
     *(demo, search, check),
     *(status, watch, dashboard, report, explain, repair),
-    *(build, push, export, import_, trajectory, extract_lora),
+    *(build, push, export, import_, trajectory, extract_lora, dequantize),
     *(catalogue, completion),
 )
 

@@ -136,6 +136,18 @@ def cache_argument(model: Any) -> str | None:
     return next((name for name in ("cache", "past_key_values") if name in accepted), None)
 
 
+def untie(model: Any) -> None:
+    """Give a model's head weights of its own, in place, so that others than the base's fit in."""
+    for target, source in dict(model.all_tied_weights_keys or {}).items():
+        path, _, name = target.rpartition(".")
+        weight = model.get_parameter(source).detach().clone()
+        setattr(model.get_submodule(path), name, torch.nn.Parameter(weight, requires_grad=False))
+    model.all_tied_weights_keys = {}
+    for config in (model.config, model.config.get_text_config()):
+        if hasattr(config, "tie_word_embeddings"):
+            config.tie_word_embeddings = False
+
+
 @contextmanager
 def _one_at_a_time(trust_remote_code: bool) -> Iterator[None]:
     """Wait for other processes: transformers copies a model's Python files one by one."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from evomerge.checkpoint.architecture import with_dtype
 from evomerge.checkpoint.dtypes import CODES, ELEMENT_BYTES, FLOATS
 from evomerge.checkpoint.files.remote_code import copy_code
 from evomerge.checkpoint.files.shards import write_shards
@@ -21,13 +23,19 @@ from evomerge.merge.digest import combined_digest, tensor_digest
 from evomerge.merge.output.card import model_card
 from evomerge.merge.parents.nested import open_parents, with_merges
 from evomerge.merge.parents.parents import Parents
+from evomerge.merge.plan.configs import config_notes
 from evomerge.merge.plan.plan import MergePlan, TensorJob, plan
-from evomerge.merge.vocabulary.tokenizer import write_tokenizer
+from evomerge.merge.vocabulary.tokenizer import write_companions
 from evomerge.recipe.recipe import Recipe
 
 
 def build(
-    recipe: Recipe | str | Path, out: str | Path, *, device: str = "cpu", replace: bool = False
+    recipe: Recipe | str | Path,
+    out: str | Path,
+    *,
+    device: str = "cpu",
+    replace: bool = False,
+    note: Callable[[str], None] = warnings.warn,
 ) -> str:
     """Merge a recipe into a model folder.
 
@@ -36,6 +44,7 @@ def build(
         out: The folder to make; it must not exist, or be empty, unless `replace`.
         device: Where the arithmetic runs.
         replace: Whether to replace an existing folder, once the new one is complete.
+        note: Takes a sentence for each parent whose config computes in another way.
 
     Returns:
         The digest of the merged weights.
@@ -47,6 +56,8 @@ def build(
         recipe = _read(Path(recipe))
     parents = with_merges(recipe, open_parents(recipe.model_names, device), checked=True)
     parents.check(recipe)
+    for text in config_notes(recipe, parents.checkpoints):
+        note(text)
     return write(plan(recipe, parents.checkpoints), parents, Path(out), replace=replace)
 
 
@@ -93,11 +104,16 @@ def fill(model: torch.nn.Module, built: MergePlan, parents: Parents) -> None:
             are beyond what its dtype can hold.
     """
     live = live_tensors(model, built)
+    _check_apart(model, live)
+    state = model.state_dict(keep_vars=True)
     with torch.no_grad():
         for job in built.jobs:
             out = live[job.name]
             merge_into(out, job, parents, built.recipe)
             _check_range(job, out)
+        for name, source in built.tied.items():  # a head that only this live model has apart
+            if name in state and state[name].data_ptr() != live[source].data_ptr():
+                state[name].copy_(live[source])
 
 
 def live_tensors(model: torch.nn.Module, built: MergePlan) -> dict[str, Tensor]:
@@ -135,7 +151,8 @@ def parameters_of(model: torch.nn.Module, built: MergePlan) -> dict[str, Tensor]
             "be dropped, or the model runs its weights in another layout than it stores them; "
             "build to a folder instead"
         )
-    _check_whole(model, state, tensors.values())
+    apart = [state[name] for name in built.tied if name in state]  # filled as their source is
+    _check_whole(model, state, [*tensors.values(), *apart])
     return tensors
 
 
@@ -161,6 +178,18 @@ def _check_whole(
         )
 
 
+def _check_apart(model: torch.nn.Module, live: Mapping[str, Tensor]) -> None:
+    """Refuse a live model in which two tensors of a merge are one."""
+    names: dict[int, str] = {}
+    for name, tensor in live.items():
+        other = names.setdefault(tensor.data_ptr(), name) if tensor.numel() else name
+        if other != name:
+            raise UserError(
+                f"{type(model).__name__}: it ties {name} to {other}, which differ in the merge: "
+                "load it with tie_word_embeddings=False"
+            )
+
+
 def _differs_in_rows(live: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     return live != wanted and live[1:] == wanted[1:] and len(live) == len(wanted) > 0
 
@@ -168,8 +197,8 @@ def _differs_in_rows(live: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 def write(built: MergePlan, parents: Parents, out: Path, *, replace: bool = False) -> str:
     """Write a merged model as a Hugging Face folder, which appears only when it is complete.
 
-    The folder holds config, safetensors, the tokenizer, the recipe and a model card, and the
-    Python files that the config names.
+    The folder holds config, safetensors, the recipe, a model card, the Python files that the
+    config names, and all that loaders read beside: tokenizer, templates, processors, licences.
 
     Returns:
         The digest of its weights.
@@ -195,10 +224,9 @@ def write(built: MergePlan, parents: Parents, out: Path, *, replace: bool = Fals
     with atomic_folder(out, replace=replace) as folder:
         copy_code(parents.checkpoints[recipe.donor].folder, folder)  # may refuse: before the work
         write_shards(folder, recorded(), sizes)
-        config = {**built.config, "dtype": recipe.output_dtype}
-        config.pop("torch_dtype", None)
+        config = with_dtype(built.config, recipe.output_dtype)
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        write_tokenizer(recipe, parents.opened, folder)
+        write_companions(recipe, parents.opened, folder)
         recipe.to_yaml(folder / "evomerge_recipe.yaml")
         (folder / "README.md").write_text(model_card(recipe), encoding="utf-8")
     return combined_digest(parts)

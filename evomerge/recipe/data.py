@@ -25,7 +25,9 @@ Parameters = Mapping[str, Setting]
 # what becomes of a classifier's or a language model's head, and of tensors that models do not share
 Heads = Literal["merge", "base", "drop"]
 Unmatched = Literal["error", "base", "drop", "union"]
-MODEL_KEYS = ("model", "base_model", "tokenizer_source", "source")  # keys whose value is a model
+PARENTS = "parents"  # as out_dtype, where none is given: what the parents are stored in
+# Keys whose value is a model.
+MODEL_KEYS = ("model", "base_model", "config", "tokenizer_source", "source")
 CHAT_TEMPLATES = ("auto", "alpaca", "chatml", "exaone", "llama3", "mistral")
 
 
@@ -87,6 +89,10 @@ def _dtype(value: Any, where: str) -> str:
     if name not in FLOAT_NAMES:
         raise UserError(f"{where}: {unknown('dtype', name, FLOAT_NAMES)}")
     return name
+
+
+def _out_dtype(value: Any, where: str) -> str:
+    return PARENTS if value == PARENTS else _dtype(value, where)
 
 
 def _tokenizer_source(value: Any, where: str) -> str:
@@ -192,7 +198,8 @@ class RecipeData(_Part):
     parameters: Parameters = field(default_factory=dict)
     blocks: tuple[Block, ...] = ()
     dtype: Dtype = "float32"
-    out_dtype: Dtype | None = None
+    out_dtype: Annotated[str, _out_dtype] | None = None
+    config: Model | None = None
     tokenizer_source: Annotated[str, _tokenizer_source] | None = None
     tokenizer: Tokenizer | None = None
     chat_template: Annotated[str, _chat_template] | None = None
@@ -235,7 +242,7 @@ class RecipeData(_Part):
 
     @property
     def output_dtype(self) -> str:
-        """The dtype that the merged tensors are written in."""
+        """The dtype that the merged tensors are written in; `PARENTS` until those are known."""
         return self.out_dtype or self.dtype
 
     @property
@@ -260,8 +267,13 @@ class RecipeData(_Part):
 
     @property
     def donor(self) -> str:
-        """The model or merge whose config and tokenizer the result takes."""
+        """The model or merge whose tokenizer the result takes, and its config without `config`."""
         return self.base_model or self.inputs[0]
+
+    @property
+    def config_donor(self) -> str:
+        """The model or merge whose config the result takes."""
+        return self.config or self.donor
 
     @property
     def vocabulary(self) -> Tokenizer | None:

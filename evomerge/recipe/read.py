@@ -15,7 +15,7 @@ from evomerge.core import schema
 from evomerge.core.errors import UserError, unknown
 from evomerge.recipe import nested as nesting
 from evomerge.recipe import tokenizer as token_rows
-from evomerge.recipe.data import Entry, RecipeData, Slice, Source
+from evomerge.recipe.data import PARENTS, Entry, RecipeData, Slice, Source
 from evomerge.recipe.settings import normal_parameters
 
 R = TypeVar("R", bound=RecipeData)
@@ -38,6 +38,8 @@ def read(kind: type[R], document: Any, where: str) -> R:
         known = ", ".join(sorted(methods.names()))
         raise UserError(f"{where}: expected a merge_method, one of {known}")
     recipe: R = schema.read(kind, document, where)
+    if not any(document.get(key) for key in ("dtype", "out_dtype")):
+        recipe = replace(recipe, out_dtype=PARENTS)  # of `merges` not: those are never written
     return _checked(recipe, where)
 
 
@@ -52,6 +54,11 @@ def _checked(recipe: R, where: str) -> R:
         raise UserError(f"{where}: heads and unmatched go with models, not with slices")
     recipe = _with_normal_parameters(recipe, where)
     _check_models(recipe, where)
+    if recipe.config is not None and recipe.config not in recipe.inputs:
+        raise UserError(
+            f"{where}: config: expected one of the merged models or the base, but got "
+            f"{recipe.config}"
+        )
     if recipe.tokenizer_source is not None:
         if recipe.tokenizer is not None:
             raise UserError(f"{where}: expected tokenizer_source or tokenizer, not both")

@@ -3,8 +3,9 @@
 A recipe is a mergekit configuration (models or slices, parameters with gradients and filters,
 base_model, dtype, out_dtype, tokenizer_source or tokenizer, chat_template). evomerge adds `blocks`
 (a method for a range of layers and components), `seed` (of methods that drop at random), `heads`
-and `unmatched` (the treatment of heads, and of tensors that differ between models) and `merges`
-(recipes by name, whose results are models of this one).
+and `unmatched` (the treatment of heads, and of tensors that differ between models), `config` (the
+model whose config the result takes, in place of the base's) and `merges` (recipes by name, whose
+results are models of this one).
 """
 
 from __future__ import annotations

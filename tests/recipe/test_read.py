@@ -199,7 +199,7 @@ def test_a_recipe_is_not_changed_by_reading_it():
 
 
 def test_equal_recipes_have_equal_digests_however_they_are_written():
-    first = Recipe.from_dict(TIES)
+    first = Recipe.from_dict({**TIES, "dtype": "float32"})
     other = {
         "blocks": [{"components": "mlp", "parameters": {"lambda": 1.1}, "layers": (0, 2)}],
         "parameters": {"lambda": 0.9},
@@ -239,7 +239,11 @@ def test_the_digest_is_pinned():
     # SHA-256 of {"dtype": "float32", "merge_method": "linear", "models": [{"model": "a",
     # "parameters": {"weight": 1.0}}]}, taken with sha256sum; outcomes are keyed by it
     recipe = Recipe.from_dict(
-        {"merge_method": "linear", "models": [{"model": "a", "parameters": {"weight": 1}}]}
+        {
+            "merge_method": "linear",
+            "models": [{"model": "a", "parameters": {"weight": 1}}],
+            "dtype": "float32",
+        }
     )
     assert recipe.digest == "fca7810358a5e0c356c63ef327ed12ef67c8a376126440e70b16e3d5ea82bf47"
 

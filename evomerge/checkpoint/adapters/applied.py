@@ -74,9 +74,17 @@ class _Adapted:
 
 
 def _host_name(name: str, host: Checkpoint, adapter: Adapter) -> str:
-    """Return the host's name for a tensor of PEFT's model: the same, or one that ends alike."""
+    """The name that the host has for a tensor of PEFT's model, which has the live model's names."""
     if name in host.tensors:
         return name
+    stored = host.stored_names(name)
+    if len(stored) == 1:
+        return stored[0]
+    if len(stored) > 1:
+        raise UserError(
+            f"{adapter.folder}: it changes {name}, in which {len(stored)} tensors of {host.folder} "
+            "are fused; merge it with PEFT (merge_and_unload) and name the result"
+        )
     alike = [
         host_name
         for host_name in host.tensors

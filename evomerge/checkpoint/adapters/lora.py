@@ -37,7 +37,7 @@ _REFUSED = {
     "use_bdlora": "its factors are block-diagonal",
     "use_kasa": "KaSA changes the model's weights before it adapts them",
     "lora_bias": "its factors have biases",
-    "target_parameters": "it adapts parameters of no layer",
+    "target_parameters": "it adapts the fused experts, which are no linear layers",
     "trainable_token_indices": "it trains single tokens",
     "layer_replication": "it repeats layers",
     "alora_invocation_tokens": "it is switched on by tokens, and cannot be merged into weights",
@@ -45,6 +45,7 @@ _REFUSED = {
     "kasa_config": "KaSA changes the model's weights before it adapts them",
     "monteclora_config": "its factors are random",
 }
+_REMEDY = "merge it with PEFT (merge_and_unload), and name the result"
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
@@ -93,7 +94,9 @@ class Adapter:
             raise UserError(f"{folder}: expected {WEIGHTS}, but it is not there{hint}")
         tensors = read_header(folder / WEIGHTS)
         if any("lora_magnitude_vector" in key for key in tensors):
-            raise UserError(f"{folder}: cannot be read as a delta: {_REFUSED['use_dora']}")
+            raise UserError(
+                f"{folder}: cannot be read as a delta: {_REFUSED['use_dora']}; {_REMEDY}"
+            )
         return cls(folder, config, tensors)
 
     @property
@@ -226,7 +229,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{file}: expected peft_type LORA, but got {kind!r}")
     for key, reason in _REFUSED.items():
         if config.get(key):
-            raise UserError(f"{folder}: cannot be read as a delta ({key}): {reason}")
+            raise UserError(f"{folder}: cannot be read as a delta ({key}): {reason}; {_REMEDY}")
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.startswith(_CHANGES_BASE):
         raise UserError(

@@ -12,20 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from evomerge.checkpoint.files.companions import ALL
 from evomerge.checkpoint.files.document import check_file, read_json
 from evomerge.core.errors import UserError
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-)
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -38,8 +28,14 @@ TOKENIZER_SETTINGS = (
     "vocab.json",
 )
 _MAX_CONFIG_BYTES = 4 * 2**20
-_INSPECTED = {CONFIG, ADAPTER_CONFIG, INDEX, "tokenizer.json", *TOKENIZER_SETTINGS}
-_READ = (".json", ".jinja", ".model", ".txt", ".safetensors", ".py", ".md")
+_INSPECTED = {
+    *(CONFIG, ADAPTER_CONFIG, INDEX, "tokenizer.json", *TOKENIZER_SETTINGS),
+    *("vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json"),
+}
+_READ = (
+    *(".json", ".jinja", ".model", ".txt", ".safetensors", ".py", ".md", ".spm", ".tiktoken"),
+    *(".codes", ".tokenizer"),
+)
 _READ_FOLDERS = ("additional_chat_templates",)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?")
 
@@ -66,7 +62,7 @@ def resolve(model: str | Path) -> Path:
             snapshot_download(
                 name,
                 revision=revision or None,
-                allow_patterns=["*.safetensors", "*.json", "*.py", "README.md", *TOKENIZER_FILES],
+                allow_patterns=["*.safetensors", "*.json", "*.py", "README.md", *ALL],
             )
         )
     except Exception as error:  # the hub's client raises a dozen unrelated kinds

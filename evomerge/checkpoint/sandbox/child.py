@@ -33,6 +33,7 @@ from evomerge.checkpoint.files.folder import (
 from evomerge.checkpoint.files.header import read_header
 from evomerge.checkpoint.files.index import shards_of
 from evomerge.checkpoint.vocabulary import MAX_BYTES, read_tokenizer, sum_of
+from evomerge.checkpoint.vocabulary_files import read_vocabulary
 from evomerge.core.errors import UserError
 
 MEGABYTES = 180  # beyond its memory at the start
@@ -79,9 +80,10 @@ def _inspect(folder: Path, known: dict[str | None, Any]) -> dict[str, Any]:
 
 
 def _read_weights(folder: Path) -> None:
+    named = None
     if (folder / CONFIG).is_file():
         _begin(folder / CONFIG)
-        read_config(folder)
+        named = read_config(folder).get("transformers_weights")
     weights: set[str] = set()
     if (folder / ADAPTER_CONFIG).is_file():
         _begin(folder / ADAPTER_CONFIG)
@@ -90,7 +92,7 @@ def _read_weights(folder: Path) -> None:
             weights.add(ADAPTER_WEIGHTS)
     if (folder / INDEX).is_file() or any(folder.glob("*.safetensors")):
         _begin(folder / INDEX)
-        weights.update(shards_of(folder))
+        weights.update(shards_of(folder, None if named is None else str(named)))
     for name in sorted(weights):
         _begin(folder / name)
         read_header(folder / name)
@@ -100,7 +102,8 @@ def _tokens(folder: Path, known: dict[str | None, Any]) -> dict[str, Any]:
     """Return a digest of the tokenizer's tokens; of equal files only one is read."""
     file = folder / "tokenizer.json"
     if not file.is_file():
-        return {"tokens": None}
+        vocabulary = read_vocabulary(folder)
+        return {"tokens": None if vocabulary is None else sum_of(vocabulary)}
     content = None
     if file.stat().st_size <= MAX_BYTES:
         with file.open("rb") as stream:

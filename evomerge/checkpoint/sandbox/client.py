@@ -24,7 +24,8 @@ from typing import Any
 from evomerge.checkpoint.files.document import read_json
 from evomerge.checkpoint.files.folder import TOKENIZER_SETTINGS, stamps
 from evomerge.checkpoint.sandbox.child import MEGABYTES, PROCESSOR_SECONDS, SECONDS
-from evomerge.checkpoint.vocabulary import TokenSum, read_tokenizer, sum_of
+from evomerge.checkpoint.vocabulary import TokenSum, sum_of
+from evomerge.checkpoint.vocabulary_files import read_vocabulary
 from evomerge.core.errors import UserError
 
 # JSON of this size takes 7 MB and 16 ms at worst, less than a child does.
@@ -67,18 +68,18 @@ def inspect(folders: Iterable[Path]) -> None:
 
 
 def tokens_of(folder: Path) -> TokenSum | None:
-    """Return a digest of a folder's vocabulary; ``None`` without a tokenizer.json.
+    """Return a digest of a folder's vocabulary; ``None`` without a tokenizer.
 
     Raises:
-        UserError: The file is not what the tokenizers library writes.
+        UserError: A file is not what its name says.
     """
     inspect([folder])
     finding = _known[str(folder)]
     if "broken" in finding:
         raise UserError(finding["broken"])
     if "tokens" not in finding:
-        tokenizer = read_tokenizer(folder)
-        finding["tokens"] = None if tokenizer is None else sum_of(tokenizer.vocabulary)
+        vocabulary = read_vocabulary(folder)
+        finding["tokens"] = None if vocabulary is None else sum_of(vocabulary)
     return finding["tokens"] and TokenSum(*finding["tokens"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ def run(arguments: argparse.Namespace) -> None:
     from evomerge.merge.build import build
 
     recipe = recipe_of(arguments.recipe, arguments.trial)
-    digest = build(recipe, arguments.out, device=arguments.device)
+    digest = build(recipe, arguments.out, device=arguments.device, note=_print_note)
     print(f"wrote {arguments.out}")
     print(digest)
+
+
+def _print_note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,16 @@ from torch import Tensor
 from evomerge.checkpoint.architecture import is_head, locate
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.compatible import check_compatible
+from evomerge.checkpoint.loaded.config import resolved_dict
 from evomerge.core.atomic import atomic_folder
 from evomerge.core.errors import UserError
 from evomerge.merge.parents.nested import open_parents
 
+_LINEAR = ("Linear", "Conv1D")
+_OF_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 SAVED_WHOLE = ("norm", "embedding", "head")
 _CONV1D = ("gpt2", "imagegpt", "openai-gpt", "decision_transformer")  # they store (in, out)
-_TASKS = {
-    "CausalLM": "CAUSAL_LM",
-    "SequenceClassification": "SEQ_CLS",
-    "TokenClassification": "TOKEN_CLS",
-    "ConditionalGeneration": "SEQ_2_SEQ_LM",
-}
+_HEADS = {"SequenceClassification": "SEQ_CLS", "TokenClassification": "TOKEN_CLS"}
 
 
 @dataclass(frozen=True)
@@ -82,30 +80,33 @@ def extract_lora(
     check_compatible(start, end)
     report: list[Extracted] = []
     tensors: dict[str, Tensor] = {}
+    modules: dict[str, str] = {}  # of tensors that become factors
     for name, delta in _deltas(start, end):
         norm = float(torch.linalg.vector_norm(delta, dtype=torch.float64))
-        module = name.removesuffix(".weight")
-        if _is_linear(name, delta):
+        live = start.live_names[name]  # as PEFT finds it
+        module = live.removesuffix(".weight")
+        if _is_linear(name, delta, start):
             turned = delta.T if _is_conv1d(start) else delta
             second, first, missed = _factors(turned, rank)
             tensors[f"base_model.model.{module}.lora_A.weight"] = first
             tensors[f"base_model.model.{module}.lora_B.weight"] = second
+            modules[name] = module
             report.append(Extracted(name, "rank", first.shape[0], norm, missed / norm))
-        elif _component(name) in save_whole and name.endswith((".weight", ".bias")):
-            if start.config.get("tie_word_embeddings") and _component(name) != "norm":
+        elif _component(name) in save_whole and _in_module(name, start):
+            if start.tied_names(name):
                 raise UserError(
                     f"{name}: cannot be saved whole, as it is tied to the head; leave it out"
                 )
-            tensors[f"base_model.model.{name}"] = end.tensor(name).contiguous()
+            tensors[f"base_model.model.{live}"] = end.tensor(name).contiguous()
             report.append(Extracted(name, "whole", 0, norm, 0.0))
         else:
             report.append(Extracted(name, "left out", 0, norm, 1.0))
     if not tensors:
         raise UserError(f"{model}: expected linear layers that differ from those of {base}")
-    _complete(report, tensors, end)
+    _complete(report, tensors, end, start.live_names)
     with atomic_folder(Path(out)) as folder:
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        config = _config(report, start, base, rank)
+        config = _config(report, modules, start, base, rank)
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
         extraction = {"relative_error": total_error(report), "tensors": [asdict(e) for e in report]}
         (folder / "extraction.json").write_text(json.dumps(extraction, indent=1) + "\n")
@@ -120,9 +121,9 @@ def total_error(report: list[Extracted]) -> float:
 
 def _deltas(start: Checkpoint, end: Checkpoint) -> Iterator[tuple[str, Tensor]]:
     for name in start.tensors:
-        if name not in end.tensors:  # a tied copy
-            continue
-        before, after = start.tensor(name), end.tensor(name)
+        stored = end.stored_name(name)
+        assert stored is not None, f"{name} was checked"
+        before, after = start.tensor(name), end.tensor(stored)
         if before.is_floating_point() and not torch.equal(before, after):
             yield name, after.float() - before.float()
 
@@ -135,10 +136,32 @@ def _factors(delta: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
     return (u[:, :rank] * root).contiguous(), (root[:, None] * v[:rank]).contiguous(), missed
 
 
-def _is_linear(name: str, delta: Tensor) -> bool:
-    """Return whether PEFT can adapt it as a linear layer's weight: no embedding and no head."""
+def _is_linear(name: str, delta: Tensor, base: Checkpoint) -> bool:
+    """Return whether PEFT can adapt it as a linear layer's weight: a matrix, but no embedding or
+    head.
+    """
     inside = locate(name).component != "embedding" and not is_head(name)
-    return delta.dim() == 2 and name.endswith(".weight") and inside
+    classes = base.module_classes(name)
+    linear = classes is None or any(known in classes for known in _LINEAR)
+    return (
+        delta.dim() == 2
+        and name.endswith(".weight")
+        and inside
+        and linear
+        and (name.split(".")[-2] not in _not_taken(base))
+    )
+
+
+def _not_taken(base: Checkpoint) -> tuple[str, ...]:
+    """Names of linear layers that PEFT does not adapt in a model of this kind."""
+    if "mamba" in str(base.config.get("model_type")):
+        return ("out_proj", "conv1d")
+    return _OF_EXPERTS if base.fused else ()  # it takes all of that name for the fused experts
+
+
+def _in_module(name: str, base: Checkpoint) -> bool:
+    """Return whether PEFT can save the module of a tensor whole."""
+    return name.endswith((".weight", ".bias")) and base.module_classes(name) != []
 
 
 def _component(name: str) -> str:
@@ -146,28 +169,52 @@ def _component(name: str) -> str:
 
 
 def _is_conv1d(base: Checkpoint) -> bool:
+    classes = [base.module_classes(name) for name in base.tensors]
+    if None not in classes:
+        return any("Conv1D" in bases for bases in classes if bases)
     return base.config.get("model_type") in _CONV1D
 
 
-def _complete(report: list[Extracted], tensors: dict[str, Tensor], end: Checkpoint) -> None:
-    """Add what belongs to a module that is saved: PEFT saves modules, not tensors."""
+def _complete(
+    report: list[Extracted],
+    tensors: dict[str, Tensor],
+    end: Checkpoint,
+    live_names: Mapping[str, str],
+) -> None:
+    """PEFT saves modules, not tensors: what belongs to a module that is saved goes with it."""
     modules = {entry.name.rpartition(".")[0] for entry in report if entry.saved_as == "whole"}
     for name in end.tensors:
         if name.rpartition(".")[0] in modules:
-            tensors[f"base_model.model.{name}"] = end.tensor(name).contiguous()
+            key = f"base_model.model.{live_names.get(name, name)}"
+            tensors[key] = end.tensor(name).contiguous()
 
 
-def _config(report: list[Extracted], start: Checkpoint, base: str, rank: int) -> dict[str, Any]:
-    modules = {e.name.removesuffix(".weight"): e.rank for e in report if e.saved_as == "rank"}
-    lower_ranks = {
-        module: lower_rank for module, lower_rank in modules.items() if lower_rank != rank
-    }
+def _task(start: Checkpoint, saves_modules: bool) -> str | None:
+    """PEFT's word for what the model does; ``None`` where that would ask for more than is saved."""
     architecture = str((start.config.get("architectures") or [""])[0])
-    task = next((task for end, task in _TASKS.items() if architecture.endswith(end)), None)
-    saved = dict.fromkeys(e.name.rpartition(".")[0] for e in report if e.saved_as == "whole")
+    if architecture.endswith("CausalLM"):
+        return "CAUSAL_LM"
+    for end, task in _HEADS.items():  # PEFT expects their head among the saved modules
+        if architecture.endswith(end):
+            return task if saves_modules else None
+    if not architecture.endswith("ForConditionalGeneration"):
+        return None
+    resolved = resolved_dict(start.config)
+    if not resolved.get("is_encoder_decoder"):
+        return "CAUSAL_LM"
+    return "SEQ_2_SEQ_LM" if "num_mel_bins" not in resolved else None
+
+
+def _config(
+    report: list[Extracted], modules: Mapping[str, str], start: Checkpoint, base: str, rank: int
+) -> dict[str, Any]:
+    ranks = {modules[entry.name]: entry.rank for entry in report if entry.saved_as == "rank"}
+    lower_ranks = {module: lower_rank for module, lower_rank in ranks.items() if lower_rank != rank}
+    whole = [start.live_names[e.name] for e in report if e.saved_as == "whole"]
+    saved = dict.fromkeys(name.rpartition(".")[0] for name in whole)
     return {
         "peft_type": "LORA",
-        "task_type": task,
+        "task_type": _task(start, bool(saved)),
         "base_model_name_or_path": base,
         "inference_mode": True,
         "r": rank,
@@ -180,6 +227,6 @@ def _config(report: list[Extracted], start: Checkpoint, base: str, rank: int) ->
         "use_dora": False,
         "init_lora_weights": True,
         "fan_in_fan_out": _is_conv1d(start),
-        "target_modules": list(modules),
+        "target_modules": list(ranks),
         "modules_to_save": list(saved) or None,
     }

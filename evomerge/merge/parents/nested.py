@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from evomerge.checkpoint.architecture import with_dtype
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.dtypes import CODES, FLOATS
 from evomerge.checkpoint.files.header import TensorInfo
@@ -84,8 +85,7 @@ def _checkpoint(recipe: Recipe, parents: Parents, where: str) -> Checkpoint:
             code if stored.dtype in FLOATS else stored.dtype, job.shape, file=""
         )
     donor = parents.checkpoints[built.recipe.donor]
-    config = {**built.config, "dtype": built.recipe.output_dtype}
-    config.pop("torch_dtype", None)
+    config = with_dtype(built.config, built.recipe.output_dtype)
     return Checkpoint(donor.folder, config, tensors, _Merge(built, parents))
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from evomerge.checkpoint.architecture import is_head
 from evomerge.checkpoint.checkpoint import Checkpoint
-from evomerge.checkpoint.compatible import tied_tensor
 from evomerge.core.errors import UserError
 from evomerge.recipe.recipe import Recipe
 
@@ -46,7 +45,7 @@ def sources_of_tensors(
     if recipe.unmatched == "union":
         for model, checkpoint in inputs.items():
             for name in checkpoint.tensors:
-                foreign = name not in donor.tensors and tied_tensor(name, donor) is None
+                foreign = donor.stored_name(name) is None
                 if foreign and not (is_head(name) and recipe.heads != "merge"):
                     result.setdefault(name, model)
     return result
@@ -80,11 +79,9 @@ def with_heads(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _matches(name: str, donor: Checkpoint, inputs: Mapping[str, Checkpoint]) -> bool:
-    shape = donor.tensors[name].shape
+    shape = donor.tensors[donor.stored_name(name) or name].shape
     for checkpoint in inputs.values():
-        info = checkpoint.tensors.get(name)
-        if info is None:
-            info = checkpoint.tensors.get(tied_tensor(name, checkpoint) or "")
+        info = checkpoint.tensors.get(checkpoint.stored_name(name) or "")
         if info is None or info.shape != shape:
             return False
     return True

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from evomerge import methods
 from evomerge.checkpoint.architecture import (
     Location,
-    is_tied_copy,
     layer_count,
     locate,
     renumbered,
     stack_depths,
     stack_of,
-    with_layers,
 )
 from evomerge.checkpoint.checkpoint import Checkpoint
-from evomerge.checkpoint.compatible import tied_tensor
+from evomerge.checkpoint.loaded.layers import stacked_config
+from evomerge.checkpoint.loaded.tying import config_for, heads_to_fill
 from evomerge.core.errors import UserError
+from evomerge.merge.plan.configs import stored_dtype
 from evomerge.merge.plan.matching import sources_of_tensors, with_heads
-from evomerge.recipe.data import Slice
+from evomerge.recipe.data import PARENTS, Slice
 from evomerge.recipe.parameters import resolve_parameters
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.values import Levels, filtered, levels_of, slice_levels_of
@@ -68,6 +69,11 @@ class MergePlan:
     jobs: tuple[TensorJob, ...]
     config: Mapping[str, Any]
 
+    @cached_property
+    def tied(self) -> Mapping[str, str]:
+        """Live names of tensors that are those of a job too, and that job's name."""
+        return heads_to_fill(self.config, [job.name for job in self.jobs])
+
 
 def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> MergePlan:
     """Plan every tensor of a recipe.
@@ -80,7 +86,10 @@ def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> MergePlan:
         UserError: A layer or tensor that the recipe asks for is not there.
     """
     donor = checkpoints[recipe.donor]
-    names = [n for n in donor.tensors if not is_tied_copy(n, donor.config, donor.tensors)]
+    if recipe.output_dtype == PARENTS:
+        recipe = replace(recipe, out_dtype=stored_dtype(recipe, checkpoints))
+    own_config = checkpoints[recipe.config_donor].config
+    names = [*donor.tensors, *_untied_heads(recipe, checkpoints)]
     if not recipe.slices:
         depths = stack_depths(donor.tensors, layer_count(donor.config) or 0)
         depth = depths[""]
@@ -91,11 +100,13 @@ def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> MergePlan:
                     f"has {depth} layers"
                 )
         jobs = tuple(_jobs_of_models(recipe, names, depths, checkpoints))
-        return MergePlan(recipe, jobs, with_heads(recipe, donor.config))
+        config = config_for(with_heads(recipe, own_config), [job.name for job in jobs])
+        return MergePlan(recipe, jobs, config)
     jobs = tuple(_jobs_of_slices(recipe, names, checkpoints))
     firsts = [part.sources[0] for part in recipe.slices]
     origin = [(checkpoints[s.model].config, i) for s in firsts for i in range(*s.layer_range)]
-    return MergePlan(recipe, jobs, with_layers(donor.config, origin))
+    config = config_for(stacked_config(own_config, origin), [job.name for job in jobs])
+    return MergePlan(recipe, jobs, config)
 
 
 def _jobs_of_models(
@@ -130,32 +141,43 @@ def _copied(ref: Ref, checkpoints: Mapping[str, Checkpoint]) -> TensorJob:
 def _jobs_of_slices(
     recipe: Recipe, names: Sequence[str], checkpoints: Mapping[str, Checkpoint]
 ) -> list[TensorJob]:
-    """Return jobs slice by slice, layers renumbered; the other tensors' from the outer slices."""
-    layered: dict[int, list[str]] = {}
-    for name in names:
-        layer = locate(name).layer
-        if layer is not None:
-            layered.setdefault(layer, []).append(name)
-    if not layered:
+    """Layer tensors slice by slice, renumbered; the others from the first or the last slice."""
+    stacks = sorted({stack_of(name) for name in names if locate(name).layer is not None})
+    if not stacks:
         raise UserError(f"{recipe.donor}: slices need layers, but no tensor's name has a number")
-    stacks = sorted({stack_of(name) for in_layer in layered.values() for name in in_layer})
     if len(stacks) > 1:
         raise UserError(
             f"{recipe.donor}: slices need one stack of layers, but there are {', '.join(stacks)}; "
             "write models, with filters on their names"
         )
-    template = layered[min(layered)]
+    in_layers = {
+        part.sources[0].model: _in_layers(checkpoints[part.sources[0].model])
+        for part in recipe.slices
+    }
     before = [n for n in names if locate(n).layer is None and not _behind_layers(locate(n))]
     behind = [n for n in names if locate(n).layer is None and _behind_layers(locate(n))]
     jobs = [_slice_job(recipe, recipe.slices[0], n, None, checkpoints) for n in before]
     output = 0
     for part in recipe.slices:
         for step in range(part.length):
-            for name in template:
+            source = part.sources[0]
+            layer = source.layer_range[0] + step
+            layered = in_layers[source.model]
+            # Layers may differ in kind; of one that is not there any other's names say what lacks.
+            for name in layered.get(layer) or layered[min(layered)]:
                 renamed = renumbered(name, output)
                 jobs.append(_slice_job(recipe, part, renamed, step, checkpoints))
             output += 1
     return jobs + [_slice_job(recipe, recipe.slices[-1], n, None, checkpoints) for n in behind]
+
+
+def _in_layers(checkpoint: Checkpoint) -> dict[int, list[str]]:
+    layered: dict[int, list[str]] = {}
+    for name in checkpoint.tensors:
+        layer = locate(name).layer
+        if layer is not None:
+            layered.setdefault(layer, []).append(name)
+    return layered
 
 
 def _slice_job(
@@ -199,14 +221,24 @@ def _job(
 
 
 def _ref(model: str, name: str, checkpoints: Mapping[str, Checkpoint]) -> Ref:
-    tensors = checkpoints[model].tensors
-    if name in tensors:
-        return Ref(model, name)
-    partner = tied_tensor(name, checkpoints[model])
-    if partner is None:
+    stored = checkpoints[model].stored_name(name)
+    if stored is None:
         raise UserError(f"{model}: it has no tensor {name}, which the recipe needs")
-    return Ref(model, partner)
+    return Ref(model, stored)
 
 
 def _behind_layers(location: Location) -> bool:
     return location.component in ("norm", "head")
+
+
+def _untied_heads(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> list[str]:
+    """Tensors that the donor ties to others, and another model holds by themselves."""
+    donor = checkpoints[recipe.donor]
+    if recipe.heads != "merge":
+        return []
+    names = [name for model in recipe.inputs for name in checkpoints[model].tensors]
+    return [
+        name
+        for name in dict.fromkeys(names)
+        if name not in donor.tensors and donor.partner(name) is not None
+    ]

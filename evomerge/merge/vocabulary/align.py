@@ -25,7 +25,6 @@ from evomerge.checkpoint.architecture import (
     with_vocabulary_size,
 )
 from evomerge.checkpoint.checkpoint import Checkpoint
-from evomerge.checkpoint.compatible import tied_tensor
 from evomerge.checkpoint.dtypes import NAMES
 from evomerge.checkpoint.files.header import TensorInfo
 from evomerge.checkpoint.store import Factors
@@ -74,6 +73,9 @@ def aligned(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dict[str, 
     count = max(tokenizer.tokens.values()) + 1
     multiple = rule.pad_to_multiple_of or 1
     size = -(-count // multiple) * multiple
+    shared = {vocabulary_size(checkpoint.config) for checkpoint in checkpoints.values()}
+    if rule.pad_to_multiple_of is None and len(shared) == 1:  # rows to spare, alike in all of them
+        size = max(size, shared.pop() or 0)
     identical = all(
         vocabulary == tokenizer.tokens and vocabulary_size(checkpoints[name].config) == size
         for name, vocabulary in vocabularies.items()
@@ -139,9 +141,11 @@ class _Aligned:
         rows = self.parent.tensor(name)
         if not _has_rows(self.parent, name):
             return rows
+        vocabulary = self.vocabularies[self.name]
+        spare = rows[max(self.tokenizer.tokens.values()) + 1 :]
+        keeps = vocabulary == self.tokenizer.tokens and len(rows) == self.size
         dtype = getattr(torch, NAMES[self._dtype(name)])
         result = torch.zeros(self.size, *rows.shape[1:], dtype=dtype)
-        vocabulary = self.vocabularies[self.name]
         shared = [
             (new, vocabulary[token])
             for token, new in self.tokenizer.tokens.items()
@@ -160,7 +164,7 @@ class _Aligned:
             result[origin.number] = average / max(len(origin.rows), 1)
         count = max(self.tokenizer.tokens.values()) + 1
         if self.size > count:
-            result[count:] = result[:count].mean(dim=0)
+            result[count:] = spare.to(dtype) if keeps else result[:count].mean(dim=0)
         return result
 
     def _dtype(self, name: str) -> str:
@@ -232,14 +236,14 @@ class _Aligned:
 
     def _info(self, model: str, name: str) -> TensorInfo:
         tensors = self.checkpoints[model].tensors
-        actual_name = name if name in tensors else tied_tensor(name, self.checkpoints[model])
+        actual_name = self.checkpoints[model].stored_name(name)
         if actual_name is None:
             raise UserError(f"{model}: it has no tensor {name}, which the recipe needs")
         return tensors[actual_name]
 
     def _foreign(self, model: str, name: str) -> Tensor:
         checkpoint = self.checkpoints[model]
-        actual_name = name if name in checkpoint.tensors else tied_tensor(name, checkpoint)
+        actual_name = checkpoint.stored_name(name)
         assert actual_name is not None, f"{model} has no {name}"
         return checkpoint.tensor(actual_name)
 

@@ -46,6 +46,7 @@ def template_of(folder: Path) -> str | None:
 def write_chat_template(template: str, folder: Path) -> None:
     """Give a template to the tokenizer in a folder, in place of any that it has."""
     (folder / _FILE).write_text(template, encoding="utf-8")
+    (folder / "chat_template.json").unlink(missing_ok=True)  # which processors would prefer
     settings = _settings(folder)
     if settings.pop("chat_template", None) is not None:
         (folder / "tokenizer_config.json").write_text(

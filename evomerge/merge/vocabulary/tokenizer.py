@@ -13,9 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evomerge.checkpoint import names as model_name
 from evomerge.checkpoint.architecture import vocabulary_size
 from evomerge.checkpoint.checkpoint import Checkpoint
-from evomerge.checkpoint.files.document import copy_file, read_json
+from evomerge.checkpoint.files.companions import (
+    GENERATION,
+    PROCESSORS,
+    TOKENIZER,
+    copy_companions,
+    copy_licences,
+)
+from evomerge.checkpoint.files.document import read_json
 from evomerge.checkpoint.vocabulary import read_tokenizer, write_added
 from evomerge.core.errors import UserError
 from evomerge.merge.vocabulary.chat import chat_template, write_chat_template
@@ -41,11 +49,11 @@ class MergedTokenizer:
 
     def write(self, folder: Path) -> None:
         """Write the tokenizer's files into a model folder."""
-        for file in self.donor.tokenizer_files():
-            if not (self.added and file.name in _STALE):
-                copy_file(file, folder / file.name)
+        copy_companions(self.donor.folder, folder, TOKENIZER)
         if not self.added:
             return
+        for stale in _STALE:
+            (folder / stale).unlink(missing_ok=True)
         replaced = {entry["id"] for entry in self.added}
         unchanged = [e for e in _added_tokens(self.donor) if e["id"] not in replaced]
         added = sorted([*unchanged, *self.added], key=lambda entry: int(entry["id"]))
@@ -60,8 +68,10 @@ class MergedTokenizer:
                 settings.write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
 
 
-def write_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], folder: Path) -> None:
-    """Write tokenizer, chat template and generation settings of a recipe's result.
+def write_companions(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], folder: Path) -> None:
+    """Write what belongs to a recipe's result beside weights and config, as loaders read it.
+
+    Tokenizer, chat template and generation settings, processors of images and sound, licences.
 
     Raises:
         UserError: The recipe gives a chat template to models that have no tokenizer files.
@@ -70,9 +80,13 @@ def write_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], folde
     if tokenizer is None:
         tokenizer = MergedTokenizer(checkpoints[recipe.donor], (), {})
     tokenizer.write(folder)
-    settings = tokenizer.donor.folder / "generation_config.json"
-    if settings.is_file():
-        copy_file(settings, folder / settings.name)
+    own = checkpoints[recipe.config_donor].folder
+    # Its ends are ids of tokens, so that it follows the tokenizer where that is another.
+    generation = own if recipe.vocabulary is None else tokenizer.donor.folder
+    copy_companions(generation, folder, (GENERATION,))
+    copy_companions(own, folder, PROCESSORS)
+    for model in dict.fromkeys([recipe.donor, *recipe.inputs]):
+        copy_licences(checkpoints[model].folder, folder, Path(model_name.public(model)).name)
     template = chat_template(recipe, checkpoints)
     if template is not None:
         if not tokenizer.donor.tokenizer_files():
@@ -130,7 +144,7 @@ def vocabulary_of(checkpoint: Checkpoint) -> dict[str, int]:
         UserError: There is no tokenizer.json, or an id lies beyond the embeddings.
     """
     vocabulary = checkpoint.vocabulary
-    if vocabulary is None:
+    if vocabulary is None or not (checkpoint.folder / "tokenizer.json").is_file():
         raise UserError(
             f"{checkpoint.folder}: expected a tokenizer.json, from which tokenizers are merged, "
             "but it has none"

@@ -7,16 +7,13 @@ would ignore in silence is an error.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evomerge import methods
 from evomerge.checkpoint import names as model_name
-from evomerge.checkpoint.dtypes import FLOATS, NAMES
-from evomerge.checkpoint.opening import open_model
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
 from evomerge.recipe import nested as nesting
@@ -46,8 +43,7 @@ def from_mergekit(documents: Sequence[Any], folder: Path, where: str = "mergekit
         UserError: A key is unknown, has no counterpart here, or is wrong; names it.
     """
     notes: dict[str, None] = {}
-    made = {document.get("name") for document in documents if isinstance(document, Mapping)}
-    ours = [_ours(document, folder, where, notes, made) for document in documents]
+    ours = [_ours(document, folder, where, notes) for document in documents]
     recipe = Recipe.from_dict(
         ours[0] if len(ours) == 1 else nesting.of_documents(ours, where), where
     )
@@ -59,10 +55,8 @@ def from_mergekit(documents: Sequence[Any], folder: Path, where: str = "mergekit
     return Imported(recipe, tuple(notes))
 
 
-def _ours(
-    document: Any, folder: Path, where: str, notes: dict[str, None], made: Set[Any]
-) -> dict[str, Any]:
-    """Return one configuration in our words; what changes meaning goes to the notes."""
+def _ours(document: Any, folder: Path, where: str, notes: dict[str, None]) -> dict[str, Any]:
+    """One configuration in our words; what changes meaning goes to the notes."""
     config = yaml_file.present(document, where)
     config = nesting.relocate(_models(_without_modules(config, where), where), folder)
     method = config.get("merge_method")
@@ -74,7 +68,8 @@ def _ours(
                 f"{method} drops at random: mergekit would draw other masks than evomerge, whose "
                 "`seed` decides them"
             ] = None
-    return _with_dtypes(config, notes, made)
+    _noting_dtypes(config, notes)
+    return config
 
 
 def spelled(value: Any, where: str) -> Any:
@@ -229,48 +224,12 @@ def _with_base_among_models(
     return {**document, "models": [*models, {"model": base}]}
 
 
-def _with_dtypes(
-    document: dict[str, Any], notes: dict[str, None], made: Set[Any]
-) -> dict[str, Any]:
-    """Set what mergekit would write, which without a dtype is what the parents are stored in."""
+def _noting_dtypes(document: Mapping[str, Any], notes: dict[str, None]) -> None:
     dtype = str(document.get("dtype", "")).removeprefix("torch.")
     if dtype in ("bfloat16", "float16"):
         notes[
             f"dtype {dtype}: parents are rounded to it as by mergekit, but arithmetic runs in "
             "float32, which loses less"
         ] = None
-    if dtype or "out_dtype" in document:
-        return document
-    stored = _stored(document, made)
-    if stored is None:
-        notes["no dtype is given: written in float32, mergekit keeps that of the parents"] = None
-    elif stored != "float32":
-        notes[f"no dtype is given: computed in float32 and written in {stored}, as stored"] = None
-        return {**document, "out_dtype": stored}
-    return document
-
-
-def _stored(document: Mapping[str, Any], made: Set[Any]) -> str | None:
-    """Return the dtype that holds all its models, if each is here and stored in one dtype.
-
-    As in mergekit the wider counts, and float32 of bfloat16 and float16. Models that other
-    documents make (`made`) do not count.
-    """
-    entries = [*(document.get("models") or []), document.get("base_model")]
-    for part in document.get("slices") or []:
-        entries += [*(part.get("sources") or []), part.get("base_model")] if part else []
-    kinds: set[str] = set()
-    for entry in entries:
-        name = entry.get("model") if isinstance(entry, Mapping) else entry
-        if not isinstance(name, str) or name in made:
-            continue
-        folder = Path(os.path.expanduser(model_name.host_of(name)))
-        if not folder.is_dir():
-            return None
-        dtypes = {info.dtype for info in open_model(folder).tensors.values()} & set(FLOATS)
-        if len(dtypes) != 1:
-            return None
-        kinds |= dtypes
-    if len(kinds) <= 1:
-        return NAMES[kinds.pop()] if kinds else None
-    return "float64" if "F64" in kinds else "float32"
+    if not dtype and "out_dtype" not in document:
+        notes["no dtype is given: computed in float32, written in what the parents are in"] = None

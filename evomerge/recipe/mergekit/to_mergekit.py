@@ -18,6 +18,7 @@ from evomerge.checkpoint.dtypes import FLOAT_NAMES
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
 from evomerge.recipe import nested as nesting
+from evomerge.recipe.data import PARENTS
 from evomerge.recipe.mergekit.slices import Stack, setting_of, source_of
 from evomerge.recipe.parameters import resolve_parameters
 from evomerge.recipe.recipe import Recipe
@@ -71,6 +72,10 @@ def to_mergekit(recipe: Recipe, tensor_names: Sequence[str]) -> list[Document]:
                 "revision; rename the folder, or link to it"
             )
     for one in [*recipe.merges.values(), recipe]:
+        if one.config_donor != one.donor:
+            raise UserError(
+                f"config: {one.config}: mergekit takes the config of base_model; build the recipe"
+            )
         if (one.heads, one.unmatched) != ("merge", "error"):
             raise UserError(
                 "heads, unmatched: mergekit has no such choice; build the recipe instead"
@@ -125,7 +130,7 @@ def _documents(recipe: Recipe, tensor_names: Sequence[str], name: str | None) ->
         ),
         "parameters": {"normalize": False},
         "dtype": "float64" if recipe.dtype == "float64" else "float32",
-        "out_dtype": recipe.output_dtype,
+        "out_dtype": _written_in(recipe),
         **({"chat_template": recipe.chat_template} if recipe.chat_template is not None else {}),
     }
     return [*documents, Document(name, selection)]
@@ -141,6 +146,10 @@ def as_yaml(documents: Sequence[Document]) -> str:
     return head + "---\n".join(
         yaml_file.write({**({"name": d.name} if d.name else {}), **d.content}) for d in documents
     )
+
+
+def _written_in(recipe: Recipe) -> str:
+    return "float32" if recipe.output_dtype == PARENTS else recipe.output_dtype
 
 
 def _plain(recipe: Recipe, tensor_names: Sequence[str], name: str | None) -> Document:
@@ -203,6 +212,8 @@ def _document(
         raise UserError(f"{spec.name}: mergekit 0.1.5 has no such method")
     _refuse_ours(content)
     notes = []
+    if recipe.output_dtype == PARENTS:
+        notes.append("No dtype is given: mergekit writes float32 here, evomerge what is stored.")
     if spec.stochastic:
         notes.append(
             f"{spec.name} drops at random: mergekit draws other masks than evomerge, by "
@@ -224,7 +235,7 @@ def _document(
         **base,
         **content,
         "dtype": "float64" if recipe.dtype == "float64" else "float32",
-        "out_dtype": recipe.output_dtype,
+        "out_dtype": _written_in(recipe),
         **tokenizer,
     }
     return Document(name, whole, tuple(notes))

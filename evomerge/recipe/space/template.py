@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from evomerge.checkpoint.architecture import is_tied_copy, layer_count
+from evomerge.checkpoint.architecture import layer_count
 from evomerge.checkpoint.dtypes import FLOATS
 from evomerge.checkpoint.opening import config_of, open_model
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
 
-_MODEL_KEYS = ("model", "models", "base_model", "tokenizer_source")
+_MODEL_KEYS = ("model", "models", "base_model", "config", "tokenizer_source")
 
 
 def bound(
@@ -71,12 +71,7 @@ def bound(
 
 def tensors_of(model: str) -> dict[str, bool]:
     """A model's tensors by name, and whether they are floating point; tied copies left out."""
-    checkpoint = open_model(model)
-    return {
-        name: info.dtype in FLOATS
-        for name, info in checkpoint.tensors.items()
-        if not is_tied_copy(name, checkpoint.config, checkpoint.tensors)
-    }
+    return {name: info.dtype in FLOATS for name, info in open_model(model).tensors.items()}
 
 
 def placeholders(document: Any, key: str = "") -> set[str]:

@@ -18,7 +18,12 @@ from typing import Any, assert_never
 import torch
 
 from evomerge.checkpoint.architecture import layer_count
-from evomerge.checkpoint.compatible import check_compatible, check_same_kind, check_same_tokens
+from evomerge.checkpoint.compatible import (
+    check_compatible,
+    check_same_kind,
+    check_same_tokens,
+    unties,
+)
 from evomerge.checkpoint.files.folder import generation_digest
 from evomerge.checkpoint.files.remote_code import allowed_code
 from evomerge.checkpoint.sandbox.client import remember
@@ -26,7 +31,7 @@ from evomerge.core import faults
 from evomerge.core.errors import UserError
 from evomerge.evaluate.generation.vllm import VllmDecoder, engine_name
 from evomerge.evaluate.gradient.backward import NoRoomError, weight_gradients
-from evomerge.evaluate.model import load_model, load_tokenizer
+from evomerge.evaluate.model import load_model, load_tokenizer, untie
 from evomerge.evaluate.outcomes import NonFiniteError, OutcomeRow
 from evomerge.evaluate.scorer import Scorer
 from evomerge.evaluate.tasks.harness import Harness
@@ -56,6 +61,7 @@ from evomerge.study.workers.failures import (
     kind_of,
     wrong_answers_for_errors,
 )
+from evomerge.study.workers.own_config import OwnModels
 from evomerge.study.workers.parent_watch import ParentWatch
 from evomerge.study.workers.requests import (
     Answer,
@@ -78,19 +84,35 @@ from evomerge.study.workers.versions import difference, versions
 class Evaluator:
     """Builds candidates in place and scores them; all that does not change is made once."""
 
-    def __init__(self, config: StudyConfig):
+    def __init__(
+        self,
+        config: StudyConfig,
+        shared: Evaluator | None = None,
+        tokenizer_of: str | None = None,
+    ):
+        """Open the parents, or take those of another evaluator.
+
+        Args:
+            config: The study; its base lends the live model's config.
+            shared: Whose parents are used too.
+            tokenizer_of: The model whose tokenizer is used; without it the base's.
+        """
         self.config = config
+        self.tokenizer_of = tokenizer_of or config.base_model
         torch.set_num_threads(config.workers.threads)
         self.devices = devices(config.workers)
         self.device = self.devices[0]
-        self.parents = open_parents([config.base_model, *config.models], self.device)
-        self.watch = ParentWatch(self.parents)
+        models = [config.base_model, *config.models]
+        self.parents: Parents = shared.parents if shared else open_parents(models, self.device)
+        self.watch: ParentWatch = shared.watch if shared else ParentWatch(self.parents)
         base, allowed = self.parents.checkpoints[config.base_model], config.trust_remote_code
         self._model_code = {} if allowed is None else allowed_code(base.folder, allowed)
         self._resident: str | None = None  # digest of the recipe in the live model
         self._scorer: Scorer | None = None
         self._decoder: VllmDecoder | None = None
         self._model: Any = None
+        own = shared.own_models if shared else OwnModels(config, self.parents.opened)
+        self.own_models: OwnModels = own
 
     def handle(self, request: Request) -> Answer:
         """Answer one request; never raises."""
@@ -151,6 +173,7 @@ class Evaluator:
                 f"allowed model code: {file}, SHA-256 {digest[:16]}"
                 for file, digest in self._model_code.items()
             ),
+            *self.own_models.warnings(),
             *scorer.check(),
         ]
         batches = None
@@ -173,6 +196,9 @@ class Evaluator:
         faults.reach("worker.evaluate")
         self.watch.check(request.parents)
         recipe = Recipe.from_dict(request.recipe)
+        other = self.own_models.evaluator_for(recipe, self)
+        if other is not None:
+            return other._evaluate(request)
         began = time.perf_counter()
         parents = with_merges(recipe, self.parents)
         plan = make_plan(recipe, parents.checkpoints)
@@ -208,6 +234,9 @@ class Evaluator:
         faults.reach("worker.gradient")
         self.watch.check(request.parents)
         recipe = Recipe.from_dict(request.recipe)
+        other = self.own_models.evaluator_for(recipe, self)
+        if other is not None:
+            return other._gradient(request)
         scorer, model = self.scorer(request.halvings), self.live_model()
         began = time.perf_counter()
         parents = with_merges(recipe, self.parents)
@@ -287,6 +316,8 @@ class Evaluator:
             self._model, _ = load_model(
                 folder, self.config.output.dtype, self.devices, bool(self._model_code)
             )
+            if unties(self.parents.checkpoints[self.config.base_model], self.parents.checkpoints):
+                untie(self._model)
             if len(self.devices) > 1:
                 self.parents.spread(self._model)
         return self._model
@@ -308,7 +339,7 @@ class Evaluator:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        folder = self.parents.checkpoints[self.config.base_model].folder
+        folder = self.parents.checkpoints[self.tokenizer_of].folder
         tokenizer = load_tokenizer(folder, bool(self._model_code))
         if tokenizer is None:
             raise UserError(f"{folder}: expected tokenizer files, but there are none")

@@ -147,7 +147,7 @@ def test_the_fingerprint_is_of_model_and_adapter(bases, plain, spoiled):
     [
         ({"use_dora": True}, r"cannot be read as a delta \(use_dora\): DoRA scales"),
         ({"lora_bias": True}, "its factors have biases"),
-        ({"target_parameters": ["experts.w"]}, "it adapts parameters of no layer"),
+        ({"target_parameters": ["experts.w"]}, "it adapts the fused experts"),
         ({"init_lora_weights": "pissa_niter_4"}, "it changed the model's weights before training"),
         ({"peft_type": "IA3"}, "expected peft_type LORA, but got 'IA3'"),
         ({"r": 3}, "says rank 3, but its factors have 4"),

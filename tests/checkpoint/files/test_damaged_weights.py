@@ -45,7 +45,7 @@ def test_a_header_written_by_hand_is_read(folder):
 @pytest.mark.parametrize(
     ("header", "size", "message"),
     [
-        ({"x": {**ENTRY, "dtype": "F8_E4M3"}}, 8, "tensor 'x' has an unknown dtype or a bad entry"),
+        ({"x": {**ENTRY, "dtype": "F9"}}, 8, "tensor 'x' has an unknown dtype or a bad entry"),
         ({"x": {**ENTRY, "dtype": "I64"}}, 8, r"of shape \(2,\) does not fit its 8 bytes"),
         ({"x": {**ENTRY, "shape": [3]}}, 8, r"of shape \(3,\) does not fit its 8 bytes"),
         ({"x": {**ENTRY, "shape": [-1, -2]}}, 8, "tensor 'x' has a bad name or shape"),

@@ -113,6 +113,7 @@ def test_this_machines_copy_of_a_hub_id_is_inspected_unless_it_is_not_whole(
     shutil.copytree(large, copy)
     assert list(inspect_models(["org/name", "org/other"])) == [str(copy)]
     assert asked == [[str(copy)]]
+    (copy / "model.safetensors").unlink()
     (copy / "model.safetensors.index.json").write_text('{"weight_map": {"x": "2.safetensors"}}')
     (copy / "tokenizer.json").write_text(" " * inspection.SMALL_BYTES)
     assert inspect_models(["org/name"])[str(copy)]["stamps"] != stamps(copy)  # not of now
@@ -131,6 +132,7 @@ def test_the_child_refuses_with_the_message_of_the_process(
     large, asked, monkeypatch, name, text, message
 ):
     (large / "tokenizer.json").write_text(" " * inspection.SMALL_BYTES)
+    (large / "model.safetensors").unlink()  # which an index beside it would not be read for
     (large / name).write_text(text)
     messages = []
     for _ in range(2):

@@ -278,7 +278,7 @@ def test_a_result_depends_neither_on_the_kernels_nor_on_what_is_cached(
 
 
 def test_a_tensor_that_is_not_contiguous_is_filled_as_well(llama):
-    recipe = recipe_of(llama)
+    recipe = recipe_of(llama, dtype="float32")
     parents = Parents(recipe.model_names)
     job = next(j for j in plan(recipe, parents.checkpoints).jobs if len(j.shape) == 2)
     whole = merged(job, parents, recipe)

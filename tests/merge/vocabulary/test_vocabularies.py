@@ -14,7 +14,15 @@ from evomerge.merge.plan.plan import plan
 from evomerge.merge.vocabulary.chat import chat_template, write_chat_template
 from evomerge.recipe.recipe import Recipe
 from tests.merge.merging import load_live
-from tests.models import VOCABULARY, load, make_family, near, retokenized, write_tokenizer
+from tests.models import (
+    VOCABULARY,
+    load,
+    make_family,
+    make_model,
+    near,
+    retokenized,
+    write_tokenizer,
+)
 
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 A = [*VOCABULARY[:4], *VOCABULARY[:3:-1], "x1", "<a>"]  # the words backwards, then two more
@@ -293,3 +301,26 @@ def test_the_known_templates_render_their_formats(zoo, name, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     rendered = tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
     assert rendered == RENDERED[name]
+
+
+def test_rows_to_spare_that_all_parents_share_are_not_cut(tmp_path):
+    base = retokenized(make_model(tmp_path / "base"), VOCABULARY, rows=48)
+    one = near(base, tmp_path / "one", seed=1)
+    other = retokenized(near(base, tmp_path / "other", seed=2), VOCABULARY[:-1], rows=48, seed=3)
+    for models, alike in (((base, one), True), ((base, other), False)):
+        recipe = Recipe.from_dict(
+            {
+                "merge_method": "linear",
+                "base_model": str(base),
+                "models": [{"model": str(m), "parameters": {"weight": 0.5}} for m in models],
+                "tokenizer_source": "base",
+            }
+        )
+        build(recipe, tmp_path / f"out-{alike}")
+        merged = load(tmp_path / f"out-{alike}")["model.embed_tokens.weight"]
+        rows = [load(m)["model.embed_tokens.weight"] for m in models]
+        assert merged.shape == (48, 16)
+        if alike:
+            torch.testing.assert_close(merged, sum(rows) / 2)
+        else:
+            torch.testing.assert_close(merged[:39], sum(r[:39] for r in rows) / 2)

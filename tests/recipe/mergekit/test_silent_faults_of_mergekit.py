@@ -277,7 +277,6 @@ TENSORS = {
     "truncates another tensor": (wider, {}, r"layers\.1\.mlp\.up_proj\.weight is \[25, 16\]"),
     "skips a tensor": (lacking, {}, r"layers\.0\.self_attn\.q_proj\.weight is missing"),
     "merges the embedding for a head": (lacking_one_of_few, {}, r"lm_head\.weight is missing"),
-    "ties a head of its own": (a_head_for_a_tied_base, {}, r"lm_head\.weight is not in the base"),
     "drops a tensor": (spare_tensor, {}, r"model\.extra\.weight is not in the base"),
     "averages whole numbers": (
         other_counts,

@@ -147,7 +147,8 @@ def exported(recipe, names=NAMES):
 
 
 def test_a_recipe_without_blocks_keeps_its_words_and_gets_its_base_last():
-    recipe = recipe_of(FAMILY, parameters={"lambda": [{"filter": "mlp", "value": [0.1, 0.2]}]})
+    settings = {"lambda": [{"filter": "mlp", "value": [0.1, 0.2]}]}
+    recipe = recipe_of(FAMILY, parameters=settings, dtype="float32")
     document = exported(recipe)
     assert document.content == {
         "merge_method": "ties",
@@ -200,7 +201,7 @@ def test_the_vocabulary_and_the_chat_template_are_mergekits_own_words():
         },
         "pad_to_multiple_of": 8,
     }
-    document = exported(recipe_of(FAMILY, tokenizer=rule))
+    document = exported(recipe_of(FAMILY, tokenizer=rule, dtype="float32"))
     assert document.content["tokenizer"] == rule
     assert "in random order" in document.notes[0]
     blocks = [{"components": "mlp", "merge_method": "linear"}]

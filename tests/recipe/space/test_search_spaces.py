@@ -388,6 +388,7 @@ def test_every_model_and_one_by_its_number_go_together(zoo):
 def anchor(method, weight=None, base="base", models="ab", **more):
     weights = {"parameters": {"weight": weight}} if weight is not None else {}
     document = {"merge_method": method, "models": [{"model": m, **weights} for m in models], **more}
+    document["dtype"] = "float32"
     return Recipe.from_dict({**document, **({"base_model": base} if base else {})})
 
 
@@ -445,6 +446,7 @@ def test_the_seed_counts_only_where_something_is_dropped():
             "models": ["a", "b"],
             "parameters": {"weight": "search", "density": "search"},
             "seed": 1,
+            "dtype": "float32",
         }
     )
     for seed, has_point in ((1, True), (2, False)):
