@@ -8,17 +8,37 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-COMPONENTS = ("attention", "mlp", "norm", "embedding", "head", "other")
+COMPONENTS = (
+    *("attention", "mlp", "experts", "shared_experts", "router"),
+    *("norm", "embedding", "head", "vision", "other"),
+)
+# Components that a block of the wider one takes too, unless an earlier block names them.
+WIDER = {"experts": "mlp", "shared_experts": "mlp", "router": "mlp"}
 
 # "model.layers.3.", "transformer.h.3.", "gpt_neox.layers.3.", "model.decoder.blocks.3."
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block|layer)\.(\d+)\.")
+# What a wrapper has beside its language model: towers of images and sounds, and what joins them.
+_TOWERS = re.compile(
+    r"(?:^|\.)(?:vision_tower|vision_embed_tokens|visual|audio_tower|multi_modal_projector"
+    r"|mm_projector|embed_vision|embed_audio|image_newline)(?:\.|$)"
+    r"|^model\.(?:vision_model|audio_model|connector)\."
+)
 # First match wins: q_norm inside self_attn is a norm, as its shape and role are.
 _PATTERNS = (
+    ("vision", _TOWERS),
     ("norm", re.compile(r"[nN]orm|(?:^|\.)ln_|\.ln\d")),
     ("head", re.compile(r"(?:^|\.)(?:lm_head|embed_out|score|classifier|output_projection)\.")),
     ("embedding", re.compile(r"embed|(?:^|\.)(?:wte|wpe)\.")),
     ("attention", re.compile(r"attn|attention")),
-    ("mlp", re.compile(r"mlp|feed_forward|ffn|experts|fc1|fc2")),
+    ("shared_experts", re.compile(r"shared_expert|shared_mlp")),
+    (
+        "router",
+        re.compile(
+            r"(?:^|\.)(?:router|moe_statics|(?:mlp|block_sparse_moe|feed_forward|ffn|moe)\.gate)\."
+        ),
+    ),
+    ("experts", re.compile(r"experts|block_sparse_moe\.(?:input|output)_linear")),
+    ("mlp", re.compile(r"mlp|feed_forward|ffn|fc1|fc2")),
 )
 _OF_CLASSES = re.compile(r"(?:^|\.)(?:score|classifier|pre_classifier|classification_head)\.")
 _OF_TOKENS = re.compile(
@@ -53,7 +73,8 @@ def locate(name: str) -> Location:
     """
     match = _LAYER.search(name)
     rest = name[match.end() :] if match else name
-    component = next((c for c, pattern in _PATTERNS if pattern.search(rest)), "other")
+    at = {"vision": name}  # the only component that the front of a name says
+    component = next((c for c, pattern in _PATTERNS if pattern.search(at.get(c, rest))), "other")
     return Location(int(match.group(1)) if match else None, component)
 
 

@@ -24,6 +24,7 @@ from evomerge.study.phases.anchors import anchors
 from evomerge.study.phases.check import task_specs
 from evomerge.study.phases.choice import with_optimizer
 from evomerge.study.phases.conclusion import JUDGED_ANCHORS
+from evomerge.study.phases.control import whole_generations
 from evomerge.study.phases.gradients import item_weights
 from evomerge.study.phases.search import start_optimizer
 from evomerge.study.statistics.outcome import bounds
@@ -102,10 +103,11 @@ def run_check(study: Path, parents: bool) -> None:
         )
     count = {pool: sum(map(len, ids.values())) for pool, ids in pools.items()}
     shown = sum(map(len, items.values()))
-    final = metric["total"] / shown * (8 * count["race"] + 9 * count["holdout"])
     per_trial = (gradients or [smooth])[0]
-    whole = (config.search.trials * per_trial["total"] + final) / config.workers.count
+    phases = _phases(config, smooth["total"], metric["total"], per_trial["total"], shown, count)
     candidates = optimizer.population + (not gradients)  # and the reference anchor
+    share = config.search.random_share if optimizer.adapts else 0.0
+    fit = whole_generations(config.search.trials, optimizer.population, share)
     shards = min(SHARDS, math.ceil(shown / config.evaluate.rows_per_batch))
     if gradients:
         shards = len(gradient_shards(items))
@@ -131,7 +133,14 @@ def run_check(study: Path, parents: bool) -> None:
         ("metric", f"{metric['total']:.2g} s for the same items by the tasks' own metric"),
         (
             "forecast",
-            f"about {duration(whole)} for {config.search.trials} trials, race and verdict",
+            f"about {duration(sum(phases.values()))} for {fit} trials ("
+            + ", ".join(f"{name} {duration(seconds)}" for name, seconds in phases.items())
+            + ")",
+        ),
+        *(
+            [("trials", f"{config.search.trials} wanted, {fit} in whole generations")]
+            if fit < config.search.trials
+            else []
         ),
         *_power(description.evaluation, pools["holdout"], keys, len(config.models) + 1),
         ("workers", _scaling(candidates, shards, per_trial)),
@@ -184,6 +193,25 @@ def _power(
             )
         )
     return rows
+
+
+def _phases(
+    config: StudyConfig,
+    smooth: float,
+    metric: float,
+    per_trial: float,
+    shown: int,
+    count: Mapping[str, int],
+) -> dict[str, float]:
+    """Forecast the seconds of each phase from one evaluation of `shown` items by either score."""
+    modes = smooth + metric if config.evaluate.fitness == "smooth" else metric
+    seconds = {
+        "anchors": 2 * len(anchors(config)) * modes,  # on twice as many items as a trial
+        "search": config.search.trials * per_trial,
+        "race": 8 * count["race"] / shown * metric,
+        "verdict": 9 * count["holdout"] / shown * metric,
+    }
+    return {phase: one / config.workers.count for phase, one in seconds.items()}
 
 
 def _ask(scheduler: Scheduler, request: Request, answer_type: type[AnswerType]) -> AnswerType:

@@ -12,7 +12,7 @@ from evomerge.evaluate.generation.decode import Decoder
 from evomerge.evaluate.generation.generation import TextGenerator
 from evomerge.evaluate.generation.vllm import VllmDecoder
 from evomerge.evaluate.gradient.backward import Backward
-from evomerge.evaluate.likelihood.attention import max_packed_length
+from evomerge.evaluate.likelihood.attention import packing_support
 from evomerge.evaluate.likelihood.batches import Batch, make_batches
 from evomerge.evaluate.likelihood.context_cache import ContextCacheSupport, context_cache_support
 from evomerge.evaluate.likelihood.likelihood import Forward
@@ -26,12 +26,13 @@ from evomerge.evaluate.tasks.lm_eval_api import stock_model
 from evomerge.evaluate.token_requests import Pair
 
 _NOT_PACKED = (
-    "this model does not give the same logits for rows packed with a block mask: shared contexts "
-    "are computed again for every choice"
+    "this model does not give the same logits for rows packed with a block mask ({why}): shared "
+    "contexts are computed again for every choice"
 )
 _ONLY_CONTEXTS = (
-    "this model takes no block mask: a context is read once for all its choices, but every choice "
-    "is a row of its own, and what has no choices is computed in plain rows"
+    "this model's rows cannot be packed with a block mask ({why}): a context is read once for all "
+    "its choices, but every choice is a row of its own, and what has no choices is computed in "
+    "plain rows"
 )
 _NOT_DECODED = "this model's generation is not plain greedy decoding: lm-eval's own loop runs it"
 CACHED_PLANS = 64  # a generation asks for the same item sets again and again: a shard each
@@ -62,11 +63,12 @@ class Scorer:
         self.seconds = 0.0
         self._model = model
         self._tokenizer = tokenizer
-        self._stock = stock_model(model, tokenizer, batch_size)
+        self._stock = stock_model(model, tokenizer, batch_size, harness.model_args)
         self._encoder = Encoder(self._stock, harness)
         self._forward = Forward(model)
         self._backward = Backward(model, batch_size, self._stock.max_length)
-        self._max_packed_length = max_packed_length(model)
+        packing = packing_support(model)
+        self._max_packed_length = packing.max_length
         self._context_cache = (
             ContextCacheSupport() if self._max_packed_length else context_cache_support(model)
         )
@@ -78,7 +80,8 @@ class Scorer:
         )
         self.warnings = []
         if not self._max_packed_length:
-            self.warnings.append(_ONLY_CONTEXTS if self._context_cache.max_length else _NOT_PACKED)
+            warning = _ONLY_CONTEXTS if self._context_cache.max_length else _NOT_PACKED
+            self.warnings.append(warning.format(why=packing.why_not))
         if not self._generation.is_plain:
             self.warnings.append(_NOT_DECODED)
         self._plans: OrderedDict[tuple[ScoreKind, tuple[Item, ...]], ScoringPlan] = OrderedDict()
@@ -160,6 +163,18 @@ class Scorer:
         value, likelihoods = self._backward(plan, loss, weights, written)
         self.seconds = self._backward.seconds + self._generation.seconds
         return outcomes(plan, likelihoods, answers, kind, self.harness), value
+
+    def written(self, items: Mapping[str, Sequence[int]]) -> list[tuple[str, int, str, str]]:
+        """Return (task, document, text, right text) of each generation item, of the model now."""
+        plan = self._plan(self._checked(items), "metric")
+        answers = self._generation(plan.prompts)
+        shown = []
+        for asked in plan.asked:
+            numbers = next((where for where in asked.requests if isinstance(where, tuple)), ())
+            if numbers:
+                right = next((text for _, text in self.harness.golds(*asked.item)), "")
+                shown.append((*asked.item, answers[numbers[0]].text, right))
+        return shown
 
     def composition(self, items: Mapping[str, Sequence[int]], score_kind: ScoreKind) -> str:
         """Return the digest of the batches that `score` puts these items in (`batch_digest`)."""

@@ -19,7 +19,8 @@ from evomerge.checkpoint.files.shards import write_shards
 from evomerge.core.atomic import atomic_folder
 from evomerge.core.errors import UserError
 from evomerge.merge.compute import merge_into, merged
-from evomerge.merge.digest import combined_digest, tensor_digest
+from evomerge.merge.digest import combined_digest, digest, tensor_digest
+from evomerge.merge.live_layout import is_left_out, parts, views
 from evomerge.merge.output.card import model_card
 from evomerge.merge.parents.nested import open_parents, with_merges
 from evomerge.merge.parents.parents import Parents
@@ -100,46 +101,45 @@ def fill(model: torch.nn.Module, built: MergePlan, parents: Parents) -> None:
     """Write a candidate into a live model of the plan's architecture, in place.
 
     Raises:
-        UserError: The live model has a tensor under another name, or of another shape; or values
+        UserError: The live model has no place for a tensor, or one of another shape; or values
             are beyond what its dtype can hold.
     """
     live = live_tensors(model, built)
     _check_apart(model, live)
-    state = model.state_dict(keep_vars=True)
     with torch.no_grad():
         for job in built.jobs:
-            out = live[job.name]
-            merge_into(out, job, parents, built.recipe)
-            _check_range(job, out)
-        for name, source in built.tied.items():  # a head that only this live model has apart
-            if name in state and state[name].data_ptr() != live[source].data_ptr():
-                state[name].copy_(live[source])
+            if job.name in live:
+                merge_into(live[job.name], job, parents, built.recipe)
+                _check_range(job, live[job.name])
+        for name, tensor in views(model, built.tied).items():
+            source = live[built.tied[name]]  # a head that only this live model has apart
+            if tensor.data_ptr() != source.data_ptr():
+                tensor.copy_(source)
 
 
 def live_tensors(model: torch.nn.Module, built: MergePlan) -> dict[str, Tensor]:
-    """Return a live model's tensors under the names that its checkpoint uses.
+    """Return a live model's tensors under the names that its checkpoint uses, sharing its memory.
+
+    Tensors that transformers leaves out when it loads such a checkpoint have no place in the model.
 
     Raises:
-        UserError: The model lacks a tensor of the plan.
+        UserError: The model lacks a tensor of the plan, or has one that the plan does not fill.
     """
     return {name: tensor.detach() for name, tensor in parameters_of(model, built).items()}
 
 
 def parameters_of(model: torch.nn.Module, built: MergePlan) -> dict[str, Tensor]:
-    """The same tensors as the model has them: parameters, with their gradients.
+    """The same tensors with their gradients: the model's parameters, or parts of them.
 
     Raises:
         UserError: The model lacks a tensor of the plan, or has one that the plan does not fill.
     """
-    state: Mapping[str, Tensor] = model.state_dict(keep_vars=True)
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    tensors = {}
+    tensors = parts(model, [job.name for job in built.jobs])
     for job in built.jobs:
-        tensor = state.get(job.name)
-        if tensor is None:
-            tensor = state.get(prefix + job.name)
+        tensor = tensors.get(job.name)
+        if tensor is None and is_left_out(model, job.name):
+            continue
         if tensor is not None and tensor.shape == job.shape:
-            tensors[job.name] = tensor
             continue
         if tensor is not None and _differs_in_rows(tuple(tensor.shape), job.shape):
             raise UserError(
@@ -147,13 +147,22 @@ def parameters_of(model: torch.nn.Module, built: MergePlan) -> dict[str, Tensor]
                 f"{job.shape[0]}: call resize_token_embeddings({job.shape[0]}) first"
             )
         raise UserError(
-            f"{type(model).__name__} has no tensor {job.name} of shape {list(job.shape)}: it would "
-            "be dropped, or the model runs its weights in another layout than it stores them; "
-            "build to a folder instead"
+            f"{type(model).__name__} has no tensor {job.name} of shape {list(job.shape)}, nor does "
+            "transformers say how its checkpoints are laid out: it would be dropped; build to a "
+            "folder instead"
         )
-    apart = [state[name] for name in built.tied if name in state]  # filled as their source is
-    _check_whole(model, state, [*tensors.values(), *apart])
+    apart = views(model, built.tied).values()  # filled as their source is
+    _check_whole(model, model.state_dict(keep_vars=True), [*tensors.values(), *apart])
     return tensors
+
+
+def live_digest(model: torch.nn.Module, built: MergePlan, parents: Parents) -> str:
+    """Digest a live model's weights under the names and shapes in which they would be written."""
+    live = live_tensors(model, built)
+    return digest(
+        (job.name, live[job.name] if job.name in live else merged(job, parents, built.recipe))
+        for job in built.jobs
+    )
 
 
 def _check_whole(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from evomerge.checkpoint.architecture import COMPONENTS
+from evomerge.checkpoint.architecture import COMPONENTS, WIDER
 from evomerge.checkpoint.dtypes import FLOAT_NAMES
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError, unknown
@@ -141,7 +141,8 @@ class Block(_Part):
 
     Attributes:
         layers: Half-open range of output layers; ``None`` also takes tensors outside the stack.
-        components: Which of architecture.COMPONENTS; ``None`` takes all.
+        components: Which of architecture.COMPONENTS; ``None`` takes all. ``mlp`` takes experts and
+            routers too, which an earlier block may name apart.
         merge_method: The block's method.
         parameters: What holds for every model of the block.
         models: What holds for one model of the block.
@@ -159,7 +160,8 @@ class Block(_Part):
             layer is None or not self.layers[0] <= layer < self.layers[1]
         ):
             return False
-        return self.components is None or component in self.components
+        wider = WIDER.get(component, component)
+        return self.components is None or not {component, wider}.isdisjoint(self.components)
 
 
 @dataclass(frozen=True)

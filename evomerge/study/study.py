@@ -30,6 +30,7 @@ from evomerge.study.phases.check import check, finished, refuse_another
 from evomerge.study.phases.choice import with_optimizer
 from evomerge.study.phases.conclusion import Conclusion
 from evomerge.study.phases.contenders import contenders
+from evomerge.study.phases.dead_tasks import warn_of_dead_tasks
 from evomerge.study.phases.export import export
 from evomerge.study.phases.search import Generations, start_optimizer
 from evomerge.study.reuse import lendable
@@ -250,6 +251,7 @@ class Study:
                 for run in self._reuse:
                     study.ledger.borrow(run.name, lendable(run, begun))
                 baseline = Baseline(study)
+                warn_of_dead_tasks(study, baseline)
                 search = Generations(study, baseline, started, lambda: self._is_stopped)
                 optimizer = search.run()
                 if not finish:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,13 @@ import pytest
 
 from evomerge.cli import main, preflight
 from evomerge.study import study as study_module
-from tests.study.small_study import InProcessPool, StubWorkers, real_study, stub_document
+from tests.study.small_study import (
+    InProcessPool,
+    StubWorkers,
+    copied_study,
+    real_study,
+    stub_document,
+)
 from tests.study.study_driver import Drivers, drivers_of_session
 
 
@@ -80,20 +86,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_study(tmp_path: Path, zoo: Path) -> Callable[..., Path]:
     """Writes the small study with its models and tasks, with keys changed, into a folder."""
-
-    def write(**keys: Any) -> Path:
-        home = tmp_path / "small"
-        shutil.copytree(zoo, home / "zoo")
-        shutil.copytree(zoo.parent / "tasks", home / "tasks")
-        document = json.loads((zoo.parent / "study.yaml").read_text())
-        document["search"]["trials"] = 4
-        for key, value in keys.items():
-            document[key] = {**document[key], **value} if isinstance(value, dict) else value
-        file = home / "study.yaml"
-        file.write_text(json.dumps(document))
-        return file
-
-    return write
+    return partial(copied_study, zoo.parent, tmp_path / "small")
 
 
 @pytest.fixture(scope="session")

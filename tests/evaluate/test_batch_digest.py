@@ -8,6 +8,7 @@ import torch
 
 from evomerge.evaluate import scorer as scorer_module
 from evomerge.evaluate.generation.decode import Decoder, PromptBatch
+from evomerge.evaluate.likelihood.attention import PackingSupport
 from evomerge.evaluate.outcomes import ScoreKind
 from evomerge.evaluate.scorer import Scorer
 from evomerge.evaluate.tasks.harness import Harness
@@ -32,7 +33,7 @@ def test_equal_batches_have_one_digest_and_others_another(
     assert digest == Scorer(llama.model, llama.tokenizer, harness).composition(ITEMS, score_kind)
     fewer = {**ITEMS, "write": [1, 2]}
     halved = Scorer(llama.model, llama.tokenizer, harness, batch_size=2)
-    monkeypatch.setattr(scorer_module, "max_packed_length", lambda _: 0)
+    monkeypatch.setattr(scorer_module, "packing_support", lambda _: PackingSupport(0))
     plain = Scorer(llama.model, llama.tokenizer, harness)
     (other_kind,) = set(SCORE_KINDS) - {score_kind}
     others = [

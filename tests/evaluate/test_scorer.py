@@ -274,3 +274,12 @@ def test_an_answer_longer_than_the_model_is_refused(llama: Bench, tmp_path: Path
 def test_nothing_to_score_is_no_outcome(llama: Bench) -> None:
     harness = Harness.load([TaskRequest("choice")], [llama.folder])
     assert Scorer(llama.model, llama.tokenizer, harness).score({"choice": []}, "metric") == []
+
+
+def test_an_end_token_that_the_vocabulary_lacks_is_no_end(llama: Bench) -> None:
+    """OLMoE's and Qwen-VL's configs name one by default that a smaller vocabulary lacks."""
+    harness = Harness.load(["write"], [llama.folder])
+    model = make_model("llama", seed=1)
+    expected = Scorer(model, llama.tokenizer, harness).score({"write": [0, 1]}, "smooth")
+    model.generation_config.eos_token_id = [2, 50_279]
+    assert Scorer(model, llama.tokenizer, harness).score({"write": [0, 1]}, "smooth") == expected

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.study.small_study import StubWorkers, finished_study, real_study
+from evomerge.study import study as study_module
+from tests.study.small_study import (
+    InProcessPool,
+    StubWorkers,
+    copied_study,
+    finished_study,
+    real_study,
+)
 from tests.study.study_driver import Drivers, drivers_of_session
 
 
@@ -29,6 +37,18 @@ def drivers() -> Iterator[Drivers]:
 def small_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study file of a small study with real models."""
     return real_study(tmp_path_factory.getbasetemp() / "real-study")
+
+
+@pytest.fixture
+def own_study(small_study: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Writes a copy of it, with keys changed, whose models and tasks a test may change."""
+    return partial(copied_study, small_study.parent, tmp_path / "own")
+
+
+@pytest.fixture
+def real_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real evaluator answers, in this process."""
+    monkeypatch.setattr(study_module, "open_pool", InProcessPool)
 
 
 @pytest.fixture(scope="session")

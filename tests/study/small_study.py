@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections import Counter
 from functools import cache
@@ -195,6 +196,19 @@ def real_study(folder: Path) -> Path:
     study = folder / "study.yaml"
     study.write_text(json.dumps(document, indent=1))  # JSON is YAML
     return study
+
+
+def copied_study(source: Path, home: Path, **keys: Any) -> Path:
+    """Write the small study of a folder into another, with keys changed; return the study file."""
+    for folder in ("zoo", "tasks"):
+        shutil.copytree(source / folder, home / folder)
+    document = json.loads((source / "study.yaml").read_text())
+    document["search"]["trials"] = 4
+    for key, value in keys.items():
+        document[key] = {**document[key], **value} if isinstance(value, dict) else value
+    file = home / "study.yaml"
+    file.write_text(json.dumps(document))
+    return file
 
 
 def write_models(zoo: Path) -> None:

@@ -22,6 +22,7 @@ from evomerge.study.journal.events import (
     Event,
     ExportedEvent,
     FailedEvent,
+    OutcomesEvent,
     RacedEvent,
     SearchEndedEvent,
     StudyEvent,
@@ -31,6 +32,7 @@ from evomerge.study.journal.events import (
 )
 from evomerge.study.journal.record import Record
 
+QUIET_SECONDS = 30.0  # without a line, where there is no panel
 REFRESH_SECONDS = 0.25  # of the panel; drawing it takes longer the longer a study is
 
 
@@ -58,6 +60,7 @@ class Progress:
         self._console = console or _Console(file=sys.stdout, highlight=False)
         self._live: Live | None = None
         self._drawn = float("-inf")
+        self._said = time.monotonic()
         self._pace = pace or Pace(time.time())
 
     def __enter__(self) -> Progress:
@@ -76,13 +79,14 @@ class Progress:
     def __call__(self, event: Event, record: Record) -> None:
         """Take in an event; lines are for the long steps, the panel for every one."""
         self._pace.apply(event, record)
-        line = self._line(event, record)
+        line = self._line(event, record) or self._sign_of_life(event, record)
         if line:
             self.say(line)
         self.refresh(record, at_once=line is not None)
 
     def say(self, line: str) -> None:
         """Print a line above the panel."""
+        self._said = time.monotonic()
         self._console.print(printable(line), markup=False, soft_wrap=True)
 
     def refresh(self, record: Record, at_once: bool = False, driver: Driver | None = None) -> None:
@@ -94,6 +98,14 @@ class Progress:
         search = self._search(record)
         allowed = seconds(search.get("deadline"))
         self._live.update(panel(record, self._pace, search.get("trials"), allowed, driver))
+
+    def _sign_of_life(self, event: Event, record: Record) -> str | None:
+        """Say what was just scored, where nothing else was printed for a while."""
+        quiet = time.monotonic() - self._said > QUIET_SECONDS
+        if self._live is not None or not isinstance(event, OutcomesEvent) or not quiet:
+            return None
+        name = record.trials[event.trial].name
+        return f"{event.phase}: scored {name}, {speed(record, self._pace)}"
 
     def _search(self, record: Record) -> Mapping[str, Any]:
         """Return the study's search section."""

@@ -57,7 +57,7 @@ class TextGenerator:
         decoder: Decoder | VllmDecoder,
         check_logits: Callable[[Sequence[Pair]], None],
     ) -> None:
-        self.is_plain = can_decode(stock.model)
+        self.is_plain = can_decode(stock.model) and stock.think_end_token is None
         self.seconds = 0.0
         self._stock = stock
         self._encoder = encoder

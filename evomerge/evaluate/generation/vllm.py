@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from evomerge.core.errors import UserError
 from evomerge.evaluate.generation.decode import Answer, cut
@@ -36,6 +38,8 @@ class VllmDecoder:
         tokenizer: Its tokenizer.
         folder: A model folder of the same architecture, which the engine starts from.
         options: Passed on to `vllm.LLM`, such as ``gpu_memory_utilization`` or ``max_model_len``.
+        stored: Gives the live weights under the names that a checkpoint has, which the engine
+            reads; the default gives the live names.
 
     Attributes:
         name: The engine, its version and options (`engine_name`).
@@ -44,7 +48,19 @@ class VllmDecoder:
         UserError: vLLM is not installed, does not take an option or cannot run the model.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, folder: Path, options: Mapping[str, Any]):
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        folder: Path,
+        options: Mapping[str, Any],
+        stored: Callable[[], Mapping[str, torch.Tensor]] | None = None,
+    ):
+        if model.config.get_text_config(decoder=True) is not model.config:
+            raise UserError(
+                f"evaluate.engine: vllm is for plain language models here, and {folder} reads "
+                "images or audio besides: leave engine out"
+            )
         taken = sorted(set(options) & set(OURS))
         if taken:
             raise UserError(
@@ -52,6 +68,7 @@ class VllmDecoder:
             )
         self.name = engine_name(options)
         self._model = model
+        self._stored = stored or (lambda: dict(model.named_parameters()))
         self._tokenizer = tokenizer
         self._ends = end_tokens(model, tokenizer)
         # In this process, so that weights are handed over by reference.
@@ -90,7 +107,7 @@ class VllmDecoder:
         ]
 
     def _hand_over(self) -> None:
-        weights = [(name, tensor.detach()) for name, tensor in self._model.named_parameters()]
+        weights = [(name, tensor.detach()) for name, tensor in self._stored().items()]
         head = self._model.get_output_embeddings()
         if not any(name == "lm_head.weight" for name, _ in weights) and head is not None:
             weights.append(("lm_head.weight", head.weight.detach()))

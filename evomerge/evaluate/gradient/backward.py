@@ -196,7 +196,7 @@ def loss_items(plan: ScoringPlan, needs_right: bool = True) -> list[LossItem]:
     items = []
     for asked in plan.asked:
         several = [
-            where if isinstance(where, range) else [len(plan.pairs) + where]
+            where if isinstance(where, range) else [len(plan.pairs) + one for one in where]
             for where in (*asked.requests, asked.golds)
         ]
         numbers = [number for where in several for number in where]

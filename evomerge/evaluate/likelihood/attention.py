@@ -1,23 +1,21 @@
 """Runs packed rows through a model with block masks, positions and shared prefixes.
 
 In a row packed by `packing`, each token must see its ancestors alone, at its own position. Most
-causal models take a ready-made 4-D mask and position ids. `max_packed_length` tries out whether a
+causal models take a ready-made 4-D mask and position ids. `packing_support` tries out whether a
 model does, and gives the logits of plain rows; a model that does not is scored in plain rows.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from evomerge.evaluate.likelihood.agreement import Agreement, agreement
 from evomerge.evaluate.model import cache_argument
 
-# Largest difference of a logit between packed and plain rows, in standard deviations of the logits
-# at its position: what rounding may do in each dtype. A token that sees too much, too little, or
-# the wrong position moves logits by tenths.
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
 # Lengths of the contexts and continuations in the trial, and the continuations of each context.
 CONTEXT, CONTINUATION, BRANCHES = 7, 3, 3
 
@@ -88,20 +86,34 @@ def model_arguments(
     return arguments
 
 
-def max_packed_length(model: Any) -> int:
-    """Return the longest input that may be packed; 0 if packed rows change the model's logits.
+@dataclass(frozen=True)
+class PackingSupport:
+    """The longest input that may be packed, 0 if none may, and the reason in words."""
+
+    max_length: int
+    why_not: str = ""
+
+
+def packing_support(model: Any) -> PackingSupport:
+    """Try out whether packed rows leave a model's logits as they are.
 
     Inputs longer than an attention window are left alone: the mask of packed rows has no window.
     """
     config = model.config.get_text_config(decoder=True)
     longest = attention_window(config)
     if longest <= CONTEXT + CONTINUATION:
-        return 0
+        return PackingSupport(0, f"its attention window has {longest} tokens")
     try:
         with torch.inference_mode():
-            return longest if _takes_packed_rows(model, int(config.vocab_size)) else 0
-    except Exception:  # whatever a model raises on arguments that it does not take
-        return 0
+            agreed = _try_packed_rows(model, int(config.vocab_size), longest)
+    except Exception as error:  # whatever a model raises on arguments that it does not take
+        return PackingSupport(0, f"it takes no block mask: {type(error).__name__}")
+    return PackingSupport(longest) if agreed else PackingSupport(0, f"logits differ by {agreed}")
+
+
+def max_packed_length(model: Any) -> int:
+    """Return the longest input that may be packed; 0 if packed rows change the model's logits."""
+    return packing_support(model).max_length
 
 
 def attention_window(config: Any) -> int:
@@ -112,7 +124,7 @@ def attention_window(config: Any) -> int:
     return int(min(size for size in (*windows, longest) if isinstance(size, int) and size > 0))
 
 
-def _takes_packed_rows(model: Any, vocabulary_size: int) -> bool:
+def _try_packed_rows(model: Any, vocabulary_size: int, longest: int) -> Agreement:
     """Compare two contexts with continuations: both in one row, one behind a prefix, and plain.
 
     Continuations differ from each other, so a mask that leaks between them shows.
@@ -124,7 +136,7 @@ def _takes_packed_rows(model: Any, vocabulary_size: int) -> bool:
     starts = range(CONTEXT, length, CONTINUATION)
     branches = [[*range(CONTEXT), *range(start, start + CONTINUATION)] for start in starts]
     plain = torch.stack([row[branch] for row in tokens for branch in branches])
-    expected = model(input_ids=plain, use_cache=False).logits[:, CONTEXT - 1 :].float()
+    expected = model(input_ids=plain, use_cache=False).logits[:, CONTEXT - 1 :]
 
     positions = [*range(CONTEXT), *[CONTEXT + i for i in range(CONTINUATION)] * BRANCHES]
     ends = [length - 1] * CONTEXT
@@ -136,7 +148,7 @@ def _takes_packed_rows(model: Any, vocabulary_size: int) -> bool:
     forest = model_arguments(
         model, torch.cat((depths, depths), dim=1), torch.cat((last, last + length), dim=1), None
     )
-    logits = model(input_ids=tokens.reshape(1, -1), use_cache=False, **forest).logits[0].float()
+    logits = model(input_ids=tokens.reshape(1, -1), use_cache=False, **forest).logits[0]
     columns = [[row * length + c for c in branch] for row in range(2) for branch in branches]
     packed = torch.stack([logits[c] for c in columns])[:, CONTEXT - 1 :]
 
@@ -144,15 +156,8 @@ def _takes_packed_rows(model: Any, vocabulary_size: int) -> bool:
     behind = model_arguments(
         model, depths[:, skip:], last[:, skip:] - skip, prefix_cache(model, tokens[0, :skip])
     )
-    logits = model(input_ids=tokens[:1, skip:], use_cache=True, **behind).logits[0].float()
+    logits = model(input_ids=tokens[:1, skip:], use_cache=True, **behind).logits[0]
     shared = torch.stack([logits[[c - skip for c in branch[skip:]]] for branch in branches])
 
-    return logits_agree(
-        torch.cat((packed, shared)), torch.cat((expected, expected[:BRANCHES])), model.dtype
-    )
-
-
-def logits_agree(logits: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Return whether logits are finite and equal the expected ones but for rounding."""
-    limit = TOLERANCE.get(dtype, 0.0) * expected.std(dim=-1, keepdim=True)
-    return bool((((logits - expected).abs() <= limit) & torch.isfinite(expected)).all())
+    both = torch.cat((packed, shared)), torch.cat((expected, expected[:BRANCHES]))
+    return agreement(model, *both, plain, longest)

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, DynamicCache
 
+from evomerge.evaluate.likelihood.agreement import agreement
 from evomerge.evaluate.likelihood.attention import (
     BRANCHES,
     CONTEXT,
     CONTINUATION,
     attention_window,
     growing_cache,
-    logits_agree,
     prefix_cache,
 )
 from evomerge.evaluate.likelihood.packing import (
@@ -148,14 +148,15 @@ def context_cache_support(model: Any) -> ContextCacheSupport:
     try:
         with torch.inference_mode():
             alone, behind_prefix = (
-                _takes_cached_contexts(model, int(config.vocab_size), skip) for skip in (0, 2)
+                _takes_cached_contexts(model, int(config.vocab_size), longest, skip)
+                for skip in (0, 2)
             )
     except Exception:  # whatever a model raises on arguments that it does not take
         return ContextCacheSupport()
     return ContextCacheSupport(longest, behind_prefix) if alone else ContextCacheSupport()
 
 
-def _takes_cached_contexts(model: Any, vocabulary_size: int, skip: int) -> bool:
+def _takes_cached_contexts(model: Any, vocabulary_size: int, longest: int, skip: int) -> bool:
     """Compare continuations of two contexts of different length: behind their cache, and plain.
 
     The contexts begin with `skip` common tokens, which are a prefix.
@@ -172,7 +173,7 @@ def _takes_cached_contexts(model: Any, vocabulary_size: int, skip: int) -> bool:
     for context, continuations in zip(contexts, tails, strict=True):
         plain = torch.cat((context.expand(BRANCHES, -1), continuations), dim=1)
         logits = model(input_ids=plain, use_cache=False).logits
-        expected.append(logits[:, len(context) - 1 :].float())
+        expected.append(logits[:, len(context) - 1 :])
     last = torch.stack([context[-1] for context in contexts])
     rows = torch.cat((last[:, None, None].expand(-1, BRANCHES, 1), tails), dim=2).flatten(0, 1)
     tokens, seen = pad_left([tuple(context[skip:-1].tolist()) for context in contexts])
@@ -183,8 +184,9 @@ def _takes_cached_contexts(model: Any, vocabulary_size: int, skip: int) -> bool:
     )
     prefix = prefix_cache(model, common) if skip else None
     arguments = context_cache_arguments(model, cached, rows.shape[1], prefix)
-    logits = model(input_ids=rows, use_cache=True, **arguments).logits.float()
-    return logits_agree(logits, torch.cat(expected), model.dtype)
+    logits = model(input_ids=rows, use_cache=True, **arguments).logits
+    plain = torch.cat((contexts[0].expand(BRANCHES, -1), tails[0]), dim=1)
+    return bool(agreement(model, logits, torch.cat(expected), plain, longest))
 
 
 def _batches(

@@ -43,7 +43,8 @@ def outcomes(
         grade = grades.get(asked.item)
         value = chosen[asked.item][0] if asked.item in chosen else None
         value = value if grade is None else grade.value
-        written = [texts[where] for where in asked.requests if isinstance(where, int)]
+        numbers = [n for where in asked.requests if isinstance(where, tuple) for n in where]
+        written = [texts[number] for number in numbers]
         smoothed = None
         if score_kind == "smooth":
             smoothed = _smooth(asked, answers, chosen, value, harness)
@@ -112,13 +113,14 @@ def _smooth(
 
 def _reply(
     kind: str,
-    where: range | int,
+    where: range | tuple[int, ...],
     totals: Sequence[float],
     are_greedy: Sequence[bool],
     texts: Sequence[Answer],
 ) -> Any:
-    if isinstance(where, int):
-        return texts[where].text
+    if isinstance(where, tuple):
+        written = [texts[number].text for number in where]
+        return written if len(written) > 1 else written[0]
     if kind == "loglikelihood_rolling":
         return sum(totals[where.start : where.stop])
     return totals[where.start], are_greedy[where.start]

@@ -16,6 +16,7 @@ from evomerge.evaluate.outcomes import Item, ScoreKind
 from evomerge.evaluate.scoring.choice_table import ChoiceTable
 from evomerge.evaluate.tasks.encode import Encoder
 from evomerge.evaluate.tasks.harness import Harness
+from evomerge.evaluate.tasks.lm_eval_api import is_sampled
 from evomerge.evaluate.tasks.request import Request
 from evomerge.evaluate.tasks.target import Choices
 from evomerge.evaluate.token_requests import Pair
@@ -28,14 +29,15 @@ class Asked:
     Attributes:
         item: The item.
         kinds: lm-eval's type of each request.
-        requests: For each request the range of its pairs, or the number of its prompt.
+        requests: For each request the range of its pairs, or the numbers of its prompts: one, or
+            as many as the task repeats a request whose answer is drawn at random.
         golds: The range of the pairs of its gold texts; empty where it has or needs none.
         graded: Whether lm-eval reads its metric off the answers.
     """
 
     item: Item
     kinds: tuple[str, ...]
-    requests: tuple[range | int, ...]
+    requests: tuple[range | tuple[int, ...], ...]
     golds: range
     graded: bool
 
@@ -78,11 +80,12 @@ def make_plan(
         kind = harness.output_type(item[0])
         golds = encoder.golds(item) if (kind, score_kind) == ("generate_until", "smooth") else []
         requests = [] if golds else harness.requests(*item)
-        where: list[range | int] = []
+        where: list[range | tuple[int, ...]] = []
         for request in requests:
             if request.kind == "generate_until":
-                where.append(len(prompts))
-                prompts.append((item, request))
+                times = harness.repeats(item[0]) if is_sampled(request.args[1]) else 1
+                where.append(tuple(range(len(prompts), len(prompts) + times)))
+                prompts += [(item, request)] * times
             else:
                 encoded = encoder.pairs(item, request)
                 where.append(range(len(pairs), len(pairs) + len(encoded)))

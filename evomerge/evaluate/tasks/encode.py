@@ -22,7 +22,9 @@ class Encoder:
         self._golds: dict[Item, list[Pair]] = {}
         self._pairs: dict[Hashable, list[Pair]] = {}
         self._prompts: dict[Hashable, Prompt | None] = {}
-        self._ends = end_tokens(stock.model, stock.tokenizer)
+        # A config may name an end that the vocabulary does not have: nobody can write it.
+        size = stock.model.config.get_text_config(decoder=True).vocab_size
+        self._ends = [end for end in end_tokens(stock.model, stock.tokenizer) if end < size]
 
     def pairs(self, item: Item, request: Request) -> list[Pair]:
         """Return the pairs of a log-likelihood request; a rolling one has a pair per window."""
@@ -46,6 +48,16 @@ class Encoder:
                 for context, answer in self._harness.golds(*item)
             ]
         return self._golds[item]
+
+    def right_texts(self, item: Item) -> list[str]:
+        """Return the text of each right answer as a model that writes it would be read."""
+        texts = []
+        for pair in self.golds(item):
+            text = str(self._stock.tok_decode(list(pair.continuation), skip_special_tokens=True))
+            for stop in self.stops(self._harness.requests(*item)[0]):
+                text = text.split(stop)[0]
+            texts.append(text)
+        return texts
 
     def prompt(self, item: Item, request: Request) -> Prompt | None:
         """Return the prompt of a generation request; ``None`` if it is more than greedy decoding.

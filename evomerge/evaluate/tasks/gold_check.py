@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from evomerge.core.errors import UserError
 from evomerge.evaluate.tasks.encode import Encoder
@@ -10,6 +10,7 @@ from evomerge.evaluate.tasks.harness import Harness
 
 # Where more of a task's answers than this cannot be given, its metric measures the limit.
 MOST_UNREACHABLE = 0.1
+GRADED = 20  # documents of a task whose right answers go through its filter and metric
 
 
 def check_golds(harness: Harness, encoder: Encoder) -> list[str]:
@@ -43,7 +44,43 @@ def check_golds(harness: Harness, encoder: Encoder) -> list[str]:
             )
         if kind == "generate_until":
             warnings += _unreachable(task, documents, harness, encoder)
+            warnings += _worthless(task, documents[:GRADED], harness, encoder)
     return warnings
+
+
+def _worthless(
+    task: str, documents: Sequence[int], harness: Harness, encoder: Encoder
+) -> list[str]:
+    """Grade right answers as a model writes them; warn if the task's own metric gives them 0."""
+    metric = harness.metrics[task]
+    texts = {i: encoder.right_texts((task, i))[0] for i in documents}
+    if not metric.higher_is_better or _scores(task, texts, harness):
+        return []
+    text = next(iter(texts.values()))
+    where = f"document {documents[0]}"
+    warning = (
+        f"task '{task}': its right answers score 0 by {metric.name} through its filter "
+        f"'{metric.filter}'"
+    )
+    stripped = {i: text.strip() for i, text in texts.items()}
+    if _scores(task, stripped, harness):
+        return [
+            f"{warning}: a model writes {text!r} ({where}), and only {text.strip()!r} counts; they "
+            "differ in blanks: put the filter remove_whitespace first in the task's filter_list"
+        ]
+    return [
+        f"{warning} (such as {text!r}, {where}): unless it asks for other words around them, "
+        "nobody can score there"
+    ]
+
+
+def _scores(task: str, texts: Mapping[int, str], harness: Harness) -> bool:
+    """Return whether any of these answers gets points."""
+    known_errors = dict(harness.errors)
+    grades = harness.grade(task, {i: [text] for i, text in texts.items()})
+    harness.errors.clear()
+    harness.errors.update(known_errors)
+    return any(grade.value is not None and grade.value > 0 for grade in grades.values())
 
 
 def _unreachable(

@@ -9,12 +9,12 @@ from typing import Any
 from evomerge.core.errors import UserError
 from evomerge.evaluate.outcomes import Item
 from evomerge.evaluate.tasks.function_task import FunctionTask
-from evomerge.evaluate.tasks.lm_eval_api import takes_first_choice
+from evomerge.evaluate.tasks.lm_eval_api import samples, takes_first_choice
 from evomerge.evaluate.tasks.loading import LoadedTasks, load
 from evomerge.evaluate.tasks.metric import value_of
-from evomerge.evaluate.tasks.preparation import Prepared
+from evomerge.evaluate.tasks.preparation import Prepared, chat_template_args
 from evomerge.evaluate.tasks.protocol import document_key, protocol_digest
-from evomerge.evaluate.tasks.request import Grade, Request, TaskRequest
+from evomerge.evaluate.tasks.request import Grade, Prompting, Request, TaskRequest
 from evomerge.evaluate.tasks.target import CHOICE_METRICS, Choices, choices_of, golds_of
 
 INVALID = "[invalid]"  # lm-eval's extraction filters answer this when they find nothing
@@ -30,6 +30,7 @@ class Harness:
         weights: The weight of each task in the objective.
         functions: The tasks that are a user's Python functions.
         bounds: The bounds of scores that the study gives, by task.
+        model_args: Settings of lm-eval's model that change a prompt or a score.
         code: SHA-256 of the Python files that tasks were allowed to run.
         digest: Hash of everything that decides a score besides the weights of the model.
         warnings: Messages for the user before anything is spent.
@@ -37,14 +38,20 @@ class Harness:
     """
 
     def __init__(
-        self, loaded: LoadedTasks, tokenizer: Any, apply_chat_template: bool, engine: str | None
+        self,
+        loaded: LoadedTasks,
+        tokenizer: Any,
+        apply_chat_template: bool,
+        engine: str | None,
+        model_args: Mapping[str, Any],
     ) -> None:
         self._prepared = loaded.prepared
         self._choices: dict[Item, Choices] = {}
         self.functions = loaded.functions
         self.bounds = loaded.bounds
+        self.model_args = model_args
         self.code = loaded.code
-        self.warnings = loaded.warnings
+        self.warnings = [*loaded.warnings, *_metric_warnings(loaded)]
         self.errors: dict[Item, str] = {}
         self.items = {name: list(task.documents) for name, task in self._prepared.items()}
         self.item_keys = {
@@ -68,6 +75,7 @@ class Harness:
             tokenizer,
             apply_chat_template,
             {name: function.digest for name, function in self.functions.items()},
+            model_args,
         )
         if engine is not None:
             self.digest += f" {engine}"
@@ -82,6 +90,12 @@ class Harness:
         tokenizer: Any = None,
         allow_task_code: bool = False,
         engine: str | None = None,
+        *,
+        system_instruction: str | None = None,
+        fewshot_as_multiturn: bool | None = None,
+        gen_kwargs: Mapping[str, Any] | None = None,
+        fewshot_seed: int | None = None,
+        model_args: Mapping[str, Any] | None = None,
     ) -> Harness:
         """Load tasks and build every request, once.
 
@@ -93,15 +107,29 @@ class Harness:
             tokenizer: Needed for the chat template; its identity goes into `digest`.
             allow_task_code: Whether tasks may run Python of their own.
             engine: Name of the engine that generates in place of the live model, for `digest`.
+            system_instruction: See `Prompting`, as the next three.
+            fewshot_as_multiturn: See there.
+            gen_kwargs: See there.
+            fewshot_seed: See there.
+            model_args: Arguments of lm-eval's model, such as ``{"add_bos_token": True}``.
 
         Raises:
             UserError: See `loading.load`; or the tokenizer has no chat template.
         """
         if apply_chat_template and getattr(tokenizer, "chat_template", None) is None:
             raise UserError("`apply_chat_template` is set, but the tokenizer has no chat template")
-        chat_tokenizer = tokenizer if apply_chat_template else None
-        loaded = load(tasks, include_path, num_fewshot, chat_tokenizer, allow_task_code)
-        return cls(loaded, tokenizer, apply_chat_template, engine)
+        model_args = model_args or {}
+        prompting = Prompting(
+            num_fewshot,
+            fewshot_seed,
+            tokenizer if apply_chat_template else None,
+            chat_template_args(model_args),
+            system_instruction,
+            fewshot_as_multiturn,
+            gen_kwargs or {},
+        )
+        loaded = load(tasks, include_path, prompting, allow_task_code)
+        return cls(loaded, tokenizer, apply_chat_template, engine, model_args)
 
     def describe(self) -> dict[str, Any]:
         """Return everything that a driver without lm-eval needs to know, ready for JSON."""
@@ -118,6 +146,7 @@ class Harness:
                 for name, metric in self.metrics.items()
             },
             "weights": self.weights,
+            "sampled": [name for name, one in self._prepared.items() if samples(one.task)],
             "num_fewshot": {
                 name: one.task.config.num_fewshot for name, one in self._prepared.items()
             },
@@ -129,6 +158,10 @@ class Harness:
             "code": self.code,
         }
 
+    def has(self, items: Mapping[str, Sequence[int]]) -> bool:
+        """Return whether all these documents are there."""
+        return all(set(ids) <= set(self.items.get(task, ())) for task, ids in items.items())
+
     def output_type(self, task: str) -> str:
         """Return lm-eval's kind of task, e.g. ``generate_until``, or ``function``."""
         if task in self.functions:
@@ -139,6 +172,10 @@ class Harness:
         """Return a document's requests, in the order in which `grade` wants their answers."""
         instances = self._prepared[task].instances[doc_id]
         return [Request(instance.request_type, instance.args) for instance in instances]
+
+    def repeats(self, task: str) -> int:
+        """Return how many answers the task wants to each generation request."""
+        return int(self._prepared[task].task.config.repeats or 1)
 
     def golds(self, task: str, doc_id: int) -> list[tuple[str, str]]:
         """Return (context, answer) for each right answer of a generation document."""
@@ -171,13 +208,15 @@ class Harness:
         Args:
             task: The task.
             answers: For each document one answer per request: a text, a log-likelihood, or a
-                (log-likelihood, is_greedy) pair, as lm-eval's own models give them.
+                (log-likelihood, is_greedy) pair, as lm-eval's own models give them. A list has one
+                for each time that the task's `repeats` asks; a single one stands for them all.
         """
         prepared = self._prepared[task]
         answered = []
         for doc_id, replies in answers.items():
             for instance, reply in zip(prepared.instances[doc_id], replies, strict=True):
-                instance.resps = [reply] * (instance.repeats or 1)
+                repeated = reply if isinstance(reply, list) else [reply] * (instance.repeats or 1)
+                instance.resps = repeated
                 instance.filtered_resps = {}
                 answered.append(instance)
         metric_filter = prepared.metric.filter
@@ -201,6 +240,25 @@ class Harness:
                 continue
             grades[doc_id] = Grade(value, all(_is_extracted(answer) for answer in filtered))
         return grades
+
+
+def _metric_warnings(loaded: LoadedTasks) -> list[str]:
+    """Warn of scores that are below 0, and of those that nobody gets a second time."""
+    warnings = []
+    for name, prepared in loaded.prepared.items():
+        if not prepared.metric.higher_is_better:
+            warnings.append(
+                f"task '{name}': lower is better by {prepared.metric.name}, so that it counts with "
+                "a minus: a mean over the tasks may be below 0"
+            )
+        if samples(prepared.task):
+            times = prepared.task.config.repeats or 1
+            asked = f", {times} times for each document (repeats: {times})" if times > 1 else ""
+            warnings.append(
+                f"task '{name}' draws its answers at random{asked}: evomerge draws the same each "
+                "time, but the stock lm_eval command draws others, and so prints another score"
+            )
+    return warnings
 
 
 def _apply(ensembles: Sequence[Any], answered: Sequence[Any]) -> bool:

@@ -144,10 +144,22 @@ def takes_first_choice(task: Any, metric_filter: str) -> bool:
     )
 
 
-def stock_model(model: Any, tokenizer: Any, batch_size: int) -> Any:
-    """Wrap a live model in lm-eval's own class, whose encoding we use, and its loops if need be."""
+def stock_model(
+    model: Any, tokenizer: Any, batch_size: int, model_args: Mapping[str, Any] | None = None
+) -> Any:
+    """Wrap a live model in lm-eval's own class, whose encoding we use, and its loops if need be.
+
+    Raises:
+        UserError: lm-eval refuses the arguments.
+    """
     quieten()
-    return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+    given = dict(model_args or {})
+    try:
+        return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, **given)
+    except ValueError as error:
+        if not given:
+            raise
+        raise UserError(f"evaluate.model_args: lm_eval refuses {given}: {error}") from None
 
 
 def rolling_windows(stock: Any, text: str) -> list[tuple[list[int], list[int]]]:
@@ -170,6 +182,16 @@ def greedy_settings(stock: Any, settings: Mapping[str, Any]) -> tuple[tuple[str,
     if plain.pop("do_sample") or set(plain) - {"temperature", "top_p", "top_k"}:
         return None
     return tuple(stop for stop in stops if stop), max_tokens
+
+
+def is_sampled(settings: Mapping[str, Any]) -> bool:
+    """Return whether a request's answer is drawn at random."""
+    return bool(normalize_gen_kwargs(dict(settings), 1)["do_sample"])
+
+
+def samples(task: Any) -> bool:
+    """Return whether a task's answers are drawn at random."""
+    return task.OUTPUT_TYPE == "generate_until" and is_sampled(task.config.generation_kwargs or {})
 
 
 def quieten() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from evomerge.core.errors import UserError
 from evomerge.evaluate.tasks.function_task import FunctionTask, load_function
@@ -19,14 +18,14 @@ from evomerge.evaluate.tasks.lm_eval_api import (
 )
 from evomerge.evaluate.tasks.metric import choose_metric
 from evomerge.evaluate.tasks.preparation import (
+    ChatRenderer,
     Prepared,
-    chat_renderer,
     named,
     prepare,
     set_fewshot,
 )
 from evomerge.evaluate.tasks.protocol import cluster_hints, task_warnings
-from evomerge.evaluate.tasks.request import TaskRequest
+from evomerge.evaluate.tasks.request import Prompting, TaskRequest
 from evomerge.evaluate.tasks.task_files import check_folders, code_files
 from evomerge.evaluate.tasks.task_index import refuse_code, task_files
 
@@ -53,8 +52,7 @@ class LoadedTasks:
 def load(
     tasks: Sequence[TaskRequest | str],
     include_path: Sequence[Path | str],
-    num_fewshot: int | None,
-    chat_tokenizer: Any,
+    prompting: Prompting,
     allow_task_code: bool,
 ) -> LoadedTasks:
     """Load tasks and build every request, once.
@@ -62,8 +60,7 @@ def load(
     Args:
         tasks: The tasks to score; plain strings are names.
         include_path: Folders of task YAML, searched before lm-eval's own tasks.
-        num_fewshot: Examples in the prompt for tasks that do not fix it at 0.
-        chat_tokenizer: Renders prompts with its chat template; ``None`` leaves them plain.
+        prompting: The options that decide what tasks ask.
         allow_task_code: Whether tasks may run Python of their own.
 
     Raises:
@@ -77,11 +74,14 @@ def load(
         raise UserError("expected at least one task to score, but `tasks` is empty")
     names = [task.name for task in requests if task.text is None and task.function is None]
     manager = open_index(names, folders) if names else None
-    template = None if chat_tokenizer is None else chat_renderer(chat_tokenizer)
     loaded = LoadedTasks()
     if allow_task_code:
         index = manager.task_index if manager else {}
         loaded.code.update(code_files(folders, task_files(names, index, BUILT_IN)))
+    renderer = None
+    if prompting.chat_tokenizer is not None:
+        renderer = ChatRenderer(prompting.chat_tokenizer, prompting.chat_template_args)
+    seed = FEWSHOT_SEED if prompting.fewshot_seed is None else prompting.fewshot_seed
     for request in requests:
         if request.function is not None:
             loaded.functions[request.name] = _function(request, allow_task_code)
@@ -101,13 +101,17 @@ def load(
             entry = manager.task_index.get(name) if manager and request.text is None else None
             source = entry.yaml_path if entry else request.text
             with named(name, source):
-                set_fewshot(task, request.num_fewshot, num_fewshot, FEWSHOT_SEED)
+                set_fewshot(task, request.num_fewshot, prompting.num_fewshot, seed)
+                if prompting.gen_kwargs and task.OUTPUT_TYPE == "generate_until":
+                    changed = dict(prompting.gen_kwargs)
+                    task.set_config(key="generation_kwargs", value=changed, update=True)
                 loaded.prepared[name] = prepare(
                     task,
                     choose_metric(name, task, request.metric, source),
                     request.weight / len(members),
                     source,
-                    template,
+                    renderer,
+                    prompting,
                     request.cluster,
                 )
                 if request.bounds is not None:
@@ -120,6 +124,11 @@ def load(
     loaded.warnings.extend(
         f"allowed task code: {file}, SHA-256 {sha256[:16]}" for file, sha256 in loaded.code.items()
     )
+    if renderer is not None and renderer.drops_system:
+        loaded.warnings.append(
+            "the chat template takes no system message, so prompts go without one, as in lm_eval: "
+            "neither system_instruction nor a task's description is asked"
+        )
     loaded.warnings.extend(
         f"task '{name}': its function gives one number, the same on searched and on held-out "
         "items: a verdict says nothing about new data there"

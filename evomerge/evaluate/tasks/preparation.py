@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2.exceptions import SecurityError
+from jinja2.exceptions import SecurityError, TemplateError
 
 from evomerge.core.errors import UserError
 from evomerge.evaluate.tasks.metric import Metric
+from evomerge.evaluate.tasks.request import Prompting
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,18 @@ def prepare(
     metric: Metric,
     weight: float,
     source: Path | None,
-    template: Callable[..., str] | None,
+    renderer: ChatRenderer | None,
+    prompting: Prompting,
     cluster: str | None = None,
 ) -> Prepared:
     """Build every request of an lm-eval task, once."""
+    multiturn = prompting.fewshot_as_multiturn
     with silence():
         task.build_all_requests(
-            apply_chat_template=template is not None,
-            fewshot_as_multiturn=template is not None,
-            chat_template=template,
+            system_instruction=prompting.system_instruction,
+            apply_chat_template=renderer is not None,
+            fewshot_as_multiturn=renderer is not None if multiturn is None else multiturn,
+            chat_template=renderer,
         )
     documents = dict(task.doc_iterator())
     instances: dict[int, list[Any]] = {doc_id: [] for doc_id in documents}
@@ -53,7 +57,7 @@ def prepare(
         instances[instance.doc_id].append(instance)
     for asked in instances.values():
         asked.sort(key=lambda instance: instance.idx)
-    chat = template is not None
+    chat = renderer is not None
     return Prepared(task, metric, weight, source, documents, instances, chat, cluster)
 
 
@@ -76,20 +80,46 @@ def set_fewshot(task: Any, by_task: int | None, common: int | None, seed: int) -
     task.set_fewshot_seed(seed=seed)
 
 
-def chat_renderer(tokenizer: Any) -> Callable[..., str]:
-    """Return the function that lm-eval renders messages with: the tokenizer's chat template."""
+class ChatRenderer:
+    """Renders messages with a tokenizer's chat template, as lm-eval's model does.
 
-    def render(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    Attributes:
+        drops_system: Whether the template refused a system message, which was then left out.
+    """
+
+    def __init__(self, tokenizer: Any, template_args: Mapping[str, Any]) -> None:
+        self.drops_system = False
+        self._tokenizer = tokenizer
+        self._template_args = template_args
+
+    def __call__(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Return the prompt; without `add_generation_prompt` the last message goes on."""
+        try:
+            return self._render(messages, add_generation_prompt)
+        except TemplateError:
+            others = [message for message in messages if message["role"] != "system"]
+            if len(others) == len(messages):
+                raise
+            self.drops_system = True
+            return self._render(others, add_generation_prompt)
+
+    def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         return str(
-            tokenizer.apply_chat_template(
+            self._tokenizer.apply_chat_template(
                 messages,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=not add_generation_prompt,
+                **self._template_args,
             )
         )
 
-    return render
+
+def chat_template_args(model_args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what lm-eval's model passes to the chat template, given its arguments."""
+    thinking = model_args.get("enable_thinking")
+    given = dict(model_args.get("chat_template_args") or {})
+    return given if thinking is None else {**given, "enable_thinking": thinking}
 
 
 @contextlib.contextmanager

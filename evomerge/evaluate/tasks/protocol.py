@@ -42,6 +42,7 @@ def protocol_digest(
     tokenizer: Any,
     apply_chat_template: bool,
     functions: Mapping[str, str],
+    model_args: Mapping[str, Any],
 ) -> str:
     """Hash the evaluation: equal digests and equal weights give equal outcomes.
 
@@ -51,6 +52,7 @@ def protocol_digest(
         tokenizer: The tokenizer, or ``None``.
         apply_chat_template: Whether prompts went through its chat template.
         functions: For each task that is a user's function the hash of its source.
+        model_args: Settings of lm-eval's model.
     """
     digest = hashlib.sha256()
     header = {
@@ -59,6 +61,7 @@ def protocol_digest(
         "tokenizer": tokenizer_identity(tokenizer),
         "chat": apply_chat_template,
         "functions": {name: [source, len(item_keys[name])] for name, source in functions.items()},
+        **({"model_args": dict(model_args)} if model_args else {}),
     }
     digest.update(_canonical(header).encode())
     for name, (task, metric, instances) in tasks.items():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,29 @@ class TaskRequest:
     items: int | None = None
     bounds: tuple[float, ...] | None = None
     cluster: str | None = None
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """The options of lm_eval's command that decide what a task asks.
+
+    Attributes:
+        num_fewshot: Examples in the prompt for tasks that do not fix it at 0.
+        fewshot_seed: Seed for drawing them; ``None`` is lm_eval's own.
+        chat_tokenizer: Renders prompts with its chat template; ``None`` leaves them plain.
+        chat_template_args: Passed to the template.
+        system_instruction: Stands before every prompt.
+        fewshot_as_multiturn: Whether examples are turns; ``None`` is yes with a chat template.
+        gen_kwargs: Settings of generation over the task's own.
+    """
+
+    num_fewshot: int | None = None
+    fewshot_seed: int | None = None
+    chat_tokenizer: Any = None
+    chat_template_args: Mapping[str, Any] = field(default_factory=dict)
+    system_instruction: str | None = None
+    fewshot_as_multiturn: bool | None = None
+    gen_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,10 @@ def coefficient_gradients(
     gradients: dict[Coefficient, float] = {}
     weights = parameters_of(model, built)
     for job in built.jobs:
-        weight = weights[job.name]
-        gradient, weight.grad = weight.grad, None
-        if gradient is None:
+        weight = weights.get(job.name)  # None where transformers leaves it out of the model
+        if weight is None or weight.grad is None:
             continue
+        gradient, weight.grad = weight.grad, None
         for parameter in methods.get(job.method).parameters:
             if parameter.smooth is True or (piecewise and parameter.smooth):
                 fine = parameter.smooth == "piecewise" or built.recipe.dtype == "float64"

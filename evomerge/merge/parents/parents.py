@@ -16,6 +16,7 @@ from evomerge.checkpoint.store import Factors
 from evomerge.core.errors import UserError
 from evomerge.merge.kernels.native import kernels_for
 from evomerge.merge.kernels.statistics import Statistics
+from evomerge.merge.live_layout import views
 from evomerge.merge.parents.thresholds import Magnitudes
 from evomerge.merge.plan.matching import check_labels
 from evomerge.merge.plan.plan import Ref, TensorJob
@@ -82,12 +83,9 @@ class Parents:
         return out.device if self.devices else self.device
 
     def spread(self, model: torch.nn.Module) -> None:
-        """Place each tensor on the device where a live model has the one of its name."""
-        prefix = f"{getattr(model, 'base_model_prefix', '')}."
-        devices = {name: tensor.device for name, tensor in model.state_dict().items()}
-        self.devices = {
-            name.removeprefix(prefix): device for name, device in devices.items()
-        } | devices
+        """Place each tensor on the device where a live model has it."""
+        names = dict.fromkeys(n for one in self.checkpoints.values() for n in one.tensors)
+        self.devices = {name: tensor.device for name, tensor in views(model, names).items()}
 
     def _on(self, ref: Ref, device: torch.device) -> Tensor:
         passing = ref.model in self._passing

@@ -9,11 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from evomerge.core.errors import UserError
+from evomerge.core.errors import UserError, unknown
 from evomerge.study.config.items import ItemsConfig
 from evomerge.study.config.tasks import FunctionTaskConfig, TaskConfig
 
 ITEMS_PER_CANDIDATE, LEAST_PER_TASK = 48, 4  # where a study does not say items.per_generation
+MODEL_ARGS = (
+    "add_bos_token",
+    "max_length",
+    "prefix_token_id",
+    "chat_template_args",
+    "enable_thinking",
+    "think_end_token",
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,14 @@ class EvaluateConfig:
         include_path: Folders of task YAML.
         num_fewshot: Examples in the prompt; ``None`` leaves it to the task.
         apply_chat_template: Whether prompts go through the tokenizer's chat template.
+        system_instruction: Stands before every prompt, as lm_eval's `--system_instruction`.
+        fewshot_as_multiturn: Whether examples are turns of the conversation; ``None`` is yes with a
+            chat template, as in lm_eval.
+        gen_kwargs: Settings of generation over those of the tasks, as lm_eval's `--gen_kwargs`.
+        fewshot_seed: Seed for drawing examples; ``None`` is lm_eval's 1234.
+        model_args: Of lm_eval's `--model_args` those that change a prompt or a score:
+            `add_bos_token`, `max_length`, `prefix_token_id`, `chat_template_args`,
+            `enable_thinking`, `think_end_token`.
         batch_size: Rows per batch; ``auto`` is 64.
         fitness: ``smooth`` scores by log-likelihoods, with no decoding; ``metric`` by the task's
             own metric. Race and verdict always use the metric.
@@ -40,6 +56,11 @@ class EvaluateConfig:
     include_path: tuple[str, ...] = ()
     num_fewshot: int | None = None
     apply_chat_template: bool = False
+    system_instruction: str | None = None
+    fewshot_as_multiturn: bool | None = None
+    gen_kwargs: Mapping[str, Any] | None = None
+    fewshot_seed: int | None = None
+    model_args: Mapping[str, Any] | None = None
     batch_size: int | Literal["auto"] = "auto"
     fitness: Literal["smooth", "metric"] = "smooth"
     items: ItemsConfig = field(default_factory=ItemsConfig)
@@ -82,11 +103,31 @@ class EvaluateConfig:
                 )
         if self.engine_options and self.engine != "vllm":
             raise UserError(f"{where}: evaluate.engine_options: only `engine: vllm` takes options")
+        self._check_prompts(where)
         sizes = {"batch_size": self.rows_per_batch, "items.per_generation": self.items_per_task}
         for name, size in sizes.items():
             if size < 1:
                 raise UserError(f"{where}: evaluate.{name}: expected at least 1, but got {size}")
         self.items.check(where)
+
+    def _check_prompts(self, where: str) -> None:
+        """Refuse settings of prompts that lm_eval does not have, or that contradict each other."""
+        if self.fewshot_as_multiturn and not self.apply_chat_template:
+            raise UserError(
+                f"{where}: evaluate.fewshot_as_multiturn: turns need apply_chat_template: true"
+            )
+        for key in self.model_args or ():
+            if key not in MODEL_ARGS:
+                raise UserError(unknown(f"key of {where}: evaluate.model_args", key, MODEL_ARGS))
+        if not (self.model_args or {}).get("think_end_token"):
+            return
+        for setting, needed in ((self.fitness, "metric"), (self.engine, "hf")):
+            if setting != needed:
+                key = "engine" if needed == "hf" else "fitness"
+                raise UserError(
+                    f"{where}: evaluate.model_args.think_end_token: answers behind a model's "
+                    f"thinking need {key}: {needed}, but it is {setting}"
+                )
 
     def complete(self, folder: Path, absolute: Callable[[str], str], where: str) -> EvaluateConfig:
         """Return the same with whole paths, and a number of items per generation."""

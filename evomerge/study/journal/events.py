@@ -107,6 +107,7 @@ class StudyEvent(Event, name="study"):
         warnings: Of the tasks.
         task_code: Digests of the tasks' own code, by file.
         elsewhere: External evaluation: `ask` and `tell`.
+        lm_eval_loads: Whether the stock lm_eval command loads such a model.
         batches: Those that later items are scored in, if an ``--allow-changed`` let them differ.
         seals: A hash of each text in `config` that holds a secret, by its path there.
         generation: A digest of the base's generation_config.json; empty without one.
@@ -129,6 +130,7 @@ class StudyEvent(Event, name="study"):
     shard_items: int | None = None
     task_code: Mapping[str, Any] | None = None
     elsewhere: bool = False
+    lm_eval_loads: bool = True
     batches: str | None = None
     seals: Mapping[str, str] | None = None
     generation: str | None = None

@@ -243,6 +243,8 @@ def _study_event(study: StudyRun, description: Description) -> StudyEvent:
         for task, numbers in clusters(keys, judged).items()
     }
     tasks = task_specs(evaluation)
+    for task in evaluation.get("sampled", ()):
+        tasks[task]["sampled"] = True
     for pool, items in pools.items():
         if not any(tasks[task]["weight"] for task in items):
             raise UserError(f"evaluate.tasks: all tasks of the pool '{pool}' have weight 0")
@@ -264,6 +266,7 @@ def _study_event(study: StudyRun, description: Description) -> StudyEvent:
         warnings=evaluation["warnings"],
         task_code=evaluation.get("code", {}),
         generation=description.generation,
+        lm_eval_loads=evaluation.get("lm_eval_loads", True),
     )
 
 

@@ -167,7 +167,10 @@ class Conclusion:
             clusters=record.clusters,
         )
         model = self._study.directory / "best" / "model"
-        judged = replace(judged, reproduce=reproduce(self._study.config, model, items))
+        sampled = [task for task, spec in record.tasks.items() if spec.get("sampled")]
+        loads = record.study is None or record.study.lm_eval_loads
+        command = reproduce(self._study.config, model, items, sampled) if loads else None
+        judged = replace(judged, reproduce=command)
         event = VerdictEvent(**vars(judged))
         logged = record.verdict and to_json(replace(record.verdict, time=None))
         if logged != to_json(event) or record.phase != "done":  # after more search, though equal

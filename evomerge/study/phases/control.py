@@ -37,7 +37,7 @@ class ControlArm:
 
     def due(self, n_others: int) -> int:
         """Count the trials that are due with the next `n_others` of the optimizer."""
-        return math.floor(self._per_trial * (self._others + n_others) + 1e-9) - self._given
+        return _due(self._per_trial, self._others + n_others) - self._given
 
     def points(self, n_others: int, most: int) -> list[Point]:
         """Draw the points that are due besides `n_others` trials of the optimizer, up to `most`."""
@@ -50,6 +50,24 @@ class ControlArm:
         points = self._drawn.ask()
         self._drawn.tell(points, [None])
         return points[0]
+
+
+def whole_generations(trials: int, population: int, share: float) -> int:
+    """Count the trials of a search in whole generations: the last may be too large to begin.
+
+    >>> whole_generations(52, 20, 0.05)  # 20, then 20 and a random one
+    41
+    """
+    per_trial = share / (1 - share)
+    others = given = 0
+    while not others or others + given + population <= trials:
+        others += population
+        given += max(0, min(_due(per_trial, others) - given, trials - others - given))
+    return others + given
+
+
+def _due(per_trial: float, others: int) -> int:
+    return math.floor(per_trial * others + 1e-9)
 
 
 def compare_arms(record: Record) -> dict[str, Any] | None:

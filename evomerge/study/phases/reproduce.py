@@ -5,19 +5,32 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from evomerge.study.config import FunctionTaskConfig, StudyConfig, TextTaskConfig
+from evomerge.study.config import (
+    EvaluateConfig,
+    FunctionTaskConfig,
+    StudyConfig,
+    TextTaskConfig,
+)
 
 
-def reproduce(config: StudyConfig, model: Path, items: Mapping[str, Sequence[int]]) -> str | None:
+def reproduce(
+    config: StudyConfig,
+    model: Path,
+    items: Mapping[str, Sequence[int]],
+    sampled: Collection[str] = (),
+) -> str | None:
     """Return the command; several joined by ``&&`` where tasks lie in several folders.
+
+    A comment at its end names the tasks that it leaves out, and those whose answers are drawn anew.
 
     Args:
         config: The study's.
         model: Where its model is exported to.
         items: Document numbers of each held-out task.
+        sampled: The tasks whose answers are drawn at random.
 
     Returns:
         ``None`` where no model is exported, or no task is lm-eval's.
@@ -27,25 +40,57 @@ def reproduce(config: StudyConfig, model: Path, items: Mapping[str, Sequence[int
     tasks = [task for task in items if task not in ours]
     if not config.output.save_model or not tasks:
         return None
-    model_args: dict[str, object] = {"pretrained": model.resolve(), "dtype": config.output.dtype}
-    if config.trust_remote_code:
-        model_args["trust_remote_code"] = True
-    arguments = ",".join(f"{key}={value}" for key, value in model_args.items())
     commands = []
     for folder, names in _by_folder(tasks, evaluate.include_path).items():
-        words = ["lm_eval", "--model", "hf", "--model_args", arguments]
+        words = ["lm_eval", "--model", "hf", "--model_args", _model_args(config, model)]
         words += ["--tasks", ",".join(names)]
         if folder is not None:
             words += ["--include_path", folder]
-        if evaluate.num_fewshot is not None:
-            words += ["--num_fewshot", str(evaluate.num_fewshot)]
-        if evaluate.apply_chat_template:
-            words += ["--apply_chat_template"]
+        words += _prompt_options(evaluate)
         samples = {task: sorted(items[task]) for task in names}
-        words += ["--samples", json.dumps(samples, separators=(",", ":"))]
+        words += ["--samples", _json(samples)]
         words += ["--batch_size", str(evaluate.rows_per_batch)]
         commands.append(shlex.join(words))
-    return " && ".join(commands)
+    notes = {
+        "left out, since they are not lm_eval's": [task for task in items if task in ours],
+        "drawn at random, so other numbers": [task for task in tasks if task in sampled],
+    }
+    comment = "; ".join(f"{why}: {', '.join(names)}" for why, names in notes.items() if names)
+    return " && ".join(commands) + (f"  # {comment}" if comment else "")
+
+
+def _model_args(config: StudyConfig, model: Path) -> str:
+    """What `--model_args` takes: plain pairs, or JSON where a value may be more than a word."""
+    arguments: dict[str, object] = {
+        "pretrained": str(model.resolve()),
+        "dtype": config.output.dtype,
+    }
+    if config.trust_remote_code:
+        arguments["trust_remote_code"] = True
+    if config.evaluate.model_args:
+        return _json({**arguments, **config.evaluate.model_args})
+    return ",".join(f"{key}={value}" for key, value in arguments.items())
+
+
+def _prompt_options(evaluate: EvaluateConfig) -> list[str]:
+    words = []
+    if evaluate.num_fewshot is not None:
+        words += ["--num_fewshot", str(evaluate.num_fewshot)]
+    if evaluate.apply_chat_template:
+        words += ["--apply_chat_template"]
+    if evaluate.fewshot_as_multiturn is not None:
+        words += ["--fewshot_as_multiturn", str(evaluate.fewshot_as_multiturn).lower()]
+    if evaluate.system_instruction is not None:
+        words += ["--system_instruction", evaluate.system_instruction]
+    if evaluate.gen_kwargs:
+        words += ["--gen_kwargs", _json(evaluate.gen_kwargs)]
+    if evaluate.fewshot_seed is not None:
+        words += ["--seed", f"0,1234,1234,{evaluate.fewshot_seed}"]
+    return words
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), default=dict)
 
 
 def _by_folder(tasks: Sequence[str], folders: Sequence[str]) -> dict[str | None, list[str]]:

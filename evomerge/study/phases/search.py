@@ -16,7 +16,7 @@ from evomerge.study.context import StudyRun
 from evomerge.study.journal.events import ReferenceFitness, SearchEndedEvent, ToldEvent
 from evomerge.study.journal.trials import AskRecord
 from evomerge.study.phases.baseline import Baseline
-from evomerge.study.phases.control import ControlArm
+from evomerge.study.phases.control import ControlArm, whole_generations
 from evomerge.study.phases.degenerate import degenerate
 from evomerge.study.phases.feedback import Feedback, FitnessValue, GenerationFeedback
 from evomerge.study.phases.gradients import Chain, chain_of, summed, wanted_gradient
@@ -115,6 +115,7 @@ class Generations:
         follows = optimizer.learns_from_gradients or section.then is not None
         share = 0.0 if follows or not optimizer.adapts else section.random_share
         control = ControlArm(study.space.dimensions, study.seed, share)
+        self._announce(whole_generations(section.trials, optimizer.population, share), optimizer)
         asked, generation, reason = 0, 0, "trials"
         ended = study.record.search_ended
         while True:
@@ -145,6 +146,16 @@ class Generations:
         if ended is None or (ended.trials, ended.wanted) != (asked, section.trials):
             study.ledger.log(SearchEndedEvent(reason=reason, trials=asked, wanted=section.trials))
         return optimizer
+
+    def _announce(self, trials: int, optimizer: search.Optimizer) -> None:
+        """Say before the first generation that fewer trials fit than are wanted."""
+        wanted = self._study.config.search.trials
+        if trials < wanted and not self._study.record.generations:
+            self._study.ledger.warn(
+                "trials",
+                f"search.trials: {wanted} allows whole generations of {optimizer.population} for "
+                f"{trials} trials; the next would go beyond",
+            )
 
     def _generation(
         self,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from evomerge.study.context import StudyRun
 from evomerge.study.phases.baseline import Baseline
+from evomerge.study.phases.dead_tasks import has_dead_tasks
 from evomerge.study.statistics.correlation import LOW, rank_correlation
 from evomerge.study.wanted import Items, Wanted
 
@@ -68,9 +69,12 @@ class SurrogateCheck:
         if correlation is None or correlation >= LOW or was_low:
             return
         if not any(warning.generation == generation for warning in record.warnings):
+            remedy = "consider fitness: metric next time"
+            if has_dead_tasks(self._study):
+                remedy = "mend the tasks in which nobody scores first"
             self._study.ledger.warn(
                 "correlation",
                 f"generation {generation}: the smooth score ranks recipes differently from the "
-                f"metric (rank correlation {correlation:.2f}): consider fitness: metric next time",
+                f"metric (rank correlation {correlation:.2f}): {remedy}",
                 generation=generation,
             )

@@ -19,6 +19,7 @@ class TaskSpec(TypedDict):
     weight: float
     output_type: NotRequired[str]
     bounds: NotRequired[Sequence[float]]
+    sampled: NotRequired[bool]  # whether its answers are drawn at random
 
 
 Tasks = Mapping[str, TaskSpec]

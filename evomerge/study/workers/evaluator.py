@@ -6,12 +6,14 @@ A child process behind a pipe and a Ray actor run the same code. Errors are answ
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import socket
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -29,29 +31,24 @@ from evomerge.checkpoint.files.remote_code import allowed_code
 from evomerge.checkpoint.sandbox.client import remember
 from evomerge.core import faults
 from evomerge.core.errors import UserError
-from evomerge.evaluate.generation.vllm import VllmDecoder, engine_name
+from evomerge.evaluate.generation.vllm import VllmDecoder
 from evomerge.evaluate.gradient.backward import NoRoomError, weight_gradients
-from evomerge.evaluate.model import load_model, load_tokenizer, untie
+from evomerge.evaluate.model import is_causal, load_model, load_tokenizer, untie
 from evomerge.evaluate.outcomes import NonFiniteError, OutcomeRow
 from evomerge.evaluate.scorer import Scorer
 from evomerge.evaluate.tasks.harness import Harness
-from evomerge.evaluate.tasks.request import TaskRequest
-from evomerge.merge.build import fill, live_tensors, write
-from evomerge.merge.digest import digest
+from evomerge.merge.build import fill, live_digest, live_tensors, write
 from evomerge.merge.gradient.coefficients import coefficient_gradients
+from evomerge.merge.live_layout import views
 from evomerge.merge.parents.nested import open_parents, with_merges
 from evomerge.merge.parents.parents import Parents
 from evomerge.merge.plan.in_place import check_in_place
 from evomerge.merge.plan.plan import MergePlan
 from evomerge.merge.plan.plan import plan as make_plan
+from evomerge.merge.plan.unseen import unseen_towers
 from evomerge.recipe.mergekit import to_mergekit as mergekit
 from evomerge.recipe.recipe import Recipe
-from evomerge.study.config import (
-    FunctionTaskConfig,
-    StudyConfig,
-    TaskConfig,
-    TextTaskConfig,
-)
+from evomerge.study.config import StudyConfig
 from evomerge.study.workers.devices import devices
 from evomerge.study.workers.failures import (
     StudyStopError,
@@ -75,9 +72,12 @@ from evomerge.study.workers.requests import (
     Gradients,
     Request,
     Scores,
+    Show,
+    Shown,
     Translate,
     Translation,
 )
+from evomerge.study.workers.tasks import load_harness
 from evomerge.study.workers.versions import difference, versions
 
 
@@ -135,7 +135,7 @@ class Evaluator:
         total = time.perf_counter() - started
         return replace(answer, seconds={**answer.seconds, "total": total})
 
-    def _answer(self, request: Request) -> Description | Scores | Exported | Translation:
+    def _answer(self, request: Request) -> Description | Scores | Shown | Exported | Translation:
         match request:
             case Describe():
                 return self._describe(request)
@@ -143,6 +143,8 @@ class Evaluator:
                 return self._evaluate(request)
             case Gradient():
                 return self._gradient(request)
+            case Show():
+                return self._show(request)
             case Export():
                 return self._export(request)
             case Translate():
@@ -174,12 +176,15 @@ class Evaluator:
                 for file, digest in self._model_code.items()
             ),
             *self.own_models.warnings(),
+            *unseen_towers(request.recipe, base),
             *scorer.check(),
         ]
+        evaluation["lm_eval_loads"] = is_causal(self.live_model().config)
         batches = None
         if request.batches is not None:
             mode, items = request.batches
-            batches = scorer.composition(items, mode)
+            if self.harness.has(items):  # else the protocols differ, which the driver reports
+                batches = scorer.composition(items, mode)
         return Description(
             evaluation,
             fingerprints={name: c.fingerprint for name, c in self.parents.checkpoints.items()},
@@ -220,7 +225,7 @@ class Evaluator:
             batches.append(scorer.composition(shard, request.mode))
         weights_digest = None
         if request.digest:
-            weights_digest = digest(live_tensors(self.live_model(), plan).items())
+            weights_digest = live_digest(self.live_model(), plan, parents)
         return Scores(
             rows=[outcome.as_written() for outcome in outcomes],
             batches=batches,
@@ -273,6 +278,15 @@ class Evaluator:
             fill(self.live_model(), plan, parents)
             self._resident = recipe.digest
 
+    def _show(self, request: Show) -> Shown:
+        """Build a recipe, and return what it writes beside what is right."""
+        self.watch.check(request.parents)
+        recipe = Recipe.from_dict(request.recipe)
+        parents = with_merges(recipe, self.parents)
+        scorer = self.scorer(request.halvings)
+        self._build(recipe, make_plan(recipe, parents.checkpoints), parents)
+        return Shown(scorer.written(request.items))
+
     def _export(self, request: Export) -> Exported:
         """Write a recipe's model to disk."""
         self.watch.check(request.parents)
@@ -293,17 +307,7 @@ class Evaluator:
     @cached_property
     def harness(self) -> Harness:
         """The study's tasks, loaded when first needed."""
-        evaluate = self.config.evaluate
-        uses_vllm = evaluate.engine == "vllm"
-        return Harness.load(
-            [_requested(task) for task in evaluate.tasks],
-            [Path(folder) for folder in evaluate.include_path],
-            num_fewshot=evaluate.num_fewshot,
-            apply_chat_template=evaluate.apply_chat_template,
-            tokenizer=self._tokenizer,
-            allow_task_code=evaluate.allow_task_code,
-            engine=engine_name(evaluate.engine_options) if uses_vllm else None,
-        )
+        return load_harness(self.config.evaluate, self._tokenizer)
 
     def live_model(self) -> Any:
         """Return the model that candidates are built into, loaded by the first call.
@@ -332,8 +336,10 @@ class Evaluator:
         if self._scorer is None or self._scorer.batch_size != rows:
             harness, model, evaluate = self.harness, self.live_model(), self.config.evaluate
             if evaluate.engine == "vllm" and self._decoder is None:
-                folder = self.parents.checkpoints[self.config.base_model].folder
-                self._decoder = VllmDecoder(model, self._tokenizer, folder, evaluate.engine_options)
+                base = self.parents.checkpoints[self.config.base_model]
+                stored = partial(views, model, list(base.tensors))
+                about = (base.folder, evaluate.engine_options, stored)
+                self._decoder = VllmDecoder(model, self._tokenizer, *about)
             self._scorer = Scorer(model, self._tokenizer, harness, rows, self._decoder)
         return self._scorer
 
@@ -351,9 +357,12 @@ def start(config: Mapping[str, Any]) -> Evaluator | Failure:
 
     Args:
         config: The pool's start message: the study's configuration, the driver's ``versions``,
-            which must equal ours, and its inspections of model files (``inspected``).
+            which must equal ours, its inspections of model files (``inspected``), and its
+            ``folder``, which becomes this process's where there is such a folder.
     """
     document = dict(config)
+    with contextlib.suppress(OSError):  # on another machine; a file that is missed is named later
+        os.chdir(document.pop("folder", os.curdir))
     remember(document.pop("inspected", {}))
     differences = difference(document.pop("versions", versions()), versions())
     if differences:
@@ -369,12 +378,3 @@ def start(config: Mapping[str, Any]) -> Evaluator | Failure:
     except Exception as error:  # a library may raise anything on a device that it cannot use
         kind = kind_of(error)
         return failure("study" if kind == "task" else kind, described(error))
-
-
-def _requested(one: TaskConfig) -> TaskRequest:
-    plain = TaskRequest(one.name, one.metric, one.weight, bounds=one.bounds, cluster=one.cluster)
-    if isinstance(one, TextTaskConfig):
-        return replace(plain, text=Path(one.text), chunk_bytes=one.chunk_bytes)
-    if isinstance(one, FunctionTaskConfig):
-        return replace(plain, function=one.function, items=one.items)
-    return plain

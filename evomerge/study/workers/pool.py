@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,8 +54,13 @@ class Pool(ABC):
 
     @property
     def start_message(self) -> Document:
-        """The message that starts a worker: configuration, versions, inspections of model files."""
-        return {**self.config.to_dict(), "versions": versions(), "inspected": self._inspected}
+        """The message that starts a worker.
+
+        It has the configuration, versions, inspections of model files, and the user's folder: a
+        task's data files may be relative to it.
+        """
+        about = {"versions": versions(), "inspected": self._inspected, "folder": os.getcwd()}
+        return {**self.config.to_dict(), **about}
 
     @abstractmethod
     def submit(self, worker: int, request: Request) -> None:

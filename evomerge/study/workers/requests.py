@@ -90,6 +90,16 @@ class Gradient:
 
 
 @dataclass(frozen=True)
+class Show:
+    """Build a recipe and show what it writes to a few generation items."""
+
+    recipe: Mapping[str, Any]
+    items: Items
+    parents: ExpectedParents | None = None
+    halvings: int = 0
+
+
+@dataclass(frozen=True)
 class Export:
     """Write a recipe's model to the folder `out`."""
 
@@ -105,7 +115,7 @@ class Translate:
     recipe: Mapping[str, Any]
 
 
-Request = Describe | Evaluate | Gradient | Export | Translate
+Request = Describe | Evaluate | Gradient | Show | Export | Translate
 
 
 @dataclass(frozen=True)
@@ -180,6 +190,14 @@ class Gradients(Scores):
 
 
 @dataclass(frozen=True)
+class Shown:
+    """[task, document, text written, right text] of each item: the answer to `Show`."""
+
+    written: Sequence[Sequence[Any]]
+    seconds: Seconds = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Exported:
     """A hash of the weights that were written: the answer to `Export`."""
 
@@ -196,12 +214,13 @@ class Translation:
     seconds: Seconds = field(default_factory=dict)
 
 
-Answer = Failure | Description | Scores | Exported | Translation
+Answer = Failure | Description | Scores | Shown | Exported | Translation
 
 _REQUESTS: dict[str, type[Request]] = {
     "describe": Describe,
     "evaluate": Evaluate,
     "gradient": Gradient,
+    "show": Show,
     "export": Export,
     "translate": Translate,
 }
@@ -209,6 +228,7 @@ _ANSWERS: dict[str, type[Answer]] = {  # by a key that the others do not have; t
     "evaluation": Description,
     "coefficients": Gradients,
     "rows": Scores,
+    "written": Shown,
     "why_not": Translation,
     "weights_digest": Exported,
 }

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from evomerge.cli.display import progress as progress_module
 from evomerge.cli.display.progress import Progress
 from evomerge.core import yaml_file
 from evomerge.study.config import StudyConfig
@@ -174,6 +175,29 @@ def test_the_live_panel_shows_what_a_person_wants_to_know(
     assert "search: generation 1, 8/8 trials" in shown
 
 
+def test_a_pipe_gets_a_sign_of_life_between_its_lines(
+    evomerge: Run, stub_study: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet = evomerge("search", stub_study(search={"trials": 4}), tmp_path / "quiet").out
+    assert "anchors: scored" not in quiet
+    monkeypatch.setattr(progress_module, "QUIET_SECONDS", -1.0)
+    said = evomerge("search", stub_study(search={"trials": 4}), tmp_path / "said").out
+    for phase in ("anchors", "search", "race", "verdict"):
+        assert f"\n{phase}: scored " in said, phase
+
+
+def test_trials_that_fit_into_no_generation_are_announced(
+    evomerge: Run, stub_study: StudyFile, tmp_path: Path
+) -> None:
+    out = evomerge("search", stub_study(search={"trials": 11}), tmp_path / "run").out
+    announced = out.index("warning: search.trials: 11 allows whole generations of 4 for 8 trials")
+    assert announced < out.index("search: generation 0")
+    assert "search: generation 1, 8/11 trials" in out
+    assert "generation 2" not in out
+    whole = evomerge("search", stub_study(search={"trials": 8}), tmp_path / "whole").out
+    assert "search.trials" not in whole
+
+
 # -- check -----------------------------------------------------------------------------------------
 
 
@@ -194,6 +218,9 @@ def test_check_shows_every_default_and_a_forecast_and_leaves_nothing(
         *("parents, on", "between two models,"),
     ):
         assert f"\n{row} " in f"\n{forecast}", forecast
+    line = next(line for line in forecast.splitlines() if line.startswith("forecast"))
+    for phase in ("anchors", "search", "race", "verdict"):
+        assert f"{phase} " in line
     assert sorted(tmp_path.rglob("*")) == before
 
 

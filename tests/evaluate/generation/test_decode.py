@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
+from evomerge.core.errors import UserError
 from evomerge.evaluate.generation.decode import Decoder, can_decode
+from evomerge.evaluate.generation.vllm import VllmDecoder
 from evomerge.evaluate.likelihood.attention import max_packed_length
 from evomerge.evaluate.outcomes import NonFiniteError
 from evomerge.evaluate.token_requests import Prompt
+from tests.architectures import config_of
 from tests.evaluate.evaluation_bench import continuation, make_model, make_tokenizer
 
 TEXTS = ["item 4: abc=", "a", "so", "item 77: z=", "7,8,9=", "one two three four", "q?", "x:y"]
@@ -103,3 +109,9 @@ def test_weights_that_are_not_finite_are_reported_with_their_item() -> None:
         model.model.norm.weight[0] = float("nan")
     with pytest.raises(NonFiniteError, match="task 't', document"):
         Decoder(model, tokenizer, 64)(asked)
+
+
+def test_an_engine_for_plain_language_models_refuses_wrappers(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_config(config_of("gemma3"))
+    with pytest.raises(UserError, match=r"is for plain language models here"):
+        VllmDecoder(model, make_tokenizer(bos=True), tmp_path, {})

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from evomerge.evaluate.likelihood.attention import max_packed_length
 from evomerge.evaluate.likelihood.batches import make_batches
@@ -183,3 +184,28 @@ def test_weights_that_are_not_finite_are_reported_with_their_item(
     with pytest.raises(NonFiniteError) as broken:
         likelihoods(model, PAIRS, packed_length=packed_length)
     assert (broken.value.task, broken.value.doc_id) == ("t", 3)
+
+
+def test_margins_are_exact_with_a_large_vocabulary_and_logits_far_from_zero() -> None:
+    """49,152 tokens and 3 more, all logits near 100: the spread is that of float64."""
+    config = LlamaConfig(
+        vocab_size=49_155,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=False,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(20)
+        bias = torch.nn.Parameter(torch.full((49_155,), 100.0))
+    model.lm_head.bias = bias
+    pair = Pair(("t", 0), (1, 5, 9), (40_000, 8, 49_154))
+    (computed,) = likelihoods(model, [pair])
+    log_probabilities, margins, _ = by_hand(model, pair)
+    np.testing.assert_allclose(computed.log_probabilities, log_probabilities, atol=5e-5)
+    np.testing.assert_allclose(computed.margins, margins, rtol=1e-5)

@@ -108,3 +108,33 @@ def test_examples_from_the_scored_documents_are_warned_about(llama: Bench, tmp_p
     assert len(warnings) == 1
     usual = Harness.load([TaskRequest("choice_shots")], [llama.folder])
     assert not [text for text in usual.warnings if "very documents" in text]
+
+
+def test_right_answers_that_the_task_itself_gives_no_points_are_warned_about(
+    llama: Bench, tmp_path: Path
+) -> None:
+    """A model writes the blank before its answer, and exact_match counts it, unless it is cut."""
+    spaced = WRITE.replace('target_delimiter: ""', 'target_delimiter: " "')
+    (warning,) = checked(llama, tmp_path, spaced, [document()] * 3)
+    assert warning == (
+        "task 'own': its right answers score 0 by exact_match through its filter 'none': a model "
+        "writes ' abc' (document 0), and only 'abc' counts; they differ in blanks: put the filter "
+        "remove_whitespace first in the task's filter_list"
+    )
+    filters = "filter_list: [{name: cut, filter: [{function: remove_whitespace}, %s]}]\n"
+    mended = spaced + filters % "{function: take_first}"
+    assert checked(llama, tmp_path, mended, [document()] * 3) == []
+
+
+def test_right_answers_that_a_filter_does_not_find_are_warned_about(
+    llama: Bench, tmp_path: Path
+) -> None:
+    lost = WRITE + (
+        "filter_list: [{name: found, filter: [{function: regex, regex_pattern: '(z+)'}, "
+        "{function: take_first}]}]\n"
+    )
+    (warning,) = checked(llama, tmp_path, lost, [document()] * 3)
+    assert "through its filter 'found' (such as 'abc', document 0)" in warning
+    assert "nobody can score there" in warning
+    documents = [document(), document(answer="zz"), document()]
+    assert checked(llama, tmp_path, lost, documents) == []  # one that counts is enough

@@ -153,6 +153,7 @@ def test_random_examples_and_public_test_splits_are_warned_about(llama: Bench) -
     assert [warning.split(":")[0] for warning in harness.warnings] == [
         "task 'write_shots' draws its 2 examples at random, document after document",
         "task 'rolling'",
+        "task 'rolling'",
     ]
 
 

@@ -58,6 +58,11 @@ def test_the_least_study_has_the_documented_defaults() -> None:
             "include_path": [],
             "num_fewshot": None,
             "apply_chat_template": False,
+            "system_instruction": None,
+            "fewshot_as_multiturn": None,
+            "gen_kwargs": None,
+            "fewshot_seed": None,
+            "model_args": None,
             "batch_size": "auto",
             "fitness": "smooth",
             "items": {

@@ -10,7 +10,7 @@ import pytest
 from evomerge.core.errors import UserError
 from evomerge.recipe.space.dimension import Dimension
 from evomerge.report import status_text
-from evomerge.study.phases.control import ControlArm, best_of, compare_arms
+from evomerge.study.phases.control import ControlArm, best_of, compare_arms, whole_generations
 from evomerge.study.study import Study
 from tests.study.small_study import StubWorkers, stub_config
 
@@ -23,6 +23,19 @@ def test_a_share_of_five_per_cent_is_one_random_trial_in_twenty() -> None:
     assert sum(counts) == 30  # of 30 + 38 x 15 = 600
     assert set(counts) == {0, 1}
     assert not ControlArm(SPACE, 0, 0.0).points(1000, 99)
+
+
+@pytest.mark.parametrize("trials", [4, 11, 16, 30])
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5])
+def test_the_trials_of_whole_generations_are_counted_beforehand(
+    stub_workers: StubWorkers, tmp_path: Path, trials: int, share: float
+) -> None:
+    del stub_workers
+    search = {"trials": trials, "population": 4, "random_share": share}
+    with Study(stub_config(search=search), tmp_path / "run") as study:
+        study.optimize()
+        asked = sum(len(one.trials) for one in study.record.generations.values())
+    assert whole_generations(trials, 4, share) == asked
 
 
 def test_its_points_are_random_and_follow_from_the_seed() -> None:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
+from lm_eval._cli.harness import HarnessCLI
+
+from evomerge.study.config import StudyConfig
 from evomerge.study.phases.reproduce import reproduce
-from tests.study.small_study import stub_config
+from tests.study.small_study import stub_config, stub_document
 
 ITEMS = {"stub_choice": [4, 1], "stub_write": [7]}
 FILES = {
@@ -51,3 +57,51 @@ def test_tasks_of_one_folder_and_lm_evals_own_take_one(tmp_path: Path) -> None:
 def test_without_a_model_there_is_nothing_to_reproduce_with(tmp_path: Path) -> None:
     config = stub_config(output={"save_model": False})
     assert reproduce(config, tmp_path, ITEMS) is None
+
+
+def test_what_it_leaves_out_and_what_is_drawn_anew_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = [{"name": "stub_choice"}, {"name": "stub_write"}, {"name": "prose", "text": "p.txt"}]
+    config = StudyConfig.from_dict(
+        stub_document(
+            evaluate={
+                "tasks": tasks,
+                "apply_chat_template": True,
+                "fewshot_as_multiturn": False,
+                "system_instruction": "be 'short'",
+                "gen_kwargs": {"until": ["\n"], "temperature": 0.7},
+                "fewshot_seed": 3,
+                "model_args": {"add_bos_token": True},
+            }
+        ),
+        text_folder(tmp_path),
+    )
+    told = reproduce(config, tmp_path / "model", {**ITEMS, "prose": [0]}, ["stub_write"])
+    assert told is not None
+    command, _, comment = told.partition("  # ")
+    assert comment == (
+        "left out, since they are not lm_eval's: prose; drawn at random, so other numbers: "
+        "stub_write"
+    )
+    arguments = lm_eval_arguments(shlex.split(command)[1:], monkeypatch)
+    assert arguments.model_args == {
+        "pretrained": str(tmp_path / "model"),
+        "dtype": "bfloat16",
+        "add_bos_token": True,
+    }
+    assert arguments.gen_kwargs == {"until": ["\n"], "temperature": 0.7}
+    assert arguments.system_instruction == "be 'short'"
+    assert (arguments.apply_chat_template, arguments.fewshot_as_multiturn) == (True, False)
+    assert arguments.seed == [0, 1234, 1234, 3]
+
+
+def text_folder(folder: Path) -> Path:
+    (folder / "p.txt").write_text("prose\n")
+    return folder
+
+
+def lm_eval_arguments(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What lm_eval itself reads from its command line."""
+    monkeypatch.setattr(sys, "argv", ["lm_eval", "run", *words])
+    return HarnessCLI().parse_args()

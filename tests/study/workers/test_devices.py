@@ -7,7 +7,7 @@ import torch
 
 from evomerge.core.errors import UserError
 from evomerge.study.config import WorkersConfig
-from evomerge.study.workers.evaluator import devices
+from evomerge.study.workers.devices import devices
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from evomerge.evaluate.model import device_map, load_model
 from evomerge.merge.plan.plan import Ref
 from evomerge.study.config import StudyConfig
 from evomerge.study.workers import evaluator as evaluator_module
-from evomerge.study.workers.evaluator import Evaluator, devices
+from evomerge.study.workers.devices import devices
+from evomerge.study.workers.evaluator import Evaluator
 from evomerge.study.workers.pool import open_pool
 from evomerge.study.workers.ray import RayPool
 from evomerge.study.workers.requests import Describe, Evaluate, Scores
