@@ -11,7 +11,7 @@ for step in base sums words reviews; do
     [ -e "$zoo/$step" ] || python "$here/make_zoo.py" "$step" "$zoo"
 done
 export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
-python "$here/measure.py" "$zoo" "$zoo/measured.json" "${ROUNDS:-5}"
+python "$here/speed.py" "$zoo" "$zoo/measured.json" "${ROUNDS:-5}"
 cd "$zoo"
 sed -i "s/trials: [0-9]*/trials: ${TRIALS:-240}/" study.yaml
 evomerge check study.yaml

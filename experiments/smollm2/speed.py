@@ -1,6 +1,6 @@
 """Time candidates on real models: 49,152 tokens, bfloat16, one thread; CPU seconds, interleaved.
 
-python experiments/smollm2/measure.py ZOO OUT.json [ROUNDS]
+python experiments/smollm2/speed.py ZOO OUT.json [ROUNDS]
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def main() -> None:
     rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 5
     os.chdir(zoo)
     parts: dict[str, Callable[[Path, int], Any]] = {
+        "build": build,  # first: it also measures the memory of an evaluator alone
         "generation": generation,
-        "build": build,
         "choices": lambda zoo, rounds: measured(config_of(zoo, ["reviews"]), "smooth", rounds),
         "smooth": lambda zoo, rounds: measured(
             config_of(zoo, [*WRITTEN, "reviews"]), "smooth", rounds, False
@@ -103,7 +103,6 @@ def generation(zoo: Path, rounds: int) -> dict[str, Any]:
         "candidate_over_generate": ratio(times["candidate"], times["generate"]),
         "hflm_over_candidate": ratio(times["hflm"], times["candidate"]),
         "seconds": {name: round(sorted(each)[len(each) // 2], 3) for name, each in times.items()},
-        **memory(evaluator),
     }
 
 
@@ -125,7 +124,8 @@ def build(zoo: Path, rounds: int) -> dict[str, Any]:
             evaluator.handle(Evaluate(recipes[name], [one], "smooth"))  # without building
             if number:
                 seconds[name].append(spent - (time.process_time() - began))
-    return {name: round(sorted(each)[len(each) // 2], 3) for name, each in seconds.items()}
+    medians = {name: round(sorted(each)[len(each) // 2], 3) for name, each in seconds.items()}
+    return {"seconds": medians, **memory(evaluator)}
 
 
 def memory(evaluator: Evaluator) -> dict[str, float]:
