@@ -10,9 +10,9 @@ from pathlib import Path
 from torch import Tensor
 
 from evomerge.checkpoint.adapters.lora import Adapter, Change
+from evomerge.checkpoint.architecture import vocabulary_size
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.files.folder import ADAPTER_WEIGHTS as WEIGHTS
-from evomerge.checkpoint.files.header import TensorInfo
 from evomerge.checkpoint.store import Factors
 from evomerge.core.errors import UserError
 
@@ -85,6 +85,9 @@ def _host_name(name: str, host: Checkpoint, adapter: Adapter) -> str:
             f"{adapter.folder}: it changes {name}, in which {len(stored)} tensors of {host.folder} "
             "are fused; merge it with PEFT (merge_and_unload) and name the result"
         )
+    partner = host.partner(name)
+    if partner is not None:
+        raise _tied(adapter, name, host, partner)
     alike = [
         host_name
         for host_name in host.tensors
@@ -122,20 +125,28 @@ def _misfit(
     host: Checkpoint,
     shape: tuple[int, ...],
 ) -> UserError:
+    remedy = ""
+    if given[1:] == shape[1:] and vocabulary_size(host.config) == shape[0]:
+        remedy = (
+            ": it was trained on another vocabulary; resize the model's embeddings "
+            f"(resize_token_embeddings({given[0]})), merge with PEFT, and name the result"
+        )
     return UserError(
         f"{adapter.folder / WEIGHTS}: it changes {name} by {list(given)}, but in {host.folder} "
-        f"that is {list(shape)}"
+        f"that is {list(shape)}{remedy}"
+    )
+
+
+def _tied(adapter: Adapter, name: str, host: Checkpoint, other: str) -> UserError:
+    return UserError(
+        f"{adapter.folder}: it changes {name}, which in {host.folder} is tied to {other}: PEFT "
+        "moves one of them while it runs and both when it merges; merge it with PEFT, untied or "
+        "not, and name the result"
     )
 
 
 def _check_tied(host: Checkpoint, changes: Mapping[str, Change], adapter: Adapter) -> None:
     """Refuse to change a tied embedding: the adapter does not say if its head moves along."""
-    if not host.config.get("tie_word_embeddings"):
-        return
     for name in changes:
-        info: TensorInfo = host.tensors[name]
-        if len(info.shape) == 2 and info.shape[0] == host.config.get("vocab_size"):
-            raise UserError(
-                f"{adapter.folder}: it changes {name}, which in {host.folder} is tied to the head "
-                "or the embedding; merge it with PEFT, untied, and name the result"
-            )
+        if host.tied_names(name):
+            raise _tied(adapter, name, host, host.tied_names(name)[0])

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, GemmaConfig, GemmaForCausalLM
 
 from evomerge.checkpoint.opening import open_model
 from evomerge.core.errors import UserError
@@ -220,8 +221,40 @@ def test_an_adapter_alone_is_no_model_and_a_model_is_no_adapter(bases, plain):
         open_model(f"{bases['llama']}+{bases['llama']}")
 
 
-def test_a_tied_embedding_cannot_be_adapted(tmp_path):
+@pytest.mark.parametrize("by_default", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["embed_tokens", "q_proj"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    ],
+)
+def test_a_tied_embedding_or_head_cannot_be_adapted(settings, by_default, tmp_path):
     base = make_model(tmp_path / "tied", tied=True)
-    adapter = make_adapter(tmp_path / "adapter", base, target_modules=["embed_tokens", "q_proj"])
-    with pytest.raises(UserError, match=r"it changes model\.embed_tokens\.weight, .* is tied"):
+    if by_default:  # as Gemma's configs on the hub leave it out
+        config = GemmaConfig(
+            vocab_size=40, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+            num_attention_heads=2, num_key_value_heads=1, head_dim=8,
+        )  # fmt: skip
+        base = tmp_path / "default"
+        GemmaForCausalLM(config).save_pretrained(base)
+        document = json.loads((base / "config.json").read_text())
+        document.pop("tie_word_embeddings", None)
+        (base / "config.json").write_text(json.dumps(document))
+    adapter = make_adapter(tmp_path / "adapter", base, **settings)
+    with pytest.raises(
+        UserError, match=r"it changes .*(embed_tokens|lm_head)\.weight, .* is tied to"
+    ):
+        open_model(f"{base}+{adapter}")
+
+
+def test_an_adapter_of_a_resized_vocabulary_names_the_remedy(tmp_path):
+    base = make_model(tmp_path / "base")
+    larger = AutoModelForCausalLM.from_pretrained(base)
+    larger.resize_token_embeddings(44)
+    larger.save_pretrained(tmp_path / "larger")
+    whole = ["embed_tokens", "lm_head"]
+    adapter = make_adapter(tmp_path / "adapter", tmp_path / "larger", modules_to_save=whole)
+    with pytest.raises(UserError, match=r"by \[44, 16\], .*resize_token_embeddings\(44\)"):
         open_model(f"{base}+{adapter}")

@@ -119,3 +119,27 @@ def test_the_command_tells_the_worst_and_the_whole(tmp_path, capsys):
     assert lines[9] == f"wrote {out}"
     assert main(command) == 2
     assert "already exists" in capsys.readouterr().err
+
+
+def test_a_recipe_over_adapters_becomes_one_adapter_of_their_summed_rank(tmp_path):
+    base = make_model(tmp_path / "base")
+    adapters = [make_adapter(tmp_path / f"a{i}", base, seed=i, r=2) for i in (1, 2)]
+    recipe = Recipe.from_dict(
+        {
+            "merge_method": "task_arithmetic",
+            "base_model": str(base),
+            "models": [
+                {"model": f"{base}+{adapter}", "parameters": {"weight": weight}}
+                for adapter, weight in zip(adapters, (0.7, 0.4), strict=True)
+            ],
+        }
+    )
+    recipe.to_yaml(tmp_path / "best.yaml")
+    build(recipe, tmp_path / "model")
+    report = extract_lora(str(tmp_path / "best.yaml"), str(base), tmp_path / "out", rank=4)
+    assert total_error(report) < 1e-5
+    by_peft = merged_by_peft(base, tmp_path / "out")
+    for name, tensor in load(tmp_path / "model").items():
+        torch.testing.assert_close(by_peft[name], tensor, rtol=1e-5, atol=1e-5)
+    less = extract_lora(str(tmp_path / "best.yaml"), str(base), tmp_path / "less", rank=2)
+    assert 0.01 < total_error(less) < 1
