@@ -124,7 +124,7 @@ def test_a_patience_that_is_no_time_span_is_refused() -> None:
 
 @pytest.mark.slow
 def test_a_template_that_no_signal_ends_stops_a_real_study(small_study_file: Path) -> None:
-    write_task(small_study_file.parent / "tasks", "{{ 9**9**9 }}")  # one call into C
+    write_task(small_study_file.parent / "tasks", "{{ 9**(9**9) }}")  # one call into C
     document = json.loads(small_study_file.read_text())
     document["evaluate"]["tasks"] = ["endless"]
     document["workers"]["patience"] = "20s"
