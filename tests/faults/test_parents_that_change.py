@@ -154,7 +154,7 @@ def test_merged_values_beyond_float16_fail_the_trial_and_name_the_tensor(
     answer = evaluator.handle(Evaluate(recipe, [items], "metric"))
     assert isinstance(answer, Failure)
     assert answer.kind == "user"
-    assert "model.norm.weight: 32 merged values are not finite in float16" in answer.message
+    assert "model.norm.weight: 32 of 32 merged values are not finite in float16" in answer.message
 
 
 def test_an_item_that_its_task_cannot_grade_counts_as_wrong_and_many_fail_the_trial(
