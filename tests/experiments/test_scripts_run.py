@@ -120,6 +120,7 @@ def test_a_merge_is_timed(load: Load, tmp_path: Path) -> None:
     measure = load("merge_throughput/measure.py")
     shapes = measure.shapes(1, 16, 24, 32)
     small = {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 24, "vocab_size": 32}
+    small |= {"num_attention_heads": 2, "num_key_value_heads": 2}
     measure.make_models(tmp_path, shapes, **small)
     parents = measure.Parents([str(tmp_path / name) for name in measure.NAMES])
     live = measure.Live(shapes)

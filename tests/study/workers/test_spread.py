@@ -17,6 +17,7 @@ from evomerge.evaluate.model import device_map, load_model
 from evomerge.merge.plan.plan import Ref
 from evomerge.study.config import StudyConfig
 from evomerge.study.workers import evaluator as evaluator_module
+from evomerge.study.workers import tasks as tasks_module
 from evomerge.study.workers.devices import devices
 from evomerge.study.workers.evaluator import Evaluator
 from evomerge.study.workers.pool import open_pool
@@ -218,14 +219,16 @@ def test_the_engine_is_in_the_protocol_from_the_first_description_on(
     class PretendVllm:
         """Stands in for vLLM, and is never asked to generate here."""
 
-        def __init__(self, model: Any, tokenizer: Any, folder: Path, options: dict[str, Any]):
+        def __init__(
+            self, model: Any, tokenizer: Any, folder: Path, options: dict[str, Any], *_: Any
+        ):
             del model, tokenizer, folder
             self.name = pretend_name(options)
 
     def pretend_name(options: dict[str, Any]) -> str:
         return f"vllm 9.9 {options}"
 
-    monkeypatch.setattr(evaluator_module, "engine_name", pretend_name)
+    monkeypatch.setattr(tasks_module, "engine_name", pretend_name)
     monkeypatch.setattr(evaluator_module, "VllmDecoder", PretendVllm)
     by_vllm = replace(config.evaluate, engine="vllm", engine_options={"max_model_len": 64})
     live = Evaluator(config).handle(Describe()).evaluation["digest"]
