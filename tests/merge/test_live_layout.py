@@ -14,7 +14,7 @@ from transformers.utils import logging
 from evomerge.core.errors import UserError
 from evomerge.evaluate.model import load_model
 from evomerge.merge.build import build, fill, live_digest, live_tensors
-from evomerge.merge.live_layout import views
+from evomerge.merge.live_layout import parts, views
 from evomerge.merge.parents.parents import Parents
 from evomerge.merge.plan.plan import plan
 from evomerge.recipe.recipe import Recipe
@@ -177,3 +177,29 @@ def test_without_transformers_mapping_names_and_the_prefix_decide() -> None:
         "layer.weight": (3, 2),
         "model.layer.bias": (3,),
     }
+
+
+def test_a_part_has_its_part_of_the_gradient(tmp_path: Path) -> None:
+    """Moving one stored expert's weights along its gradient changes the loss as that says."""
+    make("mixtral", tmp_path, 1)
+    model, _ = load_model(tmp_path)
+    names = list(stored(tmp_path))
+    name = next(name for name in names if "layers.1." in name and ".experts.2.w3" in name)
+    model.requires_grad_(True)
+    tokens = torch.arange(4, 36)[None]
+
+    def loss() -> torch.Tensor:
+        return model(input_ids=tokens, labels=tokens).loss
+
+    loss().backward()
+    gradient = parts(model, names)[name].grad
+    assert gradient is not None
+    assert float(gradient.norm()) > 0
+    step = 1e-2 * gradient / gradient.norm()
+    with torch.no_grad():
+        weight = views(model, names)[name]
+        weight += step
+        above = float(loss())
+        weight -= 2 * step
+        below = float(loss())
+    assert (above - below) / 2e-2 == pytest.approx(float(gradient.norm()), rel=2e-2)
