@@ -14,9 +14,8 @@ from evomerge.cli.commands import (
     demo,
     dequantize,
     explain,
-    export,
     extract_lora,
-    import_,
+    mergekit,
     push,
     repair,
     report,
@@ -29,7 +28,7 @@ from evomerge.cli.commands import (
 _COMMANDS = (  # in the order of the help: run a study, look at it, use its recipe, the rest
     *(demo, search, check),
     *(status, watch, dashboard, report, explain, repair),
-    *(build, push, export, import_, trajectory, extract_lora, dequantize),
+    *(build, push, mergekit, trajectory, extract_lora, dequantize),
     *(catalogue, completion),
 )
 

@@ -190,9 +190,9 @@ def test_a_real_worker_under_a_memory_limit_is_out_of_memory_and_not_a_fault() -
 
 
 def test_a_worker_of_other_versions_is_refused(tmp_path: Path) -> None:
-    from evomerge.study.workers.evaluator import start
+    from evomerge.study.versions import versions
     from evomerge.study.workers.requests import Failure
-    from evomerge.study.workers.versions import versions
+    from evomerge.study.workers.start import start
 
     config = json.loads(json.dumps(stub_config().to_dict()))
     other = {**versions(), "torch": "1.0", "code": "0"}

@@ -103,7 +103,8 @@ class InProcessPool(Pool):
 
     def submit(self, worker: int, request: Request) -> None:
         """Answer at once."""
-        from evomerge.study.workers.evaluator import Evaluator, start
+        from evomerge.study.workers.evaluator import Evaluator
+        from evomerge.study.workers.start import start
 
         if self._worker is None:
             self._worker = start(json.loads(json.dumps(self.config.to_dict())))

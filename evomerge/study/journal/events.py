@@ -1,8 +1,7 @@
 """Declares every event of a journal as a dataclass; `codec` turns them into JSON and back.
 
 An annotation says what a field must hold, and `event_check` holds journals to it. A field with a
-default may be missing in a journal: an earlier version did not write it, or there is nothing to
-write.
+default may be missing in a journal: an earlier version lacked it, or there is nothing to write.
 """
 
 from __future__ import annotations

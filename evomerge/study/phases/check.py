@@ -20,8 +20,8 @@ from evomerge.study.sealing import lost, unsealed
 from evomerge.study.statistics.outcome import TaskSpec
 from evomerge.study.statistics.pools import clusters, split, together
 from evomerge.study.statistics.verdict import Verdict
+from evomerge.study.versions import difference, versions
 from evomerge.study.workers.requests import Describe, Description, ExpectedParents
-from evomerge.study.workers.versions import difference, versions
 
 # Keys that may differ when a study is resumed: how long, where, and which files it leaves.
 _FREE = {("search", "trials"), ("search", "deadline"), ("workers",), ("output", "save_model")}

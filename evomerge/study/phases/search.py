@@ -29,9 +29,7 @@ from evomerge.study.workers.requests import Failure
 
 
 def start_optimizer(
-    config: StudyConfig,
-    space: SearchSpace,
-    start: Point | None,
+    config: StudyConfig, space: SearchSpace, start: Point | None
 ) -> search.Optimizer:
     """Return the study's optimizer, ready to be asked.
 

@@ -6,12 +6,8 @@ A child process behind a pipe and a Ray actor run the same code. Errors are answ
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import socket
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,7 +24,6 @@ from evomerge.checkpoint.compatible import (
 )
 from evomerge.checkpoint.files.folder import generation_digest
 from evomerge.checkpoint.files.remote_code import allowed_code
-from evomerge.checkpoint.sandbox.client import remember
 from evomerge.core import faults
 from evomerge.core.errors import UserError
 from evomerge.evaluate.generation.vllm import VllmDecoder
@@ -67,7 +62,6 @@ from evomerge.study.workers.requests import (
     Evaluate,
     Export,
     Exported,
-    Failure,
     Gradient,
     Gradients,
     Request,
@@ -78,7 +72,6 @@ from evomerge.study.workers.requests import (
     Translation,
 )
 from evomerge.study.workers.tasks import load_harness
-from evomerge.study.workers.versions import difference, versions
 
 
 class Evaluator:
@@ -350,31 +343,3 @@ class Evaluator:
         if tokenizer is None:
             raise UserError(f"{folder}: expected tokenizer files, but there are none")
         return tokenizer
-
-
-def start(config: Mapping[str, Any]) -> Evaluator | Failure:
-    """Make an evaluator, or the failure that answers every request if that is impossible.
-
-    Args:
-        config: The pool's start message: the study's configuration, the driver's ``versions``,
-            which must equal ours, its inspections of model files (``inspected``), and its
-            ``folder``, which becomes this process's where there is such a folder.
-    """
-    document = dict(config)
-    with contextlib.suppress(OSError):  # on another machine; a file that is missed is named later
-        os.chdir(document.pop("folder", os.curdir))
-    remember(document.pop("inspected", {}))
-    differences = difference(document.pop("versions", versions()), versions())
-    if differences:
-        return failure(
-            "study",
-            f"a worker on {socket.gethostname()} runs other versions than the driver "
-            f"({differences}): install the same versions on both",
-        )
-    try:
-        return Evaluator(StudyConfig.from_dict(document, Path("/")))
-    except UserError as error:
-        return failure("study", str(error))
-    except Exception as error:  # a library may raise anything on a device that it cannot use
-        kind = kind_of(error)
-        return failure("study" if kind == "task" else kind, described(error))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from evomerge.checkpoint.opening import inspect_models
 from evomerge.study.config import StudyConfig
+from evomerge.study.versions import versions
 from evomerge.study.workers.requests import Answer, Document, Request
-from evomerge.study.workers.versions import versions
 
 ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",

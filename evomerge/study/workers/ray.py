@@ -155,7 +155,7 @@ class _Actor:
         self._evaluator: Any = None
 
     def load(self) -> None:
-        from evomerge.study.workers.evaluator import start
+        from evomerge.study.workers.start import start
 
         self._evaluator = start(json.loads(self._config))
 

@@ -12,7 +12,8 @@ import pytest
 from evomerge.checkpoint.sandbox import client as inspection
 from evomerge.cli import main
 from evomerge.study.config import StudyConfig
-from evomerge.study.workers.evaluator import Evaluator, start
+from evomerge.study.workers.evaluator import Evaluator
+from evomerge.study.workers.start import start
 from tests.study.small_study import InProcessPool
 
 

@@ -12,8 +12,9 @@ import pytest
 from evomerge.core.errors import UserError
 from evomerge.study.config import StudyConfig
 from evomerge.study.study import Study
-from evomerge.study.workers.evaluator import Evaluator, start
+from evomerge.study.workers.evaluator import Evaluator
 from evomerge.study.workers.requests import Describe, Description
+from evomerge.study.workers.start import start
 from tests.study.small_study import InProcessPool
 
 StudyFile = Callable[..., Path]

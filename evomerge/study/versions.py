@@ -47,7 +47,7 @@ def _versions() -> tuple[tuple[str, str], ...]:
 
 def _code() -> str:
     """Hash this package's files, by name and content."""
-    root, digest = Path(__file__).parents[2], hashlib.sha256()
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
         digest.update(f"{file.relative_to(root)}\0".encode())
         digest.update(hashlib.sha256(file.read_bytes()).digest())

@@ -1,4 +1,4 @@
-"""`evomerge import`: read mergekit's files; comments on top list what changes meaning."""
+"""`evomerge export` and `evomerge import`: write and read mergekit's files."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from evomerge.cli.run_folder import add_recipe, recipe_of
 from evomerge.core.atomic import write_text
 from evomerge.core.errors import UserError
 
 
 def add(commands: Any) -> None:
-    """Add the command to the parser's."""
+    """Add both commands to the parser's."""
+    export = commands.add_parser("export", help="print a recipe as a mergekit configuration")
+    add_recipe(export)
+    export.set_defaults(run=run_export)
+
     parser = commands.add_parser("import", help="read a mergekit file, or a mergekit-evolve genome")
     parser.add_argument("file", type=Path, metavar="FILE.yaml")
     parser.add_argument("out", nargs="?", type=Path, metavar="OUT", help="default: print it")
@@ -23,11 +28,24 @@ def add(commands: Any) -> None:
         metavar="DIR",
         help="a folder of task YAML for the study of a genome file",
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run_import)
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run_export(arguments: argparse.Namespace) -> None:
+    """Print the configuration; mergekit needs the tensors' names for some of its filters."""
+    from evomerge.merge.parents.nested import open_parents, with_merges
+    from evomerge.recipe.mergekit.to_mergekit import as_yaml, to_mergekit
+
+    recipe = recipe_of(arguments.recipe, arguments.trial)
+    parents = with_merges(recipe, open_parents(recipe.model_names))
+    names = list(parents.checkpoints[recipe.donor].tensors)
+    print(as_yaml(to_mergekit(recipe, names)), end="")
+
+
+def run_import(arguments: argparse.Namespace) -> None:
     """Write the recipe of a mergekit file, or the study of a mergekit-evolve genome file.
+
+    Comments on top list what changes meaning.
 
     Raises:
         UserError: The file has something that evomerge cannot express, or OUT exists.
