@@ -90,7 +90,8 @@ def _read_weights(folder: Path) -> None:
         read_json(folder / ADAPTER_CONFIG)
         if (folder / ADAPTER_WEIGHTS).is_file():
             weights.add(ADAPTER_WEIGHTS)
-    if (folder / INDEX).is_file() or any(folder.glob("*.safetensors")):
+    others = any(file.name != ADAPTER_WEIGHTS for file in folder.glob("*.safetensors"))
+    if (folder / INDEX).is_file() or others:  # an adapter's folder may have no weights but its own
         _begin(folder / INDEX)
         weights.update(shards_of(folder, None if named is None else str(named)))
     for name in sorted(weights):

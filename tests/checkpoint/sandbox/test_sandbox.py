@@ -291,3 +291,11 @@ def test_settings_of_a_tokenizer_are_read_before_libraries_read_them(tmp_path, n
 
 def test_torch_and_the_header_agree_on_the_bytes_of_an_element():
     assert {code: getattr(torch, name).itemsize for code, name in NAMES.items()} == ELEMENT_BYTES
+
+
+def test_an_adapters_large_file_is_no_models(tmp_path):
+    base = model(tmp_path / "base", {"a": ENTRY})
+    adapter = model(tmp_path / "adapter", {"a": ENTRY, "__metadata__": LARGE})
+    (adapter / "model.safetensors").rename(adapter / "adapter_model.safetensors")
+    (adapter / "config.json").rename(adapter / "adapter_config.json")
+    inspect_models([f"{base}+{adapter}"])
