@@ -17,7 +17,7 @@ from evomerge.study.phases.anchors import anchors
 from evomerge.study.study import Study
 from evomerge.study.workers.evaluator import Evaluator
 from evomerge.study.workers.requests import Describe, Evaluate, Export, Failure
-from tests.corpus.architectures import Architecture
+from tests.corpus.architectures import CAUSAL, Architecture
 from tests.corpus.zoo import FILES, load, logits, write_task
 
 ITEMS = {"corpus_choice": list(range(24))}
@@ -53,7 +53,7 @@ def check_linear(architecture: Architecture, zoo: dict[str, Path], out: Path) ->
             torch.testing.assert_close(tensor.double(), expected, rtol=1e-6, atol=1e-6, msg=name)
 
 
-def check_search(_architecture: Architecture, zoo: dict[str, Path], out: Path) -> None:
+def check_search(architecture: Architecture, zoo: dict[str, Path], out: Path) -> None:
     """Candidates in place are what is exported; scores are those of the stock harness."""
     config = StudyConfig.from_dict(study_document(zoo, out), out)
     evaluator = Evaluator(config)
@@ -66,10 +66,10 @@ def check_search(_architecture: Architecture, zoo: dict[str, Path], out: Path) -
         folder = out / name
         exported = _answered(evaluator.handle(Export(recipe.to_dict(), str(folder))))
         assert exported.weights_digest == scores.weights_digest, name
-        theirs = stock(folder, out / "tasks")
+        theirs = stock(folder, out / "tasks", architecture)
         assert {row[1]: float(row[2]) for row in scores.rows} == theirs, name
         if name in zoo:
-            assert theirs == stock(zoo[name], out / "tasks"), name
+            assert theirs == stock(zoo[name], out / "tasks", architecture), name
 
 
 def check_adapter(architecture: Architecture, zoo: dict[str, Path], out: Path) -> None:
@@ -158,14 +158,19 @@ def study_document(zoo: dict[str, Path], out: Path, trials: int = 3) -> dict[str
     }
 
 
-def stock(folder: Path, tasks: Path) -> dict[int, float]:
+def stock(folder: Path, tasks: Path, architecture: Architecture) -> dict[int, float]:
     """The stock harness's metric of each item of a model's folder."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
+    from transformers import AutoTokenizer
 
     loaded = TaskManager(include_path=str(tasks), include_defaults=False).load([*ITEMS])
-    model = HFLM(pretrained=str(folder), dtype="float32", batch_size=8, device="cpu")
+    if architecture.loader == CAUSAL:
+        model = HFLM(pretrained=str(folder), dtype="float32", batch_size=8, device="cpu")
+    else:  # the stock command loads no such wrapper for text tasks; its harness takes a model
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = HFLM(load(folder, architecture), tokenizer=tokenizer, batch_size=8, device="cpu")
     results = lm_eval.evaluate(model, loaded, bootstrap_iters=0)
     return {row["doc_id"]: float(row["acc"]) for row in results["samples"]["corpus_choice"]}
 
