@@ -41,6 +41,11 @@ class LMEval:
         include_path: Folders of task YAML, relative to the working directory.
         num_fewshot: Examples in the prompt; ``None`` leaves it to the task.
         apply_chat_template: Whether prompts go through the tokenizer's chat template.
+        system_instruction: Stands before every prompt.
+        fewshot_as_multiturn: Whether examples are turns; ``None`` is yes with a chat template.
+        gen_kwargs: Settings of generation over those of the tasks.
+        fewshot_seed: Seed for drawing examples; ``None`` is lm_eval's 1234.
+        model_args: Of lm_eval's `--model_args` those that change a prompt or a score.
         batch_size: Rows per batch, or ``"auto"``.
         fitness: ``"smooth"`` (log-likelihoods, no decoding) or ``"metric"``.
         items: Shares of the pools and `per_generation`; ``None`` takes the defaults.
@@ -53,6 +58,11 @@ class LMEval:
     include_path: Sequence[str | Path] = ()
     num_fewshot: int | None = None
     apply_chat_template: bool = False
+    system_instruction: str | None = None
+    fewshot_as_multiturn: bool | None = None
+    gen_kwargs: Mapping[str, Any] | None = None
+    fewshot_seed: int | None = None
+    model_args: Mapping[str, Any] | None = None
     batch_size: int | str = "auto"
     fitness: str = "smooth"
     items: ItemsConfig | Mapping[str, Any] | None = None
