@@ -141,11 +141,23 @@ def as_yaml(documents: Sequence[Document]) -> str:
     command = "mergekit-yaml THIS_FILE OUT"
     if len(documents) > 1:
         command = "mergekit-multi THIS_FILE -I /ABSOLUTE/SCRATCH/FOLDER --out-path OUT"
+    if any(_has_adapter(document.content) for document in documents):
+        command += " --lora-merge-cache /ABSOLUTE/SCRATCH/LORA"  # without it mergekit refuses
     notes = dict.fromkeys(note for document in documents for note in document.notes)
     head = "".join(f"# {line}\n" for line in [f"Run with mergekit 0.1.5: {command}", *notes])
     return head + "---\n".join(
         yaml_file.write({**({"name": d.name} if d.name else {}), **d.content}) for d in documents
     )
+
+
+def _has_adapter(content: Any) -> bool:
+    """Return whether a model is named as ``base+adapter`` anywhere in a document."""
+    if isinstance(content, Mapping):
+        named = (content.get(key) for key in ("model", "base_model"))
+        return any("+" in name for name in named if isinstance(name, str)) or any(
+            map(_has_adapter, content.values())
+        )
+    return isinstance(content, list) and any(map(_has_adapter, content))
 
 
 def _written_in(recipe: Recipe) -> str:

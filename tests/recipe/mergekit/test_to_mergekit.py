@@ -218,6 +218,8 @@ def test_the_commands_are_written_above_the_documents():
     blocks = [{"components": "mlp", "merge_method": "linear"}]
     several = as_yaml(to_mergekit(recipe_of(FAMILY, blocks=blocks), NAMES))
     assert "mergekit-multi THIS_FILE -I /ABSOLUTE/" in several.splitlines()[0]
+    with_adapter = as_yaml(to_mergekit(recipe_of({**FAMILY, "a": "a+lora"}), NAMES))
+    assert "OUT --lora-merge-cache /ABSOLUTE/" in with_adapter.splitlines()[0]
     names = [document.get("name") for document in yaml.safe_load_all(several)]
     assert names == ["merged-by-ties", "merged-by-linear", None]
 
