@@ -33,6 +33,7 @@ from evomerge.study.journal.events import (
 from evomerge.study.journal.record import Record
 
 QUIET_SECONDS = 30.0  # without a line, where there is no panel
+STEPS_A_LINE = 10  # of a search with one trial in a generation, such as along gradients
 REFRESH_SECONDS = 0.25  # of the panel; drawing it takes longer the longer a study is
 
 
@@ -134,7 +135,8 @@ class Progress:
                 line = self._generation(event, record)
                 if event.generation == 0:
                     return f"anchors: {baseline_text(baseline(record))}\n{line}"
-                return line
+                is_step = len(event.trials) == 1  # they are many and quick
+                return None if is_step and event.generation % STEPS_A_LINE else line
             case WarningEvent():
                 return f"warning: {event.message}"
             case FailedEvent():

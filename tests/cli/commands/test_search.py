@@ -186,6 +186,15 @@ def test_a_pipe_gets_a_sign_of_life_between_its_lines(
         assert f"\n{phase}: scored " in said, phase
 
 
+def test_of_generations_of_one_trial_every_tenth_has_a_line(
+    evomerge: Run, stub_study: StudyFile, tmp_path: Path
+) -> None:
+    steps = {"optimizer": "random", "trials": 12, "population": 1}
+    lines = evomerge("search", stub_study(search=steps), tmp_path / "run").out.splitlines()
+    counted = [line.split(",")[0] for line in lines if line.startswith("search: generation")]
+    assert counted == ["search: generation 0", "search: generation 10"]
+
+
 def test_trials_that_fit_into_no_generation_are_announced(
     evomerge: Run, stub_study: StudyFile, tmp_path: Path
 ) -> None:
