@@ -65,6 +65,7 @@ def study(**changes):
         "tasks": TASKS,
         "pools": {"search": SEARCH, "race": RACE, "holdout": HOLDOUT},
         "warnings": [],
+        "lm_eval_loads": True,
         "time": 1001.0,
     }
     return event | changes

@@ -55,8 +55,8 @@ class ControlArm:
 def whole_generations(trials: int, population: int, share: float) -> int:
     """Count the trials of a search in whole generations: the last may be too large to begin.
 
-    >>> whole_generations(52, 20, 0.05)  # 20, then 20 and a random one
-    41
+    >>> whole_generations(52, 20, 0.05)  # 20 and a random one, twice
+    42
     """
     per_trial = share / (1 - share)
     others = given = 0
