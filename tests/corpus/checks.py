@@ -115,7 +115,7 @@ def check_extraction(architecture: Architecture, zoo: dict[str, Path], out: Path
 def check_study(architecture: Architecture, zoo: dict[str, Path], out: Path) -> None:
     """Three trials end in a verdict and in a model that transformers loads."""
     study = Study(StudyConfig.from_dict(study_document(zoo, out), out), out / "run")
-    study.optimize()
+    study.confirm()
     folder = out / "run" / "best" / "model"
     assert torch.isfinite(logits(load(folder, architecture), architecture)).all()
     assert set(FILES) <= {file.name for file in folder.iterdir()}
