@@ -45,7 +45,7 @@ class Relay(Optimizer):
 
     @property
     def milestones(self) -> list[Point]:
-        """Where each optimizer handed on, and the present one's."""
+        """Return where each optimizer handed on, and where the present one stands."""
         return [*self._handed_on, *self._runner.milestones]
 
     @property

@@ -44,8 +44,8 @@ def task(metric: str = "acc", weight: float = 1.0) -> dict[str, object]:
 
 def right(rng: np.random.Generator, accuracies: Sequence[float], shared: float, n: int) -> Array:
     """0/1 scores (models, n): `shared` is the correlation of the models' latent difficulty."""
-    own = rng.standard_normal((len(accuracies), n))
-    z = math.sqrt(shared) * rng.standard_normal((1, n)) + math.sqrt(1 - shared) * own
+    residual = rng.standard_normal((len(accuracies), n))
+    z = math.sqrt(shared) * rng.standard_normal((1, n)) + math.sqrt(1 - shared) * residual
     return (z < ndtri(np.array(accuracies))[:, None]).astype(np.float64)
 
 
@@ -55,8 +55,8 @@ def in_clusters(
     """0/1 scores of items in groups of `size`, whose models differ alike: `within` is how much."""
     k = len(accuracies)
     group = np.repeat(rng.standard_normal((k, n // size)), size, axis=1)
-    own = math.sqrt(within) * group + math.sqrt(1 - within) * rng.standard_normal((k, n))
-    z = math.sqrt(0.3) * rng.standard_normal((1, n)) + math.sqrt(0.7) * own
+    residual = math.sqrt(within) * group + math.sqrt(1 - within) * rng.standard_normal((k, n))
+    z = math.sqrt(0.3) * rng.standard_normal((1, n)) + math.sqrt(0.7) * residual
     return (z < ndtri(np.array(accuracies))[:, None]).astype(np.float64)
 
 

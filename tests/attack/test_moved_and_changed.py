@@ -139,6 +139,7 @@ def test_other_models_in_their_place_are_refused(home: Path, allow_changed: bool
     refused(home, "began with another study", allow_changed)
     change(home, models=["zoo/one", "zoo/two"])
     study_of(home).confirm()
+    assert not events(home / "run", "moved")
 
 
 def test_a_refused_allow_changed_leaves_the_journal_as_it_was(home: Path) -> None:
@@ -167,6 +168,7 @@ def test_tasks_that_moved_and_changed_are_refused(home: Path) -> None:
     shutil.rmtree(home / "others")
     shutil.copytree(home / "tasks", home / "others")
     study_of(home).confirm()
+    assert len(events(home / "run", "moved")) == 1
 
 
 def test_a_secret_that_is_a_part_of_a_path_breaks_nothing(
@@ -204,7 +206,8 @@ def test_a_journal_whose_paths_an_earlier_version_cut_goes_on(
     for value in ("postgres", ""):
         monkeypatch.setenv("POSTGRES_PASSWORD", value)
         interrupted(home, 6)
-    study_of(home).confirm()
+    judged = study_of(home).confirm()
+    assert set(judged.scores["winner"]) == {"small_choice", "small_write"}
 
 
 def test_a_true_secret_is_left_out_compared_by_its_hash_and_asked_for(

@@ -29,7 +29,7 @@ print(json.dumps([os.getpid(), worker.returncode, out]))
 
 @functools.cache
 def can_unshare() -> bool:
-    """Whether this user may make processes whose numbers begin at 1."""
+    """Return whether this user may make processes whose numbers begin at 1."""
     command = [*UNSHARE, "true"]
     return bool(shutil.which("unshare")) and not subprocess.run(command, check=False).returncode
 

@@ -1,4 +1,4 @@
-"""What the system refuses is one line and code 2, never a traceback, and leaves nothing behind."""
+"""Refusals of the system are one line and code 2, never a traceback, and leave nothing behind."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Architecture:
 
     @property
     def is_language_model(self) -> bool:
-        """Whether text tasks score it."""
+        """Return whether text tasks score it."""
         return self.loader in (CAUSAL, IMAGES)
 
 

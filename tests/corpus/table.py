@@ -37,7 +37,7 @@ A number stands for the line by which evomerge refuses. vLLM needs a GPU: not pa
 
 
 def read_table() -> dict[str, dict[str, str | None]]:
-    """What the page says: ``yes``, the refusing line, or ``None``, by architecture and check."""
+    """Read the page: ``yes``, the refusing line, or ``None``, by architecture and check."""
     reasons: dict[str, str] = {}
     rows: dict[str, dict[str, str | None]] = {}
     for line in PAGE.read_text(encoding="utf-8").splitlines():

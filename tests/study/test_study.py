@@ -633,9 +633,9 @@ def test_documents_that_belong_together_are_in_one_pool_and_in_the_journal(
             assert clusters["stub_choice"][i] == clusters["stub_write"][i]
     assert {i < 20 for ids in clusters.values() for i in ids} == {True}
     comparison = record(run).verdict.comparisons[0]  # type: ignore[union-attr]
-    held = sum(map(len, pools["holdout"].values()))
+    n_items = sum(map(len, pools["holdout"].values()))
     twice = sum(i < 20 for i in pools["holdout"]["stub_choice"])
-    assert (comparison.items, comparison.units) == (held, held - twice)
+    assert (comparison.items, comparison.units) == (n_items, n_items - twice)
 
 
 # -- what other runs have paid for -----------------------------------------------------------------

@@ -94,7 +94,7 @@ def quantized_names(stored: Mapping[str, TensorInfo]) -> list[str]:
 
 def scaled_weights(stored: Mapping[str, TensorInfo]) -> list[Scaled]:
     """Weights in FP8 or int8 that have scales beside them."""
-    found = []
+    scaled = []
     for name, info in stored.items():
         if info.dtype not in (*FLOAT8, _INT8):
             continue
@@ -103,9 +103,9 @@ def scaled_weights(stored: Mapping[str, TensorInfo]) -> list[Scaled]:
             beside = [f"{module}.{scale}", f"{name}_{scale.removeprefix('weight_')}"]
             scales = next((n for n in beside if n in stored and n != name), None)
             if scales is not None and (last == "weight" or scales.startswith(name)):
-                found.append(Scaled(name, scales))
+                scaled.append(Scaled(name, scales))
                 break
-    return found
+    return scaled
 
 
 def is_left_over(name: str) -> bool:

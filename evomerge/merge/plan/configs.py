@@ -43,7 +43,7 @@ def stored_dtype(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str:
 
 
 def _dtype(checkpoint: Checkpoint) -> str:
-    """What transformers loads a model in: what its config says, else what most of it is in."""
+    """Return the dtype that transformers loads a model in: its config's, else most tensors'."""
     for key in ("dtype", "torch_dtype"):
         said = str(checkpoint.config.get(key)).removeprefix("torch.")
         if CODES.get(said) in FLOATS:

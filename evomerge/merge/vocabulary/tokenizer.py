@@ -80,11 +80,11 @@ def write_companions(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], fold
     if tokenizer is None:
         tokenizer = MergedTokenizer(checkpoints[recipe.donor], (), {})
     tokenizer.write(folder)
-    own = checkpoints[recipe.config_donor].folder
+    config_folder = checkpoints[recipe.config_donor].folder
     # Its ends are ids of tokens, so that it follows the tokenizer where that is another.
-    generation = own if recipe.vocabulary is None else tokenizer.donor.folder
+    generation = config_folder if recipe.vocabulary is None else tokenizer.donor.folder
     copy_companions(generation, folder, (GENERATION,))
-    copy_companions(own, folder, PROCESSORS)
+    copy_companions(config_folder, folder, PROCESSORS)
     for model in dict.fromkeys([recipe.donor, *recipe.inputs]):
         copy_licences(checkpoints[model].folder, folder, Path(model_name.public(model)).name)
     template = chat_template(recipe, checkpoints)

@@ -96,12 +96,12 @@ class Record(StudyState):
 
     @property
     def n_searched(self) -> int:
-        """How many trials the search has asked for."""
+        """The number of trials that the search has asked for."""
         return sum(len(ask.trials) for ask in self.generations.values())
 
     @property
     def n_learned(self) -> int:
-        """How many of them are in generations whose fitness the optimizer has."""
+        """The number of them in generations whose fitness the optimizer has."""
         asks = self.generations.values()
         return sum(len(ask.trials) for ask in asks if ask.fitness is not None)
 

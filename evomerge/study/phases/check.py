@@ -43,7 +43,7 @@ def finished(study: StudyRun) -> Verdict | None:
 
 @dataclass(frozen=True)
 class Differences:
-    """How a study differs from what its journal says; written down once all checks have agreed.
+    """Differences of a study from its journal; written down once all checks have agreed.
 
     Attributes:
         paths: The new path of each model or file that may have moved, by the old one.

@@ -60,7 +60,7 @@ def reproduce(
 
 
 def _model_args(config: StudyConfig, model: Path) -> str:
-    """What `--model_args` takes: plain pairs, or JSON where a value may be more than a word."""
+    """Write `--model_args`: plain pairs, or JSON where a value may be more than a word."""
     arguments: dict[str, object] = {
         "pretrained": str(model.resolve()),
         "dtype": config.output.dtype,

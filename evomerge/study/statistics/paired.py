@@ -105,7 +105,7 @@ def chance(ours: Values, theirs: Values, tasks: Tasks, labels: Labels | None = N
 
 @dataclass(frozen=True)
 class _Units:
-    """What each independent unit contributes (their mean is the difference), and could at worst."""
+    """Contributions of independent units, whose mean is the difference, and the worst possible."""
 
     values: Floats  # (G,)
     worst: float
@@ -134,8 +134,8 @@ def _units(ours: Values, theirs: Values, tasks: Tasks, labels: Labels | None) ->
             raise ValueError(f"task {task}: expected paired items, but got {n} and {len(b)}")
         if not (np.isfinite(a).all() and np.isfinite(b).all()):
             raise ValueError(f"task {task}: a metric value is NaN or infinite")
-        width, kept = _range(np.concatenate([a, b]), bounds(tasks[task]))
-        guaranteed &= kept
+        width, is_bounded = _range(np.concatenate([a, b]), bounds(tasks[task]))
+        guaranteed &= is_bounded
         gains.append(sign(tasks[task]) * (a - b) * (w / n))
         largest.append(np.full(n, width * (w / n)))
         if labels is not None:

@@ -104,8 +104,9 @@ class Evaluator:
         self._scorer: Scorer | None = None
         self._decoder: VllmDecoder | None = None
         self._model: Any = None
-        own = shared.own_models if shared else OwnModels(config, self.parents.opened)
-        self.own_models: OwnModels = own
+        self.own_models: OwnModels = (
+            shared.own_models if shared else OwnModels(config, self.parents.opened)
+        )
 
     def handle(self, request: Request) -> Answer:
         """Answer one request; never raises."""
@@ -197,12 +198,8 @@ class Evaluator:
         other = self.own_models.evaluator_for(recipe, self)
         if other is not None:
             return other._evaluate(request)
-        began = time.perf_counter()
-        parents = with_merges(recipe, self.parents)
-        plan = make_plan(recipe, parents.checkpoints)
         scorer = self.scorer(request.halvings)
-        self._build(recipe, plan, parents)
-        built = time.perf_counter() - began
+        plan, parents, seconds = self._build(recipe)
         self.harness.errors.clear()
         outcomes: list[OutcomeRow] = []
         errors: list[list[Any]] = []
@@ -224,7 +221,7 @@ class Evaluator:
             batches=batches,
             errors=errors,
             weights_digest=weights_digest,
-            seconds={"build": built, "forward": forward},
+            seconds={"build": seconds, "forward": forward},
         )
 
     def _gradient(self, request: Gradient) -> Gradients:
@@ -236,11 +233,7 @@ class Evaluator:
         if other is not None:
             return other._gradient(request)
         scorer, model = self.scorer(request.halvings), self.live_model()
-        began = time.perf_counter()
-        parents = with_merges(recipe, self.parents)
-        plan = make_plan(recipe, parents.checkpoints)
-        self._build(recipe, plan, parents)
-        built = time.perf_counter() - began
+        plan, parents, seconds = self._build(recipe)
         with weight_gradients(model):
             try:
                 rows, loss = scorer.backward(request.items, request.loss, request.weights)
@@ -259,25 +252,31 @@ class Evaluator:
             )
         return Gradients(
             rows=[row.as_written() for row in rows],
-            seconds={"build": built, "forward": scorer.seconds},
+            seconds={"build": seconds, "forward": scorer.seconds},
             loss=loss,
             coefficients=[(*key, value) for key, value in gradients.items()],
         )
 
-    def _build(self, recipe: Recipe, plan: MergePlan, parents: Parents) -> None:
-        """Write a recipe into the live model, unless it is there."""
+    def _build(self, recipe: Recipe) -> tuple[MergePlan, Parents, float]:
+        """Write a recipe into the live model, unless it is there.
+
+        Returns:
+            What was computed from which parents, and the seconds that it took.
+        """
+        began = time.perf_counter()
+        parents = with_merges(recipe, self.parents)
+        plan = make_plan(recipe, parents.checkpoints)
         if self._resident != recipe.digest:
             self._resident = None
             fill(self.live_model(), plan, parents)
             self._resident = recipe.digest
+        return plan, parents, time.perf_counter() - began
 
     def _show(self, request: Show) -> Shown:
         """Build a recipe, and return what it writes beside what is right."""
         self.watch.check(request.parents)
-        recipe = Recipe.from_dict(request.recipe)
-        parents = with_merges(recipe, self.parents)
         scorer = self.scorer(request.halvings)
-        self._build(recipe, make_plan(recipe, parents.checkpoints), parents)
+        self._build(Recipe.from_dict(request.recipe))
         return Shown(scorer.written(request.items))
 
     def _export(self, request: Export) -> Exported:

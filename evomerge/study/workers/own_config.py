@@ -73,8 +73,8 @@ class OwnModels:
             )
         if self._other is None or self._other[0] != names:
             self._other = None
-            own = replace(evaluator.config, base_model=names.config, trust_remote_code=None)
-            self._other = names, type(evaluator)(own, evaluator, names.tokenizer)
+            config = replace(evaluator.config, base_model=names.config, trust_remote_code=None)
+            self._other = names, type(evaluator)(config, evaluator, names.tokenizer)
         return self._other[1]
 
     def names_for(self, recipe: Recipe) -> Names:
@@ -128,7 +128,7 @@ def _files(checkpoint: Checkpoint) -> dict[str, bytes]:
 
 
 def _behaviour(folder: Path, chat: bool) -> Any:
-    """What a tokenizer makes of some texts; ``None`` without one."""
+    """Tokenize the probing texts; ``None`` without a tokenizer."""
     tokenizer = load_tokenizer(folder)
     if tokenizer is None:
         return None

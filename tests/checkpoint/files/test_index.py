@@ -1,4 +1,4 @@
-"""Which weight files of a folder are the model's: those that transformers would load."""
+"""The weight files of a model are those that transformers would load."""
 
 import json
 import shutil

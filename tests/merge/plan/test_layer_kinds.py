@@ -129,8 +129,8 @@ def test_an_order_that_the_config_cannot_say_is_refused_by_layer_and_kind(tmp_pa
         "v_head_dim": 8, "num_key_value_heads": 2,
     }  # fmt: skip
     folder = make(tmp_path / "model", "DeepseekV3Config", settings, {})
-    kept = stacked(folder, (0, 2), (3, 4))
-    build(kept, tmp_path / "kept")
+    stack = stacked(folder, (0, 2), (3, 4))
+    build(stack, tmp_path / "kept")
     with pytest.raises(
         UserError, match=r"layer 2 of the result was layer 0, whose .* is .* no way"
     ):

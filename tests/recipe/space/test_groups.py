@@ -161,7 +161,7 @@ def test_the_shipped_spaces_bind_to_models_hold_anchors_and_export(
 
 
 def covers(dimension: Dimension, tensor: str) -> bool:
-    """Whether a dimension of a shipped space is the one of a tensor, read off its name."""
+    """Return whether a dimension of a shipped space is the one of a tensor, read off its name."""
     label = dimension.name.partition("weight[")[2].removesuffix("]")
     at = locate(tensor)
     layer = "" if at.layer is None else f"{at.layer},"

@@ -1,4 +1,4 @@
-"""How fast tensors' coefficients move with a dimension, by hand."""
+"""Slopes of tensors' coefficients by a dimension are those worked by hand."""
 
 from __future__ import annotations
 

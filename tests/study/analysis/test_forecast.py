@@ -19,8 +19,8 @@ def test_the_gain_that_is_forecast_is_shown_in_that_share_of_studies(rivals, sha
     accuracy = np.array([0.5] * rivals + [0.5 + gain])
     shown = 0
     for _ in range(studies):
-        own = rng.standard_normal((rivals + 1, n))
-        z = math.sqrt(shared) * rng.standard_normal(n) + math.sqrt(1 - shared) * own
+        residual = rng.standard_normal((rivals + 1, n))
+        z = math.sqrt(shared) * rng.standard_normal(n) + math.sqrt(1 - shared) * residual
         scores = (z < ndtri(accuracy)[:, None]).astype(float)
         p = (chance({"t": scores[-1]}, {"t": other}, QUIZ) for other in scores[:-1])
         shown += all(each < 0.025 for each in p)

@@ -25,8 +25,8 @@ def with_gradients(
         if e["event"] == "outcomes" and e["phase"] == "search" and e["mode"] == "smooth"
     )
     outcomes |= {"gradient": gradient, "loss": 0.5}
-    told = next(event for event in events if event["event"] == "told")
-    told["gradients"] = gradients
+    learned = next(event for event in events if event["event"] == "told")
+    learned["gradients"] = gradients
     return events
 
 
@@ -81,6 +81,6 @@ def test_gradients_are_found_by_recipe_and_items_until_they_are_told(n_dimension
     assert record.gradients.of(outcomes["digest"], items) == [0.1] * n_dimensions
     assert record.gradients.of("another", items) is None
     assert record.gradients.of(outcomes["digest"], {next(iter(items)): [10**6]}) is None
-    told = next(i for i, event in enumerate(events) if event["event"] == "told")
-    record = Record.from_events(parse_all(iter(events[: told + 1])))
+    position = next(i for i, event in enumerate(events) if event["event"] == "told")
+    record = Record.from_events(parse_all(iter(events[: position + 1])))
     assert record.gradients.of(outcomes["digest"], items) is None

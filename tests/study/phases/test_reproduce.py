@@ -77,9 +77,9 @@ def test_what_it_leaves_out_and_what_is_drawn_anew_is_named(
         ),
         text_folder(tmp_path),
     )
-    told = reproduce(config, tmp_path / "model", {**ITEMS, "prose": [0]}, ["stub_write"])
-    assert told is not None
-    command, _, comment = told.partition("  # ")
+    printed = reproduce(config, tmp_path / "model", {**ITEMS, "prose": [0]}, ["stub_write"])
+    assert printed is not None
+    command, _, comment = printed.partition("  # ")
     assert comment == (
         "left out, since they are not lm_eval's: prose; drawn at random, so other numbers: "
         "stub_write"
