@@ -10,20 +10,15 @@ from evomerge.cli.commands import (
     catalogue,
     check,
     completion,
-    dashboard,
     demo,
     dequantize,
-    explain,
     extract_lora,
     mergekit,
     push,
-    repair,
-    report,
     search,
-    status,
     trajectory,
-    watch,
 )
+from evomerge.cli.commands.runs import dashboard, explain, repair, report, status, watch
 
 _COMMANDS = (  # in the order of the help: run a study, look at it, use its recipe, the rest
     *(demo, search, check),

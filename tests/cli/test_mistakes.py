@@ -416,7 +416,7 @@ def test_commands_that_look_at_a_run_refuse_a_missing_one_in_the_same_words(
 def test_a_package_that_is_not_installed_is_named_without_a_traceback(
     evomerge: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from evomerge.cli.commands import status
+    from evomerge.cli.commands.runs import status
 
     def fails(*_: object) -> None:
         raise ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")

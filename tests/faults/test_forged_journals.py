@@ -195,7 +195,7 @@ class Hurried:
 def stubs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Stubs for workers and for waiting, and a folder of its own."""
     monkeypatch.setattr(study_module, "open_pool", StubPool)
-    monkeypatch.setattr("evomerge.cli.commands.watch.time", Hurried)
+    monkeypatch.setattr("evomerge.cli.commands.runs.watch.time", Hurried)
     monkeypatch.chdir(tmp_path)
 
 

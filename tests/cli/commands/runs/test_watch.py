@@ -74,7 +74,7 @@ def test_ctrl_c_ends_the_watching_and_not_the_run(
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("evomerge.cli.commands.watch.time.sleep", interrupt)
+    monkeypatch.setattr("evomerge.cli.commands.runs.watch.time.sleep", interrupt)
     result = evomerge("watch", run)
     assert (result.code, result.err) == (0, "")
     assert "check:" in result.out
