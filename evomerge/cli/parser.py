@@ -10,6 +10,7 @@ from evomerge.cli.commands import (
     catalogue,
     check,
     completion,
+    delta,
     demo,
     dequantize,
     extract_lora,
@@ -23,7 +24,7 @@ from evomerge.cli.commands.runs import dashboard, explain, repair, report, statu
 _COMMANDS = (  # in the order of the help: run a study, look at it, use its recipe, the rest
     *(demo, search, check),
     *(status, watch, dashboard, report, explain, repair),
-    *(build, push, mergekit, trajectory, extract_lora, dequantize),
+    *(build, push, mergekit, trajectory, extract_lora, delta, dequantize),
     *(catalogue, completion),
 )
 

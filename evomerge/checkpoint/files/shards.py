@@ -19,6 +19,7 @@ def write_shards(
     tensors: Iterable[tuple[str, Tensor]],
     sizes: Mapping[str, int],
     max_shard_bytes: int = 5 * 10**9,
+    stem: str = "model",
 ) -> None:
     """Write tensors as model.safetensors, or as numbered shards with an index.
 
@@ -27,6 +28,7 @@ def write_shards(
         tensors: (name, tensor) in the order of `sizes`; consumed one shard at a time.
         sizes: Bytes of each tensor, from which the shards are planned.
         max_shard_bytes: A shard holds at most this much, but at least one tensor.
+        stem: What the files are called.
     """
     cuts: list[list[str]] = [[]]
     shard_bytes = 0
@@ -38,9 +40,9 @@ def write_shards(
         shard_bytes += size
     stream, weight_map = iter(tensors), {}
     for number, names in enumerate(cuts, 1):
-        file = "model.safetensors"
+        file = f"{stem}.safetensors"
         if len(cuts) > 1:
-            file = f"model-{number:05d}-of-{len(cuts):05d}.safetensors"
+            file = f"{stem}-{number:05d}-of-{len(cuts):05d}.safetensors"
         shard = {}
         for expected in names:
             name, tensor = next(stream)
@@ -54,7 +56,7 @@ def write_shards(
             raise UserError(f"{folder / file}: cannot write it: {_reason(error)}") from None
     if len(cuts) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
+        (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=1))
 
 
 def _reason(error: Exception) -> str:
