@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from evomerge.core.version import __version__
 
 if TYPE_CHECKING:
+    from evomerge.calibration.make import build
     from evomerge.core.errors import StudyEnded, UserError
-    from evomerge.merge.build import build
     from evomerge.methods import merge_method
     from evomerge.optimizers import Adam, CatCma, CmaEs, OptunaSampler, RandomSearch
     from evomerge.recipe.recipe import Recipe
@@ -48,7 +48,7 @@ _HOMES = {
     "Trial": "study.trial",
     "UserError": "core.errors",
     "WorkersConfig": "study.config",
-    "build": "merge.build",
+    "build": "calibration.make",
     "create_study": "study.create",
     "load_study": "study.create",
     "merge_method": "methods",

@@ -24,6 +24,7 @@ from evomerge.merge.live_layout import is_left_out, parts, views
 from evomerge.merge.output.card import model_card
 from evomerge.merge.parents.nested import open_parents, with_merges
 from evomerge.merge.parents.parents import Parents
+from evomerge.merge.parents.provider import Provider
 from evomerge.merge.plan.configs import config_notes
 from evomerge.merge.plan.plan import MergePlan, TensorJob, plan
 from evomerge.merge.vocabulary.tokenizer import write_companions
@@ -37,6 +38,7 @@ def build(
     device: str = "cpu",
     replace: bool = False,
     note: Callable[[str], None] = warnings.warn,
+    statistics: Callable[[Parents], Provider] | None = None,
 ) -> str:
     """Merge a recipe into a model folder.
 
@@ -46,6 +48,7 @@ def build(
         device: Where the arithmetic runs.
         replace: Whether to replace an existing folder, once the new one is complete.
         note: Takes a sentence for each parent whose config computes in another way.
+        statistics: Makes the provider of what models' rows say; `calibration.make.build` has one.
 
     Returns:
         The digest of the merged weights.
@@ -55,7 +58,9 @@ def build(
     """
     if not isinstance(recipe, Recipe):
         recipe = _read(Path(recipe))
-    parents = with_merges(recipe, open_parents(recipe.model_names, device), checked=True)
+    opened = open_parents(recipe.model_names, device)
+    opened.provider = statistics and statistics(opened)
+    parents = with_merges(recipe, opened, checked=True)
     parents.check(recipe)
     for text in config_notes(recipe, parents.checkpoints):
         note(text)

@@ -63,7 +63,7 @@ def merge_into(out: Tensor, job: TensorJob, parents: Parents, recipe: Recipe) ->
             parents.kernels,
         )
         exact = torch.promote_types(working, torch.float32)  # what arithmetic runs in
-        if exact == torch.float64 and (spec.takes_thresholds or spec.takes_factors):
+        if exact == torch.float64 and spec.takes & {"thresholds", "factors"}:
             raise UserError(f"{spec.name}: it computes in float32; set dtype to float32")
         operation = (
             None if exact == torch.float64 else operation_of(job.method, inputs, job.parameters)
@@ -88,9 +88,21 @@ def merge_into(out: Tensor, job: TensorJob, parents: Parents, recipe: Recipe) ->
             [model.view(job.shape).to(working).to(exact) for model in models],
             job.parameters,
             random,
-            [parents.factors(ref, device) for ref in job.models] if spec.takes_factors else None,
-            parents.thresholds(job, working) if spec.takes_thresholds else None,
+            {name: _given(name, job, parents, recipe, device) for name in spec.takes},
         )
     except UserError as error:
         raise UserError(f"{job.name}: {error}") from None
     out.copy_(result.to(dtype))
+
+
+def _given(
+    name: str, job: TensorJob, parents: Parents, recipe: Recipe, device: torch.device
+) -> object:
+    """Return what a method is given beside tensors, by its name in `methods.registry.GIVEN`."""
+    if name == "factors":
+        return [parents.factors(ref, device) for ref in job.models]
+    if name == "thresholds":
+        return parents.thresholds(job, TORCH_DTYPES[recipe.dtype])
+    if name == "base_fisher":
+        return None if job.base is None else parents.of_data("fisher", job.base, recipe, device)
+    return [parents.of_data(name, ref, recipe, device, required=True) for ref in job.models]

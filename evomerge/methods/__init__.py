@@ -5,6 +5,7 @@ from evomerge.methods.breadcrumbs import breadcrumbs, breadcrumbs_ties
 from evomerge.methods.consensus import consensus_ta, consensus_ties, tall_mask
 from evomerge.methods.dare import dare_linear, dare_ties
 from evomerge.methods.della import della, della_linear
+from evomerge.methods.fisher import fisher
 from evomerge.methods.karcher import karcher
 from evomerge.methods.linear import linear
 from evomerge.methods.lora_lego import lora_lego
@@ -20,10 +21,12 @@ from evomerge.methods.passthrough import passthrough
 from evomerge.methods.ram import ram, ramplus_tl
 from evomerge.methods.random import CounterRandom
 from evomerge.methods.registry import MethodSpec, get, merge_method, names, registered
+from evomerge.methods.regmean import regmean
 from evomerge.methods.sce import sce
 from evomerge.methods.slerp import slerp
 from evomerge.methods.task_arithmetic import task_arithmetic
 from evomerge.methods.ties import ties, ties_global
+from evomerge.methods.ubgm import ubgm
 from evomerge.methods.varm import varm
 from evomerge.methods.wise_ft import wise_ft
 
@@ -44,6 +47,7 @@ __all__ = [
     "dare_ties",
     "della",
     "della_linear",
+    "fisher",
     "get",
     "karcher",
     "linear",
@@ -61,12 +65,14 @@ __all__ = [
     "ram",
     "ramplus_tl",
     "registered",
+    "regmean",
     "sce",
     "slerp",
     "tall_mask",
     "task_arithmetic",
     "ties",
     "ties_global",
+    "ubgm",
     "varm",
     "wise_ft",
 ]

@@ -23,7 +23,10 @@ from evomerge.methods.random import CounterRandom
 
 MethodFunction = TypeVar("MethodFunction", bound=Callable[..., Tensor])
 METHODS: dict[str, MethodSpec] = {}
-_NOT_PARAMETERS = ("base", "models", "random", "factors", "thresholds")
+# What methods are given beside tensors; the last three come from models' own rows of data.
+GIVEN = ("factors", "thresholds", "gram", "fisher", "base_fisher")
+OF_DATA = frozenset({"gram", "fisher", "base_fisher"})
+_NOT_PARAMETERS = ("base", "models", "random", *GIVEN)
 FactorPair = tuple[Tensor, Tensor]  # an adapter's delta: left @ right
 
 
@@ -39,8 +42,7 @@ class MethodSpec:
         base_optional: Whether it does without, where there is none.
         min_models: Fewest models it merges, the base not counted.
         max_models: Most models; ``None``: any number.
-        takes_factors: Whether it sees the factors of LoRA adapters, besides the models' tensors.
-        takes_thresholds: Whether it trims over the whole model, by `density`.
+        takes: What it is given of each model besides its tensors, of `GIVEN`.
         stochastic: Whether it draws random numbers, and so needs a `CounterRandom`.
         reference: The source: author, year, address.
         summary: The first line of the function's docstring.
@@ -54,12 +56,16 @@ class MethodSpec:
     base_optional: bool
     min_models: int
     max_models: int | None
-    takes_factors: bool
-    takes_thresholds: bool
+    takes: frozenset[str]
     stochastic: bool
     reference: str
     summary: str
     in_mergekit: bool
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether models need rows of data, which say what of their weights they use."""
+        return not self.takes.isdisjoint(OF_DATA)
 
     def parameter(self, name: str) -> ParameterSpec:
         """Find a parameter by name; an unknown one is a `UserError` that lists the known."""
@@ -96,8 +102,7 @@ class MethodSpec:
         models: Sequence[Tensor],
         parameters: Mapping[str, object],
         random: CounterRandom | None = None,
-        factors: Sequence[FactorPair | None] | None = None,
-        thresholds: Sequence[float] | None = None,
+        given: Mapping[str, object] | None = None,
     ) -> Tensor:
         """Check everything, then merge one tensor.
 
@@ -108,8 +113,7 @@ class MethodSpec:
             parameters: By name; for a per-model parameter a sequence with one value per model, or
                 one value for all. A tensor is taken as it is, unchecked.
             random: Where the random numbers come from; needed if the method is stochastic.
-            factors: Of each model, what an adapter adds as two factors; for methods that take them.
-            thresholds: Of each model, the least magnitude kept; for methods that take them.
+            given: What the method `takes`, by name: a sequence with one for each model.
 
         Returns:
             A new tensor of the inputs' shape and dtype; the inputs are left as they were.
@@ -127,10 +131,7 @@ class MethodSpec:
             if random is None:
                 raise TypeError(f"{self.name} draws random numbers and needs `random`")
             arguments["random"] = random
-        if self.takes_factors:
-            arguments["factors"] = factors
-        if self.takes_thresholds:
-            arguments["thresholds"] = thresholds
+        arguments |= {name: value for name, value in (given or {}).items() if name in self.takes}
         self._check_shapes([base, *models] if self.takes_base and base is not None else models)
         argument_of = _argument_names(self.function)
         for name, value in parameters.items():
@@ -179,6 +180,10 @@ def merge_method(
     factors: of each model, what a LoRA adapter adds as (B with its scale: rows, r; A: r, columns),
         or ``None`` for a model that is no adapter.
     thresholds: of each model, the least magnitude that the part `density` of the whole model has.
+    gram: of each model, the `Gram` of its own rows' inputs to this tensor; ``None`` where the
+        tensor multiplies no inputs.
+    fisher: of each model, the `Squares` of its own rows' gradients by this tensor.
+    base_fisher: that of the base; ``None`` where it has no rows.
 
     Every other argument is a parameter of the method, annotated with its type, its `Range` and its
     description (`Doc`), as in `evomerge.methods.parameters`. A trailing underscore is no part of a
@@ -256,8 +261,7 @@ def _read_function(
         base_optional=NoneType in get_args(hints.get("base")),
         min_models=count.low,
         max_models=count.high,
-        takes_factors="factors" in arguments,
-        takes_thresholds="thresholds" in arguments,
+        takes=frozenset(GIVEN) & arguments.keys(),
         stochastic="random" in arguments,
         reference=reference,
         summary=docstring.splitlines()[0],

@@ -17,6 +17,7 @@ from evomerge.checkpoint.architecture import COMPONENTS, WIDER
 from evomerge.checkpoint.dtypes import FLOAT_NAMES
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError, unknown
+from evomerge.recipe.rows import AS_USUAL, Calibration, Data
 from evomerge.recipe.tokenizer import Tokenizer
 
 Setting = Any  # a scalar | a gradient [numbers] | [{value, filter}, ...]
@@ -58,7 +59,7 @@ def _plain(value: Any) -> Any:
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return value.to_dict() if isinstance(value, _Part | Tokenizer) else value
+    return value.to_dict() if isinstance(value, _Part | Tokenizer | Data | Calibration) else value
 
 
 def _model(value: Any, where: str) -> str:
@@ -124,10 +125,11 @@ Dtype = Annotated[str, _dtype]
 
 @dataclass(frozen=True)
 class Entry(_Part):
-    """A model that takes part, and its parameters."""
+    """A model that takes part, its parameters, and rows of its own for methods that want them."""
 
     model: Model
     parameters: Parameters = field(default_factory=dict)
+    data: Data | None = None
 
     @classmethod
     def kind_of(cls, value: Any, where: str) -> tuple[type[_Part], Any]:
@@ -199,6 +201,7 @@ class RecipeData(_Part):
     slices: tuple[Slice, ...] = ()
     parameters: Parameters = field(default_factory=dict)
     blocks: tuple[Block, ...] = ()
+    calibration: Calibration = AS_USUAL
     dtype: Dtype = "float32"
     out_dtype: Annotated[str, _out_dtype] | None = None
     config: Model | None = None
@@ -238,9 +241,13 @@ class RecipeData(_Part):
         """SHA-256 of the canonical form: equal recipes, equal digests, however written or named."""
         named: dict[str, str] = {}
         for name, inner in self.merges.items():
-            named[name] = f"merge {_sha256(_renamed(inner.to_dict(), named))}"
+            named[name] = f"merge {_sha256(_without_files(_renamed(inner.to_dict(), named)))}"
         document = {key: value for key, value in self.to_dict().items() if key != "merges"}
-        return _sha256(_renamed(document, named))
+        return _sha256(_without_files(_renamed(document, named)))
+
+    def data_of(self, model: str) -> Data | None:
+        """Return the rows that a model of this recipe brings, or ``None``."""
+        return next((entry.data for entry in self.models if entry.model == model), None)
 
     @property
     def output_dtype(self) -> str:
@@ -297,6 +304,17 @@ def _renamed(value: Any, names: Mapping[str, str], key: str = "") -> Any:
         return [_renamed(item, names, key) for item in value]
     is_model = isinstance(value, str) and key in (*MODEL_KEYS, "models")
     return names.get(value, value) if is_model else value
+
+
+def _without_files(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe's document in which rows are known by their content alone."""
+    if not any("data" in entry for entry in document.get("models", ())):
+        return document
+    models = [
+        {**entry, "data": entry["data"]["sha256"]} if "data" in entry else entry
+        for entry in document["models"]
+    ]
+    return {**document, "models": models}
 
 
 def _sha256(document: Any) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from evomerge.checkpoint import names as model_name
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
+from evomerge.recipe import rows
 from evomerge.recipe.data import MODEL_KEYS
 
 _DEEPEST = 20
@@ -115,6 +116,8 @@ def _relocated(document: Any, folder: Path, merges: frozenset[str]) -> Any:
     return {
         key: moved(value)
         if named(key, value)
+        else rows.relocated(value, folder)
+        if key == "data"
         else [
             moved(item) if isinstance(item, str) else _relocated(item, folder, merges)
             for item in value

@@ -16,6 +16,7 @@ from evomerge.core.errors import UserError, unknown
 from evomerge.recipe import nested as nesting
 from evomerge.recipe import tokenizer as token_rows
 from evomerge.recipe.data import PARENTS, Entry, RecipeData, Slice, Source
+from evomerge.recipe.rows import AS_USUAL
 from evomerge.recipe.settings import normal_parameters
 
 R = TypeVar("R", bound=RecipeData)
@@ -54,6 +55,7 @@ def _checked(recipe: R, where: str) -> R:
         raise UserError(f"{where}: heads and unmatched go with models, not with slices")
     recipe = _with_normal_parameters(recipe, where)
     _check_models(recipe, where)
+    _check_data(recipe, where)
     if recipe.config is not None and recipe.config not in recipe.inputs:
         raise UserError(
             f"{where}: config: expected one of the merged models or the base, but got "
@@ -136,6 +138,18 @@ def _check_models(recipe: RecipeData, where: str) -> None:
                 )
 
 
+def _check_data(recipe: RecipeData, where: str) -> None:
+    """Refuse rows that nothing reads, and methods that read some where none can be given."""
+    users = [name for name in recipe.method_names if methods.get(name).needs_data]
+    if users and recipe.slices:
+        raise UserError(f"{where}: {users[0]} goes with models, not with slices")
+    if not users and recipe.calibration != AS_USUAL:
+        known = [spec.name for spec in methods.registered() if spec.needs_data]
+        raise UserError(f"{where}: calibration: only {', '.join(known)} read rows of data")
+    if any(entry.data for block in recipe.blocks for entry in block.models):
+        raise UserError(f"{where}: data belongs to the recipe's models, not to those of a block")
+
+
 def _check_lengths(part: Slice, where: str) -> None:
     lengths = {source.layer_range[1] - source.layer_range[0] for source in part.sources}
     if len(lengths) != 1:
@@ -149,7 +163,7 @@ def _check_counts(
         spec = methods.get(name)
         if spec.takes_base and not spec.base_optional and base is None:
             raise UserError(f"{where}: {name} needs a base_model")
-        for host, adapter in map(model_name.split, models) if spec.takes_factors else ():
+        for host, adapter in map(model_name.split, models) if "factors" in spec.takes else ():
             if adapter is not None and host != base:  # its factors are changes of the base itself
                 raise UserError(
                     f"{where}: {path}: {name} needs adapters on its base_model {base}, but got one "

@@ -32,14 +32,14 @@ def merged(method: Any, base: Any, models: Any, parameters: Any, threads: int) -
     """The plain function's result with so many threads; adapters' factors where it takes them."""
     torch.set_num_threads(threads)
     more: dict[str, Any] = {}
-    if method.takes_factors and base.dim() == 2:
+    if "factors" in method.takes and base.dim() == 2:
         draw = torch.Generator().manual_seed(2)
         sides = [(base.shape[0], 8), (8, base.shape[1])]
         more["factors"] = [
             tuple(torch.randn(side, generator=draw) for side in sides) for _ in models
         ]
     random = methods.CounterRandom(5, "a.weight")
-    result: torch.Tensor = method.apply(base, models, parameters, random, **more)
+    result: torch.Tensor = method.apply(base, models, parameters, random, more)
     return result
 
 

@@ -65,7 +65,7 @@ def spaces(draw):
     count = draw(st.integers(spec.min_models, max(most, spec.min_models)))
     models = draw(st.lists(NAMES, min_size=count + 1, max_size=count + 1, unique=True))
     base, *rest = models
-    if spec.takes_factors:  # in a base+adapter a plus sign is no part of a name
+    if "factors" in spec.takes:  # in a base+adapter a plus sign is no part of a name
         base, *rest = (model.replace("+", "±") for model in models)
         rest = [f"{base}+{adapter}" for adapter in rest]
     document = {

@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the model; the digest of its weights is the last line printed."""
-    from evomerge.merge.build import build
+    from evomerge.calibration.make import build
 
     recipe = recipe_of(arguments.recipe, arguments.trial)
     digest = build(recipe, arguments.out, device=arguments.device, note=_print_note)

@@ -17,10 +17,12 @@ from evomerge.core.errors import UserError
 from evomerge.merge.kernels.native import kernels_for
 from evomerge.merge.kernels.statistics import Statistics
 from evomerge.merge.live_layout import views
+from evomerge.merge.parents.provider import Provider
 from evomerge.merge.parents.thresholds import Magnitudes
 from evomerge.merge.plan.matching import check_labels
 from evomerge.merge.plan.plan import Ref, TensorJob
 from evomerge.merge.vocabulary.align import aligned
+from evomerge.methods.of_data import Gram, Squares
 from evomerge.recipe.recipe import Recipe
 
 Flat = tuple[tuple[Ref | None, ...], Tensor | None, list[Tensor]]  # names, base, models
@@ -44,6 +46,7 @@ class Parents:
         self._flat: dict[tuple[Ref | None, tuple[Ref, ...], torch.device], Flat] = {}
         self._magnitudes: dict[tuple[str, str, torch.dtype], Magnitudes] = {}
         self._passing: frozenset[str] = frozenset()  # models whose tensors are never resident
+        self.provider: Provider | None = None
 
     def beside(self, opened: Mapping[str, Checkpoint], passing: Iterable[str]) -> Parents:
         """Return other parents that share resident tensors; `passing` ones are never resident."""
@@ -52,6 +55,7 @@ class Parents:
         other.checkpoints = other.opened = dict(opened)
         other._resident, other.statistics = self._resident, self.statistics
         other._passing = frozenset(passing)
+        other.provider = self.provider
         return other
 
     def check(self, recipe: Recipe) -> None:
@@ -130,6 +134,48 @@ class Parents:
         """
         factors = self.checkpoints[ref.model].factors(ref.name)
         return factors and Factors(*(factor.to(device) for factor in factors))
+
+    def of_data(
+        self, kind: str, ref: Ref, recipe: Recipe, device: torch.device, required: bool = False
+    ) -> Gram | Squares | None:
+        """Return what a model's own rows say of one of its tensors, on a device.
+
+        Args:
+            kind: ``gram`` or ``fisher``.
+            ref: The tensor.
+            recipe: Whose models bring rows.
+            device: Where.
+            required: Whether a model without rows is an error.
+
+        Raises:
+            UserError: The model has none, or they cannot be used; see `Provider`.
+        """
+        data = recipe.data_of(ref.model)
+        if data is None:
+            if not required:
+                return None
+            raise UserError(
+                f"{kind} needs rows of {ref.model}: add `data: FILE` (JSON lines) to that model, "
+                "or `tasks: [...]` to it in a study"
+            )
+        if ref.model in self._passing:
+            raise UserError(
+                f"data: {ref.model} is a merge within this recipe, and rows are run through models "
+                "on disk: build it first, and name its folder"
+            )
+        if self.checkpoints[ref.model] is not self.opened[ref.model]:
+            raise UserError(
+                f"{ref.model}: its rows were read with its own tokens, but this recipe's tokenizer "
+                "moves them: build every parent with one tokenizer first"
+            )
+        if self.provider is None:
+            raise UserError(
+                f"{ref.model}: nothing here can run its rows: call evomerge.build, which does"
+            )
+        given = self.provider(ref.model, kind, data, recipe.calibration)(ref.name)
+        if isinstance(given, Gram):
+            return given._replace(matrix=given.matrix.to(device))
+        return given and given._replace(values=given.values.to(device))
 
     def thresholds(self, job: TensorJob, working: torch.dtype) -> list[float]:
         """Return the smallest change that each model's density keeps over all tensors."""

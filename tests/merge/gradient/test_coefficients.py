@@ -23,7 +23,8 @@ from tests.merge.merging import load_live
 from tests.models import make_family, make_model
 
 PROMPTS = torch.tensor([[1, 7, 4, 20, 39, 5], [1, 30, 8, 8, 21, 2]])
-SMOOTH = [(m, p) for m in registered() for p in m.parameters if p.smooth]
+# methods that need data: tests/calibration
+SMOOTH = [(m, p) for m in registered() if not m.needs_data for p in m.parameters if p.smooth]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def models_of(method: MethodSpec, family: dict[str, str]) -> list[Any]:
-    if method.takes_factors:
+    if "factors" in method.takes:
         return [{"model": family["base"], "adapter": family[n]} for n in "ab"]
     count = max(method.min_models, min(3, method.max_models or 3))
     return [family[name] for name in "abc"[:count]]
@@ -94,7 +95,7 @@ def recipe_of(
 
 
 def dtype_of(method: MethodSpec) -> str:
-    return "float32" if method.takes_factors or method.takes_thresholds else "float64"
+    return "float32" if method.takes & {"factors", "thresholds"} else "float64"
 
 
 def loss_of(model: Any) -> torch.Tensor:
@@ -115,7 +116,7 @@ def test_the_gradient_along_a_direction_is_the_difference_of_the_loss(
     family: dict[str, str],
     adapters: dict[str, str],
 ) -> None:
-    family = adapters if method.takes_factors else family
+    family = adapters if "factors" in method.takes else family
     exact = dtype_of(method) == "float64"
     model = load_live(family["base"], "float64")
     names = [n for n, _ in model.named_parameters()]

@@ -1,0 +1,160 @@
+"""Gives the statistics that a merge asks for: those on disk, or made now and put there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evomerge.calibration.fisher import squares
+from evomerge.calibration.gram import Shared, grams
+from evomerge.calibration.live import live_parent
+from evomerge.calibration.rows import Rows, read_rows
+from evomerge.calibration.store import Stored, Writer, open_stored, write
+from evomerge.checkpoint.architecture import locate
+from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.core.errors import UserError
+from evomerge.evaluate.model import load_tokenizer
+from evomerge.merge.kernels.statistics import cache_folder
+from evomerge.merge.parents.parents import Parents
+from evomerge.merge.parents.provider import Statistic
+from evomerge.methods.of_data import Gram, Squares
+from evomerge.recipe.rows import Calibration, Data
+
+FORMAT = 1  # of what is kept; another one is made anew
+KINDS = ("gram", "fisher")
+
+
+class Statistics:
+    """Makes, keeps and opens statistics of the parents of a merge; a `Provider`.
+
+    A statistic is known by the parent's files, the rows and how they are read: whoever needs it
+    next finds it, in this process or another one of the machine.
+
+    Args:
+        parents: Whose statistics are asked for.
+        folder: Where they are kept; without it ``statistics`` in this user's cache.
+    """
+
+    def __init__(self, parents: Parents, folder: Path | None = None) -> None:
+        self._parents = parents
+        self._folder = folder or cache_folder() / "statistics"
+        self._open: dict[str, Stored] = {}
+
+    def __call__(self, model: str, kind: str, data: Data, calibration: Calibration) -> Statistic:
+        """Return what a model's rows say of each tensor; see `Provider`."""
+        stored = self.stored(model, kind, data, calibration)
+        checkpoint = self._parents.opened[model]
+        return _Squares(stored, checkpoint) if kind == "fisher" else _Grams(stored, checkpoint)
+
+    def stored(self, model: str, kind: str, data: Data, calibration: Calibration) -> Stored:
+        """Return a statistic's content, made if there is none that is whole.
+
+        Raises:
+            UserError: The rows cannot be read, the model does not run on them, or the disk is full.
+        """
+        key = self._key(model, kind, data, calibration)
+        if key not in self._open:
+            target = self._folder / key
+            stored = open_stored(target)
+            if stored is None:
+                self._make(target, model, kind, data, calibration)
+                stored = open_stored(target)
+            if stored is None:
+                raise UserError(
+                    f"{target}: what was written there cannot be read back: look at the disk, or "
+                    "set EVOMERGE_CACHE to a folder on another one"
+                )
+            self._open[key] = stored
+        return self._open[key]
+
+    def _key(self, model: str, kind: str, data: Data, calibration: Calibration) -> str:
+        checkpoint = self._parents.opened[model]
+        read = calibration.to_dict()
+        if kind != "fisher":
+            read.pop("labels", None)
+        tokenizer = [
+            (file.name, hashlib.sha256(file.read_bytes()).hexdigest())
+            for file in checkpoint.tokenizer_files()
+        ]
+        parts = [FORMAT, kind, checkpoint.fingerprint, data.sha256, read, sorted(tokenizer)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _make(
+        self, target: Path, model: str, kind: str, data: Data, calibration: Calibration
+    ) -> None:
+        checkpoint = self._parents.opened[model]
+        tokenizer = load_tokenizer(checkpoint.folder)
+        if tokenizer is None:
+            raise UserError(f"{model}: expected tokenizer files, to read its rows; there are none")
+        live = live_parent(model, self._parents)
+        text_config = live.config.get_text_config(decoder=True)
+        longest = int(getattr(text_config, "max_position_embeddings", 0) or calibration.tokens + 1)
+        rows = read_rows(data, calibration, tokenizer, longest)
+        _check_tokens(rows, int(text_config.vocab_size), model, data)
+        names = list(checkpoint.tensors)
+        with write(target) as folder:
+            writer = Writer(folder)
+            about: dict[str, Any] = {"rows": len(rows.rows), "cut": rows.cut, "tokens": rows.tokens}
+            if kind == "fisher":
+                tensors = squares(live, names, rows.rows, calibration.labels, calibration.seed)
+                about |= _whole(tensors)
+                writer.add(tensors)
+            else:
+                leaders = grams(live, names, rows.rows, writer.add)
+                about["leaders"] = {name: list(shared) for name, shared in leaders.items()}
+            writer.finish(about)
+
+
+class _Squares:
+    def __init__(self, stored: Stored, checkpoint: Checkpoint) -> None:
+        self._stored, self._checkpoint = stored, checkpoint
+
+    def __call__(self, name: str) -> Squares:
+        about = self._stored.about
+        if name in self._stored:
+            values = self._stored.tensor(name)
+        else:  # a tensor that transformers leaves out of the model: nothing depends on it
+            values = torch.zeros(self._checkpoint.tensors[name].shape)
+        return Squares(values, about["norm"], about["mean"])
+
+
+class _Grams:
+    def __init__(self, stored: Stored, checkpoint: Checkpoint) -> None:
+        self._stored, self._checkpoint = stored, checkpoint
+        self._leaders = {name: Shared(*one) for name, one in stored.about["leaders"].items()}
+
+    def __call__(self, name: str) -> Gram | None:
+        shared = self._leaders.get(name)
+        if shared is not None:
+            return Gram(self._stored.tensor(shared.leader), shared.transposed)
+        shape = self._checkpoint.tensors[name].shape
+        if locate(name).component != "experts" or len(shape) < 2:
+            return None
+        if len(shape) > 2:
+            raise UserError(
+                f"{name}: this tensor holds several experts, which have no Gram matrix in common: "
+                "give experts another method (blocks: [{components: [experts], merge_method: …}])"
+            )
+        return Gram(torch.zeros(shape[1], shape[1]))  # no token of the rows came to this expert
+
+
+def _whole(tensors: dict[str, Tensor]) -> dict[str, float]:
+    """Return the norm and the mean over a whole model."""
+    squared = sum(float(one.double().square().sum()) for one in tensors.values())
+    total = sum(float(one.double().sum()) for one in tensors.values())
+    count = sum(one.numel() for one in tensors.values())
+    return {"norm": squared**0.5, "mean": total / max(count, 1)}
+
+
+def _check_tokens(rows: Rows, size: int, model: str, data: Data) -> None:
+    for row in rows.rows:
+        if max(row.tokens) >= size:
+            raise UserError(
+                f"{data.file}: line {row.number}: token {max(row.tokens)} is not among the {size} "
+                f"of {model}: its tokenizer is not the model's"
+            )

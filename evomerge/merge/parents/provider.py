@@ -1,0 +1,31 @@
+"""Says what merging asks of whoever makes statistics of a model's own rows.
+
+Merging never runs a model: `calibration` does, and hands a provider down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from evomerge.methods.of_data import Gram, Squares
+from evomerge.recipe.rows import Calibration, Data
+
+Statistic = Callable[[str], Gram | Squares | None]  # by the tensor's name in the model
+
+
+class Provider(Protocol):
+    """Gives a statistic of a model: from a cache, or made now."""
+
+    def __call__(self, model: str, kind: str, data: Data, calibration: Calibration) -> Statistic:
+        """Return what the rows say of each tensor.
+
+        Args:
+            model: As the recipe names it: a folder, a hub id, an adapter on one.
+            kind: ``gram`` or ``fisher``.
+            data: The model's rows.
+            calibration: How they are read.
+
+        Raises:
+            UserError: The rows cannot be read, or the model does not run on them.
+        """
