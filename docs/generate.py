@@ -16,6 +16,8 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+from evomerge.core.docstrings import as_code, described, summary
+
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages."""
@@ -41,9 +43,9 @@ def study_file() -> str:
 
 
 def _section(kind: Any, path: str) -> list[str]:
-    lines = [f"## {path}\n\n{_summary(kind)}\n"] if path else []
+    lines = [f"## {path}\n\n{summary(kind)}\n"] if path else []
     lines += ["| key | kind | default | what it is |", "|---|---|---|---|"]
-    descriptions, hints, inner = attributes(kind), typing.get_type_hints(kind), []
+    descriptions, hints, inner = described(kind), typing.get_type_hints(kind), []
     for entry in dataclasses.fields(kind):
         if entry.name not in descriptions and dataclasses.is_dataclass(kind.__base__):
             continue  # said in the section of what this is a kind of
@@ -58,50 +60,13 @@ def _section(kind: Any, path: str) -> list[str]:
     for part, where in inner:
         lines += _section(part, where)
         for subclass in part.__subclasses__():
-            lines += _section(subclass, f"{where} with {next(iter(attributes(subclass)))}")
+            lines += _section(subclass, f"{where} with {next(iter(described(subclass)))}")
     return lines
 
 
 def anchor(heading: str) -> str:
     """The address that the table of contents gives to a heading."""
     return re.sub(r"[^\w\s-]", "", heading).strip().lower().replace(" ", "-")
-
-
-def attributes(kind: Any) -> dict[str, str]:
-    """Read a docstring's ``Attributes:`` section, by name; ``{x}`` marks become code.
-
-    >>> class A:
-    ...     '''A thing.
-    ...
-    ...     Attributes:
-    ...         size: How large,
-    ...             in rows.
-    ...         name: ``None`` for none.
-    ...     '''
-    >>> attributes(A)
-    {'size': 'How large, in rows.', 'name': '`None` for none.'}
-    """
-    text = (kind.__doc__ or "").partition("Attributes:\n")[2]
-    descriptions: dict[str, str] = {}
-    indent = len(text) - len(text.lstrip())
-    for line in text.splitlines():
-        if not line.strip():
-            break
-        entry = re.match(rf" {{{indent}}}(\w+): (.*)", line)
-        if entry:
-            descriptions[entry[1]] = entry[2]
-        else:
-            descriptions[list(descriptions)[-1]] += f" {line.strip()}"
-    return {name: code(said) for name, said in descriptions.items()}
-
-
-def code(text: str) -> str:
-    """A docstring's marks as Markdown has them."""
-    return text.replace("``", "`")
-
-
-def _summary(kind: Any) -> str:
-    return code(" ".join((kind.__doc__ or "").partition("\n\n")[0].split()))
 
 
 def _dataclass_in(kind: Any) -> Any:
@@ -232,7 +197,7 @@ def linked(reference: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return code(" ".join(text.split())).replace("|", "\\|").replace("<", "&lt;")
+    return as_code(" ".join(text.split())).replace("|", "\\|").replace("<", "&lt;")
 
 
 def optimizers() -> str:
@@ -249,9 +214,8 @@ def optimizers() -> str:
     ]
     for name in sorted(registry.names()):
         kind, fixed = type(registry.create(name)), registry.fixed_options(name)
-        first = (kind.__doc__ or "").partition("\n\n")[0]
-        lines += [f"## {name}\n", f"{code(' '.join(first.split()))}\n"]
-        descriptions = _arguments(kind)
+        lines += [f"## {name}\n", f"{summary(kind)}\n"]
+        descriptions = described(kind, "Args")
         rows = [
             f"| `{p.name}` | `{p.default}` | {_cell(descriptions.get(p.name, ''))} |"
             for p in inspect.signature(kind).parameters.values()
@@ -260,13 +224,6 @@ def optimizers() -> str:
         if rows:
             lines += ["| option | default | |", "|---|---|---|", *rows, ""]
     return "\n".join(lines)
-
-
-def _arguments(kind: Any) -> dict[str, str]:
-    """Read the ``Args:`` section of a class's docstring."""
-    return attributes(
-        types.SimpleNamespace(__doc__=(kind.__doc__ or "").replace("Args:\n", "Attributes:\n"))
-    )
 
 
 def spaces() -> str:

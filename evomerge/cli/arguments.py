@@ -37,3 +37,15 @@ def seconds(text: str) -> float:
     if not 0.01 <= value <= 3600:
         raise argparse.ArgumentTypeError(f"expected 0.01 to 3600 seconds, but got {text}")
     return value
+
+
+def add_settings(command: argparse.ArgumentParser) -> None:
+    """Add --set, which takes the place of a study file's values."""
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="KEY=VALUE",
+        help="instead of the study's, such as search.trials=100; may be given more than once",
+    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
+from typing import Any
 
 from evomerge import __version__
 from evomerge.cli.commands import (
@@ -14,6 +16,7 @@ from evomerge.cli.commands import (
     demo,
     dequantize,
     extract_lora,
+    init,
     mergekit,
     push,
     search,
@@ -21,32 +24,70 @@ from evomerge.cli.commands import (
 )
 from evomerge.cli.commands.runs import dashboard, explain, repair, report, status, watch
 
-_COMMANDS = (  # in the order of the help: run a study, look at it, use its recipe, the rest
-    *(demo, search, check),
-    *(status, watch, dashboard, report, explain, repair),
-    *(build, push, mergekit, trajectory, extract_lora, delta, dequantize),
-    *(catalogue, completion),
-)
+_GROUPS = {
+    "search": (demo, init, check, search),
+    "look at a run": (status, watch, dashboard, report, explain, repair),
+    "use a recipe": (build, push, mergekit, trajectory, extract_lora, delta, dequantize),
+    "what there is": (catalogue, completion),
+}
 
-_EPILOG = """\
-Start with `evomerge demo`. The same search command again resumes a search.
-`evomerge COMMAND --help` shows a command's options.
+_FIRST = """\
+usage: evomerge COMMAND ...
+
+Find the best way to merge a base model and several fine-tunes of it.
+
+  evomerge demo                       train a small zoo, search its best merge, judge it
+  evomerge init MODELS                look at your models, write study.yaml
+  evomerge check study.yaml           load everything, forecast time and power
+  evomerge search study.yaml runs/1   search; the same command again resumes
+  evomerge status runs/1              how far it is, and what it found
+
+`evomerge --help` lists all commands, `evomerge COMMAND --help` a command's options.
 """
+_EPILOG = "`evomerge COMMAND --help` shows a command's options."
 
 
 class _OneScreen(argparse.RawDescriptionHelpFormatter):
-    """Print one line for each command, without the line that only says COMMAND."""
+    """Print one line for each command, below the headings of `_GROUPS`."""
 
     def _format_action(self, action: argparse.Action) -> str:
         if not isinstance(action, argparse._SubParsersAction):
             return super()._format_action(action)
-        self._action_max_length += 4  # argparse forgets that commands are indented
-        return super()._format_action(action).partition("\n")[2]
+        lines = {one.dest: one.help or "" for one in action._choices_actions}
+        width = max(map(len, lines))
+        text = []
+        for heading, names in action.groups.items():  # type: ignore[attr-defined]
+            text.append(f"  {heading}")
+            text += [f"    {name:<{width}}  {lines[name]}" for name in names]
+        return "\n".join(text) + "\n"
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that takes no abbreviations, and knows what a mistyped word may have meant."""
+
+    def __init__(self, *args: Any, **settings: Any):
+        super().__init__(*args, **{"allow_abbrev": False, **settings})
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse; an option that the command does not have gets a suggestion."""
+        parsed, rest = self.parse_known_args(args, namespace)
+        if rest:
+            command = getattr(parsed, "command", self)
+            word = next((word for word in rest if word.startswith("-")), rest[0])
+            near = _near(word.partition("=")[0], command._option_string_actions)
+            command.error(f"unrecognized arguments: {' '.join(rest)}{near}")
+        return parsed
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            near = _near(str(value), action.choices) or "; `evomerge --help` lists all"
+            raise argparse.ArgumentError(None, f"unknown command '{value}'{near}")
+        super()._check_value(action, value)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser; its arguments have `run`, a function of them, and perhaps `resumes`."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="evomerge",
         usage="evomerge [--help] [--version] COMMAND ...",
         description="Find the best way to merge a base model and several fine-tunes of it.",
@@ -57,10 +98,36 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     version = f"evomerge {__version__}"
     parser.add_argument("--version", action="version", version=version, help=argparse.SUPPRESS)
-    commands = parser.add_subparsers(
-        title="commands", metavar="COMMAND", prog="evomerge", required=True
-    )
-    for command in _COMMANDS:
-        command.add(commands)
-    parser.set_defaults(parser=parser)  # for `completion`
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", prog="evomerge")
+    groups: dict[str, list[str]] = {}
+    for heading, modules in _GROUPS.items():
+        before = list(commands.choices)
+        for module in modules:
+            module.add(commands)
+        groups[heading] = [name for name in commands.choices if name not in before]
+    commands.groups = groups  # type: ignore[attr-defined]
+    for command in commands.choices.values():
+        command.set_defaults(command=command)
+    topic = commands.add_parser("help", help="the help of a command")  # not listed
+    topic.add_argument("topic", nargs="?", metavar="COMMAND")
+    topic.set_defaults(run=_help)
+    parser.set_defaults(parser=parser, run=_show_first)
     return parser
+
+
+def _show_first(_arguments: argparse.Namespace) -> None:
+    """Print the few commands that a study takes."""
+    print(_FIRST, end="")
+
+
+def _help(arguments: argparse.Namespace) -> None:
+    """Print the help of a command, or of all."""
+    words = [] if arguments.topic is None else [arguments.topic]
+    arguments.parser.parse_args([*words, "--help"])
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f": did you mean {near[0]}?" if near else ""

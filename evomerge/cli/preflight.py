@@ -47,14 +47,15 @@ from evomerge.study.workers.scheduler import Scheduler, Unit
 AnswerType = TypeVar("AnswerType", bound=Answer)
 
 
-def run_check(study: Path, parents: bool) -> None:
+def run_check(study: Path, parents: bool, settings: Sequence[str] = ()) -> None:
     """Load everything that a study needs, score one recipe, and print what the study would take.
 
     Args:
         study: The study file.
         parents: Score the parents and the midpoints between them however long that takes.
+        settings: Values that take the place of the file's, such as ``search.trials=100``.
     """
-    given = StudyConfig.from_yaml(study)
+    given = StudyConfig.from_yaml(study, settings)
     with tempfile.TemporaryDirectory(prefix="evomerge-check-") as folder:
         space = Study(given, folder).space
         config, why = with_optimizer(given, space)

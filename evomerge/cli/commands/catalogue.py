@@ -1,8 +1,9 @@
-"""`evomerge methods` and `evomerge spaces`: list what comes with evomerge."""
+"""`evomerge methods`, `spaces`, `optimizers`, `schema`: show what comes with evomerge."""
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Any) -> None:
-    """Add both commands to the parser's."""
+    """Add the commands to the parser's."""
     methods = commands.add_parser("methods", help="merge methods: parameters, ranges, papers")
     methods.add_argument("name", nargs="?", metavar="NAME")
     methods.add_argument("--json", action="store_true", help="for scripts")
@@ -21,6 +22,14 @@ def add(commands: Any) -> None:
     spaces = commands.add_parser("spaces", help="the search spaces that come with evomerge")
     spaces.add_argument("name", nargs="?", metavar="NAME")
     spaces.set_defaults(run=show_spaces)
+
+    optimizers = commands.add_parser("optimizers", help="optimizers: options, and when to use them")
+    optimizers.add_argument("name", nargs="?", metavar="NAME")
+    optimizers.add_argument("--json", action="store_true", help="for scripts")
+    optimizers.set_defaults(run=show_optimizers)
+
+    schema = commands.add_parser("schema", help="the study file's JSON schema, for editors")
+    schema.set_defaults(run=show_schema)
 
 
 def show_methods(arguments: argparse.Namespace) -> None:
@@ -65,6 +74,57 @@ def show_spaces(arguments: argparse.Namespace) -> None:
     for name, file in shipped().items():
         first = file.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
         print(f"{name:<26}{first}")
+
+
+def show_optimizers(arguments: argparse.Namespace) -> None:
+    """List the optimizers, or describe one with all its options."""
+    from evomerge.core.docstrings import summary
+    from evomerge.optimizers import registry
+
+    name: str | None = arguments.name
+    names = [name] if name else sorted(registry.names())
+    kinds = {one: type(registry.create(one)) for one in names}
+    if arguments.json:
+        print(json.dumps([_optimizer(one, kind) for one, kind in kinds.items()], indent=1))
+        return
+    if name is None:
+        width = max(map(len, names))
+        for one, kind in kinds.items():
+            print(f"{one:<{width}}  {summary(kind)}")
+        print("\nsearch: {optimizer: NAME, options: {…}}; evomerge optimizers NAME describes each")
+        return
+    about = _optimizer(name, kinds[name])
+    print(f"{name}: {about['summary']}\n")
+    for option in about["options"]:
+        print(f"  {option['name']}: {option['doc']}; default {json.dumps(option['default'])}")
+
+
+def _optimizer(name: str, kind: type) -> dict[str, Any]:
+    from evomerge.core.docstrings import described, summary
+    from evomerge.optimizers import registry
+
+    fixed, words = registry.fixed_options(name), described(kind, "Args")
+    options = [
+        {"name": p.name, "default": p.default, "doc": words.get(p.name, "")}
+        for p in inspect.signature(kind).parameters.values()
+        if p.default is not inspect.Parameter.empty and p.name not in fixed
+    ]
+    return {"name": name, "summary": summary(kind), "options": options}
+
+
+def show_schema(arguments: argparse.Namespace) -> None:
+    """Print the JSON schema of a study file."""
+    del arguments
+    print(json.dumps(study_schema(), indent=1))
+
+
+def study_schema() -> Any:
+    """Return the JSON schema of a study file, with the names that come with evomerge proposed."""
+    from evomerge.optimizers import registry
+    from evomerge.recipe.space.shipped import shipped
+    from evomerge.study.config.json_schema import json_schema
+
+    return json_schema(sorted(registry.names()), shipped())
 
 
 def _searched(parameter: ParameterSpec) -> str:

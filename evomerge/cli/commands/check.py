@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from evomerge.cli.arguments import add_settings
+
 
 def add(commands: Any) -> None:
     """Add the command to the parser's."""
@@ -16,6 +18,7 @@ def add(commands: Any) -> None:
         action="store_true",
         help="score the parents and the midpoints between them, even if that takes minutes",
     )
+    add_settings(parser)
     parser.set_defaults(run=run)
 
 
@@ -23,4 +26,4 @@ def run(arguments: argparse.Namespace) -> None:
     """Load parents and tasks, score one recipe, and print what the study would take."""
     from evomerge.cli.preflight import run_check
 
-    run_check(arguments.study, arguments.parents)
+    run_check(arguments.study, arguments.parents, arguments.settings)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.cli.arguments import count
+from evomerge.cli.arguments import add_settings, count
 from evomerge.core.errors import UserError
 from evomerge.core.terminal import printable
 
@@ -26,6 +26,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("search", help="run a study; the same command again resumes it")
     parser.add_argument("study", type=Path, metavar="STUDY.yaml")
     parser.add_argument("directory", type=Path, metavar="RUN", help="the run folder")
+    add_settings(parser)
     parser.add_argument("--trials", type=count, help="instead of the study's search.trials")
     parser.add_argument("--deadline", help="such as 45m or 8h, race and verdict included")
     parser.add_argument("--workers", type=count, help="instead of the study's workers.count")
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Run the study of a file, changed by the options."""
     from evomerge.study.config import StudyConfig, seconds
 
-    config = StudyConfig.from_yaml(arguments.study)
+    config = StudyConfig.from_yaml(arguments.study, arguments.settings)
     if arguments.allow_task_code is not None:
         config = _with_task_code(config, arguments.allow_task_code)
     search = dataclasses.replace(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from evomerge.checkpoint import names as model_name
 from evomerge.core import schema as reading
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
+from evomerge.core.variables import expanded, with_settings
 from evomerge.study.config.evaluate import EvaluateConfig
 from evomerge.study.config.output import OutputConfig
 from evomerge.study.config.search import SearchConfig
@@ -46,14 +48,20 @@ class StudyConfig:
     trust_remote_code: str | None = None
 
     @classmethod
-    def from_yaml(cls, file: str | Path) -> StudyConfig:
+    def from_yaml(cls, file: str | Path, settings: Iterable[str] = ()) -> StudyConfig:
         """Read a study file; folders in it are taken relative to the file.
 
+        Args:
+            file: The file; ``${NAME}`` in it stands for an environment variable.
+            settings: Values that take the place of the file's, such as ``search.trials=100``.
+
         Raises:
-            UserError: A key is unknown or missing, or a value is not what it should be.
+            UserError: A key is unknown or missing, a value is not what it should be, or a variable
+                is not set.
         """
         path = Path(file)
-        return cls.from_dict(yaml_file.read(path), path.parent, str(path))
+        document = expanded(yaml_file.read(path), os.environ, str(path))
+        return cls.from_dict(with_settings(document, settings), path.parent, str(path))
 
     @classmethod
     def from_dict(cls, document: Any, folder: Path, where: str = "study") -> StudyConfig:

@@ -42,6 +42,9 @@ def test_commands_options_and_folders_are_completed(
     assert "status" in ask(shell, script, "sta", tmp_path)
     assert "--deadline" in ask(shell, script, "search --dea", tmp_path)
     assert "runs-one" in ask(shell, script, "status runs", tmp_path)
+    assert "dare_ties" in ask(shell, script, "methods dare", tmp_path)
+    assert "catcma" in ask(shell, script, "demo --optimizer cat", tmp_path)
+    assert "ties_by_depth" in ask(shell, script, "spaces ties", tmp_path)
 
 
 def test_the_zsh_script_is_valid_zsh(evomerge: Run, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Proposes a study: which of some models is the base, which tasks, how long, on which workers."""
