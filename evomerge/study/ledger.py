@@ -253,7 +253,9 @@ class Ledger:
         in_shards = request.shards if isinstance(request, Evaluate) else ()
         sizes = [sum(map(len, shard.values())) for shard in in_shards]
         loss = answer.loss if isinstance(answer, Gradients) else None
-        gradient = unit.tag.chain(answer) if isinstance(answer, Gradients) else None
+        gradient = None
+        if isinstance(answer, Gradients):
+            gradient = unit.tag.chain(answer, trial.point)
         event = OutcomesEvent(
             trial=number,
             phase=phase,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge.evaluate.outcomes import ScoreKind
+from evomerge.recipe.space.dimension import Point
 from evomerge.study.journal.record import Record
 from evomerge.study.journal.shards import gradient_shards, shards
 from evomerge.study.journal.trials import TrialRecord
@@ -24,13 +25,13 @@ class WantedGradient:
         loss: Its name.
         weights: The weight of one item of each task.
         piecewise: See `requests.Gradient`.
-        chain: Turns an answer into the derivative along each dimension.
+        chain: Turns an answer, and the trial's point, into the derivative along each dimension.
     """
 
     loss: str
     weights: Mapping[str, float]
     piecewise: bool
-    chain: Callable[[Gradients], list[float]]
+    chain: Callable[[Gradients, Point], list[float]]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Tag:
     trial: int
     mode: ScoreKind
     phase: str
-    chain: Callable[[Gradients], list[float]] | None = None
+    chain: Callable[[Gradients, Point], list[float]] | None = None
 
 
 def units(record: Record, wanted: Wanted, shard_items: int) -> Iterator[Unit]:

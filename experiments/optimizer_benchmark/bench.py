@@ -70,9 +70,9 @@ class Judge:
             raise RuntimeError(answer.message)
         return [OutcomeRow(*row) for row in answer.rows]
 
-    def gradient(self, search: "Search", recipe: Recipe, items: dict) -> tuple[list, list[float]]:
+    def gradient(self, search: "Search", point: tuple, items: dict) -> tuple[list, list[float]]:
         """Return outcomes, and the derivative of the loss along each dimension."""
-        optimizer = search.optimizer
+        optimizer, recipe = search.optimizer, search.space.fill(point)
         if search.chain is None:
             base = self.config.base_model
             search.chain = Chain(search.space, optimizer.origin, base, optimizer.piecewise)
@@ -82,7 +82,7 @@ class Judge:
         )
         if isinstance(answer, Failure):
             raise RuntimeError(answer.message)
-        return [OutcomeRow(*row) for row in answer.rows], search.chain(answer)
+        return [OutcomeRow(*row) for row in answer.rows], search.chain(answer, point)
 
     def held_out(self, recipe: Recipe, per_task: int = 10**9) -> float:
         key = (recipe.digest, per_task)
@@ -187,7 +187,7 @@ class Search:
         recipes = [self.space.fill(point) for point in points]
         if self.follows:
             mode = score_kind_of(self.optimizer.loss)
-            rows, gradient = self.judge.gradient(self, recipes[0], items)
+            rows, gradient = self.judge.gradient(self, points[0], items)
             self.spent += PRICES[mode] * len(rows)
             value = fitness(rows, self.judge.tasks, mode)
             self.gains.append((value, recipes[0]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from evomerge import methods
@@ -15,8 +14,10 @@ from evomerge.recipe.space import labels
 from evomerge.recipe.space.dimension import Dimension, Value
 from evomerge.recipe.space.groups import PER, Group, Tensors, filters, grouped
 from evomerge.recipe.space.labels import DocumentPath as DocumentPath
+from evomerge.recipe.space.parts import placed
+from evomerge.recipe.space.simplex import even_share, opened
 
-_RANGE_KEYS = ("low", "high", "knots", "per", "log", "initial")
+_RANGE_KEYS = ("low", "high", "knots", "per", "log", "initial", "simplex")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Hole:
         gradient: Whether they are the knots of a gradient over depth.
         groups: With `per`, the tensors that each dimension holds for.
         rest: With `per`, the value of tensors that are no floating point, if there are any.
+        simplex: Whether its values are softmaxed with those of the other models (`simplex`).
     """
 
     path: DocumentPath
@@ -36,6 +38,7 @@ class Hole:
     gradient: bool
     groups: tuple[Group, ...] = ()
     rest: Value | None = None
+    simplex: bool = False
 
     def setting(self, values: Sequence[Value]) -> Any:
         """Return what fills it at a point: a value, a gradient, or values with filters."""
@@ -51,7 +54,9 @@ def is_choice(value: Any) -> bool:
 
 
 def _is_range(value: Any) -> bool:
-    return isinstance(value, dict) and not value.keys().isdisjoint(("low", "high", "knots", "per"))
+    return isinstance(value, dict) and not value.keys().isdisjoint(
+        ("low", "high", "knots", "per", "simplex")
+    )
 
 
 def needs_tensors(document: Any) -> bool:
@@ -79,7 +84,8 @@ def find_holes(document: dict[str, Any], where: str, tensors: Tensors | None = N
             hole = _hole(document, value, path, where)
             if "per" in (value if isinstance(value, dict) else ()):
                 hole = _per(document, hole, value["per"], tensors or {}, where)
-            holes.append(_with_parts(document, hole))
+            placed_there = placed(document, path, hole.dimensions, hole.gradient, hole.groups)
+            holes.append(replace(hole, dimensions=placed_there))
         elif isinstance(value, dict):
             for key, item in value.items():
                 if not (key == "layers" and isinstance(item, dict)):
@@ -173,6 +179,9 @@ def _range_hole(
                 "write search, or {choice: [...]}"
             )
         return Hole(path, (Dimension(name, "categorical", choices=parameter.choices),), False)
+    if "simplex" in value:
+        value = opened(value, path, f"{where}: {name}")
+    simplex = bool(value.get("simplex"))
     low, high = value.get("low", parameter.low), value.get("high", parameter.high)
     initial, knots = value.get("initial"), value.get("knots")
     for key, number in (("low", low), ("high", high), ("initial", initial)):
@@ -211,8 +220,9 @@ def _range_hole(
         )
 
     if knots is None:
-        return Hole(path, (dimension(name),), False)
-    return Hole(path, tuple(dimension(f"{name}[{k}]") for k in range(knots)), True)
+        return Hole(path, (dimension(name),), False, simplex=simplex)
+    knot_dimensions = tuple(dimension(f"{name}[{k}]") for k in range(knots))
+    return Hole(path, knot_dimensions, True, simplex=simplex)
 
 
 def _per(document: dict[str, Any], hole: Hole, per: Any, tensors: Tensors, where: str) -> Hole:
@@ -230,8 +240,10 @@ def _per(document: dict[str, Any], hole: Hole, per: Any, tensors: Tensors, where
     if tensors and not groups:
         raise UserError(f"{at}: per: {per}: the block covers no tensor of the model")
     dimensions = tuple(replace(one, name=f"{one.name}[{group.label}]") for group in groups)
-    rest = None if all(tensors.values()) else one.start
-    return Hole(hole.path, dimensions, False, tuple(groups), rest)
+    rest = None
+    if not all(tensors.values()):
+        rest = even_share(document, hole.path) if hole.simplex else one.start
+    return replace(hole, dimensions=dimensions, groups=tuple(groups), rest=rest)
 
 
 def _block_at(document: dict[str, Any], path: DocumentPath) -> Block | None:
@@ -291,58 +303,3 @@ def model_of(document: dict[str, Any], path: DocumentPath) -> str | None:
         if isinstance(value, dict) and "model" in value:
             return str(value["model"])
     return None
-
-
-def _with_parts(document: dict[str, Any], hole: Hole) -> Hole:
-    """Return the hole, each of whose dimensions says which part of the recipe it belongs to."""
-    parameter, model, block, layers = str(hole.path[-1]), None, None, None
-    value: Any = document
-    for i, part in enumerate(hole.path):
-        value = value[part]
-        if part == "parameters":
-            parameter = str(hole.path[i + 1])
-        if not isinstance(part, int) or not isinstance(value, dict):
-            continue
-        if "model" in value:
-            model = labels.key(value, "models", part)
-        elif hole.path[i - 1] == "blocks":
-            block = labels.key(value, "blocks", part)
-            layers = value.get("layers")
-    # one value of a list, which is a gradient that has other holes or numbers beside this one
-    listed = hole.path[-1] if "parameters" in hole.path else None
-    group, dimensions = labels.group(document, hole.path), []
-    if hole.groups:
-        named = zip(hole.dimensions, hole.groups, strict=True)
-        label = labels.label(document, hole.path)
-        parts = partial(replace, parameter=parameter, model=model, block=block)
-        dimensions = [parts(replace(d, **_depth(g, label, group))) for d, g in named]
-        return replace(hole, dimensions=tuple(dimensions))
-    for i, dimension in enumerate(hole.dimensions):
-        knot, gradient = (i, hole.path) if hole.gradient else (listed, hole.path[:-1])
-        is_knot = isinstance(knot, int)
-        dimensions.append(
-            replace(
-                dimension,
-                parameter=parameter,
-                model=model,
-                block=block,
-                layers=labels.span(layers),
-                gradient=labels.label(document, gradient) if is_knot else None,
-                knot=knot if isinstance(knot, int) else None,
-                group=group,
-            )
-        )
-    return replace(hole, dimensions=tuple(dimensions))
-
-
-def _depth(of: Group, label: str, group: str) -> dict[str, Any]:
-    """Return the parts of a dimension with `per`: alike ones in all layers are a gradient."""
-    parts: dict[str, Any] = {"group": f"{group}[{of.kind}]"}
-    if of.layer is None:
-        return parts
-    return {
-        **parts,
-        "layers": (of.layer, of.layer + 1),
-        "gradient": f"{label}[{of.kind}]",
-        "knot": of.layer,
-    }

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 from evomerge import methods
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.dimension import Point, Value
 from evomerge.recipe.space.holes import is_choice, method_scope, model_of
+from evomerge.recipe.space.simplex import from_shares
 from evomerge.recipe.space.space import SearchSpace
 
 
@@ -39,12 +42,36 @@ def point_of(space: SearchSpace, recipe: Recipe) -> Point | None:
         for dimension in hole.dimensions:
             if value is None:  # the method has no such parameter: any value will do
                 values.append(dimension.start)
+            elif hole.simplex and isinstance(value, int | float):
+                values.append(float(value))
             elif not isinstance(value, list) and dimension.contains(value):
                 values.append(value)
             else:
                 return None
-    point = tuple(values)
-    return point if _agrees(space.fill(point), recipe) else None
+    on_simplex = from_shares(space.simplices, values)
+    if on_simplex is None or not _inside(space, on_simplex):
+        return None
+    point = tuple(on_simplex)
+    wanted = _of_sum_one(recipe) if space.simplices else recipe
+    return point if _agrees(space.fill(point), wanted) else None
+
+
+def _inside(space: SearchSpace, values: list[Value]) -> bool:
+    return all(d.contains(v) for d, v in zip(space.dimensions, values, strict=True))
+
+
+def _of_sum_one(recipe: Recipe) -> Recipe:
+    """Return a recipe that divides by the sum of its weights with shares of 1 in their place."""
+    normalize = recipe.parameters.get("normalize", _default(recipe.merge_method, "normalize"))
+    given = [{**recipe.parameters, **entry.parameters}.get("weight") for entry in recipe.models]
+    weights = [float(weight) for weight in given if isinstance(weight, int | float)]
+    if normalize is not True or len(weights) < len(given) or not sum(weights):
+        return recipe
+    models = [
+        replace(entry, parameters={**entry.parameters, "weight": weight / sum(weights)})
+        for entry, weight in zip(recipe.models, weights, strict=True)
+    ]
+    return replace(recipe, models=tuple(models))
 
 
 def _default(method: str, name: str) -> Any:
@@ -82,6 +109,12 @@ def _agrees(filled: Recipe, wanted: Recipe) -> bool:
                 values = [v["value"] if isinstance(v, dict) else v for v in values]
                 if len(set(map(str, values))) == 1:
                     have = values[0]
-                if have != want:
+                if have != want and not _are_close(have, want):
                     return False
     return True
+
+
+def _are_close(have: Any, want: Any) -> bool:
+    """Return whether two numbers differ by rounding alone, as shares of a softmax may."""
+    numbers = isinstance(have, float) and isinstance(want, float)
+    return numbers and math.isclose(have, want, rel_tol=1e-12)

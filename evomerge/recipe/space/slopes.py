@@ -5,6 +5,8 @@ is linear in each dimension that fills it (a number, a knot of a gradient over d
 filter), so the slope is the difference between its two ends, divided by the range:
 
     c_kj = d coefficient_k / d x_j
+
+On a simplex, x_j is the share here, and not what it is the softmax of.
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ def _rises(
         values = list(point)
         for j in move:
             values[j] = getattr(space.dimensions[j], end)
-        ends.append(_coefficients(space.fill(values), tensors, wanted))
+        ends.append(_coefficients(space.with_shares(values), tensors, wanted))
     low, high = ends
     for coefficient, value in low.items():
         rise = high[coefficient] - value

@@ -3,9 +3,10 @@
 A hole stands where a value would: ``search`` (the range that the method declares),
 ``{low: 0, high: 1.5}`` (one's own), either with ``knots: 4`` (as many values, spread over depth as
 a mergekit gradient) or ``per: tensor`` or ``per: component`` (as many as the models have), or
-``{choice: [ties, slerp]}``; ``include: search`` beside a model leaves open
-whether it takes part. A template names no models: ``"*"`` stands for each model that it is bound
-to, ``"*1"`` for the first, and ``layers: {groups: 4}`` makes four blocks of equal depth out of one.
+``{choice: [ties, slerp]}``; ``simplex: true`` makes the models' weights shares of 1;
+``include: search`` beside a model leaves open whether it takes part. A template names no models:
+``"*"`` stands for each model that it is bound to, ``"*1"`` for the first, and
+``layers: {groups: 4}`` makes four blocks of equal depth out of one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from evomerge.recipe.space.groups import Tensors
 from evomerge.recipe.space.holes import DocumentPath, find_holes, needs_tensors, takes_part
 from evomerge.recipe.space.pruning import without_traces
 from evomerge.recipe.space.shipped import find
+from evomerge.recipe.space.simplex import shares, simplices
 from evomerge.recipe.space.template import any_groups, bound, placeholders, tensors_of
 
 
@@ -50,6 +52,7 @@ class SearchSpace:
         self.tensors = tensors
         self.holes = conditioned(self.document, find_holes(self.document, where, tensors))
         self.dimensions = tuple(d for hole in self.holes for d in hole.dimensions)
+        self.simplices = simplices(self.document, self.holes, where) if not self.unbound else []
         if not self.unbound:
             self._check()
 
@@ -124,9 +127,13 @@ class SearchSpace:
                 raise UserError(
                     f"{self.where}: {dimension.name}: expected {allowed}, got {value!r}"
                 )
+        return self.with_shares(shares(self.simplices, point))
+
+    def with_shares(self, values_of: Sequence[Value]) -> Recipe:
+        """Return the recipe of these values, where those on a simplex are the shares themselves."""
         document, at = copy.deepcopy(self.document), 0
         for hole in self.holes:
-            values = list(point[at : at + len(hole.dimensions)])
+            values = list(values_of[at : at + len(hole.dimensions)])
             at += len(values)
             _put(document, hole.path, hole.setting(values))
         return Recipe.from_dict(without_traces(document, self.document), self.where)

@@ -10,6 +10,7 @@ from evomerge import optimizers as search
 from evomerge.core.errors import UserError
 from evomerge.evaluate.outcomes import score_kind_of
 from evomerge.recipe.space.dimension import Dimension, Point
+from evomerge.recipe.space.simplex import pulled_back
 from evomerge.recipe.space.slopes import Coefficient, slopes
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.recipe.space.template import tensors_of
@@ -23,6 +24,8 @@ class Chain:
     """Turns derivatives by coefficients into derivatives by dimensions.
 
         dL/dx_j = sum_k c_kj dL/dcoefficient_k
+
+    and where x_j is on a simplex, through the softmax at the point of the trial.
 
     Args:
         space: The study's.
@@ -38,18 +41,19 @@ class Chain:
         floats = space.tensors or tensors_of(base_model)
         names = [name for name, is_float in floats.items() if is_float]
         self._slopes = slopes(space, point, names, wanted)
-        self._dimensions = space.dimensions
+        self._dimensions, self._simplices = space.dimensions, space.simplices
 
-    def __call__(self, answer: Gradients) -> list[float]:
-        """Return the derivative along each dimension; 0 along those that are not smooth."""
+    def __call__(self, answer: Gradients, point: Point) -> list[float]:
+        """Return the derivative along each dimension at a point; 0 along those without one."""
         by_coefficient = {
             Coefficient(parameter, tensor, model): value
             for parameter, tensor, model, value in answer.coefficients
         }
-        return [
+        plain = [
             sum(slope * by_coefficient.get(key, 0.0) for key, slope in of_dimension.items())
             for of_dimension in self._slopes
         ]
+        return pulled_back(self._simplices, point, plain)
 
     @cached_property
     def smooth(self) -> list[Dimension]:

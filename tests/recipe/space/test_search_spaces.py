@@ -80,6 +80,7 @@ def test_every_shipped_space_binds_and_fills_with_two_to_four_models(name, count
         assert (recipe.out_dtype, recipe.seed) == ("bfloat16", 5)
         assert recipe.digest == space.fill(point).digest
     ends = [(d.choices or (d.low, d.high))[-1] for d in space.dimensions]
+    ends[0] = (space.dimensions[0].choices or (space.dimensions[0].low,))[0]  # no common shift
     assert space.fill(ends).digest != space.fill(start_of(space)).digest
 
 
@@ -94,6 +95,7 @@ EXPECTED_DIMENSIONS = {  # for two models of six layers, counted by hand from th
     "task_and_language": 3,  # of its three models
     "task_arithmetic_by_component": 2 * (6 * 3 + 2),  # attention, MLP, norm; embedding, last norm
     "task_arithmetic_by_tensor": 2 * (6 * 4 + 2),
+    "learned_soup": 2 * (6 * 4 + 2),
 }
 
 
