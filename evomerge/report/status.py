@@ -48,9 +48,11 @@ def summary(record: Record) -> dict[str, Any]:
         trial, fitness, gain, breaks, answers}: the trial furthest ahead of the reference anchor
         on the same items, whether it breaks a constraint (then all do), and in words how many of
         its generated answers were cut or not found;
-        ``last`` {generation, best, median, reference, gain, correlation} of the last generation
-        told; ``baseline``, see `baseline`; ``failures``, how many trials failed by kind;
+        ``last`` {generation, best, median, reference, gain, correlation, loss_correlation} of the
+        last generation told; ``baseline``, see `baseline`; ``failures``, how many trials failed by
+        kind;
         ``seconds``, ``forward_share``, ``item_evaluations``; ``verdict``, its sentence or None;
+        ``overfit``, its gap between fitted and held-out items in words, or empty;
         ``exported``, whether the result is written; ``control``, see `control.compare_arms`;
         ``front``, see `pareto.front_of`.
     """
@@ -72,6 +74,7 @@ def summary(record: Record) -> dict[str, Any]:
         "forward_share": record.seconds["forward"] / total if total else None,
         "item_evaluations": record.item_evaluations,
         "verdict": record.verdict and record.verdict.sentence,
+        "overfit": str(record.verdict.overfit) if record.verdict and record.verdict.overfit else "",
         "exported": record.exported is not None,
         "control": compare_arms(record),
         "front": front_of(record),
@@ -136,6 +139,8 @@ def status_text(record: Record, driver: Driver | None = None) -> str:
         lines.append(("failed", f"{counts}; last: {last.kind}: {last.message}"))
     if record.warnings:
         lines.append(("warning", record.warnings[-1].message))
+    if s["overfit"]:
+        lines.append(("overfit", s["overfit"]))
     lines.append(("verdict", s["verdict"] or "none yet"))
     return "\n".join(f"{name:<8}{' '.join(text.split())}" for name, text in lines)
 
@@ -161,6 +166,7 @@ def _last(ask: AskRecord) -> dict[str, Any]:
         "reference": ask.reference,
         "gain": best and best.gain,
         "correlation": ask.correlation,
+        "loss_correlation": ask.loss_correlation,
     }
 
 
@@ -250,4 +256,6 @@ def _search(last: dict[str, Any]) -> str:
         text += f", reference {number(last['reference'])}"
     if last["correlation"] is not None:
         text += f"; rank correlation with the metric {last['correlation']:.2f}"
+    if last["loss_correlation"] is not None:
+        text += f", of the loss {last['loss_correlation']:.2f}"
     return text

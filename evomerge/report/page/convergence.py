@@ -32,6 +32,7 @@ class Generation:
         failed: How many trials failed.
         reference: The reference anchor's fitness on the same items.
         correlation: Of smooth score and metric.
+        loss_correlation: Of minus the loss and metric, where steps follow gradients.
     """
 
     number: int
@@ -40,6 +41,7 @@ class Generation:
     failed: int
     reference: float | None
     correlation: float | None
+    loss_correlation: float | None = None
 
     @property
     def best(self) -> Standing:
@@ -67,8 +69,9 @@ def generations(run: Run) -> list[Generation]:
         for standing in ask.standings():
             arms[run.record.trials[standing.trial].kind == RANDOM].append(standing)
         failed = len(ask.trials) - sum(map(len, arms.values()))
+        correlations = ask.correlation, ask.loss_correlation
         history.append(
-            Generation(generation, arms[False], arms[True], failed, ask.reference, ask.correlation)
+            Generation(generation, arms[False], arms[True], failed, ask.reference, *correlations)
         )
     return history
 
@@ -162,16 +165,22 @@ def _gain(history: Sequence[Generation]) -> Markup:
 
 def _correlation(history: Sequence[Generation]) -> Markup | None:
     known = [(g.number, g.correlation) for g in history if g.correlation is not None]
+    of_loss = [(g.number, g.loss_correlation) for g in history if g.loss_correlation is not None]
     if not known:
         return None
-    figure = Figure(_HALF, 280, "Rank correlation of the smooth score with the metric")
+    what = "the smooth score and the loss" if of_loss else "the smooth score"
+    figure = Figure(_HALF, 280, f"Rank correlation of {what} with the metric")
     across = _across(history, 84, _HALF - 12)
-    up = Scale(-1.0 if min(v for _, v in known) < 0 else 0.0, 1.0, 226, 34)
+    up = Scale(-1.0 if min(v for _, v in [*known, *of_loss]) < 0 else 0.0, 1.0, 226, 34)
     figure.y_axis(up, 84, _HALF - 12, ticks(up.low, up.high), "rank correlation")
     figure.x_axis(across, 226, 226, _marks(history, 6), "generation")
     figure.rule(84, up(0), _HALF - 12, up(0), "zero")
     _series(figure, [(across(g), up(v)) for g, v in known], "s3", "f3")
-    figure.legend(84, 16, [("line", "s3", "smooth score against the metric")])
+    entries = [("line", "s3", "smooth score against the metric")]
+    if of_loss:
+        _series(figure, [(across(g), up(v)) for g, v in of_loss], "s1 dashed", "f1")
+        entries.append(("line", "s1 dashed", "minus the loss against it"))
+    figure.legend(84, 16, entries)
     return figure.markup()
 
 

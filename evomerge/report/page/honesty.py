@@ -133,9 +133,15 @@ def _gains(run: Run) -> dict[str, Any]:
 
 
 def _reference(run: Run) -> TrialRecord | None:
-    """Return the anchor that every generation was compared with; the last one if it changed."""
+    """Return the anchor that every generation was compared with; the last one if it changed.
+
+    Steps along gradients are compared with none; it is the one that the verdict fitted them beside.
+    """
     if not run.references:
-        return None
+        overfit = run.record.verdict and run.record.verdict.overfit
+        best = [n for n in run.record.best_anchors() if overfit is not None]
+        named = (run.record.trials[n] for n in best)
+        return next((trial for trial in named if overfit and trial.name == overfit.anchor), None)
     return run.record.trials[run.references[max(run.references)]]
 
 
@@ -149,7 +155,12 @@ def _why(ours: TrialRecord | None, rival: TrialRecord | None) -> str:
 
 def _search_stage(run: Run, ours: TrialRecord) -> list[dict[str, Any]]:
     """Return the gain the optimizer saw; the best trial's if the winner was never searched."""
-    trials = run.record.trials
+    trials, verdict = run.record.trials, run.record.verdict
+    if verdict is not None and verdict.overfit is not None:
+        fitted = verdict.overfit
+        label, gain = "items it was fitted on", fitted.fitted - fitted.anchor_fitted
+        gap = Gap(label, gain, None, None)
+        return [_stage(label, fitted.items, fitted.fitted, fitted.anchor_fitted, gap)]
     compared = [standing for standing in run.record.standings() if standing.gain is not None]
     if not compared:
         return []

@@ -125,6 +125,7 @@ def generation_numbers(event: ToldEvent, record: Record) -> dict[str, float]:
     numbers: dict[str, float | None] = {
         "fitness/reference": ask.reference,
         "rank_correlation": event.correlation,
+        "loss_rank_correlation": event.loss_correlation,
         "trials": record.n_learned,
         "trials_failed": sum(t.failure is not None for t in record.trials.values()),
         "item_evaluations": record.item_evaluations,

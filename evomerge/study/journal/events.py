@@ -254,17 +254,16 @@ class ReferenceFitness:
 
 @dataclass(frozen=True, kw_only=True)
 class ToldEvent(Event, name="told"):
-    """The optimizer learned a generation's fitness.
+    """The optimizer learned the fitness of the trials of a generation, which counts from 0.
 
     Attributes:
-        generation: Counted from 0.
-        trials: Their numbers.
         fitness: Of each; ``None`` for one that failed.
         reference: The reference anchor on the same items; ``None`` if none is scored.
         correlation: Rank correlation of smooth score and metric so far.
         objectives: With several objectives, each trial's gains over the reference.
         violations: With constraints, how far each trial breaks them.
         gradients: For an optimizer that follows gradients, each trial's along each dimension.
+        loss_correlation: Rank correlation of minus the loss with the metric, over checked steps.
     """
 
     generation: int
@@ -275,6 +274,7 @@ class ToldEvent(Event, name="told"):
     objectives: Sequence[Sequence[float] | None] | None = None
     violations: Sequence[float | None] | None = None
     gradients: Sequence[Sequence[float] | None] | None = None
+    loss_correlation: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

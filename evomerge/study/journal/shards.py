@@ -47,11 +47,12 @@ def gradient_shards(items: Mapping[str, Sequence[int]]) -> list[dict[str, list[i
 
 @dataclass
 class GradientTable:
-    """Holds gradients by (recipe's digest, items): one number for each dimension."""
+    """Holds gradients by (recipe's digest, items), one number for each dimension, and losses."""
 
     _by_items: dict[tuple[str, tuple[tuple[str, int], ...]], Sequence[float]] = field(
         default_factory=dict
     )
+    _losses: dict[tuple[str, tuple[tuple[str, int], ...]], float] = field(default_factory=dict)
 
     def note(self, event: OutcomesEvent) -> None:
         """Take in the gradient of an event that has one."""
@@ -59,18 +60,31 @@ class GradientTable:
             items = tuple((row[0], row[1]) for row in event.rows)
             if event.rescored:
                 self._by_items.pop((event.digest, items), None)
+                self._losses.pop((event.digest, items), None)
             self._by_items.setdefault((event.digest, items), event.gradient)
+            self._losses.setdefault((event.digest, items), event.loss or 0.0)
 
     def of(self, digest: str, items: Mapping[str, Sequence[int]]) -> Sequence[float] | None:
         """Return a recipe's gradient over these items, in their order."""
-        flat = tuple((task, i) for task, ids in items.items() for i in ids)
-        return self._by_items.get((digest, flat))
+        return self._by_items.get((digest, _flat(items)))
+
+    def loss_of(self, digest: str, items: Mapping[str, Sequence[int]]) -> float | None:
+        """Return a recipe's loss over all parts of these items; ``None`` if one is missing."""
+        losses = [self._losses.get((digest, _flat(part))) for part in gradient_shards(items)]
+        known = [loss for loss in losses if loss is not None]
+        return math.fsum(known) if known and len(known) == len(losses) else None
 
     def rename(self, digests: Mapping[str, str]) -> None:
         """File gradients under the new digest of each recipe."""
         known = self._by_items.items()
         self._by_items = {(digests.get(key[0], key[0]), key[1]): value for key, value in known}
+        losses = self._losses.items()
+        self._losses = {(digests.get(key[0], key[0]), key[1]): value for key, value in losses}
 
     def drop(self) -> None:
-        """Forget all of them: the optimizer has been told, and the journal holds what it was."""
+        """Forget the gradients: the optimizer has been told, and the journal holds what it was."""
         self._by_items.clear()
+
+
+def _flat(items: Mapping[str, Sequence[int]]) -> tuple[tuple[str, int], ...]:
+    return tuple((task, i) for task, ids in items.items() for i in ids)

@@ -239,6 +239,7 @@ class StudyState:
             self.asks[index],
             fitness=tuple(fitness_of[number] for number in trials),
             correlation=event.correlation,
+            loss_correlation=event.loss_correlation,
             reference=None if event.reference is None else event.reference.fitness,
             objectives=_by_trial(event.trials, event.objectives, trials),
             violations=_by_trial(event.trials, event.violations, trials),

@@ -87,6 +87,7 @@ class AskRecord:
         violations: With constraints, how far each trial breaks them; 0 where it keeps all.
         gradients: For an optimizer that follows gradients, each trial's derivative of the loss
             along each dimension.
+        loss_correlation: Rank correlation of minus the loss with the metric, over checked steps.
     """
 
     generation: int | None
@@ -98,6 +99,7 @@ class AskRecord:
     objectives: tuple[tuple[float, ...] | None, ...] | None = None
     violations: tuple[float | None, ...] | None = None
     gradients: tuple[tuple[float, ...] | None, ...] | None = None
+    loss_correlation: float | None = None
 
     def standings(self) -> Iterator[Standing]:
         """Yield every trial of it that has a fitness, with its gain over the reference anchor."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +10,12 @@ from evomerge.study.context import StudyRun
 from evomerge.study.journal.codec import to_json
 from evomerge.study.journal.events import ChosenEvent, RacedEvent, VerdictEvent
 from evomerge.study.journal.trials import TrialRecord
+from evomerge.study.phases.gradients import fitted_items
 from evomerge.study.phases.reproduce import reproduce
 from evomerge.study.statistics.comparison import Entrant, simplest
 from evomerge.study.statistics.constraints import Limits
+from evomerge.study.statistics.outcome import fitness
+from evomerge.study.statistics.overfit import Overfit
 from evomerge.study.statistics.race import Race
 from evomerge.study.statistics.verdict import Verdict, broken, verdict
 from evomerge.study.wanted import Items
@@ -170,12 +173,38 @@ class Conclusion:
         sampled = [task for task, spec in record.tasks.items() if spec.get("sampled")]
         loads = record.study is None or record.study.lm_eval_loads
         command = reproduce(self._study.config, model, items, sampled) if loads else None
-        judged = replace(judged, reproduce=command)
+        overfit = self._overfit(number, {n: entrant.rows for n, entrant in entrants.items()})
+        judged = replace(judged, reproduce=command, overfit=overfit)
         event = VerdictEvent(**vars(judged))
         logged = record.verdict and to_json(replace(record.verdict, time=None))
         if logged != to_json(event) or record.phase != "done":  # after more search, though equal
             self._study.ledger.log(event)
         return judged
+
+    def _overfit(self, number: int, held_out: Mapping[int, Any]) -> Overfit | None:
+        """Score a winner that followed gradients on items of its last steps, beside an anchor.
+
+        Args:
+            number: The winner.
+            held_out: Outcomes of the winner, parents and anchors on the held-out items.
+        """
+        record = self._study.record
+        items = fitted_items(record, 2 * self._study.config.evaluate.items_per_task)
+        anchor = next((n for n in record.best_anchors() if n in held_out), None)
+        if not items or anchor is None or number == anchor:
+            return None
+        rows = self._outcomes([number, anchor], items, "verdict")
+        if rows[number] is None or rows[anchor] is None:
+            return None
+        tasks = {task: record.tasks[task] for task in items}
+        fitted, anchor_fitted = (fitness(rows[n], tasks, "metric") for n in (number, anchor))
+        mine, theirs = (
+            fitness([row for row in held_out[n] if row.task in tasks], tasks, "metric")
+            for n in (number, anchor)
+        )
+        name = record.trials[anchor].name
+        count = sum(map(len, items.values()))
+        return Overfit(count, fitted, mine, name, anchor_fitted, theirs)
 
     def _outcomes(self, trials: Sequence[int], items: Items, phase: str) -> dict[int, Any]:
         return self._study.outcomes(trials, items, "metric", phase)

@@ -16,6 +16,7 @@ from evomerge.recipe.space.space import SearchSpace
 from evomerge.recipe.space.template import tensors_of
 from evomerge.study.config import FunctionTaskConfig, StudyConfig
 from evomerge.study.context import StudyRun
+from evomerge.study.journal.record import Record
 from evomerge.study.wanted import Items, Wanted, WantedGradient
 from evomerge.study.workers.requests import Gradients
 
@@ -134,3 +135,20 @@ def summed(study: StudyRun, number: int, items: Items) -> list[float] | None:
     if any(part is None for part in parts):
         return None
     return [sum(column) for column in zip(*(p for p in parts if p is not None), strict=True)]
+
+
+def fitted_items(record: Record, per_task: int) -> dict[str, list[int]]:
+    """Return the items of the last steps along gradients, at most so many of each task.
+
+    Only tasks that have held-out items, too; empty if there was no step.
+    """
+    items: dict[str, list[int]] = {}
+    judged = record.pools.get("holdout", {})
+    for generation in sorted(record.generations, reverse=True):
+        ask = record.generations[generation]
+        for task, ids in (ask.items or {}).items() if ask.gradients else ():
+            if task in judged:
+                chosen = items.setdefault(task, [])
+                new = [i for i in ids if i not in chosen]
+                chosen += new[: per_task - len(chosen)]
+    return items

@@ -73,10 +73,8 @@ CHECKED_STEPS = 8  # of so many steps along gradients, one is scored by the metr
 
 def _is_checked(optimizer: search.Optimizer, generation: int) -> bool:
     """Return whether the surrogate check takes in a generation's leader."""
-    if not optimizer.learns_from_gradients:
-        return True
-    is_smooth = score_kind_of(optimizer.loss) == "smooth"
-    return is_smooth and generation % CHECKED_STEPS == 0
+    is_dear = optimizer.learns_from_gradients and score_kind_of(optimizer.loss) == "smooth"
+    return not is_dear or generation % CHECKED_STEPS == 0
 
 
 class Generations:
@@ -235,7 +233,7 @@ class Generations:
         ]
         values = [None if one is None else study.fitness(one, wanted.mode) for one in rows]
         if _is_checked(optimizer, generation):
-            self._surrogate.lead(ask.trials, values, items)
+            self._surrogate.lead(ask.trials, values, items, wanted.mode)
         self._surrogate.warn_if_low(correlation, generation)
         feedback = self._feedback.of_generation(rows, None)
         study.ledger.log(
@@ -247,6 +245,7 @@ class Generations:
                 objectives=feedback.objectives,
                 violations=feedback.violations,
                 gradients=gradients,
+                loss_correlation=self._surrogate.loss_correlation,
             )
         )
         fitness = self._feedback.values(optimizer, points, values, None, feedback)
@@ -288,7 +287,7 @@ class Generations:
             study.check_same(past.trials, recipes, f"generation {past.generation}, trial")
         values = list(past.fitness or ())
         if _is_checked(optimizer, past.generation or 0):
-            self._surrogate.lead(past.trials, values, items)
+            self._surrogate.lead(past.trials, values, items, score_kind_of(optimizer.loss))
         objectives, violations = past.objectives, past.violations
         feedback = GenerationFeedback(
             None if objectives is None else [None if v is None else list(v) for v in objectives],

@@ -22,6 +22,7 @@ from evomerge.study.statistics import verdict_words as words
 from evomerge.study.statistics.comparison import Clusters, Entrant, RivalComparison, compare
 from evomerge.study.statistics.constraints import ConstraintResult
 from evomerge.study.statistics.outcome import Tasks, fitness, scores
+from evomerge.study.statistics.overfit import Overfit
 
 Kind = Literal["trial", "anchor", "parent"]
 _KINDS: Mapping[str, Kind] = {"base": "parent", "parent": "parent", "anchor": "anchor"}
@@ -60,6 +61,8 @@ class Verdict:
         rivals: With how many parents and anchors the winner was compared.
         guaranteed: Whether the promised rate of false announcements holds for these metrics;
             ``None`` where an earlier version did not say.
+        overfit: The race's winner on items that it was fitted on beside held-out ones; ``None``
+            where no step followed a gradient.
     """
 
     winner: Candidate
@@ -76,6 +79,7 @@ class Verdict:
     look: int = 0
     rivals: int = 0
     guaranteed: bool | None = None
+    overfit: Overfit | None = None
 
 
 def verdict(

@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy.stats import spearmanr
 
 from evomerge.core.errors import UserError
+from evomerge.report.status import status_text
 from evomerge.study import study as study_module
 from evomerge.study.config import StudyConfig
 from evomerge.study.journal.record import Record
+from evomerge.study.phases import search as search_module
+from evomerge.study.phases.gradients import fitted_items
+from evomerge.study.statistics.outcome import fitness
 from evomerge.study.study import JOURNAL, Study
 from tests.study.small_study import InProcessPool, events, stub_config, substance
 
@@ -95,6 +100,59 @@ def test_the_first_step_is_scored_by_the_metric_too_and_its_rank_correlation_tol
     ]
     assert {event["trial"] for event in by_metric} == {first}
     assert all(event["correlation"] is not None for event in events(whole, "told"))
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("loss", ["answers", "entropy"])
+def test_the_loss_s_rank_correlation_with_the_metric_is_that_of_the_steps_in_the_journal(
+    configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str
+) -> None:
+    monkeypatch.setattr(
+        search_module, "CHECKED_STEPS", 1
+    )  # entropy is checked at every step anyhow
+    run, again = tmp_path / "run", tmp_path / "again"
+    config = configured(search={"options": {"loss": loss}, "trials": 6})
+    Study(config, run).optimize()
+    tasks = Record.read(run).tasks
+    pairs = []
+    for told in events(run, "told")[:-1]:
+        (number,) = told["trials"]
+        outcomes = [e for e in events(run, "outcomes") if e["trial"] == number]
+        total = sum(e["loss"] for e in outcomes if e.get("loss") is not None)
+        rows = [row for e in outcomes if e["mode"] == "metric" for row in e["rows"]]
+        pairs.append((-total, fitness(rows, tasks, "metric")))
+    known = [event.get("loss_correlation") for event in events(run, "told")]
+    assert known[:4] == [None] * 4  # below four steps; a step is scored along the next one
+    losses, scores = zip(*pairs, strict=True)
+    expected = [spearmanr(losses[:n], scores[:n]).statistic for n in (4, 5)]
+    assert known[4:] == pytest.approx(expected, nan_ok=True) or known[4:] == [None, None]
+    lines = (run / JOURNAL).read_bytes().splitlines(keepends=True)
+    fourth = [i for i, line in enumerate(lines) if b'"told"' in line][3]
+    again.mkdir()
+    (again / JOURNAL).write_bytes(b"".join(lines[: fourth + 1]))
+    Study(config, again).optimize()
+    assert [e.get("loss_correlation") for e in events(again, "told")] == known
+
+
+def test_the_verdict_says_how_much_better_the_winner_is_on_items_that_it_was_fitted_on(
+    whole: Path,
+) -> None:
+    record = Record.read(whole)
+    assert record.verdict is not None
+    gap = record.verdict.overfit
+    assert gap is not None
+    items = fitted_items(record, 2 * 16)
+    assert sum(map(len, items.values())) == gap.items
+    steps = [ask.items for ask in record.generations.values()]
+    for task, ids in items.items():
+        assert set(ids) <= {i for of_step in steps for i in (of_step or {})[task]}
+        assert not set(ids) & set(record.pools["holdout"][task])
+    for pool, score in ((items, gap.fitted), (record.pools["holdout"], gap.held_out)):
+        digest = record.verdict.race_winner.digest
+        rows = record.outcomes.rows(digest, "metric", pool)
+        assert fitness(rows, record.tasks, "metric") == pytest.approx(score)
+    assert str(gap) in status_text(record)
+    assert gap.anchor == record.trials[record.best_anchors()[0]].name
 
 
 def test_a_gradient_counts_as_three_evaluations_of_its_items(whole: Path) -> None:
