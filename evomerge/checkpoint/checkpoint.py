@@ -43,9 +43,13 @@ class Checkpoint:
         """Return one tensor, in the dtype it is stored in; never to be written to."""
         return self.store.tensor(name)
 
-    def factors(self, name: str) -> Factors | None:
-        """Return what an adapter adds to this tensor; ``None`` where none does."""
-        return self.store.factors(name)
+    def factors(self, name: str, adapters: int = 1) -> list[Factors] | None:
+        """Return what the topmost adapters add to a tensor, each one's as a product.
+
+        Empty where they leave the tensor as it is; ``None`` where they change it otherwise, or
+        there are not as many.
+        """
+        return self.store.factors(name, adapters)
 
     def partner(self, name: str) -> str | None:
         """The tensor that stands for one that is not stored, as transformers ties the two."""

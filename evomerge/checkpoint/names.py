@@ -48,6 +48,23 @@ def host_of(name: str) -> str:
     return name if adapter is None else host_of(host)
 
 
+def adapters_on(name: str, base: str) -> int | None:
+    """Return how many adapters of a name lie on another; ``None`` if it is not that one with any.
+
+    >>> adapters_on("org/base+first+second", "org/base")
+    2
+    >>> adapters_on("org/other+first", "org/base") is None
+    True
+    """
+    count, host, adapter = 0, *split(name)
+    while name != base:
+        if adapter is None:
+            return None
+        name, count = host, count + 1
+        host, adapter = split(name)
+    return count
+
+
 def parts_of(name: str, folder: Path = Path()) -> list[str]:
     """Return the model and every adapter on it, in order."""
     host, adapter = split(name, folder)

@@ -40,8 +40,8 @@ class Store(Protocol):
         """Return one tensor; never to be written to."""
         ...
 
-    def factors(self, name: str) -> Factors | None:
-        """Return ``None``: there is no adapter."""
+    def factors(self, name: str, adapters: int) -> list[Factors] | None:
+        """Return what the topmost adapters add to a tensor; see `Checkpoint.factors`."""
         ...
 
 
@@ -86,6 +86,7 @@ class Files:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
         return digest.hexdigest()
 
-    def factors(self, name: str) -> None:
-        """Return ``None``: there is no adapter."""
+    def factors(self, name: str, adapters: int) -> list[Factors] | None:
+        """Return no factors: there is no adapter."""
         del name
+        return None if adapters else []

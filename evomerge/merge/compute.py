@@ -100,7 +100,8 @@ def _given(
 ) -> object:
     """Return what a method is given beside tensors, by its name in `methods.registry.GIVEN`."""
     if name == "factors":
-        return [parents.factors(ref, device) for ref in job.models]
+        assert job.base is not None, f"{job.method} mixes factors of adapters on its base"
+        return [parents.factors(ref, job.base.model, device) for ref in job.models]
     if name == "thresholds":
         return parents.thresholds(job, TORCH_DTYPES[recipe.dtype])
     if name == "base_fisher":

@@ -11,10 +11,10 @@ from typing import Any
 from evomerge.checkpoint.architecture import layer_count
 from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.study.journal.codec import parse_all
+from evomerge.study.journal.event_marks import Items
 from evomerge.study.journal.events import (
     Event,
     FailedEvent,
-    Items,
     OpenedEvent,
     OutcomesEvent,
     RacedEvent,

@@ -40,6 +40,7 @@ from evomerge.study.workers.requests import (
     Evaluate,
     ExpectedParents,
     Export,
+    ExportAdapter,
     Failure,
     Gradient,
     Gradients,
@@ -313,7 +314,7 @@ class Ledger:
         )
 
     def _with_parents(self, request: Request) -> Request:
-        if isinstance(request, Evaluate | Export | Gradient):
+        if isinstance(request, Evaluate | Export | ExportAdapter | Gradient):
             return replace(request, parents=self._parents)
         return request
 

@@ -49,7 +49,11 @@ def without_secrets(event: Event) -> Event:
         case ChosenEvent():
             return replace(event, reason=redact(event.reason))
         case ExportedEvent():
-            return replace(event, no_mergekit=event.no_mergekit and redact(event.no_mergekit))
+            adapter = event.adapter
+            if adapter is not None:
+                adapter = replace(adapter, sentence=redact(adapter.sentence))
+            no_mergekit = event.no_mergekit and redact(event.no_mergekit)
+            return replace(event, no_mergekit=no_mergekit, adapter=adapter)
     return event
 
 

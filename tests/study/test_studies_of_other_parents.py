@@ -11,9 +11,11 @@ import pytest
 from evomerge.cli.main import main
 from evomerge.core import yaml_file
 from evomerge.merge.build import build
+from evomerge.merge.output.extract_lora import extract_lora
 from evomerge.recipe.recipe import Recipe
+from evomerge.study import study as study_module
 from tests.models import load
-from tests.study.small_study import real_study
+from tests.study.small_study import InProcessPool, real_study
 
 ADAPTERS = [
     {"model": "zoo/base", "adapter": "adapters/one"},  # as a study file says it
@@ -77,3 +79,45 @@ def test_a_study_of_recipe_files_ends_with_a_model_that_loads(tmp_path: Path) ->
     file = study_of(tmp_path / "study", ["soup.yaml", "zoo/two"], "ties_by_depth")
     (file.parent / "soup.yaml").write_text(yaml_file.write(SOUP))
     check_export(searched(file), tmp_path / "again")
+
+
+def test_a_search_over_adapters_exports_an_adapter_that_peft_loads(tmp_path: Path) -> None:
+    import peft
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    file = study_of(tmp_path / "study", ADAPTERS, "task_arithmetic_by_depth")
+    zoo = file.parent / "zoo"
+    base = zoo / "base"
+    for rank, name in ((12, "one"), (10, "two")):
+        extract_lora(str(zoo / name), str(base), file.parent / "adapters" / name, rank)
+    document = yaml_file.read(file)
+    document["search"]["trials"] = 4
+    file.write_text(json.dumps(document))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study_module, "open_pool", InProcessPool)
+        model = searched(file)
+        adapter = model.parent / "adapter"
+        verdict = json.loads((file.parent / "run" / "verdict.json").read_text())["adapter"]
+        assert verdict["folder"] == "best/adapter"
+        assert verdict["exact"]
+        assert verdict["rank"] in (10, 12, 22), "of a parent, or of both together"
+        tokens = torch.arange(3, 13)[None]
+        with torch.no_grad():
+            plain = AutoModelForCausalLM.from_pretrained(base)
+            before = plain(tokens).logits
+            by_peft = peft.PeftModel.from_pretrained(plain, str(adapter))(tokens).logits
+            expected = AutoModelForCausalLM.from_pretrained(model)(tokens).logits
+        torch.testing.assert_close(by_peft, expected, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(by_peft, before, rtol=1e-2, atol=1e-2)
+        # a lower rank, asked for afterwards: the export alone is done again
+        document["output"]["adapter_rank"] = 1
+        file.write_text(json.dumps(document))
+        searched(file)
+    verdict = json.loads((file.parent / "run" / "verdict.json").read_text())["adapter"]
+    assert (verdict["rank"], verdict["asked_rank"]) == (1, 1)
+    assert verdict["error"] > 0.01
+    assert verdict["sentence"].startswith("rank 1, misses ")
+    assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 1
+    page = (file.parent / "run" / "report.html").read_text()
+    assert verdict["sentence"].replace("'", "&#x27;") in page

@@ -68,9 +68,16 @@ class _Adapted:
             return whole
         return whole.float() + self.adapter.product(change)
 
-    def factors(self, name: str) -> Factors | None:
+    def factors(self, name: str, adapters: int) -> list[Factors] | None:
+        if adapters == 0:
+            return []
+        below = self.host.factors(name, adapters - 1)
         change = self.changes.get(name)
-        return None if change is None else self.adapter.factors(change)
+        if below is None or change is None:
+            return below
+        if change.left is None or change.replaced_by is not None:
+            return None
+        return [*below, self.adapter.factors(change)]
 
 
 def _host_name(name: str, host: Checkpoint, adapter: Adapter) -> str:

@@ -129,10 +129,10 @@ class Adapter:
             product = second @ first * change.scale
         return product.T if change.transposed else product
 
-    def factors(self, change: Change) -> Factors | None:
-        """Return the product's two factors, the scale in the left one; ``None`` without factors."""
-        if change.left is None or change.right is None:
-            return None
+    def factors(self, change: Change) -> Factors:
+        """Return the product's two factors, the scale in the left one."""
+        assert change.left is not None, "a change without factors has none"
+        assert change.right is not None
         second, first = self.read(change.left).float(), self.read(change.right).float()
         if change.transposed:
             return Factors(first.T * change.scale, second.T)

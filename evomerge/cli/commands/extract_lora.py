@@ -29,7 +29,8 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the adapter and print the largest relative errors."""
-    from evomerge.merge.output.extract_lora import extract_lora, total_error
+    from evomerge.merge.output.extract_lora import extract_lora
+    from evomerge.merge.output.peft_folder import total_error
 
     report = extract_lora(
         arguments.model, arguments.base, arguments.out, arguments.rank, arguments.save_whole

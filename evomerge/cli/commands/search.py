@@ -124,6 +124,8 @@ def run_study(
     print(f"  recipe   {directory / 'best' / 'recipe.yaml'}")
     if config.output.save_model:
         print(f"  model    {directory / 'best' / 'model'}")
+    if (adapter := directory / "best" / "adapter").is_dir():
+        print(f"  adapter  {adapter}")
     print(f"  verdict  {directory / 'verdict.json'}")
 
 

@@ -158,9 +158,11 @@ class Progress:
                 return f"verdict: {judged}, judged on {items:,} held-out items{instead}"
             case ExportedEvent():
                 digest = event.weights_digest  # None with output.save_model: false
-                return (
-                    f"export: weights {digest[:12]}, as scored" if digest else "export: recipe only"
-                )
+                text = f"weights {digest[:12]}, as scored" if digest else "recipe only"
+                if event.adapter is not None:
+                    where = event.adapter.folder or "no adapter"
+                    text += f"; {where}: {event.adapter.sentence}"
+                return f"export: {text}"
         return None
 
     def _generation(self, event: ToldEvent, record: Record) -> str:

@@ -13,6 +13,7 @@ from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.dtypes import CODES, FLOATS
 from evomerge.checkpoint.files.header import TensorInfo
 from evomerge.checkpoint.opening import inspect_models
+from evomerge.checkpoint.store import Factors
 from evomerge.core.errors import UserError
 from evomerge.merge.compute import merged
 from evomerge.merge.parents.parents import Parents
@@ -122,5 +123,6 @@ class _Merge:
             self._last = (name, merged(job, self._parents, self._built.recipe))
         return self._last[1]
 
-    def factors(self, name: str) -> None:
+    def factors(self, name: str, adapters: int) -> list[Factors] | None:
         del name
+        return None if adapters else []

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
+from evomerge.checkpoint import names as model_name
 from evomerge.checkpoint.architecture import is_head
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.compatible import check_compatible, check_same_kind, check_same_tokens
@@ -127,13 +128,18 @@ class Parents:
                     stamps[str(file)] = (-1, -1)
         return stamps
 
-    def factors(self, ref: Ref, device: torch.device) -> Factors | None:
-        """Return what an adapter adds to one parent's tensor, on a device.
+    def factors(self, ref: Ref, base: str, device: torch.device) -> Factors | None:
+        """Return what adapters on `base` add to one parent's tensor as one product, on a device.
 
-        ``None`` where none does.
+        ``None`` where they add nothing, change it otherwise, or the parent is no adapter on it.
         """
-        factors = self.checkpoints[ref.model].factors(ref.name)
-        return factors and Factors(*(factor.to(device) for factor in factors))
+        adapters = model_name.adapters_on(ref.model, base)
+        pairs = adapters and self.checkpoints[ref.model].factors(ref.name, adapters)
+        if not pairs:
+            return None
+        left = torch.cat([pair.left for pair in pairs], dim=1)  # (rows, their ranks together)
+        right = torch.cat([pair.right for pair in pairs])
+        return Factors(left.to(device), right.to(device))
 
     def of_data(
         self, kind: str, ref: Ref, recipe: Recipe, device: torch.device, required: bool = False

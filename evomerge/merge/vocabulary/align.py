@@ -134,8 +134,8 @@ class _Aligned:
     def files(self) -> list[Path]:
         return [file for checkpoint in self.checkpoints.values() for file in checkpoint.store.files]
 
-    def factors(self, name: str) -> Factors | None:
-        return None if _has_rows(self.parent, name) else self.parent.factors(name)
+    def factors(self, name: str, adapters: int) -> list[Factors] | None:
+        return None if _has_rows(self.parent, name) else self.parent.factors(name, adapters)
 
     def tensor(self, name: str) -> Tensor:
         rows = self.parent.tensor(name)

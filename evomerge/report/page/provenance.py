@@ -47,6 +47,7 @@ def section(run: Run) -> dict[str, Any]:
             if exported and exported.weights_digest
             else []
         ),
+        *([("adapter", exported.adapter.sentence)] if exported and exported.adapter else []),
         *([("mergekit", exported.no_mergekit)] if exported and exported.no_mergekit else []),
         *([("recommended recipe", verdict.winner.digest)] if verdict else []),
     ]

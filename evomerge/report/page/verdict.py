@@ -78,6 +78,7 @@ def _recommended(run: Run, winner: Candidate) -> dict[str, Any]:
         files = ["best/recipe.yaml"]
         files += ["best/mergekit.yaml"] if exported.no_mergekit is None else []
         files += [exported.model] if exported.model else []
+        files += [exported.adapter.folder] if exported.adapter and exported.adapter.folder else []
     kind = {"trial": "a searched recipe", "anchor": "an anchor", "parent": "a parent as it is"}
     return {
         "name": winner.name,

@@ -95,6 +95,7 @@ class StudyConfig:
         self.evaluate.check(where)
         self.search.check([task.name for task in self.evaluate.tasks], where)
         self.workers.check(where)
+        self.output.check(where)
         code = self.trust_remote_code
         if code is not None and not re.fullmatch("[0-9a-f]{64}", code):
             raise UserError(

@@ -13,8 +13,8 @@ from itertools import zip_longest
 from typing import Any
 
 from evomerge.study.journal.codec import dimension
+from evomerge.study.journal.event_marks import Known
 from evomerge.study.journal.event_shapes import EVENTS, KeyShapes
-from evomerge.study.journal.events import Known
 
 _PLAIN = {str, bool, dict, list}  # of these the type says all
 _LARGEST = 2**63  # what an outcome's columns hold

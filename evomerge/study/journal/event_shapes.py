@@ -23,7 +23,8 @@ from typing import (
 
 from evomerge.recipe.space.dimension import Dimension
 from evomerge.study.journal.codec import field_types
-from evomerge.study.journal.events import EVENT_TYPES, Keys, Known
+from evomerge.study.journal.event_marks import Keys, Known
+from evomerge.study.journal.events import EVENT_TYPES
 
 
 class KeyShapes(tuple[tuple[str, bool, Any], ...]):

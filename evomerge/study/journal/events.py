@@ -8,49 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Annotated, Any, ClassVar
 
 from evomerge.recipe.space.dimension import Dimension
+from evomerge.study.journal.event_marks import Config, Items, Known, TaskName, TrialNumber
 from evomerge.study.statistics.outcome import TaskSpec
 from evomerge.study.statistics.verdict import Verdict
-
-
-class Known(Enum):
-    """Constraints that a type alone does not express; the first two depend on earlier events."""
-
-    TRIAL = "the number of a trial that was asked"
-    TASK = "a task of the study"
-    BATCHES = "a pair of a text and a number of rows"
-    MOMENT = "seconds since 1970"
-
-
-@dataclass(frozen=True, eq=False)
-class Keys:
-    """The keys that a mapping must have, with the type of each; it may have others, too."""
-
-    types: Mapping[str, Any]
-
-
-TrialNumber = Annotated[int, Known.TRIAL]
-TaskName = Annotated[str, Known.TASK]
-Items = Mapping[TaskName, Sequence[int]]
-Config = Annotated[
-    Mapping[str, Any],
-    Keys(
-        {
-            "base_model": str,
-            "models": Sequence[str],
-            "space": str | Mapping[str, Any],
-            "evaluate": Keys(
-                {"tasks": list, "fitness": str, "items": Keys({"per_generation": int})}
-            ),
-            "search": Keys({"optimizer": str, "trials": int, "seed": int}),
-            "workers": Keys({"count": int}),
-            "output": Keys({"dtype": str, "save_model": bool}),
-        }
-    ),
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,6 +296,27 @@ class VerdictEvent(Verdict, Event, name="verdict"):
     """The verdict."""
 
 
+@dataclass(frozen=True)
+class AdapterExport:
+    """The export of a merge of adapters as one adapter.
+
+    Attributes:
+        folder: In the run folder; ``None`` where it cannot be had.
+        rank: The largest of a layer.
+        asked_rank: ``output.adapter_rank``, if it was given.
+        exact: Whether it misses no more than float32 rounds off.
+        error: Relative Frobenius norm of what it misses of the merge's change.
+        sentence: Rank and error, or why there is none.
+    """
+
+    folder: str | None
+    rank: int = 0
+    asked_rank: int | None = None
+    exact: bool = False
+    error: float = 0.0
+    sentence: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExportedEvent(Event, name="exported"):
     """The recommended recipe was exported.
@@ -342,9 +326,11 @@ class ExportedEvent(Event, name="exported"):
         model: The model's folder in the run folder; ``None`` with ``output.save_model: false``.
         weights_digest: Of the exported weights.
         no_mergekit: Why mergekit cannot run the recipe; ``None`` where it can.
+        adapter: The adapter beside the model; ``None`` where none was asked for.
     """
 
     trial: TrialNumber
     model: str | None
     weights_digest: str | None
     no_mergekit: str | None = ""
+    adapter: AdapterExport | None = None

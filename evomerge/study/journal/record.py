@@ -10,7 +10,8 @@ from typing import Any, Self
 from evomerge.core.garbage import no_collection
 from evomerge.recipe.space.dimension import Dimension
 from evomerge.study.journal.codec import parse_all, to_json
-from evomerge.study.journal.events import Event, Items
+from evomerge.study.journal.event_marks import Items
+from evomerge.study.journal.events import Event
 from evomerge.study.journal.journal import JOURNAL, iterate
 from evomerge.study.journal.outcomes import Written
 from evomerge.study.journal.shards import shards

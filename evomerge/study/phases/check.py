@@ -24,7 +24,9 @@ from evomerge.study.versions import difference, versions
 from evomerge.study.workers.requests import Describe, Description, ExpectedParents
 
 # Keys that may differ when a study is resumed: how long, where, and which files it leaves.
-_FREE = {("search", "trials"), ("search", "deadline"), ("workers",), ("output", "save_model")}
+_FREE = {("search", "trials"), ("search", "deadline"), ("workers",), ("output", "save_model")} | {
+    ("output", "adapter_rank")
+}
 
 
 def finished(study: StudyRun) -> Verdict | None:
@@ -34,7 +36,9 @@ def finished(study: StudyRun) -> Verdict | None:
         return None
     ended = record.search_ended
     enough = ended is not None and (ended.trials >= wanted or ended.wanted >= wanted)
-    whole = record.exported.model is not None or not study.config.output.save_model
+    output, adapter = study.config.output, record.exported.adapter
+    whole = record.exported.model is not None or not output.save_model
+    whole &= (output.adapter_rank or None) == (adapter and adapter.asked_rank)
     # An extension that has not ended is in another phase.
     if record.n_searched and enough and whole and record.phase == "done":
         return from_json(Verdict, to_json(record.verdict))

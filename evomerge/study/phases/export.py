@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from evomerge.core.atomic import remove, user_errors, write_text
+from evomerge.merge.output.merged_adapter import are_adapters
 from evomerge.recipe.recipe import Recipe
 from evomerge.study.context import StudyRun
 from evomerge.study.journal.codec import to_json
-from evomerge.study.journal.events import ExportedEvent
+from evomerge.study.journal.events import AdapterExport, ExportedEvent
 from evomerge.study.statistics.verdict import Verdict
 from evomerge.study.workers.requests import (
     Evaluate,
     Export,
+    ExportAdapter,
     Exported,
+    ExportedAdapter,
     Scores,
     Translate,
     Translation,
@@ -36,12 +41,11 @@ def export(study: StudyRun, judged: Verdict) -> None:
     assert trial is not None, "the verdict comes before the export"
     recipe = Recipe.from_dict(trial.recipe)
     best = study.directory / "best"
-    verdict_text = json.dumps(to_json(judged), indent=1, ensure_ascii=False) + "\n"
     with user_errors(best):
         best.mkdir(exist_ok=True)
         _sweep(best)
         write_text(best / "recipe.yaml", recipe.to_yaml())
-        write_text(study.directory / "verdict.json", verdict_text)
+    _write_verdict(study, judged, None)
     translated = study.ledger.request(Translate(trial.recipe), Translation)
     if translated.mergekit is not None:
         with user_errors(best):
@@ -61,12 +65,48 @@ def export(study: StudyRun, judged: Verdict) -> None:
                 f"the exported weights ({digest[:12]}) are not those that were scored "
                 f"({scored_digest[:12]}): {best / 'model'} is not to be trusted"
             )
+    adapter = _export_adapter(study, trial.recipe)
+    _write_verdict(study, judged, adapter)
     past = study.record.exported
     done = ExportedEvent(
-        trial=trial.number, model=model, weights_digest=digest, no_mergekit=translated.why_not
+        trial=trial.number,
+        model=model,
+        weights_digest=digest,
+        no_mergekit=translated.why_not,
+        adapter=adapter,
     )
     if past is None or replace(past, time=None) != done:
         study.ledger.log(done)
+
+
+def _export_adapter(study: StudyRun, recipe: Mapping[str, Any]) -> AdapterExport | None:
+    """Write what the recipe changes of the base as an adapter, if one is wanted."""
+    config, folder = study.config, study.directory / "best" / "adapter"
+    rank = config.output.adapter_rank
+    wanted = bool(rank) if rank is not None else are_adapters(config.base_model, config.models)
+    answer = None
+    if wanted:
+        request = ExportAdapter(recipe, str(folder.resolve()), rank)
+        answer = study.ledger.request(request, ExportedAdapter)
+    if answer is None or answer.no_adapter is not None:
+        with user_errors(folder):
+            remove(folder)  # an earlier winner's
+    if answer is None:
+        return None
+    if answer.no_adapter is not None:
+        return AdapterExport(None, 0, rank, sentence=answer.no_adapter)
+    about = (answer.exact, answer.error, answer.sentence)
+    return AdapterExport("best/adapter", answer.rank, rank, *about)
+
+
+def _write_verdict(study: StudyRun, judged: Verdict, adapter: AdapterExport | None) -> None:
+    """Write verdict.json, with the adapter's rank and error where there is one."""
+    document = to_json(judged)
+    if adapter is not None:
+        document["adapter"] = to_json(adapter)
+    file = study.directory / "verdict.json"
+    with user_errors(file):
+        write_text(file, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
 def _sweep(folder: Path) -> None:

@@ -29,12 +29,13 @@ from evomerge.core.errors import UserError
 from evomerge.evaluate.generation.vllm import VllmDecoder
 from evomerge.evaluate.gradient.backward import NoRoomError, weight_gradients
 from evomerge.evaluate.model import is_causal, load_model, load_tokenizer, untie
-from evomerge.evaluate.outcomes import NonFiniteError, OutcomeRow
+from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.evaluate.scorer import Scorer
 from evomerge.evaluate.tasks.harness import Harness
 from evomerge.merge.build import fill, live_digest, live_tensors, write
 from evomerge.merge.gradient.coefficients import coefficient_gradients
 from evomerge.merge.live_layout import views
+from evomerge.merge.output.merged_adapter import NoAdapterError, write_merged_adapter
 from evomerge.merge.parents.nested import open_parents, with_merges
 from evomerge.merge.parents.parents import Parents
 from evomerge.merge.plan.in_place import check_in_place
@@ -47,10 +48,7 @@ from evomerge.study.config import StudyConfig
 from evomerge.study.workers.devices import devices
 from evomerge.study.workers.failures import (
     StudyStopError,
-    TooManyItemErrors,
-    described,
-    failure,
-    kind_of,
+    failure_of,
     wrong_answers_for_errors,
 )
 from evomerge.study.workers.own_config import OwnModels
@@ -61,13 +59,16 @@ from evomerge.study.workers.requests import (
     Description,
     Evaluate,
     Export,
+    ExportAdapter,
     Exported,
+    ExportedAdapter,
     Gradient,
     Gradients,
     Request,
     Scores,
     Show,
     Shown,
+    Success,
     Translate,
     Translation,
 )
@@ -113,23 +114,15 @@ class Evaluator:
         started = time.perf_counter()
         try:
             answer = self._answer(request)
-        except StudyStopError as error:
-            return failure("study", str(error))
-        except UserError as error:
-            return failure("user", str(error))
-        except (NonFiniteError, FloatingPointError) as error:
-            return failure("non-finite", str(error))
-        except TooManyItemErrors as error:
-            return failure("task", str(error))
         except Exception as error:  # a task's own code may raise anything
-            kind = kind_of(error)
-            if kind == "oom" and torch.cuda.is_available():
+            failure = failure_of(error)
+            if failure.kind == "oom" and torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            return failure(kind, str(error) if kind == "oom" and str(error) else described(error))
+            return failure
         total = time.perf_counter() - started
         return replace(answer, seconds={**answer.seconds, "total": total})
 
-    def _answer(self, request: Request) -> Description | Scores | Shown | Exported | Translation:
+    def _answer(self, request: Request) -> Success:
         match request:
             case Describe():
                 return self._describe(request)
@@ -141,6 +134,8 @@ class Evaluator:
                 return self._show(request)
             case Export():
                 return self._export(request)
+            case ExportAdapter():
+                return self._export_adapter(request)
             case Translate():
                 return self._translate(request)
             case _:
@@ -286,6 +281,17 @@ class Evaluator:
         parents = with_merges(recipe, self.parents)
         plan = make_plan(recipe, parents.checkpoints)
         return Exported(write(plan, parents, Path(request.out), replace=True))
+
+    def _export_adapter(self, request: ExportAdapter) -> ExportedAdapter:
+        """Write what a recipe changes as an adapter, or say why none can."""
+        self.watch.check(request.parents)
+        recipe = Recipe.from_dict(request.recipe)
+        about = self.config.base_model, Path(request.out), request.rank
+        try:
+            adapter = write_merged_adapter(recipe, with_merges(recipe, self.parents), *about)
+        except NoAdapterError as error:
+            return ExportedAdapter(str(error))
+        return ExportedAdapter(None, **vars(adapter), sentence=adapter.sentence)
 
     def _translate(self, request: Translate) -> Translation:
         """Translate a recipe to mergekit's format, or say why mergekit cannot express it."""

@@ -23,9 +23,10 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import Any
 
+from evomerge.core.errors import UserError
 from evomerge.core.memory import is_out_of_memory
 from evomerge.core.redact import redact
-from evomerge.evaluate.outcomes import OutcomeRow
+from evomerge.evaluate.outcomes import NonFiniteError, OutcomeRow
 from evomerge.evaluate.tasks.harness import Harness
 from evomerge.study.workers.requests import Failure
 
@@ -56,6 +57,21 @@ def kind_of(error: BaseException) -> str:
 def failure(kind: str, message: str) -> Failure:
     """Make an answer of a failure: one line, without secrets, of bounded length."""
     return Failure(kind, redact(" ".join(message.split()))[:2000])
+
+
+def failure_of(error: Exception) -> Failure:
+    """Make an answer of whatever a request raised."""
+    match error:
+        case StudyStopError():
+            return failure("study", str(error))
+        case UserError():
+            return failure("user", str(error))
+        case NonFiniteError() | FloatingPointError():
+            return failure("non-finite", str(error))
+        case TooManyItemErrors():
+            return failure("task", str(error))
+    kind = kind_of(error)
+    return failure(kind, str(error) if kind == "oom" and str(error) else described(error))
 
 
 def described(error: BaseException) -> str:

@@ -109,13 +109,30 @@ class Export:
 
 
 @dataclass(frozen=True)
+class ExportAdapter:
+    """Write what a recipe changes of the base as an adapter to the folder `out`.
+
+    Attributes:
+        recipe: The recipe as plain data.
+        out: The folder.
+        rank: The largest; ``None`` for that of `merge.output.merged_adapter`.
+        parents: The study stops if the parents differ from these.
+    """
+
+    recipe: Mapping[str, Any]
+    out: str
+    rank: int | None = None
+    parents: ExpectedParents | None = None
+
+
+@dataclass(frozen=True)
 class Translate:
     """Translate a recipe to mergekit's format."""
 
     recipe: Mapping[str, Any]
 
 
-Request = Describe | Evaluate | Gradient | Show | Export | Translate
+Request = Describe | Evaluate | Gradient | Show | Export | ExportAdapter | Translate
 
 
 @dataclass(frozen=True)
@@ -206,6 +223,27 @@ class Exported:
 
 
 @dataclass(frozen=True)
+class ExportedAdapter:
+    """An adapter that was written, or why there is none: the answer to `ExportAdapter`.
+
+    Attributes:
+        no_adapter: Why no adapter can say what the recipe does.
+        rank: The largest of a layer.
+        exact: Whether it misses no more than float32 rounds off.
+        error: Relative Frobenius norm of what it misses of the merge's change.
+        sentence: Both in words.
+        seconds: See above.
+    """
+
+    no_adapter: str | None
+    rank: int = 0
+    exact: bool = False
+    error: float = 0.0
+    sentence: str = ""
+    seconds: Seconds = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Translation:
     """A recipe in mergekit's YAML, or why there is none: the answer to `Translate`."""
 
@@ -214,7 +252,8 @@ class Translation:
     seconds: Seconds = field(default_factory=dict)
 
 
-Answer = Failure | Description | Scores | Shown | Exported | Translation
+Success = Description | Scores | Shown | Exported | ExportedAdapter | Translation
+Answer = Failure | Success
 
 _REQUESTS: dict[str, type[Request]] = {
     "describe": Describe,
@@ -222,6 +261,7 @@ _REQUESTS: dict[str, type[Request]] = {
     "gradient": Gradient,
     "show": Show,
     "export": Export,
+    "exportadapter": ExportAdapter,
     "translate": Translate,
 }
 _ANSWERS: dict[str, type[Answer]] = {  # by a key that the others do not have; the order counts
@@ -230,6 +270,7 @@ _ANSWERS: dict[str, type[Answer]] = {  # by a key that the others do not have; t
     "rows": Scores,
     "written": Shown,
     "why_not": Translation,
+    "no_adapter": ExportedAdapter,
     "weights_digest": Exported,
 }
 

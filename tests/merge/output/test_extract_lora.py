@@ -10,7 +10,8 @@ from evomerge.checkpoint.opening import open_model
 from evomerge.cli import main
 from evomerge.core.errors import UserError
 from evomerge.merge.build import build
-from evomerge.merge.output.extract_lora import extract_lora, total_error
+from evomerge.merge.output.extract_lora import extract_lora
+from evomerge.merge.output.peft_folder import total_error
 from evomerge.recipe.recipe import Recipe
 from tests.adapters import make_adapter, merged_by_peft
 from tests.models import load, make_model, near

@@ -101,7 +101,7 @@ def test_the_least_study_has_the_documented_defaults() -> None:
             "ray_address": None,
             "patience": "2h",
         },
-        "output": {"dtype": "bfloat16", "save_model": True},
+        "output": {"dtype": "bfloat16", "save_model": True, "adapter_rank": None},
         "trust_remote_code": None,
     }
 
