@@ -153,8 +153,8 @@ def load_study(
     """Load the study of a run folder, to read it, to resume it, or to confirm it.
 
     `workers`, ``trials``, ``deadline``, ``output.save_model`` and ``output.adapter_rank`` may
-    differ from what the study began with. Anything else that differs is refused when the study resumes, unless
-    `allow_changed`.
+    differ from what the study began with. Anything else that differs is refused when the study
+    resumes, unless `allow_changed`.
 
     Args:
         directory: The run folder.
