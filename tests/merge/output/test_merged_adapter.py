@@ -134,20 +134,6 @@ def test_stacked_adapters_are_one_change_of_the_model_below(tmp_path):
     check_peft(recipe, base, tmp_path / "adapter", tmp_path / "model")
 
 
-def test_lorahub_takes_a_stacked_adapters_factors_together(tmp_path):
-    base = make_model(tmp_path / "base")
-    one = make_adapter(tmp_path / "one", base, seed=1)
-    two = make_adapter(tmp_path / "two", base, seed=2)
-    build(
-        Recipe.from_dict({"merge_method": "passthrough", "models": [f"{base}+{one}+{two}"]}),
-        tmp_path / "sum",
-    )
-    lone = recipe_of(base, [f"{one}+{two}"], "lorahub", [1.0])
-    build(lone, tmp_path / "hub")
-    for name, tensor in load(tmp_path / "sum").items():
-        torch.testing.assert_close(load(tmp_path / "hub")[name], tensor, rtol=1e-5, atol=1e-5)
-
-
 def test_what_no_adapter_can_say_is_refused(tmp_path):
     base = make_model(tmp_path / "base")
     one = make_adapter(tmp_path / "one", base)
