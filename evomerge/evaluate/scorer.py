@@ -155,6 +155,15 @@ class Scorer:
                 "search.optimizer: catcma"
             )
         kind = score_kind_of(loss)
+        lengths = {task: ids for task, ids in items.items() if task in self.harness.lengths}
+        if lengths:  # counted, not differentiated
+            counted = self.score(lengths, kind)
+            counting = self.seconds
+            differentiated = {task: ids for task, ids in items.items() if task not in lengths}
+            rows, value = self.backward(differentiated, loss, weights)
+            self.seconds += counting
+            by_item = {(row.task, row.doc_id): row for row in (*rows, *counted)}
+            return [by_item[item] for item in checked], value
         plan = self._plan(checked, kind)
         self._generation.seconds = 0.0
         answers = self._generation(plan.prompts) if kind == "metric" else []
@@ -166,7 +175,8 @@ class Scorer:
 
     def written(self, items: Mapping[str, Sequence[int]]) -> list[tuple[str, int, str, str]]:
         """Return (task, document, text, right text) of each generation item, of the model now."""
-        plan = self._plan(self._checked(items), "metric")
+        checked = [item for item in self._checked(items) if item[0] not in self.harness.lengths]
+        plan = self._plan(checked, "metric")
         answers = self._generation(plan.prompts)
         shown = []
         for asked in plan.asked:

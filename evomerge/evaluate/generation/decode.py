@@ -59,10 +59,18 @@ class PromptBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """A generated text, and whether it ran into `max_tokens` without a stop."""
+    """A generated text.
+
+    Attributes:
+        text: The answer, as the task sees it.
+        truncated: Whether it ran into `max_tokens` without a stop.
+        tokens: How many the model wrote, its thinking included, the token that ended it not. Where
+            lm-eval's loop wrote, they are counted again from the text.
+    """
 
     text: str
     truncated: bool
+    tokens: int
 
 
 def can_decode(model: Any) -> bool:
@@ -200,13 +208,15 @@ class Decoder:
         last = written[-1]
         text = self._text(last)
         if last in self._ends or (text in self._special and text in prompt.stops):
-            return Answer(cut(self._decode(written), prompt.stops)[0], truncated=False)
+            text = cut(self._decode(written), prompt.stops)[0]
+            return Answer(text, truncated=False, tokens=len(written) - (last in self._ends))
         if self._may_stop(text, prompt.stops):
             answer, stopped = cut(self._decode(written), prompt.stops)
             if stopped:
-                return Answer(answer, truncated=False)
+                return Answer(answer, truncated=False, tokens=len(written))
         if len(written) >= prompt.max_tokens:
-            return Answer(cut(self._decode(written), prompt.stops)[0], truncated=True)
+            text = cut(self._decode(written), prompt.stops)[0]
+            return Answer(text, truncated=True, tokens=len(written))
         return None
 
     def _may_stop(self, text: str, stops: Sequence[str]) -> bool:

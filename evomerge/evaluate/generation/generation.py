@@ -15,6 +15,7 @@ from evomerge.evaluate.generation.decode import Answer, Decoder, PromptBatch, ca
 from evomerge.evaluate.generation.vllm import VllmDecoder
 from evomerge.evaluate.outcomes import Item
 from evomerge.evaluate.tasks.encode import Encoder
+from evomerge.evaluate.tasks.lm_eval_api import whole_answers
 from evomerge.evaluate.tasks.request import Request
 from evomerge.evaluate.token_requests import Pair, Prompt
 
@@ -108,14 +109,16 @@ class TextGenerator:
         # A task that samples draws from a generator of its own, the same one in every call.
         device = self._stock.model.device
         cuda = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda), contextlib.redirect_stdout(io.StringIO()):
+        quiet = contextlib.redirect_stdout(io.StringIO())
+        with torch.random.fork_rng(devices=cuda), quiet, whole_answers():
             torch.manual_seed(0)
             plain = [request for _, request in requests]
             texts = self._stock.generate_until(plain, disable_tqdm=True)
         answers = []
         for text, request in zip(texts, plain, strict=True):
-            written = self._stock.tok_encode(text, add_special_tokens=False)
-            truncated = len(written) >= self._encoder.max_tokens(request)
-            answers.append(Answer(text, truncated))
+            whole = getattr(text, "whole", text)
+            tokens = len(self._stock.tok_encode(whole, add_special_tokens=False))
+            truncated = tokens >= self._encoder.max_tokens(request)
+            answers.append(Answer(str(text), truncated, tokens))
         self.seconds += time.perf_counter() - began
         return answers

@@ -128,7 +128,10 @@ class VllmDecoder:
     def _answer(self, prompt: Prompt, output: Any) -> Answer:
         text = str(self._tokenizer.decode(list(output.token_ids), skip_special_tokens=True))
         text, stopped = cut(text, prompt.stops)
-        return Answer(text, truncated=output.finish_reason == "length" and not stopped)
+        written = list(output.token_ids)
+        tokens = len(written) - (written[-1:] != [] and written[-1] in self._ends)
+        truncated = output.finish_reason == "length" and not stopped
+        return Answer(text, truncated=truncated, tokens=tokens)
 
 
 def engine_name(options: Mapping[str, Any]) -> str:

@@ -45,6 +45,11 @@ def outcomes(
         value = value if grade is None else grade.value
         numbers = [n for where in asked.requests if isinstance(where, tuple) for n in where]
         written = [texts[number] for number in numbers]
+        if task in harness.lengths:
+            value = sum(answer.tokens for answer in written) / len(written)
+            truncated = any(answer.truncated for answer in written)
+            rows.append(OutcomeRow(task, doc_id, metric=value, truncated=int(truncated)))
+            continue
         smoothed = None
         if score_kind == "smooth":
             smoothed = _smooth(asked, answers, chosen, value, harness)

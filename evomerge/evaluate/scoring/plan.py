@@ -16,6 +16,7 @@ from evomerge.evaluate.outcomes import Item, ScoreKind
 from evomerge.evaluate.scoring.choice_table import ChoiceTable
 from evomerge.evaluate.tasks.encode import Encoder
 from evomerge.evaluate.tasks.harness import Harness
+from evomerge.evaluate.tasks.length_task import ANSWER_TOKENS
 from evomerge.evaluate.tasks.lm_eval_api import is_sampled
 from evomerge.evaluate.tasks.request import Request
 from evomerge.evaluate.tasks.target import Choices
@@ -76,15 +77,22 @@ def make_plan(
     prompts: list[tuple[Item, Request]] = []
     asked = []
     choosing: dict[str, list[tuple[Item, Choices, list[int]]]] = {}
+    prompted: dict[tuple[str, int, int], tuple[int, ...]] = {}  # by task asked, document, request
     for item in items:
+        asked_task = harness.asked(item[0])
         kind = harness.output_type(item[0])
         golds = encoder.golds(item) if (kind, score_kind) == ("generate_until", "smooth") else []
         requests = [] if golds else harness.requests(*item)
         where: list[range | tuple[int, ...]] = []
-        for request in requests:
-            if request.kind == "generate_until":
+        for place, request in enumerate(requests):
+            if (asked_task, item[1], place) in prompted:  # its length, or its text, is wanted too
+                where.append(prompted[asked_task, item[1], place])
+            elif request.kind == "generate_until":
                 times = harness.repeats(item[0]) if is_sampled(request.args[1]) else 1
-                where.append(tuple(range(len(prompts), len(prompts) + times)))
+                prompted[asked_task, item[1], place] = added = tuple(
+                    range(len(prompts), len(prompts) + times)
+                )
+                where.append(added)
                 prompts += [(item, request)] * times
             else:
                 encoded = encoder.pairs(item, request)
@@ -92,7 +100,7 @@ def make_plan(
                 pairs += encoded
         span = range(len(pairs), len(pairs) + len(golds))
         pairs += golds
-        graded = not golds
+        graded = not golds and kind != ANSWER_TOKENS
         if kind == "multiple_choice":
             choices = harness.choices(*item)
             if choices.golds:

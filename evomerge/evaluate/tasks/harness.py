@@ -9,6 +9,7 @@ from typing import Any
 from evomerge.core.errors import UserError
 from evomerge.evaluate.outcomes import Item
 from evomerge.evaluate.tasks.function_task import FunctionTask
+from evomerge.evaluate.tasks.length_task import ANSWER_TOKENS, LengthTask
 from evomerge.evaluate.tasks.lm_eval_api import samples, takes_first_choice
 from evomerge.evaluate.tasks.loading import LoadedTasks, load
 from evomerge.evaluate.tasks.metric import value_of
@@ -29,6 +30,7 @@ class Harness:
         metrics: The metric of each task.
         weights: The weight of each task in the objective.
         functions: The tasks that are a user's Python functions.
+        lengths: The tasks that measure the length of answers to another.
         bounds: The bounds of scores that the study gives, by task.
         model_args: Settings of lm-eval's model that change a prompt or a score.
         code: SHA-256 of the Python files that tasks were allowed to run.
@@ -48,6 +50,7 @@ class Harness:
         self._prepared = loaded.prepared
         self._choices: dict[Item, Choices] = {}
         self.functions = loaded.functions
+        self.lengths = loaded.lengths
         self.bounds = loaded.bounds
         self.model_args = model_args
         self.code = loaded.code
@@ -66,9 +69,13 @@ class Harness:
         for name, function in self.functions.items():
             self.items[name] = list(range(function.n_items))
             self.item_keys[name] = [document_key([name, item]) for item in self.items[name]]
-        both: dict[str, Prepared | FunctionTask] = {**self._prepared, **self.functions}
-        self.metrics = {name: task.metric for name, task in both.items()}
-        self.weights = {name: task.weight for name, task in both.items()}
+        for name, length in self.lengths.items():
+            self.items[name] = self.items[length.source]
+            self.item_keys[name] = self.item_keys[length.source]
+        every: dict[str, Prepared | FunctionTask | LengthTask]
+        every = {**self._prepared, **self.functions, **self.lengths}
+        self.metrics = {name: task.metric for name, task in every.items()}
+        self.weights = {name: task.weight for name, task in every.items()}
         self.digest = protocol_digest(
             {name: (one.task, one.metric, one.instances) for name, one in self._prepared.items()},
             self.item_keys,
@@ -76,6 +83,7 @@ class Harness:
             apply_chat_template,
             {name: function.digest for name, function in self.functions.items()},
             model_args,
+            {name: length.source for name, length in self.lengths.items()},
         )
         if engine is not None:
             self.digest += f" {engine}"
@@ -163,19 +171,25 @@ class Harness:
         return all(set(ids) <= set(self.items.get(task, ())) for task, ids in items.items())
 
     def output_type(self, task: str) -> str:
-        """Return lm-eval's kind of task, e.g. ``generate_until``, or ``function``."""
+        """Return lm-eval's kind of task, ``function``, or ``answer_tokens``."""
         if task in self.functions:
             return "function"
+        if task in self.lengths:
+            return ANSWER_TOKENS
         return str(self._prepared[task].task.OUTPUT_TYPE)
 
     def requests(self, task: str, doc_id: int) -> list[Request]:
         """Return a document's requests, in the order in which `grade` wants their answers."""
-        instances = self._prepared[task].instances[doc_id]
+        instances = self._prepared[self.asked(task)].instances[doc_id]
         return [Request(instance.request_type, instance.args) for instance in instances]
 
     def repeats(self, task: str) -> int:
         """Return how many answers the task wants to each generation request."""
-        return int(self._prepared[task].task.config.repeats or 1)
+        return int(self._prepared[self.asked(task)].task.config.repeats or 1)
+
+    def asked(self, task: str) -> str:
+        """Return the task whose requests are asked: another's, where its answers are measured."""
+        return self.lengths[task].source if task in self.lengths else task
 
     def golds(self, task: str, doc_id: int) -> list[tuple[str, str]]:
         """Return (context, answer) for each right answer of a generation document."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.filters.selection import TakeFirstFilter
+from lm_eval.models import huggingface
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from lm_eval.tasks import TaskManager, _yaml_loader
@@ -182,6 +183,39 @@ def greedy_settings(stock: Any, settings: Mapping[str, Any]) -> tuple[tuple[str,
     if plain.pop("do_sample") or set(plain) - {"temperature", "top_p", "top_k"}:
         return None
     return tuple(stop for stop in stops if stop), max_tokens
+
+
+class AnswerText(str):
+    """An answer that remembers what the model wrote before it: its thinking, and the answer.
+
+    Attributes:
+        whole: Both.
+    """
+
+    whole: str
+
+
+@contextlib.contextmanager
+def whole_answers() -> Iterator[None]:
+    """Have lm-eval's loop return each answer as an `AnswerText`, while this is open.
+
+    lm-eval drops a model's thinking as soon as it is decoded; its length is part of what an answer
+    takes.
+    """
+    post_process = huggingface.postprocess_generated_text
+
+    def remembered(generation: str, stop: Any, think_end_token: str | None) -> str:
+        answer = AnswerText(post_process(generation, stop, think_end_token))
+        end = generation.rfind(think_end_token) if think_end_token else -1
+        thinking = generation[: end + len(think_end_token or "")] if end >= 0 else ""
+        answer.whole = thinking + answer
+        return answer
+
+    huggingface.postprocess_generated_text = remembered
+    try:
+        yield
+    finally:
+        huggingface.postprocess_generated_text = post_process
 
 
 def is_sampled(settings: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from evomerge.core.errors import UserError
 from evomerge.evaluate.tasks.function_task import FunctionTask, load_function
+from evomerge.evaluate.tasks.length_task import LengthTask, length_task
 from evomerge.evaluate.tasks.lm_eval_api import (
     BUILT_IN,
     FEWSHOT_SEED,
@@ -37,6 +38,7 @@ class LoadedTasks:
     Attributes:
         prepared: Tasks of lm-eval and of text files, by name.
         functions: Tasks that are a user's Python functions, by name.
+        lengths: Tasks that measure the length of answers to another, by name.
         bounds: By name, the bounds of scores that the study gives.
         code: SHA-256 of each Python file that tasks were allowed to run.
         warnings: Messages for the user.
@@ -44,6 +46,7 @@ class LoadedTasks:
 
     prepared: dict[str, Prepared] = field(default_factory=dict)
     functions: dict[str, FunctionTask] = field(default_factory=dict)
+    lengths: dict[str, LengthTask] = field(default_factory=dict)
     bounds: dict[str, tuple[float, ...]] = field(default_factory=dict)
     code: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -72,7 +75,8 @@ def load(
     requests = [TaskRequest(task) if isinstance(task, str) else task for task in tasks]
     if not requests:
         raise UserError("expected at least one task to score, but `tasks` is empty")
-    names = [task.name for task in requests if task.text is None and task.function is None]
+    of_lm_eval = [task for task in requests if not (task.text or task.function or task.tokens_of)]
+    names = [task.name for task in of_lm_eval]
     manager = open_index(names, folders) if names else None
     loaded = LoadedTasks()
     if allow_task_code:
@@ -83,6 +87,8 @@ def load(
         renderer = ChatRenderer(prompting.chat_tokenizer, prompting.chat_template_args)
     seed = FEWSHOT_SEED if prompting.fewshot_seed is None else prompting.fewshot_seed
     for request in requests:
+        if request.tokens_of is not None:
+            continue
         if request.function is not None:
             loaded.functions[request.name] = _function(request, allow_task_code)
             if request.bounds is not None:
@@ -121,6 +127,11 @@ def load(
                     if request.cluster is None:
                         documents = list(loaded.prepared[name].documents.values())
                         loaded.warnings.extend(cluster_hints(name, documents))
+    for request in requests:
+        if request.tokens_of is not None:
+            loaded.lengths[request.name] = one = length_task(request, loaded.prepared)
+            if one.bounds is not None:
+                loaded.bounds[request.name] = one.bounds
     loaded.warnings.extend(
         f"allowed task code: {file}, SHA-256 {sha256[:16]}" for file, sha256 in loaded.code.items()
     )

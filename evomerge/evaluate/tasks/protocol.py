@@ -43,6 +43,7 @@ def protocol_digest(
     apply_chat_template: bool,
     functions: Mapping[str, str],
     model_args: Mapping[str, Any],
+    lengths: Mapping[str, str],
 ) -> str:
     """Hash the evaluation: equal digests and equal weights give equal outcomes.
 
@@ -53,6 +54,7 @@ def protocol_digest(
         apply_chat_template: Whether prompts went through its chat template.
         functions: For each task that is a user's function the hash of its source.
         model_args: Settings of lm-eval's model.
+        lengths: For each task that measures answers' lengths the task that they answer.
     """
     digest = hashlib.sha256()
     header = {
@@ -62,6 +64,7 @@ def protocol_digest(
         "chat": apply_chat_template,
         "functions": {name: [source, len(item_keys[name])] for name, source in functions.items()},
         **({"model_args": dict(model_args)} if model_args else {}),
+        **({"lengths": dict(lengths)} if lengths else {}),
     }
     digest.update(_canonical(header).encode())
     for name, (task, metric, instances) in tasks.items():

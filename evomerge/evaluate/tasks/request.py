@@ -23,6 +23,7 @@ class TaskRequest:
         text: A text file whose bits per byte are the task (`text_task`).
         chunk_bytes: Size of a chunk of the text, which is one document of the task.
         function: A user's function that scores the model (`function_task`).
+        tokens_of: Another task, the length of whose answers is the score (`length_task`).
         items: Number of items that the function scores; ``None`` if it gives one number.
         bounds: The least and the greatest score of an item, as far as they are known.
         cluster: A field of the documents: those in which it is the same belong together.
@@ -35,6 +36,7 @@ class TaskRequest:
     text: Path | None = None
     chunk_bytes: int = CHUNK_BYTES
     function: str | None = None
+    tokens_of: str | None = None
     items: int | None = None
     bounds: tuple[float, ...] | None = None
     cluster: str | None = None

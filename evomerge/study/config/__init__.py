@@ -6,7 +6,12 @@ from evomerge.study.config.items import ItemsConfig
 from evomerge.study.config.output import OutputConfig
 from evomerge.study.config.search import SearchConfig, ThenConfig
 from evomerge.study.config.study import StudyConfig
-from evomerge.study.config.tasks import FunctionTaskConfig, TaskConfig, TextTaskConfig
+from evomerge.study.config.tasks import (
+    FunctionTaskConfig,
+    TaskConfig,
+    TextTaskConfig,
+    TokensTaskConfig,
+)
 from evomerge.study.config.workers import WorkersConfig
 
 __all__ = [
@@ -19,6 +24,7 @@ __all__ = [
     "TaskConfig",
     "TextTaskConfig",
     "ThenConfig",
+    "TokensTaskConfig",
     "WorkersConfig",
     "seconds",
 ]

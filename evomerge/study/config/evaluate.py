@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from evomerge.core.errors import UserError, unknown
 from evomerge.study.config.items import ItemsConfig
-from evomerge.study.config.tasks import FunctionTaskConfig, TaskConfig
+from evomerge.study.config.tasks import FunctionTaskConfig, TaskConfig, TokensTaskConfig
 
 ITEMS_PER_CANDIDATE, LEAST_PER_TASK = 48, 4  # where a study does not say items.per_generation
 MODEL_ARGS = (
@@ -30,7 +30,8 @@ class EvaluateConfig:
 
     Attributes:
         tasks: lm-eval tasks: a name, or a mapping of `name`, `metric` and `weight`. With `text` a
-            file's bits per byte, with `function` a Python function's scores.
+            file's bits per byte, with `function` a Python function's scores, with `tokens_of` the
+            length of the answers to another task.
         include_path: Folders of task YAML.
         num_fewshot: Examples in the prompt; ``None`` leaves it to the task.
         apply_chat_template: Whether prompts go through the tokenizer's chat template.
@@ -119,8 +120,15 @@ class EvaluateConfig:
         for key in self.model_args or ():
             if key not in MODEL_ARGS:
                 raise UserError(unknown(f"key of {where}: evaluate.model_args", key, MODEL_ARGS))
-        if not (self.model_args or {}).get("think_end_token"):
+        thought_ends = (self.model_args or {}).get("think_end_token")
+        if not thought_ends:
             return
+        lengths = [task.name for task in self.tasks if isinstance(task, TokensTaskConfig)]
+        if lengths and str(thought_ends).isdigit():
+            raise UserError(
+                f"{where}: evaluate.model_args.think_end_token: write it as text, such as "
+                f"</think>: lm_eval drops what a token's number ends before {lengths[0]} counts it"
+            )
         for setting, needed in ((self.fitness, "metric"), (self.engine, "hf")):
             if setting != needed:
                 key = "engine" if needed == "hf" else "fitness"

@@ -39,7 +39,11 @@ class TaskConfig:
         """Return the kind of an entry of `tasks`, and the entry as a mapping."""
         if isinstance(value, str):
             return TaskConfig, {"name": value}
-        by_key = {"text": TextTaskConfig, "function": FunctionTaskConfig}
+        by_key = {
+            "text": TextTaskConfig,
+            "function": FunctionTaskConfig,
+            "tokens_of": TokensTaskConfig,
+        }
         kinds = (by_key[key] for key in by_key if isinstance(value, Mapping) and key in value)
         return next(kinds, TaskConfig), value
 
@@ -108,3 +112,25 @@ class FunctionTaskConfig(TaskConfig):
         """Return the task with its file's whole path; a module's name stays."""
         module, colon, function = self.function.rpartition(":")
         return dataclasses.replace(self, function=absolute(module) + colon + function)
+
+
+@dataclass(frozen=True)
+class TokensTaskConfig(TaskConfig):
+    """The length of the answers to another task of the study, in tokens; fewer is better.
+
+    Attributes:
+        tokens_of: A task of the study that generates answers; thinking counts too.
+        weight: What a token costs, beside the weights of the others. At 0, the default, it is only
+            measured, and counts in constraints.
+    """
+
+    tokens_of: str = ""
+    weight: float = 0.0
+
+    def check(self, where: str) -> None:
+        """Refuse a metric and fields beside the count."""
+        super().check(where)
+        if self.cluster is not None:
+            raise UserError(f"{where}.cluster: write it under {self.tokens_of}, for both")
+        if self.metric is not None:
+            raise UserError(f"{where}.metric: the number of tokens is the metric")

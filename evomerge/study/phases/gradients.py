@@ -14,7 +14,7 @@ from evomerge.recipe.space.simplex import pulled_back
 from evomerge.recipe.space.slopes import Coefficient, slopes
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.recipe.space.template import tensors_of
-from evomerge.study.config import FunctionTaskConfig, StudyConfig
+from evomerge.study.config import FunctionTaskConfig, StudyConfig, TokensTaskConfig
 from evomerge.study.context import StudyRun
 from evomerge.study.journal.record import Record
 from evomerge.study.wanted import Items, Wanted, WantedGradient
@@ -103,6 +103,12 @@ def without_gradient(config: StudyConfig, loss: str = "answers") -> str | None:
     functions = [t.name for t in evaluate.tasks if isinstance(t, FunctionTaskConfig) and t.weight]
     if functions:
         return f"task '{functions[0]}' is a function, which has none: set search.optimizer: catcma"
+    lengths = [t.name for t in evaluate.tasks if isinstance(t, TokensTaskConfig) and t.weight]
+    if lengths:
+        return (
+            f"task '{lengths[0]}' counts tokens, which has none: give it weight 0 and a "
+            "constraint, or set search.optimizer: catcma"
+        )
     return None
 
 

@@ -13,6 +13,7 @@ from evomerge.study.config import (
     FunctionTaskConfig,
     StudyConfig,
     TextTaskConfig,
+    TokensTaskConfig,
 )
 
 
@@ -36,7 +37,8 @@ def reproduce(
         ``None`` where no model is exported, or no task is lm-eval's.
     """
     evaluate = config.evaluate
-    ours = {t.name for t in evaluate.tasks if isinstance(t, TextTaskConfig | FunctionTaskConfig)}
+    kinds = (TextTaskConfig, FunctionTaskConfig, TokensTaskConfig)
+    ours = {task.name for task in evaluate.tasks if isinstance(task, kinds)}
     tasks = [task for task in items if task not in ours]
     if not config.output.save_model or not tasks:
         return None

@@ -9,7 +9,13 @@ from typing import Any
 from evomerge.evaluate.generation.vllm import engine_name
 from evomerge.evaluate.tasks.harness import Harness
 from evomerge.evaluate.tasks.request import TaskRequest
-from evomerge.study.config import EvaluateConfig, FunctionTaskConfig, TaskConfig, TextTaskConfig
+from evomerge.study.config import (
+    EvaluateConfig,
+    FunctionTaskConfig,
+    TaskConfig,
+    TextTaskConfig,
+    TokensTaskConfig,
+)
 
 
 def load_harness(evaluate: EvaluateConfig, tokenizer: Any) -> Harness:
@@ -41,4 +47,6 @@ def _requested(one: TaskConfig) -> TaskRequest:
         return replace(plain, text=Path(one.text), chunk_bytes=one.chunk_bytes)
     if isinstance(one, FunctionTaskConfig):
         return replace(plain, function=one.function, items=one.items)
+    if isinstance(one, TokensTaskConfig):
+        return replace(plain, tokens_of=one.tokens_of)
     return plain

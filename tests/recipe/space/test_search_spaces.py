@@ -50,7 +50,11 @@ def start_of(space):
     return tuple(dimension.start for dimension in space.dimensions)
 
 
-TAKES = {"slerp_pair": 2, "task_and_language": 3}  # the others take any number of models
+TAKES = {
+    "slerp_pair": 2,
+    "thinking_and_instruct": 2,
+    "task_and_language": 3,
+}  # the others take any number of models
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
@@ -93,6 +97,7 @@ EXPECTED_DIMENSIONS = {  # for two models of six layers, counted by hand from th
     "mixed_methods": 2 + 6 * (1 + 1 + 2),
     "which_parents": 2 * (1 + 4),
     "task_and_language": 3,  # of its three models
+    "thinking_and_instruct": 2 * 4 * 2,
     "task_arithmetic_by_component": 2 * (6 * 3 + 2),  # attention, MLP, norm; embedding, last norm
     "task_arithmetic_by_tensor": 2 * (6 * 4 + 2),
     "learned_soup": 2 * (6 * 4 + 2),
