@@ -1,4 +1,4 @@
-"""The tree that README, CONTRIBUTING and the design page draw is the tree of folders."""
+"""The tree that CONTRIBUTING and the design page draw is the tree of folders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "CONTRIBUTING.md", "docs/design.md"]
+PAGES = ["CONTRIBUTING.md", "docs/design.md"]
 _LINE = re.compile(r" {4}(?P<indent> *)(?P<folder>\w+)/ {2,}\S")
 
 
@@ -48,7 +48,7 @@ def test_every_folder_of_the_package_is_drawn_and_every_drawn_folder_is_there(pa
 
 
 def test_the_pages_draw_the_same_tree():
-    assert drawn("README.md") == drawn("CONTRIBUTING.md") == drawn("docs/design.md")
+    assert drawn("CONTRIBUTING.md") == drawn("docs/design.md")
 
 
 def test_the_rooms_stand_in_the_order_of_the_import_contract():
@@ -60,7 +60,7 @@ def test_the_rooms_stand_in_the_order_of_the_import_contract():
         for name in layer.split("|")
         if not name.strip().startswith("(")  # rooms that are planned
     ]
-    assert [folder for folder in drawn("README.md") if "/" not in folder] == order
+    assert [folder for folder in drawn("CONTRIBUTING.md") if "/" not in folder] == order
 
 
 def test_no_module_lies_loose_at_the_root():
