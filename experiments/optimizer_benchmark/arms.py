@@ -14,9 +14,12 @@ class Arm:
         per_task: Items of each task that a candidate is scored on.
         score: ``smooth`` (likelihood of the right answer) or ``metric`` (exact match, decoded).
         redraw: Whether every generation sees other items.
-        paired: Whether it is told how far a candidate is ahead of the best anchor on its items.
+        paired: Whether it is told how far a candidate is ahead of the best anchor on its items, as
+            those that keep an eye on their start always are.
         anchored: Whether it scores the anchors first, starts from the best and ends with a race;
             otherwise it starts where its authors start and answers with the best score seen.
+        then: The optimizer, and its options, that goes on where the first one ends.
+        share: What of the cost the first one has, if another follows.
     """
 
     optimizer: str
@@ -26,6 +29,13 @@ class Arm:
     redraw: bool = True
     paired: bool = False
     anchored: bool = True
+    then: tuple[str, dict[str, Any]] | None = None
+    share: float = 0.5
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether the optimizer is told leads over the best anchor."""
+        return self.paired or self.optimizer in ("catcma", "cmaes", "sepcma", "coarse_to_fine")
 
 
 ARMS = {
@@ -78,6 +88,10 @@ ARMS = {
     "adam, lr .05": Arm("adam", {"lr": 0.05}, per_task=4),
     "adam, margin": Arm("adam", {"loss": "margin"}, per_task=4),
     "adam, entropy": Arm("adam", {"loss": "entropy"}, per_task=4),
+    "hybrid": Arm("catcma", per_task=4, then=("adam", {"piecewise": True})),
+    "hybrid, 6/7 evolution": Arm(
+        "catcma", per_task=4, then=("adam", {"piecewise": True}), share=6 / 7
+    ),
     "adam alone": Arm("adam", per_task=4, anchored=False),
 }
 

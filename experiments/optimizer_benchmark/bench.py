@@ -12,6 +12,7 @@ import hashlib
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from arms import ARMS, HEADLINE, Arm
@@ -20,6 +21,7 @@ from spaces import parents, spaces
 
 from evomerge.evaluate.outcomes import OutcomeRow, score_kind_of
 from evomerge.optimizers import create
+from evomerge.optimizers.relay import Relay
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.inverse import point_of
 from evomerge.study.config import StudyConfig
@@ -42,8 +44,8 @@ WATCHED_PER_TASK = 100
 class Judge:
     """A zoo with its models in memory: scores recipes on items, and on held-out items once."""
 
-    def __init__(self, zoo: Path) -> None:
-        tasks = sorted(p.stem for p in (zoo / "tasks").glob("demo_*.yaml"))
+    def __init__(self, zoo: Path, labels: int | None = None) -> None:
+        tasks = sorted(p.stem for p in (zoo / "tasks").glob("*.yaml"))
         tasks = [t for t in tasks if not t.endswith(("_ll", "_mc"))]
         self.zoo = zoo
         base, models = parents(zoo)
@@ -62,6 +64,9 @@ class Judge:
             for task, m in described["metrics"].items()
         }
         self.pools = split(described["item_keys"], SHARES, seed=0)  # the same for every search
+        if labels is not None:
+            search = self.pools["search"]
+            self.pools["search"] = {task: ids[:labels] for task, ids in search.items()}
         self._judged: dict[tuple[str, int], float] = {}
 
     def rows(self, recipe: Recipe, items: dict, mode: str) -> list[OutcomeRow]:
@@ -73,7 +78,8 @@ class Judge:
     def gradient(self, search: "Search", point: tuple, items: dict) -> tuple[list, list[float]]:
         """Return outcomes, and the derivative of the loss along each dimension."""
         optimizer, recipe = search.optimizer, search.space.fill(point)
-        if search.chain is None:
+        if search.chain is None or search.chained_at != optimizer.origin:
+            search.chained_at = optimizer.origin
             base = self.config.base_model
             search.chain = Chain(search.space, optimizer.origin, base, optimizer.piecewise)
         weights = item_weights(dict.fromkeys(items, 1.0), items)
@@ -97,6 +103,7 @@ class Search:
 
     def __init__(self, judge: Judge, arm: Arm, space_name: str, seed: int, budget: int) -> None:
         self.judge, self.arm, self.seed = judge, arm, seed
+        self.brief = False
         base, models = judge.config.base_model, list(judge.config.models)
         self.space = spaces(base, models)[space_name]
         self.spent, self.budget = 0, budget
@@ -105,6 +112,7 @@ class Search:
         self.told: list[dict] = []  # what the item matrices are made of
         self.reference: Recipe | None = None
         self.chain: Chain | None = None
+        self.chained_at: tuple | None = None
         start = None
         if arm.anchored or arm.options.get("start") == "anchor":
             start = self._anchors()
@@ -115,8 +123,21 @@ class Search:
         elif arm.optimizer == "mergenetic":
             self.optimizer = Mergenetic(dimensions, seed)
         else:
-            self.optimizer = create(arm.optimizer, **arm.options)
+            self.optimizer = self._made()
             self.optimizer.start(self.space.dimensions, seed, start)
+
+    def _made(self) -> Any:
+        """The arm's optimizer, or the relay of two, the first of which has a share of the cost."""
+        first = create(self.arm.optimizer, **self.arm.options)
+        if self.arm.then is None:
+            return first
+        first.start(self.space.dimensions, self.seed)
+        n_items = self.arm.per_task * len(self.judge.tasks)
+        left = self.budget - self.spent - RACERS * RACED_PER_TASK * len(self.judge.tasks)
+        generation = (first.population + 1) * n_items
+        points = int(self.arm.share * left / generation) * first.population
+        name, options = self.arm.then
+        return Relay([(first, max(points, first.population)), (create(name, **options), 10**9)])
 
     def run(self) -> dict:
         began, watched = time.process_time(), {}
@@ -132,7 +153,7 @@ class Search:
             self._generation(generation)
             generation += 1
             at = time.process_time()
-            for share in WATCHED:
+            for share in () if self.brief else WATCHED:
                 if share not in watched and self.spent >= share * self.budget:
                     watched[share] = self.judge.held_out(self.answer(), WATCHED_PER_TASK)
             judging += time.process_time() - at
@@ -141,8 +162,8 @@ class Search:
         seconds = time.process_time() - began - judging
         return {
             "held_out": round(self.judge.held_out(final), 4),
-            "unraced": round(self.judge.held_out(early), 4),
-            "watched": {str(share): round(value, 4) for share, value in watched.items()},
+            **({} if self.brief else {"unraced": round(self.judge.held_out(early), 4)}),
+            **({"watched": {str(k): round(v, 4) for k, v in watched.items()}} if watched else {}),
             "item_evaluations": self.spent,
             "candidates": len(self.gains),
             "generations": generation,
@@ -206,7 +227,7 @@ class Search:
             if self.best_seen is None or value > self.best_seen[0]:
                 self.best_seen = (value, recipe)
         self.told.append({"points": points, "items": items, "rows": rows})
-        gains = [value - reference for value in values] if self.arm.paired else values
+        gains = [value - reference for value in values] if self.arm.is_paired else values
         if not getattr(self.optimizer, "learns_from_items", False):
             self.optimizer.tell(points, gains)
             return
@@ -275,19 +296,24 @@ def main() -> None:
     parser.add_argument("--spaces", nargs="+", default=["parts", "depth", "global"])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(8)))
     parser.add_argument("--budget", type=int, default=BUDGET)
+    parser.add_argument("--labels", type=int, help="items a task that the search pool has")
+    parser.add_argument("--brief", action="store_true", help="judge the last answer alone")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no search after")
     arguments = parser.parse_args()
     (arguments.out / "matrices").mkdir(parents=True, exist_ok=True)
-    began, judge = time.monotonic(), Judge(arguments.zoo)
+    began, judge = time.monotonic(), Judge(arguments.zoo, arguments.labels)
     for space in arguments.spaces:
         for seed in arguments.seeds:
             for arm in arguments.arms:
                 key = {"arm": arm, "space": space, "seed": seed, "budget": arguments.budget}
+                if arguments.labels is not None:
+                    key["labels"] = arguments.labels
                 if time.monotonic() - began > arguments.seconds:
                     raise SystemExit(75)  # there is more to do: call again
                 if not _claim(arguments.out, key):
                     continue
                 search = Search(judge, ARMS[arm], space, seed, arguments.budget)
+                search.brief = arguments.brief
                 result = {**key, **search.run()}
                 name = "-".join(str(v) for v in key.values()).replace(" ", "_").replace(",", "")
                 np.savez_compressed(arguments.out / "matrices" / f"{name}.npz", **search.matrices())
@@ -304,7 +330,8 @@ def _claim(out: Path, key: dict) -> bool:
     done = out / "searches.jsonl"
     if done.exists():
         lines = [json.loads(line) for line in done.read_text().splitlines()]
-        if any(all(line[k] == v for k, v in key.items()) for line in lines):
+        wanted = {"labels": None, **key}
+        if any(all(line.get(k) == v for k, v in wanted.items()) for line in lines):
             return False
     name = json.dumps(key, sort_keys=True, ensure_ascii=False).replace("/", "_")
     lock = (out / "matrices" / f".{hashlib.sha1(name.encode()).hexdigest()[:16]}.lock").open("w")

@@ -10,7 +10,8 @@ LOW, HIGH = -0.25, 1.5  # of every weight, as in search_spaces/task_arithmetic_b
 def spaces(base: str, models: list[str], low: float = LOW, high: float = HIGH) -> dict:
     """A weight per model; at five depths; and apart for attention, MLP and the rest.
 
-    And those that gradients search: a weight per model and component of a layer, or tensor.
+    And those that gradients search: a weight per model and component of a layer, or tensor; and
+    one with methods to choose and densities, which have no gradient.
     """
 
     def weights(knots: int | None) -> list[dict]:
@@ -30,6 +31,7 @@ def spaces(base: str, models: list[str], low: float = LOW, high: float = HIGH) -
     finer = {per: f"task_arithmetic_by_{per}" for per in ("component", "tensor")}
     made = {name: SearchSpace.from_dict(document, name) for name, document in documents.items()}
     made |= {per: SearchSpace.from_yaml(name) for per, name in finer.items()}
+    made["mixed"] = SearchSpace.from_yaml("mixed_methods")
     return {name: space.bind(base, models, "float32") for name, space in made.items()}
 
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 SPACES = {"global": "4 dimensions", "depth": "20 dimensions", "parts": "60 dimensions"}
-SPACES |= {"component": "80 dimensions", "tensor": "224 dimensions"}
+SPACES |= {"component": "80 dimensions", "tensor": "224 dimensions", "mixed": "methods to choose"}
 RIVAL = "mergekit-evolve"
 
 
@@ -22,12 +22,14 @@ class Zoo:
 
     def __init__(self, folder: Path) -> None:
         self.name = folder.name
-        self.searches = _lines(folder / "searches.jsonl")
+        lines = _lines(folder / "searches.jsonl")
+        self.searches = [line for line in lines if "labels" not in line]
+        self.labelled = [line for line in lines if "labels" in line]
         measured = json.loads((folder / "anchors.json").read_text())
         self.anchors, self.anchors_watched = measured["held_out"], measured["watched"]
         self.anchor_name = max(self.anchors, key=self.anchors.get)
         self.anchor = self.anchors[self.anchor_name]
-        by_scores = [s for s in self.searches if not s["arm"].startswith("adam")]
+        by_scores = [s for s in self.searches if not _by_gradients(s["arm"])]
         self.known = max(s["held_out"] for s in by_scores)
         self.budget = statistics.mode(s["budget"] for s in self.searches)
         self.table: dict[str, dict[str, dict[int, dict]]] = {}
@@ -70,16 +72,72 @@ class Zoo:
 
 def alone(zoo: Zoo) -> list[str]:
     """Gradients with less to spend, from .5, without anchors and without a race."""
-    by_budget: dict[int, list[float]] = {}
-    for search in zoo.searches:
-        if search["arm"] == "adam alone":
-            by_budget.setdefault(search["budget"], []).append(search["held_out"])
     return [
         f"- adam alone, 224 dimensions, {budget:,} item evaluations: "
         f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f}, "
         f"{len(values)} seeds)."
-        for budget, values in sorted(by_budget.items())
+        for budget, values in sorted(_alone(zoo).items())
     ]
+
+
+def targets(zoos: list[Zoo]) -> list[str]:
+    """Where gradients alone reach with a tenth of the cost what scores reach with all of it."""
+    rows = [
+        "| zoo | best anchor | best arm by scores, 11,200 | adam alone, 1,120 | as much? "
+        "| adam alone, 3,360 | .90? |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for zoo in zoos:
+        arms = [
+            (_median(runs), arm, space, len(runs))
+            for space, named in zoo.table.items()
+            for arm, runs in named.items()
+            if not _by_gradients(arm)
+        ]
+        best, arm, space, n = max(arms)
+        little, more = ([*_alone(zoo).get(budget, [])] for budget in (1120, 3360))
+        if not little or not more:
+            continue
+        tenth, third = statistics.median(little), statistics.median(more)
+        rows.append(
+            f"| {zoo.name} | {zoo.anchor:.3f} | {best:.3f} ({arm}, {SPACES[space]}, {n}) "
+            f"| {tenth:.3f} ({len(little)}) | {'yes' if tenth >= best else 'no'} "
+            f"| {third:.3f} ({len(more)}) | {'yes' if third >= 0.9 else 'no'} |"
+        )
+    return rows
+
+
+def few_labels(zoo: Zoo) -> list[str]:
+    """What is reached where the search pool has so many items a task, raced and before."""
+    groups: dict[tuple[int, str, str, int], list[dict]] = {}
+    for line in zoo.labelled:
+        key = (line["labels"], line["space"], line["arm"], line["budget"])
+        groups.setdefault(key, []).append(line)
+    if not groups:
+        return []
+    rows = [
+        "| items a task | arm | n | item evaluations | held out: median | before the race |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (labels, space, arm, budget), lines in sorted(groups.items()):
+        raced, unraced = (statistics.median(x[k] for x in lines) for k in ("held_out", "unraced"))
+        rows.append(
+            f"| {labels} | {arm}, {SPACES[space]} | {len(lines)} | {budget:,} | {raced:.3f} "
+            f"| {unraced:.3f} |"
+        )
+    return [*rows, ""]
+
+
+def _by_gradients(arm: str) -> bool:
+    return arm.startswith(("adam", "hybrid"))
+
+
+def _alone(zoo: Zoo) -> dict[int, list[float]]:
+    by_budget: dict[int, list[float]] = {}
+    for search in zoo.searches:
+        if search["arm"] == "adam alone":
+            by_budget.setdefault(search["budget"], []).append(search["held_out"])
+    return by_budget
 
 
 def sign_flip(differences: list[float]) -> float:
@@ -165,11 +223,15 @@ def early(zoo: Zoo) -> list[str]:
         shown = {
             arm: statistics.median(s["watched"]["0.2"] for s in runs.values()) - there
             for arm, runs in arms.items()
-            if arm != RIVAL and len(runs) >= 4 and all("0.2" in s["watched"] for s in runs.values())
+            if arm != RIVAL
+            and len(runs) >= 4
+            and all("0.2" in s.get("watched", {}) for s in runs.values())
         }
         listed = ", ".join(
             f"{arm} {v:+.3f}" for arm, v in sorted(shown.items(), key=lambda p: -p[1])
         )
+        if not shown:
+            continue
         last = _median(arms[RIVAL]) - zoo.anchor
         rows.append(
             f"- {SPACES[space]}: {RIVAL} at the end {last:+.3f}; after a fifth of the item "
@@ -180,9 +242,9 @@ def early(zoo: Zoo) -> list[str]:
 
 def main() -> None:
     results = Path(sys.argv[1])
-    text = []
-    for folder in sorted(p.parent for p in results.glob("*/anchors.json")):
-        zoo = Zoo(folder)
+    zoos = [Zoo(p.parent) for p in sorted(results.glob("*/anchors.json"))]
+    text = ["## A tenth of the cost", "", *targets(zoos), ""]
+    for zoo in zoos:
         text += [
             f"## Zoo `{zoo.name}`",
             "",
@@ -194,7 +256,9 @@ def main() -> None:
             if space in zoo.table:
                 text += [*zoo.lines(space), ""]
         text += [*(lines := alone(zoo)), *([""] if lines else [])]
-        text += ["Gain over the best anchor, held out:", "", *early(zoo), ""]
+        text += few_labels(zoo)
+        if earlier := early(zoo):
+            text += ["Gain over the best anchor, held out:", "", *earlier, ""]
         (results / f"{zoo.name}.svg").write_text(plot(zoo))
     (results / "table.md").write_text("\n".join(text))
 

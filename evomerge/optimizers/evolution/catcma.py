@@ -13,6 +13,7 @@ from cmaes import CatCMAwM
 from evomerge.optimizers.checks import share_of_range
 from evomerge.optimizers.coordinates import Floats, Mask
 from evomerge.optimizers.evolution.inactive import correct_inactive
+from evomerge.optimizers.evolution.start_watch import StartWatch
 from evomerge.optimizers.optimizer import Optimizer, ranks
 from evomerge.recipe.space.dimension import Point
 
@@ -28,7 +29,9 @@ class CatCma(Optimizer):
 
     Integers keep a margin: a smallest probability of leaving the current value. So do choices,
     whose table starts half-way between even and certain of the initial choice. Samples outside
-    the bounds are clipped to them and pay for the distance in their rank.
+    the bounds are clipped to them and pay for the distance in their rank. The first point of all is
+    the initial one; while it is better than every point of the last three generations, it is what
+    `mean` says.
 
     Args:
         sigma: First standard deviation, as a share of each dimension's range (see `CmaEs`).
@@ -37,6 +40,7 @@ class CatCma(Optimizer):
     """
 
     smallest_population = 4
+    compares_generations = True  # the start with the last ones
 
     def __init__(
         self, sigma: float = 0.08, population: int | None = None, seed: int | None = None
@@ -48,7 +52,7 @@ class CatCma(Optimizer):
     def mean(self) -> Point | None:
         """The centre of the normal distribution, with the likeliest choice of each category."""
         self._check_started("mean")
-        if self._strategy.generation == 0:
+        if self._strategy.generation == 0 or self._watch.leads:
             return self._initial
         units = np.empty(len(self._coordinates))
         if self._gaussian:
@@ -72,6 +76,7 @@ class CatCma(Optimizer):
         return None
 
     def _begin(self) -> None:
+        self._watch, self._is_first = StartWatch(), True
         self._sort_coordinates()
         units = self._coordinates.encode(self._initial)
         generator = np.random.SeedSequence(self._seed)
@@ -91,9 +96,16 @@ class CatCma(Optimizer):
 
     def _propose(self) -> list[Point]:
         self._solutions = [self._strategy.ask() for _ in range(self._population)]
-        return [self._coordinates.decode(self._units(solution)) for solution in self._solutions]
+        if self._is_first:
+            self._solutions[0] = self._solution(self._coordinates.encode(self._initial))
+        points = [self._coordinates.decode(self._units(solution)) for solution in self._solutions]
+        if self._is_first:
+            points[0] = self._initial
+        return points
 
     def _learn(self, fitness: list[float | None]) -> None:
+        self._watch.learn(fitness)
+        self._is_first = False
         ranked = ranks(fitness)
         if ranked is None:
             return
@@ -134,6 +146,17 @@ class CatCma(Optimizer):
         if self._choices:
             units[self._choices] = (solution.c.argmax(axis=1) + 0.5) / self._n_choices
         return units
+
+    def _solution(self, units: Floats) -> CatCMAwM.Solution:
+        """Return the solution whose units these are."""
+        x = units[self._continuous] if self._continuous else None
+        z = units[self._integers] if self._integers else None
+        c = None
+        if self._choices:
+            c = np.zeros((len(self._choices), self._n_choices.max()), dtype=bool)
+            chosen = (units[self._choices] * self._n_choices).astype(int)
+            c[np.arange(len(self._choices)), chosen] = True
+        return CatCMAwM.Solution(x, z, c, units[self._gaussian] if self._gaussian else None)
 
     def _first_probabilities(self, units: Floats) -> Floats:
         """Return one row per category: half of it even, half of it on the initial choice."""

@@ -16,6 +16,7 @@ from evomerge.core.errors import UserError
 from evomerge.optimizers.checks import share_of_range, whole_number
 from evomerge.optimizers.coordinates import Floats
 from evomerge.optimizers.evolution.inactive import correct_inactive
+from evomerge.optimizers.evolution.start_watch import StartWatch
 from evomerge.optimizers.optimizer import Optimizer, ranks
 from evomerge.recipe.space.dimension import Point
 
@@ -56,7 +57,9 @@ class CmaEs(Optimizer):
     Bounds are kept by pycma's smooth transformation into them, so `mean` is feasible and no point
     piles up on a bound. An integer is searched as a continuum cut into cells, with a smallest
     standard deviation that keeps neighbouring values in reach; a choice is searched by its index
-    in the list, which suits ordered choices (`catcma` treats choices as categories).
+    in the list, which suits ordered choices (`catcma` treats choices as categories). The first
+    point of all is the initial one; while it is better than every point of the last three
+    generations, it is what `mean` says.
 
     Args:
         sigma: First standard deviation, as a share of each dimension's range. For a few hundred
@@ -72,6 +75,7 @@ class CmaEs(Optimizer):
     """
 
     smallest_population = 4
+    compares_generations = True  # the start with the last ones
 
     def __init__(
         self,
@@ -92,7 +96,7 @@ class CmaEs(Optimizer):
     def mean(self) -> Point | None:
         """The centre of the distribution, mapped into the bounds."""
         self._check_started("mean")
-        if self._strategy.countiter == 0:
+        if self._strategy.countiter == 0 or self._watch.leads:
             return self._initial
         return self._decode(self._strategy.result.xfavorite)
 
@@ -105,6 +109,7 @@ class CmaEs(Optimizer):
     def _begin(self) -> None:
         self._restarted = 0
         self._reason: str | None = None
+        self._watch, self._is_first = StartWatch(), True
         # pycma does not support one dimension: it gets a second one, on which nothing depends
         self._idle = 1 if len(self._coordinates) == 1 else 0
         self._launch()
@@ -114,12 +119,20 @@ class CmaEs(Optimizer):
             self._restarted += 1
             self._population *= 2
             self._launch()
+        if self._is_first:  # the mean is the start
+            self._strategy.inject([self._strategy.mean], force=True)
         self._units = self._strategy.ask()  # population arrays of d unit coordinates
-        return [self._decode(units) for units in self._units]
+        points = [self._decode(units) for units in self._units]
+        if self._is_first:
+            points[0] = self._initial
+        return points
 
     def _learn(self, fitness: list[float | None]) -> None:
+        self._watch.learn(fitness)
+        self._is_first = False
         ranked = ranks(fitness)
         if ranked is None:
+            self._strategy._injected_solutions_archive.clear()  # it warns of those it never sees
             return
         before = self._strategy.stds
         self._strategy.tell(self._units, ranked.tolist())

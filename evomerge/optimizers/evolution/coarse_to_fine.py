@@ -35,6 +35,7 @@ class CoarseToFine(Optimizer):
     """
 
     smallest_population = 4
+    compares_generations = True  # as CatCMAwM does
 
     def __init__(
         self,

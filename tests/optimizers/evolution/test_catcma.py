@@ -46,8 +46,11 @@ def test_it_asks_what_catcmawm_asks():
         cat_param=np.array([[2 / 3, 1 / 6, 1 / 6], [0.75, 0.25, 0.0]]),
         seed=int(np.random.SeedSequence(3).generate_state(1)[0]),
     )
-    for points in asked:
+    for number, points in enumerate(asked):
         solutions = [theirs.ask() for _ in range(8)]
+        if number == 0:  # the first point of all is the start
+            first = np.array([[True, False, False], [True, False, False]])
+            solutions[0] = CatCMAwM.Solution(np.array([0.5]), None, first, np.array([0.5]))
         expected = [(float(s.x[0]), "pqr"[s.c[0].argmax()], not s.c[1].argmax()) for s in solutions]
         assert [p[1:] for p in points] == [e[1:] for e in expected]
         assert [p[0] for p in points] == pytest.approx([e[0] for e in expected], abs=1e-6)
@@ -93,6 +96,7 @@ def test_the_first_choice_is_the_likeliest_at_first():
     optimizer = CatCma(population=600)
     optimizer.start(MIXED, 0, initial=(0.5, "r", True))
     points = optimizer.ask()
+    assert points[0] == (0.5, "r", True)
     assert np.mean([c == "r" for _, c, _ in points]) == pytest.approx(2 / 3, abs=0.06)
     assert np.mean([d is True for _, _, d in points]) == pytest.approx(3 / 4, abs=0.06)
 
