@@ -19,6 +19,7 @@ from evomerge.evaluate.likelihood.likelihood import Forward
 from evomerge.evaluate.outcomes import Item, OutcomeRow, ScoreKind, score_kind_of
 from evomerge.evaluate.scoring.judge import outcomes
 from evomerge.evaluate.scoring.plan import ScoringPlan, make_plan
+from evomerge.evaluate.scoring.shown import ShownItem, shown_items
 from evomerge.evaluate.tasks.encode import Encoder
 from evomerge.evaluate.tasks.gold_check import check_golds
 from evomerge.evaluate.tasks.harness import Harness
@@ -173,18 +174,12 @@ class Scorer:
         self.seconds = self._backward.seconds + self._generation.seconds
         return outcomes(plan, likelihoods, answers, kind, self.harness), value
 
-    def written(self, items: Mapping[str, Sequence[int]]) -> list[tuple[str, int, str, str]]:
-        """Return (task, document, text, right text) of each generation item, of the model now."""
-        checked = [item for item in self._checked(items) if item[0] not in self.harness.lengths]
+    def written(self, items: Mapping[str, Sequence[int]]) -> list[ShownItem]:
+        """Return prompt, answer and right answer of each item that has texts, of the model now."""
+        checked = tuple(i for i in self._checked(items) if i[0] not in self.harness.lengths)
         plan = self._plan(checked, "metric")
-        answers = self._generation(plan.prompts)
-        shown = []
-        for asked in plan.asked:
-            numbers = next((where for where in asked.requests if isinstance(where, tuple)), ())
-            if numbers:
-                right = next((text for _, text in self.harness.golds(*asked.item)), "")
-                shown.append((*asked.item, answers[numbers[0]].text, right))
-        return shown
+        likelihoods = self._forward(plan.batches, plan.pairs)
+        return shown_items(plan, likelihoods, self._generation(plan.prompts), self.harness)
 
     def composition(self, items: Mapping[str, Sequence[int]], score_kind: ScoreKind) -> str:
         """Return the digest of the batches that `score` puts these items in (`batch_digest`)."""

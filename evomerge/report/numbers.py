@@ -27,21 +27,31 @@ def interval(low: float, high: float) -> str:
     """Return both ends of an interval of differences.
 
     >>> interval(-0.02, 0.0677)
-    '−0.020 to +0.068'
+    '[−0.020, +0.068]'
     """
-    return f"{number(low, sign=True)} to {number(high, sign=True)}"
+    return f"[{number(low, sign=True)}, {number(high, sign=True)}]"
+
+
+def signed_interval(difference: float, low: float, high: float) -> str:
+    """Return a difference and its interval, as everywhere.
+
+    >>> signed_interval(0.0269, 0.0094, 0.0441)
+    '+0.027 [+0.009, +0.044]'
+    """
+    return f"{number(difference, sign=True)} {interval(low, high)}"
 
 
 def percent(share: float) -> str:
     """Return a share of 1 in percent; small ones are not rounded to 0.
 
-    >>> percent(0.457), percent(0.0031), percent(0.0), percent(0.0001)
-    ('46 %', '0.3 %', '0 %', '<0.1 %')
+    >>> percent(0.457), percent(0.0031), percent(0.0), percent(0.0001), percent(-0.02)
+    ('46 %', '0.3 %', '0 %', '<0.1 %', '−2.0 %')
     """
     value = 100 * share
     if 0 < value < 0.1:
         return "<0.1 %"
-    return f"{value:.1f} %" if 0 < value < 9.95 else f"{value:.0f} %"
+    digits = 1 if 0 < abs(value) < 9.95 else 0
+    return f"{value:.{digits}f} %".replace("-", "−")
 
 
 def duration(seconds: float) -> str:

@@ -71,6 +71,15 @@ def parameters(recipe: RecipeData) -> dict[str, bool]:
     return {name: name in per_model for scope in _scopes(recipe) for name in scope}
 
 
+def is_by_tensor(recipe: RecipeData) -> bool:
+    """Say whether a parameter has a filter for each of many tensors."""
+    settings = [setting for scope in _scopes(recipe) for setting in scope.values()]
+    return any(
+        isinstance(s, list) and len(s) > len(LAYER_PARTS) + len(OUTSIDE) and isinstance(s[0], dict)
+        for s in settings
+    )
+
+
 def models(recipe: RecipeData) -> list[str]:
     """Return the merged models, in the recipe's order."""
     return list(dict.fromkeys(entry.model for entry in _entries(recipe)))

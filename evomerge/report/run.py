@@ -54,6 +54,8 @@ class Run:
         sessions: First and last moment of every time that the journal was open.
         references: The reference anchor's trial number for every generation.
         race_items: For each of the record's races, how many items it was decided on.
+        paid: For every generation, the item evaluations and the workers' seconds of the whole study
+            when its fitness was known.
     """
 
     folder: Path
@@ -63,6 +65,7 @@ class Run:
     sessions: list[tuple[float, float]] = field(default_factory=list)
     references: dict[int, int] = field(default_factory=dict)
     race_items: list[int] = field(default_factory=list)
+    paid: dict[int, tuple[int, float]] = field(default_factory=dict)
     _measured: dict[str, set[str]] = field(default_factory=dict)
     _raced: dict[int, set[tuple[str, int]]] = field(default_factory=dict)
 
@@ -91,8 +94,11 @@ class Run:
                 self._delivered(event)
             case FailedEvent():
                 self.failures.append(event)
-            case ToldEvent(reference=ReferenceFitness(trial=reference)):
-                self.references[event.generation] = reference
+            case ToldEvent():
+                spent = (self.record.item_evaluations, self.record.seconds["total"])
+                self.paid[event.generation] = spent
+                if isinstance(event.reference, ReferenceFitness):
+                    self.references[event.generation] = event.reference.trial
             case RacedEvent():
                 compared = [self._raced.get(number, set()) for number in event.scores]
                 # a candidate that was in an earlier race has more than this rung's items

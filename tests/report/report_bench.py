@@ -146,7 +146,7 @@ def verdict():
         "winner": {"kind": "trial", "trial": 6, "digest": "d6", "name": "trial 6"},
         "race_winner": {"kind": "trial", "trial": 6, "digest": "d6", "name": "trial 6"},
         "improvement_shown": True,
-        "sentence": "Improvement shown: trial 6 scores +0.3125 (-0.1 to +0.7) (95 % intervals).",
+        "sentence": "Improvement shown: trial 6 scores +0.3125 [-0.100, +0.700]; 95 % intervals.",
         "scores": {"winner": {"quiz": 0.75, "text": 2.0}},
         "comparisons": [
             {

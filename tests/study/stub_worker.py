@@ -116,7 +116,8 @@ class Stub:
         return answer
 
     def show(self, request: dict[str, Any]) -> dict[str, Any]:
-        written = [[task, i, " 7", "7"] for task, ids in request["items"].items() for i in ids]
+        items = [(task, i) for task, ids in request["items"].items() for i in ids]
+        written = [[task, i, " 7", "7", f"prompt {i}"] for task, i in items]
         return {"written": written, "seconds": {"total": 0.0}}
 
     def batches(self, mode: str, shard: dict[str, list[int]]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -79,14 +80,31 @@ class Figure:
         self._parts.append(f'<line class="{kind}" {ends}/>')
 
     def dot(
-        self, x: float, y: float, kind: str, tip: str = "", size: float = 3.5, square: bool = False
+        self,
+        x: float,
+        y: float,
+        kind: str,
+        tip: str = "",
+        size: float = 3.5,
+        square: bool = False,
+        trial: int | None = None,
     ) -> None:
-        """Draw a point: round, or square, so that two kinds differ by more than their colour."""
+        """Draw a point: round, or square, so that two kinds differ by more than their colour.
+
+        With `trial` the page shows that trial's row of the table beside the tip.
+        """
         if square:
-            self.rect(x - size, y - size, 2 * size, 2 * size, kind, tip)
+            self.rect(x - size, y - size, 2 * size, 2 * size, f"{kind} at", tip, trial=trial)
             return
         geometry = f'cx="{_px(x)}" cy="{_px(y)}" r="{_px(size)}"'
-        self._parts.append(f'<circle class="{kind}" {geometry}{_with(tip, "circle")}')
+        which = "" if trial is None else f' data-trial="{trial}"'
+        self._parts.append(f'<circle class="{kind}" {geometry}{which}{_with(tip, "circle")}')
+
+    def specks(self, points: Iterable[tuple[float, float]], kind: str) -> None:
+        """Draw many points without tips as one path; their size is the class's stroke width."""
+        path = "".join(f"M{_px(x)} {_px(y)}h0" for x, y in points)
+        if path:
+            self._parts.append(f'<path class="specks {kind}" d="{path}"/>')
 
     def rect(
         self,
@@ -97,10 +115,12 @@ class Figure:
         kind: str,
         tip: str = "",
         fill: str = "",
+        trial: int | None = None,
     ) -> None:
-        """Draw a rectangle; `fill` is CSS and goes before the class."""
+        """Draw a rectangle; `fill` is CSS of its style, for what classes cannot say."""
         geometry = f'x="{_px(x)}" y="{_px(y)}" width="{_px(max(width, 0))}" height="{_px(height)}"'
-        style = f' style="fill:{fill}"' if fill else ""
+        style = f' style="{fill}"' if fill else ""
+        style += "" if trial is None else f' data-trial="{trial}"'
         self._parts.append(f'<rect class="{kind}" {geometry}{style}{_with(tip, "rect")}')
 
     def text(
@@ -124,33 +144,51 @@ class Figure:
         self, at: Scale, y: float, top: float, marks: Sequence[tuple[float, str]], name: str = ""
     ) -> None:
         """Draw a horizontal axis at `y` with grid lines up to `top`."""
+        self._parts.append('<g class="ax">')
         for value, label in marks:
             self.rule(at(value), top, at(value), y)
             self.text(at(value), y + 16, label, "tick", "middle")
-        if name:
-            self.text((at.start + at.end) / 2, y + 34, name, "axis", "middle")
+        self._parts.append("</g>")
+        if name:  # in the middle of the axis, unless it is too long for that
+            half = text_width(name) / 2
+            middle = max(half, min((at.start + at.end) / 2, self.width - half))
+            self.text(middle, y + 34, name, "axis", "middle", self.width)
 
     def y_axis(
         self, at: Scale, x: float, right: float, marks: Sequence[tuple[float, str]], name: str = ""
     ) -> None:
         """Draw a vertical axis at `x` with grid lines to `right`."""
+        self._parts.append('<g class="ay">')
         for value, label in marks:
             self.rule(x, at(value), right, at(value))
             self.text(x - 7, at(value) + 4, label, "tick", "end")
+        self._parts.append("</g>")
         if name:
             self.text(14, (at.start + at.end) / 2, name, "axis", "middle", turned=True)
 
-    def legend(self, x: float, y: float, entries: Sequence[tuple[str, str, str]]) -> None:
-        """Draw a row of (shape, class, label) from the left; shapes are line, dot, square, bar."""
-        for shape, kind, label in entries:
-            if shape == "line":
-                self.line([(x, y - 4), (x + 22, y - 4)], kind)
-            elif shape == "bar":
-                self.rect(x + 4, y - 10, 18, 11, kind)
-            else:
-                self.dot(x + 14, y - 4, kind, square=shape == "square")
-            self.text(x + 28, y, label, "key")
-            x += 28 + text_width(label) + 22
+    @contextmanager
+    def marks(self, across: Scale, up: Scale) -> Iterator[None]:
+        """Collect what lies in the plot's area; on the page, dragging over it zooms in.
+
+        The page's script moves circles, squares of class ``at`` and lines to the new scale and
+        draws new ticks. Without a script the chart is as it is written.
+
+        Args:
+            across: The horizontal scale; its ends are the area's sides.
+            up: The vertical scale.
+        """
+        number = len(self._parts)
+        x, y = min(across.start, across.end), min(up.start, up.end)
+        width, height = abs(across.end - across.start), abs(up.end - up.start)
+        yield
+        ends = ";".join(
+            ",".join(f"{v:.6g}" for v in (at.low, at.high, at.start, at.end)) for at in (across, up)
+        )
+        box = f"{_px(x)},{_px(y)},{_px(width)},{_px(height)}"
+        inside = "".join(self._parts[number:])
+        self._parts[number:] = [
+            f'<g class="marks" data-zoom="{ends}" data-box="{box}">{inside}</g>'
+        ]
 
     def markup(self) -> Markup:
         """Return the whole as an SVG element that grows with the page up to its natural width."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from evomerge.evaluate.outcomes import OutcomeRow
-from evomerge.report.charts.charts import WIDTH, Bar, bars
-from evomerge.report.charts.svg import Figure
+from evomerge.report.charts.bars import Bar, bars
+from evomerge.report.charts.layout import Entry, legend, responsive
+from evomerge.report.findings.held_out import held_out_models
 from evomerge.report.numbers import number, plural
-from evomerge.report.page.heldout import held_out_models
 from evomerge.report.run import Run
 from evomerge.study.journal.trials import TrialRecord
 from evomerge.study.statistics.outcome import Tasks, fitness, weights
@@ -28,7 +29,7 @@ def section(run: Run) -> dict[str, Any]:
             rows = record.outcomes.rows(trial.digest, "metric", items)
             if rows and not record.outcomes.missing(trial.digest, "metric", items):
                 trial_bars.append(
-                    _bar(rows, run.record.tasks_of("search"), "f5", "items of the search pool")
+                    _bar(rows, record.tasks_of("search"), "f2 pale", "items of the search pool")
                 )
         if trial.digest in held_out and trial.digest not in shown:
             kind = "f1" if trial.number == run.ours else "f2"
@@ -40,19 +41,17 @@ def section(run: Run) -> dict[str, Any]:
     if not shown:
         return {"missing": "No anchor has been scored by the tasks' own metrics yet."}
     order = sorted(shown.values(), key=lambda p: (p[0].number != run.ours, -p[1][-1].value))
-    legend = Figure(WIDTH, 20, "Legend")
-    entries = [("bar", "f5", f"search pool, {plural(_count(items), 'item')}")]
+    entries: list[Entry] = [("bar", "f2 pale", f"search pool, {plural(_count(items), 'item')}")]
     if held_out:
         count = plural(_count(run.pools["holdout"]), "item")
         entries.append(("bar", "f2", f"held-out, {count}"))
     if run.ours is not None and held_out:
-        entries.append(("bar", "f1", f"held-out: {record.trials[run.ours].name}"))
-    legend.legend(0, 14, entries)
+        entries.append(("bar", "f1", f"held-out: {record.trials[run.ours].name}, the winner"))
     rows_ = [(trial.name, trial.number == run.ours, trial_bars) for trial, trial_bars in order]
     name = "weighted mean of the tasks' metrics, higher is better"
     return {
-        "legend": legend.markup(),
-        "bars": bars(rows_, name, "Scores of all anchors and of the winner"),
+        "legend": legend(entries),
+        "bars": responsive(partial(bars, rows_, name, "Scores of all anchors and of the winner")),
         "unmeasured": [
             t.name
             for t in record.trials.values()

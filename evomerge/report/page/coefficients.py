@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from markupsafe import Markup
@@ -11,15 +12,17 @@ from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
 from evomerge.recipe.data import RecipeData
 from evomerge.report import recipe_view
-from evomerge.report.charts.charts import WIDTH, Band, heat_map
+from evomerge.report.charts.heat_map import Band, heat_map
+from evomerge.report.charts.layout import Entry, is_narrow, legend, responsive
 from evomerge.report.charts.svg import Figure, scale, text_width
+from evomerge.report.findings.dimensions import named
 from evomerge.report.numbers import plural, short_names
 from evomerge.report.recipe_view import Spot
 from evomerge.report.run import Run
 from evomerge.report.status import summary
 from evomerge.study.journal.trials import TrialRecord
 
-_MOST_MAPS = 12
+_MOST_MAPS, _MOST_CELLS = 12, 900
 Column = tuple[Band, Sequence[Spot]]
 
 
@@ -48,14 +51,19 @@ def _shown(run: Run, trial: TrialRecord) -> dict[str, Any]:
 def _drawn(run: Run, trial: TrialRecord) -> dict[str, Any]:
     recipe = recipe_view.recorded(trial.recipe)
     depth = run.depth or recipe_view.depth_of(recipe)
-    maps, fixed = _maps(recipe, depth)
+    maps, fixed, left_out = _maps(recipe, depth)
     return {
         "name": trial.name,
         "role": _role(run, trial),
         "method": _methods(recipe, depth),
-        "maps": maps[:_MOST_MAPS],
-        "left_out": max(0, len(maps) - _MOST_MAPS),
+        "maps": maps,
+        "left_out": left_out,
         "fixed": fixed,
+        "by_tensor": ", ".join(
+            end.removesuffix(".weight") for end in recipe_view.LAYER_PARTS.values()
+        )
+        if recipe_view.is_by_tensor(recipe)
+        else "",
         "assumed_depth": run.depth is None,
         "depth": depth,
         "yaml": yaml_file.write(dict(trial.recipe)),
@@ -69,8 +77,13 @@ def _role(run: Run, trial: TrialRecord) -> str:
     return "won the race" if trial.number == run.ours else "furthest ahead in the search so far"
 
 
-def _maps(recipe: RecipeData, depth: int) -> tuple[list[dict[str, Any]], list[str]]:
-    """Draw a heat map per parameter and group of components; and list what is constant."""
+def _maps(recipe: RecipeData, depth: int) -> tuple[list[dict[str, Any]], list[str], int]:
+    """Draw a heat map per parameter and group of components.
+
+    Returns:
+        The maps, what is constant, and how many maps are left out because there are too many.
+    """
+    cells_drawn = left_out = 0
     names = short_names(recipe_view.models(recipe))
     maps: list[dict[str, Any]] = []
     fixed: list[str] = []
@@ -99,11 +112,15 @@ def _maps(recipe: RecipeData, depth: int) -> tuple[list[dict[str, Any]], list[st
         ]
         filled = [part for part in layouts if any(v is not None for row in part[2] for v in row)]
         for title, columns, cells in filled:
+            cells_drawn += len(rows) * len(columns)
+            if maps and (len(maps) == _MOST_MAPS or cells_drawn > _MOST_CELLS):
+                left_out += 1
+                continue
             bands, last = [band for band, _ in columns], title == filled[-1][0]
             aria = f"{parameter} by model and layer"
-            figure = heat_map(list(rows), bands, cells, ends, aria, key=last)
-            maps.append({"title": f"{parameter}{title}", "figure": figure})
-    return maps, fixed
+            draw = partial(heat_map, list(rows), bands, cells, ends, aria, last)
+            maps.append({"title": f"{parameter}{title}", "figure": responsive(draw)})
+    return maps, fixed, left_out
 
 
 def _cells(
@@ -189,33 +206,49 @@ def _methods(recipe: RecipeData, depth: int) -> dict[str, Any]:
     if len(used) == 1:
         return {"name": used[0]}
     parts = list(recipe_view.LAYER_PARTS)
-    figure = Figure(WIDTH, 30 * len(parts) + 78, "Merge method by component and layer")
-    width = min((WIDTH - 190) / depth, 110.0)
-    for i, part in enumerate(parts):
-        figure.text(178, 27 + 30 * i, part, "", "end")
-        first = 0
-        for layer in range(depth + 1):
-            names = [_name(method_by_spot, part, at) for at in (first, layer)]
-            if layer == depth or names[0] != names[1]:
-                x, w = 190 + width * first, width * (layer - first)
-                layers = f"layers {first} to {layer - 1}"
-                kind = f"f{1 + used.index(names[0]) % 5} band"
-                figure.rect(x + 1, 8 + 30 * i, w - 2, 28, kind, f"{part}, {layers}: {names[0]}")
-                if text_width(names[0]) < w - 8:
-                    figure.text(x + w / 2, 26 + 30 * i, names[0], "onband", "middle")
-                first = layer
-    bottom = 30 * len(parts) + 8
-    for layer in range(0, depth, max(1, round(34 / width))):
-        figure.text(190 + width * (layer + 0.5), bottom + 16, str(layer), "tick", "middle")
-    figure.text(190 + width * depth / 2, bottom + 34, "layer", "axis", "middle")
-    figure.legend(
-        190, bottom + 60, [("bar", f"f{1 + i % 5} band", name) for i, name in enumerate(used)]
-    )
+
+    def draw(width: float) -> Markup:
+        left, bottom = 92.0 if is_narrow(width) else 190.0, 30 * len(parts) + 8
+        figure = Figure(width, bottom + 40, "Merge method by component and layer")
+        wide = min((width - left) / depth, 110.0)
+        for i, part in enumerate(parts):
+            figure.text(left - 12, 27 + 30 * i, part, "", "end")
+            for name, first, end in _stretches(method_by_spot, part, depth):
+                x, w = left + wide * first, wide * (end - first)
+                tip = f"{part}, layers {first} to {end - 1}: {name}"
+                figure.rect(x + 1, 8 + 30 * i, w - 2, 28, _band(used, name), tip)
+                if text_width(name) < w - 8:
+                    figure.text(x + w / 2, 26 + 30 * i, name, "onband", "middle")
+        for layer in range(0, depth, max(1, round(34 / wide))):
+            figure.text(left + wide * (layer + 0.5), bottom + 16, str(layer), "tick", "middle")
+        figure.text(left + wide * depth / 2, bottom + 34, "layer", "axis", "middle")
+        return figure.markup()
+
+    entries: list[Entry] = [("bar", _band(used, name), name) for name in used]
     outside = {spot.component: name for spot, name in method_by_spot.items() if spot.layer is None}
     return {
-        "figure": Markup(figure.markup()),
+        "figure": legend(entries) + responsive(draw),
         "outside": ", ".join(f"{part}: {name}" for part, name in outside.items()),
     }
+
+
+def _band(used: Sequence[str], name: str) -> str:
+    """Return the class of a method's colour, which stands for nothing else on the page."""
+    return f"m{1 + used.index(name) % 6} band"
+
+
+def _stretches(
+    method_by_spot: Mapping[Spot, str], part: str, depth: int
+) -> list[tuple[str, int, int]]:
+    """Return (method, first layer, end) of neighbouring layers with one method."""
+    stretches = []
+    first = 0
+    for layer in range(1, depth + 1):
+        name = _name(method_by_spot, part, first)
+        if layer == depth or _name(method_by_spot, part, layer) != name:
+            stretches.append((name, first, layer))
+            first = layer
+    return stretches
 
 
 def _name(method_by_spot: Mapping[Spot, str], part: str, layer: int) -> str:
@@ -228,9 +261,10 @@ def _at_the_edge(run: Run, trial: TrialRecord) -> str:
     dimensions = run.record.dimensions
     if trial.point is None or len(trial.point) != len(dimensions):
         return ""
+    names = named(dimensions, run.depth)
     at_edge = [
-        d.name
-        for d, v in zip(dimensions, trial.point, strict=True)
+        name
+        for name, d, v in zip(names, dimensions, trial.point, strict=True)
         if d.kind != "categorical" and min(v - d.low, d.high - v) <= 0.005 * (d.high - d.low)
     ]
     ranged = sum(d.kind != "categorical" for d in dimensions)
@@ -238,8 +272,8 @@ def _at_the_edge(run: Run, trial: TrialRecord) -> str:
         return ""
     return (
         f"{len(at_edge)} of {plural(ranged, 'value')} lie at an end of their range: "
-        + ", ".join(at_edge[:8])
-        + (" …" if len(at_edge) > 8 else ".")
+        + "; ".join(at_edge[:6])
+        + (" …" if len(at_edge) > 6 else ".")
     )
 
 

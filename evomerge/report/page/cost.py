@@ -9,12 +9,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from evomerge.report.charts.charts import WIDTH
+from evomerge.report.charts.layout import Entry, is_narrow, legend, responsive
 from evomerge.report.charts.svg import Figure, Scale, scale, ticks
 from evomerge.report.numbers import duration, percent
 from evomerge.report.run import PHASES, Run, WorkerJob
 
-_PHASE_KINDS = {"anchors": "f5", "search": "f1", "race": "f2", "verdict": "f3"}
+_PHASE_KINDS = {"anchors": "f2", "search": "f1", "race": "f3", "verdict": "ink"}
+_PART_KINDS = ("grey1", "grey2", "grey3")
 _UNITS = ((1.0, "seconds"), (60.0, "minutes"), (3600.0, "hours"), (86400.0, "days"))
 
 
@@ -83,25 +84,36 @@ def _by_phase(jobs: Sequence[WorkerJob]) -> Markup:
             build = sum(job.build for job in phase_jobs)
             forward = sum(job.forward for job in phase_jobs)
             rows.append((phase, build, forward, max(0.0, total - build - forward)))
-    height = 34 + 28 * len(rows)
-    figure = Figure(WIDTH, height + 42, "Worker seconds by phase")
     longest = max(sum(seconds) for _, *seconds in rows)
     unit, name = _unit(longest)
-    at = scale([0.0, longest / unit], 90, WIDTH - 230, 6)
-    figure.x_axis(at, height, 30, _ticks(at), f"{name} of worker time")
-    for i, (phase, *seconds) in enumerate(rows):
-        y, x, total = 36 + 28 * i, 0.0, sum(seconds)
-        figure.text(78, y + 14, phase, "", "end")
-        for kind, label, spent in zip(("f2", "f1", "f5"), _PARTS, seconds, strict=True):
-            tip = f"{phase}, {label}: {duration(spent)}"
-            figure.rect(at(x / unit), y, at(spent / unit) - at(0), 19, kind, tip)
-            x += spent
-        share = percent(seconds[1] / total) if total else "–"
-        said = f"{duration(total)}, {share} in the forward pass"
-        figure.text(at(x / unit) + 8, y + 14, said, "value small")
-    legend = [("bar", kind, label) for kind, label in zip(("f2", "f1", "f5"), _PARTS, strict=True)]
-    figure.legend(90, 16, legend)
-    return figure.markup()
+
+    def draw(width: float) -> Markup:
+        narrow = is_narrow(width)
+        step, top = (44, 20) if narrow else (28, 6)
+        height = step * len(rows) + 4
+        figure = Figure(width, height + 42, "Worker time by phase")
+        left, right = (2.0, width - 8) if narrow else (90.0, width - 230)
+        count = 4 if narrow else 6
+        at = scale([0.0, longest / unit], left, right, count)
+        marks = ticks(at.low, at.high, count)
+        figure.x_axis(at, height, 4, marks, f"{name} of worker time")
+        for i, (phase, *seconds) in enumerate(rows):
+            y, x, total = top + step * i, 0.0, sum(seconds)
+            share = percent(seconds[1] / total) if total else "–"
+            said = f"{duration(total)}, {share} in the forward pass"
+            for kind, label, spent in zip(_PART_KINDS, _PARTS, seconds, strict=True):
+                tip = f"{phase}, {label}: {duration(spent)}"
+                figure.rect(at(x / unit), y, at(spent / unit) - at(0), 19, kind, tip)
+                x += spent
+            if narrow:
+                figure.text(0, y - 5, f"{phase}: {said}", "", "start", width)
+            else:
+                figure.text(78, y + 14, phase, "", "end")
+                figure.text(at(x / unit) + 8, y + 14, said, "value small")
+        return figure.markup()
+
+    entries: list[Entry] = [("bar", *pair) for pair in zip(_PART_KINDS, _PARTS, strict=True)]
+    return legend(entries) + responsive(draw)
 
 
 _PARTS = ("build the merge", "forward pass", "everything else")
@@ -115,31 +127,46 @@ def _timeline(run: Run, workers: Sequence[str]) -> Markup:
     total = max(run.wall_seconds, 1e-9)
     unit, name = _unit(total)
     lane = 24 if len(workers) <= 24 else max(3, 576 // len(workers))
-    bottom = 30 + lane * len(workers)
-    figure = Figure(WIDTH, bottom + 46, "What each worker did when")
-    at = Scale(0.0, total / unit, 90, WIDTH - 14)
-    figure.x_axis(at, bottom, 26, _ticks(at), f"{name} since the start")
-    for i, worker in enumerate(workers):
-        y = 30 + lane * i
-        if lane >= 12:
-            figure.text(78, y + lane / 2 + 4, f"worker {worker}", "", "end", 76)
-        mine = [
-            (job.phase, _open_seconds(run, job.start), _open_seconds(run, job.end))
-            for job in run.jobs
-            if job.worker == worker
-        ]
-        for phase, first, until, count in _merged(sorted(mine, key=itemgetter(1)), 0.0015 * total):
-            x, wide = at(first / unit), at(until / unit) - at(first / unit)
-            said = "1 delivery" if count == 1 else f"{count:,} deliveries"
-            tip = f"worker {worker}, {phase}: {said} in {duration(until - first)}"
-            kind = _PHASE_KINDS.get(phase, "f4")
-            figure.rect(x, y + lane * 0.12, max(0.8, wide), lane * 0.76, kind, tip)
-    for opened, _ in run.sessions[1:]:
-        x = at(_open_seconds(run, opened) / unit)
-        figure.rule(x, 24, x, bottom, "zero")
+    bottom = 10 + lane * len(workers)
+    spans = {
+        worker: _merged(
+            sorted(
+                (
+                    (job.phase, _open_seconds(run, job.start), _open_seconds(run, job.end))
+                    for job in run.jobs
+                    if job.worker == worker
+                ),
+                key=itemgetter(1),
+            ),
+            0.0015 * total,
+        )
+        for worker in workers
+    }
+
+    def draw(width: float) -> Markup:
+        figure = Figure(width, bottom + 46, "What each worker did when")
+        left = 22.0 if is_narrow(width) else 90.0
+        at = Scale(0.0, total / unit, left, width - 14)
+        marks = ticks(at.low, at.high, 4 if is_narrow(width) else 8)
+        figure.x_axis(at, bottom, 6, marks, f"{name} since the start")
+        for i, worker in enumerate(workers):
+            y = 10 + lane * i
+            if lane >= 12:
+                label = worker if is_narrow(width) else f"worker {worker}"
+                figure.text(left - 12, y + lane / 2 + 4, label, "", "end", left - 14)
+            for phase, first, until, count in spans[worker]:
+                x, wide = at(first / unit), at(until / unit) - at(first / unit)
+                said = "1 delivery" if count == 1 else f"{count:,} deliveries"
+                tip = f"worker {worker}, {phase}: {said} in {duration(until - first)}"
+                kind = _PHASE_KINDS.get(phase, "f4")
+                figure.rect(x, y + lane * 0.12, max(0.8, wide), lane * 0.76, kind, tip)
+        for opened, _ in run.sessions[1:]:
+            x = at(_open_seconds(run, opened) / unit)
+            figure.rule(x, 4, x, bottom, "zero")
+        return figure.markup()
+
     used = [phase for phase in PHASES if any(job.phase == phase for job in run.jobs)]
-    figure.legend(90, 16, [("bar", _PHASE_KINDS[phase], phase) for phase in used])
-    return figure.markup()
+    return legend([("bar", _PHASE_KINDS[phase], phase) for phase in used]) + responsive(draw)
 
 
 def _open_seconds(run: Run, moment: float) -> float:
@@ -183,10 +210,6 @@ def _failures(run: Run) -> list[dict[str, Any]]:
 
 def _unit(seconds: float) -> tuple[float, str]:
     return next(((u, n) for u, n in reversed(_UNITS) if seconds >= 2 * u), _UNITS[0])
-
-
-def _ticks(at: Scale) -> list[tuple[float, str]]:
-    return ticks(at.low, at.high, 8)
 
 
 def _natural(worker: str) -> tuple[int, str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from evomerge.report.charts.charts import Gap, differences
+from evomerge.report.charts.intervals import Gap, differences
+from evomerge.report.charts.layout import responsive
+from evomerge.report.findings.held_out import held_out_models, judged
 from evomerge.report.numbers import interval, number, percent, plural
-from evomerge.report.page.heldout import held_out_models
 from evomerge.report.page.race import last_race
 from evomerge.report.run import Run
 from evomerge.study.analysis.winners_curse import winners_curse
@@ -126,7 +128,9 @@ def _gains(run: Run) -> dict[str, Any]:
     axis = f"{ours.name} − {rival.name}, on the same items"
     return {
         "stages": stages,
-        "gain_figure": differences(plotted, axis, "Gain by stage") if plotted else None,
+        "gain_figure": responsive(partial(differences, plotted, axis, "Gain by stage"))
+        if plotted
+        else None,
         "ours_name": ours.name,
         "rival_name": rival.name,
     }
@@ -135,13 +139,15 @@ def _gains(run: Run) -> dict[str, Any]:
 def _reference(run: Run) -> TrialRecord | None:
     """Return the anchor that every generation was compared with; the last one if it changed.
 
-    Steps along gradients are compared with none; it is the one that the verdict fitted them beside.
+    Steps along gradients are compared with none: it is the one that the verdict fitted them beside,
+    or the best anchor by the metric.
     """
     if not run.references:
         overfit = run.record.verdict and run.record.verdict.overfit
-        best = [n for n in run.record.best_anchors() if overfit is not None]
-        named = (run.record.trials[n] for n in best)
-        return next((trial for trial in named if overfit and trial.name == overfit.anchor), None)
+        trials = [run.record.trials[n] for n in run.record.best_anchors()]
+        beside = [trial for trial in trials if overfit and trial.name == overfit.anchor]
+        simple = [trial for trial in trials if trial.kind == "anchor"]
+        return next(iter([*beside, *simple]), None)
     return run.record.trials[run.references[max(run.references)]]
 
 
@@ -215,7 +221,8 @@ def _compared(run: Run, ours: TrialRecord, rival: TrialRecord, pool: str) -> dic
     if a is None or b is None:
         return None
     tasks = run.record.tasks_of(pool)
-    c = compare(a, b, tasks, clusters=run.record.clusters)
+    of_verdict = judged(run).get(rival.number) if pool == "holdout" else None
+    c = of_verdict or compare(a, b, tasks, clusters=run.record.clusters)
     label = {"race": "race, all items", "holdout": "held-out items"}[pool]
     gap = Gap(label, c.difference, c.low, c.high, plural(c.items, "item"), pool == "holdout")
     values = [fitness(rows, tasks, "metric") for rows in (a, b)]

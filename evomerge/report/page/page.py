@@ -19,11 +19,13 @@ from evomerge.report.page import (
     constraints,
     convergence,
     cost,
+    examples,
     heldout,
     honesty,
-    parallel,
     pareto,
     provenance,
+    strips,
+    trials,
     verdict,
 )
 from evomerge.report.page import (
@@ -31,7 +33,7 @@ from evomerge.report.page import (
 )
 from evomerge.report.run import Run
 
-_HERE = Path(__file__).parent
+_ASSETS = Path(__file__).parent / "assets"
 
 
 def write_report(run: Path, out: Path | None = None) -> Path:
@@ -60,39 +62,38 @@ def write_report(run: Path, out: Path | None = None) -> Path:
 
 def page(run: Run) -> str:
     """Return the report as text."""
-    script = (_HERE / "report.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     sections: dict[str, Any] = {
         "verdict": verdict.section(run),
         "heldout": heldout.section(run),
+        "examples": examples.section(run),
         "convergence": convergence.section(run),
         "pareto": pareto.section(run),
         "constraints": constraints.section(run),
-        "parallel": parallel.section(run),
+        "strips": strips.section(run),
         "anchors": anchors.section(run),
         "coefficients": coefficients.section(run),
         "race": race_table.section(run),
         "honesty": honesty.section(run),
         "cost": cost.section(run),
+        "trials": trials.section(run),
         "provenance": provenance.section(run),
     }
-    return (
-        _environment()
-        .get_template("report.html.jinja")
-        .render(
-            **sections,
-            title=run.folder.resolve().name,
-            style=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
-            script=Markup(script),
-            script_digest=digest,
-        )
-    )
+    return render("report.html.jinja", **sections, title=run.folder.resolve().name)
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill in a page that loads nothing, with the style and the script of all pages."""
+    script = (_ASSETS / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    style = Markup((_ASSETS / "report.css").read_text(encoding="utf-8"))
+    filled = _environment().get_template(template)
+    return filled.render(**values, style=style, script=Markup(script), script_digest=digest)
 
 
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(_HERE),
+        loader=FileSystemLoader(_ASSETS),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

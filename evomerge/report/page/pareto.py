@@ -9,15 +9,15 @@ from typing import Any
 
 from markupsafe import Markup
 
-from evomerge.report.charts.svg import Figure, scale, ticks
+from evomerge.report.charts.frame import frame
+from evomerge.report.charts.layout import HALF, WIDTH, Entry, is_narrow, legend, responsive
 from evomerge.report.numbers import number, plural
 from evomerge.report.run import Run
 from evomerge.study.statistics.correlation import rank_correlation
 from evomerge.study.trial import front_of
 
 _MOST_PAIRS, _MOST_ROWS = 4, 12
-_WIDTH, _HEIGHT = 488.0, 330.0
-Scored = tuple[str, tuple[float, ...]]  # a trial's name, and its gain on every objective
+Scored = tuple[int, str, tuple[float, ...]]  # trial, its name, its gain on every objective
 
 
 def section(run: Run) -> dict[str, Any]:
@@ -34,34 +34,57 @@ def section(run: Run) -> dict[str, Any]:
     }
     name = {n: run.record.trials[n].name for n in gains}
     ahead = sorted(front["trials"], key=lambda n: -math.fsum(gains[n]))
-    trials = [(name[n], gains[n]) for n in gains if n not in ahead]
-    leaders = [(name[n], gains[n]) for n in ahead]
+    trials = [(n, name[n], gains[n]) for n in gains if n not in ahead]
+    leaders = [(n, name[n], gains[n]) for n in ahead]
     taken = run.recommended if run.recommended in gains else None
-    chosen = [] if taken is None else [(name[taken], gains[taken])]
     pairs = _trade_offs(names, [*trials, *leaders])
+    width = HALF if len(pairs) > 1 else WIDTH * 0.75
+    references = {run.record.trials[n].name for n in run.references.values()}
+    reference = " / ".join(sorted(references)) or "reference"
+    entries: list[Entry] = [("square", "f1", "on the front, numbered as below")]
+    entries += [("square", "chosen", "recommended")] if taken is not None else []
+    entries += [("dot", "f5", "other trials"), ("dot", "f2", reference)]
     return {
-        "figures": [_scatter(names, i, j, trials, leaders, chosen) for i, j in pairs],
+        "legend": legend(entries),
+        "figures": [
+            _scatter(names, pair, trials, leaders, taken, reference, width) for pair in pairs
+        ],
+        "wide": len(pairs) == 1,
         "objectives": names,
+        "recommended": taken is not None,
         "table": [
             {
+                "index": i + 1,
                 "name": who,
-                "recommended": (who, vector) in chosen,
+                "recommended": n == taken,
                 "cells": [number(g, sign=True) for g in vector],
             }
-            for who, vector in leaders[:_MOST_ROWS]
+            for i, (n, who, vector) in enumerate(leaders[:_MOST_ROWS])
         ],
         "left": plural(len(leaders[_MOST_ROWS:]), "more trial"),
         "front": len(ahead),
         "of": len(gains),
         "pairs": len(names) * (len(names) - 1) // 2,
-        "hypervolume": f"{front['hypervolume']:.3g}",
+        "hypervolume": _small(front["hypervolume"]),
     }
+
+
+def _small(value: float) -> str:
+    """Write a number that may be tiny, as a product with a power of ten.
+
+    >>> _small(0.0123), _small(6.94e-05)
+    ('0.012', '6.94 · 10⁻⁵')
+    """
+    if value == 0 or value >= 0.001:
+        return number(value)
+    digits, power = f"{value:.2e}".split("e")
+    return f"{digits} · 10" + str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def _trade_offs(names: Sequence[str], trials: Sequence[Scored]) -> list[tuple[int, int]]:
     """Return the pairs of objectives whose gains go apart most."""
     together = {
-        (i, j): rank_correlation([(gains[i], gains[j]) for _, gains in trials]) or 0.0
+        (i, j): rank_correlation([(gains[i], gains[j]) for _, _, gains in trials]) or 0.0
         for i, j in combinations(range(len(names)), 2)
     }
     return sorted(sorted(together, key=lambda pair: together[pair])[:_MOST_PAIRS])
@@ -69,25 +92,45 @@ def _trade_offs(names: Sequence[str], trials: Sequence[Scored]) -> list[tuple[in
 
 def _scatter(
     names: Sequence[str],
-    i: int,
-    j: int,
+    pair: tuple[int, int],
     trials: Sequence[Scored],
     ahead: Sequence[Scored],
-    chosen: Sequence[Scored],
+    taken: int | None,
+    reference: str,
+    width: float,
 ) -> Markup:
-    """Draw gains on two objectives: the front as squares, the recommended one framed."""
-    figure = Figure(_WIDTH, _HEIGHT, f"Gains on {names[i]} and {names[j]}")
-    both = [*trials, *ahead, *chosen]
-    across = scale([0.0, *(g[i] for _, g in both)], 84, _WIDTH - 14, 5)
-    up = scale([0.0, *(g[j] for _, g in both)], _HEIGHT - 54, 34, 5)
-    figure.x_axis(across, up.start, 34, ticks(across.low, across.high), f"gain on {names[i]}")
-    figure.y_axis(up, 84, _WIDTH - 14, ticks(up.low, up.high), f"gain on {names[j]}")
-    figure.rule(across(0), 34, across(0), up.start, "zero")
-    figure.rule(84, up(0), _WIDTH - 14, up(0), "zero")
-    for kind, size, dots in (("f5", 3, trials), ("f2", 7, chosen), ("f1", 4, ahead)):
-        for name, gains in dots:
-            tip = f"{name}: {number(gains[i], sign=True)}, {number(gains[j], sign=True)}"
-            figure.dot(across(gains[i]), up(gains[j]), kind, tip, size, kind != "f5")
-    entries = [("square", "f1", "on the front"), ("dot", "f5", "others")]
-    figure.legend(84, 16, [*entries, *[("square", "f2", "recommended")][: len(chosen)]])
-    return figure.markup()
+    """Draw gains on two objectives: the front numbered, the recommended one framed."""
+    i, j = pair
+    both = [*trials, *ahead]
+
+    def draw(width: float) -> Markup:
+        at = frame(
+            (width, 300.0 if is_narrow(width) else 360.0),
+            f"Gains on {names[i]} and {names[j]}",
+            [0.0, *(g[i] for _, _, g in both)],
+            [0.0, *(g[j] for _, _, g in both)],
+            (f"gain on {names[i]}", f"gain on {names[j]}"),
+            zero=True,
+        )
+        figure, across, up = at.figure, at.across, at.up
+        figure.rule(across(0), up.end, across(0), up.start, "zero")
+        with figure.marks(across, up):
+            for n, name, gains in trials:
+                x, y = across(gains[i]), up(gains[j])
+                figure.dot(x, y, "f5", _tip(name, gains[i], gains[j]), 3, trial=n)
+            figure.dot(across(0), up(0), "f2", f"{reference}: the reference, gain 0", 5)
+            for place, (n, name, gains) in reversed(list(enumerate(ahead, 1))):
+                x, y = across(gains[i]), up(gains[j])
+                if n == taken:
+                    figure.dot(x, y, "chosen", "", 7, square=True)
+                tip = _tip(f"{place}. {name}", gains[i], gains[j])
+                figure.dot(x, y, "f1", tip, 4, True, n)
+                if place <= _MOST_ROWS:
+                    figure.text(x + 7, y - 6, str(place), "small at")
+        return figure.markup()
+
+    return responsive(draw, width)
+
+
+def _tip(name: str, first: float, second: float) -> str:
+    return f"{name}: {number(first, sign=True)}, {number(second, sign=True)}"

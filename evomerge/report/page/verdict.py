@@ -9,6 +9,7 @@ from evomerge.report.numbers import duration, interval, number, plural
 from evomerge.report.run import Run
 from evomerge.study.statistics.verdict import Candidate, Verdict
 
+_NOUNS = {"parent": "the best parent", "anchor": "the best simple merge"}
 _NEXT = {
     "check": "it has not passed its check",
     "anchors": "it is scoring the anchors",
@@ -40,28 +41,37 @@ def section(run: Run) -> dict[str, Any]:
         }
     shown = judged.improvement_shown
     kinds = [c.kind for c in judged.comparisons]
-    gains = [
+    gains = [  # the hardest rival first, as in the sentence
         (
-            f"against {c.against}" + ("" if c.kind in kinds[:i] else f", the best {c.kind}"),
+            f"against {c.against}" + ("" if c.kind in kinds[:i] else f", {_NOUNS[c.kind]}"),
             number(c.difference, sign=True),
             interval(c.low, c.high),
         )
-        for i, c in enumerate(judged.comparisons)
+        for i, c in sorted(enumerate(judged.comparisons), key=lambda pair: pair[1].difference)
     ]
     head = "Improvement shown" if shown else "No improvement shown"
     return {
         "headline": head,
         "tone": "yes" if shown else "no",
-        "sentence": _sentence(judged.sentence.removeprefix(f"{head}: ")),
+        "sentence": _sentence(_without(head, judged.sentence)),
         "recommended": _recommended(run, judged.winner),
         "stale": record.phase != "done",
         "tiles": [*gains, *_items(judged), *tiles],
     }
 
 
+def _without(head: str, sentence: str) -> str:
+    """Return a verdict's sentence without its headline, which stands above it.
+
+    >>> _without("Improvement shown", "Improvement shown on 8 held-out items: a beats b.")
+    'on 8 held-out items: a beats b.'
+    """
+    return re.sub(f"^{head}(: | )", "", sentence)
+
+
 def _sentence(text: str) -> str:
     """Write a capital and true minus signs, and break no line before a percent sign."""
-    text = re.sub(r"(?<=[( ])-(?=\d)", "−", text)
+    text = re.sub(r"(?<=[( [])-(?=\d)", "−", text)
     return (text[:1].upper() + text[1:]).replace(" %", "\u00a0%")
 
 

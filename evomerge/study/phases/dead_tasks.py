@@ -38,7 +38,7 @@ def warn_of_dead_tasks(study: StudyRun, baseline: Baseline) -> None:
             shown = study.ledger.request(Show(recipe, generated), Shown)
         except UserError:  # the warning stands without an example, and the study goes on
             shown = Shown(())
-        answers = {task: _compared(doc, text, right) for task, doc, text, right in shown.written}
+        answers = {task: _compared(doc, text, right) for task, doc, text, right, _ in shown.written}
     for task in dead:
         study.ledger.warn(
             KIND,

@@ -14,6 +14,7 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.study.context import StudyRun
 from evomerge.study.journal.codec import to_json
 from evomerge.study.journal.events import AdapterExport, ExportedEvent
+from evomerge.study.phases.examples import write_examples
 from evomerge.study.statistics.verdict import Verdict
 from evomerge.study.workers.requests import (
     Evaluate,
@@ -46,6 +47,7 @@ def export(study: StudyRun, judged: Verdict) -> None:
         _sweep(best)
         write_text(best / "recipe.yaml", recipe.to_yaml())
     _write_verdict(study, judged, None)
+    write_examples(study)
     translated = study.ledger.request(Translate(trial.recipe), Translation)
     if translated.mergekit is not None:
         with user_errors(best):

@@ -91,7 +91,7 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Show:
-    """Build a recipe and show what it writes to a few generation items."""
+    """Build a recipe and show what it answers to a few items, generated or chosen."""
 
     recipe: Mapping[str, Any]
     items: Items
@@ -208,7 +208,7 @@ class Gradients(Scores):
 
 @dataclass(frozen=True)
 class Shown:
-    """[task, document, text written, right text] of each item: the answer to `Show`."""
+    """[task, document, answer, right answer, prompt] of each item: the answer to `Show`."""
 
     written: Sequence[Sequence[Any]]
     seconds: Seconds = field(default_factory=dict)

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evomerge.report.charts.charts import Band, Gap, differences, heat_map
+from evomerge.report.charts.heat_map import Band, heat_map
+from evomerge.report.charts.intervals import Gap, differences
 from evomerge.report.charts.svg import Figure, fit, scale, text_width, ticks
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
@@ -54,13 +55,13 @@ def test_layer_numbers_under_a_heat_map_do_not_touch(layers):
     for (x, text), (after, following) in itertools.pairwise(under):
         if after > x:  # the colour key starts again at the left
             assert x + text_width(text) / 2 < after - text_width(following) / 2
-    right = max(float(x) for x in re.findall(r'<rect class="cell" x="([\d.]+)"', drawing))
+    right = max(float(x) for x in re.findall(r'<rect class="cell p" x="([\d.]+)"', drawing))
     assert right < 1000
 
 
 def test_an_interval_is_drawn_from_its_low_to_its_high_end():
     drawing = str(differences([Gap("a", 0.5, 0.0, 1.0)], "a − b", "difference"))
     ends = re.search(r'<line class="whisker s5" x1="([\d.]+)" y1="[\d.]+" x2="([\d.]+)"', drawing)
-    dot = re.search(r'<rect class="f5" x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', drawing)
+    dot = re.search(r'<rect class="f5 at" x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', drawing)
     middle = float(dot[1]) + float(dot[2]) / 2
     assert middle == pytest.approx((float(ends[1]) + float(ends[2])) / 2, abs=0.2)

@@ -18,11 +18,13 @@ SECTIONS = [
     "verdict",
     "heldout",
     "search",
+    "dimensions",
     "anchors",
     "coefficients",
     "race",
     "doubts",
     "cost",
+    "trials",
     "provenance",
 ]
 
@@ -78,7 +80,7 @@ def test_the_page_says_the_verdict_first_and_then_every_section_in_order(read):
     page = read()
     assert [a["id"] for tag, a in page.elements if tag == "section"] == SECTIONS
     assert "Improvement shown" in page.text["verdict"]
-    assert "Trial 6 scores +0.3125 (−0.1 to +0.7) (95\u00a0% intervals)." in page.text["verdict"]
+    assert "Trial 6 scores +0.3125 [−0.100, +0.700]; 95\u00a0% intervals." in page.text["verdict"]
     assert "Recommended: trial 6, a searched recipe" in page.text["verdict"]
     assert "best/recipe.yaml and best/model" in page.text["verdict"]
 
@@ -103,7 +105,7 @@ def test_the_best_of_a_column_is_the_lowest_where_less_is_better(read):
 
 def test_the_verdicts_own_intervals_are_drawn_not_newly_computed_ones(read):
     text = read().text["heldout"]
-    assert "+0.312 (+0.032 to +0.765)" in text
+    assert "+0.312 [+0.032, +0.765]" in text
     assert "2 won, 0 lost, 4 tied" in text
 
 
@@ -241,6 +243,10 @@ def test_nothing_is_loaded_from_anywhere_and_only_our_script_may_run(tmp_path):
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert policy.startswith("default-src 'none'; ")
     assert f"script-src 'sha256-{digest}';" in policy
+
+
+def test_a_page_stays_small(tmp_path):
+    assert len(page(Run.read(bench.write(tmp_path)))) < 200_000
 
 
 def test_equal_journals_make_equal_pages(tmp_path):

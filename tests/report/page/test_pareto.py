@@ -18,11 +18,14 @@ def test_the_front_is_what_no_other_trial_beats(tmp_path):
     result = section(run_with(tmp_path, [[[0.1, 0.0], None], [[0.2, 0.1], [-0.1, 0.3]]]))
     assert (result["front"], result["of"], result["pairs"]) == (2, 3, 1)
     assert result["table"] == [
-        {"name": "trial 6", "recommended": True, "cells": ["+0.200", "+0.100"]},
-        {"name": "trial 7", "recommended": False, "cells": ["−0.100", "+0.300"]},
+        {"index": 1, "name": "trial 6", "recommended": True, "cells": ["+0.200", "+0.100"]},
+        {"index": 2, "name": "trial 7", "recommended": False, "cells": ["−0.100", "+0.300"]},
     ]
     [figure] = result["figures"]
-    assert figure.count("<rect") == 5  # the two of the front, the winner's frame, two of the legend
+    wide = figure.partition('<div class="at-phone">')[0]
+    assert wide.count("<rect") == 3  # the two of the front, and the winner's frame
+    assert "uniform average: the reference, gain 0" in wide
+    assert ">1</text>" in wide  # a point's number is its row's in the table
     assert "gain on quiz" in figure
     assert "gain on text" in figure
 
