@@ -51,6 +51,10 @@ class Checkpoint:
         """
         return self.store.factors(name, adapters)
 
+    def computes(self, name: str) -> bool:
+        """Return whether a tensor is computed when it is read, into memory of its own."""
+        return self.store.computes(name)
+
     def partner(self, name: str) -> str | None:
         """The tensor that stands for one that is not stored, as transformers ties the two."""
         if name not in self._partners:

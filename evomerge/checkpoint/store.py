@@ -15,7 +15,6 @@ from evomerge.checkpoint.files.header import TensorInfo
 from evomerge.checkpoint.files.mapping import open_staggered
 from evomerge.core.errors import UserError
 
-
 class Factors(NamedTuple):
     """A low-rank delta, left @ right: float32, of shapes (rows, rank) and (rank, columns)."""
 
@@ -42,6 +41,10 @@ class Store(Protocol):
 
     def factors(self, name: str, adapters: int) -> list[Factors] | None:
         """Return what the topmost adapters add to a tensor; see `Checkpoint.factors`."""
+        ...
+
+    def computes(self, name: str) -> bool:
+        """Return whether a tensor is computed when it is read, into memory of its own."""
         ...
 
 
@@ -90,3 +93,8 @@ class Files:
         """Return no factors: there is no adapter."""
         del name
         return None if adapters else []
+
+    def computes(self, name: str) -> bool:
+        """Return ``False``: tensors are memory-mapped."""
+        del name
+        return False

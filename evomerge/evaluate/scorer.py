@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from evomerge.core.errors import UserError, unknown
@@ -127,18 +127,24 @@ class Scorer:
         return [by_item[item] for item in checked]
 
     def backward(
-        self, items: Mapping[str, Sequence[int]], loss: str, weights: Mapping[str, float]
+        self,
+        items: Mapping[str, Sequence[int]],
+        loss: str,
+        weights: Mapping[str, float],
+        forget: Callable[[], None] | None = None,
     ) -> tuple[list[OutcomeRow], float]:
         """Score items, and add a loss's gradient to the weights' ``grad``.
 
-        Call it within `weight_gradients`. The score is the smooth one, or the metric for
-        ``entropy``, which looks at the answers that the model writes. Scores equal those of `score`
-        but for rounding, since items go through the model in other batches.
+        Call it within `weight_gradients` or `projected_gradients`. The score is the smooth one, or
+        the metric for ``entropy``, which looks at the answers that the model writes. Scores equal
+        those of `score` but for rounding, since items go through the model in other batches.
 
         Args:
             items: Document numbers of each task.
             loss: A name in `gradient.losses.FUNCTIONS`.
             weights: What the loss of an item of each task counts.
+            forget: Undoes what was added up so far, when memory runs out and all is done again;
+                ``None``: the weights' ``grad`` is cleared.
 
         Returns:
             One outcome per item, in the order given, and the weighted sum of the losses.
@@ -170,7 +176,7 @@ class Scorer:
         answers = self._generation(plan.prompts) if kind == "metric" else []
         prompted = zip(plan.prompts.requests, answers, strict=False)
         written = [self._encoder.written(*asked, answer.text) for asked, answer in prompted]
-        value, likelihoods = self._backward(plan, loss, weights, written)
+        value, likelihoods = self._backward(plan, loss, weights, written, forget)
         self.seconds = self._backward.seconds + self._generation.seconds
         return outcomes(plan, likelihoods, answers, kind, self.harness), value
 

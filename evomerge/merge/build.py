@@ -18,7 +18,7 @@ from evomerge.checkpoint.files.remote_code import copy_code
 from evomerge.checkpoint.files.shards import write_shards
 from evomerge.core.atomic import atomic_folder
 from evomerge.core.errors import UserError
-from evomerge.merge.compute import merge_into, merged
+from evomerge.merge.compute import TORCH_DTYPES, merge_into, merged
 from evomerge.merge.digest import combined_digest, digest, tensor_digest
 from evomerge.merge.live_layout import is_left_out, parts, views
 from evomerge.merge.output.card import model_card
@@ -162,12 +162,22 @@ def parameters_of(model: torch.nn.Module, built: MergePlan) -> dict[str, Tensor]
 
 
 def live_digest(model: torch.nn.Module, built: MergePlan, parents: Parents) -> str:
-    """Digest a live model's weights under the names and shapes in which they would be written."""
+    """Digest a live model's weights under the names, shapes and dtypes of what would be written.
+
+    A live model of a wider dtype holds the same values, rounded when they were merged.
+    """
     live = live_tensors(model, built)
+    dtype = TORCH_DTYPES[built.recipe.output_dtype]
     return digest(
-        (job.name, live[job.name] if job.name in live else merged(job, parents, built.recipe))
+        (job.name, _written(live[job.name], dtype))
+        if job.name in live
+        else (job.name, merged(job, parents, built.recipe))
         for job in built.jobs
     )
+
+
+def _written(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def _check_whole(

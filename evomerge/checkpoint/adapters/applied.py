@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from evomerge.checkpoint.adapters.lora import Adapter, Change
@@ -66,7 +67,9 @@ class _Adapted:
         whole = self.adapter.read(key) if key is not None else self.host.tensor(name)
         if change.left is None:
             return whole
-        return whole.float() + self.adapter.product(change)
+        if whole.dtype == torch.float64:
+            whole = whole.float()
+        return self.adapter.product(change).add_(whole)  # in float32
 
     def factors(self, name: str, adapters: int) -> list[Factors] | None:
         if adapters == 0:
@@ -78,6 +81,10 @@ class _Adapted:
         if change.left is None or change.replaced_by is not None:
             return None
         return [*below, self.adapter.factors(change)]
+
+    def computes(self, name: str) -> bool:
+        change = self.changes.get(name)
+        return self.host.computes(name) if change is None else change.left is not None
 
 
 def _host_name(name: str, host: Checkpoint, adapter: Adapter) -> str:

@@ -126,8 +126,8 @@ class Adapter:
         assert change.right is not None
         second, first = self.read(change.left).float(), self.read(change.right).float()
         with one_thread():
-            product = second @ first * change.scale
-        return product.T if change.transposed else product
+            product = (second @ first).mul_(change.scale)
+        return product.T.contiguous() if change.transposed else product
 
     def factors(self, change: Change) -> Factors:
         """Return the product's two factors, the scale in the left one."""

@@ -8,7 +8,7 @@ a time.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -65,6 +65,7 @@ class Backward:
         loss: str,
         weights: Mapping[str, float],
         written: Sequence[Pair] = (),
+        forget: Callable[[], None] | None = None,
     ) -> tuple[float, Likelihoods]:
         """Add the gradient of ``sum_i w_i loss_i`` to the ``grad`` of the model's weights.
 
@@ -73,6 +74,7 @@ class Backward:
             loss: A name in `losses.FUNCTIONS`.
             weights: Of each item of a task.
             written: The model's own answers to the plan's prompts, for ``entropy``.
+            forget: Undoes what was added up so far; ``None`` clears the weights' ``grad``.
 
         Returns:
             The weighted loss, and the likelihoods of the plan's pairs on the way.
@@ -95,11 +97,14 @@ class Backward:
                     raise
                 if max(map(len, batches)) == 1:
                     raise NoRoomError(str(error)) from None
-            for parameter in self.model.parameters():
-                parameter.grad = None
+            (forget or self._clear)()
             self.rows = max(1, self.rows // 2)
         self.seconds = time.perf_counter() - began
         return value, _likelihoods(plan, tables)
+
+    def _clear(self) -> None:
+        for parameter in self.model.parameters():
+            parameter.grad = None
 
     def _batches(
         self, items: Sequence[LossItem], pairs: Sequence[Pair]

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from evomerge.merge.kernels.delta import Delta
 from evomerge.merge.kernels.ranking import EXACT, Ranking, rank
@@ -35,7 +36,7 @@ class Statistics:
         self._folder = (cache_folder() if folder is None else folder) / "rankings"
         self._rankings: dict[object, Ranking] = {}
         self._scalars: dict[object, Tensor] = {}
-        self._digests: dict[object, tuple[Tensor, str]] = {}
+        self._digests: MutableMapping[Tensor, str] = WeakTensorKeyDictionary()
 
     def ranking(self, key: object, delta_of: Callable[[], Delta]) -> Ranking:
         """Return the ranking of a delta's elements by magnitude; a new one is computed."""
@@ -63,12 +64,10 @@ class Statistics:
             if tensor is None:
                 parts.append("none")
                 continue
-            memory = (tensor.data_ptr(), tensor.numel(), tensor.dtype, tensor.device)
-            if memory not in self._digests:
+            if tensor not in self._digests:
                 data = tensor.cpu().view(torch.uint8).numpy()
-                # the tensor is held too, lest another take its address
-                self._digests[memory] = tensor, hashlib.sha256(data.data).hexdigest()
-            parts.append(f"{tensor.dtype} {self._digests[memory][1]}")
+                self._digests[tensor] = hashlib.sha256(data.data).hexdigest()
+            parts.append(f"{tensor.dtype} {self._digests[tensor]}")
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

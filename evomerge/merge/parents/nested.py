@@ -126,3 +126,7 @@ class _Merge:
     def factors(self, name: str, adapters: int) -> list[Factors] | None:
         del name
         return None if adapters else []
+
+    def computes(self, name: str) -> bool:
+        del name
+        return True

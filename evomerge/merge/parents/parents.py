@@ -32,8 +32,9 @@ Flat = tuple[tuple[Ref | None, ...], Tensor | None, list[Tensor]]  # names, base
 class Parents:
     """Open checkpoints by the names that recipes give them.
 
-    On the CPU tensors stay memory-mapped, so that processes of one machine share one copy. On
-    another device each is copied there when it is first needed, and stays.
+    On the CPU tensors stay memory-mapped, so that processes of one machine share one copy; what an
+    adapter changes is computed for each merge and forgotten after it. On another device each is
+    copied there when it is first needed, and stays.
     """
 
     def __init__(self, models: Iterable[str], device: str = "cpu"):
@@ -48,6 +49,7 @@ class Parents:
         self._magnitudes: dict[tuple[str, str, torch.dtype], Magnitudes] = {}
         self._passing: frozenset[str] = frozenset()  # models whose tensors are never resident
         self.provider: Provider | None = None
+        self._computed: tuple[str, dict[Ref, Tensor]] = ("", {})  # of one name, for one job
 
     def beside(self, opened: Mapping[str, Checkpoint], passing: Iterable[str]) -> Parents:
         """Return other parents that share resident tensors; `passing` ones are never resident."""
@@ -71,7 +73,7 @@ class Parents:
             if recipe.vocabulary is None:
                 check_same_tokens(donor, checkpoint)
         self.checkpoints, self._resident = aligned(recipe, self.opened), {}
-        self._flat = {}
+        self._flat, self._computed = {}, ("", {})
         self.statistics = Statistics()
         for checkpoint in self.checkpoints.values():
             if not recipe.slices:
@@ -93,13 +95,28 @@ class Parents:
         self.devices = {name: tensor.device for name, tensor in views(model, names).items()}
 
     def _on(self, ref: Ref, device: torch.device) -> Tensor:
-        passing = ref.model in self._passing
-        tensor = None if passing else self._resident.get((ref, device))
+        if ref.model in self._passing:
+            return self.checkpoints[ref.model].tensor(ref.name).to(device)
+        tensor = self._resident.get((ref, device))
         if tensor is None:
+            if self._is_computed(ref, device):
+                return self._computed_tensor(ref)
             tensor = self.checkpoints[ref.model].tensor(ref.name).to(device)
-            if not passing:
-                self._resident[ref, device] = tensor
+            self._resident[ref, device] = tensor
         return tensor
+
+    def _is_computed(self, ref: Ref, device: torch.device) -> bool:
+        """Return whether a tensor takes memory of its own on the CPU, and is made when needed."""
+        return device.type == "cpu" and self.checkpoints[ref.model].computes(ref.name)
+
+    def _computed_tensor(self, ref: Ref) -> Tensor:
+        """Compute a tensor, unless it is the last job's still, which asks for it several times."""
+        if self._computed[0] != ref.name:
+            self._computed = ref.name, {}
+        tensors = self._computed[1]
+        if ref not in tensors:
+            tensors[ref] = self.checkpoints[ref.model].tensor(ref.name)
+        return tensors[ref]
 
     def flat(self, job: TensorJob, device: torch.device) -> Flat:
         """Return a job's inputs on a device, each tensor as one row of numbers."""
@@ -109,7 +126,8 @@ class Parents:
             base = None if job.base is None else self._on(job.base, device).reshape(-1)
             models = [self._on(ref, device).reshape(-1) for ref in job.models]
             inputs = (job.base, *job.models), base, models
-            if not self._passing:
+            refs = [ref for ref in inputs[0] if ref is not None]
+            if not self._passing and not any(self._is_computed(ref, device) for ref in refs):
                 self._flat[sources] = inputs
         return inputs
 

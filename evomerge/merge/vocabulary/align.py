@@ -137,6 +137,10 @@ class _Aligned:
     def factors(self, name: str, adapters: int) -> list[Factors] | None:
         return None if _has_rows(self.parent, name) else self.parent.factors(name, adapters)
 
+    def computes(self, name: str) -> bool:
+        # rows that follow their tokens stay: they are few, and take a while
+        return not _has_rows(self.parent, name) and self.parent.computes(name)
+
     def tensor(self, name: str) -> Tensor:
         rows = self.parent.tensor(name)
         if not _has_rows(self.parent, name):

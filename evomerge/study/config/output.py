@@ -10,10 +10,11 @@ from evomerge.core.errors import UserError
 
 @dataclass(frozen=True)
 class OutputConfig:
-    """The winner's output; `dtype` is also what every candidate is scored in.
+    """The winner's output.
 
     Attributes:
-        dtype: Of the merged weights, and of every candidate's; arithmetic is in float32.
+        dtype: Of the merged weights, and of every candidate's; merging computes in float32, and
+            `evaluate.dtype` is what the model computes in.
         save_model: Whether the winner is written as a model folder, or only as a recipe.
         adapter_rank: The largest rank of the adapter in ``best/adapter``; 0 writes none. Without
             it a study whose models are all LoRA adapters on the base writes one of their ranks

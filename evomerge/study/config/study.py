@@ -96,6 +96,12 @@ class StudyConfig:
         self.search.check([task.name for task in self.evaluate.tasks], where)
         self.workers.check(where)
         self.output.check(where)
+        if self.scored_in not in ("float32", self.output.dtype):
+            raise UserError(
+                f"{where}: evaluate.dtype: expected float32 or output.dtype "
+                f"({self.output.dtype}), since {self.scored_in} would round the weights that are "
+                "exported"
+            )
         code = self.trust_remote_code
         if code is not None and not re.fullmatch("[0-9a-f]{64}", code):
             raise UserError(
@@ -117,6 +123,11 @@ class StudyConfig:
                 f"{where}: search.constraints: they hold on search, race and held-out items of "
                 "their task, so no task may belong to one pool alone"
             )
+
+    @property
+    def scored_in(self) -> str:
+        """The dtype that candidates are scored in; it holds every value of `output.dtype`."""
+        return self.evaluate.dtype or self.output.dtype
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data with every default shown; `from_dict` gives it back."""

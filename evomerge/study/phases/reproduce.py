@@ -65,7 +65,7 @@ def _model_args(config: StudyConfig, model: Path) -> str:
     """Write `--model_args`: plain pairs, or JSON where a value may be more than a word."""
     arguments: dict[str, object] = {
         "pretrained": str(model.resolve()),
-        "dtype": config.output.dtype,
+        "dtype": config.scored_in,
     }
     if config.trust_remote_code:
         arguments["trust_remote_code"] = True

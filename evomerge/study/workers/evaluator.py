@@ -6,7 +6,6 @@ A child process behind a pipe and a Ray actor run the same code. Errors are answ
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import replace
 from functools import cached_property, partial
@@ -26,14 +25,13 @@ from evomerge.checkpoint.files.folder import generation_digest
 from evomerge.checkpoint.files.remote_code import allowed_code
 from evomerge.core import faults
 from evomerge.core.errors import UserError
+from evomerge.evaluate.arithmetic import slow_arithmetic
 from evomerge.evaluate.generation.vllm import VllmDecoder
-from evomerge.evaluate.gradient.backward import NoRoomError, weight_gradients
 from evomerge.evaluate.model import is_causal, load_model, load_tokenizer, untie
 from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.evaluate.scorer import Scorer
 from evomerge.evaluate.tasks.harness import Harness
 from evomerge.merge.build import fill, live_digest, live_tensors, write
-from evomerge.merge.gradient.coefficients import coefficient_gradients
 from evomerge.merge.live_layout import views
 from evomerge.merge.output.merged_adapter import NoAdapterError, write_merged_adapter
 from evomerge.merge.parents.nested import open_parents, with_merges
@@ -51,6 +49,7 @@ from evomerge.study.workers.failures import (
     failure_of,
     wrong_answers_for_errors,
 )
+from evomerge.study.workers.gradient import gradient
 from evomerge.study.workers.own_config import OwnModels
 from evomerge.study.workers.parent_watch import ParentWatch
 from evomerge.study.workers.requests import (
@@ -166,6 +165,7 @@ class Evaluator:
             ),
             *self.own_models.warnings(),
             *unseen_towers(request.recipe, base),
+            *slow_arithmetic(self.live_model()),
             *scorer.check(),
         ]
         evaluation["lm_eval_loads"] = is_causal(self.live_model().config)
@@ -229,27 +229,12 @@ class Evaluator:
             return other._gradient(request)
         scorer, model = self.scorer(request.halvings), self.live_model()
         plan, parents, seconds = self._build(recipe)
-        with weight_gradients(model):
-            try:
-                rows, loss = scorer.backward(request.items, request.loss, request.weights)
-                gradients = coefficient_gradients(model, plan, parents, piecewise=request.piecewise)
-            except NoRoomError as error:
-                raise StudyStopError(
-                    "a gradient of this model does not fit into memory, not even of one item "
-                    f"({error}): it needs the weights twice, and the activations of an item; give "
-                    "a worker more memory or more GPUs (workers.gpus), or set search.optimizer: "
-                    "catcma, which needs no gradient"
-                ) from None
-        broken = [key for key, value in gradients.items() if not math.isfinite(value)]
-        if broken:
-            raise FloatingPointError(
-                f"the gradient by {broken[0].parameter} of {broken[0].tensor} is not finite"
-            )
+        rows, loss, coefficients = gradient(request, scorer, model, plan, parents)
         return Gradients(
             rows=[row.as_written() for row in rows],
             seconds={"build": seconds, "forward": scorer.seconds},
             loss=loss,
-            coefficients=[(*key, value) for key, value in gradients.items()],
+            coefficients=[(*key, value) for key, value in coefficients.items()],
         )
 
     def _build(self, recipe: Recipe) -> tuple[MergePlan, Parents, float]:
@@ -320,7 +305,7 @@ class Evaluator:
         if self._model is None:
             folder = self.parents.checkpoints[self.config.base_model].folder
             self._model, _ = load_model(
-                folder, self.config.output.dtype, self.devices, bool(self._model_code)
+                folder, self.config.scored_in, self.devices, bool(self._model_code)
             )
             if unties(self.parents.checkpoints[self.config.base_model], self.parents.checkpoints):
                 untie(self._model)

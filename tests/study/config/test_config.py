@@ -63,6 +63,7 @@ def test_the_least_study_has_the_documented_defaults() -> None:
             "gen_kwargs": None,
             "fewshot_seed": None,
             "model_args": None,
+            "dtype": None,
             "batch_size": "auto",
             "fitness": "smooth",
             "items": {
@@ -210,6 +211,11 @@ def test_missing_keys_are_named(key: str) -> None:
         ("workers.count", 0, "count and threads of at least 1"),
         ("workers.gpus", -0.5, "gpus of at least 0"),
         ("workers.gpus", 1.5, "a share up to 1, or a whole number, but got 1.5"),
+        (
+            "evaluate.dtype",
+            "float16",
+            r"float32 or output\.dtype \(bfloat16\), since float16 would",
+        ),
         ("output.dtype", "float64", "output.dtype: unknown value 'float64'"),
     ],
 )

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from evomerge.evaluate.model import load_model
+from evomerge.evaluate.scorer import Scorer
 from evomerge.recipe.recipe import Recipe
 from evomerge.study.config import StudyConfig
 from evomerge.study.workers.evaluator import Evaluator
-from evomerge.study.workers.requests import Evaluate, Failure, Gradient, Gradients, Scores
+from evomerge.study.workers.requests import (
+    Evaluate,
+    Export,
+    Exported,
+    Failure,
+    Gradient,
+    Gradients,
+    Scores,
+)
+from tests.adapters import make_adapter
 
 ITEMS = {"small_choice": [0, 1], "small_write": [2, 3, 4]}
 WEIGHTS = {"small_choice": 0.25, "small_write": 1 / 6}
@@ -89,3 +101,74 @@ def test_a_gradient_leaves_later_scores_as_they_were(evaluator: Evaluator) -> No
     assert isinstance(before, Scores)
     assert isinstance(after, Scores)
     assert before.rows == after.rows
+
+
+@pytest.fixture(scope="module")
+def of_adapters(evaluator: Evaluator, tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
+    """The same tasks, and two adapters in place of the models; one more turned into a model."""
+    folder = tmp_path_factory.mktemp("adapters")
+    base = evaluator.config.base_model
+    adapters = [
+        make_adapter(folder / str(seed), base, seed=seed, target_modules="all-linear", r=seed + 1)
+        for seed in (1, 2)
+    ]
+    config = replace(evaluator.config, models=tuple(f"{base}+{one}" for one in adapters))
+    return Evaluator(config)
+
+
+@pytest.mark.parametrize("loss", ["answers", "margin", "entropy"])
+def test_the_gradient_of_adapters_is_that_of_whole_weights_without_one(
+    of_adapters: Evaluator, loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Factors against the product's central difference and every weight's gradient."""
+    request = Gradient(recipe_of(of_adapters), ITEMS, loss, WEIGHTS)
+    model = of_adapters.live_model()
+
+    def gradients() -> dict[tuple[str, str, str], float]:
+        answer = of_adapters.handle(request)
+        assert isinstance(answer, Gradients)
+        return {(p, t, m): value for p, t, m, value in answer.coefficients}
+
+    with monkeypatch.context() as patch:
+        patch.setattr("evomerge.study.workers.gradient.weight_gradients", None)  # not called
+        cheap = gradients()
+    monkeypatch.setattr("evomerge.study.workers.gradient.low_rank_changes", lambda *_: None)
+    whole = gradients()
+    assert all(p.grad is None and not p.requires_grad for p in model.parameters())
+    assert cheap.keys() == whole.keys()
+    largest = max(map(abs, whole.values()))
+    moved = [key for key, value in whole.items() if abs(value) > 1e-3 * largest]
+    assert len({tensor for _, tensor, _ in moved}) > 4
+    for key, value in whole.items():
+        assert cheap[key] == pytest.approx(value, rel=2e-2, abs=1e-3 * largest), key
+
+
+def test_a_merge_that_adapters_do_not_move_alone_takes_the_weights_gradient(
+    of_adapters: Evaluator,
+) -> None:
+    recipe = recipe_of(of_adapters)
+    for changed in ({"parameters": {"normalize": True}}, {"merge_method": "linear"}):
+        document = {**recipe, **changed}
+        answer = of_adapters.handle(Gradient(document, ITEMS, "answers", WEIGHTS))
+        assert isinstance(answer, Gradients)
+        embedding = "model.embed_tokens.weight"
+        values = [v for _, tensor, _, v in answer.coefficients if tensor == embedding]
+        assert any(values) == (document["merge_method"] == "linear")
+
+
+def test_scores_in_float32_are_those_of_the_rounded_weights_that_are_exported(
+    evaluator: Evaluator, tmp_path: Path
+) -> None:
+    config = evaluator.config
+    output, evaluate = replace(config.output, dtype="bfloat16"), config.evaluate
+    finer = Evaluator(replace(config, output=output, evaluate=replace(evaluate, dtype="float32")))
+    recipe = {**recipe_of(evaluator), "out_dtype": "bfloat16"}
+    scored = finer.handle(Evaluate(recipe, [ITEMS], "smooth", digest=True))
+    assert isinstance(scored, Scores)
+    assert finer.live_model().dtype == torch.float32
+    exported = finer.handle(Export(recipe, str(tmp_path / "out")))
+    assert isinstance(exported, Exported)
+    assert scored.weights_digest == exported.weights_digest
+    model, tokenizer = load_model(tmp_path / "out", torch.float32)
+    rows = Scorer(model, tokenizer, finer.harness, 64).score(ITEMS, "smooth")
+    assert [row.as_written() for row in rows] == scored.rows
