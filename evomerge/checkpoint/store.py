@@ -15,6 +15,7 @@ from evomerge.checkpoint.files.header import TensorInfo
 from evomerge.checkpoint.files.mapping import open_staggered
 from evomerge.core.errors import UserError
 
+
 class Factors(NamedTuple):
     """A low-rank delta, left @ right: float32, of shapes (rows, rank) and (rank, columns)."""
 

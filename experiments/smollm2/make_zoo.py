@@ -30,7 +30,7 @@ ROWS = {"sums": 12, "differences": 12, "words": 12, "reviews": 6}
 ADAPTERS = (
     "differences",
     "reviews",
-)  # stay LoRA adapters; the others are also folded into whole models
+)  # the others become whole models too
 LAYERS = ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]  # all seven take a third longer
 PEAK = 2e-3
 CHUNK_BYTES = 300  # of prose.txt, as study.yaml says

@@ -45,7 +45,6 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.study.config import StudyConfig
 from evomerge.study.workers.devices import devices
 from evomerge.study.workers.failures import (
-    StudyStopError,
     failure_of,
     wrong_answers_for_errors,
 )
