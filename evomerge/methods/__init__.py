@@ -3,6 +3,7 @@
 from evomerge.methods.arcee_fusion import arcee_fusion
 from evomerge.methods.breadcrumbs import breadcrumbs, breadcrumbs_ties
 from evomerge.methods.consensus import consensus_ta, consensus_ties, tall_mask
+from evomerge.methods.curve import curve
 from evomerge.methods.dare import dare_linear, dare_ties
 from evomerge.methods.della import della, della_linear
 from evomerge.methods.fisher import fisher
@@ -43,6 +44,7 @@ __all__ = [
     "breadcrumbs_ties",
     "consensus_ta",
     "consensus_ties",
+    "curve",
     "dare_linear",
     "dare_ties",
     "della",

@@ -14,6 +14,7 @@ from evomerge.methods import (
     breadcrumbs_ties,
     consensus_ta,
     consensus_ties,
+    curve,
     dare_linear,
     dare_ties,
     della,
@@ -860,3 +861,27 @@ def test_pruning_keeps_the_largest_weights(models):
     assert torch.equal(magnitude_prune([pruned], 0.4), pruned)
     assert torch.equal(magnitude_prune(models[:1]), models[0])
     assert torch.equal(magnitude_prune(models[:1], 0.0), torch.zeros(7, 5))
+
+
+def test_a_curve_without_weights_is_the_straight_line_and_exact_at_its_ends(models):
+    first, second = models[:2]
+    weights = {f"{letter}{j}": 0.1 * j - 0.7 for letter in "ab" for j in range(1, 6)}
+    for t, end in ((0.0, first), (1.0, second)):
+        assert torch.equal(curve(first, [second], t, **weights), end)
+    line = curve(first, [second], 0.3)
+    torch.testing.assert_close(line, linear([first, second], [0.7, 0.3], normalize=False))
+    same = curve(first, [second], 0.3, a1=0.4, a2=0.4, a3=0.4, a4=0.4, a5=0.4)
+    torch.testing.assert_close(same, line)  # the mean of the five is taken off
+
+
+def test_a_curve_is_the_papers_formula_once_its_weights_sum_to_0(models):
+    first, second = (m.double().numpy() for m in models[:2])
+    a, b = np.array([0.3, -0.1, 0.2, -0.5, 0.1]), np.array([0.5, 0.0, -0.25, -0.25, 0.0])
+    assert abs(a.sum()) < 1e-12
+    assert abs(b.sum()) < 1e-12
+    omega = np.pi / 2 * (4 * np.arange(5) + 1)
+    for t in (0.2, 0.5, 0.9):
+        expected = (1 - t + a @ np.cos(omega * t)) * first + (t + b @ np.sin(omega * t)) * second
+        weights = {f"a{j + 1}": a[j] for j in range(5)} | {f"b{j + 1}": b[j] for j in range(5)}
+        merged = curve(models[0].double(), [models[1].double()], t, **weights)
+        np.testing.assert_allclose(merged.numpy(), expected, atol=1e-12)

@@ -76,7 +76,7 @@ def recipe_of(
         elif parameter.kind == "float" and (parameter.required or parameter.per_model):
             assert parameter.low is not None
             assert parameter.high is not None
-            middle = parameter.low + 0.6 * (parameter.high - parameter.low)
+            middle = parameter.low + 0.57 * (parameter.high - parameter.low)
             for of_model in per_model if parameter.per_model else [shared]:
                 of_model[parameter.name] = middle
     document = {
