@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import re
 import types
 import typing
@@ -16,7 +17,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from evomerge.core.docstrings import as_code, described, summary
+from evomerge.core.docstrings import as_code, body, described, summary
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -43,7 +44,7 @@ def study_file() -> str:
 
 
 def _section(kind: Any, path: str) -> list[str]:
-    lines = [f"## {path}\n\n{summary(kind)}\n"] if path else []
+    lines = [f"## {path}\n\n{in_yaml(summary(kind))}\n"] if path else []
     lines += ["| key | kind | default | what it is |", "|---|---|---|---|"]
     descriptions, hints, inner = described(kind), typing.get_type_hints(kind), []
     for entry in dataclasses.fields(kind):
@@ -54,7 +55,7 @@ def _section(kind: Any, path: str) -> list[str]:
         if part is not None:
             inner.append((part, where))
         shown = f"[`{entry.name}`](#{anchor(where)})" if part else f"`{entry.name}`"
-        words = descriptions[entry.name].replace("|", "\\|")
+        words = in_yaml(descriptions[entry.name]).replace("|", "\\|")
         lines.append(f"| {shown} | {_kind(hints[entry.name])} | {_default(entry)} | {words} |")
     lines.append("")
     for part, where in inner:
@@ -98,6 +99,17 @@ def _kind(kind: Any) -> str:
     return names.get(name, "mapping" if name == "Mapping" else name)
 
 
+def in_yaml(text: str) -> str:
+    """Python's words for nothing, yes and no as YAML has them."""
+    for python, yaml in (("None", "null"), ("True", "true"), ("False", "false")):
+        text = text.replace(f"`{python}`", f"`{yaml}`")
+    return text
+
+
+def _yaml_value(value: Any) -> str:
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+
+
 def _default(entry: Any) -> str:
     if entry.default is not dataclasses.MISSING:
         value = entry.default
@@ -105,7 +117,7 @@ def _default(entry: Any) -> str:
             return "null"
         if isinstance(value, bool):
             return str(value).lower()
-        return "none" if value == () else f"`{value}`"
+        return "none" if value in ((), "") else f"`{value}`"
     if entry.default_factory is dataclasses.MISSING:
         return "**required**"
     return "" if dataclasses.is_dataclass(entry.default_factory) else "none"
@@ -156,13 +168,17 @@ def methods() -> str:
         "# Merge methods\n",
         "A method is one pure function of tensors; its annotations are its search space. "
         "`evomerge methods NAME` prints the same. ¹ Not in mergekit, and so not exported to it.\n",
-        "| method | what it does |",
-        "|---|---|",
+        "| method | merges | parameters | what it does |",
+        "|---|---|---|---|",
     ]
     specs = sorted(registry.registered(), key=lambda spec: spec.name)
     for spec in specs:
         mark = "" if spec.in_mergekit else " ¹"
-        lines.append(f"| [`{spec.name}`](#{anchor(spec.name)}){mark} | {_cell(spec.summary)} |")
+        base = "base + " if spec.takes_base and not spec.base_optional else ""
+        count = f"{base}{registry.Count(spec.min_models, spec.max_models)}"
+        names = ", ".join(p.name for p in spec.parameters)
+        link = f"[`{spec.name}`](#{anchor(spec.name)}){mark}"
+        lines.append(f"| {link} | {count} | {names} | {_cell(spec.summary)} |")
     lines.append("")
     for spec in specs:
         lines += _method(spec, registry)
@@ -176,6 +192,7 @@ def _method(spec: Any, registry: Any) -> list[str]:
     lines = [
         f"## {spec.name}\n",
         f"{_cell(spec.summary)}\n",
+        f"{body(spec.function)}\n",
         f"Merges {count}{base}{optional}. {linked(spec.reference)}\n",
     ]
     if spec.parameters:
@@ -183,7 +200,7 @@ def _method(spec: Any, registry: Any) -> list[str]:
     for p in spec.parameters:
         searched = "" if p.low is None else f"[{p.low:g}, {p.high:g}]"
         each = " (one per model)" if p.per_model else ""
-        default = "**required**" if p.required else f"`{p.default}`"
+        default = "**required**" if p.required else f"`{_yaml_value(p.default)}`"
         lines.append(
             f"| `{p.name}`{each} | {_cell(str(p.expected))} | {searched} | {default} "
             f"| {_cell(p.doc or '')} |"
@@ -202,8 +219,6 @@ def _cell(text: str) -> str:
 
 def optimizers() -> str:
     """Every optimizer with its options."""
-    import inspect
-
     from evomerge.optimizers import registry
 
     lines = [
@@ -217,7 +232,8 @@ def optimizers() -> str:
         lines += [f"## {name}\n", f"{summary(kind)}\n"]
         descriptions = described(kind, "Args")
         rows = [
-            f"| `{p.name}` | `{p.default}` | {_cell(descriptions.get(p.name, ''))} |"
+            f"| `{p.name}` | `{_yaml_value(p.default)}` "
+            f"| {in_yaml(_cell(descriptions.get(p.name, '')))} |"
             for p in inspect.signature(kind).parameters.values()
             if p.default is not inspect.Parameter.empty and p.name not in fixed
         ]

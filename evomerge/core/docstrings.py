@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
+
+_SECTION = r"^(?:>>>|Args:|Returns:|Raises:|Attributes:)"
 
 
 def described(kind: Any, section: str = "Attributes") -> dict[str, str]:
@@ -45,6 +48,20 @@ def summary(kind: Any) -> str:
     "Return a docstring's first paragraph on one line."
     """
     return as_code(" ".join((kind.__doc__ or "").partition("\n\n")[0].split()))
+
+
+def body(kind: Any) -> str:
+    """Return a docstring as Markdown, without its first paragraph, its sections and examples.
+
+    A paragraph that ends as no sentence does is a formula, and stands as it is.
+    """
+    text = (inspect.getdoc(kind) or "").partition("\n\n")[2]
+    text = re.split(_SECTION, text, maxsplit=1, flags=re.M)[0]
+    paragraphs = [part for part in re.split(r"\n\s*\n", text.strip("\n")) if part.strip()]
+    return "\n\n".join(
+        as_code(part) if part.rstrip().endswith((".", ":")) else f"```text\n{part}\n```"
+        for part in paragraphs
+    )
 
 
 def as_code(text: str) -> str:

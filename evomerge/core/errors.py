@@ -30,6 +30,6 @@ def unknown(kind: str, word: str, known: Iterable[str]) -> str:
     import difflib  # it takes long, and where models are checked nobody needs it
 
     names = sorted(known)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.55)
     hint = f"did you mean '{near[0]}'? " if near else ""
     return f"unknown {kind} '{word}': {hint}known: {', '.join(names)}"

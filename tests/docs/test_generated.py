@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
+import evomerge as em
 from evomerge import methods
 from evomerge.cli.parser import make_parser
 from evomerge.study.config import StudyConfig
 
 pytest.importorskip("mkdocs")
 ROOT = Path(__file__).parents[2]
+PYTHON_REFERENCE = ROOT / "docs" / "python_reference.py"
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,29 @@ def test_every_method_and_parameter_is_listed(generator: Any) -> None:
         assert spec.reference.split(",")[0] in section
         for parameter in spec.parameters:
             assert f"\n| `{parameter.name}`" in section
+
+
+def test_methods_have_their_formulas_and_nothing_is_called_by_pythons_words(generator: Any) -> None:
+    page = generator.methods()
+    ties = page.partition("\n## ties\n")[2].partition("\n## ")[0]
+    assert "```text\nd_i  = w_i * trim(model_i - base, density_i)\n" in ties
+    assert ">>>" not in page
+    for text in (page, generator.optimizers(), generator.study_file()):
+        assert not re.search(r"`(None|True|False)`|(?<!`)``(?!`)", text)
+
+
+def test_every_public_name_is_in_the_python_reference_with_its_signature() -> None:
+    spec = importlib.util.spec_from_file_location("python_reference", PYTHON_REFERENCE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = module.page()
+    for name in em.__all__:
+        assert name == "__version__" or f"\n## em.{name}\n" in page
+    assert "\n### Study.tell\n" in page
+    assert "em.load_study(" in page
+    assert "<factory>" not in page
 
 
 def test_every_command_is_listed_with_its_options(generator: Any) -> None:

@@ -317,9 +317,20 @@ def _differences(old: Any, new: Any, path: str) -> list[str]:
         return [
             line for i, (a, b) in pairs if a != b for line in _differences(a, b, f"{path}[{i}]")
         ]
-    return [f"{path} was {_short(old)}, now {_short(new)}"]
+    was, now = _short(str(old), str(new))
+    return [f"{path} was {was}, now {now}"]
 
 
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _short(old: str, new: str) -> tuple[str, str]:
+    """Cut two texts to 80 letters, from shortly before they differ.
+
+    >>> _short("/home/me/" + 100 * "x" + "/one", "/home/me/" + 100 * "x" + "/two")
+    ('...xxxxxxxxxxxxxxx/one', '...xxxxxxxxxxxxxxx/two')
+    """
+    start = 0
+    if max(len(old), len(new)) > 80:
+        pairs = enumerate(zip(old, new, strict=False))
+        start = max(0, next((i for i, (a, b) in pairs if a != b), 0) - 16)
+    texts = [("..." if start else "") + text[start:] for text in (old, new)]
+    was, now = (text if len(text) <= 80 else text[:77] + "..." for text in texts)
+    return was, now
