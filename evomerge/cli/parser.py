@@ -22,11 +22,19 @@ from evomerge.cli.commands import (
     search,
     trajectory,
 )
-from evomerge.cli.commands.runs import dashboard, explain, repair, report, status, watch
+from evomerge.cli.commands.runs import (
+    compare,
+    dashboard,
+    explain,
+    repair,
+    report,
+    status,
+    watch,
+)
 
 _GROUPS = {
     "search": (demo, init, check, search),
-    "look at a run": (status, watch, dashboard, report, explain, repair),
+    "look at a run": (status, watch, dashboard, report, compare, explain, repair),
     "use a recipe": (build, push, mergekit, trajectory, extract_lora, delta, dequantize),
     "what there is": (catalogue, completion),
 }

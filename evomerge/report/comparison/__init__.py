@@ -1,0 +1,1 @@
+"""Compares several runs: as data, in lines of text, and on a page."""
