@@ -70,16 +70,6 @@ class LMEval:
     engine: str = "hf"
     engine_options: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        """Refuse a text where a list belongs: it would be taken letter by letter."""
-        for name in ("tasks", "include_path"):
-            value = getattr(self, name)
-            if isinstance(value, str | Path):
-                raise UserError(
-                    f"LMEval: {name}: expected a list, such as [{str(value)!r}], "
-                    f"but got the text {str(value)!r}"
-                )
-
 
 def create_study(
     space: SearchSpace | str | Path,

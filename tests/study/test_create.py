@@ -219,9 +219,3 @@ def test_a_loaded_study_takes_what_may_differ(tmp_path: Path) -> None:
 def test_dir_lists_the_public_names() -> None:
     assert dir(em) == sorted(em.__all__)
     assert all(hasattr(em, name) for name in em.__all__)
-
-
-@pytest.mark.parametrize("name", ["tasks", "include_path"])
-def test_a_text_in_the_place_of_a_list_is_refused_by_its_name(name: str) -> None:
-    with pytest.raises(em.UserError, match=rf"LMEval: {name}: expected a list, .*'arc_easy'"):
-        em.LMEval(**{"tasks": ["t"], name: "arc_easy"})
