@@ -132,7 +132,7 @@ def _command(words: str) -> tuple[str, str]:
 
 
 def _choices(action: argparse.Action) -> list[str]:
-    return [] if action.option_strings else [str(choice) for choice in action.choices or ()]
+    return [str(choice) for choice in action.choices or ()]
 
 
 def _key(path: str) -> tuple[str, str]:

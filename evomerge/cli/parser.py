@@ -18,6 +18,7 @@ from evomerge.cli.commands import (
     extract_lora,
     init,
     mergekit,
+    nearest,
     push,
     search,
     trajectory,
@@ -35,7 +36,7 @@ from evomerge.cli.commands.runs import (
 _GROUPS = {
     "search": (demo, init, check, search),
     "look at a run": (status, watch, dashboard, report, compare, explain, repair),
-    "use a recipe": (build, push, mergekit, trajectory, extract_lora, delta, dequantize),
+    "use a recipe": (build, push, mergekit, trajectory, nearest, extract_lora, delta, dequantize),
     "what there is": (catalogue, completion),
 }
 
