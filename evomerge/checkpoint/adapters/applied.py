@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from evomerge.checkpoint.adapters.lora import Adapter, Change
+from evomerge.checkpoint.adapters.change import Change, changed, factors
+from evomerge.checkpoint.adapters.lora import Adapter
+from evomerge.checkpoint.adapters.parameters import Parameter, stored_experts, targeted_parameters
 from evomerge.checkpoint.architecture import vocabulary_size
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.files.folder import ADAPTER_WEIGHTS as WEIGHTS
@@ -27,14 +28,19 @@ def adapted(host: Checkpoint, adapter: Adapter) -> Checkpoint:
     Raises:
         UserError: The host lacks a tensor that the adapter changes, or it is of another shape.
     """
-    changes = {}
-    for name, change in adapter.changes.items():
+    targets = adapter.config.get("target_parameters") or ()
+    parameters = targeted_parameters(adapter.pairs, targets, host) if targets else {}
+    changes: dict[str, Change] = {}
+    for name, change in adapter.changes(parameters).items():
+        if change.experts is not None:
+            changes |= _of_experts(name, change, host, adapter)
+            continue
         host_name = _host_name(name, host, adapter)
         changes[host_name] = _fitted(host_name, change, host, adapter)
     _check_tied(host, changes, adapter)
     tensors = dict(host.tensors)
     for name, change in changes.items():
-        if change.left is not None:
+        if change.computes:
             tensors[name] = tensors[name]._replace(dtype="F32")
         elif change.replaced_by is not None:
             dtype = adapter.tensors[change.replaced_by].dtype
@@ -63,13 +69,7 @@ class _Adapted:
         change = self.changes.get(name)
         if change is None:
             return self.host.tensor(name)
-        key = change.replaced_by
-        whole = self.adapter.read(key) if key is not None else self.host.tensor(name)
-        if change.left is None:
-            return whole
-        if whole.dtype == torch.float64:
-            whole = whole.float()
-        return self.adapter.product(change).add_(whole)  # in float32
+        return changed(change, lambda: self.host.tensor(name), self.adapter.read)
 
     def factors(self, name: str, adapters: int) -> list[Factors] | None:
         if adapters == 0:
@@ -78,13 +78,11 @@ class _Adapted:
         change = self.changes.get(name)
         if below is None or change is None:
             return below
-        if change.left is None or change.replaced_by is not None:
-            return None
-        return [*below, self.adapter.factors(change)]
+        return [*below, factors(change, self.adapter.read)] if change.is_product else None
 
     def computes(self, name: str) -> bool:
         change = self.changes.get(name)
-        return self.host.computes(name) if change is None else change.left is not None
+        return self.host.computes(name) if change is None else change.computes
 
 
 def _host_name(name: str, host: Checkpoint, adapter: Adapter) -> str:
@@ -112,6 +110,30 @@ def _host_name(name: str, host: Checkpoint, adapter: Adapter) -> str:
     return alike[0]
 
 
+def _of_experts(name: str, change: Change, host: Checkpoint, adapter: Adapter) -> dict[str, Change]:
+    """Return the change of each stored tensor that is a part of fused experts."""
+    assert change.experts is not None
+    count = change.experts.size
+    parts = stored_experts(Parameter(name, count, change.transposed), host)
+    if not parts:
+        raise UserError(
+            f"{adapter.folder}: it changes {name}, of which {host.folder} stores parts that are no "
+            "rows of one expert; merge it with PEFT (merge_and_unload), and name the result"
+        )
+    changes = {}
+    for stored, (experts, transposed) in parts.items():
+        part = replace(change, experts=experts, transposed=transposed)
+        second, first = (adapter.tensors[str(key)].shape for key in (change.left, change.right))
+        rows = (0, second[0]) if experts.rows is None else experts.rows
+        matrix = (rows[1] - rows[0], first[1])
+        turned = matrix[::-1] if transposed else matrix
+        given: tuple[int, ...] = turned if experts.expert is not None else (count, *turned)
+        if given != host.tensors[stored].shape or rows[1] > second[0]:
+            raise _misfit(adapter, stored, given, host, host.tensors[stored].shape)
+        changes[stored] = part
+    return changes
+
+
 def _fitted(name: str, change: Change, host: Checkpoint, adapter: Adapter) -> Change:
     """Return the change in the layout of the host's tensor; an error if it fits in neither."""
     shape = host.tensors[name].shape
@@ -119,6 +141,12 @@ def _fitted(name: str, change: Change, host: Checkpoint, adapter: Adapter) -> Ch
         given = adapter.tensors[change.replaced_by].shape
         if given != shape:
             raise _misfit(adapter, name, given, host, shape)
+    if change.rows is not None:
+        given = (shape[0], *adapter.tensors[change.rows].shape[1:])
+        if given != shape or max(change.row_ids, default=0) >= shape[0]:
+            raise _misfit(adapter, name, given, host, shape)
+    if change.added is not None and adapter.tensors[change.added].shape != shape:
+        raise _misfit(adapter, name, adapter.tensors[change.added].shape, host, shape)
     if change.left is None or change.right is None:
         return change
     product = (adapter.tensors[change.left].shape[0], adapter.tensors[change.right].shape[1])
@@ -160,7 +188,10 @@ def _tied(adapter: Adapter, name: str, host: Checkpoint, other: str) -> UserErro
 
 
 def _check_tied(host: Checkpoint, changes: Mapping[str, Change], adapter: Adapter) -> None:
-    """Refuse to change a tied embedding: the adapter does not say if its head moves along."""
-    for name in changes:
-        if host.tied_names(name):
+    """Refuse to change a tied embedding: the adapter does not say if its head moves along.
+
+    PEFT moves both where it trains single tokens.
+    """
+    for name, change in changes.items():
+        if change.rows is None and host.tied_names(name):
             raise _tied(adapter, name, host, host.tied_names(name)[0])

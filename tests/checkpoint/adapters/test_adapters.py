@@ -15,7 +15,7 @@ from evomerge.core.errors import UserError
 from evomerge.merge.parents.parents import Parents
 from evomerge.merge.plan.plan import Ref
 from tests.adapters import make_adapter, merged_by_peft
-from tests.models import make_model
+from tests.models import load, make_model
 
 PATTERNS = {
     "rank_pattern": {"q_proj": 2, r"layers\.1\.self_attn\.v_proj": 8},
@@ -31,6 +31,20 @@ CASES = {
         {"target_modules": ["embed_tokens", "o_proj"], "modules_to_save": ["lm_head", "norm"]},
     ),
     "transposed layers": ("gpt2", {"target_modules": ["c_attn", "c_proj", "c_fc"]}),
+    "biases of B": ("gpt2", {"target_modules": ["c_attn", "c_fc"], "lora_bias": True}),
+    "DoRA": ("llama", {"use_dora": True, "target_modules": "all-linear"}),
+    "DoRA, rank-stabilised": ("llama", {"use_dora": True, "use_rslora": True, "lora_alpha": 5}),
+    "DoRA of an embedding": (
+        "llama",
+        {"use_dora": True, "target_modules": ["embed_tokens", "o_proj"]},
+    ),
+    "DoRA of transposed layers": ("gpt2", {"use_dora": True, "target_modules": ["c_attn", "c_fc"]}),
+    "trained tokens": ("llama", {"trainable_token_indices": [7, 2]}),
+    "trained tokens of the head": (
+        "llama",
+        {"trainable_token_indices": {"embed_tokens": [1, 5, 39], "lm_head": [2]}},
+    ),
+    "trained tokens of a tied head": ("tied", {"trainable_token_indices": [3]}),
     "transposed layers and biases": ("gpt2", {"target_modules": ["c_attn"], "bias": "all"}),
 }
 
@@ -38,7 +52,8 @@ CASES = {
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bases")
-    return {name: make_model(folder / name, name) for name in ("llama", "gpt2")}
+    made = {name: make_model(folder / name, name) for name in ("llama", "gpt2")}
+    return {**made, "tied": make_model(folder / "tied", tied=True)}
 
 
 @pytest.fixture(scope="module")
@@ -143,9 +158,9 @@ def test_the_fingerprint_is_of_model_and_adapter(bases, plain, spoiled):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"use_dora": True}, r"cannot be read as a delta \(use_dora\): DoRA scales"),
-        ({"lora_bias": True}, "its factors have biases"),
-        ({"target_parameters": ["experts.w"]}, "it adapts the fused experts"),
+        ({"use_dora": True}, "says use_dora, but its tensors lack magnitude vectors"),
+        ({"arrow_config": {"top_k": 1}}, "cannot be merged into weights .*routes between adapters"),
+        ({"use_bdlora": {"nblocks": 2}}, r"cannot be read as a delta \(use_bdlora\)"),
         ({"init_lora_weights": "pissa_niter_4"}, "it changed the model's weights before training"),
         ({"peft_type": "IA3"}, "expected peft_type LORA, but got 'IA3'"),
         ({"r": 3}, "says rank 3, but its factors have 4"),
@@ -186,7 +201,7 @@ def test_a_mutated_configuration_is_read_or_refused(bases, spoiled):
 def test_dora_is_known_by_its_tensors_too(bases, tmp_path):
     adapter = make_adapter(tmp_path / "dora", bases["llama"], use_dora=True)
     edit(adapter, use_dora=False)
-    with pytest.raises(UserError, match="DoRA scales whole columns"):
+    with pytest.raises(UserError, match=r"says no DoRA \(use_dora\), but its tensors have"):
         open_model(f"{bases['llama']}+{adapter}")
 
 
@@ -272,3 +287,36 @@ def test_an_adapted_model_is_folded_tensor_by_tensor_and_not_held(bases, plain):
     assert torch.equal(parents.tensor(first), values)
     kept = Ref(name, "model.embed_tokens.weight")
     assert parents.tensor(kept) is parents.tensor(kept), "what is in a file stays mapped"
+
+
+def test_trained_tokens_that_do_not_fit_are_named(bases, tmp_path):
+    adapter = make_adapter(tmp_path / "tokens", bases["llama"], trainable_token_indices=[1, 5])
+    for tokens, message in (
+        ([1], "expected 2 tokens of .*embed_tokens, but got"),
+        ([1, -5], "expected 2 tokens"),
+        ({"lm_head": [1, 5]}, "expected 2 tokens of .*embed_tokens, but got None"),
+        ([1, 40], r"changes model\.embed_tokens\.weight"),
+    ):
+        edit(adapter, trainable_token_indices=tokens)
+        with pytest.raises(UserError, match=message):
+            open_model(f"{bases['llama']}+{adapter}")
+
+
+def test_dora_of_zero_change_is_the_model_and_scales_with_its_magnitude(bases, tmp_path):
+    """Liu 2024, eq. 5: W' = m (W + BA) / ||W + BA||, so that twice the norm of W gives twice W."""
+    base = bases["llama"]
+    adapter = make_adapter(tmp_path / "dora", base, use_dora=True)
+    file = adapter / "adapter_model.safetensors"
+    tensors = load_file(file)
+    before = load(base)
+    for key in tensors:
+        if key.endswith("lora_B.weight"):
+            tensors[key] = torch.zeros_like(tensors[key])
+        if key.endswith("lora_magnitude_vector"):
+            name = key.removeprefix("base_model.model.").replace("lora_magnitude_vector", "weight")
+            tensors[key] = 2 * before[name].norm(dim=1)
+    save_file(tensors, file)
+    model = open_model(f"{base}+{adapter}")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    torch.testing.assert_close(model.tensor(name), 2 * before[name])
+    assert model.factors(name) is None, "it is no sum of a low-rank product"
