@@ -46,6 +46,7 @@ class LMEval:
         gen_kwargs: Settings of generation over those of the tasks.
         fewshot_seed: Seed for drawing examples; ``None`` is lm_eval's 1234.
         model_args: Of lm_eval's `--model_args` those that change a prompt or a score.
+        dtype: What the model computes in; ``None`` is the output's.
         batch_size: Rows per batch, or ``"auto"``.
         fitness: ``"smooth"`` (log-likelihoods, no decoding) or ``"metric"``.
         items: Shares of the pools and `per_generation`; ``None`` takes the defaults.
@@ -63,6 +64,7 @@ class LMEval:
     gen_kwargs: Mapping[str, Any] | None = None
     fewshot_seed: int | None = None
     model_args: Mapping[str, Any] | None = None
+    dtype: str | None = None
     batch_size: int | str = "auto"
     fitness: str = "smooth"
     items: ItemsConfig | Mapping[str, Any] | None = None

@@ -29,6 +29,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "fitness": "metric",
         "items": {"per_generation": 7, "search": 0.4, "race": 0.3},
         "allow_task_code": True,
+        "dtype": "float32",
         "engine": "vllm",
         "engine_options": {"gpu_memory_utilization": 0.5},
     },
@@ -56,7 +57,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "ray_address": "auto",
         "patience": "30m",
     },
-    "output": {"dtype": "float32", "save_model": False},
+    "output": {"dtype": "float32", "save_model": False, "adapter_rank": 4},
 }
 SECTIONS = {
     "evaluate": em.EvaluateConfig,
