@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         WorkersConfig,
     )
     from evomerge.study.create import LMEval, create_study, load_study
+    from evomerge.study.mirror.mirror import Mirror
     from evomerge.study.study import Study
     from evomerge.study.trial import Trial
 
@@ -35,6 +36,7 @@ _HOMES = {
     "EvaluateConfig": "study.config",
     "ItemsConfig": "study.config",
     "LMEval": "study.create",
+    "Mirror": "study.mirror.mirror",
     "OptunaSampler": "optimizers",
     "OutputConfig": "study.config",
     "RandomSearch": "optimizers",
@@ -61,6 +63,7 @@ __all__ = [
     "EvaluateConfig",
     "ItemsConfig",
     "LMEval",
+    "Mirror",
     "OptunaSampler",
     "OutputConfig",
     "RandomSearch",

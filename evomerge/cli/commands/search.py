@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import gc
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,11 @@ def add(commands: Any) -> None:
         help="another run of the same parents and tasks: what it scored is not scored again",
     )
     parser.add_argument(
+        "--mirror",
+        metavar="URL",
+        help="keep a copy of the run there (s3://, gs://, file://), and go on from it",
+    )
+    parser.add_argument(
         "--allow-task-code", type=Path, metavar="DIR", help="tasks in this folder may run Python"
     )
     parser.add_argument(
@@ -77,7 +83,12 @@ def run(arguments: argparse.Namespace) -> None:
         workers = dataclasses.replace(workers, backend="ray", ray_address=arguments.ray_address)
     config = dataclasses.replace(config, search=search, workers=workers)
     run_study(
-        config, arguments.directory, arguments.log_to, arguments.reuse, arguments.allow_changed
+        config,
+        arguments.directory,
+        arguments.log_to,
+        arguments.reuse,
+        arguments.allow_changed,
+        arguments.mirror,
     )
 
 
@@ -87,6 +98,7 @@ def run_study(
     log_to: Sequence[str] = (),
     reuse: Sequence[Path] = (),
     allow_changed: bool = False,
+    mirror: str | None = None,
 ) -> None:
     """Run a study with progress, write its report, and print its verdict and files.
 
@@ -96,17 +108,22 @@ def run_study(
         log_to: Trackers, such as ``tensorboard`` or ``mlflow:URI``.
         reuse: Other run folders whose outcomes are used again.
         allow_changed: Resume although the study or the code changed; the journal records it.
+        mirror: The URL that keeps a copy of the run.
     """
     from evomerge.cli.display.progress import Progress
     from evomerge.report import write_report
     from evomerge.report.trackers import open_tracker
+    from evomerge.study.mirror.mirror import Mirror
     from evomerge.study.study import Study
 
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory}: expected a run folder, but it is a file")
     gc.freeze()  # the collector need not walk through all of torch again
     with contextlib.ExitStack() as stack:
-        listeners: list[Listener] = [stack.enter_context(Progress(config))]
+        listeners: list[Listener] = []
+        if mirror is not None:
+            listeners.append(stack.enter_context(Mirror(directory, mirror, say=_say)))
+        listeners.append(stack.enter_context(Progress(config)))
         for option in log_to:
             tracker = open_tracker(option, directory)
             stack.callback(tracker.close)
@@ -118,7 +135,7 @@ def run_study(
 
         study = Study(config, directory, listen, reuse, allow_changed=allow_changed)
         verdict = study.confirm()
-    report = write_report(directory)
+        report = write_report(directory)
     print(printable(f"\n{verdict.sentence}\n"))
     print(f"  report   {report}")
     print(f"  recipe   {directory / 'best' / 'recipe.yaml'}")
@@ -127,6 +144,10 @@ def run_study(
     if (adapter := directory / "best" / "adapter").is_dir():
         print(f"  adapter  {adapter}")
     print(f"  verdict  {directory / 'verdict.json'}")
+
+
+def _say(line: str) -> None:
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def _with_task_code(config: StudyConfig, folder: Path) -> StudyConfig:

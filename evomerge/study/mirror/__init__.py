@@ -1,0 +1,1 @@
+"""Keeps a copy of a run folder elsewhere, from which another machine goes on."""
