@@ -20,6 +20,7 @@ from evomerge.cli.commands import (
     mergekit,
     nearest,
     push,
+    queue,
     search,
     trajectory,
 )
@@ -34,7 +35,7 @@ from evomerge.cli.commands.runs import (
 )
 
 _GROUPS = {
-    "search": (demo, init, check, search),
+    "search": (demo, init, check, search, queue),
     "look at a run": (status, watch, dashboard, report, compare, explain, repair),
     "use a recipe": (build, push, mergekit, trajectory, nearest, extract_lora, delta, dequantize),
     "what there is": (catalogue, completion),

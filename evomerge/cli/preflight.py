@@ -136,7 +136,8 @@ def run_check(study: Path, parents: bool, settings: Sequence[str] = ()) -> None:
             "forecast",
             f"about {duration(sum(phases.values()))} for {fit} trials ("
             + ", ".join(f"{name} {duration(seconds)}" for name, seconds in phases.items())
-            + ")",
+            + ")"
+            + _money(config, sum(phases.values())),
         ),
         *(
             [("trials", f"{config.search.trials} wanted, {fit} in whole generations")]
@@ -150,6 +151,15 @@ def run_check(study: Path, parents: bool, settings: Sequence[str] = ()) -> None:
     for name, text in rows:
         print(printable(f"{name:<10} {text}"))
     print(printable("\n" + "\n".join(parents_text)))
+
+
+def _money(config: StudyConfig, seconds: float) -> str:
+    """Say what so much time costs, and whether it is more than the study may cost."""
+    price, most = config.cost(seconds), config.search.max_cost
+    if price is None:
+        return ""
+    ends = most is not None and price > most
+    return f"; it costs about {price:,.2f}" + (f", and ends at {most:,.2f}" if ends else "")
 
 
 def _power(

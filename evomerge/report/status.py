@@ -51,7 +51,8 @@ def summary(record: Record) -> dict[str, Any]:
         ``last`` {generation, best, median, reference, gain, correlation, loss_correlation} of the
         last generation told; ``baseline``, see `baseline`; ``failures``, how many trials failed by
         kind;
-        ``seconds``, ``forward_share``, ``item_evaluations``; ``verdict``, its sentence or None;
+        ``seconds``, ``forward_share``, ``item_evaluations``; ``run_seconds``, and ``cost``, what
+        they cost or None; ``verdict``, its sentence or None;
         ``overfit``, its gap between fitted and held-out items in words, or empty;
         ``exported``, whether the result is written; ``control``, see `control.compare_arms`;
         ``front``, see `pareto.front_of`.
@@ -72,6 +73,8 @@ def summary(record: Record) -> dict[str, Any]:
         "failures": dict(Counter(t.failure.kind for t in record.trials.values() if t.failure)),
         "seconds": dict(record.seconds),
         "forward_share": record.seconds["forward"] / total if total else None,
+        "run_seconds": record.run_seconds,
+        "cost": cost(record),
         "item_evaluations": record.item_evaluations,
         "verdict": record.verdict and record.verdict.sentence,
         "overfit": str(record.verdict.overfit) if record.verdict and record.verdict.overfit else "",
@@ -79,6 +82,15 @@ def summary(record: Record) -> dict[str, Any]:
         "control": compare_arms(record),
         "front": front_of(record),
     }
+
+
+def cost(record: Record) -> float | None:
+    """Return what the workers have cost so far, by ``workers.price_per_hour``, or ``None``."""
+    workers = record.config.get("workers", {})
+    price = workers.get("price_per_hour")
+    if price is None:
+        return None
+    return float(price * workers.get("count", 1) * record.run_seconds / 3600)
 
 
 def _wanted(record: Record) -> int | None:
@@ -132,7 +144,11 @@ def status_text(record: Record, driver: Driver | None = None) -> str:
     share = "" if s["forward_share"] is None else f", {percent(s['forward_share'])} of it forward"
     spent = f"{duration(s['seconds']['total'])} of workers' time{share}"
     again = f", {record.reused:,} taken from other runs" if record.reused else ""
-    lines.append(("cost", f"{spent}; {plural(s['item_evaluations'], 'item evaluation')}{again}"))
+    price = s["cost"]
+    money = "" if price is None else f"{price:,.2f} for {duration(s['run_seconds'])}; "
+    lines.append(
+        ("cost", f"{money}{spent}; {plural(s['item_evaluations'], 'item evaluation')}{again}")
+    )
     if s["failures"]:
         last = [t.failure for t in record.trials.values() if t.failure is not None][-1]
         counts = failures_text(s["failures"])
@@ -203,6 +219,9 @@ def baseline_text(best_by_kind: dict[str, dict[str, Any]]) -> str:
     return f"{', '.join(parts)} (metric)"
 
 
+_ENDS = {"deadline": "the deadline passed", "cost": "the money for it is spent"}
+
+
 def ended_text(ended: SearchEndedEvent) -> str:
     """Say why a search ended.
 
@@ -214,7 +233,7 @@ def ended_text(ended: SearchEndedEvent) -> str:
     if reason == "trials":
         left = f": one more generation would exceed the {wanted:,} asked for"
         return said + (left if asked < wanted else ", as many as were asked for")
-    why = "the deadline passed" if reason == "deadline" else f"the optimizer stopped ({reason})"
+    why = _ENDS.get(reason, f"the optimizer stopped ({reason})")
     return f"{said} of {wanted:,}: {why}"
 
 

@@ -53,6 +53,9 @@ def add(commands: Any) -> None:
         help="keep a copy of the run there (s3://, gs://, file://), and go on from it",
     )
     parser.add_argument(
+        "--notify", metavar="URL", help="post there when the search ends (text+URL: plain text)"
+    )
+    parser.add_argument(
         "--allow-task-code", type=Path, metavar="DIR", help="tasks in this folder may run Python"
     )
     parser.add_argument(
@@ -89,6 +92,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.reuse,
         arguments.allow_changed,
         arguments.mirror,
+        arguments.notify,
     )
 
 
@@ -99,6 +103,7 @@ def run_study(
     reuse: Sequence[Path] = (),
     allow_changed: bool = False,
     mirror: str | None = None,
+    notify: str | None = None,
 ) -> None:
     """Run a study with progress, write its report, and print its verdict and files.
 
@@ -109,8 +114,10 @@ def run_study(
         reuse: Other run folders whose outcomes are used again.
         allow_changed: Resume although the study or the code changed; the journal records it.
         mirror: The URL that keeps a copy of the run.
+        notify: The URL that is posted to when it ends.
     """
     from evomerge.cli.display.progress import Progress
+    from evomerge.cli.notify import Notice
     from evomerge.report import write_report
     from evomerge.report.trackers import open_tracker
     from evomerge.study.mirror.mirror import Mirror
@@ -121,6 +128,8 @@ def run_study(
     gc.freeze()  # the collector need not walk through all of torch again
     with contextlib.ExitStack() as stack:
         listeners: list[Listener] = []
+        if notify is not None:
+            stack.enter_context(Notice(notify, directory))
         if mirror is not None:
             listeners.append(stack.enter_context(Mirror(directory, mirror, say=_say)))
         listeners.append(stack.enter_context(Progress(config)))

@@ -41,6 +41,8 @@ class SearchConfig:
         seed: Of the optimizer, the item pools and the methods that drop at random.
         population: Recipes in a generation; ``None`` leaves it to the optimizer.
         deadline: How long a session may take, race and verdict included, e.g. ``8h``.
+        max_cost: What the study may cost over all its sessions, race and verdict included, by
+            `workers.price_per_hour`.
         random_share: Share of the trials that is drawn at random, as a control arm that the report
             shows next to the optimizer.
         objective: ``weighted``: the tasks' mean by weight; ``pareto``: every task separately.
@@ -59,6 +61,7 @@ class SearchConfig:
     seed: int = 0
     population: int | None = None
     deadline: str | None = None
+    max_cost: float | None = None
     random_share: float = 0.05
     objective: Literal["weighted", "pareto"] = "weighted"
     constraints: tuple[str, ...] = ()
@@ -100,6 +103,10 @@ class SearchConfig:
                 f"but got {self.simplicity}"
             )
         seconds(self.deadline, f"{where}: search.deadline")
+        if self.max_cost is not None and not 0 < self.max_cost < math.inf:
+            raise UserError(
+                f"{where}: search.max_cost: expected a sum above 0, but got {self.max_cost}"
+            )
         for text in self.constraints:
             Constraint.parse(text, f"{where}: search.constraints", tasks)
 

@@ -102,6 +102,11 @@ class StudyConfig:
                 f"({self.output.dtype}), since {self.scored_in} would round the weights that are "
                 "exported"
             )
+        if self.search.max_cost is not None and self.workers.price_per_hour is None:
+            raise UserError(
+                f"{where}: search.max_cost: expected workers.price_per_hour beside it: what does "
+                "one worker cost an hour?"
+            )
         code = self.trust_remote_code
         if code is not None and not re.fullmatch("[0-9a-f]{64}", code):
             raise UserError(
@@ -128,6 +133,11 @@ class StudyConfig:
     def scored_in(self) -> str:
         """The dtype that candidates are scored in; it holds every value of `output.dtype`."""
         return self.evaluate.dtype or self.output.dtype
+
+    def cost(self, seconds: float) -> float | None:
+        """Return what all workers cost for so long; ``None`` without a price."""
+        price = self.workers.price_per_hour
+        return None if price is None else price * self.workers.count * seconds / 3600
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data with every default shown; `from_dict` gives it back."""

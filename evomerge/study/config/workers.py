@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +23,8 @@ class WorkersConfig:
             live model together, its layers spread over them. Ray reserves them; a local worker
             takes that many of the visible ones (``CUDA_VISIBLE_DEVICES``, or all), in turn.
         ray_address: A cluster to join, ``auto`` for the one on this machine; ``None`` starts one.
+        price_per_hour: What one worker costs an hour, in any currency; the forecast and the status
+            then say what the study costs, and `search.max_cost` can end it.
         patience: How long an answer may take before enough are known to say what is usual; then
             ten times that. A task or template that never ends stops the study after it.
     """
@@ -32,6 +35,7 @@ class WorkersConfig:
     threads: int = 1
     gpus: float = 0.0
     ray_address: str | None = None
+    price_per_hour: float | None = None
     patience: str = "2h"
 
     @property
@@ -45,6 +49,11 @@ class WorkersConfig:
         if self.count < 1 or self.threads < 1 or self.gpus < 0:
             raise UserError(
                 f"{where}: workers: expected count and threads of at least 1 and gpus of at least 0"
+            )
+        if self.price_per_hour is not None and not 0 < self.price_per_hour < math.inf:
+            raise UserError(
+                f"{where}: workers.price_per_hour: expected a price above 0, "
+                f"but got {self.price_per_hour}"
             )
         if self.gpus > 1 and self.gpus % 1:
             raise UserError(

@@ -19,6 +19,7 @@ from evomerge.study.journal.events import (
     ExportedEvent,
     FailedEvent,
     MovedEvent,
+    OpenedEvent,
     OutcomesEvent,
     RacedEvent,
     ScoredEvent,
@@ -54,6 +55,7 @@ class StudyState:
         looks: By the digests of the race's winners, in which place each was judged.
         exported: The last export, or None.
         seconds: Totals over all workers, ``build``, ``forward`` and ``total``.
+        run_seconds: From the opening to the last event, over all sessions.
         paid: Worker seconds and items by score kind (``smooth``, ``metric``, and ``gradient``),
             reused ones aside.
         item_evaluations: Outcomes journalled, repeated ones included: what was paid for. One with a
@@ -81,6 +83,7 @@ class StudyState:
     seconds: dict[str, float] = field(
         default_factory=lambda: {"build": 0.0, "forward": 0.0, "total": 0.0}
     )
+    run_seconds: float = 0.0
     paid: dict[str, tuple[float, int]] = field(default_factory=dict)
     item_evaluations: int = 0
     reused: int = 0
@@ -88,10 +91,12 @@ class StudyState:
     phase: Phase = "check"
     generations: dict[int, AskRecord] = field(default_factory=dict)
     external_scores: dict[int, dict[str, float]] = field(default_factory=dict)
+    _last_time: float | None = None
     _ask_of: dict[int, int] = field(default_factory=dict)  # trial -> index in `asks`
 
     def apply(self, event: Event) -> None:
         """Take in the next event."""
+        self._pass_time(event)
         match event:
             case StudyEvent():
                 self.study = event
@@ -129,6 +134,13 @@ class StudyState:
             case ExportedEvent():
                 self.exported = event
                 self.phase = "done"
+
+    def _pass_time(self, event: Event) -> None:
+        if event.time is None:
+            return
+        if self._last_time is not None and not isinstance(event, OpenedEvent):
+            self.run_seconds += max(0.0, event.time - self._last_time)  # a clock may go back
+        self._last_time = event.time
 
     def ask_of(self, number: int) -> AskRecord:
         """Return the trials that were asked together with this one."""

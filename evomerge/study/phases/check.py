@@ -24,8 +24,10 @@ from evomerge.study.versions import difference, versions
 from evomerge.study.workers.requests import Describe, Description, ExpectedParents
 
 # Keys that may differ when a study is resumed: how long, where, and which files it leaves.
-_FREE = {("search", "trials"), ("search", "deadline"), ("workers",), ("output", "save_model")} | {
-    ("output", "adapter_rank")
+_FREE = {
+    *(("search", key) for key in ("trials", "deadline", "max_cost")),
+    ("workers",),
+    *(("output", key) for key in ("save_model", "adapter_rank")),
 }
 
 

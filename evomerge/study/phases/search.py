@@ -24,7 +24,7 @@ from evomerge.study.phases.surrogate import SurrogateCheck
 from evomerge.study.statistics.outcome import item_scores
 from evomerge.study.statistics.pools import generation_items
 from evomerge.study.wanted import Items, Wanted
-from evomerge.study.workers.durations import final_seconds
+from evomerge.study.workers.durations import out_of_time
 from evomerge.study.workers.requests import Failure
 
 
@@ -314,22 +314,13 @@ class Generations:
         """Say why no new generation begins; an earlier end counts until more trials are wanted."""
         if self._is_stopped():
             return "stopped"
-        if self._is_late():
-            return "deadline"
+        session = time.monotonic() - self._started
+        reason = out_of_time(self._study.config, self._study.record, session)
+        if reason is not None:
+            return reason
         if ended is not None and ended.wanted >= self._study.config.search.trials:
             return ended.reason
         return None
-
-    def _is_late(self) -> bool:
-        """Return whether the time that is left is needed for the race and the verdict."""
-        study = self._study
-        limit = study.config.search.deadline_seconds
-        if limit is None:
-            return False
-        # Race and verdict score by the metric, which costs several times the smooth score.
-        final = sum(len(ids) for p in ("race", "holdout") for ids in study.pools[p].values())
-        reserve = final_seconds(study.record.paid, final, study.config.workers.count)
-        return time.monotonic() - self._started > limit - min(reserve, limit / 2)
 
     def _check_any_survives(self, generation: int) -> None:
         """Stop if every trial of three generations in a row failed, unless all were degenerate."""

@@ -6,6 +6,8 @@ import statistics
 from collections import deque
 from collections.abc import Mapping
 
+from evomerge.study.config import StudyConfig
+from evomerge.study.journal.record import Record
 from evomerge.study.workers.queue import Unit
 from evomerge.study.workers.requests import Answer, Evaluate, Scores
 
@@ -64,6 +66,30 @@ def final_seconds(paid: Mapping[str, tuple[float, int]], items: int, workers: in
     prices = {kind: seconds / count for kind, (seconds, count) in paid.items() if count}
     price = prices.get("metric", max(prices.values(), default=0.0))
     return MARGIN * FINAL_RECIPES * items * price / workers
+
+
+def out_of_time(config: StudyConfig, record: Record, session: float) -> str | None:
+    """Return why no new generation may begin: ``deadline``, ``cost``, or ``None``.
+
+    Race and verdict score by the metric, which costs several times the smooth score: what they
+    will take is kept for them, though never more than half of the whole.
+
+    Args:
+        config: The study.
+        record: Its state.
+        session: Seconds since this session began.
+    """
+    items = sum(len(ids) for pool in ("race", "holdout") for ids in record.pools[pool].values())
+    reserve = final_seconds(record.paid, items, config.workers.count)
+    deadline = config.search.deadline_seconds
+    if deadline is not None and session > deadline - min(reserve, deadline / 2):
+        return "deadline"
+    hourly, most = config.cost(3600), config.search.max_cost
+    if hourly is not None and most is not None:
+        affordable = 3600 * most / hourly
+        if record.run_seconds > affordable - min(reserve, affordable / 2):
+            return "cost"
+    return None
 
 
 def _mode(unit: Unit) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from evomerge.study.journal.events import Items, OpenedEvent, WarningEvent
 from evomerge.study.journal.record import Record
-from evomerge.study.phases import search
 from evomerge.study.study import Study
-from evomerge.study.workers.durations import FINAL_RECIPES, MARGIN, final_seconds
+from evomerge.study.phases import search
+from evomerge.study.workers import durations
+from evomerge.study.workers.durations import FINAL_RECIPES, MARGIN, final_seconds, out_of_time
 from tests.study.small_study import StubWorkers, events, stub_config
 
 
@@ -47,7 +50,7 @@ def test_a_search_ends_when_only_the_time_for_race_and_verdict_is_left(
         clock.now += 10.0  # each generation takes ten seconds
         return 25.0
 
-    monkeypatch.setattr(search, "final_seconds", reserve)
+    monkeypatch.setattr(durations, "final_seconds", reserve)
     monkeypatch.setattr(search, "time", clock)
     study = Study(stub_config(search={"deadline": "60s", "trials": 400}), tmp_path / "run")
     monkeypatch.setattr("evomerge.study.study.time", clock)
@@ -55,3 +58,33 @@ def test_a_search_ends_when_only_the_time_for_race_and_verdict_is_left(
     # 60 s less 25 s: a generation begins at 0, 10, 20 and 30 s, as the clock reads after asking.
     assert events(tmp_path / "run", "search_ended")[0]["reason"] == "deadline"
     assert clock.now == 40.0
+
+
+class Spent(Record):
+    """A study that has run for a while, and whose race and verdict cost nothing."""
+
+    @property
+    def pools(self) -> Mapping[str, Items]:
+        return {"race": {}, "holdout": {}}
+
+
+def test_money_ends_a_search_where_the_deadline_does_not() -> None:
+    config = stub_config(
+        search={"deadline": "8h", "max_cost": 6.0},
+        workers={"count": 2, "price_per_hour": 1.5},  # so 2 h of both workers are paid for
+    )
+    record = Spent()
+    assert config.cost(7200) == pytest.approx(6.0)
+    for seconds, reason in ((0.0, None), (7199.0, None), (7201.0, "cost")):
+        record.run_seconds = seconds
+        assert out_of_time(config, record, session=10.0) == reason
+    record.run_seconds = 0.0
+    assert out_of_time(config, record, session=8 * 3600 + 1) == "deadline"
+
+
+def test_a_record_counts_the_time_of_its_sessions_and_not_between_them() -> None:
+    record = Record()
+    for opened, last in ((100.0, 130.0), (1000.0, 1005.0)):
+        record.apply(OpenedEvent(time=opened))
+        record.apply(WarningEvent(kind="k", message="m", time=last))
+    assert record.run_seconds == 35.0
