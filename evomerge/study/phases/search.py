@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 from evomerge import optimizers as search
@@ -314,8 +313,7 @@ class Generations:
         """Say why no new generation begins; an earlier end counts until more trials are wanted."""
         if self._is_stopped():
             return "stopped"
-        session = time.monotonic() - self._started
-        reason = out_of_time(self._study.config, self._study.record, session)
+        reason = out_of_time(self._study.config, self._study.record, self._started)
         if reason is not None:
             return reason
         if ended is not None and ended.wanted >= self._study.config.search.trials:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections import deque
 from collections.abc import Mapping
 
@@ -68,7 +69,7 @@ def final_seconds(paid: Mapping[str, tuple[float, int]], items: int, workers: in
     return MARGIN * FINAL_RECIPES * items * price / workers
 
 
-def out_of_time(config: StudyConfig, record: Record, session: float) -> str | None:
+def out_of_time(config: StudyConfig, record: Record, began: float) -> str | None:
     """Return why no new generation may begin: ``deadline``, ``cost``, or ``None``.
 
     Race and verdict score by the metric, which costs several times the smooth score: what they
@@ -77,11 +78,12 @@ def out_of_time(config: StudyConfig, record: Record, session: float) -> str | No
     Args:
         config: The study.
         record: Its state.
-        session: Seconds since this session began.
+        began: When this session began, on the monotonic clock.
     """
     items = sum(len(ids) for pool in ("race", "holdout") for ids in record.pools[pool].values())
     reserve = final_seconds(record.paid, items, config.workers.count)
     deadline = config.search.deadline_seconds
+    session = time.monotonic() - began
     if deadline is not None and session > deadline - min(reserve, deadline / 2):
         return "deadline"
     hourly, most = config.cost(3600), config.search.max_cost

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +11,6 @@ import pytest
 from evomerge.study.journal.events import Items, OpenedEvent, WarningEvent
 from evomerge.study.journal.record import Record
 from evomerge.study.study import Study
-from evomerge.study.phases import search
 from evomerge.study.workers import durations
 from evomerge.study.workers.durations import FINAL_RECIPES, MARGIN, final_seconds, out_of_time
 from tests.study.small_study import StubWorkers, events, stub_config
@@ -51,7 +51,7 @@ def test_a_search_ends_when_only_the_time_for_race_and_verdict_is_left(
         return 25.0
 
     monkeypatch.setattr(durations, "final_seconds", reserve)
-    monkeypatch.setattr(search, "time", clock)
+    monkeypatch.setattr(durations, "time", clock)
     study = Study(stub_config(search={"deadline": "60s", "trials": 400}), tmp_path / "run")
     monkeypatch.setattr("evomerge.study.study.time", clock)
     study.optimize()
@@ -73,13 +73,13 @@ def test_money_ends_a_search_where_the_deadline_does_not() -> None:
         search={"deadline": "8h", "max_cost": 6.0},
         workers={"count": 2, "price_per_hour": 1.5},  # so 2 h of both workers are paid for
     )
-    record = Spent()
+    record, now = Spent(), time.monotonic()
     assert config.cost(7200) == pytest.approx(6.0)
     for seconds, reason in ((0.0, None), (7199.0, None), (7201.0, "cost")):
         record.run_seconds = seconds
-        assert out_of_time(config, record, session=10.0) == reason
+        assert out_of_time(config, record, began=now) == reason
     record.run_seconds = 0.0
-    assert out_of_time(config, record, session=8 * 3600 + 1) == "deadline"
+    assert out_of_time(config, record, began=now - 8 * 3600 - 1) == "deadline"
 
 
 def test_a_record_counts_the_time_of_its_sessions_and_not_between_them() -> None:
