@@ -113,7 +113,7 @@ class Optimizer(ABC):
         if objectives > 1 and not self.takes_vectors:
             raise UserError(
                 f"{type(self).__name__} searches for one number: with several objectives use "
-                "nsga2, tpe, gp or another sampler of optuna, or random"
+                "nsga2, tpe, gp or another sampler of optuna, simplex_grid, or random"
             )
         self._objectives = objectives
         check_dimensions(dimensions)

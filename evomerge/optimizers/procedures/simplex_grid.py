@@ -14,6 +14,7 @@ from evomerge.core.errors import UserError
 from evomerge.optimizers.checks import MOST_POINTS, whole_number
 from evomerge.optimizers.coordinates import Floats
 from evomerge.optimizers.procedures.procedure import Plan, Procedure
+from evomerge.recipe.space.dimension import Point
 
 _AT_ONCE = 16  # candidates of one generation
 
@@ -22,12 +23,15 @@ class SimplexGrid(Procedure):
     """All weights that are multiples of 1/steps and add up to 1: C(n + steps - 1, steps) of them.
 
     The corners are the models themselves, so the best point is at least as good as the best of
-    them, on the items searched on.
+    them, on the items searched on. With several objectives the grid is the same, and its front
+    contains or beats each model (rewarded soups); it then has no one result.
 
     Args:
         steps: 1 / the distance of neighbours (rewarded soups: 10).
         seed: Unused; every optimizer takes one.
     """
+
+    takes_vectors = True
 
     def __init__(self, steps: int = 4, seed: int | None = None) -> None:
         super().__init__(seed=seed)
@@ -49,6 +53,15 @@ class SimplexGrid(Procedure):
             best = int(np.argmax(values))
             if values[best] > self.fitness:
                 self.accept(batch[best], values[best])
+
+    @property
+    def mean(self) -> Point | None:
+        """The best point so far; ``None`` with several objectives."""
+        return super().mean if self._objectives == 1 else None
+
+    def _learn_vectors(self, fitness: list[list[float] | None]) -> None:
+        """Go on: the plan is the same whatever comes of it."""
+        self._learn([None if vector is None else math.fsum(vector) for vector in fitness])
 
 
 def compositions(n: int, steps: int) -> list[Floats]:

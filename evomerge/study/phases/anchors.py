@@ -10,6 +10,7 @@ from typing import Any
 from evomerge.recipe.recipe import Recipe
 from evomerge.study.config import StudyConfig
 
+ALPHAS = tuple(i / 10 for i in range(1, 10))  # of WiSE-FT's sweep between base and fine-tune
 LAMBDAS = (0.3, 0.5, 0.7, 1.0)  # of the task-arithmetic sweep; .3 to .4 is Ilharco's usual choice
 
 
@@ -27,6 +28,7 @@ def anchors(config: StudyConfig) -> list[Anchor]:
 
     The merges are: uniform average, task arithmetic at several strengths, TIES (density .2 as its
     paper, and .5) and DARE-TIES (density .5) at λ 1, Model Stock, and SLERP's middle for a pair.
+    Task arithmetic of a single model is WiSE-FT, and the strengths are that paper's .1, .2 … .9.
     """
     base, models = config.base_model, config.models
     listed = [Anchor("parent", name, _single(config, m)) for m, name in _names(models).items()]
@@ -37,7 +39,10 @@ def anchors(config: StudyConfig) -> list[Anchor]:
         listed.append(Anchor("anchor", name, _merge(config, method, parameters, per_model)))
 
     add("uniform average", "linear", {"normalize": True}, weight=1.0)
-    for strength in LAMBDAS:
+    single = len(models) == 1
+    for alpha in ALPHAS if single else ():  # base + α (model - base): Wortsman 2021
+        add(f"WiSE-FT α={alpha:g}", "task_arithmetic", {}, weight=alpha)
+    for strength in () if single else LAMBDAS:
         add(f"task arithmetic λ={strength:g}", "task_arithmetic", {}, weight=strength)
     for density in (0.2, 0.5):
         ties = {"normalize": True, "lambda": 1.0}

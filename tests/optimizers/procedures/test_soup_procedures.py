@@ -191,3 +191,18 @@ def test_a_space_without_a_weight_per_model_is_refused_in_one_line(name):
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=r"leave search\.population out"):
         create(name).start(WEIGHTS, 0, population=8)
+
+
+def test_the_grid_with_several_objectives_scores_all_of_it_and_has_no_one_result():
+    """Rewarded soups: the whole grid of step .1 for two models, ends first, and its front."""
+    optimizer = create("simplex_grid", steps=10)
+    optimizer.start(WEIGHTS[:2], 0, objectives=2)
+    asked = []
+    while not optimizer.stopped:
+        points = optimizer.ask()
+        asked += points
+        optimizer.tell(points, [None if point == (0.5, 0.5) else list(point) for point in points])
+        assert optimizer.mean is None
+    assert asked[:2] == [(1, 0), (0, 1)]
+    assert sorted(x for x, _ in asked) == pytest.approx([i / 10 for i in range(11)])
+    assert [x + y for x, y in asked] == pytest.approx([1.0] * 11)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from evomerge.merge.build import build
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.inverse import point_of
 from evomerge.recipe.space.space import SearchSpace
@@ -50,7 +53,30 @@ def test_a_single_model_has_anchors_too() -> None:
     result = made(models=["one"])
     assert "Model Stock" not in result
     assert "SLERP t=0.5" not in result
-    assert result["task arithmetic λ=0.5"].recipe.models[0].parameters["weight"] == 0.5
+    sweep = {name: one.recipe for name, one in result.items() if name.startswith("WiSE-FT")}
+    assert list(sweep) == [f"WiSE-FT α=0.{i}" for i in range(1, 10)]
+    weights = [recipe.models[0].parameters["weight"] for recipe in sweep.values()]
+    assert weights == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+
+
+def test_the_sweep_of_a_single_model_is_wise_ft(tmp_path: Path) -> None:
+    from tests.models import load, make_family
+
+    family = make_family(tmp_path, names=("one",))
+    config = stub_config(base_model=family["base"], models=[family["one"]])
+    recipe = next(a.recipe for a in anchors(config) if a.name == "WiSE-FT α=0.3")
+    build(Recipe.from_dict({**recipe.to_dict(), "out_dtype": "float32"}), tmp_path / "ours")
+    paper = {
+        "merge_method": "wise_ft",
+        "base_model": family["base"],
+        "models": [family["one"]],
+        "parameters": {"alpha": 0.3},
+        "dtype": "float32",
+    }
+    build(Recipe.from_dict(paper), tmp_path / "papers")
+    theirs = load(tmp_path / "papers")
+    for name, tensor in load(tmp_path / "ours").items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-6)
 
 
 def test_a_base_among_the_models_is_one_parent() -> None:
