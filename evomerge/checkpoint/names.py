@@ -8,10 +8,37 @@ name is always text.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from evomerge.core.errors import UserError
+
+HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?")
+_CACHED = re.compile(r"models--([^/]+?)--([^/]+)")  # the hub's folder for what was downloaded
+
+
+def hub_repositories(name: str) -> list[str]:
+    """Return the repositories on the hub that a model's name consists of, without revisions.
+
+    A folder is none, unless it is the hub's own copy of one.
+
+    >>> hub_repositories("org/base@refs/pr/3+org/adapter")
+    ['org/base', 'org/adapter']
+    >>> hub_repositories("/hub/models--org--base/snapshots/0123")
+    ['org/base']
+    >>> hub_repositories("/models/expert")
+    []
+    """
+    repositories = []
+    for part in parts_of(name):
+        match = HUB_ID.fullmatch(part)
+        copy = next((m for m in map(_CACHED.fullmatch, Path(part).parts) if m), None)
+        if copy is not None:
+            repositories.append(f"{copy[1]}/{copy[2]}")
+        elif match is not None and not _is_there(part, Path()):
+            repositories.append(match[1])
+    return repositories
 
 
 def split(name: str, folder: Path = Path()) -> tuple[str, str | None]:

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from evomerge.checkpoint.files.companions import ALL
 from evomerge.checkpoint.files.document import check_file, read_json
+from evomerge.checkpoint.names import HUB_ID
 from evomerge.core.errors import UserError
 
 CONFIG = "config.json"
@@ -37,7 +37,6 @@ _READ = (
     *(".codes", ".tokenizer"),
 )
 _READ_FOLDERS = ("additional_chat_templates",)
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?")
 
 
 def resolve(model: str | Path) -> Path:
@@ -52,7 +51,7 @@ def resolve(model: str | Path) -> Path:
         return path
     if path.exists():
         raise UserError(f"{model}: expected a model folder but it is a file")
-    if not _HUB_ID.fullmatch(str(model)):
+    if not HUB_ID.fullmatch(str(model)):
         raise UserError(f"{model}: no such folder, and not a hub id of the form org/name")
     from huggingface_hub import snapshot_download
 
@@ -66,15 +65,49 @@ def resolve(model: str | Path) -> Path:
             )
         )
     except Exception as error:  # the hub's client raises a dozen unrelated kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{model}: no such folder, and the hub could not deliver it: {reason}"
-        ) from None
+        raise UserError(f"{model}: {_refusal(name, revision, error)}") from None
+
+
+def _refusal(name: str, revision: str, error: Exception) -> str:
+    """Say why the hub gave nothing, and what to do."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    login = "set HF_TOKEN to a token of an account that may read it, or run `hf auth login`"
+    if isinstance(error, GatedRepoError):
+        return f"the hub's repository {name} is gated: accept its terms on its page, then {login}"
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f"no such folder, and the hub shows no repository {name}: look at the name; if it is "
+            f"private, {login}"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return (
+            f"the hub's repository {name} has no revision {revision!r}: expected a branch, a tag, "
+            "a commit, or refs/pr/NUMBER"
+        )
+    if isinstance(error.__cause__, HfHubHTTPError):  # the client hides every other answer
+        error = error.__cause__
+    if isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError):
+        return "no such folder, not downloaded yet, and " + (
+            "HF_HUB_OFFLINE is set: unset it to download"
+            if constants.HF_HUB_OFFLINE
+            else "the hub cannot be reached: look at the network, and at HF_ENDPOINT and proxies"
+        )
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"no such folder, and the hub could not deliver it: {reason}"
 
 
 def cached(model: str) -> Path | None:
     """Return this machine's copy of a hub id, which may lack files; ``None`` without one."""
-    if not _HUB_ID.fullmatch(model) or Path(os.path.expanduser(model)).exists():
+    if not HUB_ID.fullmatch(model) or Path(os.path.expanduser(model)).exists():
         return None
     from huggingface_hub import snapshot_download
 

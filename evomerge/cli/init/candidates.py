@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,13 +17,13 @@ from evomerge.checkpoint.files.document import read_json
 from evomerge.checkpoint.files.folder import ADAPTER_CONFIG, CONFIG, cached
 from evomerge.checkpoint.files.header import TensorInfo
 from evomerge.checkpoint.files.model_card import front_matter
+from evomerge.checkpoint.names import HUB_ID
 from evomerge.checkpoint.opening import open_stored
 from evomerge.checkpoint.store import Files
 from evomerge.core.errors import UserError
 from evomerge.study.journal.journal import JOURNAL
 
 _DEEPEST = 3  # folders in folders
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def find(places: Iterable[str]) -> tuple[list[Candidate], dict[str, str]]:
                     f"it nor a folder in it has a {CONFIG}"
                 )
             named: list[tuple[str, Path | None]] = [(str(folder), folder) for folder in folders]
-        elif _HUB_ID.fullmatch(place) and not path.exists():
+        elif HUB_ID.fullmatch(place) and not path.exists():
             named = [(place, cached(place))]
         else:
             raise UserError(f"{place}: no such folder, and not a hub id of the form org/name")

@@ -9,7 +9,6 @@ from typing import Any
 
 from evomerge import methods
 from evomerge.checkpoint import names as model_name
-from evomerge.core import yaml_file
 from evomerge.merge.output.licence import licence_of
 from evomerge.recipe.recipe import Recipe
 
@@ -48,20 +47,23 @@ def model_card(
         results: Markdown, without links, that goes behind the first sentence.
         metadata: More for the card's head, such as ``model-index``.
     """
+    from huggingface_hub import ModelCardData
+
     named = {model: model_name.public(model) for model in recipe.model_names}
     licences = {model: licence_of(model) for model in named}
     known = set(licences.values())
     inner = [name for merge in recipe.merges.values() for name in merge.method_names]
     used = list(dict.fromkeys([*recipe.method_names, *inner]))
     head: dict[str, Any] = {"library_name": "transformers", "tags": ["merge", "evomerge"]}
-    head["base_model"] = list(named.values())
-    head["base_model_relation"] = "merge"
+    origins = [one for model in named for one in model_name.hub_repositories(model)]
+    if origins:  # a local folder is nothing that the hub could link to
+        head |= {"base_model": list(dict.fromkeys(origins)), "base_model_relation": "merge"}
     if len(known) == 1 and None not in known:
         head["license"] = known.pop()
     text = public_recipe(recipe)
     ticks = max((len(run) for run in re.findall("`+", text)), default=0)
     return _CARD.format(
-        metadata=yaml_file.write({**head, **(metadata or {})}),
+        metadata=ModelCardData(**head, **(metadata or {})).to_yaml(line_break="\n") + "\n",
         title=_plain(title),
         count=len(named),
         methods="`, `".join(used),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
+from huggingface_hub.utils import validate_repo_id
 
 from evomerge.merge.output.card import model_card
 from evomerge.recipe.recipe import Recipe
@@ -76,3 +77,23 @@ def test_methods_of_merges_inside_the_merge_are_cited_too(models):
     card = model_card(Recipe.from_dict(document))
     assert "- `slerp`: Shoemake 1985" in card
     assert "- `task_arithmetic`: Ilharco 2022" in card
+
+
+def test_a_card_names_repositories_of_the_hub_without_revisions_and_no_local_folder() -> None:
+    recipe = Recipe.from_dict(
+        {
+            "merge_method": "linear",
+            "models": [
+                {"model": "org/one@v1", "parameters": {"weight": 1}},
+                {"model": "org/one+org/adapter", "parameters": {"weight": 1}},
+                {"model": "/models/expert-ja", "parameters": {"weight": 1}},
+            ],
+            "dtype": "float32",
+        }
+    )
+    card = ModelCard(model_card(recipe))
+    assert card.data.base_model == ["org/one", "org/adapter"]
+    assert card.data.base_model_relation == "merge"
+    for name in card.data.base_model:
+        validate_repo_id(name)
+    assert "- expert-ja" in card.text
