@@ -16,9 +16,9 @@ from evomerge.checkpoint.files.folder import ADAPTER_CONFIG, CONFIG, cached, rea
 from evomerge.checkpoint.files.header import TensorInfo, read_header
 from evomerge.checkpoint.files.index import shards_of
 from evomerge.checkpoint.loaded.quantized import check_float, without_quantization
-from evomerge.checkpoint.loaded.tying import loaded_tensors
+from evomerge.checkpoint.loaded.tying import live_prefixes, loaded_tensors
 from evomerge.checkpoint.sandbox.client import inspect, inspected
-from evomerge.checkpoint.store import Files
+from evomerge.checkpoint.store import Files, Renamed
 from evomerge.core.errors import UserError
 
 
@@ -110,6 +110,11 @@ def _open_folder(folder: Path) -> Checkpoint:
     config = without_quantization(config)
     try:
         tensors = loaded_tensors(config, files.tensors, files.tensor)
+        live = live_prefixes(config, tensors)
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
-    return Checkpoint(folder, config, tensors, files)
+    if not live:
+        return Checkpoint(folder, config, tensors, files)
+    store = Renamed(files, {live_name: name for name, live_name in live.items()})
+    renamed = {live.get(name, name): info for name, info in tensors.items()}
+    return Checkpoint(folder, config, renamed, store)

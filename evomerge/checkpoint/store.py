@@ -99,3 +99,33 @@ class Files:
         """Return ``False``: tensors are memory-mapped."""
         del name
         return False
+
+
+class Renamed:
+    """The tensors of a store, some of them under other names."""
+
+    def __init__(self, store: Store, names: Mapping[str, str]):
+        self.store = store
+        self.names = names  # those in the store, by those that are asked for
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the store."""
+        return self.store.fingerprint
+
+    @property
+    def files(self) -> list[Path]:
+        """Those of the store."""
+        return self.store.files
+
+    def tensor(self, name: str) -> Tensor:
+        """Return one tensor; never to be written to."""
+        return self.store.tensor(self.names.get(name, name))
+
+    def factors(self, name: str, adapters: int) -> list[Factors] | None:
+        """Return what the topmost adapters add to a tensor."""
+        return self.store.factors(self.names.get(name, name), adapters)
+
+    def computes(self, name: str) -> bool:
+        """Return whether a tensor is computed when it is read."""
+        return self.store.computes(self.names.get(name, name))

@@ -33,6 +33,7 @@ class Skeleton:
 
     def __init__(self, model: Any):
         self.model = model
+        self._live_names: tuple[tuple[str, ...], dict[str, str]] = ((), {})  # the last answer
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -57,17 +58,21 @@ class Skeleton:
             rename_source_key,
         )
 
+        asked = tuple(sorted(stored, key=dot_natural_key))
+        if asked == self._live_names[0]:
+            return dict(self._live_names[1])
         transforms = get_model_conversion_mapping(self.model)
         renamings = [entry for entry in transforms if isinstance(entry, WeightRenaming)]
         converters = [entry for entry in transforms if isinstance(entry, WeightConverter)]
         prefix, shapes = self.model.base_model_prefix, self.shapes
         names = {}
-        for name in sorted(stored, key=dot_natural_key):
+        for name in asked:
             live, _ = rename_source_key(name, renamings, converters, prefix, shapes)
             if live not in shapes and name in shapes:
                 live, _ = rename_source_key(name, [], [], prefix, shapes)
             names[name] = live
-        return names
+        self._live_names = asked, names
+        return dict(names)
 
     def ignores(self, live_name: str) -> bool:
         """Return whether transformers drops a tensor of this live name without a word."""

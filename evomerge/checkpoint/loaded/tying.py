@@ -49,6 +49,31 @@ def loaded_tensors(
     return {name: info for name, info in stored.items() if name not in dropped}
 
 
+def live_prefixes(config: Mapping[str, Any], stored: Iterable[str]) -> dict[str, str]:
+    """The live names of tensors that differ from theirs by the model's prefix alone.
+
+    A file of BERT names its tensors ``bert.encoder…`` or ``encoder…``, one of GPT-2
+    ``transformer.h…`` or ``h…``: transformers loads either, so models stored either way are alike.
+
+    Raises:
+        UserError: transformers refuses the config.
+    """
+    skeleton = skeleton_of(config)
+    if skeleton is None or not skeleton.model.base_model_prefix:
+        return {}
+    prefix = f"{skeleton.model.base_model_prefix}."
+    names = list(stored)
+    live_names = skeleton.live_names(names)
+    taken = set(names)
+    return {
+        name: live
+        for name, live in live_names.items()
+        if live in skeleton.shapes
+        and live not in taken
+        and (live == prefix + name or name == prefix + live)
+    }
+
+
 def partner_of(name: str, config: Mapping[str, Any], stored: Mapping[str, str]) -> str | None:
     """The stored tensor that stands for a name which is not stored, as the two are tied.
 
