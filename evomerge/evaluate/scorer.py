@@ -24,6 +24,7 @@ from evomerge.evaluate.tasks.encode import Encoder
 from evomerge.evaluate.tasks.gold_check import check_golds
 from evomerge.evaluate.tasks.harness import Harness
 from evomerge.evaluate.tasks.lm_eval_api import stock_model
+from evomerge.evaluate.tasks.right_answers import rows_of
 from evomerge.evaluate.token_requests import Pair
 
 _NOT_PACKED = (
@@ -186,6 +187,11 @@ class Scorer:
         plan = self._plan(checked, "metric")
         likelihoods = self._forward(plan.batches, plan.pairs)
         return shown_items(plan, likelihoods, self._generation(plan.prompts), self.harness)
+
+    def right_answers(self, items: Mapping[str, Sequence[int]]) -> dict[str, list[dict[str, str]]]:
+        """Return the rows of text that items make (`tasks.right_answers`)."""
+        self._checked(items)
+        return rows_of(self.harness, self._encoder, items)
 
     def composition(self, items: Mapping[str, Sequence[int]], score_kind: ScoreKind) -> str:
         """Return the digest of the batches that `score` puts these items in (`batch_digest`)."""

@@ -34,7 +34,7 @@ def ubgm(
     base: Tensor,
     models: Sequence[Tensor],
     weight: PerModelStep = 1.0,
-    delta: Delta = 1e-3,
+    delta: Delta = 1.0,
     h0: Prior = 1.0,
     fisher: Sequence[Squares] | None = None,
     base_fisher: Squares | None = None,

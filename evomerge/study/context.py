@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from evomerge.core.errors import UserError
 from evomerge.evaluate.outcomes import OutcomeRow, ScoreKind
 from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.rows import Data
 from evomerge.recipe.space.dimension import Point
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.study.config import StudyConfig
@@ -31,12 +32,14 @@ class StudyRun:
         directory: The run folder.
         space: The search space, bound to the study's models.
         ledger: The journal, its record, and the workers that fill it.
+        data: Rows of models' own, once they are known.
     """
 
     config: StudyConfig
     directory: Path
     space: SearchSpace
     ledger: Ledger
+    data: Mapping[str, Data] = field(default_factory=dict)
 
     @property
     def record(self) -> Record:

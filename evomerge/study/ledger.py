@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from evomerge.calibration.requests import Measure
 from evomerge.core.errors import UserError
 from evomerge.core.garbage import no_collection
 from evomerge.evaluate.outcomes import OutcomeRow, ScoreKind
@@ -119,19 +120,34 @@ class Ledger:
         Raises:
             UserError: The worker says what the user has to mend, or workers fail.
         """
-        answers: list[Answer] = []
-        self._run(
-            [Unit("", self._with_parents(request))],
-            lambda _unit, answer, _worker: answers.append(answer),
-        )
-        (answer,) = answers
-        if isinstance(answer, Failure):
-            assert self._scheduler is not None
-            location = self._scheduler.pool.output_location
-            hint = f"; look at {location}; the same command resumes"
-            raise UserError(answer.message + hint * (answer.kind in LOST))
-        assert isinstance(answer, answer_type)
-        return answer
+        return self.requests([request], answer_type)[0]
+
+    def requests(
+        self, several: Sequence[Request], answer_type: type[AnswerType]
+    ) -> list[AnswerType]:
+        """Have the workers share out such requests; the answers are in the requests' order.
+
+        Raises:
+            UserError: A worker says what the user has to mend, or workers fail.
+        """
+        answers: dict[int, AnswerType] = {}
+
+        def take(unit: Unit, answer: Answer, _worker: int) -> None:
+            if isinstance(answer, Failure):
+                assert self._scheduler is not None
+                location = self._scheduler.pool.output_location
+                hint = f"; look at {location}; the same command resumes"
+                raise UserError(answer.message + hint * (answer.kind in LOST))
+            assert isinstance(answer, answer_type)
+            answers[unit.tag] = answer
+
+        listed = [
+            Unit(str(i) * (len(several) > 1), self._with_parents(request), i)
+            for i, request in enumerate(several)
+        ]
+        if listed:
+            self._run(listed, take)
+        return [answers[i] for i in range(len(several))]
 
     def outcomes(
         self, trials: Sequence[int], items: Items, mode: ScoreKind, phase: str
@@ -314,7 +330,7 @@ class Ledger:
         )
 
     def _with_parents(self, request: Request) -> Request:
-        if isinstance(request, Evaluate | Export | ExportAdapter | Gradient):
+        if isinstance(request, Evaluate | Export | ExportAdapter | Gradient | Measure):
             return replace(request, parents=self._parents)
         return request
 

@@ -39,7 +39,7 @@ def refuse_other_points(study: StudyEvent, where: str) -> None:
         )
 
 
-_PATHS = ("base_model", "models", "space", "include_path", "text", "function")
+_PATHS = ("base_model", "models", "model", "space", "include_path", "text", "function", "file")
 
 
 def moved_paths(old: Any, new: Any) -> dict[str, str]:

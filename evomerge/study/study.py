@@ -23,6 +23,8 @@ from evomerge.study.journal.events import Event, ToldEvent
 from evomerge.study.journal.journal import JOURNAL
 from evomerge.study.journal.record import Record
 from evomerge.study.ledger import Ledger, Listener
+from evomerge.study.own_rows import check_rows, measure, with_rows
+from evomerge.study.phases.anchors import anchors
 from evomerge.study.phases.ask_tell import AskTell
 from evomerge.study.phases.baseline import Baseline
 from evomerge.study.phases.card import write_study_card
@@ -242,6 +244,7 @@ class Study:
                 return done
             with open_pool(self.config, self.directory / "workers.log") as pool:
                 study.ledger.employ(Scheduler(pool))
+                check_rows(study)
                 check(study, self._allow_changed, differences)
                 if done is not None:
                     write_study_card(self.directory, study.record)
@@ -250,6 +253,8 @@ class Study:
                 assert begun is not None, "check() began it"
                 for run in self._reuse:
                     study.ledger.borrow(run.name, lendable(run, begun))
+                study = with_rows(study)
+                measure(study, [anchor.recipe for anchor in anchors(study.config, study.data)])
                 baseline = Baseline(study)
                 warn_of_dead_tasks(study, baseline)
                 search = Generations(study, baseline, started, lambda: self._is_stopped)

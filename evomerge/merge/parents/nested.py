@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from evomerge import methods
 from evomerge.checkpoint.architecture import with_dtype
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.dtypes import CODES, FLOATS
@@ -21,6 +22,8 @@ from evomerge.merge.plan.plan import MergePlan, plan
 from evomerge.merge.vocabulary.align import aligned
 from evomerge.recipe import nested as nesting
 from evomerge.recipe.recipe import Recipe
+
+_MOST_KEPT = 2
 
 
 def open_parents(models: Iterable[str], device: str = "cpu") -> Parents:
@@ -64,11 +67,36 @@ def with_merges(recipe: Recipe, parents: Parents, *, checked: bool = False) -> P
         )
         if checked:
             inner_parents.check(inner)
-        opened[name] = _checkpoint(inner, inner_parents, f"merges.{name}")
+        opened[name] = _kept(inner, inner_parents, name)
     return parents.beside({model: opened[model] for model in recipe.inputs}, recipe.merges)
 
 
-def _checkpoint(recipe: Recipe, parents: Parents, where: str) -> Checkpoint:
+def _kept(recipe: Recipe, parents: Parents, name: str) -> Checkpoint:
+    """Return a merge as a checkpoint, whose tensors stay in memory if they may be asked for again.
+
+    They stay if the recipe before had the same merge under that name, or if models' own data go
+    into it, which takes seconds a layer; of the last two such merges, and only if all their models
+    are on disk.
+    """
+    kept, where = parents.kept, f"merges.{name}"
+    if kept is None or any(map(parents.is_passing, recipe.inputs)):
+        return _checkpoint(recipe, parents, where)
+    digest = recipe.digest
+    if digest in kept.made:
+        kept.made[digest] = kept.made.pop(digest)
+        return kept.made[digest]
+    of_data = any(methods.get(method).needs_data for method in recipe.method_names)
+    stays = of_data or kept.before.get(name) == digest
+    kept.before[name] = digest
+    checkpoint = _checkpoint(recipe, parents, where, stays)
+    if stays:
+        kept.made[digest] = checkpoint
+        while len(kept.made) > _MOST_KEPT:
+            del kept.made[next(iter(kept.made))]
+    return checkpoint
+
+
+def _checkpoint(recipe: Recipe, parents: Parents, where: str, stays: bool = False) -> Checkpoint:
     """Return a merge as a checkpoint: the tensors that a build to disk would hold."""
     brought = aligned(recipe, parents.opened)
     if any(brought[model] is not checkpoint for model, checkpoint in parents.opened.items()):
@@ -87,18 +115,19 @@ def _checkpoint(recipe: Recipe, parents: Parents, where: str) -> Checkpoint:
         )
     donor = parents.checkpoints[built.recipe.donor]
     config = with_dtype(built.config, built.recipe.output_dtype)
-    return Checkpoint(donor.folder, config, tensors, _Merge(built, parents))
+    return Checkpoint(donor.folder, config, tensors, _Merge(built, parents, stays))
 
 
 class _Merge:
-    """The tensors of a merge, each made when it is asked for; the last one is remembered.
+    """The tensors of a merge, each made when it is asked for; the last one is remembered, or all.
 
     A merge asks for all inputs of one tensor before it goes on to the next, some more than once.
     """
 
-    def __init__(self, built: MergePlan, parents: Parents):
+    def __init__(self, built: MergePlan, parents: Parents, stays: bool = False):
         self._built = built
         self._parents = parents
+        self._made: dict[str, Tensor] | None = {} if stays else None
         self._jobs: Mapping[str, int] = {job.name: i for i, job in enumerate(built.jobs)}
         self._last: tuple[str, Tensor] | None = None
 
@@ -117,6 +146,11 @@ class _Merge:
         ]
 
     def tensor(self, name: str) -> Tensor:
+        if self._made is not None:
+            if name not in self._made:
+                job = self._built.jobs[self._jobs[name]]
+                self._made[name] = merged(job, self._parents, self._built.recipe)
+            return self._made[name]
         if self._last is None or self._last[0] != name:
             self._last = None  # free it before the next one is computed
             job = self._built.jobs[self._jobs[name]]

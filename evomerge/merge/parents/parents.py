@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -29,6 +30,19 @@ from evomerge.recipe.recipe import Recipe
 Flat = tuple[tuple[Ref | None, ...], Tensor | None, list[Tensor]]  # names, base, models
 
 
+@dataclass
+class KeptMerges:
+    """Merges within recipes that stay in memory because the next recipe has them too.
+
+    Attributes:
+        made: By their digest, the latest last.
+        before: The digest that stood under a name in the recipe before.
+    """
+
+    made: dict[str, Checkpoint] = field(default_factory=dict)
+    before: dict[str, str] = field(default_factory=dict)
+
+
 class Parents:
     """Open checkpoints by the names that recipes give them.
 
@@ -50,6 +64,7 @@ class Parents:
         self._passing: frozenset[str] = frozenset()  # models whose tensors are never resident
         self.provider: Provider | None = None
         self._computed: tuple[str, dict[Ref, Tensor]] = ("", {})  # of one name, for one job
+        self.kept: KeptMerges | None = None  # without it every merge is made anew
 
     def beside(self, opened: Mapping[str, Checkpoint], passing: Iterable[str]) -> Parents:
         """Return other parents that share resident tensors; `passing` ones are never resident."""
@@ -58,8 +73,12 @@ class Parents:
         other.checkpoints = other.opened = dict(opened)
         other._resident, other.statistics = self._resident, self.statistics
         other._passing = frozenset(passing)
-        other.provider = self.provider
+        other.provider, other.kept = self.provider, self.kept
         return other
+
+    def is_passing(self, model: str) -> bool:
+        """Return whether a model is a merge whose tensors are never resident."""
+        return model in self._passing
 
     def check(self, recipe: Recipe) -> None:
         """Align the parents with a recipe's vocabulary, and refuse those that do not fit.

@@ -12,6 +12,7 @@ from evomerge.recipe.space.dimension import Point, Value
 from evomerge.recipe.space.holes import is_choice, method_scope, model_of
 from evomerge.recipe.space.simplex import from_shares
 from evomerge.recipe.space.space import SearchSpace
+from evomerge.recipe.space.through_merges import point_through
 
 
 def point_of(space: SearchSpace, recipe: Recipe) -> Point | None:
@@ -20,7 +21,9 @@ def point_of(space: SearchSpace, recipe: Recipe) -> Point | None:
     Looks only for recipes without blocks, slices, merges, gradients and filters, as anchors are.
     """
     document = space.document
-    if recipe.blocks or recipe.slices or recipe.merges or document.get("merges"):
+    if document.get("merges") and not recipe.merges:
+        return point_through(space, recipe)
+    if recipe.blocks or recipe.slices or recipe.merges:
         return None
     parameters_of = {entry.model: entry.parameters for entry in recipe.models}
     values: list[Value] = []

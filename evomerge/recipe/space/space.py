@@ -16,11 +16,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evomerge import methods
 from evomerge.checkpoint import names as model_name
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
 from evomerge.recipe import nested as nesting
 from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.rows import Calibration, Data
 from evomerge.recipe.space.activity import conditioned
 from evomerge.recipe.space.dimension import Value
 from evomerge.recipe.space.groups import Tensors
@@ -110,6 +112,34 @@ class SearchSpace:
             tensors = tensors_of(base or document.get("base_model") or models[0])
         return SearchSpace(document, self.where, tensors)
 
+    def with_data(self, data: Mapping[str, Data], calibration: Calibration) -> SearchSpace:
+        """Give models rows wherever a method reads some, and keep those that they have.
+
+        Args:
+            data: Rows by model.
+            calibration: How they are read, unless the recipe says.
+        """
+        document = copy.deepcopy(self.document)
+        for recipe in [document, *(document.get("merges") or {}).values()]:
+            if not reads_data(recipe):
+                continue
+            recipe["models"] = [_with_rows(entry, data) for entry in recipe.get("models", ())]
+            if calibration.to_dict():
+                recipe.setdefault("calibration", calibration.to_dict())
+        return SearchSpace(document, self.where, self.tensors)
+
+    @property
+    def models_read(self) -> set[str]:
+        """The models whose rows some method reads and that have none in the space yet."""
+        recipes = [self.document, *(self.document.get("merges") or {}).values()]
+        return {
+            entry if isinstance(entry, str) else entry["model"]
+            for recipe in recipes
+            if reads_data(recipe)
+            for entry in recipe.get("models", ())
+            if isinstance(entry, str) or "data" not in entry
+        }
+
     def fill(self, point: Sequence[Value]) -> Recipe:
         """Return the recipe at a point.
 
@@ -150,6 +180,22 @@ class SearchSpace:
             for i, dimension in enumerate(self.dimensions):
                 for choice in dimension.choices[1:]:
                     self.fill([*point[:i], choice, *point[i + 1 :]])
+
+
+def reads_data(recipe: Mapping[str, Any]) -> bool:
+    """Return whether a method of a recipe with holes, or one of its choices, reads rows of data."""
+    listed = [recipe, *(recipe.get("blocks") or ())]
+    chosen = [one.get("merge_method") for one in listed if isinstance(one, Mapping)]
+    names = {
+        name for one in chosen for name in (one["choice"] if isinstance(one, Mapping) else [one])
+    }
+    return any(spec.needs_data for spec in methods.registered() if spec.name in names)
+
+
+def _with_rows(entry: Any, data: Mapping[str, Data]) -> Any:
+    written = {"model": entry} if isinstance(entry, str) else entry
+    rows = data.get(written["model"])
+    return entry if rows is None or "data" in written else {**written, "data": rows.to_dict()}
 
 
 def _put(document: Any, path: DocumentPath, value: Any) -> None:

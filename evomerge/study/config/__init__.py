@@ -1,6 +1,7 @@
 """Reads the study file: a file for each section, every default in one place."""
 
 from evomerge.core.timespan import seconds
+from evomerge.study.config.data import DataConfig
 from evomerge.study.config.evaluate import EvaluateConfig
 from evomerge.study.config.items import ItemsConfig
 from evomerge.study.config.output import OutputConfig
@@ -15,6 +16,7 @@ from evomerge.study.config.tasks import (
 from evomerge.study.config.workers import WorkersConfig
 
 __all__ = [
+    "DataConfig",
     "EvaluateConfig",
     "FunctionTaskConfig",
     "ItemsConfig",

@@ -15,6 +15,9 @@ from evomerge.core import schema as reading
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
 from evomerge.core.variables import expanded, with_settings
+from evomerge.recipe.rows import Calibration
+from evomerge.study.config import data as own_data
+from evomerge.study.config.data import DataConfig
 from evomerge.study.config.evaluate import EvaluateConfig
 from evomerge.study.config.output import OutputConfig
 from evomerge.study.config.search import SearchConfig
@@ -27,7 +30,8 @@ class StudyConfig:
 
     Attributes:
         base_model: What the models were fine-tuned from: a folder or a hub id.
-        models: The fine-tunes: folders, hub ids, or ``{model: …, adapter: …}`` with a LoRA adapter.
+        models: The fine-tunes: folders, hub ids, or ``{model: …, adapter: …}`` with a LoRA adapter;
+            beside ``model`` may stand ``tasks: […]`` or ``data: FILE``, see `data`.
         space: A shipped space's name, a path, or a recipe with holes.
         evaluate: How candidates are scored.
         search: Which optimizer, for how long.
@@ -36,6 +40,9 @@ class StudyConfig:
         trust_remote_code: SHA-256 of the Python files in base_model's folder, which then run as
             you do, for an architecture that transformers lacks; `evomerge check` prints it. Other
             models' files never run.
+        data: Rows of models' own, where they do not stand beside the models. RegMean, Fisher and
+            UBGM need them, and are anchors where every model has some.
+        calibration: How rows are read: ``rows``, ``tokens``, ``labels`` and ``seed``.
     """
 
     base_model: str
@@ -46,6 +53,8 @@ class StudyConfig:
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     trust_remote_code: str | None = None
+    data: tuple[DataConfig, ...] | None = None
+    calibration: Calibration | None = None
 
     @classmethod
     def from_yaml(cls, file: str | Path, settings: Iterable[str] = ()) -> StudyConfig:
@@ -67,6 +76,7 @@ class StudyConfig:
     def from_dict(cls, document: Any, folder: Path, where: str = "study") -> StudyConfig:
         """Read a study from plain data; folders in it are taken relative to `folder`."""
         document = yaml_file.mapping(model_name.joined(document, where), where)
+        document = own_data.apart(document, folder)
         config = reading.read(cls, document, where)
         assert isinstance(config, StudyConfig)
         config.check(where)
@@ -85,6 +95,7 @@ class StudyConfig:
             base_model=model_name.relocated(config.base_model, folder),
             models=tuple(model_name.relocated(model, folder) for model in config.models),
             space=space,
+            data=config.data and tuple(one.complete(folder) for one in config.data),
             evaluate=config.evaluate.complete(folder, absolute, where),
         )
 
@@ -93,6 +104,8 @@ class StudyConfig:
         if len(set(self.models)) != len(self.models) or not self.models:
             raise UserError(f"{where}: models: expected one or more different models")
         self.evaluate.check(where)
+        tasks = [task.name for task in self.evaluate.tasks]
+        own_data.check(self.data or (), (*self.models, self.base_model), tasks, where)
         self.search.check([task.name for task in self.evaluate.tasks], where)
         self.workers.check(where)
         self.output.check(where)

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.rows import Data
 from evomerge.study.config import StudyConfig
+from evomerge.study.own_rows import anchors_of_data
 
 ALPHAS = tuple(i / 10 for i in range(1, 10))  # of WiSE-FT's sweep between base and fine-tune
 LAMBDAS = (0.3, 0.5, 0.7, 1.0)  # of the task-arithmetic sweep; .3 to .4 is Ilharco's usual choice
@@ -23,12 +25,17 @@ class Anchor:
     recipe: Recipe
 
 
-def anchors(config: StudyConfig) -> list[Anchor]:
+def anchors(config: StudyConfig, data: Mapping[str, Data] | None = None) -> list[Anchor]:
     """Return every parent, the base, and the default merges of all of them.
 
     The merges are: uniform average, task arithmetic at several strengths, TIES (density .2 as its
     paper, and .5) and DARE-TIES (density .5) at λ 1, Model Stock, and SLERP's middle for a pair.
     Task arithmetic of a single model is WiSE-FT, and the strengths are that paper's .1, .2 … .9.
+    Where every model has rows of its own: RegMean, Fisher and UBGM (`own_rows.anchors_of_data`).
+
+    Args:
+        config: The study.
+        data: Rows of models, by model.
     """
     base, models = config.base_model, config.models
     listed = [Anchor("parent", name, _single(config, m)) for m, name in _names(models).items()]
@@ -55,6 +62,8 @@ def anchors(config: StudyConfig) -> list[Anchor]:
         document: dict[str, Any] = {"merge_method": "slerp", "models": list(models)}
         document |= {"base_model": models[0], "parameters": {"t": 0.5}, **_common(config)}
         listed.append(Anchor("anchor", "SLERP t=0.5", Recipe.from_dict(document)))
+    for name, document in anchors_of_data(base, models, data or {}, config.calibration).items():
+        listed.append(Anchor("anchor", name, Recipe.from_dict({**document, **_common(config)})))
     return listed
 
 

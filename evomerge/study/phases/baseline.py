@@ -69,7 +69,7 @@ class Baseline:
 
 def asked_anchors(study: StudyRun, items: Items | None) -> AskRecord:
     """Return the anchors, asked before anything else, to be scored on these items."""
-    wanted = anchors(study.config)
+    wanted = anchors(study.config, study.data)
     if not study.record.asks:
         study.ask([(a.kind, a.name, None, a.recipe) for a in wanted], None, items)
     ask = study.record.asks[0]

@@ -14,6 +14,7 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.study.context import StudyRun
 from evomerge.study.journal.codec import to_json
 from evomerge.study.journal.events import AdapterExport, ExportedEvent
+from evomerge.study.own_rows import copied
 from evomerge.study.phases.examples import write_examples
 from evomerge.study.statistics.verdict import Verdict
 from evomerge.study.workers.requests import (
@@ -45,7 +46,7 @@ def export(study: StudyRun, judged: Verdict) -> None:
     with user_errors(best):
         best.mkdir(exist_ok=True)
         _sweep(best)
-        write_text(best / "recipe.yaml", recipe.to_yaml())
+        write_text(best / "recipe.yaml", copied(recipe, best).to_yaml())
     _write_verdict(study, judged, None)
     write_examples(study)
     translated = study.ledger.request(Translate(trial.recipe), Translation)

@@ -14,6 +14,8 @@ from typing import Any, assert_never
 
 import torch
 
+from evomerge.calibration.requests import Collect, Collected, Measure, measured
+from evomerge.calibration.statistics import Statistics
 from evomerge.checkpoint.architecture import layer_count
 from evomerge.checkpoint.compatible import (
     check_compatible,
@@ -35,7 +37,7 @@ from evomerge.merge.build import fill, live_digest, live_tensors, write
 from evomerge.merge.live_layout import views
 from evomerge.merge.output.merged_adapter import NoAdapterError, write_merged_adapter
 from evomerge.merge.parents.nested import open_parents, with_merges
-from evomerge.merge.parents.parents import Parents
+from evomerge.merge.parents.parents import KeptMerges, Parents
 from evomerge.merge.plan.in_place import check_in_place
 from evomerge.merge.plan.plan import MergePlan
 from evomerge.merge.plan.plan import plan as make_plan
@@ -103,6 +105,9 @@ class Evaluator:
         self._scorer: Scorer | None = None
         self._decoder: VllmDecoder | None = None
         self._model: Any = None
+        self.statistics: Statistics = shared.statistics if shared else Statistics(self.parents)
+        if shared is None:
+            self.parents.provider, self.parents.kept = self.statistics, KeptMerges()
         self.own_models: OwnModels = (
             shared.own_models if shared else OwnModels(config, self.parents.opened)
         )
@@ -136,6 +141,11 @@ class Evaluator:
                 return self._export_adapter(request)
             case Translate():
                 return self._translate(request)
+            case Collect():
+                return Collected(self.scorer().right_answers(request.items))
+            case Measure():
+                self.watch.check(request.parents)
+                return measured(self.statistics, request)
             case _:
                 assert_never(request)
 

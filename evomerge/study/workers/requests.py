@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from evomerge.calibration.requests import Collect, Collected, Measure, Measured
 from evomerge.evaluate.outcomes import ScoreKind
 
 Items = Mapping[str, Sequence[int]]  # document numbers by task
@@ -132,7 +133,9 @@ class Translate:
     recipe: Mapping[str, Any]
 
 
-Request = Describe | Evaluate | Gradient | Show | Export | ExportAdapter | Translate
+Request = (
+    Describe | Evaluate | Gradient | Show | Export | ExportAdapter | Translate | Collect | Measure
+)
 
 
 @dataclass(frozen=True)
@@ -252,7 +255,9 @@ class Translation:
     seconds: Seconds = field(default_factory=dict)
 
 
-Success = Description | Scores | Shown | Exported | ExportedAdapter | Translation
+Success = (
+    Description | Scores | Shown | Exported | ExportedAdapter | Translation | Collected | Measured
+)
 Answer = Failure | Success
 
 _REQUESTS: dict[str, type[Request]] = {
@@ -263,14 +268,18 @@ _REQUESTS: dict[str, type[Request]] = {
     "export": Export,
     "exportadapter": ExportAdapter,
     "translate": Translate,
+    "collect": Collect,
+    "measure": Measure,
 }
 _ANSWERS: dict[str, type[Answer]] = {  # by a key that the others do not have; the order counts
     "evaluation": Description,
     "coefficients": Gradients,
+    "statistic": Measured,
     "rows": Scores,
     "written": Shown,
     "why_not": Translation,
     "no_adapter": ExportedAdapter,
+    "collected": Collected,
     "weights_digest": Exported,
 }
 

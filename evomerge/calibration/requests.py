@@ -1,0 +1,85 @@
+"""What workers are asked of models' own rows, and what they answer; as `study.workers.requests`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from evomerge.core import faults
+from evomerge.recipe.rows import Calibration, Data
+
+if TYPE_CHECKING:
+    from evomerge.calibration.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Turn items into rows of text: prompts and right answers.
+
+    Attributes:
+        items: Document numbers by task.
+    """
+
+    items: Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Make a statistic of a parent from rows of its own, unless it is kept already.
+
+    Attributes:
+        model: The parent.
+        kind: ``gram`` or ``fisher``.
+        data: The rows, as a recipe names them.
+        calibration: How they are read, as a recipe says it.
+        parents: The study stops if the parents differ from these (`requests.ExpectedParents`).
+    """
+
+    model: str
+    kind: str
+    data: Mapping[str, str]
+    calibration: Mapping[str, Any]
+    parents: Any = None
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Rows of each task, as a file of rows holds them: the answer to `Collect`."""
+
+    collected: Mapping[str, Sequence[Mapping[str, str]]]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured: the answer to `Measure`.
+
+    Attributes:
+        statistic: A hash of the statistic's content.
+        rows: How many rows were read.
+        tokens: How many tokens.
+        cut: How many rows were cut.
+        size: Bytes that are kept.
+        seconds: ``total``.
+    """
+
+    statistic: str
+    rows: int
+    tokens: int
+    cut: int
+    size: int
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def measured(statistics: Statistics, request: Measure) -> Measured:
+    """Run a parent on its rows, unless what they say is kept already.
+
+    Raises:
+        UserError: The rows cannot be read, or the model does not run on them.
+    """
+    faults.reach("worker.measure")
+    data, calibration = Data(**request.data), Calibration(**request.calibration)
+    stored = statistics.stored(request.model, request.kind, data, calibration)
+    about = {key: stored.about[key] for key in ("rows", "tokens", "cut")}
+    return Measured(stored.digest, **about, size=stored.size)

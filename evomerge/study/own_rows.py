@@ -1,0 +1,136 @@
+"""Gives models rows of their own, and has the workers run them: before anything is searched.
+
+Rows of a model's tasks are search items, never race or held-out ones. They are written into the run
+folder under their content's hash, and every recipe that reads them names them by it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from evomerge import methods
+from evomerge.calibration.requests import Collect, Collected, Measure, Measured
+from evomerge.core.atomic import user_errors, write_text
+from evomerge.core.errors import UserError
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.rows import AS_USUAL, Calibration, Data
+from evomerge.study.context import StudyRun
+
+ROWS = "rows"  # the folder, within a run's and within best/
+
+
+def check_rows(study: StudyRun) -> None:
+    """Refuse a space that reads rows of models that have none.
+
+    Raises:
+        UserError: Names the model, and the remedy.
+    """
+    given = {one.model for one in study.config.data or ()}
+    without = sorted(study.space.models_read - given)
+    if without:
+        raise UserError(
+            f"{study.space.where}: it reads rows of {without[0]}: write `{{model: {without[0]}, "
+            "tasks: [...]}` in the study's models, with the tasks that this model is for, or "
+            "`data: FILE`"
+        )
+
+
+def with_rows(study: StudyRun) -> StudyRun:
+    """Return the study with the rows of its models, and the space that names them.
+
+    Raises:
+        UserError: A task has no right answers, or the rows cannot be written.
+    """
+    if not study.config.data:
+        return study
+    data: dict[str, Data] = {}
+    for one in study.config.data:
+        data[one.model] = one.data or _written(study, one.tasks)
+    calibration = study.config.calibration or AS_USUAL
+    return replace(study, data=data, space=study.space.with_data(data, calibration))
+
+
+def measure(study: StudyRun, recipes: Sequence[Recipe]) -> list[Measured]:
+    """Have the workers make every statistic that these recipes and the space will ask for.
+
+    What is kept from before is only looked at. Without this each would be made where a candidate
+    first needs it, by every worker at once.
+    """
+    start = study.space.fill([dimension.start for dimension in study.space.dimensions])
+    wanted: dict[str, Measure] = {}
+    for recipe in [*recipes, start]:
+        for one in [recipe, *recipe.merges.values()]:
+            read = one.calibration.to_dict()
+            for kind in _kinds(one):
+                for model, data in ((entry.model, entry.data) for entry in one.models):
+                    if data is not None:
+                        key = json.dumps([model, kind, data.sha256, read], sort_keys=True)
+                        wanted[key] = Measure(model, kind, data.to_dict(), read)
+    return study.ledger.requests(list(wanted.values()), Measured)
+
+
+def copied(recipe: Recipe, folder: Path) -> Recipe:
+    """Copy a recipe's rows into a folder, and return the recipe that names them from there.
+
+    Raises:
+        UserError: They cannot be read or written.
+    """
+    document = recipe.to_dict()
+    for one in [document, *document.get("merges", {}).values()]:
+        for entry in one.get("models", ()):
+            if "data" in entry:
+                name = f"{ROWS}/{entry['data']['sha256'][:16]}.jsonl"
+                with user_errors(folder / name):
+                    text = Path(entry["data"]["file"]).read_text(encoding="utf-8")
+                    (folder / ROWS).mkdir(exist_ok=True)
+                    write_text(folder / name, text)
+                entry["data"]["file"] = name
+    return Recipe.from_dict(document)
+
+
+def anchors_of_data(
+    base: str, models: Sequence[str], data: Mapping[str, Data], calibration: Calibration | None
+) -> dict[str, dict[str, Any]]:
+    """Return the documents of merges by models' own rows, by name; none unless all have rows.
+
+    RegMean and Fisher at the papers' scale and half as much again, which did better on every zoo
+    that was measured; UBGM at its defaults.
+    """
+    if not all(model in data for model in models):
+        return {}
+    entries = [{"model": model, "data": data[model].to_dict()} for model in models]
+    if base in data and base not in models:
+        entries.append({"model": base, "data": data[base].to_dict()})
+    read = {} if calibration is None else {"calibration": calibration.to_dict()}
+    shared = {"base_model": base, "models": entries, **read}
+    listed = {
+        f"{name} λ={scale:g}": {"merge_method": method, "parameters": {"lambda": scale}, **shared}
+        for name, method in (("RegMean", "regmean"), ("Fisher", "fisher"))
+        for scale in (1.0, 1.5)
+    }
+    return {**listed, "UBGM": {"merge_method": "ubgm", **shared}}
+
+
+def _kinds(recipe: Any) -> list[str]:
+    taken = {kind for name in recipe.method_names for kind in methods.get(name).takes}
+    return [kind for kind in ("gram", "fisher") if kind in taken]
+
+
+def _written(study: StudyRun, tasks: Sequence[str]) -> Data:
+    """Write the search items of tasks as rows, in the tasks' order."""
+    items = {task: sorted(study.pools["search"][task]) for task in tasks}
+    rows = study.ledger.request(Collect(items), Collected).collected
+    lines = [json.dumps(row, ensure_ascii=False) for task in tasks for row in rows[task]]
+    text = "\n".join(lines) + "\n"
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    file = study.directory.resolve() / ROWS / f"{sha256[:16]}.jsonl"
+    if not file.is_file() or file.read_text(encoding="utf-8") != text:
+        with user_errors(file):
+            file.parent.mkdir(exist_ok=True)
+            write_text(file, text)
+    return Data(str(file), sha256)
