@@ -14,17 +14,19 @@ from evomerge.study.config.study import StudyConfig
 
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 _FILLED = {"type": "string", "pattern": VARIABLE}  # ${NAME}, whatever it will stand for
-_MODEL = {
-    "anyOf": [
-        {"type": "string"},
-        {
-            "type": "object",
-            "properties": {"model": {"type": "string"}, "adapter": {"type": "string"}},
-            "required": ["model"],
-            "additionalProperties": False,
-        },
-    ]
+_NAMED = {"model": {"type": "string"}, "adapter": {"type": "string"}}
+_ROWS = {
+    "tasks": {"type": "array", "items": {"type": "string"}},
+    "data": {"anyOf": [{"type": "string"}, {"type": "object"}]},
 }
+
+
+def _model(properties: Mapping[str, Any]) -> dict[str, Any]:
+    named = {"type": "object", "properties": properties, "required": ["model"]}
+    return {"anyOf": [{"type": "string"}, {**named, "additionalProperties": False}]}
+
+
+_MODEL, _MODEL_WITH_ROWS = _model(_NAMED), _model({**_NAMED, **_ROWS})
 
 
 def json_schema(optimizers: typing.Iterable[str] = (), spaces: typing.Iterable[str] = ()) -> Any:
@@ -40,7 +42,7 @@ def json_schema(optimizers: typing.Iterable[str] = (), spaces: typing.Iterable[s
         **_object(StudyConfig),
     }
     properties = schema["properties"]
-    for key, value in (("base_model", _MODEL), ("models", _list_of(_MODEL))):
+    for key, value in (("base_model", _MODEL), ("models", _list_of(_MODEL_WITH_ROWS))):
         properties[key] = {"description": properties[key]["description"], **value}
     _propose(properties["space"], spaces)
     search = properties["search"]["properties"]
