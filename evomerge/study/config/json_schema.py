@@ -16,8 +16,15 @@ _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 _FILLED = {"type": "string", "pattern": VARIABLE}  # ${NAME}, whatever it will stand for
 _NAMED = {"model": {"type": "string"}, "adapter": {"type": "string"}}
 _ROWS = {
-    "tasks": {"type": "array", "items": {"type": "string"}},
-    "data": {"anyOf": [{"type": "string"}, {"type": "object"}]},
+    "tasks": {
+        "description": "Tasks of the study whose search items are rows of this model's own.",
+        "type": "array",
+        "items": {"type": "string"},
+    },
+    "data": {
+        "description": "Or a file of such rows, JSON lines.",
+        "anyOf": [{"type": "string"}, {"type": "object"}],
+    },
 }
 
 

@@ -106,6 +106,8 @@ def test_the_least_study_has_the_documented_defaults() -> None:
         },
         "output": {"dtype": "bfloat16", "save_model": True, "adapter_rank": None},
         "trust_remote_code": None,
+        "data": None,
+        "calibration": None,
     }
 
 
