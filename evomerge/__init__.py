@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from evomerge.optimizers import Adam, CatCma, CmaEs, OptunaSampler, RandomSearch
     from evomerge.recipe.recipe import Recipe
     from evomerge.recipe.space.space import SearchSpace
+    from evomerge.report import plot
     from evomerge.study.config import (
         EvaluateConfig,
         ItemsConfig,
@@ -55,6 +56,7 @@ _HOMES = {
     "load_study": "study.create",
     "merge_method": "methods",
 }
+_MODULES = {"plot": "report.plot"}  # public names that are modules
 
 __all__ = [
     "Adam",
@@ -82,10 +84,13 @@ __all__ = [
     "create_study",
     "load_study",
     "merge_method",
+    "plot",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"evomerge.{_MODULES[name]}")
     if name in _HOMES:
         return getattr(import_module(f"evomerge.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'evomerge' has no attribute {name!r}")

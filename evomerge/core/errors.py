@@ -9,8 +9,13 @@ class UserError(ValueError):
     """A mistake that the user can fix.
 
     Its message is one line: what was expected, what came instead, where, and the remedy. The
-    command line prints it on stderr without a traceback and exits with code 2.
+    command line prints it on stderr without a traceback and exits with code 2; a notebook shows
+    the line alone.
     """
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows in the place of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
 
 
 class StudyEnded(UserError):

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from evomerge.core.html import block
 from evomerge.recipe import nested
 from evomerge.recipe.data import RecipeData
 from evomerge.recipe.read import read
@@ -25,6 +26,9 @@ class Recipe(RecipeData):
     """One fully specified merge; make it by `from_dict` or `from_yaml`, which check it."""
 
     merges: Mapping[str, Recipe] = field(default_factory=dict)  # each after those that it needs
+
+    def _repr_html_(self) -> str:
+        return block(self.to_yaml())
 
     @classmethod
     def from_yaml(cls, file: str | Path) -> Recipe:

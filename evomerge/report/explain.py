@@ -7,9 +7,9 @@ from typing import Any
 
 from evomerge.report.landscape import landscape_lines
 from evomerge.report.numbers import number, percent, plural
-from evomerge.report.optuna_mirror import importances
 from evomerge.study.analysis.complement import complement
 from evomerge.study.analysis.importance import importance
+from evomerge.study.analysis.optuna_mirror import importances
 from evomerge.study.journal.record import Record
 
 _SHOWN = 8

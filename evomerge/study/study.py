@@ -18,6 +18,7 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.study.config import StudyConfig, ThenConfig
 from evomerge.study.context import StudyRun, study_space
+from evomerge.study.display import study_html, study_line
 from evomerge.study.journal import dataframes
 from evomerge.study.journal.events import Event, ToldEvent
 from evomerge.study.journal.journal import JOURNAL
@@ -35,6 +36,7 @@ from evomerge.study.phases.contenders import contenders
 from evomerge.study.phases.dead_tasks import warn_of_dead_tasks
 from evomerge.study.phases.export import export
 from evomerge.study.phases.search import Generations, start_optimizer
+from evomerge.study.progress import ProgressBar, someone_looks
 from evomerge.study.reuse import lendable
 from evomerge.study.statistics.verdict import Verdict
 from evomerge.study.trial import Trial, best_numbers
@@ -42,6 +44,7 @@ from evomerge.study.workers.pool import open_pool
 from evomerge.study.workers.scheduler import Scheduler
 
 if TYPE_CHECKING:
+    import optuna
     import pandas
 
 
@@ -83,8 +86,15 @@ class Study:
         self._ask_tell: AskTell | None = None
         self._callbacks: Sequence[Callback] = ()
         self._is_stopped = False
+        self._bar: ProgressBar | None = None
         if config.search.optimizer is not None:
             start_optimizer(config, self.space, None)  # refuses what it cannot search with
+
+    def __repr__(self) -> str:
+        return study_line(self.directory, self.record)
+
+    def _repr_html_(self) -> str:
+        return study_html(self.directory, self.record)
 
     @property
     def record(self) -> Record:
@@ -142,7 +152,25 @@ class Study:
         """Return one row per recipe, mode and item; see `study.journal.dataframes`."""
         return dataframes.outcomes_dataframe(self.record)
 
-    def optimize(self, n_trials: int | None = None, callbacks: Sequence[Callback] = ()) -> None:
+    def to_optuna(self, storage: str | None = None) -> optuna.Study:
+        """Return an Optuna study with the search's trials, for Optuna's plots and analyses.
+
+        A trial's value is its gain over the reference anchor (its fitness without one); attributes
+        have its number here, fitness, scores and failure. Anchors are no trials of it.
+
+        Args:
+            storage: The URL of an Optuna storage to copy it into; ``None`` keeps it in memory.
+        """
+        from evomerge.study.analysis.optuna_mirror import optuna_study
+
+        return optuna_study(self.record, self.directory.resolve().name, storage)
+
+    def optimize(
+        self,
+        n_trials: int | None = None,
+        callbacks: Sequence[Callback] = (),
+        progress: bool | None = None,
+    ) -> None:
         """Score the anchors and search; called again, it goes on.
 
         Args:
@@ -150,6 +178,8 @@ class Study:
             callbacks: Each is called with the study and every trial of a generation once the
                 optimizer has its fitness (None if it failed); it may call `stop`. Trials that the
                 journal already has the fitness of are not repeated.
+            progress: Whether to show a bar on stderr; ``None``: in a notebook or on a terminal, if
+                the study has no listener.
 
         Raises:
             UserError: Something that the user can mend; the run folder resumes.
@@ -159,7 +189,7 @@ class Study:
             self.config = replace(self.config, search=search)
         self._callbacks = callbacks
         try:
-            self._run(finish=False)
+            self._run(finish=False, progress=progress)
         finally:
             self._callbacks = ()
 
@@ -209,6 +239,9 @@ class Study:
     def close(self) -> None:
         """Close the journal that `ask` and `tell` hold open; closing twice is harmless."""
         self._ask_tell = None
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
         if self._ledger is not None:
             self._ledger.close()
             self._ledger = None
@@ -219,25 +252,30 @@ class Study:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def confirm(self) -> Verdict:
+    def confirm(self, progress: bool | None = None) -> Verdict:
         """Race the best trials, judge the winner, and export it; returns the verdict.
 
         Searches first if that is not done. Called again, it returns the same.
 
+        Args:
+            progress: As for `optimize`.
+
         Raises:
             UserError: Something that the user can mend; the run folder resumes.
         """
-        judged = self._run(finish=True)
+        judged = self._run(finish=True, progress=progress)
         assert judged is not None
         return judged
 
-    def _run(self, finish: bool) -> Verdict | None:
+    def _run(self, finish: bool, progress: bool | None) -> Verdict | None:
         started = time.monotonic()
         self.close()
         self._is_stopped = False
         study = self._open()
         try:
             differences = refuse_another(study, allow_changed=self._allow_changed)
+            if progress or (progress is None and self._listener is None and someone_looks()):
+                self._bar = ProgressBar(self.config.search.trials, study.record)
             done = finished(study)
             if done is not None and differences.is_empty:
                 write_study_card(self.directory, study.record)
@@ -302,6 +340,8 @@ class Study:
         return self._ask_tell
 
     def _hear(self, event: Event, record: Record) -> None:
+        if self._bar is not None:
+            self._bar(event, record)
         if self._listener is not None:
             self._listener(event, record)
         if isinstance(event, ToldEvent):

@@ -31,6 +31,11 @@ class Trial:
     def __repr__(self) -> str:
         return f"Trial({self.number}, {self.name!r}, {self.state}, fitness={self.fitness})"
 
+    def _repr_html_(self) -> str:
+        from evomerge.study.display import trial_html
+
+        return trial_html(self)
+
     @property
     def _trial(self) -> TrialRecord:
         return self._study.trials[self.number]

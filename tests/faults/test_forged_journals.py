@@ -15,8 +15,8 @@ from optuna.storages import InMemoryStorage
 import evomerge
 from evomerge.cli import main
 from evomerge.core.errors import UserError
-from evomerge.report.optuna_mirror import Mirror, catch_up
 from evomerge.study import study as study_module
+from evomerge.study.analysis.optuna_mirror import Mirror, catch_up
 from evomerge.study.config import StudyConfig
 from evomerge.study.journal.journal import JOURNAL, follow, iterate
 from evomerge.study.journal.record import Record

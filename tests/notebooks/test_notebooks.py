@@ -85,6 +85,7 @@ def test_from_mergekit_evolve(execute, zoo, tmp_path):
         folder=str(tmp_path),
         models=["zoo/one", "zoo/two"],
         tasks=["small_choice"],
+        metric="acc,none",
         task_folder=str(zoo.parent / "tasks"),
         trials=8,
     )

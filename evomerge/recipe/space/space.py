@@ -20,6 +20,7 @@ from evomerge import methods
 from evomerge.checkpoint import names as model_name
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
+from evomerge.core.html import block, table
 from evomerge.recipe import nested as nesting
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.rows import Calibration, Data
@@ -31,6 +32,8 @@ from evomerge.recipe.space.pruning import without_traces
 from evomerge.recipe.space.shipped import find
 from evomerge.recipe.space.simplex import shares, simplices
 from evomerge.recipe.space.template import any_groups, bound, placeholders, tensors_of
+
+_SHOWN = 20  # dimensions in a notebook
 
 
 class SearchSpace:
@@ -57,6 +60,20 @@ class SearchSpace:
         self.simplices = simplices(self.document, self.holes, where) if not self.unbound else []
         if not self.unbound:
             self._check()
+
+    def __repr__(self) -> str:
+        bound = "no models yet" if self.unbound else f"{len(self.dimensions)} dimensions"
+        return f"SearchSpace({self.where!r}, {bound})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (d.name, ", ".join(map(str, d.choices)) or f"[{d.low:g}, {d.high:g}]", d.start)
+            for d in self.dimensions[:_SHOWN]
+        ]
+        if len(self.dimensions) > _SHOWN:
+            rows.append(("…", f"{len(self.dimensions) - _SHOWN:,} more", ""))
+        head = ["dimension", "range or choices", "start"]
+        return table(rows, head, caption=repr(self)) if rows else block(repr(self))
 
     @classmethod
     def from_dict(cls, document: Any, where: str = "space") -> SearchSpace:

@@ -23,6 +23,7 @@ from evomerge.study.statistics.comparison import Clusters, Entrant, RivalCompari
 from evomerge.study.statistics.constraints import ConstraintResult
 from evomerge.study.statistics.outcome import Tasks, fitness, scores
 from evomerge.study.statistics.overfit import Overfit
+from evomerge.study.statistics.verdict_html import verdict_html
 
 Kind = Literal["trial", "anchor", "parent"]
 _KINDS: Mapping[str, Kind] = {"base": "parent", "parent": "parent", "anchor": "anchor"}
@@ -80,6 +81,9 @@ class Verdict:
     rivals: int = 0
     guaranteed: bool | None = None
     overfit: Overfit | None = None
+
+    def _repr_html_(self) -> str:
+        return verdict_html(self)
 
 
 def verdict(

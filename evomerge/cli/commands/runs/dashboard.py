@@ -51,7 +51,7 @@ def export(directory: Path, storage: str) -> int:
     Raises:
         UserError: There is no run, or Optuna does not open the storage.
     """
-    from evomerge.report.optuna_mirror import Mirror, catch_up
+    from evomerge.study.analysis.optuna_mirror import Mirror, catch_up
     from evomerge.study.journal.journal import follow
     from evomerge.study.journal.record import Record
 
@@ -72,7 +72,7 @@ def serve(directory: Path, port: int) -> None:
     """
     from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-    from evomerge.report.optuna_mirror import Mirror, catch_up
+    from evomerge.study.analysis.optuna_mirror import Mirror, catch_up
     from evomerge.study.journal.journal import follow
     from evomerge.study.journal.record import Record
 

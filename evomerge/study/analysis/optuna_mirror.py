@@ -27,7 +27,6 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from evomerge.recipe.space.dimension import Dimension
-from evomerge.report.status import baseline
 from evomerge.study.journal.codec import Document, parse
 from evomerge.study.journal.events import AskedEvent, AskedTrial, Event, ToldEvent, VerdictEvent
 from evomerge.study.journal.record import Record
@@ -75,8 +74,11 @@ class Mirror:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # metric names are an experimental feature of Optuna
             self.study.set_metric_names([FITNESS if ask.reference is None else GAIN])
-        for kind, best in baseline(record).items():
-            self.study.set_user_attr(f"best {kind} (metric)", f"{best['name']} {best['score']:.4f}")
+        scores = record.anchor_scores()
+        for kind in ("parent", "anchor"):
+            for number in record.best_anchors(kind)[:1]:
+                text = f"{record.trials[number].name} {scores[number]:.3f}"
+                self.study.set_user_attr(f"best {kind} (metric)", text)
 
     def _copy(self, record: Record, ask: AskRecord, scored_at: float | None) -> None:
         standings = {standing.trial: standing for standing in ask.standings()}
@@ -95,6 +97,27 @@ class Mirror:
             value = None if standing is None else standing.value
             times = self._asked.get(ask.generation or 0), scored_at
             self.study.add_trial(_frozen(record.dimensions, trial.point, value, attributes, times))
+
+
+def optuna_study(
+    record: Record, name: str, storage: str | BaseStorage | None = None
+) -> optuna.Study:
+    """Return an Optuna study with every trial of the search that was scored.
+
+    Args:
+        record: The study.
+        name: The Optuna study's name.
+        storage: An Optuna storage or its URL; ``None`` keeps it in memory.
+    """
+    mirror = Mirror(name, InMemoryStorage() if storage is None else storage)
+    told = [ask for _, ask in sorted(record.generations.items()) if ask.fitness is not None]
+    if told:
+        mirror._begin(record, told[0])
+    for ask in told:
+        mirror._copy(record, ask, None)
+    if record.verdict is not None:
+        mirror.study.set_user_attr("verdict", record.verdict.sentence)
+    return mirror.study
 
 
 def catch_up(mirror: Mirror, record: Record, documents: Iterator[Document | None]) -> None:

@@ -2,7 +2,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from evomerge.report.optuna_mirror import GAIN, Mirror
+from evomerge.study.analysis.optuna_mirror import GAIN, Mirror
 from evomerge.study.journal.codec import parse_all
 from evomerge.study.journal.record import Record
 from tests.report import report_bench as bench
@@ -39,7 +39,7 @@ def test_told_trials_have_their_gain_their_point_and_their_times():
     assert study.trials[1].user_attrs["failure"] == "oom: out of memory"
     assert (best.datetime_complete - best.datetime_start).total_seconds() == 58.0  # 1002 to 1060
     assert study.metric_names == [GAIN]
-    assert study.user_attrs["best anchor (metric)"] == "uniform average 0.2500"
+    assert study.user_attrs["best anchor (metric)"] == "uniform average 0.250"
     assert study.user_attrs["verdict"].startswith("Improvement shown")
 
 
