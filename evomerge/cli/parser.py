@@ -28,6 +28,7 @@ from evomerge.cli.commands.runs import (
     compare,
     dashboard,
     explain,
+    log,
     repair,
     report,
     status,
@@ -36,7 +37,7 @@ from evomerge.cli.commands.runs import (
 
 _GROUPS = {
     "search": (demo, init, check, search, queue),
-    "look at a run": (status, watch, dashboard, report, compare, explain, repair),
+    "look at a run": (status, watch, dashboard, report, compare, explain, log, repair),
     "use a recipe": (build, push, mergekit, trajectory, nearest, extract_lora, delta, dequantize),
     "what there is": (catalogue, completion),
 }

@@ -34,6 +34,7 @@ _NAMES: dict[tuple[str, str], Callable[[], list[str]]] = {
     ("spaces", "name"): _spaces,
     ("demo", "optimizer"): _optimizers,
     ("demo", "space"): _spaces,
+    ("log", "to"): lambda: ["tensorboard", "mlflow", "wandb"],
     ("search", "log_to"): lambda: ["tensorboard", "mlflow", "wandb"],
 }
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evomerge.report.trackers.results import TrialTable
 from evomerge.report.trackers.tracker import Tracker
 
 _EXPERIMENT = "evomerge"
 _TAG = "evomerge.study"
+_NOT_ALLOWED = re.compile(r"[^\w\-. :/]")  # in the name of a metric
 
 
 class MlflowTracker(Tracker):
@@ -41,10 +44,17 @@ class MlflowTracker(Tracker):
 
     def _log(self, numbers: Mapping[str, float], step: int) -> None:
         for name, value in numbers.items():
-            self._client.log_metric(self._run, name, value, step=step)
+            self._client.log_metric(self._run, _NOT_ALLOWED.sub("_", name), value, step=step)
 
     def _say(self, sentence: str) -> None:
         self._client.set_tag(self._run, "verdict", sentence)
+
+    def _table(self, table: TrialTable) -> None:
+        del table  # it is trials.csv among the artifacts
+
+    def _files(self, files: Sequence[Path]) -> None:
+        for file in files:
+            self._client.log_artifact(self._run, str(file))
 
     def _end(self) -> None:
         self._client.set_terminated(self._run)

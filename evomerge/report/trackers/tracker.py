@@ -8,13 +8,19 @@ import importlib
 import json
 import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from evomerge.core.errors import UserError, unknown
 from evomerge.core.redact import redacted
 from evomerge.report.status import baseline
+from evomerge.report.trackers.results import (
+    TrialTable,
+    best_trial_numbers,
+    result_files,
+    trial_table,
+)
 from evomerge.study.journal.codec import to_json
 from evomerge.study.journal.events import Event, ToldEvent, VerdictEvent
 from evomerge.study.journal.record import Record
@@ -40,13 +46,18 @@ class Tracker(abc.ABC):
         self.directory = directory
         self.destination = destination
         self._open = self._broken = False
+        self._record: Record | None = None
 
     def __call__(self, event: Event, record: Record) -> None:
         """Take in an event that the record already has."""
         if record.study is None or self._broken:
             return
+        self._record = record
+        self._try(lambda: self._forward(event, record))
+
+    def _try(self, action: Callable[[], None]) -> None:
         try:
-            self._forward(event, record)
+            action()
         except Exception as error:  # trackers raise anything, and none of it may end a study
             self._broken = True
             print(
@@ -55,6 +66,11 @@ class Tracker(abc.ABC):
                 file=sys.stderr,
             )
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether the tracker failed, which was said, and gets nothing more."""
+        return self._broken
+
     def _forward(self, event: Event, record: Record) -> None:
         assert record.study is not None
         if not self._open:
@@ -62,17 +78,26 @@ class Tracker(abc.ABC):
             self._open = True
         match event:
             case ToldEvent():
-                self._log(generation_numbers(event, record), event.generation)
+                numbers = generation_numbers(event, record) | best_trial_numbers(event, record)
+                self._log(numbers, event.generation)
             case VerdictEvent():
                 last = max(record.generations, default=0)
                 self._log(verdict_numbers(event), last)
                 self._say(event.sentence)
 
     def close(self) -> None:
-        """Let the tracker finish; nothing more is logged."""
+        """Log the results of a study that has its verdict, and let the tracker finish."""
+        record = self._record
+        if self._open and not self._broken and record is not None and record.phase == "done":
+            self._try(lambda: self._results(record))
         if self._open and not self._broken:
-            self._end()
+            self._try(self._end)
         self._open = False
+
+    def _results(self, record: Record) -> None:
+        self._table(trial_table(record))
+        with result_files(self.directory, record) as files:
+            self._files(files)
 
     @abc.abstractmethod
     def _begin(self, identity: str, config: Mapping[str, Any]) -> None:
@@ -83,6 +108,14 @@ class Tracker(abc.ABC):
 
     @abc.abstractmethod
     def _say(self, sentence: str) -> None: ...
+
+    @abc.abstractmethod
+    def _table(self, table: TrialTable) -> None:
+        """Log the table of all trials, where the tracker has tables of its own."""
+
+    @abc.abstractmethod
+    def _files(self, files: Sequence[Path]) -> None:
+        """Store files; they are there only during the call."""
 
     @abc.abstractmethod
     def _end(self) -> None: ...
@@ -146,6 +179,8 @@ def generation_numbers(event: ToldEvent, record: Record) -> dict[str, float]:
 def verdict_numbers(verdict: Verdict) -> dict[str, float]:
     """Return the numbers that are logged for the verdict."""
     numbers = {"verdict/improvement_shown": float(verdict.improvement_shown)}
+    for task, score in verdict.scores.get("winner", {}).items():
+        numbers[f"held_out/{task}"] = float(score)
     for comparison in verdict.comparisons:
         for part in ("difference", "low", "high"):
             numbers[f"verdict/{comparison.kind}/{part}"] = float(getattr(comparison, part))

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evomerge.report.trackers.results import TrialTable
 from evomerge.report.trackers.tracker import Tracker
 
 
@@ -38,5 +39,20 @@ class WandbTracker(Tracker):
     def _say(self, sentence: str) -> None:
         self._run.summary["verdict"] = sentence
 
+    def _table(self, table: TrialTable) -> None:
+        rows = [[_plain(value) for value in row] for row in table.rows]
+        self._run.log({"trials": self._wandb.Table(columns=table.columns, data=rows)})
+
+    def _files(self, files: Sequence[Path]) -> None:
+        artifact = self._wandb.Artifact(f"evomerge-{self._run.id}", type="result")
+        for file in files:
+            artifact.add_file(str(file), name=file.name)
+        self._run.log_artifact(artifact)
+
     def _end(self) -> None:
         self._run.finish()
+
+
+def _plain(value: Any) -> Any:
+    """Return numbers and nothing as they are, all else as text: a column has one type."""
+    return value if value is None or isinstance(value, int | float) else str(value)
