@@ -48,6 +48,7 @@ from evomerge.study.workers.requests import Describe, Evaluate, Failure
 
 SKILLS = ("reverse", "sort", "max", "ja", "ja_reverse", "ja_sort", "ja_max")
 PER_TASK = 48  # items, as a generation of the demo has them
+ALONE: int | None = None  # items of a task that is alone; all
 
 
 def zoo(demo: Path, rounds: int = 9) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def measured(config: StudyConfig, mode: Any, rounds: int, hflm: bool = True) -> 
     description = evaluator.handle(Describe())
     assert not isinstance(description, Failure), description
     known = description.evaluation["items"]
-    items = {task: ids[: PER_TASK if len(known) > 1 else len(ids)] for task, ids in known.items()}
+    items = {task: ids[: PER_TASK if len(known) > 1 else ALONE] for task, ids in known.items()}
     recipes = [a.recipe.to_dict() for a in anchors(config) if "task arithmetic" in a.name]
     scorer = evaluator.scorer()
     model, tokenizer = evaluator.live_model(), load_tokenizer(Path(config.base_model))

@@ -1,4 +1,4 @@
-"""Time candidates on real models: 49,152 tokens, bfloat16, one thread; CPU seconds, interleaved.
+"""Time candidates on real models: 49,152 tokens, one thread; CPU seconds, interleaved.
 
 python experiments/smollm2/speed.py ZOO OUT.json [ROUNDS]
 """
@@ -17,16 +17,19 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation_speed"))
+import measure
 from measure import measured, ratio
 
 from evomerge.evaluate.tasks.lm_eval_api import stock_model
 from evomerge.study.config import StudyConfig
 from evomerge.study.phases.anchors import anchors
+from evomerge.study.workers import gradient
 from evomerge.study.workers.evaluator import Evaluator
-from evomerge.study.workers.requests import Describe, Evaluate, Failure
+from evomerge.study.workers.requests import Describe, Evaluate, Failure, Gradient
 
-WRITTEN = ("sums", "words")  # tasks whose answers are generated
-ITEMS = 24  # of each
+WRITTEN = ("sums", "differences", "words")  # tasks whose answers are generated
+ITEMS = 16  # of each
+CHOICES = 32  # reviews
 MEBI = 1 << 20
 
 
@@ -35,14 +38,15 @@ def main() -> None:
     zoo, out = Path(sys.argv[1]), Path(sys.argv[2])
     rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 5
     os.chdir(zoo)
+    mixed = [*WRITTEN, "reviews"]
     parts: dict[str, Callable[[Path, int], Any]] = {
         "build": build,  # first: it also measures the memory of an evaluator alone
+        "gradient": gradients,
         "generation": generation,
         "choices": lambda zoo, rounds: measured(config_of(zoo, ["reviews"]), "smooth", rounds),
-        "smooth": lambda zoo, rounds: measured(
-            config_of(zoo, [*WRITTEN, "reviews"]), "smooth", rounds, False
-        ),
+        "smooth": lambda zoo, rounds: measured(config_of(zoo, mixed), "smooth", rounds, False),
     }
+    measure.PER_TASK, measure.ALONE = ITEMS, CHOICES
     results: dict[str, Any] = {}
     for name, part in parts.items():
         results[name] = part(zoo, rounds)
@@ -50,9 +54,9 @@ def main() -> None:
     out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
-def config_of(zoo: Path, tasks: list[str]) -> StudyConfig:
-    """The study of the zoo, with some of its tasks."""
-    config = StudyConfig.from_yaml(zoo / "study.yaml").to_dict()
+def config_of(zoo: Path, tasks: list[str], study: str = "study.yaml") -> StudyConfig:
+    """A study of the zoo, with some of its tasks."""
+    config = StudyConfig.from_yaml(zoo / study).to_dict()
     config["evaluate"] = {**config["evaluate"], "tasks": [{"name": name} for name in tasks]}
     return StudyConfig.from_dict(config, zoo)
 
@@ -69,7 +73,7 @@ def generation(zoo: Path, rounds: int) -> dict[str, Any]:
     recipe = next(a.recipe for a in anchors(evaluator.config) if a.name == "uniform average")
     request = Evaluate(recipe.to_dict(), [items], "metric")
     assert not isinstance(evaluator.handle(request), Failure)  # builds it, and warms up
-    plain = AutoModelForCausalLM.from_pretrained(zoo / "base", dtype=torch.bfloat16).eval()
+    plain = AutoModelForCausalLM.from_pretrained(zoo / "base", dtype=torch.float32).eval()
     plain.requires_grad_(False)
     plain.load_state_dict(evaluator.live_model().state_dict())  # the same weights write as much
     tokenizer = AutoTokenizer.from_pretrained(zoo / "base", padding_side="left")
@@ -102,6 +106,38 @@ def generation(zoo: Path, rounds: int) -> dict[str, Any]:
         "answers": len(asked),
         "candidate_over_generate": ratio(times["candidate"], times["generate"]),
         "hflm_over_candidate": ratio(times["hflm"], times["candidate"]),
+        "seconds": {name: round(sorted(each)[len(each) // 2], 3) for name, each in times.items()},
+    }
+
+
+def gradients(zoo: Path, rounds: int) -> dict[str, Any]:
+    """A gradient over few items of each task, of adapters: by their factors, and by all weights."""
+    tasks = [*WRITTEN, "reviews"]
+    evaluator = Evaluator(config_of(zoo, tasks, "adapters.yaml"))
+    assert not isinstance(evaluator.handle(Describe()), Failure)
+    items = {name: list(range(ITEMS // 4)) for name in tasks}
+    recipe = next(a.recipe for a in anchors(evaluator.config) if a.name == "task arithmetic λ=0.5")
+    document = recipe.to_dict()
+    asked = Gradient(document, items, "answers", dict.fromkeys(tasks, 1 / ITEMS))
+
+    def by_all_weights() -> None:
+        factored = gradient.low_rank_changes
+        gradient.low_rank_changes = lambda *_: None
+        try:
+            assert not isinstance(evaluator.handle(asked), Failure)
+        finally:
+            gradient.low_rank_changes = factored
+
+    calls: dict[str, Callable[[], Any]] = {
+        "scores": lambda: evaluator.handle(Evaluate(document, [items], "smooth")),
+        "by factors": lambda: evaluator.handle(asked),
+        "by all weights": by_all_weights,
+    }
+    times = timed(calls, rounds)
+    return {
+        "items": sum(map(len, items.values())),
+        "factors_over_scores": ratio(times["by factors"], times["scores"]),
+        "all_weights_over_scores": ratio(times["by all weights"], times["scores"]),
         "seconds": {name: round(sorted(each)[len(each) // 2], 3) for name, each in times.items()},
     }
 

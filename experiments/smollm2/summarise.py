@@ -1,4 +1,4 @@
-"""Put the figures of a zoo's measurement and study together: python summarise.py ZOO RUN."""
+"""Put the figures of a zoo's measurement and studies together: python summarise.py ZOO RUN…."""
 
 from __future__ import annotations
 
@@ -14,17 +14,24 @@ LIBRARIES = ("torch", "transformers", "lm_eval")
 
 
 def main() -> None:
-    print(json.dumps(summary(Path(sys.argv[1]), Path(sys.argv[2])), indent=1))
+    zoo, *runs = map(Path, sys.argv[1:])
+    document = {
+        **{name: version(name) for name in LIBRARIES},
+        "measured": json.loads((zoo / "measured.json").read_text(encoding="utf-8")),
+        "studies": {run.name: of_run(run) for run in runs},
+    }
+    print(json.dumps(document, indent=1))
 
 
-def summary(zoo: Path, run: Path) -> dict[str, Any]:
+def of_run(run: Path) -> dict[str, Any]:
     record = load_study(run).record
     verdict = json.loads((run / "verdict.json").read_text(encoding="utf-8"))
     seconds = record.seconds
     return {
-        **{name: version(name) for name in LIBRARIES},
-        "measured": json.loads((zoo / "measured.json").read_text(encoding="utf-8")),
+        "optimizer": record.config["search"]["optimizer"],
         "trials": sum(trial.kind == "trial" for trial in record.trials.values()),
+        "item_evaluations": record.item_evaluations,
+        "worker_seconds": round(seconds["total"]),
         "forward_share": round(seconds["forward"] / seconds["total"], 3),
         "sentence": verdict["sentence"],
         "scores": verdict["scores"],
