@@ -80,12 +80,12 @@ def run_check(study: Path, parents: bool, settings: Sequence[str] = ()) -> None:
             _ask(scheduler, request, Scores)  # the first one also loads the model
             smooth = _ask(scheduler, request, Scores).seconds
             metric = _ask(scheduler, replace(request, mode="metric"), Scores).seconds
-            gradients: list[Mapping[str, float]] = []
+            gradients: list[Gradients] = []
             if optimizer.learns_from_gradients:
                 weights = item_weights(description.evaluation["weights"], items)
                 about = (optimizer.loss, weights, optimizer.piecewise)
                 backward = Gradient(average.recipe.to_dict(), items, *about)
-                gradients.append(_ask(scheduler, backward, Gradients).seconds)
+                gradients.append(_ask(scheduler, backward, Gradients))
             units = requests(config, items)
             by_mode = {mode: smooth["total"], "metric": metric["total"]}
             evaluations = [u.request for u in units if isinstance(u.request, Evaluate)]
@@ -104,7 +104,7 @@ def run_check(study: Path, parents: bool, settings: Sequence[str] = ()) -> None:
         )
     count = {pool: sum(map(len, ids.values())) for pool, ids in pools.items()}
     shown = sum(map(len, items.values()))
-    per_trial = (gradients or [smooth])[0]
+    per_trial = gradients[0].seconds if gradients else smooth
     phases = _phases(config, smooth["total"], metric["total"], per_trial["total"], shown, count)
     candidates = optimizer.population + (not gradients)  # and the reference anchor
     share = config.search.random_share if optimizer.adapts else 0.0
@@ -243,13 +243,15 @@ def _scaling(candidates: int, shards: int, spent: Mapping[str, float]) -> str:
     return f"a generation takes {times}; half of {2 * max(by_count):,} would be idle"
 
 
-def _cost(spent: Mapping[str, float], items: int, loss: str, size: int) -> str:
+def _cost(answer: Gradients, items: int, loss: str, size: int) -> str:
     """Return the cost of one gradient, in seconds, item evaluations and memory."""
     price = PRICES[score_kind_of(loss)] * items
+    memory = f"{4 * size / 1e9:.2g} GB for it in float32, besides what the backward pass needs"
+    if answer.by_factors:
+        memory = "no gradient of the weights is needed, since all parents are adapters on the base"
     return (
-        f"{spent['total']:.2g} s for the same items forward and backward, which count as {price:,} "
-        f"item evaluations; {4 * size / 1e9:.2g} GB for it in float32, besides what the backward "
-        "pass needs"
+        f"{answer.seconds['total']:.2g} s for the same items forward and backward, which count as "
+        f"{price:,} item evaluations; {memory}"
     )
 
 

@@ -238,12 +238,13 @@ class Evaluator:
             return other._gradient(request)
         scorer, model = self.scorer(request.halvings), self.live_model()
         plan, parents, seconds = self._build(recipe)
-        rows, loss, coefficients = gradient(request, scorer, model, plan, parents)
+        computed = gradient(request, scorer, model, plan, parents)
         return Gradients(
-            rows=[row.as_written() for row in rows],
+            rows=[row.as_written() for row in computed.rows],
             seconds={"build": seconds, "forward": scorer.seconds},
-            loss=loss,
-            coefficients=[(*key, value) for key, value in coefficients.items()],
+            loss=computed.loss,
+            coefficients=[(*key, value) for key, value in computed.coefficients.items()],
+            by_factors=computed.by_factors,
         )
 
     def _build(self, recipe: Recipe) -> tuple[MergePlan, Parents, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from evomerge.evaluate.gradient.backward import NoRoomError, weight_gradients
 from evomerge.evaluate.gradient.projection import (
@@ -21,7 +21,21 @@ from evomerge.recipe.space.slopes import Coefficient
 from evomerge.study.workers.failures import StudyStopError
 from evomerge.study.workers.requests import Gradient
 
-Computed = tuple[list[OutcomeRow], float, dict[Coefficient, float]]
+
+class Computed(NamedTuple):
+    """A candidate's gradient.
+
+    Attributes:
+        rows: The items' outcomes.
+        loss: The weighted sum of the items' losses.
+        coefficients: The gradient by every smooth coefficient.
+        by_factors: Whether no gradient of the weights was needed.
+    """
+
+    rows: list[OutcomeRow]
+    loss: float
+    coefficients: dict[Coefficient, float]
+    by_factors: bool
 
 
 def gradient(
@@ -30,9 +44,6 @@ def gradient(
     """Run the items of a request forward and backward through a live model, which holds the merge.
 
     A merge of LoRA adapters alone takes no gradient of the weights.
-
-    Returns:
-        The items' outcomes, the loss, and the gradient by every smooth coefficient.
 
     Raises:
         StudyStopError: Not even one item fits into memory.
@@ -61,7 +72,7 @@ def gradient(
         raise FloatingPointError(
             f"the gradient by {broken[0].parameter} of {broken[0].tensor} is not finite"
         )
-    return rows, loss, gradients
+    return Computed(rows, loss, gradients, directions is not None)
 
 
 def _directions(model: Any, plan: MergePlan, parents: Parents) -> list[Direction] | None:

@@ -203,10 +203,12 @@ class Gradients(Scores):
     Attributes:
         loss: The weighted sum of the items' losses.
         coefficients: [parameter, tensor, model, derivative of the loss by it] of each.
+        by_factors: Whether adapters' factors were enough, without a gradient of the weights.
     """
 
     loss: float = 0.0
     coefficients: Sequence[tuple[str, str, str, float]] = ()
+    by_factors: bool = False
 
 
 @dataclass(frozen=True)

@@ -124,16 +124,17 @@ def test_the_gradient_of_adapters_is_that_of_whole_weights_without_one(
     request = Gradient(recipe_of(of_adapters), ITEMS, loss, WEIGHTS)
     model = of_adapters.live_model()
 
-    def gradients() -> dict[tuple[str, str, str], float]:
+    def gradients(by_factors: bool) -> dict[tuple[str, str, str], float]:
         answer = of_adapters.handle(request)
         assert isinstance(answer, Gradients)
+        assert answer.by_factors == by_factors
         return {(p, t, m): value for p, t, m, value in answer.coefficients}
 
     with monkeypatch.context() as patch:
         patch.setattr("evomerge.study.workers.gradient.weight_gradients", None)  # not called
-        cheap = gradients()
+        cheap = gradients(True)
     monkeypatch.setattr("evomerge.study.workers.gradient.low_rank_changes", lambda *_: None)
-    whole = gradients()
+    whole = gradients(False)
     assert all(p.grad is None and not p.requires_grad for p in model.parameters())
     assert cheap.keys() == whole.keys()
     largest = max(map(abs, whole.values()))
