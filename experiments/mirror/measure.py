@@ -59,7 +59,8 @@ def measure(kills: int) -> dict[str, object]:
         child = subprocess.Popen(
             [sys.executable, __file__, "--write", str(run)], stdout=subprocess.PIPE, text=True
         )
-        assert child.stdout is not None and child.stdout.readline() == "began\n"
+        assert child.stdout is not None
+        assert child.stdout.readline() == "began\n"
         restore_seconds.append(time.monotonic() - begun)
         time.sleep(draw.uniform(1, 8))
         child.send_signal(signal.SIGKILL)
