@@ -1,4 +1,4 @@
-"""`evomerge completion SHELL`: print a script that completes commands, options and files."""
+"""`evomerge completion SHELL` and `evomerge env`: for a shell, and for a report of a mistake."""
 
 from __future__ import annotations
 
@@ -44,6 +44,50 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("completion", help="a shell's completion script")
     parser.add_argument("shell", choices=("bash", "zsh", "fish"))
     parser.set_defaults(run=run)
+
+    env = commands.add_parser("env", help="versions and devices, for a report of a mistake")
+    env.set_defaults(run=show_environment)
+
+
+def show_environment(_arguments: argparse.Namespace) -> None:
+    """Print what decides results here, and nothing that tells who or where."""
+    import os
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    from evomerge.study.versions import versions
+
+    lines = [(name, text) for name, text in versions().items()]
+    for package in ("ray", "safetensors", "huggingface_hub", "vllm", "optuna_dashboard", "peft"):
+        try:
+            lines.append((package, version(package)))
+        except PackageNotFoundError:
+            lines.append((package, "none"))
+    lines.append(("system", f"{platform.system()} {platform.release()} {platform.machine()}"))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    lines.append(("cores", f"{cores}, {memory / 1e9:.0f} GB of memory"))
+    lines.append(("torch's CUDA", str(torch.version.cuda or "none")))
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for i in range(gpus):
+        about = torch.cuda.get_device_properties(i)
+        lines.append((f"GPU {i}", f"{about.name}, {about.total_memory / 1e9:.0f} GB"))
+    if not gpus:
+        lines.append(("GPUs", "none"))
+    for name in ("EVOMERGE_CACHE", "EVOMERGE_KERNELS", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES"):
+        lines.append(
+            (
+                name,
+                "set"
+                if name == "EVOMERGE_CACHE" and name in os.environ
+                else os.environ.get(name, "not set"),
+            )
+        )
+    width = max(len(name) for name, _ in lines)
+    for name, text in lines:
+        print(f"{name:<{width}}  {text}")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -21,6 +21,14 @@ from tests.cli.conftest import Run
 StudyFile = Callable[..., Path]
 
 
+def test_the_environment_names_versions_and_devices_and_no_folder(evomerge: Run) -> None:
+    result = evomerge("env")
+    assert result.code == 0
+    for word in ("evomerge", "torch", "lm_eval", "cores", "GPU"):
+        assert f"\n{word}" in f"\n{result.out}"
+    assert str(Path.home()) not in result.out
+
+
 def test_methods_are_listed_with_what_each_does_its_ranges_and_its_paper(evomerge: Run) -> None:
     result = evomerge("methods")
     assert result.code == 0
