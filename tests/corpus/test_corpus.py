@@ -4,7 +4,7 @@ import pytest
 
 from tests.corpus.architectures import CORPUS
 from tests.corpus.checks import CHECKS, outcome_of
-from tests.corpus.table import read_table
+from tests.corpus.table import GROUPS, README, read_table, readme_block
 from tests.corpus.zoo import make_zoo
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers and PEFT about their own words
@@ -45,3 +45,11 @@ def test_three_trials_end_in_a_model_that_loads(architecture, zoo, tmp_path):
 def test_the_table_has_a_row_for_each_architecture():
     assert [*read_table()] == [one.name for one in CORPUS]
     assert len(CORPUS) >= 30
+
+
+def test_the_readme_has_the_same_table_in_groups():
+    assert readme_block() in README.read_text(encoding="utf-8"), (
+        "python tests/corpus/table.py readme"
+    )
+    assert GROUPS.keys() <= read_table().keys()
+    assert len(readme_block().splitlines()) <= 12
