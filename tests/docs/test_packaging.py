@@ -101,3 +101,9 @@ def test_a_wheel_made_from_the_sdist_has_the_package_its_spaces_and_the_readme(
     assert "evomerge/merge/kernels/kernels.cpp" in names
     assert f"({SOURCE}/raw/v{__version__}/docs/report.png)" in metadata
     assert "Author: The evomerge developers" in metadata
+
+
+def test_the_readme_has_at_most_two_hundred_lines_and_ends_with_the_licence() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 200
+    assert lines[-1].endswith("Apache-2.0.")
