@@ -1,7 +1,8 @@
 """Scores merges by models' own data on the held-out items of a zoo; λ is chosen on search items.
 
     measure.py make SEED FOLDER      trains a zoo (minutes)
-    measure.py zoo FOLDER            measures one; a line that is there already stays
+    measure.py zoo FOLDER [WORD...]  measures one, lines with such a word in their name; a line that
+                                     is there already stays
 
 Lines go to results.jsonl beside this file, or where STATISTICS_RESULTS says.
 """
@@ -13,7 +14,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,9 @@ LAMBDAS = (0.6, 1.0, 1.3, 1.6, 2.0)
 class Zoo:
     """A zoo's models and items, scored in this process."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, words: Sequence[str] = ()) -> None:
         self.name = folder.name
+        self.words = words
         self.config = StudyConfig.from_yaml(folder / "study.yaml")
         self.evaluator = Evaluator(self.config)
         description = self.evaluator.handle(Describe())
@@ -104,7 +106,7 @@ class Zoo:
 
     def line(self, what: str, made: Callable[[], dict[str, Any]]) -> None:
         """Measure one thing, unless it is there."""
-        if what in self.seen:
+        if what in self.seen or (self.words and not any(word in what for word in self.words)):
             return
         began = time.perf_counter()
         line = {"zoo": self.name, "what": what, **made()}
@@ -207,7 +209,7 @@ def main(arguments: list[str]) -> None:
         zoo = make_zoo(folder / "zoo", seed=int(arguments[1]))
         write_study(zoo, folder / "study.yaml")
         return
-    measure(Zoo(Path(arguments[1])))
+    measure(Zoo(Path(arguments[1]), arguments[2:]))
 
 
 if __name__ == "__main__":
