@@ -20,6 +20,7 @@ from evomerge.report.numbers import duration
 from evomerge.study.analysis.forecast import DISCORDANT, gain_shown, useful
 from evomerge.study.config import StudyConfig
 from evomerge.study.journal.shards import PRICES, SHARDS, gradient_shards
+from evomerge.study.own_rows import check_rows, described
 from evomerge.study.phases.anchors import anchors
 from evomerge.study.phases.check import task_specs
 from evomerge.study.phases.choice import with_optimizer
@@ -58,6 +59,7 @@ def run_check(study: Path, parents: bool, settings: Sequence[str] = ()) -> None:
     given = StudyConfig.from_yaml(study, settings)
     with tempfile.TemporaryDirectory(prefix="evomerge-check-") as folder:
         space = Study(given, folder).space
+        check_rows(given, space)
         config, why = with_optimizer(given, space)
         print(yaml_file.write(config.to_dict()), end="")
         optimizer = start_optimizer(config, space, None)
@@ -127,6 +129,7 @@ def run_check(study: Path, parents: bool, settings: Sequence[str] = ()) -> None:
             "space",
             f"{len(space.dimensions)} dimensions: {_few([d.name for d in space.dimensions])}",
         ),
+        *(("rows", text) for text in [described(config, pools["search"])] if text),
         ("optimizer", f"{config.search.optimizer}: {why}"),
         *(("warning", text) for text in description.evaluation["warnings"]),
         ("trial", f"{smooth['total']:.2g} s for {shown} items, {_share(smooth)} in the model"),

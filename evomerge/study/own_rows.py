@@ -19,35 +19,65 @@ from evomerge.core.atomic import user_errors, write_text
 from evomerge.core.errors import UserError
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.rows import AS_USUAL, Calibration, Data
+from evomerge.recipe.space.space import SearchSpace
+from evomerge.study.config import StudyConfig
 from evomerge.study.context import StudyRun
 
 ROWS = "rows"  # the folder, within a run's and within best/
 
 
-def check_rows(study: StudyRun) -> None:
+def check_rows(config: StudyConfig, space: SearchSpace) -> None:
     """Refuse a space that reads rows of models that have none.
 
     Raises:
         UserError: Names the model, and the remedy.
     """
-    given = {one.model for one in study.config.data or ()}
-    without = sorted(study.space.models_read - given)
+    given = {one.model for one in config.data or ()}
+    without = sorted(space.models_read - given)
     if without:
         raise UserError(
-            f"{study.space.where}: it reads rows of {without[0]}: write `{{model: {without[0]}, "
+            f"{space.where}: it reads rows of {without[0]}: write `{{model: {without[0]}, "
             "tasks: [...]}` in the study's models, with the tasks that this model is for, or "
             "`data: FILE`"
         )
 
 
-def with_rows(study: StudyRun) -> StudyRun:
+def described(config: StudyConfig, search: Mapping[str, Sequence[int]]) -> str | None:
+    """Say whose rows are what, in a line; ``None`` where no model has any.
+
+    Args:
+        config: The study.
+        search: The search pool's document numbers by task.
+    """
+    if not config.data:
+        return None
+    most = (config.calibration or AS_USUAL).rows
+    said = []
+    for one in config.data:
+        count = sum(len(search[task]) for task in one.tasks)
+        of = f"{min(count, most)} of {count} search items of {', '.join(one.tasks)}"
+        said.append(f"{Path(one.model).name}: {Path(one.data.file).name if one.data else of}")
+    return "; ".join(said)
+
+
+def with_rows(study: StudyRun, external: bool = False) -> StudyRun:
     """Return the study with the rows of its models, and the space that names them.
 
+    Args:
+        study: The study.
+        external: Whether the caller scores its trials, so that no worker reads tasks.
+
     Raises:
-        UserError: A task has no right answers, or the rows cannot be written.
+        UserError: A task has no right answers, nobody reads tasks, or the rows cannot be written.
     """
     if not study.config.data:
         return study
+    of_tasks = [one for one in study.config.data if one.tasks]
+    if external and of_tasks:
+        raise UserError(
+            f"{study.directory}: tasks of {of_tasks[0].model}: ask and tell start no worker that "
+            "could read them: give the model `data: FILE`"
+        )
     data: dict[str, Data] = {}
     for one in study.config.data:
         data[one.model] = one.data or _written(study, one.tasks)

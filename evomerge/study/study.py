@@ -282,7 +282,7 @@ class Study:
                 return done
             with open_pool(self.config, self.directory / "workers.log") as pool:
                 study.ledger.employ(Scheduler(pool))
-                check_rows(study)
+                check_rows(self.config, self.space)
                 check(study, self._allow_changed, differences)
                 if done is not None:
                     write_study_card(self.directory, study.record)
@@ -331,9 +331,10 @@ class Study:
 
     def _open_ask_tell(self) -> AskTell:
         if self._ask_tell is None:
+            check_rows(self.config, self.space)
             study = self._open(external=True)
             try:
-                self._ask_tell = AskTell(study)
+                self._ask_tell = AskTell(with_rows(study, external=True))
             except BaseException:
                 self.close()
                 raise

@@ -24,6 +24,7 @@ from evomerge.recipe.space.space import SearchSpace
 from evomerge.study import study as study_module
 from evomerge.study.config import StudyConfig
 from evomerge.study.journal.journal import JOURNAL
+from evomerge.study.own_rows import described
 from evomerge.study.phases.anchors import anchors
 from evomerge.study.study import Study
 from evomerge.study.workers.evaluator import Evaluator
@@ -239,8 +240,39 @@ def test_a_space_that_reads_rows_of_a_model_without_is_refused_before_anything_i
     config_with: Callable[..., StudyConfig], tmp_path: Path
 ) -> None:
     config = config_with(models=["zoo/one", OWN[1]], space="regmean")
-    with pytest.raises(UserError, match=r"reads rows of .*zoo/one: write `\{model"):
-        Study(config, tmp_path / "run").optimize()
+    study = Study(config, tmp_path / "run")
+    for call in (study.optimize, study.ask):
+        with pytest.raises(UserError, match=r"reads rows of .*zoo/one: write `\{model"):
+            call()
+
+
+def test_ask_and_tell_take_rows_from_files_alone(
+    config_with: Callable[..., StudyConfig], tmp_path: Path
+) -> None:
+    with (
+        Study(config_with(space="regmean"), tmp_path / "tasks") as study,
+        pytest.raises(UserError, match="give the model `data: FILE`"),
+    ):
+        study.ask()
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"text": "w1 w2 w3 w4"}) + "\n")
+    models = [{"model": f"zoo/{name}", "data": str(file)} for name in ("one", "two")]
+    with Study(config_with(space="regmean", models=models), tmp_path / "files") as study:
+        asked = [study.ask() for _ in range(4)]
+        names = [trial.name for trial in study.trials]
+        assert "RegMean λ=1.5" in names
+        assert asked[0].number == 0
+    trial = next(t for t in study.trials if t.name == "RegMean λ=1")
+    evomerge.build(trial.recipe, tmp_path / "out")
+
+
+def test_check_says_whose_rows_are_what(config_with: Callable[..., StudyConfig]) -> None:
+    pools = {"small_choice": list(range(25)), "small_write": list(range(25))}
+    said = described(config_with(calibration={"rows": 12}), pools)
+    assert said == (
+        "one: 12 of 25 search items of small_choice; two: 12 of 25 search items of small_write"
+    )
+    assert described(config_with(models=["zoo/one", "zoo/two"]), pools) is None
 
 
 def test_a_study_document_with_rows_is_read_back_as_it_was_written(
