@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from evomerge.cli.parents import AT_MOST_SECONDS, parents_lines, requests
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
 from evomerge.core.terminal import printable
-from evomerge.evaluate.outcomes import score_kind_of
+from evomerge.evaluate.outcomes import passes_of, score_kind_of
 from evomerge.report.numbers import duration
 from evomerge.study.analysis.forecast import DISCORDANT, gain_shown, useful
 from evomerge.study.config import StudyConfig
@@ -86,7 +86,9 @@ def run_check(study: Path, parents: bool, settings: Sequence[str] = ()) -> None:
             if optimizer.learns_from_gradients:
                 weights = item_weights(description.evaluation["weights"], items)
                 about = (optimizer.loss, weights, optimizer.piecewise)
-                backward = Gradient(average.recipe.to_dict(), items, *about)
+                lines = dict.fromkeys(items, config.models[0]) if optimizer.loss == "line" else None
+                document = average.recipe.to_dict()
+                backward = Gradient(document, items, *about, lines, measure=True)
                 gradients.append(_ask(scheduler, backward, Gradients))
             units = requests(config, items)
             by_mode = {mode: smooth["total"], "metric": metric["total"]}
@@ -133,7 +135,7 @@ def run_check(study: Path, parents: bool, settings: Sequence[str] = ()) -> None:
         ("optimizer", f"{config.search.optimizer}: {why}"),
         *(("warning", text) for text in description.evaluation["warnings"]),
         ("trial", f"{smooth['total']:.2g} s for {shown} items, {_share(smooth)} in the model"),
-        *(("gradient", _cost(one, shown, optimizer.loss, size)) for one in gradients),
+        *(("gradient", _cost(one, shown, optimizer.loss)) for one in gradients),
         ("metric", f"{metric['total']:.2g} s for the same items by the tasks' own metric"),
         (
             "forecast",
@@ -246,16 +248,20 @@ def _scaling(candidates: int, shards: int, spent: Mapping[str, float]) -> str:
     return f"a generation takes {times}; half of {2 * max(by_count):,} would be idle"
 
 
-def _cost(answer: Gradients, items: int, loss: str, size: int) -> str:
+def _cost(answer: Gradients, items: int, loss: str) -> str:
     """Return the cost of one gradient, in seconds, item evaluations and memory."""
-    price = PRICES[score_kind_of(loss)] * items
-    memory = f"{4 * size / 1e9:.2g} GB for it in float32, besides what the backward pass needs"
-    if answer.by_factors:
-        memory = "no gradient of the weights is needed, since all parents are adapters on the base"
+    price = PRICES[score_kind_of(loss)] * passes_of(loss) * items
+    without = "; no gradient of the weights is needed, since all parents are adapters on the base"
     return (
         f"{answer.seconds['total']:.2g} s for the same items forward and backward, which count as "
-        f"{price:,} item evaluations; {memory}"
+        f"{price:,} item evaluations; about {_gigabytes(answer.memory.values())} a worker: "
+        + ", ".join(f"{_gigabytes([size])} {what}" for what, size in answer.memory.items())
+        + without * answer.by_factors
     )
+
+
+def _gigabytes(sizes: Iterable[int]) -> str:
+    return f"{sum(sizes) / 1e9:.2g} GB"
 
 
 def _few(names: list[str]) -> str:

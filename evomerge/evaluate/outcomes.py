@@ -6,6 +6,8 @@ from typing import Literal, NamedTuple
 
 ScoreKind = Literal["smooth", "metric"]
 Item = tuple[str, int]  # (task, doc_id)
+# Where the loss ``line`` is taken besides the merge; at the parent itself there is no gradient.
+ON_THE_LINE = (0.2, 0.4, 0.6, 0.8)
 LARGEST_SCORE = 1e60  # in magnitude; a variance squared stays finite
 
 
@@ -16,6 +18,15 @@ def score_kind_of(loss: str) -> ScoreKind:
     ('smooth', 'metric')
     """
     return "metric" if loss == "entropy" else "smooth"
+
+
+def passes_of(loss: str) -> int:
+    """Return how often a loss runs its items forward and backward.
+
+    >>> passes_of("answers"), passes_of("line")
+    (1, 5)
+    """
+    return 1 + len(ON_THE_LINE) if loss == "line" else 1
 
 
 class OutcomeRow(NamedTuple):

@@ -68,6 +68,7 @@ class Scorer:
         self._stock = stock_model(model, tokenizer, batch_size, harness.model_args)
         self._encoder = Encoder(self._stock, harness)
         self._forward = Forward(model)
+        self._references: dict[Item, float] = {}
         self._backward = Backward(model, batch_size, self._stock.max_length)
         packing = packing_support(model)
         self._max_packed_length = packing.max_length
@@ -168,7 +169,7 @@ class Scorer:
             counted = self.score(lengths, kind)
             counting = self.seconds
             differentiated = {task: ids for task, ids in items.items() if task not in lengths}
-            rows, value = self.backward(differentiated, loss, weights)
+            rows, value = self.backward(differentiated, loss, weights, forget)
             self.seconds += counting
             by_item = {(row.task, row.doc_id): row for row in (*rows, *counted)}
             return [by_item[item] for item in checked], value
@@ -177,9 +178,30 @@ class Scorer:
         answers = self._generation(plan.prompts) if kind == "metric" else []
         prompted = zip(plan.prompts.requests, answers, strict=False)
         written = [self._encoder.written(*asked, answer.text) for asked, answer in prompted]
-        value, likelihoods = self._backward(plan, loss, weights, written, forget)
+        references = self._references if loss == "dpo" else None
+        value, likelihoods = self._backward(plan, loss, weights, written, forget, references)
         self.seconds = self._backward.seconds + self._generation.seconds
         return outcomes(plan, likelihoods, answers, kind, self.harness), value
+
+    @property
+    def rows_at_once(self) -> int:
+        """Most rows that go forward and backward at once: halved whenever memory runs out."""
+        return self._backward.rows
+
+    def without_reference(self, items: Mapping[str, Sequence[int]]) -> list[Item]:
+        """Return the items of preferences to which ``dpo`` has nothing to compare with yet."""
+        preferences = (item for item in self._checked(items) if item[0] in self.harness.preferences)
+        return [item for item in preferences if item not in self._references]
+
+    def refer(self, items: Sequence[Item]) -> None:
+        """Take the model as it is now, the base, for what ``dpo`` compares these items with.
+
+        One item at a time, so that what comes of it does not depend on the others.
+        """
+        for item in items:
+            plan = self._plan([item], "smooth")
+            chosen, rejected = self._forward(plan.batches, plan.pairs).totals[:2].tolist()
+            self._references[item] = chosen - rejected
 
     def written(self, items: Mapping[str, Sequence[int]]) -> list[ShownItem]:
         """Return prompt, answer and right answer of each item that has texts, of the model now."""

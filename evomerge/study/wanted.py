@@ -25,12 +25,14 @@ class WantedGradient:
         loss: Its name.
         weights: The weight of one item of each task.
         piecewise: See `requests.Gradient`.
+        lines: See `requests.Gradient`.
         chain: Turns an answer, and the trial's point, into the derivative along each dimension.
     """
 
     loss: str
     weights: Mapping[str, float]
     piecewise: bool
+    lines: Mapping[str, str] | None
     chain: Callable[[Gradients, Point], list[float]]
 
 
@@ -75,7 +77,7 @@ def units(record: Record, wanted: Wanted, shard_items: int) -> Iterator[Unit]:
             tag = Tag(trial.number, wanted.mode, wanted.phase, about.chain)
             for part in gradient_shards(wanted.items):
                 if record.gradients.of(trial.digest, part) is None:
-                    settings = (about.loss, about.weights, about.piecewise)
+                    settings = (about.loss, about.weights, about.piecewise, about.lines)
                     yield Unit(trial.digest, Gradient(trial.recipe, part, *settings), tag)
 
 

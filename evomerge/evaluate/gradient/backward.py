@@ -66,6 +66,7 @@ class Backward:
         weights: Mapping[str, float],
         written: Sequence[Pair] = (),
         forget: Callable[[], None] | None = None,
+        references: Mapping[Item, float] | None = None,
     ) -> tuple[float, Likelihoods]:
         """Add the gradient of ``sum_i w_i loss_i`` to the ``grad`` of the model's weights.
 
@@ -75,6 +76,7 @@ class Backward:
             weights: Of each item of a task.
             written: The model's own answers to the plan's prompts, for ``entropy``.
             forget: Undoes what was added up so far; ``None`` clears the weights' ``grad``.
+            references: By item of preferences, what ``dpo`` compares with, see `losses.Answers`.
 
         Returns:
             The weighted loss, and the likelihoods of the plan's pairs on the way.
@@ -90,7 +92,7 @@ class Backward:
         while True:
             batches = list(self._batches(items, pairs))
             try:
-                value, tables = self._run(batches, pairs, loss, weights)
+                value, tables = self._run(batches, pairs, loss, weights, references or {})
                 break
             except Exception as error:
                 if not is_out_of_memory(error):
@@ -130,6 +132,7 @@ class Backward:
         pairs: Sequence[Pair],
         loss: str,
         weights: Mapping[str, float],
+        references: Mapping[Item, float],
     ) -> tuple[float, dict[int, np.ndarray]]:
         value = 0.0
         tables: dict[int, np.ndarray] = {}
@@ -137,7 +140,8 @@ class Backward:
             numbers = [number for item in batch for number in item.pairs]
             of_pair = self._forward(numbers, pairs, with_entropy=loss == "entropy")
             losses = [
-                weights[item.asked.item[0]] * FUNCTIONS[loss](_answers(item, of_pair, pairs))
+                weights[item.asked.item[0]]
+                * FUNCTIONS[loss](_answers(item, of_pair, pairs, references.get(item.asked.item)))
                 for item in batch
             ]
             total = torch.stack(losses).sum()
@@ -232,7 +236,9 @@ def _row(table: ChoiceTable, i: int) -> ChoiceTable:
     )
 
 
-def _answers(item: LossItem, tables: Mapping[int, Table], pairs: Sequence[Pair]) -> Answers:
+def _answers(
+    item: LossItem, tables: Mapping[int, Table], pairs: Sequence[Pair], reference: float | None
+) -> Answers:
     return Answers(
         [tables[number][0] for number in item.pairs],
         [tables[number][1] for number in item.pairs],
@@ -240,6 +246,7 @@ def _answers(item: LossItem, tables: Mapping[int, Table], pairs: Sequence[Pair])
         [len(pairs[number].continuation) for number in item.pairs],
         [[item.pairs.index(number) for number in group] for group in item.right],
         item.choices,
+        reference,
     )
 
 

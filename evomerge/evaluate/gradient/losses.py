@@ -18,6 +18,7 @@ from evomerge.evaluate.scoring.smooth import CHOICE_TEMPERATURE, TOKEN_TEMPERATU
 # The smooth score is so steep that most items are right or wrong beyond doubt, and have no slope
 # left; ten times as flat, all have one.
 MARGIN_TEMPERATURE = 10 * TOKEN_TEMPERATURE
+DPO_BETA = 0.1  # Rafailov 2023, §6
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Answers:
         right: The pairs that make each right answer: one, but for a text in several windows.
         choices: The row of a `ChoiceTable`, if the item is multiple choice; its pairs count from
             this item's first.
+        reference: For an item of preferences, by how many nats the base model has the chosen
+            answer likelier than the rejected one; ``None`` for every other item.
     """
 
     log_probabilities: Sequence[Tensor]
@@ -41,6 +44,7 @@ class Answers:
     n_tokens: Sequence[int]
     right: Sequence[Sequence[int]]
     choices: ChoiceTable | None = None
+    reference: float | None = None
 
 
 def answers_loss(answers: Answers) -> Tensor:
@@ -88,6 +92,28 @@ def entropy_loss(answers: Answers) -> Tensor:
     return torch.cat(list(answers.entropies)).mean()
 
 
+def dpo_loss(answers: Answers) -> Tensor:
+    """Return the loss of direct preference optimisation; of other items, `answers_loss`.
+
+    - log σ(β [(log π(chosen) - log π(rejected)) - (log π_base(chosen) - log π_base(rejected))])
+
+    with β = .1 and each log-likelihood that of a whole answer. Rafailov 2023,
+    https://arxiv.org/abs/2305.18290; for merges: Yi 2024, https://arxiv.org/abs/2405.09055 (SOMF).
+    """
+    if answers.reference is None:
+        return answers_loss(answers)
+    assert answers.choices is not None
+    totals = _totals(answers)
+    chosen, rejected = (totals[number] for number in answers.choices.pairs[0, :2])
+    return -torch.nn.functional.logsigmoid(DPO_BETA * (chosen - rejected - answers.reference))
+
+
+def _totals(answers: Answers) -> list[Tensor]:
+    """Return the log-likelihood of each pair's continuation, without its ending."""
+    pairs = zip(answers.log_probabilities, answers.n_tokens, strict=True)
+    return [log[:count].sum() for log, count in pairs]
+
+
 def _joined(values: Sequence[Tensor], pairs: Sequence[int]) -> Tensor:
     return torch.cat([values[number] for number in pairs])
 
@@ -97,10 +123,7 @@ def _choice_scores(answers: Answers) -> Tensor:
     table = answers.choices
     assert table is not None
     there = np.flatnonzero((table.right | table.wrong)[0])
-    totals = [
-        log[:count].sum()
-        for log, count in zip(answers.log_probabilities, answers.n_tokens, strict=True)
-    ]
+    totals = _totals(answers)
     scores = torch.stack([totals[number] for number in table.pairs[0, there]])
     if table.alone is not None:
         scores = scores - torch.stack([totals[number] for number in table.alone[0, there]])
@@ -112,4 +135,5 @@ FUNCTIONS: Mapping[str, Callable[[Answers], Tensor]] = {
     "answers": answers_loss,
     "margin": margin_loss,
     "entropy": entropy_loss,
+    "dpo": dpo_loss,
 }

@@ -30,6 +30,7 @@ class Harness:
         metrics: The metric of each task.
         weights: The weight of each task in the objective.
         functions: The tasks that are a user's Python functions.
+        preferences: The tasks that are files of preferences.
         lengths: The tasks that measure the length of answers to another.
         bounds: The bounds of scores that the study gives, by task.
         model_args: Settings of lm-eval's model that change a prompt or a score.
@@ -50,6 +51,7 @@ class Harness:
         self._prepared = loaded.prepared
         self._choices: dict[Item, Choices] = {}
         self.functions = loaded.functions
+        self.preferences = frozenset(loaded.preferences)
         self.lengths = loaded.lengths
         self.bounds = loaded.bounds
         self.model_args = model_args

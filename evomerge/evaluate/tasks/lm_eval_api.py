@@ -26,6 +26,7 @@ from lm_eval.tasks import TaskManager, _yaml_loader
 from evomerge.core.errors import UserError
 from evomerge.core.time_limit import time_limit
 from evomerge.evaluate.tasks.no_code import no_code
+from evomerge.evaluate.tasks.preference_task import preference_task, read_preferences
 from evomerge.evaluate.tasks.preparation import named, silence
 from evomerge.evaluate.tasks.request import TaskRequest
 from evomerge.evaluate.tasks.task_index import resolves, unknown_task
@@ -122,13 +123,21 @@ def load_tasks(name: str, manager: TaskManager, allow_code: bool) -> dict[str, A
     return tasks
 
 
-def load_text(request: TaskRequest) -> Any:
-    """Make lm-eval's task of a text file, each chunk a document."""
+def load_file(request: TaskRequest) -> Any:
+    """Make lm-eval's task of a file: of a text, each chunk a document, or of preferences."""
+    if request.preferences is not None:
+        rows = read_preferences(request.preferences)
+        settings = preference_task(request.name, len(rows))
+        return _made(request.name, request.preferences, settings, rows)
     assert request.text is not None
     chunks = read_chunks(request.text, request.chunk_bytes)
-    documents = datasets.Dataset.from_list([{"text": chunk} for chunk in chunks])
-    config = text_task(request.name, chunks)
-    with named(request.name, request.text), silence():
+    rows = [{"text": chunk} for chunk in chunks]
+    return _made(request.name, request.text, text_task(request.name, chunks), rows)
+
+
+def _made(name: str, file: Path, config: dict[str, Any], rows: list[dict[str, Any]]) -> Any:
+    documents = datasets.Dataset.from_list(rows)
+    with named(name, file), silence():
         return ConfigurableTask(
             config={**config, "custom_dataset": lambda **_: {"test": documents}}
         )

@@ -12,8 +12,8 @@ from evomerge.evaluate.tasks.length_task import LengthTask, length_task
 from evomerge.evaluate.tasks.lm_eval_api import (
     BUILT_IN,
     FEWSHOT_SEED,
+    load_file,
     load_tasks,
-    load_text,
     open_index,
     quieten,
 )
@@ -39,6 +39,7 @@ class LoadedTasks:
         prepared: Tasks of lm-eval and of text files, by name.
         functions: Tasks that are a user's Python functions, by name.
         lengths: Tasks that measure the length of answers to another, by name.
+        preferences: Names of the tasks that are files of preferences.
         bounds: By name, the bounds of scores that the study gives.
         code: SHA-256 of each Python file that tasks were allowed to run.
         warnings: Messages for the user.
@@ -47,6 +48,7 @@ class LoadedTasks:
     prepared: dict[str, Prepared] = field(default_factory=dict)
     functions: dict[str, FunctionTask] = field(default_factory=dict)
     lengths: dict[str, LengthTask] = field(default_factory=dict)
+    preferences: set[str] = field(default_factory=set)
     bounds: dict[str, tuple[float, ...]] = field(default_factory=dict)
     code: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -75,7 +77,7 @@ def load(
     requests = [TaskRequest(task) if isinstance(task, str) else task for task in tasks]
     if not requests:
         raise UserError("expected at least one task to score, but `tasks` is empty")
-    of_lm_eval = [task for task in requests if not (task.text or task.function or task.tokens_of)]
+    of_lm_eval = [task for task in requests if not (task.file or task.function or task.tokens_of)]
     names = [task.name for task in of_lm_eval]
     manager = open_index(names, folders) if names else None
     loaded = LoadedTasks()
@@ -94,18 +96,20 @@ def load(
             if request.bounds is not None:
                 loaded.bounds[request.name] = request.bounds
             continue
-        if request.text is None:
+        if request.file is None:
             assert manager is not None
             if not allow_task_code:
                 refuse_code(request.name, manager.task_index, BUILT_IN)
             members = load_tasks(request.name, manager, allow_task_code)
         else:
-            members = {request.name: load_text(request)}
+            members = {request.name: load_file(request)}
+            if request.preferences is not None:
+                loaded.preferences.add(request.name)
         for name, task in members.items():
             if name in loaded.prepared:
                 raise UserError(f"task '{name}' is asked for twice (once in '{request.name}')")
-            entry = manager.task_index.get(name) if manager and request.text is None else None
-            source = entry.yaml_path if entry else request.text
+            entry = manager.task_index.get(name) if manager and request.file is None else None
+            source = entry.yaml_path if entry else request.file
             with named(name, source):
                 set_fewshot(task, request.num_fewshot, prompting.num_fewshot, seed)
                 if prompting.gen_kwargs and task.OUTPUT_TYPE == "generate_until":
@@ -122,7 +126,7 @@ def load(
                 )
                 if request.bounds is not None:
                     loaded.bounds[name] = request.bounds
-                if request.text is None:
+                if request.file is None:
                     loaded.warnings.extend(task_warnings(name, task, source, BUILT_IN))
                     if request.cluster is None:
                         documents = list(loaded.prepared[name].documents.values())

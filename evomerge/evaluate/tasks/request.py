@@ -22,6 +22,7 @@ class TaskRequest:
         num_fewshot: Examples in the prompt; ``None`` leaves it to the study and the task.
         text: A text file whose bits per byte are the task (`text_task`).
         chunk_bytes: Size of a chunk of the text, which is one document of the task.
+        preferences: A file of answers chosen and rejected (`preference_task`).
         function: A user's function that scores the model (`function_task`).
         tokens_of: Another task, the length of whose answers is the score (`length_task`).
         items: Number of items that the function scores; ``None`` if it gives one number.
@@ -35,11 +36,17 @@ class TaskRequest:
     num_fewshot: int | None = None
     text: Path | None = None
     chunk_bytes: int = CHUNK_BYTES
+    preferences: Path | None = None
     function: str | None = None
     tokens_of: str | None = None
     items: int | None = None
     bounds: tuple[float, ...] | None = None
     cluster: str | None = None
+
+    @property
+    def file(self) -> Path | None:
+        """The file that the task's documents are read from; ``None`` for lm-eval's own tasks."""
+        return self.text or self.preferences
 
 
 @dataclass(frozen=True)

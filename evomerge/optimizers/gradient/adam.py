@@ -20,7 +20,7 @@ from evomerge.optimizers.optimizer import Optimizer
 from evomerge.recipe.space.dimension import Dimension, Point
 
 Floats = NDArray[np.float64]
-LOSSES = ("answers", "margin", "entropy")
+LOSSES = ("answers", "margin", "entropy", "line", "dpo")
 _TINY = 1e-12  # keeps a gradient of 0 from dividing by 0
 
 
@@ -39,7 +39,8 @@ class Adam(Optimizer):
         steps: How many points it asks for; then it stops. ``None`` goes on while it is asked.
         loss: What the gradient is of: ``answers``, the cross entropy of the right answers;
             ``margin``, the smooth score; ``entropy``, that of what the model says by itself, which
-            takes no right answers (AdaMerging).
+            takes no right answers (AdaMerging); ``line``, of ``answers`` at five points on the line
+            from each task's best parent (MC-SGD); ``dpo``, of tasks of preferences (SOMF).
         decay: How strongly it is drawn back to the start.
         beta1: Weight of the past in m.
         beta2: Weight of the past in v.

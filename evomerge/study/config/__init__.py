@@ -9,6 +9,7 @@ from evomerge.study.config.search import SearchConfig, ThenConfig
 from evomerge.study.config.study import StudyConfig
 from evomerge.study.config.tasks import (
     FunctionTaskConfig,
+    PreferencesTaskConfig,
     TaskConfig,
     TextTaskConfig,
     TokensTaskConfig,
@@ -21,6 +22,7 @@ __all__ = [
     "FunctionTaskConfig",
     "ItemsConfig",
     "OutputConfig",
+    "PreferencesTaskConfig",
     "SearchConfig",
     "StudyConfig",
     "TaskConfig",

@@ -41,6 +41,7 @@ class TaskConfig:
             return TaskConfig, {"name": value}
         by_key = {
             "text": TextTaskConfig,
+            "preferences": PreferencesTaskConfig,
             "function": FunctionTaskConfig,
             "tokens_of": TokensTaskConfig,
         }
@@ -84,6 +85,24 @@ class TextTaskConfig(TaskConfig):
         if not Path(text).is_file():
             raise UserError(f"{where}: {self.name}: there is no file {text}")
         return dataclasses.replace(self, text=text)
+
+
+@dataclass(frozen=True)
+class PreferencesTaskConfig(TaskConfig):
+    """Answers chosen and rejected: is the chosen one likelier? The loss ``dpo`` learns from them.
+
+    Attributes:
+        preferences: A file of JSON lines, ``{"prompt": …, "chosen": …, "rejected": …}``.
+    """
+
+    preferences: str = ""
+
+    def located(self, absolute: Callable[[str], str], where: str) -> TaskConfig:
+        """Return the task with its file's whole path."""
+        preferences = absolute(self.preferences)
+        if not Path(preferences).is_file():
+            raise UserError(f"{where}: {self.name}: there is no file {preferences}")
+        return dataclasses.replace(self, preferences=preferences)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 from evomerge import methods
@@ -14,9 +15,15 @@ from evomerge.recipe.space.simplex import pulled_back
 from evomerge.recipe.space.slopes import Coefficient, slopes
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.recipe.space.template import tensors_of
-from evomerge.study.config import FunctionTaskConfig, StudyConfig, TokensTaskConfig
+from evomerge.study.config import (
+    FunctionTaskConfig,
+    PreferencesTaskConfig,
+    StudyConfig,
+    TokensTaskConfig,
+)
 from evomerge.study.context import StudyRun
 from evomerge.study.journal.record import Record
+from evomerge.study.statistics.outcome import sign
 from evomerge.study.wanted import Items, Wanted, WantedGradient
 from evomerge.study.workers.requests import Gradients
 
@@ -100,6 +107,13 @@ def without_gradient(config: StudyConfig, loss: str = "answers") -> str | None:
             "evaluate.fitness: metric has none: set fitness: smooth, which looks at the likelihood "
             "of right answers, or search.optimizer: catcma"
         )
+    if loss == "dpo" and not any(
+        isinstance(t, PreferencesTaskConfig) and t.weight for t in evaluate.tasks
+    ):
+        return (
+            "the loss dpo needs preferences to learn from: add a task {name: …, preferences: "
+            "FILE}, or leave options.loss out"
+        )
     functions = [t.name for t in evaluate.tasks if isinstance(t, FunctionTaskConfig) and t.weight]
     if functions:
         return f"task '{functions[0]}' is a function, which has none: set search.optimizer: catcma"
@@ -125,8 +139,24 @@ def wanted_gradient(
     """Ask for outcomes of trials on items, and the gradient of the loss beside them."""
     tasks = study.record.tasks_of("search")
     weights = item_weights({task: tasks[task]["weight"] for task in items}, items)
-    gradient = WantedGradient(optimizer.loss, weights, optimizer.piecewise, chain)
+    lines = lines_of(study.record, items) if optimizer.loss == "line" else None
+    gradient = WantedGradient(optimizer.loss, weights, optimizer.piecewise, lines, chain)
     return Wanted(trials, items, score_kind_of(optimizer.loss), "search", gradient)
+
+
+def lines_of(record: Record, tasks: Iterable[str]) -> dict[str, str]:
+    """Return, of each task, the parent that was best at it among the anchors."""
+    parents = [trial for trial in record.trials.values() if trial.kind == "parent"]
+    by_parent = {
+        trial.recipe["models"][0]["model"]: record.scores(trial.number) for trial in parents
+    }
+    return {
+        task: max(
+            by_parent,
+            key=lambda model: sign(record.tasks[task]) * by_parent[model].get(task, -math.inf),
+        )
+        for task in tasks
+    }
 
 
 def item_weights(weights: Mapping[str, float], items: Items) -> dict[str, float]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from evomerge.study.config import (
     EvaluateConfig,
     FunctionTaskConfig,
+    PreferencesTaskConfig,
     StudyConfig,
     TextTaskConfig,
     TokensTaskConfig,
@@ -37,7 +38,7 @@ def reproduce(
         ``None`` where no model is exported, or no task is lm-eval's.
     """
     evaluate = config.evaluate
-    kinds = (TextTaskConfig, FunctionTaskConfig, TokensTaskConfig)
+    kinds = (TextTaskConfig, PreferencesTaskConfig, FunctionTaskConfig, TokensTaskConfig)
     ours = {task.name for task in evaluate.tasks if isinstance(task, kinds)}
     tasks = [task for task in items if task not in ours]
     if not config.output.save_model or not tasks:

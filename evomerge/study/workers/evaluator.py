@@ -34,6 +34,7 @@ from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.evaluate.scorer import Scorer
 from evomerge.evaluate.tasks.harness import Harness
 from evomerge.merge.build import fill, live_digest, live_tensors, write
+from evomerge.merge.gradient.segment import alone
 from evomerge.merge.live_layout import views
 from evomerge.merge.output.merged_adapter import NoAdapterError, write_merged_adapter
 from evomerge.merge.parents.nested import open_parents, with_merges
@@ -237,15 +238,12 @@ class Evaluator:
         if other is not None:
             return other._gradient(request)
         scorer, model = self.scorer(request.halvings), self.live_model()
+        if request.loss == "dpo" and (new := scorer.without_reference(request.items)):
+            self._build(alone(self.config.base_model, recipe))
+            scorer.refer(new)
         plan, parents, seconds = self._build(recipe)
         computed = gradient(request, scorer, model, plan, parents)
-        return Gradients(
-            rows=[row.as_written() for row in computed.rows],
-            seconds={"build": seconds, "forward": scorer.seconds},
-            loss=computed.loss,
-            coefficients=[(*key, value) for key, value in computed.coefficients.items()],
-            by_factors=computed.by_factors,
-        )
+        return computed.answer(request.loss, {"build": seconds, "forward": scorer.seconds})
 
     def _build(self, recipe: Recipe) -> tuple[MergePlan, Parents, float]:
         """Write a recipe into the live model, unless it is there.

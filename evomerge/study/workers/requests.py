@@ -77,6 +77,8 @@ class Gradient:
         loss: A name in `evaluate.gradient.losses.FUNCTIONS`.
         weights: What the loss of one item of each task counts.
         piecewise: Whether coefficients count that elect signs, with all signs as they are.
+        lines: By task, the parent at the other end of its line; for the loss ``line``.
+        measure: Whether to count the memory that it takes.
         parents: The study stops if the parents differ from these.
         halvings: As for `Evaluate`.
     """
@@ -86,6 +88,8 @@ class Gradient:
     loss: str
     weights: Mapping[str, float]
     piecewise: bool = False
+    lines: Mapping[str, str] | None = None
+    measure: bool = False
     parents: ExpectedParents | None = None
     halvings: int = 0
 
@@ -204,11 +208,15 @@ class Gradients(Scores):
         loss: The weighted sum of the items' losses.
         coefficients: [parameter, tensor, model, derivative of the loss by it] of each.
         by_factors: Whether adapters' factors were enough, without a gradient of the weights.
+        passes: How often the items went forward and backward.
+        memory: Bytes for each purpose, in words; empty unless it was measured.
     """
 
     loss: float = 0.0
     coefficients: Sequence[tuple[str, str, str, float]] = ()
     by_factors: bool = False
+    passes: int = 1
+    memory: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from evomerge.evaluate.tasks.request import TaskRequest
 from evomerge.study.config import (
     EvaluateConfig,
     FunctionTaskConfig,
+    PreferencesTaskConfig,
     TaskConfig,
     TextTaskConfig,
     TokensTaskConfig,
@@ -45,6 +46,8 @@ def _requested(one: TaskConfig) -> TaskRequest:
     plain = TaskRequest(one.name, one.metric, one.weight, bounds=one.bounds, cluster=one.cluster)
     if isinstance(one, TextTaskConfig):
         return replace(plain, text=Path(one.text), chunk_bytes=one.chunk_bytes)
+    if isinstance(one, PreferencesTaskConfig):
+        return replace(plain, preferences=Path(one.preferences))
     if isinstance(one, FunctionTaskConfig):
         return replace(plain, function=one.function, items=one.items)
     if isinstance(one, TokensTaskConfig):

@@ -173,3 +173,77 @@ def test_scores_in_float32_are_those_of_the_rounded_weights_that_are_exported(
     model, tokenizer = load_model(tmp_path / "out", torch.float32)
     rows = Scorer(model, tokenizer, finer.harness, 64).score(ITEMS, "smooth")
     assert [row.as_written() for row in rows] == scored.rows
+
+
+def test_the_loss_along_lines_is_the_mean_over_five_points_and_its_gradient_their_difference(
+    evaluator: Evaluator,
+) -> None:
+    one, two = evaluator.config.models
+    lines = {"small_choice": one, "small_write": two}
+
+    def at(weight: float) -> Any:
+        recipe = recipe_of(evaluator, weight)
+        return evaluator.handle(Gradient(recipe, ITEMS, "line", WEIGHTS, lines=lines))
+
+    answer = at(0.5)
+    assert isinstance(answer, Gradients)
+    assert answer.passes == 5
+    total = 0.0
+    for a in (0.2, 0.4, 0.6, 0.8, 1.0):  # by recipes: base + a merge + (1 - a) the parent's delta
+        for task, parent in lines.items():
+            weights = {m: a * 0.5 + (1 - a) * (m == parent) for m in evaluator.config.models}
+            models = [{"model": m, "parameters": {"weight": w}} for m, w in weights.items()]
+            recipe = {**recipe_of(evaluator), "models": models}
+            items, alone = {task: ITEMS[task]}, {task: WEIGHTS[task]}
+            point = evaluator.handle(Gradient(recipe, items, "answers", alone))
+            assert isinstance(point, Gradients)
+            total += point.loss / 5
+    assert answer.loss == pytest.approx(total, rel=1e-5)
+    ends = [at(0.5 + step).loss for step in (1e-2, -1e-2)]
+    slope = sum(value for p, _, _, value in answer.coefficients if p == "weight")
+    assert slope == pytest.approx((ends[0] - ends[1]) / 2e-2, rel=2e-2)
+    plain = evaluator.handle(Evaluate(recipe_of(evaluator), [ITEMS], "smooth"))
+    assert isinstance(plain, Scores)  # the merge is in the live model again
+    assert [row[:2] for row in answer.rows] == [row[:2] for row in plain.rows]
+    for ours, theirs in zip(answer.rows, plain.rows, strict=True):
+        assert ours[3] == pytest.approx(theirs[3], abs=2e-4)
+
+
+def test_when_memory_runs_out_on_a_line_all_its_points_are_repeated(evaluator: Evaluator) -> None:
+    lines = dict.fromkeys(ITEMS, evaluator.config.models[0])
+    request = Gradient(recipe_of(evaluator), ITEMS, "line", WEIGHTS, lines=lines)
+    evaluator.scorer()._backward.rows = 32  # another test may have halved them
+    expected = evaluator.handle(request)
+    rows: list[int] = []
+
+    def full_at_the_third_point(_: Any, __: Any, arguments: dict[str, Any]) -> None:
+        rows.append(len(arguments["input_ids"]))
+        if len(rows) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    live = evaluator.live_model()
+    hook = live.register_forward_pre_hook(full_at_the_third_point, with_kwargs=True)
+    try:
+        answer = evaluator.handle(request)
+    finally:
+        hook.remove()
+    assert isinstance(expected, Gradients)
+    assert isinstance(answer, Gradients)
+    assert rows[:3] == rows[:1] * 3
+    assert evaluator.scorer().rows_at_once == 16
+    assert answer.loss == pytest.approx(expected.loss, rel=1e-5)
+    pairs = zip(answer.coefficients, expected.coefficients, strict=True)
+    assert all(a[3] == pytest.approx(b[3], rel=1e-3, abs=1e-6) for a, b in pairs)
+
+
+def test_the_memory_of_a_gradient_is_weights_gradient_and_activations(evaluator: Evaluator) -> None:
+    request = Gradient(recipe_of(evaluator), ITEMS, "answers", WEIGHTS, measure=True)
+    answer = evaluator.handle(request)
+    assert isinstance(answer, Gradients)
+    size = sum(p.numel() * p.element_size() for p in evaluator.live_model().parameters())
+    assert answer.memory["of weights"] == answer.memory["of their gradient"] == size
+    assert answer.memory["of activations"] > 0
+    unmeasured = evaluator.handle(replace(request, measure=False))
+    assert isinstance(unmeasured, Gradients)
+    assert not unmeasured.memory
+    assert unmeasured.coefficients == answer.coefficients
