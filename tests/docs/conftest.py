@@ -32,6 +32,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     document["evaluate"]["items"]["per_generation"] = 8
     (home / "study.yaml").write_text(json.dumps(document))
     (home / "prose.txt").write_text("A text to read.\n")
+    preference = {"prompt": "Say a word:", "chosen": " w1", "rejected": " w2"}
+    (home / "safe.jsonl").write_text(json.dumps(preference) + "\n")
     document["search"]["seed"] = 7
     (home / "other-seed.yaml").write_text(json.dumps(document))
     with pytest.MonkeyPatch.context() as patch:
