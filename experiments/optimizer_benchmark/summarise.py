@@ -26,7 +26,7 @@ class Zoo:
         self.searches = [line for line in lines if "labels" not in line]
         self.labelled = [line for line in lines if "labels" in line]
         measured = json.loads((folder / "anchors.json").read_text())
-        self.anchors, self.anchors_watched = measured["held_out"], measured["watched"]
+        self.anchors, self.anchors_watched = measured["held_out"], measured.get("watched", {})
         self.anchor_name = max(self.anchors, key=self.anchors.get)
         self.anchor = self.anchors[self.anchor_name]
         by_scores = [s for s in self.searches if not _by_gradients(s["arm"])]
@@ -215,7 +215,7 @@ def early(zoo: Zoo) -> list[str]:
 
     Each as a gain over the best anchor on the same items: answers on the way were judged on fewer.
     """
-    there = zoo.anchors_watched[zoo.anchor_name]
+    there = zoo.anchors_watched.get(zoo.anchor_name, 0.0)
     rows = []
     for space, arms in zoo.table.items():
         if RIVAL not in arms:

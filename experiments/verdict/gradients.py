@@ -5,7 +5,7 @@
 Each study has a base and three parents that are copies of it with independent noise, so that none
 is better than another but by chance, and two tasks whose right answers are another model's: the
 base's with a larger change. Adam searches a weight for each tensor and parent; the product's own
-race and verdict follow. Afterwards the winner and every parent answer 20,000 new questions, which
+race and verdict follow. Afterwards the winner and every parent answer 4,000 new questions, which
 says what was true. One JSON line a study in WORK/studies.jsonl, where it also resumes.
 """
 
@@ -25,8 +25,8 @@ from evomerge.study.config import StudyConfig
 from evomerge.study.study import Study
 from tests.study import small_study
 
-WORDS, WIDTH, FRESH, STEPS, CHANGE = len(small_study.WORDS), 32, 20_000, 16, 0.05
-small_study.N_DOCUMENTS = 200
+WORDS, WIDTH, FRESH, STEPS, CHANGE = len(small_study.WORDS), 32, 4_000, 10, 0.05
+small_study.N_DOCUMENTS = 120
 
 
 def write_zoo(folder: Path, seed: int, noise: float) -> None:
