@@ -32,6 +32,32 @@ make_zoo('$work/zoo-$zoo', architecture='${architecture[$zoo]}')"
   mkdir -p "$here/results/$zoo"
   python "$here/shorten.py" "$work/$zoo" "$here/results/$zoo"
 done
+
+# Other zoos, fewer arms: does what holds on those two hold on others?
+for seed in 1 2 3; do
+  python -c "from evomerge.demo.zoo import make_zoo
+make_zoo('$work/zoo-demo-$seed', seed=$seed)"
+done
+python "$here/letters_zoo.py" "$work/zoo-letters"
+for zoo in demo-1 demo-2 demo-3 letters; do
+  bench() { python "$here/bench.py" "$work/zoo-$zoo" "$work/$zoo" --brief --seeds 0 1 2 "$@"; }
+  for budget in 1120 3360; do
+    bench --spaces tensor --budget $budget --arms "adam alone"
+  done
+  bench --spaces tensor component parts depth --arms adam
+  bench --spaces parts depth --arms "coarse_to_fine, 4 items" "catcma, 4 items" "cmaes, 4 items"
+  bench --spaces parts depth --arms tpe random mergekit-evolve mergenetic
+  bench --spaces parts --arms hybrid
+  mkdir -p "$here/results/$zoo"
+done
+for labels in 4 16 64; do
+  zoo=letters
+  bench --labels $labels --spaces tensor component parts --budget 3360 --arms "adam alone"
+  bench --labels $labels --spaces parts --arms "catcma, 4 items"
+done
+for zoo in demo-1 demo-2 demo-3 letters; do
+  python "$here/shorten.py" "$work/$zoo" "$here/results/$zoo"
+done
 python "$here/replay.py" pack "$work/demo" "$here/results/demo/matrices_parts.npz"
 python "$here/replay.py" fit "$here/results/demo/matrices_parts.npz" \
   "$here/results/demo/surrogate_parts.npz"

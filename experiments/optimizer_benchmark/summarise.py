@@ -31,7 +31,8 @@ class Zoo:
         self.anchor = self.anchors[self.anchor_name]
         by_scores = [s for s in self.searches if not _by_gradients(s["arm"])]
         self.known = max(s["held_out"] for s in by_scores)
-        self.budget = statistics.mode(s["budget"] for s in self.searches)
+        whole = (s["budget"] for s in self.searches if s["arm"] != "adam alone")
+        self.budget = statistics.mode(whole)
         self.table: dict[str, dict[str, dict[int, dict]]] = {}
         for search in self.searches:
             if search["budget"] == self.budget:

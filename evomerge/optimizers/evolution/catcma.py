@@ -30,8 +30,8 @@ class CatCma(Optimizer):
     Integers keep a margin: a smallest probability of leaving the current value. So do choices,
     whose table starts half-way between even and certain of the initial choice. Samples outside
     the bounds are clipped to them and pay for the distance in their rank. The first point of all is
-    the initial one; while it is better than every point of the last three generations, it is what
-    `mean` says.
+    the initial one; while it is better than the better halves of the last three generations, it is
+    what `mean` says.
 
     Args:
         sigma: First standard deviation, as a share of each dimension's range (see `CmaEs`).

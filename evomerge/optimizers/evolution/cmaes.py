@@ -58,7 +58,7 @@ class CmaEs(Optimizer):
     piles up on a bound. An integer is searched as a continuum cut into cells, with a smallest
     standard deviation that keeps neighbouring values in reach; a choice is searched by its index
     in the list, which suits ordered choices (`catcma` treats choices as categories). The first
-    point of all is the initial one; while it is better than every point of the last three
+    point of all is the initial one; while it is better than the better halves of the last three
     generations, it is what `mean` says.
 
     Args:

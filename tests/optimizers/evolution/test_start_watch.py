@@ -1,5 +1,6 @@
 """A start that is better than all about it stays the answer."""
 
+import numpy as np
 import pytest
 
 from evomerge.optimizers import create
@@ -40,17 +41,16 @@ def test_a_start_that_others_beat_is_left(name):
     assert mean_after(name, 6, sum) != START
 
 
-def test_only_the_last_three_generations_count():
+def test_the_better_halves_of_the_last_three_generations_count():
     watch = StartWatch()
     assert not watch.leads
-    watch.learn([0.5, 0.9])
+    watch.learn([0.5, 0.9, 0.1, 0.7])  # (0.9 + 0.7) / 2, the start left out
     assert not watch.leads
-    for _ in range(2):
-        watch.learn([0.1, 0.2])
-        assert not watch.leads
-    watch.learn([0.1, 0.2])
+    watch.learn([0.4, 0.2, None, 0.0])  # (0.4 + 0.2) / 2; with the 0.8 of before 0.55
+    assert not watch.leads
+    watch.learn([0.3, None, None, None])  # 1.4 / 3
     assert watch.leads
-    watch.learn([0.5])  # not better
+    watch.learn([0.9, 0.9])  # 0.3, 0.3 and 0.9: as good as the start
     assert not watch.leads
 
 
@@ -62,3 +62,9 @@ def test_a_failed_start_and_generations_of_failures_say_nothing():
     watch = StartWatch()
     watch.learn([0.5, None])
     assert not watch.leads
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_where_all_is_alike_but_for_noise_the_start_is_left(name):
+    draw = np.random.default_rng(3)
+    assert mean_after(name, 6, lambda point: 0.0 if point == START else draw.normal()) != START
