@@ -23,6 +23,18 @@ def number(value: float | None, sign: bool = False) -> str:
     return f"{value:{'+' if sign else ''},.{digits}f}".replace("-", "−")
 
 
+def tiny(value: float) -> str:
+    """Write a number that may be tiny, as a product with a power of ten.
+
+    >>> tiny(0.0123), tiny(6.94e-05)
+    ('0.012', '6.94 · 10⁻⁵')
+    """
+    if value == 0 or value >= 0.001:
+        return number(value)
+    digits, power = f"{value:.2e}".split("e")
+    return f"{digits} · 10" + str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
 def interval(low: float, high: float) -> str:
     """Return both ends of an interval of differences.
 

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from evomerge.report.numbers import duration, moment, number, percent, plural
+from evomerge.report.numbers import duration, moment, number, percent, plural, tiny
 from evomerge.study.journal.events import SearchEndedEvent
 from evomerge.study.journal.outcomes import Written
 from evomerge.study.journal.record import Record
@@ -139,7 +139,7 @@ def status_text(record: Record, driver: Driver | None = None) -> str:
         lines.append(("random", control_text(s["control"])))
     if s["front"]:
         front = plural(len(s["front"]["trials"]), "trial")
-        volume = f"hypervolume above the reference {s['front']['hypervolume']:.2g}"
+        volume = f"hypervolume above the reference {tiny(s['front']['hypervolume'])}"
         lines.append(("front", f"{front} that no other beats, {volume}"))
     share = "" if s["forward_share"] is None else f", {percent(s['forward_share'])} of it forward"
     spent = f"{duration(s['seconds']['total'])} of workers' time{share}"

@@ -36,6 +36,8 @@ def execute(monkeypatch):
         assert len(settings) == 1, "a notebook has one cell tagged `parameters`"
         settings[0].source = "\n".join(f"{k} = {v!r}" for k, v in parameters.items())
         NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+        outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
+        run.images = sum("image/png" in out.get("data", {}) for out in outputs)
         return "".join(
             out.text
             for cell in notebook.cells
@@ -55,6 +57,7 @@ def test_a_first_search(execute, tmp_path):
     printed = execute("01", folder=folder, zoo_size=SMALL_ZOO, trials=14, workers=1)
     assert "mprovement shown" in printed
     assert (tmp_path / "demo" / "notebook-run" / "verdict.json").is_file()
+    assert execute.images == 3  # plots of one notebook are all shown, not the first alone
 
 
 def test_writing_a_merge_method(execute, zoo, tmp_path):
@@ -91,6 +94,18 @@ def test_from_mergekit_evolve(execute, zoo, tmp_path):
     )
     assert "mprovement shown" in printed
     assert "merge_method: task_arithmetic" in printed
+
+
+@pytest.mark.parametrize("number", NOTEBOOKS)
+def test_a_notebook_is_stored_with_what_it_shows_and_without_noise(number):
+    notebook = nbformat.read(NOTEBOOKS[number], as_version=4)
+    outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
+    assert outputs
+    assert not [out for out in outputs if out.output_type == "error"]
+    text = "".join(out.get("text", "") for out in outputs if out.output_type == "stream")
+    assert "Warning" not in text
+    assert "Loading weights" not in text
+    assert len(json.dumps(notebook)) < 400_000
 
 
 def test_every_notebook_is_run_by_a_test_of_its_own():

@@ -43,7 +43,7 @@ def test_the_status_of_a_finished_study_reads_as_a_few_lines():
         "rank correlation with the metric 0.75",
         "cost    1 min 28 s of workers' time, 50 % of it forward; 81 item evaluations",
         "failed  1 oom; last: oom: out of memory",
-        "verdict Improvement shown: trial 6 scores +0.3125 (-0.1 to +0.7) (95 % intervals).",
+        "verdict Improvement shown: trial 6 scores +0.3125 [-0.100, +0.700]; 95 % intervals.",
     ]
 
 

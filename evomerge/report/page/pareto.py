@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from evomerge.report.charts.frame import frame
 from evomerge.report.charts.layout import HALF, WIDTH, Entry, is_narrow, legend, responsive
-from evomerge.report.numbers import number, plural
+from evomerge.report.numbers import number, plural, tiny
 from evomerge.report.run import Run
 from evomerge.study.statistics.correlation import rank_correlation
 from evomerge.study.trial import front_of
@@ -65,20 +65,8 @@ def section(run: Run) -> dict[str, Any]:
         "front": len(ahead),
         "of": len(gains),
         "pairs": len(names) * (len(names) - 1) // 2,
-        "hypervolume": _small(front["hypervolume"]),
+        "hypervolume": tiny(front["hypervolume"]),
     }
-
-
-def _small(value: float) -> str:
-    """Write a number that may be tiny, as a product with a power of ten.
-
-    >>> _small(0.0123), _small(6.94e-05)
-    ('0.012', '6.94 · 10⁻⁵')
-    """
-    if value == 0 or value >= 0.001:
-        return number(value)
-    digits, power = f"{value:.2e}".split("e")
-    return f"{digits} · 10" + str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def _trade_offs(names: Sequence[str], trials: Sequence[Scored]) -> list[tuple[int, int]]:

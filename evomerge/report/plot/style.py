@@ -11,25 +11,7 @@ SEARCH, BASELINE, RANDOM, OTHER, INK = "#0b6bb3", "#c2511b", "#7e5aa6", "#a3abb5
 RUNS = ("#5c6b1f", "#96405f", "#2b6f7d", "#7a5a1e", "#585f9c", "#6e4a3a")
 DIVERGING = ("#9c2f6e", "#eef0f3", "#1b6a3a")  # low, 0, high
 
-_RULES: Any = {
-    "font.size": 9.5,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#59636e",
-    "axes.labelcolor": "#59636e",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#dfe3e8",
-    "grid.linewidth": 0.8,
-    "xtick.color": "#59636e",
-    "ytick.color": "#59636e",
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "figure.dpi": 110,
-}
+_LINES, _WORDS = "#dfe3e8", "#59636e"
 
 
 def axes(ax: Any, size: tuple[float, float]) -> Any:
@@ -39,15 +21,23 @@ def axes(ax: Any, size: tuple[float, float]) -> Any:
         UserError: matplotlib is not installed.
     """
     try:
-        from matplotlib import pyplot, rc_context
+        from matplotlib import pyplot
     except ModuleNotFoundError:
         raise UserError(
             "plots need the package matplotlib: python -m pip install 'evomerge[plot]'"
         ) from None
     if ax is not None:
         return ax
-    with rc_context(_RULES):
-        _, made = pyplot.subplots(figsize=size, layout="constrained")
+    # No rc_context: where it is around a notebook's first figure, it undoes what shows the next.
+    _, made = pyplot.subplots(figsize=size, layout="constrained", dpi=110)
+    made.spines[["top", "right"]].set_visible(False)
+    made.spines[["left", "bottom"]].set_color(_WORDS)
+    made.tick_params(colors=_WORDS, labelsize=9)
+    made.xaxis.label.set(color=_WORDS, size=9.5)
+    made.yaxis.label.set(color=_WORDS, size=9.5)
+    made.title.set(size=10.5, weight="bold")
+    made.grid(True, color=_LINES, linewidth=0.8)
+    made.set_axisbelow(True)
     return made
 
 

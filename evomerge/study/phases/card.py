@@ -57,7 +57,7 @@ def _results(verdict: Verdict, record: Record) -> str:
         f"|---|---|---|{'---|' * len(heads)}",
     ]
     for task, spec in record.tasks_of("holdout").items():
-        cells = [f"{scores[name][task]:.4f}" for name in names]
+        cells = [f"{scores[name][task]:.3f}" for name in names]
         lines.append(f"| {task} | {spec['metric']} | {len(pools[task])} | {' | '.join(cells)} |")
     if verdict.comparisons:
         which = f"{race_winner}, which won the race," if "race_winner" in scores else "this model"
@@ -67,8 +67,9 @@ def _results(verdict: Verdict, record: Record) -> str:
             "|---|---|---|---|---|",
         ]
     for c in verdict.comparisons:
-        interval = f"{c.low:+.4f} to {c.high:+.4f}"
-        lines.append(f"| {c.against} | {c.difference:+.4f} | {interval} | {c.wins} | {c.losses} |")
+        interval = f"[{c.low:+.3f}, {c.high:+.3f}]"
+        counts = f"{c.wins:,} | {c.losses:,}"
+        lines.append(f"| {c.against} | {c.difference:+.3f} | {interval} | {counts} |")
     lines.append(f"\n{verdict.note}".rstrip())
     if record.exported is not None and record.exported.weights_digest:
         lines.append(f"\nWeights digest: `{record.exported.weights_digest}`.")

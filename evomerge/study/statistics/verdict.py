@@ -183,10 +183,10 @@ def broken(results: Sequence[ConstraintResult]) -> str:
     """Return the constraints that are broken, in words.
 
     >>> broken([ConstraintResult("qa >= base", score=0.5, limit=0.625, kept=False)])
-    'qa >= base (0.5000, the limit is 0.6250)'
+    'qa >= base (0.500, the limit is 0.625)'
     """
     return ", ".join(
-        f"{result.constraint} ({result.score:.4f}, the limit is {result.limit:.4f})"
+        f"{result.constraint} ({result.score:.3f}, the limit is {result.limit:.3f})"
         for result in results
         if not result.kept
     )

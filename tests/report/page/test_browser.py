@@ -77,3 +77,60 @@ def test_the_page_opens_offline_with_no_complaint_and_draws_every_section(tmp_pa
     assert buttons  # hidden without script; our script showed them, so the policy let it run
     assert not any("hidden" in attributes for attributes in buttons)
     assert [a for tag, a in dom.elements if tag == "clippath"]  # charts can be zoomed
+
+
+ACTIONS = """
+addEventListener("load", () => {
+  const said = [];
+  const svg = [...document.querySelectorAll("svg")].find(
+    (s) => s.getAttribute("aria-label") === "Gain over the reference anchor by generation");
+  const marks = svg.querySelector("g.marks"), dot = marks.querySelector("circle[data-trial]");
+  const box = svg.getBoundingClientRect(), scale = box.width / svg.viewBox.baseVal.width;
+  const [left, top, width, height] = marks.dataset.box.split(",").map(Number);
+  const at = (x, y) => ({clientX: box.left + x * scale, clientY: box.top + y * scale, bubbles: true,
+    pointerId: 1, button: 0, pointerType: "mouse"});
+  svg.setPointerCapture = () => {};
+  const labels = () => [...svg.querySelectorAll("g.ax text")].map((t) => t.textContent).join(" ");
+  const before = [dot.getAttribute("cx"), labels()];
+  svg.dispatchEvent(new PointerEvent("pointerdown", at(left + 5, top + 5)));
+  svg.dispatchEvent(new PointerEvent("pointerup", at(left + width / 2, top + height / 2)));
+  said.push("zoomed " + svg.classList.contains("zoomed"));
+  said.push("moved " + (dot.getAttribute("cx") !== before[0]), "ticks " + (labels() !== before[1]));
+  svg.dispatchEvent(new MouseEvent("dblclick", at(left + 5, top + 5)));
+  const isBack = Math.abs(dot.getAttribute("cx") - before[0]) < 0.01 && labels() === before[1];
+  said.push("back " + isBack);
+  dot.dispatchEvent(new PointerEvent("pointerover", at(left + 5, top + 5)));
+  said.push("tip " + document.getElementById("tip").innerText.replace(/\\n/g, " / "));
+  const input = document.querySelector("[data-filter]");
+  input.value = "0.875";
+  input.dispatchEvent(new Event("input"));
+  const rows = [...document.querySelectorAll("#trial-table tbody tr")];
+  said.push("rows " + rows.filter((row) => !row.hidden).length + " of " + rows.length);
+  const result = document.createElement("pre");
+  result.textContent = said.join("; ");
+  document.body.append(result);
+});
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the path")
+def test_dragging_zooms_hovering_tells_and_the_table_filters(tmp_path):
+    path = write_report(bench.write(tmp_path / "run", several_objectives()))
+    text = path.read_text("utf-8").replace("script-src 'sha256-", "script-src 'unsafe-inline' 'no-")
+    path.write_text(text.replace("</body>", f"<script>{ACTIONS}</script></body>"), "utf-8")
+    result = subprocess.run(
+        [
+            *(CHROMIUM, *FLAGS, "--window-size=1280,900"),
+            f"--user-data-dir={tmp_path / 'profile'}",
+            path.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert (
+        "zoomed true; moved true; ticks true; back true; "
+        "tip trial 4, generation 0: +0.025 / left weight[0]: 0.250 / left weight[1]: 1.000; "
+        "rows 1 of 3"
+    ) in result.stdout

@@ -210,8 +210,8 @@ def test_a_winner_that_breaks_a_constraint_is_neither_an_improvement_nor_recomme
     assert result.constraints[0] == ConstraintResult("qa <= 0.5", 0.9, 0.5, kept=False)
     said = result.sentence
     assert said.startswith(
-        "No improvement shown: on held-out items trial 9 breaks qa <= 0.5 (0.9000, the limit is "
-        "0.5000), which it keeps on those of the race. anchor 1, which needs no search, keeps "
+        "No improvement shown: on held-out items trial 9 breaks qa <= 0.5 (0.900, the limit is "
+        "0.500), which it keeps on those of the race. anchor 1, which needs no search, keeps "
         "every constraint and is recommended. Constraints aside, trial 9 scores +0.300 ["
     )
     assert said.count("recommended") == 1
