@@ -98,7 +98,7 @@ def test_the_card_of_a_run_holds_its_results_as_the_hub_reads_them(finished: Pat
     assert card.data.base_model is None  # its parents are folders, which the hub cannot link to
     assert verdict["sentence"] in card.text
     for comparison in verdict["comparisons"]:
-        row = f"| {comparison['against']} | {comparison['difference']:+.4f} | "
+        row = f"| {comparison['against']} | {comparison['difference']:+.3f} | "
         assert row in card.text
     recipe = Recipe.from_yaml(finished / "best" / "recipe.yaml")
     for name in recipe.method_names:
