@@ -12,7 +12,7 @@ from evomerge.report.numbers import number, percent, plural
 from evomerge.study.analysis.barriers import barriers, ends, midpoints
 from evomerge.study.analysis.complement import complementarity
 from evomerge.study.analysis.diversity import cosines
-from evomerge.study.analysis.how_many import Curve, curve, subsets
+from evomerge.study.analysis.how_many import MOST_B, Curve, curve, subsets
 from evomerge.study.config import StudyConfig
 from evomerge.study.statistics.correlation import rank_correlation
 from evomerge.study.statistics.outcome import Tasks, fitness
@@ -136,6 +136,8 @@ def curve_lines(fitted: Curve | None) -> list[str]:
     most = max(fitted.means)
     if fitted.limit is None:
         lines.append("  averages of more parents score no higher: take few, or weigh them")
+    elif fitted.b >= MOST_B:
+        lines.append("  they rise almost in a straight line: each parent is worth it")
     else:
         lines.append(
             f"  fit {number(fitted.limit)} - {number(fitted.a)} / (k + {fitted.b:.2g}): "

@@ -18,6 +18,7 @@ import numpy as np
 
 PER_SIZE = 3  # averages of each size
 _SIZES = 6  # sizes from three on, at most
+MOST_B = 10.0  # where the fit ends: then the scores rise almost in a line
 _ENOUGH = 0.9  # of the gain that all parents have over one
 Subset = tuple[str, ...]
 
@@ -30,7 +31,7 @@ class Curve:
         means: By number of parents.
         limit: What the fit says infinitely many would reach; None where the scores do not rise.
         a: A of the fit, at least 0.
-        b: b of the fit, at least 0.
+        b: b of the fit, from 0 to `MOST_B`.
         enough: The least number that has nine tenths of what all have over one, by the fit; all
             of them if there is no fit.
         effects: Of each parent, the mean score of averages with it less that of those without it,
@@ -90,7 +91,7 @@ def _fit(k: np.ndarray, s: np.ndarray) -> tuple[float, float, float]:
     """Return limit, A and b of the least squares, over a grid of b."""
     best = (float(s.mean()), 0.0, 0.0)
     least = float(((s - s.mean()) ** 2).sum()) - 1e-15
-    for b in np.arange(0.0, 10.01, 0.05):
+    for b in np.linspace(0.0, MOST_B, 201):
         columns = np.stack([np.ones(len(k)), -1 / (k + b)], axis=1)
         (limit, a), *_ = np.linalg.lstsq(columns, s, rcond=None)
         error = float(((columns @ (limit, a) - s) ** 2).sum())

@@ -40,6 +40,14 @@ def test_scores_that_do_not_rise_have_no_limit_and_say_so() -> None:
     assert "score no higher" in curve_lines(fitted)[1]
 
 
+def test_scores_in_a_straight_line_have_no_end_yet() -> None:
+    """As on the demo's zoo, where each expert brings a skill of its own."""
+    fitted = curve({subset: 0.12 + 0.12 * len(subset) for subset in planted(1, 1, 1)})
+    assert fitted is not None
+    assert fitted.enough == len(NAMES)
+    assert "almost in a straight line" in curve_lines(fitted)[1]
+
+
 def test_a_parent_that_lowers_averages_is_named() -> None:
     scores = {s: v - 0.2 * ("m3" in s) for s, v in planted(0.9, 0.3, 0.0).items()}
     fitted = curve(scores)
