@@ -26,7 +26,6 @@ from evomerge.recipe.rows import Data
 Scale = Annotated[float, Range(0.0, 4.0), Doc("Of what is added.")]
 
 
-@merge_method(reference="arXiv 2505.16148")
 def nan_weights(base: Tensor, models: Sequence[Tensor], scale: Scale = 1.0) -> Tensor:
     """Weigh changes by their inverse norm, tensor by tensor; the weights add up to scale."""
     deltas = [model - base for model in models]
@@ -35,7 +34,6 @@ def nan_weights(base: Tensor, models: Sequence[Tensor], scale: Scale = 1.0) -> T
     return base + sum(s * d for s, d in zip(shares, deltas, strict=True))
 
 
-@merge_method(reference="Weiszfeld 1937")
 def geometric_median(base: Tensor, models: Sequence[Tensor], scale: Scale = 1.0) -> Tensor:
     """The point of least summed distance to the models' tensors, as vectors."""
     stack = torch.stack([model - base for model in models])
@@ -47,7 +45,6 @@ def geometric_median(base: Tensor, models: Sequence[Tensor], scale: Scale = 1.0)
     return base + scale * x
 
 
-@merge_method(reference="Marczak 2025, arXiv 2502.04959")
 def iso_c(base: Tensor, models: Sequence[Tensor], scale: Scale = 1.0) -> Tensor:
     """The sum of changes with all singular values set to their mean; vectors are averaged."""
     total = sum(model - base for model in models)
@@ -58,7 +55,6 @@ def iso_c(base: Tensor, models: Sequence[Tensor], scale: Scale = 1.0) -> Tensor:
     return base + scale * s.mean() * (u @ v)
 
 
-@merge_method(reference="Cheng 2025, arXiv 2503.08099")
 def wudi(base: Tensor, models: Sequence[Tensor], scale: Scale = 1.0) -> Tensor:
     """Minimise sum_i norm2((t - t_i) t_i^T) / norm2(t_i) over t, exactly; vectors are summed.
 
@@ -78,6 +74,14 @@ def wudi(base: Tensor, models: Sequence[Tensor], scale: Scale = 1.0) -> Tensor:
     return base + scale * solved.to(base.dtype)
 
 
+METHODS = {
+    nan_weights: "arXiv 2505.16148",
+    geometric_median: "Weiszfeld 1937",
+    iso_c: "Marczak 2025, arXiv 2502.04959",
+    wudi: "Cheng 2025, arXiv 2503.08099",
+}
+
+
 def random_rows(zoo: m.Zoo, count: int = 64) -> dict[str, Data]:
     """Rows of tokens drawn evenly from the vocabulary."""
     tokenizer: Any = zoo.evaluator._tokenizer
@@ -91,6 +95,8 @@ def random_rows(zoo: m.Zoo, count: int = 64) -> dict[str, Data]:
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
+    for function, reference in METHODS.items():
+        merge_method(reference=reference)(function)
     zoo = m.Zoo(folder)
 
     def tried(name: str, recipes: dict[str, Any]) -> None:

@@ -63,6 +63,9 @@ def test_a_regmean_build_is_the_formula_on_the_inputs_of_each_models_rows(
     solved = np.linalg.solve(left, right).T
     wanted = base[name].double().numpy() + 1.4 * (solved - base[name].double().numpy())
     np.testing.assert_allclose(merged[name].numpy(), wanted, rtol=1e-3, atol=1e-4)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "file: a.jsonl" in card  # and no folder of this machine
+    assert family["folder"] not in card
     embedding = "model.embed_tokens.weight"
     mean = (load(family["a"])[embedding] + load(family["b"])[embedding]) / 2
     torch.testing.assert_close(merged[embedding], base[embedding] + 1.4 * (mean - base[embedding]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from evomerge import methods
@@ -81,8 +82,12 @@ def model_card(
 
 
 def public_recipe(recipe: Recipe) -> str:
-    """Return the recipe as YAML, without the local folders of its models."""
+    """Return the recipe as YAML, without the local folders of its models and their rows."""
     text = recipe.to_yaml()
+    every = [recipe, *recipe.merges.values()]
+    files = {e.data.file for one in every for e in one.models if e.data is not None}
+    for file in sorted(files, key=len, reverse=True):
+        text = text.replace(file, Path(file).name)
     for model in sorted(recipe.model_names, key=len, reverse=True):
         text = text.replace(model, model_name.public(model))
     return text
