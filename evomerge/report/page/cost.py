@@ -45,7 +45,7 @@ def section(run: Run) -> dict[str, Any]:
             duration(in_search / len(searched)) if searched else "–",
             "worker time",
         ),
-        ("per item", f"{1000 * total / max(1, status['item_evaluations']):.1f} ms", "worker time"),
+        ("per item", _short(total / max(1, status["item_evaluations"])), "worker time"),
     ]
     return {
         "facts": facts,
@@ -54,6 +54,10 @@ def section(run: Run) -> dict[str, Any]:
         "sessions": len(run.sessions),
         "failures": _failures(run),
     }
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms"
 
 
 def _busy(run: Run, workers: int, total: float) -> str:
