@@ -36,6 +36,10 @@ def page() -> str:
             lines += _class(name, value)
         elif callable(value):
             lines += _callable(f"em.{name}", value, "##")
+        elif inspect.ismodule(value):
+            lines += [f"## em.{name}\n", _text(value)]
+            for member in value.__all__:
+                lines += _callable(f"em.{name}.{member}", getattr(value, member), "###")
     return "\n".join(lines)
 
 

@@ -81,6 +81,7 @@ def test_every_public_name_is_in_the_python_reference_with_its_signature() -> No
     for name in em.__all__:
         assert name == "__version__" or f"\n## em.{name}\n" in page
     assert "\n### Study.tell\n" in page
+    assert "\n### em.plot.heldout\n" in page
     assert "em.load_study(" in page
     assert "<factory>" not in page
 
