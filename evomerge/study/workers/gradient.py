@@ -94,7 +94,8 @@ def gradient(
     broken = [key for key, value in gradients.items() if not math.isfinite(value)]
     if broken:
         raise FloatingPointError(
-            f"the gradient by {broken[0].parameter} of {broken[0].tensor} is not finite"
+            f"the gradient by {broken[0].parameter} of {broken[0].tensor} is not finite: the "
+            "search goes half of the last step back, and on in steps of half the length"
         )
     return Computed(rows, loss, gradients, directions is not None, memory)
 

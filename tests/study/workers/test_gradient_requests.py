@@ -247,3 +247,20 @@ def test_the_memory_of_a_gradient_is_weights_gradient_and_activations(evaluator:
     assert isinstance(unmeasured, Gradients)
     assert not unmeasured.memory
     assert unmeasured.coefficients == answer.coefficients
+
+
+def test_a_gradient_that_is_not_finite_fails_the_trial_and_names_parameter_and_tensor(
+    evaluator: Evaluator,
+) -> None:
+    weight = evaluator.live_model().get_parameter("model.norm.weight")
+    weight.requires_grad_(True)
+    hook = weight.register_hook(lambda gradient: gradient * float("inf"))
+    try:
+        answer = evaluator.handle(Gradient(recipe_of(evaluator), ITEMS, "answers", WEIGHTS))
+    finally:
+        hook.remove()
+    assert isinstance(answer, Failure)
+    assert answer.kind == "non-finite"
+    assert "the gradient by weight of model.norm.weight is not finite" in answer.message
+    assert "half" in answer.message
+    assert "\n" not in answer.message
