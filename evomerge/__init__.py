@@ -10,8 +10,16 @@ from evomerge.core.version import __version__
 if TYPE_CHECKING:
     from evomerge.calibration.make import build
     from evomerge.core.errors import StudyEnded, UserError
-    from evomerge.methods import merge_method
-    from evomerge.optimizers import Adam, CatCma, CmaEs, OptunaSampler, RandomSearch
+    from evomerge.methods import merge_method, register_method
+    from evomerge.optimizers import (
+        Adam,
+        CatCma,
+        CmaEs,
+        Optimizer,
+        OptunaSampler,
+        RandomSearch,
+        register_optimizer,
+    )
     from evomerge.recipe.recipe import Recipe
     from evomerge.recipe.space.space import SearchSpace
     from evomerge.report import plot
@@ -38,6 +46,7 @@ _HOMES = {
     "ItemsConfig": "study.config",
     "LMEval": "study.create",
     "Mirror": "study.mirror.mirror",
+    "Optimizer": "optimizers",
     "OptunaSampler": "optimizers",
     "OutputConfig": "study.config",
     "RandomSearch": "optimizers",
@@ -55,6 +64,8 @@ _HOMES = {
     "create_study": "study.create",
     "load_study": "study.create",
     "merge_method": "methods",
+    "register_method": "methods",
+    "register_optimizer": "optimizers",
 }
 _MODULES = {"plot": "report.plot"}  # public names that are modules
 
@@ -66,6 +77,7 @@ __all__ = [
     "ItemsConfig",
     "LMEval",
     "Mirror",
+    "Optimizer",
     "OptunaSampler",
     "OutputConfig",
     "RandomSearch",
@@ -85,6 +97,8 @@ __all__ = [
     "load_study",
     "merge_method",
     "plot",
+    "register_method",
+    "register_optimizer",
 ]
 
 

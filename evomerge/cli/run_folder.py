@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,14 +41,23 @@ def record_of(directory: Path) -> Record:
     return Record.read(journal_of(directory).parent)
 
 
-def recipe_of(source: Path, trial: int | None) -> Recipe:
+def recipe_of(source: Path, trial: int | None, own_methods: Sequence[str] = ()) -> Recipe:
     """Read a recipe from its file, or from a run folder: the recommended one, or a trial's.
+
+    Args:
+        source: The file or folder.
+        trial: Which one of a run.
+        own_methods: Methods that it may name, ``FILE.py:NAME`` each; the files are run.
 
     Raises:
         UserError: There is no such recipe, file or trial.
     """
     from evomerge.recipe.recipe import Recipe
 
+    if own_methods:
+        from evomerge.study.extensions import load_methods
+
+        load_methods(own_methods)
     if not source.is_dir():
         if trial is not None:
             raise UserError(f"--trial {trial}: expected a run folder, but {source} is none")
@@ -72,4 +82,11 @@ def add_recipe(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--trial", type=trial_number, metavar="N", help="of a run, this trial's recipe"
+    )
+    command.add_argument(
+        "--method",
+        action="append",
+        default=[],
+        metavar="FILE.py:NAME",
+        help="a merge method of your own that the recipe names; runs the file",
     )

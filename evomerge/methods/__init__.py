@@ -21,7 +21,14 @@ from evomerge.methods.parameters import REQUIRED, Count, Doc, ParameterSpec, Ran
 from evomerge.methods.passthrough import passthrough
 from evomerge.methods.ram import ram, ramplus_tl
 from evomerge.methods.random import CounterRandom
-from evomerge.methods.registry import MethodSpec, get, merge_method, names, registered
+from evomerge.methods.registry import (
+    MethodSpec,
+    get,
+    merge_method,
+    names,
+    register_method,
+    registered,
+)
 from evomerge.methods.regmean import regmean
 from evomerge.methods.sce import sce
 from evomerge.methods.slerp import slerp
@@ -66,6 +73,7 @@ __all__ = [
     "passthrough",
     "ram",
     "ramplus_tl",
+    "register_method",
     "registered",
     "regmean",
     "sce",

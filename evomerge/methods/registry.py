@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 from torch import Tensor
 
 from evomerge.core.errors import UserError, unknown
+from evomerge.core.plugins import OWN, installed
 from evomerge.methods.parameters import (
     REQUIRED,
     Count,
@@ -23,6 +24,7 @@ from evomerge.methods.random import CounterRandom
 
 MethodFunction = TypeVar("MethodFunction", bound=Callable[..., Tensor])
 METHODS: dict[str, MethodSpec] = {}
+ENTRY_POINTS = "evomerge.methods"  # of installed packages; loading one registers its method
 # What methods are given beside tensors; the last three come from models' own rows of data.
 GIVEN = ("factors", "thresholds", "gram", "fisher", "base_fisher")
 OF_DATA = frozenset({"gram", "fisher", "base_fisher"})
@@ -198,13 +200,27 @@ def merge_method(
         spec = _read_function(function, reference, in_mergekit)
         other = METHODS.get(spec.name)
         if other is not None and _origin(other.function) != _origin(function):
-            raise ValueError(
-                f"merge method '{spec.name}' is already registered, by {_origin(other.function)}"
+            raise UserError(
+                f"merge method '{spec.name}' is already registered, by {_origin(other.function)}; "
+                "choose another name"
             )
         METHODS[spec.name] = spec
         return function
 
     return register
+
+
+def register_method(
+    function: Callable[..., Tensor], *, reference: str, in_mergekit: bool = False
+) -> None:
+    """Register a function as a merge method without a decorator; see `merge_method`.
+
+    Workers are processes of their own: a study whose workers need it names its file in `methods`.
+
+    Raises:
+        UserError: Another method has its name.
+    """
+    merge_method(reference=reference, in_mergekit=in_mergekit)(function)
 
 
 def get(name: str) -> MethodSpec:
@@ -213,6 +229,8 @@ def get(name: str) -> MethodSpec:
     >>> get("ties").parameter("density").default
     1.0
     """
+    if name not in METHODS:
+        installed(ENTRY_POINTS)
     if name not in METHODS:
         raise UserError(unknown("method", name, METHODS))
     return METHODS[name]
@@ -225,6 +243,7 @@ def registered() -> tuple[MethodSpec, ...]:
 
 def names() -> tuple[str, ...]:
     """Return the name of every registered method, sorted."""
+    installed(ENTRY_POINTS)
     return tuple(sorted(METHODS))
 
 
@@ -252,7 +271,7 @@ def _read_function(
         if default is not REQUIRED:
             spec.check(default)
         parameters.append(spec)
-    count = _count(hints["models"])
+    count = _count(hints.get("models"))
     return MethodSpec(
         name=name,
         function=function,
@@ -272,9 +291,11 @@ def _read_function(
 def _origin(function: Callable[..., Tensor]) -> str:
     """Name the place where a function was defined.
 
-    Equal when a notebook cell or a module runs again.
+    Equal when a notebook cell or a module runs again, and when a file of the user's has changed.
     """
-    return f"{function.__module__}.{function.__qualname__}"
+    module = function.__module__
+    module = module.rpartition("_")[0] if module.startswith(OWN) else module
+    return f"{module}.{function.__qualname__}"
 
 
 def _count(annotation: Any) -> Count:

@@ -8,7 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from evomerge.optimizers.optimizer import ItemScores, Optimizer
-from evomerge.optimizers.registry import create, fixed_options, name_of, names, optimizer_class
+from evomerge.optimizers.registry import (
+    create,
+    fixed_options,
+    name_of,
+    names,
+    optimizer_class,
+    register_optimizer,
+)
 
 if TYPE_CHECKING:
     from evomerge.optimizers.evolution.catcma import CatCma
@@ -49,6 +56,8 @@ __all__ = [
     "fixed_options",
     "name_of",
     "names",
+    "optimizer_class",
+    "register_optimizer",
 ]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evomerge.core.errors import UserError, unknown
+from evomerge.core.plugins import installed
 from evomerge.optimizers.optimizer import Optimizer
 
 # name in a study file -> (module, class, options that the name fixes)
@@ -38,10 +39,36 @@ _OPTIMIZERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "tpe": ("sampling.optuna", "OptunaSampler", {"sampler": "TPESampler"}),
 }
 
+ENTRY_POINTS = "evomerge.optimizers"  # of installed packages: name = "module:Class"
+_REGISTERED: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {}
+
+
+def register_optimizer(name: str, kind: type[Optimizer], **fixed: Any) -> None:
+    """Make an optimizer known by a name in study files.
+
+    Args:
+        name: What a study file calls it.
+        kind: A subclass of `Optimizer`.
+        fixed: Options that the name fixes.
+
+    Raises:
+        UserError: The name is one that comes with evomerge, or `kind` is no optimizer.
+    """
+    if name in _OPTIMIZERS:
+        raise UserError(f"optimizer '{name}' comes with evomerge; choose another name")
+    if not (inspect.isclass(kind) and issubclass(kind, Optimizer)):
+        raise UserError(f"optimizer '{name}': expected a subclass of Optimizer, but got {kind!r}")
+    _REGISTERED[name] = (kind, fixed)
+
+
+def _others() -> dict[str, tuple[type[Optimizer], dict[str, Any]]]:
+    """Those of installed packages, and those that were registered."""
+    return {name: (kind, {}) for name, kind in installed(ENTRY_POINTS).items()} | _REGISTERED
+
 
 def names() -> list[str]:
     """List the names that `create` knows."""
-    return sorted(_OPTIMIZERS)
+    return sorted({*_OPTIMIZERS, *_others()})
 
 
 def create(name: str, **options: Any) -> Optimizer:
@@ -56,11 +83,15 @@ def create(name: str, **options: Any) -> Optimizer:
         name: One of `names()`.
         options: Options of that optimizer, such as `sigma` or `population`.
     """
-    if name not in _OPTIMIZERS:
+    if name in _OPTIMIZERS:
+        _, class_name, fixed = _OPTIMIZERS[name]
+        kind = optimizer_class(class_name)
+    elif name in (others := _others()):
+        kind, fixed = others[name]
+    else:
         raise UserError(unknown("optimizer", name, names()))
-    _, class_name, fixed = _OPTIMIZERS[name]
-    kind = optimizer_class(class_name)
-    parameters = inspect.signature(kind).parameters
+    parameters = dict(inspect.signature(kind.__init__).parameters)  # `__new__` takes anything
+    del parameters["self"]
     passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     known = [p.name for p in parameters.values() if p.kind is not p.VAR_KEYWORD]
     settable = [option for option in known if option not in fixed]
@@ -81,10 +112,15 @@ def name_of(optimizer: Optimizer) -> str:
         for name, (_, class_name, fixed) in _OPTIMIZERS.items()
         if class_name == type(optimizer).__name__ and fixed.items() <= optimizer.options.items()
     ]
+    fitting += [
+        name
+        for name, (kind, fixed) in _others().items()
+        if kind is type(optimizer) and fixed.items() <= optimizer.options.items()
+    ]
     if not fitting:
         raise UserError(
-            f"{type(optimizer).__name__} is no registered optimizer: add it to the table in "
-            "evomerge/optimizers/registry.py"
+            f"{type(optimizer).__name__} is no registered optimizer: call "
+            "evomerge.register_optimizer(name, its class)"
         )
     return max(fitting, key=lambda name: len(fixed_options(name)))
 
@@ -95,7 +131,7 @@ def fixed_options(name: str) -> Mapping[str, Any]:
     >>> fixed_options("sepcma"), fixed_options("cmaes")
     ({'diagonal': True}, {})
     """
-    return _OPTIMIZERS[name][2]
+    return _OPTIMIZERS[name][2] if name in _OPTIMIZERS else _others()[name][1]
 
 
 def optimizer_class(class_name: str) -> type[Optimizer]:

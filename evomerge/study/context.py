@@ -13,6 +13,7 @@ from evomerge.recipe.rows import Data
 from evomerge.recipe.space.dimension import Point
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.study.config import StudyConfig
+from evomerge.study.extensions import load_extensions
 from evomerge.study.journal.events import AskedEvent, AskedTrial
 from evomerge.study.journal.record import Record
 from evomerge.study.ledger import Ledger
@@ -128,6 +129,7 @@ def study_space(config: StudyConfig) -> SearchSpace:
     Raises:
         UserError: It cannot be read or bound, has nothing to search, or names a strange model.
     """
+    load_extensions(config)
     if isinstance(config.space, str):
         space = SearchSpace.from_yaml(config.space)
     else:

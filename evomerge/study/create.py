@@ -85,6 +85,8 @@ def create_study(
     workers: WorkersConfig | Mapping[str, Any] | None = None,
     output: OutputConfig | Mapping[str, Any] | None = None,
     trust_remote_code: str | None = None,
+    methods: Sequence[str] | None = None,
+    optimizers: Sequence[str] | None = None,
     listener: Listener | None = None,
     reuse: Sequence[str | Path] = (),
     **search_keys: Any,
@@ -118,6 +120,8 @@ def create_study(
         workers: The section `workers`, e.g. ``WorkersConfig(backend="ray", count=8, gpus=1)``.
         output: The section `output`, e.g. ``OutputConfig(dtype="float32")``.
         trust_remote_code: As in a study file.
+        methods: Merge methods of your own, ``FILE.py:NAME`` each.
+        optimizers: Optimizers of your own, ``FILE.py:CLASS`` each.
         listener: Called after every event with the event and the record.
         reuse: Other run folders, as for `Study`.
         search_keys: Keys of `search`, which override that section: ``trials``, ``seed``,
@@ -138,6 +142,8 @@ def create_study(
         "workers": _plain(workers or {}),
         "output": _plain(output or {}),
         "trust_remote_code": trust_remote_code,
+        "methods": None if methods is None else list(methods),
+        "optimizers": None if optimizers is None else list(optimizers),
     }
     return Study(StudyConfig.from_dict(document, Path.cwd()), directory, listener, reuse)
 

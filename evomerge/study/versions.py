@@ -9,6 +9,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from evomerge.core.plugins import LOADED
 from evomerge.core.version import __version__
 
 # Whatever changes the last bits of a score, or the points that an optimizer proposes.
@@ -16,8 +17,8 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "lm_eval", "numpy", "cma", "
 
 
 def versions() -> dict[str, str]:
-    """Return a hash of our code, and the versions of all that decides results."""
-    return dict(_versions())
+    """Return a hash of our code, and the versions of what decides results, plug-ins too."""
+    return dict(_versions()) | LOADED
 
 
 def difference(old: Mapping[str, str], new: Mapping[str, str]) -> str | None:

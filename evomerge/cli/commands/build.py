@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Write the model; the digest of its weights is the last line printed."""
     from evomerge.calibration.make import build
 
-    recipe = recipe_of(arguments.recipe, arguments.trial)
+    recipe = recipe_of(arguments.recipe, arguments.trial, arguments.method)
     digest = build(recipe, arguments.out, device=arguments.device, note=_print_note)
     print(f"wrote {arguments.out}")
     print(digest)

@@ -36,7 +36,7 @@ def run_export(arguments: argparse.Namespace) -> None:
     from evomerge.merge.parents.nested import open_parents, with_merges
     from evomerge.recipe.mergekit.to_mergekit import as_yaml, to_mergekit
 
-    recipe = recipe_of(arguments.recipe, arguments.trial)
+    recipe = recipe_of(arguments.recipe, arguments.trial, arguments.method)
     parents = with_merges(recipe, open_parents(recipe.model_names))
     names = list(parents.checkpoints[recipe.donor].tensors)
     print(as_yaml(to_mergekit(recipe, names)), end="")

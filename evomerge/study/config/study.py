@@ -43,6 +43,9 @@ class StudyConfig:
         data: Rows of models' own, where they do not stand beside the models. RegMean, Fisher and
             UBGM need them, and are anchors where every model has some.
         calibration: How rows are read: ``rows``, ``tokens``, ``labels`` and ``seed``.
+        methods: Merge methods of your own, ``FILE.py:NAME`` each; needs `evaluate.allow_task_code`.
+        optimizers: Optimizers of your own, ``FILE.py:CLASS`` each, known by the class's name;
+            needs `evaluate.allow_task_code`.
     """
 
     base_model: str
@@ -55,6 +58,8 @@ class StudyConfig:
     trust_remote_code: str | None = None
     data: tuple[DataConfig, ...] | None = None
     calibration: Calibration | None = None
+    methods: tuple[str, ...] | None = None
+    optimizers: tuple[str, ...] | None = None
 
     @classmethod
     def from_yaml(cls, file: str | Path, settings: Iterable[str] = ()) -> StudyConfig:
@@ -84,6 +89,10 @@ class StudyConfig:
         def absolute(name: str) -> str:
             return str((folder / name).resolve()) if (folder / name).exists() else name
 
+        def located(entries: tuple[str, ...] | None) -> tuple[str, ...] | None:
+            parts = [entry.rpartition(":") for entry in entries or ()]
+            return tuple(absolute(file) + colon + name for file, colon, name in parts) or None
+
         space = config.space
         if isinstance(space, str) and (folder / space).is_file():
             space = str((folder / space).resolve())
@@ -97,6 +106,8 @@ class StudyConfig:
             space=space,
             data=config.data and tuple(one.complete(folder) for one in config.data),
             evaluate=config.evaluate.complete(folder, absolute, where),
+            methods=located(config.methods),
+            optimizers=located(config.optimizers),
         )
 
     def check(self, where: str) -> None:
@@ -120,6 +131,13 @@ class StudyConfig:
                 f"{where}: search.max_cost: expected workers.price_per_hour beside it: what does "
                 "one worker cost an hour?"
             )
+        for key in ("methods", "optimizers"):
+            for entry in getattr(self, key) or ():
+                if not self.evaluate.allow_task_code:
+                    raise UserError(
+                        f"{where}: {key}: {entry} is code; read it, then set "
+                        "evaluate.allow_task_code: true"
+                    )
         code = self.trust_remote_code
         if code is not None and not re.fullmatch("[0-9a-f]{64}", code):
             raise UserError(
