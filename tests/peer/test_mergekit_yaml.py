@@ -31,6 +31,23 @@ from tests.peer.both import (
 pytestmark = needs_mergekit
 ATTENTION, MLP = "self_attn", "mlp"
 IN_MERGEKIT = [spec.name for spec in methods.registered() if spec.in_mergekit]
+NOT_IN_MERGEKIT = {spec.name for spec in methods.registered() if not spec.in_mergekit}
+
+
+def words(document):
+    """Every word in a space's document, methods among them."""
+    if isinstance(document, dict):
+        return set().union(*map(words, document.values()))
+    if isinstance(document, list):
+        return set().union(*map(words, document))
+    return {document} if isinstance(document, str) else set()
+
+
+SPACES = [
+    space
+    for space in shipped()
+    if not words(SearchSpace.from_yaml(space).document) & NOT_IN_MERGEKIT
+]
 
 
 TRIMMED_BFLOAT16 = {  # deltas of few bits: many of one magnitude, some at the threshold
@@ -369,7 +386,7 @@ def merges(tmp_path_factory):
     recipes["trimmed bfloat16"] = Recipe.from_dict(named(TRIMMED_BFLOAT16, families["llama-bf16"]))
     for method in IN_MERGEKIT:
         recipes[f"any {method}"] = recipe_of_every_kind(method, families)
-    for space in shipped():
+    for space in SPACES:
         folders = families["llama"]
         template = SearchSpace.from_yaml(space)
         names = "abc" if "*3" in placeholders(template.document) else "ab"
@@ -384,7 +401,7 @@ def merges(tmp_path_factory):
 NAMES = [
     *RECIPES,
     *(f"any {method}" for method in IN_MERGEKIT),
-    *(f"{space} {n}" for space in shipped() for n in range(2)),
+    *(f"{space} {n}" for space in SPACES for n in range(2)),
 ]
 
 
