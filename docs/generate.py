@@ -37,7 +37,7 @@ def study_file() -> str:
     text = (
         "# Study file\n\n"
         "One YAML file says what to search, on what, and for how long. Folders in it are relative "
-        "to the file. Unknown keys are errors; `evomerge check study.yaml` prints the file with "
+        "to the file. Unknown keys are errors; `evomerge check study.yaml --config` prints it with "
         "every default.\n\n"
     )
     return text + "\n".join(_section(StudyConfig, ""))

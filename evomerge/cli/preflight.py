@@ -31,6 +31,7 @@ from evomerge.study.phases.search import start_optimizer
 from evomerge.study.statistics.outcome import bounds
 from evomerge.study.statistics.pools import Items, generation_items, split, together
 from evomerge.study.study import Study
+from evomerge.study.workers.devices import device
 from evomerge.study.workers.pool import open_pool
 from evomerge.study.workers.requests import (
     Answer,
@@ -48,20 +49,22 @@ from evomerge.study.workers.scheduler import Scheduler, Unit
 AnswerType = TypeVar("AnswerType", bound=Answer)
 
 
-def run_check(study: Path, parents: bool, settings: Sequence[str] = ()) -> None:
+def run_check(
+    study: Path, parents: bool, settings: Sequence[str] = (), show_config: bool = False
+) -> None:
     """Load everything that a study needs, score one recipe, and print what the study would take.
 
     Args:
         study: The study file.
         parents: Score the parents and the midpoints between them however long that takes.
         settings: Values that take the place of the file's, such as ``search.trials=100``.
+        show_config: Print the study with every default, too.
     """
     given = StudyConfig.from_yaml(study, settings)
     with tempfile.TemporaryDirectory(prefix="evomerge-check-") as folder:
         space = Study(given, folder).space
         check_rows(given, space)
         config, why = with_optimizer(given, space)
-        print(yaml_file.write(config.to_dict()), end="")
         optimizer = start_optimizer(config, space, None)
         with open_pool(config, Path(folder) / "workers.log") as pool:
             scheduler = Scheduler(pool)
@@ -121,6 +124,7 @@ def run_check(study: Path, parents: bool, settings: Sequence[str] = ()) -> None:
             "parents",
             f"{len(config.models)} and the base, {size / 1e6:.3g} M parameters; they agree",
         ),
+        ("device", _device(config, size)),
         ("tasks", ", ".join(description.evaluation["tasks"])),
         (
             "items",
@@ -152,10 +156,23 @@ def run_check(study: Path, parents: bool, settings: Sequence[str] = ()) -> None:
         *_power(description.evaluation, pools["holdout"], keys, len(config.models) + 1),
         ("workers", _scaling(candidates, shards, per_trial)),
     ]
-    print()
+    if show_config:
+        print(yaml_file.write(config.to_dict()))
     for name, text in rows:
         print(printable(f"{name:<10} {text}"))
     print(printable("\n" + "\n".join(parents_text)))
+
+
+def _device(config: StudyConfig, parameters: int) -> str:
+    """Say where workers run, and what weights one of them holds."""
+    workers = config.workers
+    where = f"{workers.gpus:g} GPUs each" if workers.gpus else device(workers.device)
+    one = parameters * ELEMENT_BYTES[CODES[config.output.dtype]]
+    weights = one * (len(config.models) + 2)
+    return (
+        f"{workers.count} {workers.backend} workers on {where}; some {weights / 1e9:.2g} GB of "
+        f"weights each (live model, base, {len(config.models)} parents)"
+    )
 
 
 def _money(config: StudyConfig, seconds: float) -> str:

@@ -11,7 +11,7 @@ from evomerge.demo.zoo import Zoo
 
 _STUDY = """\
 # A search for the merge of four small experts that does all seven tasks.
-# Paths are relative to this file. `evomerge check {file}` shows every default.
+# Paths are relative to this file. `evomerge check {file} --config` shows every default.
 
 base_model: {base}
 models:

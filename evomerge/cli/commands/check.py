@@ -18,6 +18,9 @@ def add(commands: Any) -> None:
         action="store_true",
         help="score the parents and the midpoints between them, even if that takes minutes",
     )
+    parser.add_argument(
+        "--config", action="store_true", help="print the study with every default first"
+    )
     add_settings(parser)
     parser.set_defaults(run=run)
 
@@ -26,4 +29,4 @@ def run(arguments: argparse.Namespace) -> None:
     """Load parents and tasks, score one recipe, and print what the study would take."""
     from evomerge.cli.preflight import run_check
 
-    run_check(arguments.study, arguments.parents, arguments.settings)
+    run_check(arguments.study, arguments.parents, arguments.settings, arguments.config)

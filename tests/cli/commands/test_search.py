@@ -216,14 +216,24 @@ def test_check_shows_every_default_and_a_forecast_and_leaves_nothing(
 ) -> None:
     study = small_study()
     before = sorted(tmp_path.rglob("*"))
-    result = evomerge("check", study)
+    result = evomerge("check", study, "--config")
     assert result.code == 0, result.err
     shown, _, forecast = result.out.partition("\n\n")
     config: dict[str, Any] = yaml_file.parse(shown, "shown")
     assert config == StudyConfig.from_yaml(study).to_dict()
     assert config["evaluate"]["fitness"] == "smooth"
     for row in (
-        *("parents", "tasks", "items", "space", "trial", "forecast", "workers", "resolves"),
+        *(
+            "parents",
+            "device",
+            "tasks",
+            "items",
+            "space",
+            "trial",
+            "forecast",
+            "workers",
+            "resolves",
+        ),
         *("parents, on", "between two models,"),
     ):
         assert f"\n{row} " in f"\n{forecast}", forecast
