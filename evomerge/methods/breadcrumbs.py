@@ -57,9 +57,9 @@ def breadcrumbs(
     As mergekit 0.1.5 does: where density + gamma exceeds 1 fewer outliers go; a density of 1 leaves
     even them; a tensor with fewer than 1 / density elements loses its delta. Masks are per tensor.
 
-    Differs from mergekit 0.1.5: of equal magnitudes the lower index counts as the larger (left open
-    there); a lambda of 0, or models that are all of weight or density 0, return the base's own
-    bits; sums run in model order for any number of models.
+    Differs from mergekit 0.1.5: of equal magnitudes a fixed hash of the index says which
+    counts as the larger (left open there); a lambda of 0, or models that are all of weight or
+    density 0, return the base's own bits; sums run in model order for any number of models.
 
     >>> import torch
     >>> model = torch.tensor([9.0, 1.0, 3.0, 2.0])

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from evomerge.core.threads import one_thread
+from evomerge.methods.random import tie_order
 
 _SMALL_NORM = 1e-7  # an L1 norm below it is not rescaled (mergekit 0.1.5's constant)
 _SMALL_WEIGHT = 1e-8  # a sum of weights below it is not divided by (mergekit 0.1.5's constant)
@@ -41,7 +42,7 @@ def kept_count(density: float, count: int) -> int:
 def trim(delta: Tensor, density: float) -> Tensor:
     """Zero all but the `kept_count` elements of largest magnitude (Yadav 2023, §3.1, step 1).
 
-    Exactly that many are kept: of equal magnitudes at the threshold, those of lowest flat index.
+    Exactly that many are kept: of equal magnitudes at the threshold, the first in `tie_order`.
     """
     keep = kept_count(density, delta.numel())
     if keep == 0:
@@ -53,7 +54,7 @@ def trim_outliers(delta: Tensor, density: float, gamma: float) -> Tensor:
     """Zero the largest magnitudes, a part `gamma`, and the smallest (Davari 2023, §3).
 
     What is left is the part `density`, rounded down, for which fewer outliers go if need be; 1
-    leaves all. Of equal magnitudes, those of lowest flat index count as the largest.
+    leaves all. Of equal magnitudes, the first in `tie_order` count as the largest.
     """
     if density >= 1:
         return delta.clone()
@@ -65,14 +66,15 @@ def trim_outliers(delta: Tensor, density: float, gamma: float) -> Tensor:
 
 
 def largest(values: Tensor, count: int) -> Tensor:
-    """Return a mask of the `count` largest elements; of equal ones, those of lowest flat index."""
+    """Return a mask of the `count` largest elements; of equal ones the first in `tie_order`."""
     flat = values.reshape(-1)
     if count >= flat.numel() or count <= 0:
         return torch.full_like(values, count > 0, dtype=torch.bool)
     threshold = flat.kthvalue(flat.numel() - count + 1).values  # the count-th largest
     mask = flat > threshold
-    tied = (flat == threshold).nonzero().reshape(-1)  # ascending indices
-    mask[tied[: count - int(mask.sum())]] = True
+    tied = (flat == threshold).nonzero().reshape(-1)
+    places = tie_order(tied).sort().indices
+    mask[tied[places[: count - int(mask.sum())]]] = True
     return mask.reshape(values.shape)
 
 

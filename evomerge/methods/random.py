@@ -12,6 +12,11 @@ _PAGE = 2**32  # indices with one key; a tensor this large takes a second key
 _CPU_BLOCK = 2**15  # indices hashed at a time: fastest of 2**12..2**20, the integers stay in cache
 _BLOCK = 2**24  # elsewhere: bounds the scratch memory at 400 MB
 _LOW_32 = 0xFFFFFFFF
+TIE_RUN = 2**7  # elements that stay together where ties are broken; kernels.cpp: BLOCK
+_RUN_BITS = 25  # 2**32 elements in runs of 2**7
+_RUNS = 2**_RUN_BITS - 1
+_TIE_KEY = 0x13C6EF3  # 2**25 over the golden ratio, so that the first run is not the first
+_TIE_FACTORS = (0x1EB352D, 0x06CA68B, 0x1EB352D)  # lowbias32's constants, cut to 25 bits
 
 
 class CounterRandom:
@@ -71,6 +76,26 @@ class CounterRandom:
 
     def __repr__(self) -> str:
         return f"CounterRandom(seed={self.seed}, name={self.name!r})"
+
+
+def tie_order(index: Tensor) -> Tensor:
+    """Return the places of elements among others of equal size: pseudo-random, the same everywhere.
+
+    Runs of 128 elements follow each other in the order of a hash of their number; within a run the
+    lower index comes first. So neither the first rows of a matrix nor its last ones win all ties,
+    while a place is one number for a run, which costs a pass over a tensor nothing. The map is
+    one-to-one, and depends on nothing but the index.
+
+    Args:
+        index: Flat indices, int64.
+    """
+    run = index >> 7
+    page, place = run >> _RUN_BITS, (run & _RUNS) ^ _TIE_KEY
+    for factor in _TIE_FACTORS:  # each step maps 25 bits to 25 bits, one to one
+        place = place * factor & _RUNS
+        place ^= place >> 13
+    result: Tensor = page << 32 | place << 7 | index & (TIE_RUN - 1)
+    return result
 
 
 def _hash(index: Tensor, key: int, second_key: int) -> Tensor:

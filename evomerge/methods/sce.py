@@ -43,8 +43,9 @@ def sce(
 
     Differs from mergekit 0.1.5: the models' shares s_i are equal only if there is no energy at all
     (mergekit takes them for equal where sum_j mean(d_j^2) < 1e-6, which is where small deltas are);
-    of equal variances the lowest index is kept (left open there); how many are kept is counted in
-    double precision; `select_applies_to`; sums run in model order for any number of models.
+    of equal variances a fixed hash of the index says which are kept (left open there); how many are
+    kept is counted in double precision; `select_applies_to`; sums run in model order for any number
+    of models.
 
     >>> import torch
     >>> sce(torch.zeros(2), [torch.tensor([1.0, 3.0]), torch.tensor([1.0, -1.0])])

@@ -213,7 +213,7 @@ def test_trim_keeps_exactly_the_count_that_density_asks_for(base):
     assert torch.equal(trim(base, 0.0), torch.zeros_like(base))
 
 
-def test_trim_keeps_the_lowest_indices_of_equal_magnitudes():
+def test_trim_keeps_the_lowest_indices_of_equal_magnitudes_within_a_run():
     delta = torch.tensor([[1.0, -2.0], [2.0, -2.0], [0.5, 2.0]])
     assert trim(delta, 0.5).tolist() == [[0.0, -2.0], [2.0, -2.0], [0.0, 0.0]]
     assert trim(torch.zeros(4), 0.5).tolist() == [0.0] * 4

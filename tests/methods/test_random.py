@@ -10,6 +10,7 @@ import torch
 from scipy import stats
 
 from evomerge.methods import CounterRandom
+from evomerge.methods.random import tie_order
 
 N = 200_000
 
@@ -123,3 +124,33 @@ def test_another_process_with_another_hash_seed_draws_the_same():
 
 # key = blake2b(b"7/1/0/model.layers.0.mlp.up_proj.weight", digest_size=8), hashed by `words`
 PINNED = [9324533, 7982954, 10201720, 12484996]
+
+
+def place(index):
+    """`tie_order` of one element, by whole numbers of Python."""
+    run = index // 128
+    hashed = (run % 2**25) ^ 0x13C6EF3
+    for factor in (0x1EB352D, 0x06CA68B, 0x1EB352D):
+        hashed = hashed * factor % 2**25
+        hashed ^= hashed // 2**13
+    return run // 2**25 * 2**32 + hashed * 128 + index % 128
+
+
+def test_ties_are_broken_by_whole_runs_in_an_order_of_their_own():
+    indices = [0, 1, 127, 128, 129, 4096, 2**31 + 5, 2**32 - 1, 2**32 + 130, 2**40]
+    assert tie_order(torch.tensor(indices)).tolist() == [place(index) for index in indices]
+    places = tie_order(torch.arange(2**22))
+    assert len(places.unique()) == 2**22
+    assert places.view(-1, 128).diff(dim=1).eq(1).all(), "a run stays together"
+
+
+@pytest.mark.parametrize("columns", [512, 4096, 4100])
+def test_every_row_wins_its_share_of_ties(columns):
+    rows = 2**21 // columns
+    places = tie_order(torch.arange(rows * columns))
+    first = (places < places.median()).float().view(rows, columns)
+    runs = columns / 128
+    share, deviation = first.mean(dim=1), 0.5 / runs**0.5
+    assert float(share.mean()) == pytest.approx(0.5, abs=1e-3)
+    assert float((share - 0.5).abs().max()) <= 5 * deviation
+    assert float((share[: rows // 2].mean() - 0.5).abs()) < 4 * deviation / (rows / 2) ** 0.5

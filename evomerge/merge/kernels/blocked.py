@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -18,6 +19,7 @@ from evomerge.merge.kernels.delta import Delta, loaded
 from evomerge.merge.kernels.operation import Operation, Part, close_brackets
 from evomerge.merge.kernels.ranking import Bracket, Edge, keys_of
 from evomerge.methods.deltas import add_to_base, disjoint_deltas, l1_norm, positive, weighted_deltas
+from evomerge.methods.random import TIE_RUN, tie_order
 
 _CPU_BLOCK = 2**15  # elements: fastest of 2**13..2**18; larger temporaries are given back each time
 _BLOCK = 2**24  # elsewhere: bounds scratch memory
@@ -30,19 +32,18 @@ class BlockedKernels:
     def run(self, operation: Operation, out: Tensor) -> bool:
         """Write the result into `out`, flat."""
         exact = close_brackets(operation, self)
-        edges = [edge for part in exact.parts for edge in _edges(part)]
-        for start, stop in _blocks(0, out.numel(), out.device, edges):
+        for start, stop in _blocks(out.numel(), out.device):
             out[start:stop].copy_(_merged(exact, start, stop))
         return True
 
     def between(self, delta: Delta, bracket: Bracket) -> Tensor:
         """Return the keys of the elements that a bracket leaves open, in any order."""
         low, high = bracket.maybe.bits, bracket.sure.bits
-        whole = (0, delta.count)
-        if low == high:  # the same magnitude: those of the indices in between
-            whole = bracket.sure.at + 1, min(bracket.maybe.at + 1, delta.count)
+        if low == high:  # the same magnitude: in the runs whose places lie in between
+            keys = _keys_of_runs(delta, bracket)
+            return keys[(keys > bracket.sure.key) & (keys <= bracket.maybe.key)]
         parts = []
-        for start, stop in _blocks(*whole, delta.model.device):
+        for start, stop in _blocks(delta.count, delta.model.device):
             magnitude = delta.part(start, stop).abs_()
             near = positive(_value(high + 1) - magnitude)
             if low > 0:
@@ -57,26 +58,25 @@ class BlockedKernels:
     def norm(self, delta: Delta, part: Part) -> Tensor:
         """Return the L1 norm of a delta under a mask with closed brackets, shape ()."""
         masked = torch.empty(delta.count, device=delta.model.device)
-        for start, stop in _blocks(0, delta.count, masked.device, _edges(part)):
+        for start, stop in _blocks(delta.count, masked.device):
             masked[start:stop].copy_(_masked(delta.part(start, stop), part, start))
         return l1_norm(masked)
 
 
-def _blocks(
-    start: int, stop: int, device: torch.device, edges: list[Edge] | None = None
-) -> Iterator[tuple[int, int]]:
-    """Cut a range into blocks, none of which an edge's index divides."""
+def _blocks(count: int, device: torch.device) -> Iterator[tuple[int, int]]:
     step = _CPU_BLOCK if device.type == "cpu" else _BLOCK
-    cuts = {edge.at + 1 for edge in edges or [] if start <= edge.at < stop - 1}
-    marks = sorted({*range(start, stop, step), *cuts, stop})
-    yield from pairwise(marks)
+    yield from pairwise([*range(0, count, step), count])
 
 
-def _edges(part: Part) -> list[Edge]:
-    return [
-        *([part.bracket.sure] if part.bracket else []),
-        *([part.outlier] if part.outlier else []),
-    ]
+def _keys_of_runs(delta: Delta, bracket: Bracket) -> Tensor:
+    """Return the keys of all elements in the runs that a bracket of one magnitude leaves open."""
+    device = delta.model.device
+    places = tie_order(torch.arange(0, delta.count, TIE_RUN, device=device)) // TIE_RUN
+    low, high = bracket.sure.at // TIE_RUN, bracket.maybe.at // TIE_RUN
+    runs = ((places >= low) & (places <= high)).nonzero()  # (r, 1)
+    index = (runs * TIE_RUN + torch.arange(TIE_RUN, device=device)).reshape(-1)
+    index = index[index < delta.count]
+    return keys_of(delta.picked(index).abs_(), index)
 
 
 def _merged(operation: Operation, start: int, stop: int) -> Tensor:
@@ -134,18 +134,38 @@ def _masked(delta: Tensor, part: Part, start: int) -> Tensor:
     if part.bracket is None:
         return delta
     magnitude = delta.abs()
-    mask = _within(part.bracket.sure, magnitude, start)
+    total = part.model.numel()
+    mask = _within(part.bracket.sure, magnitude, start, total)
     if part.outlier is not None:
-        mask -= _within(part.outlier, magnitude, start)
+        mask -= _within(part.outlier, magnitude, start, total)
     return delta.mul_(mask)
 
 
-def _within(edge: Edge, magnitude: Tensor, start: int) -> Tensor:
-    """Return 1.0 for each element up to an edge at the end of the block or outside it."""
-    least = edge.bits if start <= edge.at else edge.bits + 1
-    if least == 0:
-        return torch.ones_like(magnitude)
-    return (magnitude - _value(least - 1)).sign_().clamp_(min=0)  # `positive`, in place
+def _within(edge: Edge, magnitude: Tensor, start: int, total: int) -> Tensor:
+    """Return 1.0 for each element up to an edge; a block starts with a run."""
+    count = len(magnitude)
+    every, split, beyond = _least_of_runs(edge, total, magnitude.device)
+    least = every[start // TIE_RUN : -(-(start + count) // TIE_RUN)]
+    if count % TIE_RUN:
+        over = magnitude - least.repeat_interleave(TIE_RUN)[:count]
+    else:
+        over = (magnitude.view(-1, TIE_RUN) - least[:, None]).view(-1)
+    run = split - start // TIE_RUN
+    if 0 <= run < len(least):  # in this one the edge's own place decides
+        rest = slice(run * TIE_RUN + edge.at % TIE_RUN + 1, (run + 1) * TIE_RUN)
+        over[rest] = magnitude[rest] - beyond
+    return over.sign_().clamp_(min=0)  # `positive`, in place
+
+
+@lru_cache(maxsize=8)  # the blocks of a tensor, one after the other
+def _least_of_runs(edge: Edge, total: int, device: torch.device) -> tuple[Tensor, int, float]:
+    """Return what magnitudes have to exceed in each run, the run that an edge splits, and the
+    number that holds behind the edge; -1 for no run.
+    """
+    places = tie_order(torch.arange(0, total, TIE_RUN, device=device))
+    below, beyond = (_value(bits - 1) if bits > 0 else -1.0 for bits in (edge.bits, edge.bits + 1))
+    split = ((places <= edge.at) & (places + TIE_RUN > edge.at + 1)).nonzero().flatten().tolist()
+    return torch.where(places > edge.at, beyond, below), [*split, -1][0], beyond
 
 
 def _value(bits: int) -> float:

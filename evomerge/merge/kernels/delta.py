@@ -34,6 +34,11 @@ class Delta:
             part if self.base is None else part.sub_(loaded(self.base, start, stop, self.working))
         )
 
+    def picked(self, index: Tensor) -> Tensor:
+        """Return the elements of these flat indices, float32."""
+        part = self.model[index].to(self.working).float()
+        return part if self.base is None else part.sub_(self.base[index].to(self.working).float())
+
 
 def loaded(tensor: Tensor, start: int, stop: int, working: torch.dtype) -> Tensor:
     """Copy a part of a flat tensor, rounded to a recipe's dtype, to float32."""

@@ -4,8 +4,8 @@
 // the bits are theirs; kernels.py holds the same passes in PyTorch. A block of BLOCK elements stays
 // in the first-level cache, and each short loop over it is vectorised; TIES, the most common sum, is
 // one loop (`merge_disjoint`). `native.py` mirrors the structs. Elements are ranked by magnitude,
-// largest first, of equal ones the lower index first; an Edge names the last element of such a
-// ranking that is meant.
+// largest first, of equal ones the first in `tie_order` (random.py), which orders whole blocks; an
+// Edge names the last element of such a ranking that is meant.
 
 #include <algorithm>
 #include <cmath>
@@ -16,11 +16,11 @@
 
 namespace {
 
-constexpr int BLOCK = 128;
+constexpr int BLOCK = 128;  // random.py: TIE_RUN
 constexpr int MOST_MODELS = 32;
 
 struct Edge {
-  int64_t index;
+  int64_t place;  // in tie_order
   uint32_t bits;  // of the magnitude, as float32
   uint32_t unused;
 };
@@ -107,16 +107,28 @@ void store(const Task& task, int64_t start, int n, const float* __restrict x) {
   }
 }
 
+// random.py: tie_order of the first element of a block; those after it follow.
+inline int64_t place_of(int64_t start) {
+  const uint64_t run = static_cast<uint64_t>(start) / BLOCK;
+  uint64_t place = (run & 0x1FFFFFFu) ^ 0x13C6EF3u;
+  for (const uint64_t factor : {0x1EB352Du, 0x06CA68Bu, 0x1EB352Du}) {
+    place = (place * factor) & 0x1FFFFFFu;
+    place ^= place >> 13;
+  }
+  return static_cast<int64_t>((run >> 25) << 32 | place << 7);
+}
+
 // The smallest magnitude that lies within an edge for all of a block. An edge that ends inside the
-// block splits it: there the index decides too.
+// block splits it: there the place of each element decides too.
 inline uint32_t least(const Edge& edge, int64_t start, int n, bool* split) {
-  if (start + n - 1 <= edge.index) return edge.bits;
-  if (start <= edge.index) *split = true;
+  const int64_t first = place_of(start);
+  if (first + n - 1 <= edge.place) return edge.bits;
+  if (first <= edge.place) *split = true;
   return edge.bits + 1;
 }
 
-inline bool within(const Edge& edge, uint32_t magnitude, int64_t index) {
-  return magnitude > edge.bits || (magnitude == edge.bits && index <= edge.index);
+inline bool within(const Edge& edge, uint32_t magnitude, int64_t place) {
+  return magnitude > edge.bits || (magnitude == edge.bits && place <= edge.place);
 }
 
 // random.py: lowbias32 twice (Wellons 2018, https://nullprogram.com/blog/2018/07/31/).
@@ -141,8 +153,9 @@ void reduce(float* __restrict x, const Model& model, int64_t start, int n) {
     bool split = false;
     const uint32_t threshold = least(model.kept, start, n, &split);
     if (split) {
+      const int64_t place = place_of(start);
       for (int i = 0; i < n; i++)
-        x[i] = within(model.kept, bits_of(x[i]) & 0x7FFFFFFFu, start + i) ? x[i] : x[i] * 0.0f;
+        x[i] = within(model.kept, bits_of(x[i]) & 0x7FFFFFFFu, place + i) ? x[i] : x[i] * 0.0f;
     } else {
       for (int i = 0; i < n; i++)
         x[i] = (bits_of(x[i]) & 0x7FFFFFFFu) >= threshold ? x[i] : x[i] * 0.0f;
@@ -151,10 +164,11 @@ void reduce(float* __restrict x, const Model& model, int64_t start, int n) {
     bool split = false;
     const uint32_t threshold = least(model.kept, start, n, &split);
     const uint32_t outlier = least(model.outlier, start, n, &split);
+    const int64_t place = place_of(start);
     for (int i = 0; i < n; i++) {
       const uint32_t magnitude = bits_of(x[i]) & 0x7FFFFFFFu;
-      const bool keep = split ? within(model.kept, magnitude, start + i) &&
-                                    !within(model.outlier, magnitude, start + i)
+      const bool keep = split ? within(model.kept, magnitude, place + i) &&
+                                    !within(model.outlier, magnitude, place + i)
                               : (magnitude >= threshold) & (magnitude < outlier);
       x[i] = keep ? x[i] : x[i] * 0.0f;
     }
@@ -413,10 +427,11 @@ void collect(const Task& task, const Model& model, int64_t start, std::vector<in
   if (task.base.data) load(base, task.base, start, n, task.round_inputs);
   delta(x, task, model, start, n, base);
   if (!undecided(x, model, start, n)) return;
+  const int64_t place = place_of(start);
   for (int i = 0; i < n; i++) {
     const uint32_t magnitude = bits_of(x[i]) & 0x7FFFFFFFu;
-    if (within(model.maybe, magnitude, start + i) && !within(model.kept, magnitude, start + i))
-      keys->push_back((static_cast<int64_t>(0x7FFFFFFFu - magnitude) << 32) | (start + i));
+    if (within(model.maybe, magnitude, place + i) && !within(model.kept, magnitude, place + i))
+      keys->push_back((static_cast<int64_t>(0x7FFFFFFFu - magnitude) << 32) | (place + i));
   }
 }
 

@@ -303,7 +303,7 @@ def _agrees(kernels: NativeKernels) -> bool:
     draw = CounterRandom(0, "sample")
     base, *models = (draw.uniform(i, (777,)) - 0.5 for i in range(4))
     models = [base + 0.1 * model for model in models]
-    bracket = Bracket(Edge(0x3C800000, 300), Edge(0x3C800000, 300))  # 1/64
+    bracket = Bracket(Edge(0x3C800000, 2**31), Edge(0x3C800000, 2**31))  # 1/64
     parts = [
         Part(models[0], 0.7, bracket, scale=1.3),
         Part(models[1], -0.4, dropping=Dropping(draw, 1, 0.6), scale=0.6, divides=True),

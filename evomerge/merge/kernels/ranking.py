@@ -1,8 +1,8 @@
 """Finds the k largest elements of a delta from a sample of its ranking; see `Ranking`.
 
-Elements are ranked by magnitude, the largest first, and of equal ones the lower index first, which
-is the order in which `methods.deltas.largest` takes them. A key packs both, so that keys ascend:
-``(0x7FFFFFFF - bits of the float32 magnitude) << 32 | flat index``.
+Elements are ranked by magnitude, the largest first, and equal ones by `methods.random.tie_order`,
+which is the order in which `methods.deltas.largest` takes them. A key packs both, so that keys
+ascend: ``(0x7FFFFFFF - bits of the float32 magnitude) << 32 | place in tie_order``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from evomerge.merge.kernels.delta import Delta
+from evomerge.methods.random import tie_order
 
 EXACT = 2**16  # elements up to which every key is kept
 STRIDE = 64  # otherwise every 64th: 1/8 byte an element
@@ -25,7 +26,7 @@ _TOP = 0x7FFFFFFF
 
 
 class Edge(NamedTuple):  # as `Bracket`: made for each tensor and model of every candidate
-    """An element of a ranking, by the bits of its magnitude and its flat index."""
+    """An element of a ranking, by the bits of its magnitude and its place in `tie_order`."""
 
     bits: int
     at: int
@@ -123,7 +124,7 @@ def keys_of(magnitude: Tensor, index: Tensor) -> Tensor:
         (_TOP - magnitude.view(torch.int32))
         .to(torch.int64)
         .bitwise_left_shift_(32)
-        .bitwise_or_(index)
+        .bitwise_or_(tie_order(index))
     )
 
 

@@ -20,7 +20,7 @@ from evomerge.merge.kernels.delta import Delta
 from evomerge.merge.kernels.ranking import EXACT, Ranking, rank
 from evomerge.merge.kernels.ranking_file import ranking_in
 
-_FORMAT = "1"  # changes whenever files of an older version must not be read
+_FORMAT = "2"  # changes whenever files of an older version must not be read
 
 
 class Statistics:

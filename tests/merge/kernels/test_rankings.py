@@ -10,6 +10,7 @@ from evomerge.merge.kernels import ranking as ranking_module
 from evomerge.merge.kernels.delta import Delta
 from evomerge.merge.kernels.ranking import STRIDE, keys_of, rank
 from evomerge.merge.kernels.statistics import Statistics
+from evomerge.methods.random import tie_order
 
 
 def delta(count, seed=0, scale=1.0, stored=torch.float32):
@@ -18,8 +19,9 @@ def delta(count, seed=0, scale=1.0, stored=torch.float32):
 
 
 def ordered(a_delta):
-    """Flat indices from the largest magnitude to the smallest, lower index first."""
-    return np.argsort(-a_delta.part(0, a_delta.count).abs().numpy(), kind="stable")
+    """Flat indices from the largest magnitude to the smallest, equal ones in `tie_order`."""
+    places = tie_order(torch.arange(a_delta.count)).numpy()
+    return np.lexsort((places, -a_delta.part(0, a_delta.count).abs().numpy()))
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16], ids=str)
@@ -33,7 +35,7 @@ def test_every_kept_key_is_the_key_of_its_rank(count, stored, group, monkeypatch
     ranking = rank(whole)
     assert ranking.stride == (1 if count <= 65_536 else STRIDE)
     indices = ordered(whole)[:: ranking.stride].copy()
-    assert (ranking.keys & 0xFFFFFFFF).tolist() == indices.tolist()
+    assert (ranking.keys & 0xFFFFFFFF).tolist() == tie_order(torch.from_numpy(indices)).tolist()
     magnitude = whole.model.float().abs()[torch.from_numpy(indices)]
     assert ranking.keys.tolist() == keys_of(magnitude, torch.from_numpy(indices)).tolist()
 
