@@ -39,6 +39,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "seed": 5,
         "population": 10,
         "deadline": "8h",
+        "max_cost": 5.0,
         "random_share": 0.1,
         "objective": "pareto",
         "constraints": ["qa >= best parent - 0.01"],
@@ -56,6 +57,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "gpus": 0.5,
         "ray_address": "auto",
         "patience": "30m",
+        "price_per_hour": 2.0,
     },
     "output": {"dtype": "float32", "save_model": False, "adapter_rank": 4},
 }
@@ -102,7 +104,10 @@ def test_every_key_given_from_python_is_the_key_of_the_study_file(
         given |= {key: value, **also}
     else:
         given[section] = {key: value}
-    yaml = from_yaml(tmp_path, {section: {key: value, **also}, "evaluate": evaluate})
+    beside = {"workers": {"price_per_hour": 2.0}} if key == "max_cost" else {}
+    given |= beside
+    sections = {section: {key: value, **also}, "evaluate": evaluate}
+    yaml = from_yaml(tmp_path, {**beside, **sections})
     study = em.create_study(SPACE, em.LMEval(**evaluate), tmp_path / "run", **BASE, **given)
     assert study.config.to_dict() == yaml
     default = em.create_study(SPACE, em.LMEval(["qa", "lm"]), tmp_path / "run", **BASE)
