@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 from evomerge.core.errors import UserError
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.space import SearchSpace
-from evomerge.study.config import StudyConfig, ThenConfig
+from evomerge.study.config import StudyConfig
 from evomerge.study.context import StudyRun, study_space
 from evomerge.study.display import study_html, study_line
 from evomerge.study.journal import dataframes
@@ -30,7 +30,7 @@ from evomerge.study.phases.ask_tell import AskTell
 from evomerge.study.phases.baseline import Baseline
 from evomerge.study.phases.card import write_study_card
 from evomerge.study.phases.check import check, finished, refuse_another
-from evomerge.study.phases.choice import with_optimizer
+from evomerge.study.phases.choice import as_begun
 from evomerge.study.phases.conclusion import Conclusion
 from evomerge.study.phases.contenders import contenders
 from evomerge.study.phases.dead_tasks import warn_of_dead_tasks
@@ -313,21 +313,8 @@ class Study:
         except OSError as error:
             raise UserError(f"{self.directory}: cannot make a run folder: {error}") from None
         self._ledger = Ledger(self.directory / JOURNAL, self._hear)
-        if self.config.search.optimizer is None:
-            self._choose_optimizer(self._ledger.record, external)
+        self.config = as_begun(self.config, self.space, self._ledger.record, external)
         return StudyRun(self.config, self.directory, self.space, self._ledger)
-
-    def _choose_optimizer(self, record: Record, external: bool) -> None:
-        """Take the optimizer that the run began with, or the one for its kind of evaluation."""
-        begun = record.config.get("search", {})
-        then = begun.get("then")
-        search = replace(
-            self.config.search,
-            optimizer=begun.get("optimizer"),
-            options=begun.get("options", {}),
-            then=None if then is None else ThenConfig(**then),
-        )
-        self.config, _ = with_optimizer(replace(self.config, search=search), self.space, external)
 
     def _open_ask_tell(self) -> AskTell:
         if self._ask_tell is None:

@@ -42,6 +42,17 @@ class _Console(Console):
         raise BrokenPipeError  # rich would end the process with a code that means our fault
 
 
+class _Starting:
+    """Says that workers load, and for how long by now; drawn again with every refresh."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def __rich__(self) -> str:
+        since = duration(time.monotonic() - self._began)
+        return f"starting: workers load models and tasks, {since} so far"
+
+
 class Progress:
     """Listens to a study's events and shows how it goes.
 
@@ -70,7 +81,7 @@ class Progress:
                 console=self._console, refresh_per_second=1 / REFRESH_SECONDS, transient=True
             )
             self._live.start()
-            self._live.update("starting: workers load models and tasks")
+            self._live.update(_Starting())
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -17,6 +17,7 @@ from dataclasses import replace
 from evomerge.optimizers.coordinates import n_values
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.study.config import StudyConfig, ThenConfig
+from evomerge.study.journal.record import Record
 from evomerge.study.phases.gradients import Chain, without_gradient
 
 STEPS = 7  # one in so many trials is a step along gradients, after a search by scores
@@ -38,6 +39,23 @@ def with_optimizer(
         return config, "as the study says"
     name, why, then = _choice(config, space, external)
     return replace(config, search=replace(config.search, optimizer=name, then=then)), why
+
+
+def as_begun(
+    config: StudyConfig, space: SearchSpace, record: Record, external: bool
+) -> StudyConfig:
+    """Name the optimizer that a run began with, or chose when it began, if the study names none."""
+    if config.search.optimizer is not None:
+        return config
+    begun = record.config.get("search", {})
+    then = begun.get("then")
+    search = replace(
+        config.search,
+        optimizer=begun.get("optimizer"),
+        options=begun.get("options", {}),
+        then=None if then is None else ThenConfig(**then),
+    )
+    return with_optimizer(replace(config, search=search), space, external)[0]
 
 
 def _choice(
