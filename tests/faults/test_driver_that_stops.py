@@ -185,7 +185,7 @@ def test_a_key_that_an_earlier_version_did_not_know_is_no_change(
             StudyConfig, "to_dict", lambda self: {k: whole(self)[k] for k in sorted(known)}
         )
         Study(stub_config(), tmp_path / "run").optimize(4)
-    assert whole(stub_config()).keys() - known == {"trust_remote_code"}
+    assert whole(stub_config()).keys() - known >= {"trust_remote_code", "calibration", "methods"}
     Study(stub_config(), tmp_path / "run").optimize(8)
     with pytest.raises(UserError, match="trust_remote_code was None, now 000"):
         Study(stub_config(trust_remote_code="0" * 64), tmp_path / "run").optimize(8)

@@ -54,6 +54,8 @@ def live_prefixes(config: Mapping[str, Any], stored: Iterable[str]) -> dict[str,
 
     A file of BERT names its tensors ``bert.encoder…`` or ``encoder…``, one of GPT-2
     ``transformer.h…`` or ``h…``: transformers loads either, so models stored either way are alike.
+    None where a file's names differ from the live ones by more (Gemma 3's wrapper, fused experts):
+    there each architecture has one way to be stored, which the merge keeps.
 
     Raises:
         UserError: transformers refuses the config.
@@ -63,15 +65,15 @@ def live_prefixes(config: Mapping[str, Any], stored: Iterable[str]) -> dict[str,
         return {}
     prefix = f"{skeleton.model.base_model_prefix}."
     names = list(stored)
-    live_names = skeleton.live_names(names)
-    taken = set(names)
-    return {
-        name: live
-        for name, live in live_names.items()
-        if live in skeleton.shapes
-        and live not in taken
-        and (live == prefix + name or name == prefix + live)
-    }
+    taken, prefixed = set(names), {}
+    for name, live in skeleton.live_names(names).items():
+        if live == name or live not in skeleton.shapes:
+            continue
+        if name not in (prefix + live, live.removeprefix(prefix)):
+            return {}
+        if live not in taken:
+            prefixed[name] = live
+    return prefixed
 
 
 def partner_of(name: str, config: Mapping[str, Any], stored: Mapping[str, str]) -> str | None:

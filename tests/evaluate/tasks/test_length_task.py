@@ -70,12 +70,8 @@ def test_lm_evals_own_loop_counts_the_tokens_of_its_text(bench: Bench, harness: 
     rows = Scorer(model, bench.tokenizer, harness).score(
         {"length": list(range(20)), "write": list(range(20))}, "metric"
     )
-    texts = {
-        i: text
-        for _, i, text, _ in Scorer(model, bench.tokenizer, harness).written(
-            {"write": list(range(20))}
-        )
-    }
+    shown = Scorer(model, bench.tokenizer, harness).written({"write": list(range(20))})
+    texts = {item.doc_id: item.written for item in shown}
     for row in rows[:20]:
         assert row.metric == len(
             bench.tokenizer.encode(texts[row.doc_id], add_special_tokens=False)
