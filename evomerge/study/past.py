@@ -39,8 +39,10 @@ def refuse_other_points(study: StudyEvent, where: str) -> None:
         )
 
 
-_PATHS = ("base_model", "models", "model", "space", "include_path")
-_PATHS += ("text", "preferences", "function", "file")
+_PATHS = (
+    *("base_model", "models", "model", "space", "include_path"),
+    *("text", "preferences", "function", "file"),
+)
 
 
 def moved_paths(old: Any, new: Any) -> dict[str, str]:
