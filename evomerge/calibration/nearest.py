@@ -69,7 +69,8 @@ def posterior(table: np.ndarray, prior: Sequence[float] | None = None) -> list[f
         table: Log-likelihood of each row by each model, (rows, models).
         prior: w before the first row; the same for all by default.
 
-    >>> posterior(np.log([[0.2, 0.2], [0.1, 0.1]]), [0.25, 0.75])  # equal likelihoods say nothing
+    >>> equal = np.log([[0.2, 0.2], [0.1, 0.1]])  # says nothing
+    >>> [round(weight, 9) for weight in posterior(equal, [0.25, 0.75])]
     [0.25, 0.75]
     """
     count = table.shape[1]

@@ -287,7 +287,7 @@ class Ledger:
             rescored=answer.rescored,
             loss=loss,
             gradient=gradient,
-            passes=answer.passes if isinstance(answer, Gradients) else 1,
+            passes=answer.passes if isinstance(answer, Gradients) and answer.passes > 1 else None,
         )
         halved = f"batches were halved {self.record.halvings} times because memory ran out"
         why = halved if self.record.halvings else f"worker {worker} batches them so"

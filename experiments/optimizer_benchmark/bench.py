@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from arms import ARMS, HEADLINE, Arm
 from peers import MergekitEvolve, Mergenetic
-from spaces import parents, spaces
+from spaces import bound_space, parents
 
 from evomerge.evaluate.outcomes import OutcomeRow, score_kind_of
 from evomerge.optimizers import create
@@ -105,7 +105,7 @@ class Search:
         self.judge, self.arm, self.seed = judge, arm, seed
         self.brief = False
         base, models = judge.config.base_model, list(judge.config.models)
-        self.space = spaces(base, models)[space_name]
+        self.space = bound_space(space_name, base, models)
         self.spent, self.budget = 0, budget
         self.best_seen: tuple[float, Recipe] | None = None
         self.gains: list[tuple[float, Recipe]] = []
@@ -118,7 +118,7 @@ class Search:
             start = self._anchors()
         dimensions = len(self.space.dimensions)
         if arm.optimizer == "mergekit-evolve":
-            self.space = spaces(base, models, 0.0, 100.0)[space_name]
+            self.space = bound_space(space_name, base, models, 0.0, 100.0)
             self.optimizer = MergekitEvolve(dimensions, len(models), seed, start)
         elif arm.optimizer == "mergenetic":
             self.optimizer = Mergenetic(dimensions, seed)

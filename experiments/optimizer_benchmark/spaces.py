@@ -7,11 +7,14 @@ from evomerge.recipe.space.space import SearchSpace
 LOW, HIGH = -0.25, 1.5  # of every weight, as in search_spaces/task_arithmetic_by_depth.yaml
 
 
-def spaces(base: str, models: list[str], low: float = LOW, high: float = HIGH) -> dict:
-    """A weight per model; at five depths; and apart for attention, MLP and the rest.
+def bound_space(
+    name: str, base: str, models: list[str], low: float = LOW, high: float = HIGH
+) -> SearchSpace:
+    """One of the spaces, bound to a zoo.
 
-    And those that gradients search: a weight per model and component of a layer, or tensor; and
-    one with methods to choose and densities, which have no gradient.
+    A weight per model; at five depths; and apart for attention, MLP and the rest. And those that
+    gradients search: a weight per model and component of a layer, or tensor; and one with methods
+    to choose and densities, which have no gradient.
     """
 
     def weights(knots: int | None) -> list[dict]:
@@ -32,7 +35,7 @@ def spaces(base: str, models: list[str], low: float = LOW, high: float = HIGH) -
     made = {name: SearchSpace.from_dict(document, name) for name, document in documents.items()}
     made |= {per: SearchSpace.from_yaml(name) for per, name in finer.items()}
     made["mixed"] = SearchSpace.from_yaml("mixed_methods")
-    return {name: space.bind(base, models, "float32") for name, space in made.items()}
+    return made[name].bind(base, models, "float32")
 
 
 def parents(zoo: Path) -> tuple[str, list[str]]:

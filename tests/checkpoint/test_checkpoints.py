@@ -258,7 +258,9 @@ def test_a_hub_id_without_a_network_is_told_in_one_line(monkeypatch, tmp_path):
     with pytest.raises(UserError) as caught:
         resolve("someone/a-model-that-is-not-here@main")
     message = str(caught.value)
-    assert message.startswith("someone/a-model-that-is-not-here@main: no such folder, and the hub")
+    assert message.startswith(
+        "someone/a-model-that-is-not-here@main: no such folder, not downloaded yet"
+    )
     assert "\n" not in message
 
 

@@ -105,7 +105,9 @@ def test_leftovers_of_a_killed_export_are_swept_away(tmp_path: Path) -> None:
     (best / ".model.partial-7" / "model.safetensors").write_bytes(b"half")
     (best / ".recipe.yaml.partial-7").write_text("half")
     go(tmp_path / "run", search={"trials": 4})
-    assert sorted(file.name for file in best.iterdir()) == ["model", "recipe.yaml"]
+    assert sorted(file.name for file in best.iterdir()) == [
+        *("examples.json", "model", "recipe.yaml")
+    ]
 
 
 def test_the_three_pools_share_no_item_and_every_phase_keeps_to_its_own(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def model_card(
     text = public_recipe(recipe)
     ticks = max((len(run) for run in re.findall("`+", text)), default=0)
     return _CARD.format(
-        metadata=ModelCardData(**head, **(metadata or {})).to_yaml(line_break="\n") + "\n",
+        metadata=ModelCardData(**head | dict(metadata or {})).to_yaml(line_break="\n") + "\n",
         title=_plain(title),
         count=len(named),
         methods="`, `".join(used),

@@ -171,7 +171,7 @@ class OutcomesEvent(Event, name="outcomes"):
         rescored: Replaces earlier rows, because the device that scored them was later found faulty.
         loss: The weighted sum of the items' losses, if a gradient was computed.
         gradient: Its derivative along each dimension of the space.
-        passes: How often the items went through the model for it.
+        passes: How often the items went through the model for it, where more than once.
     """
 
     trial: TrialNumber
@@ -188,7 +188,7 @@ class OutcomesEvent(Event, name="outcomes"):
     rescored: bool = False
     loss: float | None = None
     gradient: Sequence[float] | None = None
-    passes: int = 1
+    passes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

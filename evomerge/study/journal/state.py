@@ -213,7 +213,7 @@ class StudyState:
         else:
             plain = event.gradient is None
             kind, price = (event.mode, 1) if plain else ("gradient", PRICES[event.mode])
-            price *= event.passes
+            price *= event.passes or 1
             self.item_evaluations += price * len(event.rows)
             seconds, items = self.paid.get(kind, (0.0, 0))
             seconds += event.seconds.get("total", 0.0)

@@ -108,6 +108,8 @@ def test_the_least_study_has_the_documented_defaults() -> None:
         "trust_remote_code": None,
         "data": None,
         "calibration": None,
+        "methods": None,
+        "optimizers": None,
     }
 
 
