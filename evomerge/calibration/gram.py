@@ -31,7 +31,7 @@ class _Span(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """Which matrix a stored weight has.
+    """Names the matrix that a stored weight has.
 
     Attributes:
         leader: The weight under whose name the matrix is kept.
@@ -115,13 +115,13 @@ class _Watch(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def _see(self, inputs: Tensor, weight: Tensor, inputs_axis: int) -> None:
-        found = self._stored_in(weight, inputs_axis) if weight.dim() == 2 else []
-        if not found:
+        matrices = self._stored_in(weight, inputs_axis) if weight.dim() == 2 else []
+        if not matrices:
             return
         again = self._last is not None and self._last[0] is inputs
-        leader = self._last[1] if again and self._last is not None else found[0][0]
-        leader = self.leaders.get(found[0][0], Shared(leader, False)).leader
-        for name, transposed in found:
+        leader = self._last[1] if again and self._last is not None else matrices[0][0]
+        leader = self.leaders.get(matrices[0][0], Shared(leader, False)).leader
+        for name, transposed in matrices:
             self.leaders.setdefault(name, Shared(leader, transposed))
         if again and self._last is not None and self._last[1] == leader:
             return

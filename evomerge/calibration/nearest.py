@@ -124,9 +124,9 @@ def by_fisher(
     def product(a: Any, b: Any) -> float:
         return sum(float((a.tensor(n).double() * b.tensor(n).double()).sum()) for n in names)
 
-    own = product(target, target)
+    target_square = product(target, target)
     return [
-        product(target, other) / math.sqrt(max(own * product(other, other), 1e-300))
+        product(target, other) / math.sqrt(max(target_square * product(other, other), 1e-300))
         for other in others
     ]
 

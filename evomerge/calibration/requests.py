@@ -1,4 +1,4 @@
-"""What workers are asked of models' own rows, and what they answer; as `study.workers.requests`."""
+"""Types the requests about models' own rows, and their answers; as `study.workers.requests`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Collected:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured: the answer to `Measure`.
+    """Describes a statistic that was made: the answer to `Measure`.
 
     Attributes:
         statistic: A hash of the statistic's content.

@@ -40,7 +40,7 @@ class Rows:
 
     @property
     def tokens(self) -> int:
-        """How many tokens the model reads."""
+        """Count the tokens that the model reads."""
         return sum(len(row.tokens) - 1 for row in self.rows)
 
 

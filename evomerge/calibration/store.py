@@ -53,7 +53,7 @@ def write(target: Path) -> Any:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor lies: its file, and the span of its bytes there."""
+    """Locates a tensor: its file, and the span of its bytes there."""
 
     file: Path
     start: int

@@ -211,7 +211,7 @@ class _Sample:
 
 
 def _same(name: str, said: str) -> bool:
-    """Whether a folder or hub id is what another model's card calls its base."""
+    """Return whether a folder or hub id is what another model's card calls its base."""
     if name == said or name.partition("@")[0] == said:
         return True
     folder, path = Path(name), Path(said)

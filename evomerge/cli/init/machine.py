@@ -12,7 +12,7 @@ _CUDA_FLOPS, _CORE_FLOPS = 5e13, 1e10  # of a forward pass, cautious: `check` me
 
 @dataclass(frozen=True)
 class Machine:
-    """What this machine has.
+    """Describes what this machine has.
 
     Attributes:
         cores: Cores that this process may use.

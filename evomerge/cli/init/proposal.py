@@ -203,7 +203,7 @@ def _tasks_in(folder: Path) -> list[str]:
 
 
 def _mentions(parts: set[str], pattern: str) -> bool:
-    """Whether a word is one of these; the long ones may be parts of words."""
+    """Return whether a word is one of these; the long ones may be parts of words."""
     short = set(pattern.split("|"))
     return bool(parts & short) or any(
         len(word) > 4 and word in part for word in short for part in parts

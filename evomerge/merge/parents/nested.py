@@ -78,21 +78,21 @@ def _kept(recipe: Recipe, parents: Parents, name: str) -> Checkpoint:
     into it, which takes seconds a layer; of the last two such merges, and only if all their models
     are on disk.
     """
-    kept, where = parents.kept, f"merges.{name}"
-    if kept is None or any(map(parents.is_passing, recipe.inputs)):
+    cache, where = parents.kept, f"merges.{name}"
+    if cache is None or any(map(parents.is_passing, recipe.inputs)):
         return _checkpoint(recipe, parents, where)
     digest = recipe.digest
-    if digest in kept.made:
-        kept.made[digest] = kept.made.pop(digest)
-        return kept.made[digest]
+    if digest in cache.made:
+        cache.made[digest] = cache.made.pop(digest)
+        return cache.made[digest]
     of_data = any(methods.get(method).needs_data for method in recipe.method_names)
-    stays = of_data or kept.before.get(name) == digest
-    kept.before[name] = digest
+    stays = of_data or cache.before.get(name) == digest
+    cache.before[name] = digest
     checkpoint = _checkpoint(recipe, parents, where, stays)
     if stays:
-        kept.made[digest] = checkpoint
-        while len(kept.made) > _MOST_KEPT:
-            del kept.made[next(iter(kept.made))]
+        cache.made[digest] = checkpoint
+        while len(cache.made) > _MOST_KEPT:
+            del cache.made[next(iter(cache.made))]
     return checkpoint
 
 

@@ -189,12 +189,12 @@ def stairs(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def _by_task(run: Run) -> dict[str, Any] | None:
     """Draw each task by generation: of the generation's best trial, and the median."""
-    found = task_curves(run)
-    if not found.curves:
+    by_task = task_curves(run)
+    if not by_task.curves:
         return None
-    shown = dict(list(found.curves.items())[:_MOST_TASKS])
+    shown = dict(list(by_task.curves.items())[:_MOST_TASKS])
     values = [v for curve in shown.values() for _, *both in curve for v in both]
-    values += [0.0] if found.is_gain else []
+    values += [0.0] if by_task.is_gain else []
     first = min(curve[0][0] for curve in shown.values())
     last = max(curve[-1][0] for curve in shown.values())
 
@@ -203,16 +203,16 @@ def _by_task(run: Run) -> dict[str, Any] | None:
             room = max(0.5, 0.02 * (last - first))
             at = frame(
                 (width, 190.0),
-                f"{'Gain' if found.is_gain else 'Score'} on {task} by generation",
+                f"{'Gain' if by_task.is_gain else 'Score'} on {task} by generation",
                 Scale(first - room, last + room, 0, 1),
                 values,
                 ("", ""),
                 ticks(first, max(last, first + 1e-6), 4, whole=True) or [(first, str(first))],
-                zero=found.is_gain,
+                zero=by_task.is_gain,
             )
             best = [(float(g), v) for g, v, _ in curve]
             with at.figure.marks(at.across, at.up):
-                if found.is_gain:
+                if by_task.is_gain:
                     at.figure.line(at.points(best), "s1")
                     at.figure.line(at.points([(float(g), v) for g, _, v in curve]), "s1 dotted")
                 else:
@@ -226,12 +226,12 @@ def _by_task(run: Run) -> dict[str, Any] | None:
         ("line", "s1", "the generation's best trial over all tasks"),
         ("line", "s1 dotted", "median"),
     ]
-    if not found.is_gain:
+    if not by_task.is_gain:
         entries = [("line", "s1", "mean of five"), ("dot", "f1 faint", "each step, smooth score")]
     return {
         "legend": legend(entries),
         "figures": [(task, drawn(task, curve)) for task, curve in shown.items()],
-        "left": len(found.curves) - len(shown),
+        "left": len(by_task.curves) - len(shown),
     }
 
 

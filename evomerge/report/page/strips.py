@@ -31,40 +31,40 @@ _MEASURES = {
 
 def section(run: Run) -> dict[str, Any]:
     """Return strips, the map of layers, the tables of choices; empty before two trials."""
-    found = dimensions(run)
-    if found is None:
+    findings = dimensions(run)
+    if findings is None:
         return {}
-    known = found.measure != "apart"
-    ranged = len(found.strips)
-    shown = found.strips[:_MOST_STRIPS]
-    predicted = percent(max(0.0, found.predicted or 0.0))
-    trials = plural(found.trials, "trial")
+    known = findings.measure != "apart"
+    ranged = len(findings.strips)
+    shown = findings.strips[:_MOST_STRIPS]
+    predicted = percent(max(0.0, findings.predicted or 0.0))
+    trials = plural(findings.trials, "trial")
     return {
-        "measure": _MEASURES[found.measure].format(trials=trials, predicted=predicted),
+        "measure": _MEASURES[findings.measure].format(trials=trials, predicted=predicted),
         "strips": _strips(shown, known) if shown else None,
-        "legend": _legend(found),
-        "groups": _groups(found) if known and len(found.groups) > 1 else None,
-        "map": _map(found, run.depth) if known else None,
+        "legend": _legend(findings),
+        "groups": _groups(findings) if known and len(findings.groups) > 1 else None,
+        "map": _map(findings, run.depth) if known else None,
         "choices": [
             {
                 "name": nominal.name,
                 "share": percent(nominal.share) if known and nominal.share is not None else "",
-                "rows": [_row(choice, found) for choice in nominal.choices],
+                "rows": [_row(choice, findings) for choice in nominal.choices],
             }
-            for nominal in found.nominal[:_MOST_STRIPS]
+            for nominal in findings.nominal[:_MOST_STRIPS]
         ],
-        "n_best": found.n_best,
-        "of": found.trials,
+        "n_best": findings.n_best,
+        "of": findings.trials,
         "shown": len(shown),
         "ranged": ranged,
-        "left_choices": max(0, len(found.nominal) - _MOST_STRIPS),
+        "left_choices": max(0, len(findings.nominal) - _MOST_STRIPS),
     }
 
 
-def _legend(found: Dimensions) -> Markup:
-    best = f"the best {found.n_best}"
+def _legend(findings: Dimensions) -> Markup:
+    best = f"the best {findings.n_best}"
     entries: list[Entry] = [("bar", "band1", f"where {best} lie"), ("dot", "f1", best)]
-    if found.trials > found.n_best:
+    if findings.trials > findings.n_best:
         entries.append(("dot", "f5", "others"))
     entries += [("square", "hollow", "start"), ("square", "ours", "recommended, or the leader")]
     return legend(entries)
@@ -126,9 +126,9 @@ def _share(share: float | None, known: bool) -> str:
     return percent(share) if known else number(share)
 
 
-def _groups(found: Dimensions) -> Markup:
+def _groups(findings: Dimensions) -> Markup:
     """Draw the importance of what dimensions set, at whatever depth, as bars."""
-    groups = list(found.groups.items())[:_MOST_GROUPS]
+    groups = list(findings.groups.items())[:_MOST_GROUPS]
     largest = max(abs(share) for _, share in groups) or 1.0
 
     def draw(width: float) -> Markup:
@@ -151,17 +151,17 @@ def _groups(found: Dimensions) -> Markup:
     return responsive(draw, HALF * 1.4)
 
 
-def _map(found: Dimensions, depth: int | None) -> Markup | None:
+def _map(findings: Dimensions, depth: int | None) -> Markup | None:
     """Draw importance by group and layer, where dimensions belong to one layer each."""
-    if not found.layers:
+    if not findings.layers:
         return None
-    layers = range(depth or 1 + max(layer for _, layer in found.layers))
+    layers = range(depth or 1 + max(layer for _, layer in findings.layers))
     totals: dict[str, float] = {}
-    for (group, _), share in found.layers.items():
+    for (group, _), share in findings.layers.items():
         totals[group] = totals.get(group, 0.0) + share
     most = min(_MOST_ROWS, max(4, _MOST_CELLS // len(layers)))
     rows = sorted(totals, key=lambda group: -totals[group])[:most]
-    values = [[found.layers.get((group, layer)) for layer in layers] for group in rows]
+    values = [[findings.layers.get((group, layer)) for layer in layers] for group in rows]
     known = [abs(v) for row in values for v in row if v is not None]
     low = min((v for row in values for v in row if v is not None), default=0.0)
     top = max([*known, 1e-9])
@@ -176,11 +176,11 @@ def _map(found: Dimensions, depth: int | None) -> Markup | None:
     return responsive(draw)
 
 
-def _row(choice: Choice, found: Dimensions) -> dict[str, str]:
+def _row(choice: Choice, findings: Dimensions) -> dict[str, str]:
     error = "" if choice.error is None else f" ± {number(choice.error)}"
     return {
         "value": str(choice.value),
         "count": f"{choice.count:,}",
-        "best": f"{choice.best:,} of {found.n_best:,}",
+        "best": f"{choice.best:,} of {findings.n_best:,}",
         "gain": NONE if choice.mean is None else number(choice.mean, sign=True) + error,
     }

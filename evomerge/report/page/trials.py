@@ -17,8 +17,8 @@ def section(run: Run) -> dict[str, Any]:
     standings = sorted(record.standings(), key=lambda s: s.rank, reverse=True)
     if not standings:
         return {}
-    found = dimensions(run)
-    order = {} if found is None else {s.dimension.name: s.share for s in found.strips}
+    findings = dimensions(run)
+    order = {} if findings is None else {s.dimension.name: s.share for s in findings.strips}
     names = named(record.dimensions, run.depth)
     columns = sorted(
         range(len(names)), key=lambda i: -(order.get(record.dimensions[i].name) or 0.0)

@@ -110,10 +110,10 @@ def optuna_study(
         storage: An Optuna storage or its URL; ``None`` keeps it in memory.
     """
     mirror = Mirror(name, InMemoryStorage() if storage is None else storage)
-    told = [ask for _, ask in sorted(record.generations.items()) if ask.fitness is not None]
-    if told:
-        mirror._begin(record, told[0])
-    for ask in told:
+    learned = [ask for _, ask in sorted(record.generations.items()) if ask.fitness is not None]
+    if learned:
+        mirror._begin(record, learned[0])
+    for ask in learned:
         mirror._copy(record, ask, None)
     if record.verdict is not None:
         mirror.study.set_user_attr("verdict", record.verdict.sentence)
