@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import HF_MODULES_CACHE
 
+from evomerge.checkpoint.architecture import within_layer
 from evomerge.checkpoint.files.folder import read_config
 from evomerge.checkpoint.files.remote_code import allowance_hint, named_code
 from evomerge.checkpoint.sandbox.client import check_settings
@@ -39,6 +40,9 @@ def load_model(
     dtype: torch.dtype | str = torch.float32,
     device: torch.device | str | Sequence[str] = "cpu",
     trust_remote_code: bool = False,
+    *,
+    memory: Mapping[str, torch.Tensor] | None = None,
+    drawn: bool = False,
 ) -> tuple[Any, Any]:
     """Load a causal LM for scoring: eval mode, no gradients, no progress bars.
 
@@ -50,6 +54,9 @@ def load_model(
         device: Where the model lives; several names spread its layers over them (`device_map`).
         trust_remote_code: Whether Python in the folder may run; see
             `checkpoint.files.remote_code`.
+        memory: Weights of other models by name, on that device: those of a model that is made of a
+            config share their memory, where the shapes are equal.
+        drawn: Whether the weights of such a model are drawn as for training, rather than arbitrary.
 
     Raises:
         UserError: The folder holds no model, or one whose tensors are not those of its config.
@@ -61,7 +68,9 @@ def load_model(
     dtype = _dtype(dtype)
     devices = [str(device)] if isinstance(device, str | torch.device) else list(device)
     if isinstance(source, PretrainedConfig):
-        return _for_scoring(_from_config(source, dtype, trust_remote_code), devices), None
+        model = _from_config(source, dtype, trust_remote_code, drawn)
+        _share(model, memory or {})
+        return _for_scoring(model, devices), None
     folder = Path(source)
     if folder.exists() and not (folder / "config.json").is_file():
         raise UserError(f"expected a model folder with a config.json, but '{folder}' has none")
@@ -188,14 +197,29 @@ def _config(source: str | Path, trust_remote_code: bool) -> PretrainedConfig:
 
 
 def _from_config(
-    config: PretrainedConfig, dtype: torch.dtype | str, trust_remote_code: bool
+    config: PretrainedConfig,
+    dtype: torch.dtype | str,
+    trust_remote_code: bool,
+    drawn: bool = False,
 ) -> Any:
     chosen = {} if isinstance(dtype, str) else {"dtype": dtype}
     build: Any = _auto_class(config, trust_remote_code).from_config
     # Random initialisation is wasted on weights that are written over, and would draw from the
     # global generators; buffers (rotary tables) still get their true values.
-    with no_init_weights(), torch.random.fork_rng(devices=[]):
+    with nullcontext() if drawn else no_init_weights(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
         return build(config, trust_remote_code=trust_remote_code, **chosen)
+
+
+def _share(model: torch.nn.Module, memory: Mapping[str, torch.Tensor]) -> None:
+    """Put a model's weights into the memory of others; deeper layers get the dtypes of those."""
+    dtypes = {within_layer(name): tensor.dtype for name, tensor in memory.items()}
+    for name, parameter in model.named_parameters():
+        there = memory.get(name)
+        if there is not None and there.shape == parameter.shape:
+            parameter.data = there.data
+        else:
+            parameter.data = parameter.data.to(dtypes.get(within_layer(name), parameter.dtype))
 
 
 def _auto_class(source: str | Path | PretrainedConfig, trust_remote_code: bool) -> Any:

@@ -12,7 +12,7 @@ from evomerge.evaluate.generation.decode import Decoder
 from evomerge.evaluate.generation.generation import TextGenerator
 from evomerge.evaluate.generation.vllm import VllmDecoder
 from evomerge.evaluate.gradient.backward import Backward
-from evomerge.evaluate.likelihood.attention import packing_support
+from evomerge.evaluate.likelihood.attention import PackingSupport, packing_support
 from evomerge.evaluate.likelihood.batches import Batch, make_batches
 from evomerge.evaluate.likelihood.context_cache import ContextCacheSupport, context_cache_support
 from evomerge.evaluate.likelihood.likelihood import Forward
@@ -57,7 +57,19 @@ class Scorer:
         harness: Harness,
         batch_size: int = 64,
         decoder: Decoder | VllmDecoder | None = None,
+        like: Scorer | None = None,
     ) -> None:
+        """Try out which fast paths the model allows.
+
+        Args:
+            model: The live model.
+            tokenizer: Its tokenizer.
+            harness: The tasks.
+            batch_size: Rows of a batch.
+            decoder: A separate engine; ``None`` generates with the live model.
+            like: The scorer of a model of the same architecture and vocabulary with other layers
+                or widths, whose fast paths are this one's too.
+        """
         if batch_size < 1:
             raise UserError(f"expected `batch_size` to be at least 1, but it is {batch_size}")
         self.harness = harness
@@ -66,15 +78,20 @@ class Scorer:
         self._model = model
         self._tokenizer = tokenizer
         self._stock = stock_model(model, tokenizer, batch_size, harness.model_args)
-        self._encoder = Encoder(self._stock, harness)
+        alike = like is not None and like._stock.max_length == self._stock.max_length
+        self._encoder: Encoder = like._encoder if like and alike else Encoder(self._stock, harness)
         self._forward = Forward(model)
-        self._references: dict[Item, float] = {}
+        self._references: dict[Item, float] = like._references if like else {}
         self._backward = Backward(model, batch_size, self._stock.max_length)
-        packing = packing_support(model)
-        self._max_packed_length = packing.max_length
-        self._context_cache = (
-            ContextCacheSupport() if self._max_packed_length else context_cache_support(model)
-        )
+        self._packing: PackingSupport = like._packing if like else packing_support(model)
+        self._max_packed_length = self._packing.max_length
+        self._context_cache: ContextCacheSupport
+        if like:
+            self._context_cache = like._context_cache
+        elif self._max_packed_length:
+            self._context_cache = ContextCacheSupport()
+        else:
+            self._context_cache = context_cache_support(model)
         self._generation = TextGenerator(
             self._stock,
             self._encoder,
@@ -84,10 +101,12 @@ class Scorer:
         self.warnings = []
         if not self._max_packed_length:
             warning = _ONLY_CONTEXTS if self._context_cache.max_length else _NOT_PACKED
-            self.warnings.append(warning.format(why=packing.why_not))
+            self.warnings.append(warning.format(why=self._packing.why_not))
         if not self._generation.is_plain:
             self.warnings.append(_NOT_DECODED)
         self._plans: OrderedDict[tuple[ScoreKind, tuple[Item, ...]], ScoringPlan] = OrderedDict()
+        if like and alike and _batching(like._model) == _batching(model):
+            self._plans = like._plans
 
     def check(self) -> list[str]:
         """Return warnings before anything is spent: about right answers, and what will be slow.
@@ -264,14 +283,18 @@ class Scorer:
         self._forward(self._batches(pairs), pairs)
 
     def _batches(self, pairs: Sequence[Pair]) -> list[Batch]:
-        config = self._model.config.get_text_config(decoder=True)
         return make_batches(
             pairs,
             self.batch_size,
             self._stock.max_length,
             self._model.device,
             self._max_packed_length,
-            int(config.vocab_size),
-            int(getattr(config, "hidden_size", 64)),
+            *_batching(self._model),
             self._context_cache,
         )
+
+
+def _batching(model: Any) -> tuple[int, int]:
+    """Return what batches depend on: rows of the head, and the width of the hidden states."""
+    config = model.config.get_text_config(decoder=True)
+    return int(config.vocab_size), int(getattr(config, "hidden_size", 64))

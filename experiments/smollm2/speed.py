@@ -69,13 +69,15 @@ def generation(zoo: Path, rounds: int) -> dict[str, Any]:
     """
     evaluator = Evaluator(config_of(zoo, list(WRITTEN)))
     assert not isinstance(evaluator.handle(Describe()), Failure)
-    scorer, items = evaluator.scorer(), {name: list(range(ITEMS)) for name in WRITTEN}
+    scorer, items = evaluator.scoring.scorer(), {name: list(range(ITEMS)) for name in WRITTEN}
     recipe = next(a.recipe for a in anchors(evaluator.config) if a.name == "uniform average")
     request = Evaluate(recipe.to_dict(), [items], "metric")
     assert not isinstance(evaluator.handle(request), Failure)  # builds it, and warms up
     plain = AutoModelForCausalLM.from_pretrained(zoo / "base", dtype=torch.float32).eval()
     plain.requires_grad_(False)
-    plain.load_state_dict(evaluator.live_model().state_dict())  # the same weights write as much
+    plain.load_state_dict(
+        evaluator.scoring.models.home.model.state_dict()
+    )  # the same weights write as much
     tokenizer = AutoTokenizer.from_pretrained(zoo / "base", padding_side="left")
     stock = stock_model(plain, AutoTokenizer.from_pretrained(zoo / "base"), 64)
     asked = [
@@ -168,7 +170,9 @@ def memory(evaluator: Evaluator) -> dict[str, float]:
     """Proportional set size of this process, and of the weights that it has at hand, in MiB."""
     text = Path("/proc/self/smaps_rollup").read_text()
     pss = next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
-    live = {t.data_ptr(): t.nbytes for t in evaluator.live_model().state_dict().values()}
+    live = {
+        t.data_ptr(): t.nbytes for t in evaluator.scoring.models.home.model.state_dict().values()
+    }
     files = {file for one in evaluator.parents.checkpoints.values() for file in one.store.files}
     weights = sum(live.values()) + sum(f.stat().st_size for f in files if f.suffix != ".json")
     return {"pss_mib": round(pss / 1024), "weights_mib": round(weights / MEBI)}

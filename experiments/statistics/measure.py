@@ -65,7 +65,7 @@ class Zoo:
 
     def _rows(self, tasks: list[str], name: str) -> Data:
         items = {task: sorted(self.pools["search"][task]) for task in tasks}
-        rows = self.evaluator.scorer().right_answers(items)
+        rows = self.evaluator.scoring.scorer().right_answers(items)
         file = self.folder / f"{name}.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for task in tasks for row in rows[task]))
         return Data(**Data.kind_of(str(file), name)[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -68,6 +69,11 @@ class MergePlan:
     recipe: Recipe
     jobs: tuple[TensorJob, ...]
     config: Mapping[str, Any]
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters of the result, a tied one counted once."""
+        return sum(math.prod(job.shape) for job in self.jobs)
 
     @cached_property
     def tied(self) -> Mapping[str, str]:

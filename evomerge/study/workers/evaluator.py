@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, NamedTuple, assert_never
 
 import torch
 
@@ -21,21 +20,17 @@ from evomerge.checkpoint.compatible import (
     check_compatible,
     check_same_kind,
     check_same_tokens,
-    unties,
 )
 from evomerge.checkpoint.files.folder import generation_digest
 from evomerge.checkpoint.files.remote_code import allowed_code
 from evomerge.core import faults
 from evomerge.core.errors import UserError
 from evomerge.evaluate.arithmetic import slow_arithmetic
-from evomerge.evaluate.generation.vllm import VllmDecoder
-from evomerge.evaluate.model import is_causal, load_model, load_tokenizer, untie
+from evomerge.evaluate.model import is_causal
 from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.evaluate.scorer import Scorer
-from evomerge.evaluate.tasks.harness import Harness
 from evomerge.merge.build import fill, live_digest, live_tensors, write
 from evomerge.merge.gradient.segment import alone
-from evomerge.merge.live_layout import views
 from evomerge.merge.output.merged_adapter import NoAdapterError, write_merged_adapter
 from evomerge.merge.parents.nested import open_parents, with_merges
 from evomerge.merge.parents.parents import KeptMerges, Parents
@@ -73,7 +68,17 @@ from evomerge.study.workers.requests import (
     Translate,
     Translation,
 )
-from evomerge.study.workers.tasks import load_harness
+from evomerge.study.workers.scoring import Scoring
+
+
+class Built(NamedTuple):
+    """A live model that holds a candidate, its scorer, what was merged, and the seconds it took."""
+
+    model: Any
+    scorer: Scorer
+    plan: MergePlan
+    parents: Parents
+    seconds: float
 
 
 class Evaluator:
@@ -102,10 +107,8 @@ class Evaluator:
         self.watch: ParentWatch = shared.watch if shared else ParentWatch(self.parents)
         base, allowed = self.parents.checkpoints[config.base_model], config.trust_remote_code
         self._model_code = {} if allowed is None else allowed_code(base.folder, allowed)
-        self._resident: str | None = None  # digest of the recipe in the live model
-        self._scorer: Scorer | None = None
-        self._decoder: VllmDecoder | None = None
-        self._model: Any = None
+        code = bool(self._model_code)
+        self.scoring = Scoring(config, self.parents, self.devices, code, self.tokenizer_of)
         self.statistics: Statistics = shared.statistics if shared else Statistics(self.parents)
         if shared is None:
             self.parents.provider, self.parents.kept = self.statistics, KeptMerges()
@@ -143,7 +146,7 @@ class Evaluator:
             case Translate():
                 return self._translate(request)
             case Collect():
-                return Collected(self.scorer().right_answers(request.items))
+                return Collected(self.scoring.scorer().right_answers(request.items))
             case Measure():
                 self.watch.check(request.parents)
                 return measured(self.statistics, request)
@@ -153,6 +156,7 @@ class Evaluator:
     def _describe(self, request: Describe) -> Description:
         """Check parents and tasks, and describe them."""
         base = self.parents.checkpoints[self.config.base_model]
+        parameters = sum(info.numel for info in base.tensors.values())
         for checkpoint in self.parents.checkpoints.values():
             check_same_kind(base, checkpoint)
             check_compatible(base, checkpoint)
@@ -162,11 +166,15 @@ class Evaluator:
             checkpoints = with_merges(recipe, self.parents).checkpoints
             chat = self.config.evaluate.apply_chat_template
             check_in_place(recipe, checkpoints, chat=chat)
-            live_tensors(self.live_model(), make_plan(recipe, checkpoints))  # no gaps
-        self.live_model()  # which decides each parent tensor's device, if there are several
+            plan = make_plan(recipe, checkpoints)
+            live_tensors(self.scoring.models.of(plan.config).model, plan)  # no gaps
+            parameters = max(parameters, plan.parameters)
+        model = (
+            self.scoring.models.home.model
+        )  # which decides each parent tensor's device, if several
         self.parents.check_finite()
-        scorer = self.scorer(request.halvings)
-        evaluation = self.harness.describe()
+        scorer = self.scoring.scorer(request.halvings)
+        evaluation = self.scoring.harness.describe()
         evaluation["warnings"] = [
             *evaluation["warnings"],
             *(
@@ -175,19 +183,21 @@ class Evaluator:
             ),
             *self.own_models.warnings(),
             *unseen_towers(request.recipe, base),
-            *slow_arithmetic(self.live_model()),
+            *slow_arithmetic(model),
             *scorer.check(),
         ]
-        evaluation["lm_eval_loads"] = is_causal(self.live_model().config)
+        evaluation["lm_eval_loads"] = is_causal(model.config)
         batches = None
         if request.batches is not None:
             mode, items = request.batches
-            if self.harness.has(items):  # else the protocols differ, which the driver reports
+            if self.scoring.harness.has(
+                items
+            ):  # else the protocols differ, which the driver reports
                 batches = scorer.composition(items, mode)
         return Description(
             evaluation,
             fingerprints={name: c.fingerprint for name, c in self.parents.checkpoints.items()},
-            parameters=sum(info.numel for info in base.tensors.values()),
+            parameters=parameters,
             layers=layer_count(base.config),
             device=", ".join(self.devices),
             batches=batches,
@@ -203,16 +213,16 @@ class Evaluator:
         other = self.own_models.evaluator_for(recipe, self)
         if other is not None:
             return other._evaluate(request)
-        scorer = self.scorer(request.halvings)
-        plan, parents, seconds = self._build(recipe)
-        self.harness.errors.clear()
+        built = self._build(recipe, request.halvings)
+        scorer = built.scorer
+        self.scoring.harness.errors.clear()
         outcomes: list[OutcomeRow] = []
         errors: list[list[Any]] = []
         forward = 0.0
         batches: list[str] = []
         for shard in request.shards:  # each in batches of its own
             scored, missed = wrong_answers_for_errors(
-                scorer.score(shard, request.mode), self.harness, request.mode
+                scorer.score(shard, request.mode), self.scoring.harness, request.mode
             )
             outcomes += scored
             errors += missed
@@ -220,13 +230,13 @@ class Evaluator:
             batches.append(scorer.composition(shard, request.mode))
         weights_digest = None
         if request.digest:
-            weights_digest = live_digest(self.live_model(), plan, parents)
+            weights_digest = live_digest(built.model, built.plan, built.parents)
         return Scores(
             rows=[outcome.as_written() for outcome in outcomes],
             batches=batches,
             errors=errors,
             weights_digest=weights_digest,
-            seconds={"build": seconds, "forward": forward},
+            seconds={"build": built.seconds, "forward": forward},
         )
 
     def _gradient(self, request: Gradient) -> Gradients:
@@ -237,28 +247,30 @@ class Evaluator:
         other = self.own_models.evaluator_for(recipe, self)
         if other is not None:
             return other._gradient(request)
-        scorer, model = self.scorer(request.halvings), self.live_model()
+        scorer = self.scoring.scorer(request.halvings)
         if request.loss == "dpo" and (new := scorer.without_reference(request.items)):
-            self._build(alone(self.config.base_model, recipe))
-            scorer.refer(new)
-        plan, parents, seconds = self._build(recipe)
+            base = alone(self.config.base_model, recipe)
+            self._build(base, request.halvings).scorer.refer(new)
+        model, scorer, plan, parents, seconds = self._build(recipe, request.halvings)
         computed = gradient(request, scorer, model, plan, parents)
         return computed.answer(request.loss, {"build": seconds, "forward": scorer.seconds})
 
-    def _build(self, recipe: Recipe) -> tuple[MergePlan, Parents, float]:
-        """Write a recipe into the live model, unless it is there.
-
-        Returns:
-            What was computed from which parents, and the seconds that it took.
-        """
+    def _build(self, recipe: Recipe, halvings: int) -> Built:
+        """Write a recipe into the live model of its result's config, unless it is there."""
         began = time.perf_counter()
         parents = with_merges(recipe, self.parents)
         plan = make_plan(recipe, parents.checkpoints)
-        if self._resident != recipe.digest:
-            self._resident = None
-            fill(self.live_model(), plan, parents)
-            self._resident = recipe.digest
-        return plan, parents, time.perf_counter() - began
+        models = self.scoring.models
+        live = models.of(plan.config)
+        seconds = time.perf_counter() - began
+        scorer = self.scoring.scorer(halvings, live)  # tries a new model out before it is filled
+        began = time.perf_counter()
+        if models.resident != (live, recipe.digest):
+            models.resident = None
+            fill(live.model, plan, parents)
+            models.resident = live, recipe.digest
+        seconds += time.perf_counter() - began
+        return Built(live.model, scorer, plan, parents, seconds)
 
     def _show(self, request: Show) -> Shown:
         """Build a recipe, and return what it answers beside what is right."""
@@ -267,9 +279,7 @@ class Evaluator:
         other = self.own_models.evaluator_for(recipe, self)
         if other is not None:
             return other._show(request)
-        scorer = self.scorer(request.halvings)
-        self._build(recipe)
-        return Shown(scorer.written(request.items))
+        return Shown(self._build(recipe, request.halvings).scorer.written(request.items))
 
     def _export(self, request: Export) -> Exported:
         """Write a recipe's model to disk."""
@@ -298,50 +308,3 @@ class Evaluator:
             return Translation(mergekit.as_yaml(mergekit.to_mergekit(recipe, names)), None)
         except UserError as error:
             return Translation(None, str(error))
-
-    @cached_property
-    def harness(self) -> Harness:
-        """The study's tasks, loaded when first needed."""
-        return load_harness(self.config.evaluate, self._tokenizer)
-
-    def live_model(self) -> Any:
-        """Return the model that candidates are built into, loaded by the first call.
-
-        The base lends its architecture and, until a recipe is built, its weights. Parents are
-        spread over several devices as the live model is.
-        """
-        if self._model is None:
-            folder = self.parents.checkpoints[self.config.base_model].folder
-            self._model, _ = load_model(
-                folder, self.config.scored_in, self.devices, bool(self._model_code)
-            )
-            if unties(self.parents.checkpoints[self.config.base_model], self.parents.checkpoints):
-                untie(self._model)
-            if len(self.devices) > 1:
-                self.parents.spread(self._model)
-        return self._model
-
-    def scorer(self, halvings: int = 0) -> Scorer:
-        """Return the scorer of the live model, made by the first call for its batch size.
-
-        Args:
-            halvings: How often to halve the batch size, because memory ran out.
-        """
-        rows = max(1, self.config.evaluate.rows_per_batch >> halvings)
-        if self._scorer is None or self._scorer.batch_size != rows:
-            harness, model, evaluate = self.harness, self.live_model(), self.config.evaluate
-            if evaluate.engine == "vllm" and self._decoder is None:
-                base = self.parents.checkpoints[self.config.base_model]
-                stored = partial(views, model, list(base.tensors))
-                about = (base.folder, evaluate.engine_options, stored)
-                self._decoder = VllmDecoder(model, self._tokenizer, *about)
-            self._scorer = Scorer(model, self._tokenizer, harness, rows, self._decoder)
-        return self._scorer
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        folder = self.parents.checkpoints[self.tokenizer_of].folder
-        tokenizer = load_tokenizer(folder, bool(self._model_code))
-        if tokenizer is None:
-            raise UserError(f"{folder}: expected tokenizer files, but there are none")
-        return tokenizer

@@ -157,8 +157,8 @@ class Description:
     Attributes:
         evaluation: The tasks, see `Harness.describe`.
         fingerprints: A hash of each model's weights.
-        parameters: Number of parameters of a model.
-        layers: Number of layers of a model.
+        parameters: Number of parameters of the base, or of the described recipe's model if larger.
+        layers: Number of layers of the base.
         device: The worker's devices.
         batches: A digest of the batches that were asked for.
         stamp: A hash of every parent file's name, size and time.

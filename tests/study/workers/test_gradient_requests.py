@@ -74,7 +74,7 @@ def test_where_one_item_does_not_fit_the_study_stops_with_the_remedy(evaluator: 
     def full(_: Any, __: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    hook = evaluator.live_model().register_forward_pre_hook(full)
+    hook = evaluator.scoring.models.home.model.register_forward_pre_hook(full)
     try:
         answer = evaluator.handle(Gradient(recipe_of(evaluator), ITEMS, "answers", WEIGHTS))
     finally:
@@ -84,7 +84,7 @@ def test_where_one_item_does_not_fit_the_study_stops_with_the_remedy(evaluator: 
     assert "not even of one item" in answer.message
     assert "search.optimizer: catcma" in answer.message
     assert "\n" not in answer.message
-    assert all(p.grad is None for p in evaluator.live_model().parameters())
+    assert all(p.grad is None for p in evaluator.scoring.models.home.model.parameters())
 
 
 def test_logits_that_are_not_finite_fail_the_trial(evaluator: Evaluator) -> None:
@@ -122,7 +122,7 @@ def test_the_gradient_of_adapters_is_that_of_whole_weights_without_one(
 ) -> None:
     """Factors against the product's central difference and every weight's gradient."""
     request = Gradient(recipe_of(of_adapters), ITEMS, loss, WEIGHTS)
-    model = of_adapters.live_model()
+    model = of_adapters.scoring.models.home.model
 
     def gradients(by_factors: bool) -> dict[tuple[str, str, str], float]:
         answer = of_adapters.handle(request)
@@ -166,12 +166,12 @@ def test_scores_in_float32_are_those_of_the_rounded_weights_that_are_exported(
     recipe = {**recipe_of(evaluator), "out_dtype": "bfloat16"}
     scored = finer.handle(Evaluate(recipe, [ITEMS], "smooth", digest=True))
     assert isinstance(scored, Scores)
-    assert finer.live_model().dtype == torch.float32
+    assert finer.scoring.models.home.model.dtype == torch.float32
     exported = finer.handle(Export(recipe, str(tmp_path / "out")))
     assert isinstance(exported, Exported)
     assert scored.weights_digest == exported.weights_digest
     model, tokenizer = load_model(tmp_path / "out", torch.float32)
-    rows = Scorer(model, tokenizer, finer.harness, 64).score(ITEMS, "smooth")
+    rows = Scorer(model, tokenizer, finer.scoring.harness, 64).score(ITEMS, "smooth")
     assert [row.as_written() for row in rows] == scored.rows
 
 
@@ -212,7 +212,7 @@ def test_the_loss_along_lines_is_the_mean_over_five_points_and_its_gradient_thei
 def test_when_memory_runs_out_on_a_line_all_its_points_are_repeated(evaluator: Evaluator) -> None:
     lines = dict.fromkeys(ITEMS, evaluator.config.models[0])
     request = Gradient(recipe_of(evaluator), ITEMS, "line", WEIGHTS, lines=lines)
-    evaluator.scorer()._backward.rows = 32  # another test may have halved them
+    evaluator.scoring.scorer()._backward.rows = 32  # another test may have halved them
     expected = evaluator.handle(request)
     rows: list[int] = []
 
@@ -221,7 +221,7 @@ def test_when_memory_runs_out_on_a_line_all_its_points_are_repeated(evaluator: E
         if len(rows) == 3:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    live = evaluator.live_model()
+    live = evaluator.scoring.models.home.model
     hook = live.register_forward_pre_hook(full_at_the_third_point, with_kwargs=True)
     try:
         answer = evaluator.handle(request)
@@ -230,7 +230,7 @@ def test_when_memory_runs_out_on_a_line_all_its_points_are_repeated(evaluator: E
     assert isinstance(expected, Gradients)
     assert isinstance(answer, Gradients)
     assert rows[:3] == rows[:1] * 3
-    assert evaluator.scorer().rows_at_once == 16
+    assert evaluator.scoring.scorer().rows_at_once == 16
     assert answer.loss == pytest.approx(expected.loss, rel=1e-5)
     pairs = zip(answer.coefficients, expected.coefficients, strict=True)
     assert all(a[3] == pytest.approx(b[3], rel=1e-3, abs=1e-6) for a, b in pairs)
@@ -240,7 +240,9 @@ def test_the_memory_of_a_gradient_is_weights_gradient_and_activations(evaluator:
     request = Gradient(recipe_of(evaluator), ITEMS, "answers", WEIGHTS, measure=True)
     answer = evaluator.handle(request)
     assert isinstance(answer, Gradients)
-    size = sum(p.numel() * p.element_size() for p in evaluator.live_model().parameters())
+    size = sum(
+        p.numel() * p.element_size() for p in evaluator.scoring.models.home.model.parameters()
+    )
     assert answer.memory["of weights"] == answer.memory["of their gradient"] == size
     assert answer.memory["of activations"] > 0
     unmeasured = evaluator.handle(replace(request, measure=False))
@@ -252,7 +254,7 @@ def test_the_memory_of_a_gradient_is_weights_gradient_and_activations(evaluator:
 def test_a_gradient_that_is_not_finite_fails_the_trial_and_names_parameter_and_tensor(
     evaluator: Evaluator,
 ) -> None:
-    weight = evaluator.live_model().get_parameter("model.norm.weight")
+    weight = evaluator.scoring.models.home.model.get_parameter("model.norm.weight")
     weight.requires_grad_(True)
     hook = weight.register_hook(lambda gradient: gradient * float("inf"))
     try:

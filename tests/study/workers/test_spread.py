@@ -17,7 +17,7 @@ from evomerge.evaluate.model import device_map, load_model
 from evomerge.merge.plan.plan import Ref
 from evomerge.study.config import StudyConfig
 from evomerge.study.workers import evaluator as evaluator_module
-from evomerge.study.workers import tasks as tasks_module
+from evomerge.study.workers import scoring as scoring_module
 from evomerge.study.workers.devices import devices
 from evomerge.study.workers.evaluator import Evaluator
 from evomerge.study.workers.pool import open_pool
@@ -82,7 +82,7 @@ def test_a_candidate_over_two_devices_is_built_and_scored_as_on_one(
     with several_devices() as names:
         _, one = answers(config, names[:1], recipes, monkeypatch)
         worker, two = answers(config, names, recipes, monkeypatch)
-        live = {name: t.device for name, t in worker.live_model().state_dict().items()}
+        live = {name: t.device for name, t in worker.scoring.models.home.model.state_dict().items()}
         assert {str(device) for device in live.values()} == set(names)
         for model, checkpoint in worker.parents.checkpoints.items():
             for name in checkpoint.tensors:
@@ -228,8 +228,8 @@ def test_the_engine_is_in_the_protocol_from_the_first_description_on(
     def pretend_name(options: dict[str, Any]) -> str:
         return f"vllm 9.9 {options}"
 
-    monkeypatch.setattr(tasks_module, "engine_name", pretend_name)
-    monkeypatch.setattr(evaluator_module, "VllmDecoder", PretendVllm)
+    monkeypatch.setattr(scoring_module, "engine_name", pretend_name)
+    monkeypatch.setattr(scoring_module, "VllmDecoder", PretendVllm)
     by_vllm = replace(config.evaluate, engine="vllm", engine_options={"max_model_len": 64})
     live = Evaluator(config).handle(Describe()).evaluation["digest"]
     worker = Evaluator(replace(config, evaluate=by_vllm))
