@@ -171,7 +171,7 @@ def methods() -> str:
         "| method | merges | parameters | what it does |",
         "|---|---|---|---|",
     ]
-    specs = sorted(registry.registered(), key=lambda spec: spec.name)
+    specs = sorted([*registry.registered(), *registry.structures()], key=lambda spec: spec.name)
     for spec in specs:
         mark = "" if spec.in_mergekit else " ¹"
         base = "base + " if spec.takes_base and not spec.base_optional else ""

@@ -63,8 +63,24 @@ def grams(
     Returns:
         The leader of each weight that was met.
     """
+    return _summed(_Watch(model, names, budget), model, rows, keep)
+
+
+def directions(
+    model: Any,
+    names: Sequence[str],
+    rows: Sequence[Row],
+    keep: Callable[[Mapping[str, Tensor]], None],
+) -> dict[str, Shared]:
+    """Compute the mean of x / |x| over the tokens of all rows, (inputs,), as `grams` does x x^T."""
+    return _summed(_Directions(model, names, BUDGET), model, rows, keep)
+
+
+def _summed(
+    watch: _Watch, model: Any, rows: Sequence[Row], keep: Callable[[Mapping[str, Tensor]], None]
+) -> dict[str, Shared]:
+    """Run the rows as often as it takes, and hand over the means."""
     _one_expert_at_a_time(model)
-    watch = _Watch(model, names, budget)
     total = sum(len(row.tokens) - 1 for row in rows)
     while True:
         watch.begin()
@@ -131,12 +147,19 @@ class _Watch(TorchFunctionMode):
         size = inputs.shape[-1]
         if leader not in self.sums:
             used = sum(4 * one.numel() for one in self.sums.values())
-            if self.sums and used + 4 * size * size > self._budget:
+            fresh = self._zeros(size, inputs.device)
+            if self.sums and used + 4 * fresh.numel() > self._budget:
                 self.left.add(leader)
                 return
-            self.sums[leader] = torch.zeros(size, size, device=inputs.device)
-        flat = inputs.reshape(-1, size).float()
-        self.sums[leader].addmm_(flat.T, flat)
+            self.sums[leader] = fresh
+        self._add(self.sums[leader], inputs.reshape(-1, size).float())
+
+    def _zeros(self, size: int, device: torch.device) -> Tensor:
+        return torch.zeros(size, size, device=device)
+
+    def _add(self, total: Tensor, inputs: Tensor) -> None:
+        """Add what inputs, (tokens, size), bring."""
+        total.addmm_(inputs.T, inputs)
 
     def _stored_in(self, weight: Tensor, inputs_axis: int) -> list[tuple[str, bool]]:
         """List the stored matrices that lie in a weight, and whether their rows are inputs."""
@@ -157,6 +180,16 @@ class _Watch(TorchFunctionMode):
                                 break
             self._within[key] = listed
         return self._within[key]
+
+
+class _Directions(_Watch):
+    """Adds up unit inputs instead of their products."""
+
+    def _zeros(self, size: int, device: torch.device) -> Tensor:
+        return torch.zeros(size, device=device)
+
+    def _add(self, total: Tensor, inputs: Tensor) -> None:
+        total.add_(torch.nn.functional.normalize(inputs, dim=-1).sum(0))
 
 
 def _one_expert_at_a_time(model: Any) -> None:

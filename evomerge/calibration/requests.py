@@ -30,7 +30,7 @@ class Measure:
 
     Attributes:
         model: The parent.
-        kind: ``gram`` or ``fisher``.
+        kind: ``gram``, ``fisher`` or ``inputs``.
         data: The rows, as a recipe names them.
         calibration: How they are read, as a recipe says it.
         parents: The study stops if the parents differ from these (`requests.ExpectedParents`).

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from evomerge.calibration.fisher import squares
-from evomerge.calibration.gram import Shared, grams
+from evomerge.calibration.gram import Shared, directions, grams
 from evomerge.calibration.live import live_parent
 from evomerge.calibration.rows import Rows, read_rows
 from evomerge.calibration.store import Stored, Writer, open_stored, write
@@ -22,11 +22,11 @@ from evomerge.evaluate.model import load_tokenizer
 from evomerge.merge.kernels.statistics import cache_folder
 from evomerge.merge.parents.parents import Parents
 from evomerge.merge.parents.provider import Statistic
-from evomerge.methods.of_data import Gram, Squares
+from evomerge.methods.of_data import Direction, Gram, Squares
 from evomerge.recipe.rows import Calibration, Data
 
 FORMAT = 1  # of what is kept; another one is made anew
-KINDS = ("gram", "fisher")
+KINDS = ("gram", "fisher", "inputs")
 
 
 class Statistics:
@@ -49,7 +49,9 @@ class Statistics:
         """Return what a model's rows say of each tensor; see `Provider`."""
         stored = self.stored(model, kind, data, calibration)
         checkpoint = self._parents.opened[model]
-        return _Squares(stored, checkpoint) if kind == "fisher" else _Grams(stored, checkpoint)
+        if kind == "fisher":
+            return _Squares(stored, checkpoint)
+        return (_Grams if kind == "gram" else _Directions)(stored, checkpoint)
 
     def stored(self, model: str, kind: str, data: Data, calibration: Calibration) -> Stored:
         """Return a statistic's content, made if there is none that is whole.
@@ -105,7 +107,8 @@ class Statistics:
                 about |= _whole(tensors)
                 writer.add(tensors)
             else:
-                leaders = grams(live, names, rows.rows, writer.add)
+                sums = grams if kind == "gram" else directions
+                leaders = sums(live, names, rows.rows, writer.add)
                 about["leaders"] = {name: list(shared) for name, shared in leaders.items()}
             writer.finish(about)
 
@@ -141,6 +144,17 @@ class _Grams:
                 "give experts another method (blocks: [{components: [experts], merge_method: …}])"
             )
         return Gram(torch.zeros(shape[1], shape[1]))  # no token of the rows came to this expert
+
+
+class _Directions:
+    def __init__(self, stored: Stored, checkpoint: Checkpoint) -> None:
+        self._stored, self._folder = stored, checkpoint.folder
+        self._leaders = {name: Shared(*one) for name, one in stored.about["leaders"].items()}
+
+    def __call__(self, name: str) -> Direction:
+        if name not in self._leaders:
+            raise UserError(f"{self._folder}: {name} multiplies no inputs when its rows are read")
+        return Direction(self._stored.tensor(self._leaders[name].leader))
 
 
 def _whole(tensors: dict[str, Tensor]) -> dict[str, float]:

@@ -26,6 +26,7 @@ from evomerge.merge.parents.nested import open_parents, with_merges
 from evomerge.merge.parents.parents import Parents
 from evomerge.merge.parents.provider import Provider
 from evomerge.merge.plan.configs import config_notes
+from evomerge.merge.plan.jobs import sizes_sentence
 from evomerge.merge.plan.plan import MergePlan, TensorJob, plan
 from evomerge.merge.vocabulary.tokenizer import write_companions
 from evomerge.recipe.recipe import Recipe
@@ -252,5 +253,6 @@ def write(built: MergePlan, parents: Parents, out: Path, *, replace: bool = Fals
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         write_companions(recipe, parents.opened, folder)
         recipe.to_yaml(folder / "evomerge_recipe.yaml")
-        (folder / "README.md").write_text(model_card(recipe), encoding="utf-8")
+        card = model_card(recipe, results=sizes_sentence(built))
+        (folder / "README.md").write_text(card, encoding="utf-8")
     return combined_digest(parts)

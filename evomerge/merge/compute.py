@@ -11,6 +11,7 @@ from evomerge.core.errors import UserError
 from evomerge.merge.kernels.lowering import Inputs, operation_of
 from evomerge.merge.parents.parents import Parents
 from evomerge.merge.plan.plan import TensorJob
+from evomerge.merge.routers import made
 from evomerge.recipe.recipe import Recipe
 
 TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in FLOAT_NAMES}
@@ -27,7 +28,7 @@ def merged(job: TensorJob, parents: Parents, recipe: Recipe) -> Tensor:
     """
     first = parents.tensor(job.base or job.models[0])
     dtype = TORCH_DTYPES[recipe.output_dtype] if first.is_floating_point() else first.dtype
-    out = torch.empty(first.shape, dtype=dtype, device=first.device)  # a stack may take one twice
+    out = torch.empty(job.shape, dtype=dtype, device=first.device)  # a stack may take one twice
     merge_into(out, job, parents, recipe)
     return out
 
@@ -39,6 +40,10 @@ def merge_into(out: Tensor, job: TensorJob, parents: Parents, recipe: Recipe) ->
     others run as the plain function. The bits are the same.
     """
     device = parents.device_for(out)
+    of_structure = made(job, parents, recipe, device)
+    if of_structure is not None:
+        out.copy_(of_structure.to(TORCH_DTYPES[recipe.output_dtype]))
+        return
     keys, base, models = parents.flat(job, device)
     first = models[0] if base is None else base
     if not first.is_floating_point():

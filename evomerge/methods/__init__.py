@@ -14,6 +14,7 @@ from evomerge.methods.lorahub import lorahub
 from evomerge.methods.magnitude_prune import magnitude_prune
 from evomerge.methods.mask_merge import mask_merge
 from evomerge.methods.model_stock import model_stock
+from evomerge.methods.moe import MixtureOfExperts
 from evomerge.methods.multislerp import multislerp
 from evomerge.methods.nearswap import nearswap
 from evomerge.methods.nuslerp import nuslerp
@@ -28,6 +29,7 @@ from evomerge.methods.registry import (
     names,
     register_method,
     registered,
+    structures,
 )
 from evomerge.methods.regmean import regmean
 from evomerge.methods.sce import sce
@@ -44,6 +46,7 @@ __all__ = [
     "CounterRandom",
     "Doc",
     "MethodSpec",
+    "MixtureOfExperts",
     "ParameterSpec",
     "Range",
     "arcee_fusion",
@@ -78,6 +81,7 @@ __all__ = [
     "regmean",
     "sce",
     "slerp",
+    "structures",
     "tall_mask",
     "task_arithmetic",
     "ties",

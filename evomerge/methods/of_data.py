@@ -43,6 +43,16 @@ class Squares(NamedTuple):
     mean: float
 
 
+class Direction(NamedTuple):
+    """The mean over tokens of x / |x|, where x is what a linear layer's weight multiplies.
+
+    Attributes:
+        values: Of shape (inputs,), float32.
+    """
+
+    values: Tensor
+
+
 def weighted_mean(models: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Return sum_i w_i model_i / sum_i w_i, exactly the model where all are equal.
 

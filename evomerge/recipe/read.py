@@ -54,6 +54,7 @@ def _checked(recipe: R, where: str) -> R:
     if recipe.slices and (recipe.heads, recipe.unmatched) != ("merge", "error"):
         raise UserError(f"{where}: heads and unmatched go with models, not with slices")
     recipe = _with_normal_parameters(recipe, where)
+    _check_structure(recipe, where)
     _check_models(recipe, where)
     _check_data(recipe, where)
     if recipe.config is not None and recipe.config not in recipe.inputs:
@@ -118,6 +119,36 @@ def _with_normal_parameters(recipe: R, where: str) -> R:
     )
 
 
+def _check_structure(recipe: RecipeData, where: str) -> None:
+    """Refuse blocks and slices of a structure, and values that vary where a model has only one."""
+    names = [name for name in recipe.method_names if methods.get(name).is_structure]
+    if not names:
+        return
+    if recipe.slices:
+        raise UserError(f"{where}: {names[0]} goes with models, not with slices")
+    if recipe.method_names != names[:1]:
+        raise UserError(
+            f"{where}: {names[0]} makes the whole model: expected blocks of {names[0]} alone; what "
+            "else is to be merged goes into base_model, which may be a recipe"
+        )
+    if (recipe.heads, recipe.unmatched) != ("merge", "error"):
+        raise UserError(f"{where}: heads and unmatched do not go with {names[0]}")
+    if recipe.config is not None:
+        raise UserError(f"{where}: config does not go with {names[0]}, which makes one")
+    whole = {p.name for p in methods.get(names[0]).parameters if not p.per_model}
+    for name, setting in recipe.parameters.items():
+        if name in whole and isinstance(setting, list):
+            raise UserError(
+                f"{where}: parameters.{name}: expected one value for the whole model, got {setting}"
+            )
+    for i, block in enumerate(recipe.blocks):
+        if extra := sorted(whole & block.parameters.keys()):
+            raise UserError(
+                f"{where}: blocks[{i}].parameters.{extra[0]}: it holds for the whole model: move "
+                "it to the recipe's parameters"
+            )
+
+
 def _check_models(recipe: RecipeData, where: str) -> None:
     """Check that each method gets its base and number of models, and that none is listed twice."""
     listed = [entry.model for entry in recipe.models]
@@ -140,11 +171,12 @@ def _check_models(recipe: RecipeData, where: str) -> None:
 
 def _check_data(recipe: RecipeData, where: str) -> None:
     """Refuse rows that nothing reads, and methods that read some where none can be given."""
-    users = [name for name in recipe.method_names if methods.get(name).needs_data]
+    specs = map(methods.get, recipe.method_names)
+    users = [spec.name for spec in specs if spec.reads_data(recipe.parameters)]
     if users and recipe.slices:
         raise UserError(f"{where}: {users[0]} goes with models, not with slices")
     if not users and recipe.calibration != AS_USUAL:
-        known = [spec.name for spec in methods.registered() if spec.needs_data]
+        known = [name for name in methods.names() if methods.get(name).needs_data]
         raise UserError(f"{where}: calibration: only {', '.join(known)} read rows of data")
     if any(entry.data for block in recipe.blocks for entry in block.models):
         raise UserError(f"{where}: data belongs to the recipe's models, not to those of a block")

@@ -147,8 +147,9 @@ def anchors_of_data(
 
 
 def _kinds(recipe: Any) -> list[str]:
-    taken = {kind for name in recipe.method_names for kind in methods.get(name).takes}
-    return [kind for kind in ("gram", "fisher") if kind in taken]
+    specs = list(map(methods.get, recipe.method_names))
+    taken = {k for spec in specs if spec.reads_data(recipe.parameters) for k in spec.takes}
+    return [kind for kind in ("gram", "fisher", "inputs") if kind in taken]
 
 
 def _written(study: StudyRun, tasks: Sequence[str]) -> Data:

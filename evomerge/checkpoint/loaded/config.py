@@ -65,8 +65,29 @@ def differences(
     Returns:
         Lines such as ``rope_parameters.rope_theta is 20000000.0, not 10000.0``: theirs, not ours.
     """
-    lines = _differences(resolved_dict(ours), resolved_dict(theirs), "")
+    lines = [
+        f"{path} is {_short(b)}, not {_short(a)}" for path, a, b in differing_keys(ours, theirs)
+    ]
     return [line for line in lines if not (stacked and _OF_LAYERS.match(line))]
+
+
+def differing_keys(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any]
+) -> list[tuple[str, Any, Any]]:
+    """The same keys, each with our value and theirs; ``None`` where one has no such key."""
+    return list(_differences(resolved_dict(ours), resolved_dict(theirs), ""))
+
+
+def share_of_experts(config: Mapping[str, Any]) -> float:
+    """The share of a mixture's routed experts that a token meets; 1 for any other model."""
+    resolved = resolve_config(config)
+    text = resolved and resolved.get_text_config(decoder=True)
+    top = getattr(text, "num_experts_per_tok", None) or getattr(text, "top_k_experts", None)
+    for key in ("num_experts", "num_local_experts", "n_routed_experts"):
+        count = getattr(text, key, None)
+        if isinstance(count, int) and isinstance(top, int) and count:
+            return top / count
+    return 1.0
 
 
 @lru_cache(maxsize=256)
@@ -124,7 +145,9 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str) -> Iterator[str]:
+def _differences(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str
+) -> Iterator[tuple[str, Any, Any]]:
     for key in dict.fromkeys([*ours, *theirs]):
         a, b = ours.get(key), theirs.get(key)
         if a == b or _SILENT.search(key):
@@ -132,7 +155,7 @@ def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str) 
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             yield from _differences(a, b, f"{path}{key}.")
         else:
-            yield f"{path}{key} is {_short(b)}, not {_short(a)}"
+            yield f"{path}{key}", a, b
 
 
 def _short(value: Any) -> str:

@@ -37,7 +37,7 @@ def show_methods(arguments: argparse.Namespace) -> None:
     from evomerge import methods
 
     name: str | None = arguments.name
-    specs = [methods.get(name)] if name else list(methods.registered())
+    specs = [methods.get(name)] if name else [*methods.registered(), *methods.structures()]
     if arguments.json:
         print(json.dumps([_as_data(spec) for spec in specs], indent=1))
         return

@@ -12,7 +12,7 @@ _FOLDERS = {"RUN", "DIR", "OUT"}  # arguments with these names are folders; othe
 def _methods() -> list[str]:
     from evomerge import methods
 
-    return [spec.name for spec in methods.registered()]
+    return list(methods.names())
 
 
 def _optimizers() -> list[str]:

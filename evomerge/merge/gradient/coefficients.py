@@ -49,6 +49,8 @@ def coefficient_gradients(
         if weight is None or weight.grad is None:
             continue
         gradient, weight.grad = weight.grad, None
+        if job.method not in methods.names():  # what a structure makes has no coefficients
+            continue
         for parameter in methods.get(job.method).parameters:
             if parameter.smooth is True or (piecewise and parameter.smooth):
                 fine = parameter.smooth == "piecewise" or built.recipe.dtype == "float64"

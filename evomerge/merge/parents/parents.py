@@ -24,7 +24,7 @@ from evomerge.merge.parents.thresholds import Magnitudes
 from evomerge.merge.plan.matching import check_labels
 from evomerge.merge.plan.plan import Ref, TensorJob
 from evomerge.merge.vocabulary.align import aligned
-from evomerge.methods.of_data import Gram, Squares
+from evomerge.methods.of_data import Direction, Gram, Squares
 from evomerge.recipe.recipe import Recipe
 
 Flat = tuple[tuple[Ref | None, ...], Tensor | None, list[Tensor]]  # names, base, models
@@ -180,11 +180,11 @@ class Parents:
 
     def of_data(
         self, kind: str, ref: Ref, recipe: Recipe, device: torch.device, required: bool = False
-    ) -> Gram | Squares | None:
+    ) -> Gram | Squares | Direction | None:
         """Return what a model's own rows say of one of its tensors, on a device.
 
         Args:
-            kind: ``gram`` or ``fisher``.
+            kind: ``gram``, ``fisher`` or ``inputs``.
             ref: The tensor.
             recipe: Whose models bring rows.
             device: Where.

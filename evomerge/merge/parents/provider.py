@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from evomerge.methods.of_data import Gram, Squares
+from evomerge.methods.of_data import Direction, Gram, Squares
 from evomerge.recipe.rows import Calibration, Data
 
-Statistic = Callable[[str], Gram | Squares | None]  # by the tensor's name in the model
+Statistic = Callable[[str], Gram | Squares | Direction | None]  # by the tensor's name in the model
 
 
 class Provider(Protocol):
@@ -22,7 +22,7 @@ class Provider(Protocol):
 
         Args:
             model: As the recipe names it: a folder, a hub id, an adapter on one.
-            kind: ``gram`` or ``fisher``.
+            kind: ``gram``, ``fisher`` or ``inputs``.
             data: The model's rows.
             calibration: How they are read.
 

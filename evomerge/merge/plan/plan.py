@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 from evomerge import methods
 from evomerge.checkpoint.architecture import (
@@ -19,66 +17,18 @@ from evomerge.checkpoint.architecture import (
 )
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.loaded.layers import stacked_config
-from evomerge.checkpoint.loaded.tying import config_for, heads_to_fill
+from evomerge.checkpoint.loaded.tying import config_for
 from evomerge.core.errors import UserError
 from evomerge.merge.plan.configs import stored_dtype
+from evomerge.merge.plan.experts import plan_experts
+from evomerge.merge.plan.jobs import MergePlan as MergePlan
+from evomerge.merge.plan.jobs import Ref as Ref
+from evomerge.merge.plan.jobs import TensorJob as TensorJob
 from evomerge.merge.plan.matching import sources_of_tensors, with_heads
 from evomerge.recipe.data import PARENTS, Slice
 from evomerge.recipe.parameters import resolve_parameters
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.values import Levels, filtered, levels_of, slice_levels_of
-
-
-class Ref(NamedTuple):  # hashed a dozen times a job, which a dataclass does in Python
-    """A tensor of a parent: the model as the recipe names it, and the tensor's name there."""
-
-    model: str
-    name: str
-
-
-class TensorJob(NamedTuple):
-    """The inputs and the method of one output tensor.
-
-    Attributes:
-        name: Of the output tensor.
-        shape: Of it and of every input.
-        base: The base model's tensor, if the method takes one.
-        models: The merged models' tensors, in the recipe's order.
-        method: The merge method's name.
-        parameters: Resolved values; lists with one value per model where the method wants them.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    base: Ref | None
-    models: tuple[Ref, ...]
-    method: str
-    parameters: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class MergePlan:
-    """A recipe matched with its parents, ready to build.
-
-    Attributes:
-        recipe: The recipe.
-        jobs: One per output tensor, in the donor's order.
-        config: The config.json of the result.
-    """
-
-    recipe: Recipe
-    jobs: tuple[TensorJob, ...]
-    config: Mapping[str, Any]
-
-    @property
-    def parameters(self) -> int:
-        """Number of parameters of the result, a tied one counted once."""
-        return sum(math.prod(job.shape) for job in self.jobs)
-
-    @cached_property
-    def tied(self) -> Mapping[str, str]:
-        """Live names of tensors that are those of a job too, and that job's name."""
-        return heads_to_fill(self.config, [job.name for job in self.jobs])
 
 
 def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> MergePlan:
@@ -94,6 +44,8 @@ def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> MergePlan:
     donor = checkpoints[recipe.donor]
     if recipe.output_dtype == PARENTS:
         recipe = replace(recipe, out_dtype=stored_dtype(recipe, checkpoints))
+    if methods.get(recipe.merge_method).is_structure:
+        return plan_experts(recipe, checkpoints)
     own_config = checkpoints[recipe.config_donor].config
     names = [*donor.tensors, *_untied_heads(recipe, checkpoints)]
     if not recipe.slices:

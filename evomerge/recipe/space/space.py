@@ -206,7 +206,9 @@ def reads_data(recipe: Mapping[str, Any]) -> bool:
     names = {
         name for one in chosen for name in (one["choice"] if isinstance(one, Mapping) else [one])
     }
-    return any(spec.needs_data for spec in methods.registered() if spec.name in names)
+    parameters = recipe.get("parameters") or {}
+    known = (methods.get(name) for name in names if name in methods.names())
+    return any(spec.reads_data(parameters) for spec in known)
 
 
 def _with_rows(entry: Any, data: Mapping[str, Data]) -> Any:

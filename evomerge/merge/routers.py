@@ -1,0 +1,54 @@
+"""Makes the tensors that no parent has: a mixture's routers, and zeros where one must be."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from evomerge.merge.parents.parents import Parents
+from evomerge.merge.plan.experts import ROUTER, ZEROS
+from evomerge.merge.plan.jobs import TensorJob
+from evomerge.methods.of_data import Direction
+from evomerge.methods.random import CounterRandom
+from evomerge.recipe.recipe import Recipe
+
+_DEVIATION = 0.02  # Komatsuzaki 2022, appendix B
+
+
+def made(job: TensorJob, parents: Parents, recipe: Recipe, device: torch.device) -> Tensor | None:
+    """Return a job's tensor in float32 if a structure makes it, else ``None``.
+
+    Raises:
+        UserError: A model has no rows of data, or they cannot be used.
+    """
+    if job.method == ZEROS:
+        return torch.zeros(job.shape, device=device)
+    if job.method != ROUTER:
+        return None
+    rows = (
+        _random(job, recipe.seed)
+        if job.parameters["router"] == "random"
+        else torch.stack(
+            [_direction(job, i, parents, recipe, device) for i in range(len(job.models))]
+        )
+    )
+    sharpness: float = job.parameters["sharpness"]
+    return rows.to(device) * sharpness  # (experts, width)
+
+
+def _direction(
+    job: TensorJob, number: int, parents: Parents, recipe: Recipe, device: torch.device
+) -> Tensor:
+    """Return the unit mean of the inputs that an expert's own rows bring to its MLP."""
+    given = parents.of_data("inputs", job.models[number], recipe, device, required=True)
+    assert isinstance(given, Direction)
+    return torch.nn.functional.normalize(given.values, dim=0)
+
+
+def _random(job: TensorJob, seed: int) -> Tensor:
+    """Draw from a normal distribution, by the inverse of its distribution function."""
+    uniform = CounterRandom(seed, job.name).uniform(0, job.shape)
+    inner = (2.0 * uniform - 1.0).clamp(-1 + 1e-6, 1 - 1e-6)
+    return _DEVIATION * math.sqrt(2.0) * torch.erfinv(inner)
