@@ -148,7 +148,10 @@ def test_a_recipes_digest_holds_the_rows_and_not_their_path(tmp_path: Path) -> N
         ({"calibration": {"rows": 0}}, "calibration.rows: expected a whole number of at least 1"),
         ({"calibration": {"labels": "mine"}}, "calibration.labels"),
         ({"calibration": {"row": 3}}, "row"),
-        ({"merge_method": "linear", "calibration": {"rows": 3}}, "only fisher, regmean, ubgm read"),
+        (
+            {"merge_method": "linear", "calibration": {"rows": 3}},
+            "only fisher, moe, regmean, ubgm read",
+        ),
         ({"models": [{"model": "m", "data": "nowhere.jsonl"}]}, "nowhere.jsonl cannot be read"),
         ({"models": [{"model": "m", "data": 3}]}, "data"),
         ({"models": [{"model": "m", "data": {"file": "f", "sha256": "0"}}]}, "SHA-256 of 64"),

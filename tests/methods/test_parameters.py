@@ -19,6 +19,7 @@ from evomerge.methods import (
     names,
     registered,
     registry,
+    structures,
 )
 from evomerge.methods.parameters import Doc, PerModelWeight, one_per_model
 
@@ -166,7 +167,10 @@ def test_one_number_goes_to_every_model_and_a_sequence_must_fit():
 
 def test_methods_are_listed_by_name():
     listed = [method.name for method in registered()]
-    assert listed == sorted(listed) == list(names())
+    structures_listed = [method.name for method in structures()]
+    assert listed == sorted(listed)
+    assert sorted([*listed, *structures_listed]) == list(names())
+    assert "moe" in structures_listed
     assert {"linear", "ties"} <= set(listed)
 
 
