@@ -15,6 +15,7 @@ from evomerge.cli.commands import (
     delta,
     demo,
     dequantize,
+    evaluate,
     extract_lora,
     init,
     mergekit,
@@ -38,7 +39,17 @@ from evomerge.cli.commands.runs import (
 _GROUPS = {
     "search": (demo, init, check, search, queue),
     "look at a run": (status, watch, dashboard, report, compare, explain, log, repair),
-    "use a recipe": (build, push, mergekit, trajectory, nearest, extract_lora, delta, dequantize),
+    "use a recipe": (
+        build,
+        evaluate,
+        push,
+        mergekit,
+        trajectory,
+        nearest,
+        extract_lora,
+        delta,
+        dequantize,
+    ),
     "what there is": (catalogue, completion),
 }
 

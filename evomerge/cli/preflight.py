@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from evomerge.checkpoint.dtypes import CODES, ELEMENT_BYTES
 from evomerge.cli.parents import AT_MOST_SECONDS, parents_lines, requests
@@ -34,19 +34,14 @@ from evomerge.study.study import Study
 from evomerge.study.workers.devices import device
 from evomerge.study.workers.pool import open_pool
 from evomerge.study.workers.requests import (
-    Answer,
     Describe,
     Description,
     Evaluate,
-    Failure,
     Gradient,
     Gradients,
-    Request,
     Scores,
 )
-from evomerge.study.workers.scheduler import Scheduler, Unit
-
-AnswerType = TypeVar("AnswerType", bound=Answer)
+from evomerge.study.workers.scheduler import Scheduler
 
 
 def run_check(
@@ -69,7 +64,7 @@ def run_check(
         with open_pool(config, Path(folder) / "workers.log") as pool:
             scheduler = Scheduler(pool)
             first = space.fill([dimension.start for dimension in space.dimensions])
-            description = _ask(scheduler, Describe(first.to_dict()), Description)
+            description = scheduler.ask(Describe(first.to_dict()), Description)
             keys = together(description.evaluation)
             pools = split(
                 keys,
@@ -82,9 +77,9 @@ def run_check(
             average = next(a for a in anchors(config) if a.name == "uniform average")
             mode = config.evaluate.fitness
             request = Evaluate(average.recipe.to_dict(), [items], mode)
-            _ask(scheduler, request, Scores)  # the first one also loads the model
-            smooth = _ask(scheduler, request, Scores).seconds
-            metric = _ask(scheduler, replace(request, mode="metric"), Scores).seconds
+            scheduler.ask(request, Scores)  # the first one also loads the model
+            smooth = scheduler.ask(request, Scores).seconds
+            metric = scheduler.ask(replace(request, mode="metric"), Scores).seconds
             gradients: list[Gradients] = []
             if optimizer.learns_from_gradients:
                 weights = item_weights(description.evaluation["weights"], items)
@@ -92,7 +87,7 @@ def run_check(
                 lines = dict.fromkeys(items, config.models[0]) if optimizer.loss == "line" else None
                 document = average.recipe.to_dict()
                 backward = Gradient(document, items, *about, lines, measure=True)
-                gradients.append(_ask(scheduler, backward, Gradients))
+                gradients.append(scheduler.ask(backward, Gradients))
             units = requests(config, items)
             by_mode = {mode: smooth["total"], "metric": metric["total"]}
             evaluations = [u.request for u in units if isinstance(u.request, Evaluate)]
@@ -245,16 +240,6 @@ def _phases(
         "verdict": 9 * count["holdout"] / shown * metric,
     }
     return {phase: one / config.workers.count for phase, one in seconds.items()}
-
-
-def _ask(scheduler: Scheduler, request: Request, answer_type: type[AnswerType]) -> AnswerType:
-    answers: list[Answer] = []
-    scheduler.run([Unit("", request)], lambda _unit, answer, _worker: answers.append(answer))
-    (answer,) = answers
-    if isinstance(answer, Failure):
-        raise UserError(answer.message)
-    assert isinstance(answer, answer_type)
-    return answer
 
 
 def _scaling(candidates: int, shards: int, spent: Mapping[str, float]) -> str:

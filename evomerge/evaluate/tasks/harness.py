@@ -14,7 +14,7 @@ from evomerge.evaluate.tasks.lm_eval_api import samples, takes_first_choice
 from evomerge.evaluate.tasks.loading import LoadedTasks, load
 from evomerge.evaluate.tasks.metric import value_of
 from evomerge.evaluate.tasks.preparation import Prepared, chat_template_args
-from evomerge.evaluate.tasks.protocol import document_key, protocol_digest
+from evomerge.evaluate.tasks.protocol import Protocol, document_key
 from evomerge.evaluate.tasks.request import Grade, Prompting, Request, TaskRequest
 from evomerge.evaluate.tasks.target import CHOICE_METRICS, Choices, choices_of, golds_of
 
@@ -78,7 +78,7 @@ class Harness:
         every = {**self._prepared, **self.functions, **self.lengths}
         self.metrics = {name: task.metric for name, task in every.items()}
         self.weights = {name: task.weight for name, task in every.items()}
-        self.digest = protocol_digest(
+        self._protocol = Protocol(
             {name: (one.task, one.metric, one.instances) for name, one in self._prepared.items()},
             self.item_keys,
             tokenizer,
@@ -87,6 +87,8 @@ class Harness:
             model_args,
             {name: length.source for name, length in self.lengths.items()},
         )
+        self.digest = self._protocol.digest()
+        self._engine = engine
         if engine is not None:
             self.digest += f" {engine}"
 
@@ -167,6 +169,13 @@ class Harness:
             "warnings": self.warnings,
             "code": self.code,
         }
+
+    def item_digests(self) -> dict[str, list[str]]:
+        """Return for each item of each task a hash of what decides its score besides the weights.
+
+        A task that gets other documents keeps the digests of those that it had.
+        """
+        return self._protocol.item_digests({"engine": self._engine, "code": self.code})
 
     def has(self, items: Mapping[str, Sequence[int]]) -> bool:
         """Return whether all these documents are there."""

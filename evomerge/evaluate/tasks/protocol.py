@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,18 +37,11 @@ def document_key(document: Any) -> str:
     return hashlib.sha256(_canonical(document).encode()).hexdigest()[:16]
 
 
-def protocol_digest(
-    tasks: Mapping[str, tuple[Any, Metric, Mapping[int, Sequence[Any]]]],
-    item_keys: Mapping[str, Sequence[str]],
-    tokenizer: Any,
-    apply_chat_template: bool,
-    functions: Mapping[str, str],
-    model_args: Mapping[str, Any],
-    lengths: Mapping[str, str],
-) -> str:
-    """Hash the evaluation: equal digests and equal weights give equal outcomes.
+@dataclass(frozen=True)
+class Protocol:
+    """Everything that decides scores besides the weights of the model.
 
-    Args:
+    Attributes:
         tasks: For each task lm-eval's object, its metric, and its requests by document.
         item_keys: For each task the keys of its documents.
         tokenizer: The tokenizer, or ``None``.
@@ -56,25 +50,72 @@ def protocol_digest(
         model_args: Settings of lm-eval's model.
         lengths: For each task that measures answers' lengths the task that they answer.
     """
-    digest = hashlib.sha256()
-    header = {
-        "scoring": SCORING,
-        "lm_eval": version("lm_eval"),
-        "tokenizer": tokenizer_identity(tokenizer),
-        "chat": apply_chat_template,
-        "functions": {name: [source, len(item_keys[name])] for name, source in functions.items()},
-        **({"model_args": dict(model_args)} if model_args else {}),
-        **({"lengths": dict(lengths)} if lengths else {}),
-    }
-    digest.update(_canonical(header).encode())
-    for name, (task, metric, instances) in tasks.items():
+
+    tasks: Mapping[str, tuple[Any, Metric, Mapping[int, Sequence[Any]]]]
+    item_keys: Mapping[str, Sequence[str]]
+    tokenizer: Any
+    apply_chat_template: bool
+    functions: Mapping[str, str]
+    model_args: Mapping[str, Any]
+    lengths: Mapping[str, str]
+
+    def digest(self) -> str:
+        """Hash the evaluation: equal digests and equal weights give equal outcomes."""
+        digest = hashlib.sha256()
+        functions = {n: [source, len(self.item_keys[n])] for n, source in self.functions.items()}
+        header = {
+            **self._settings(),
+            "functions": functions,
+            **({"lengths": dict(self.lengths)} if self.lengths else {}),
+        }
+        digest.update(_canonical(header).encode())
+        for name, (_, _, instances) in self.tasks.items():
+            digest.update(_canonical([*self._identity(name), list(self.item_keys[name])]).encode())
+            for of_document in instances.values():
+                for instance in of_document:
+                    digest.update(_canonical(_asked(instance)).encode())
+        return digest.hexdigest()
+
+    def item_digests(self, also: Mapping[str, Any]) -> dict[str, list[str]]:
+        """Hash what decides the score of each item, in the order of `item_keys`.
+
+        Args:
+            also: What else decides all of them.
+        """
+        settings = {**self._settings(), **also}
+        digests = {}
+        for name, (_, _, instances) in self.tasks.items():
+            of_task = _sha256([settings, *self._identity(name)])
+            items = zip(self.item_keys[name], instances.values(), strict=True)
+            digests[name] = [_sha256([of_task, key, *map(_asked, asked)]) for key, asked in items]
+        for name, source in self.functions.items():
+            digests[name] = [_sha256([settings, source, key]) for key in self.item_keys[name]]
+        for name, source in self.lengths.items():
+            digests[name] = [_sha256(["length", asked]) for asked in digests[source]]
+        return digests
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "scoring": SCORING,
+            "lm_eval": version("lm_eval"),
+            "tokenizer": tokenizer_identity(self.tokenizer),
+            "chat": self.apply_chat_template,
+            **({"model_args": dict(self.model_args)} if self.model_args else {}),
+        }
+
+    def _identity(self, name: str) -> list[Any]:
+        """Return a task's name, settings and metric."""
+        task, metric, _ = self.tasks[name]
         config = {k: v for k, v in task.dump_config().items() if k not in NOT_PROTOCOL}
-        identity = [name, config, [metric.name, metric.filter], list(item_keys[name])]
-        digest.update(_canonical(identity).encode())
-        for of_document in instances.values():
-            for instance in of_document:
-                digest.update(_canonical([instance.request_type, list(instance.args)]).encode())
-    return digest.hexdigest()
+        return [name, config, [metric.name, metric.filter]]
+
+
+def _asked(instance: Any) -> list[Any]:
+    return [instance.request_type, list(instance.args)]
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()
 
 
 def tokenizer_identity(tokenizer: Any) -> str | None:

@@ -186,6 +186,8 @@ class Evaluator:
             *slow_arithmetic(model),
             *scorer.check(),
         ]
+        if request.item_digests:
+            evaluation["item_digests"] = self.harness.item_digests()
         evaluation["lm_eval_loads"] = is_causal(model.config)
         batches = None
         if request.batches is not None:

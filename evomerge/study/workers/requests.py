@@ -39,11 +39,13 @@ class Describe:
         recipe: A recipe whose fit to the parents is checked as well.
         batches: A score kind and items; the answer says in which batches they are scored.
         halvings: How often to halve the batch size.
+        item_digests: Whether to hash what decides each item's score besides the weights.
     """
 
     recipe: Mapping[str, Any] | None = None
     batches: tuple[ScoreKind, Items] | None = None
     halvings: int = 0
+    item_digests: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from evomerge.core.errors import UserError
 from evomerge.study.workers.durations import Durations
@@ -23,6 +23,7 @@ from evomerge.study.workers.requests import (
     Scores,
 )
 
+AnswerType = TypeVar("AnswerType", bound=Answer)
 Done = Callable[[Unit, Answer, int], None]
 
 ATTEMPTS = 3  # of a unit whose worker is lost or runs out of memory
@@ -119,6 +120,20 @@ class Scheduler:
                 del self._running[worker]
                 self._restart(worker)
             raise
+
+    def ask(self, request: Request, answer_type: type[AnswerType]) -> AnswerType:
+        """Have one worker answer one request.
+
+        Raises:
+            UserError: The answer is a failure.
+        """
+        answers: list[Answer] = []
+        self.run([Unit("", request)], lambda _unit, answer, _worker: answers.append(answer))
+        (answer,) = answers
+        if isinstance(answer, Failure):
+            raise UserError(answer.message)
+        assert isinstance(answer, answer_type)
+        return answer
 
     def _employ(self, waiting: Waiting, done: Done) -> None:
         """Give every idle worker its next unit."""

@@ -1,0 +1,1 @@
+"""Models and recipes evaluated on whole tasks, item by item, and compared in pairs."""
