@@ -187,7 +187,7 @@ class Evaluator:
             *scorer.check(),
         ]
         if request.item_digests:
-            evaluation["item_digests"] = self.harness.item_digests()
+            evaluation["item_digests"] = self.scoring.harness.item_digests()
         evaluation["lm_eval_loads"] = is_causal(model.config)
         batches = None
         if request.batches is not None:
