@@ -16,6 +16,7 @@ from evomerge.core.errors import UserError, unknown
 from evomerge.recipe import nested as nesting
 from evomerge.recipe import tokenizer as token_rows
 from evomerge.recipe.data import PARENTS, Entry, RecipeData, Slice, Source
+from evomerge.recipe.path import expanded
 from evomerge.recipe.rows import AS_USUAL
 from evomerge.recipe.settings import normal_parameters
 
@@ -34,7 +35,7 @@ def read(kind: type[R], document: Any, where: str) -> R:
     Raises:
         UserError: A key is unknown, a value out of its range, a model missing; names the key.
     """
-    document = nesting.flattened(model_name.joined(document, where), where)
+    document = expanded(nesting.flattened(model_name.joined(document, where), where), where)
     if isinstance(document, dict) and document.get("merge_method") is None:
         known = ", ".join(sorted(methods.names()))
         raise UserError(f"{where}: expected a merge_method, one of {known}")

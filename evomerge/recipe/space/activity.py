@@ -20,6 +20,9 @@ def conditioned(document: dict[str, Any], holes: Sequence[Hole]) -> tuple[Hole, 
     chosen = {hole.path: hole.dimensions[0] for hole in holes if hole.path[-1] == "merge_method"}
     with_needs = []
     for hole in holes:
+        if "path" in hole.path:  # whose slots know what they need
+            with_needs.append(hole)
+            continue
         clauses = [_method_clause(document, hole.path, chosen)]
         clauses += _model_clauses(document, hole.path, holes)
         needs = tuple(clause for clause in clauses if clause is not None)

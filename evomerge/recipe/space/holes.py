@@ -15,6 +15,7 @@ from evomerge.recipe.space.dimension import Dimension, Value
 from evomerge.recipe.space.groups import PER, Group, Tensors, filters, grouped
 from evomerge.recipe.space.labels import DocumentPath as DocumentPath
 from evomerge.recipe.space.parts import placed
+from evomerge.recipe.space.path import has_path, open_values
 from evomerge.recipe.space.simplex import even_share, opened
 
 _RANGE_KEYS = ("low", "high", "knots", "per", "log", "initial", "simplex")
@@ -26,8 +27,8 @@ class Hole:
 
     Attributes:
         path: Where it stands.
-        dimensions: One; several for `knots` and `per`.
-        gradient: Whether they are the knots of a gradient over depth.
+        dimensions: One; several for `knots` and `per`, and for the slots of a path.
+        gradient: Whether their values are a list: knots of a gradient over depth, or slots.
         groups: With `per`, the tensors that each dimension holds for.
         rest: With `per`, the value of tensors that are no floating point, if there are any.
         simplex: Whether its values are softmaxed with those of the other models (`simplex`).
@@ -88,7 +89,9 @@ def find_holes(document: dict[str, Any], where: str, tensors: Tensors | None = N
             holes.append(replace(hole, dimensions=placed_there))
         elif isinstance(value, dict):
             for key, item in value.items():
-                if not (key == "layers" and isinstance(item, dict)):
+                if key == "path" and has_path(value):
+                    holes.extend(Hole(*one) for one in open_values(document, path, where))
+                elif not (key == "layers" and isinstance(item, dict)):
                     walk(item, (*path, key))
         elif isinstance(value, list):
             for i, item in enumerate(value):

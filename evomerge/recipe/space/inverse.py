@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from evomerge import methods
+from evomerge.recipe.path import Configs
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.dimension import Point, Value
 from evomerge.recipe.space.holes import is_choice, method_scope, model_of
+from evomerge.recipe.space.path import has_path, path_values
 from evomerge.recipe.space.simplex import from_shares
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.recipe.space.through_merges import point_through
@@ -21,6 +23,8 @@ def point_of(space: SearchSpace, recipe: Recipe) -> Point | None:
     Looks only for recipes without blocks, slices, merges, gradients and filters, as anchors are.
     """
     document = space.document
+    if has_path(document):
+        return _point_of_path(space, recipe)
     if document.get("merges") and not recipe.merges:
         return point_through(space, recipe)
     if recipe.blocks or recipe.slices or recipe.merges:
@@ -57,6 +61,23 @@ def point_of(space: SearchSpace, recipe: Recipe) -> Point | None:
     point = tuple(on_simplex)
     wanted = _of_sum_one(recipe) if space.simplices else recipe
     return point if _agrees(space.fill(point), wanted) else None
+
+
+def _point_of_path(space: SearchSpace, recipe: Recipe) -> Point | None:
+    """Return the point of a path that runs one model's layers alone, as a parent's recipe does."""
+    if [*recipe.method_names, len(recipe.models)] != ["linear", 1] or recipe.merges:
+        return None
+    model, document = recipe.models[0].model, space.document
+    depth = Configs().depth(model, space.where)
+    values = path_values(document, model, depth)
+    if values is None or len(values) != len(space.dimensions) or not _inside(space, values):
+        return None
+    filled = space.fill(values)
+    ranges = [
+        (s.model, s.layer_range, s.parameters) for part in filled.slices for s in part.sources
+    ]
+    whole = ranges == [(model, (0, depth), {})]
+    return tuple(values) if whole and filled.output_dtype == recipe.output_dtype else None
 
 
 def _inside(space: SearchSpace, values: list[Value]) -> bool:

@@ -25,9 +25,10 @@ from evomerge.recipe import nested as nesting
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.rows import Calibration, Data
 from evomerge.recipe.space.activity import conditioned
-from evomerge.recipe.space.dimension import Value
+from evomerge.recipe.space.dimension import Dimension, Value
 from evomerge.recipe.space.groups import Tensors
 from evomerge.recipe.space.holes import DocumentPath, find_holes, needs_tensors, takes_part
+from evomerge.recipe.space.path import written_out
 from evomerge.recipe.space.pruning import without_traces
 from evomerge.recipe.space.shipped import find
 from evomerge.recipe.space.simplex import shares, simplices
@@ -52,7 +53,7 @@ class SearchSpace:
     def __init__(
         self, document: Mapping[str, Any], where: str = "space", tensors: Tensors | None = None
     ):
-        self.document = copy.deepcopy(dict(document))
+        self.document = written_out(copy.deepcopy(dict(document)), where)
         self.where = where
         self.tensors = tensors
         self.holes = conditioned(self.document, find_holes(self.document, where, tensors))
@@ -189,14 +190,28 @@ class SearchSpace:
         """Refuse mistakes that every point has, and choices that make no valid recipe."""
         start = [d.start for d in self.dimensions]
         models = [hole.dimensions[0].name for hole in self.holes if takes_part(hole.path)]
+        slots = {d.name for hole in self.holes if "path" in hole.path for d in hole.dimensions}
         starts = [start]
+        if slots:  # one slot is like another: the largest path and the smallest
+            starts += [
+                [_end(d, k) if d.name in slots else d.start for d in self.dimensions]
+                for k in (0, 1)
+            ]
         for every in (True, False) if models else ():  # all of them, and as few as there may be
             starts.append([every if d.name in models else d.start for d in self.dimensions])
         for point in starts:
             self.fill(point)
             for i, dimension in enumerate(self.dimensions):
-                for choice in dimension.choices[1:]:
+                for choice in () if dimension.name in slots else dimension.choices[1:]:
                     self.fill([*point[:i], choice, *point[i + 1 :]])
+
+
+def _end(dimension: Dimension, k: int) -> Value:
+    """Return one end of a dimension's range, or of its choices."""
+    if dimension.choices:
+        return dimension.choices[-k]
+    end = (dimension.high, dimension.low)[k]
+    return int(end) if dimension.kind == "int" else end
 
 
 def reads_data(recipe: Mapping[str, Any]) -> bool:

@@ -18,7 +18,7 @@ from evomerge.recipe.space.shipped import find, shipped
 from evomerge.recipe.space.space import SearchSpace
 from tests.recipe.test_read import mutated
 
-SIX_LAYERS = {"num_hidden_layers": 6}
+SIX_LAYERS = {"model_type": "llama", "num_hidden_layers": 6, "hidden_size": 32}
 
 
 @pytest.fixture
@@ -57,6 +57,14 @@ TAKES = {
 }  # the others take any number of models
 
 
+def drawn(draw, dimension):
+    if dimension.kind == "categorical":
+        return draw.choice(dimension.choices)
+    if dimension.kind == "int":
+        return draw.randint(dimension.low, dimension.high)
+    return draw.uniform(dimension.low, dimension.high)
+
+
 @pytest.mark.parametrize("count", [2, 3, 4])
 @pytest.mark.parametrize("name", shipped())
 def test_every_shipped_space_binds_and_fills_with_two_to_four_models(name, count, zoo):
@@ -74,13 +82,10 @@ def test_every_shipped_space_binds_and_fills_with_two_to_four_models(name, count
     assert len({dimension.name for dimension in space.dimensions}) == len(space.dimensions) > 0
     draw = random.Random(count)
     for _ in range(20):
-        point = [
-            draw.choice(d.choices) if d.kind == "categorical" else draw.uniform(d.low, d.high)
-            for d in space.dimensions
-        ]
+        point = [drawn(draw, d) for d in space.dimensions]
         recipe = space.fill(point)
         listed = [entry.model for entry in recipe.models if entry.model not in recipe.merges]
-        assert listed == (listed if name == "which_parents" else models)
+        assert listed == (listed if name == "which_parents" or recipe.slices else models)
         assert (recipe.out_dtype, recipe.seed) == ("bfloat16", 5)
         assert recipe.digest == space.fill(point).digest
     ends = [(d.choices or (d.low, d.high))[-1] for d in space.dimensions]
@@ -103,6 +108,9 @@ EXPECTED_DIMENSIONS = {  # for two models of six layers, counted by hand from th
     "learned_soup": 2 * (6 * 4 + 2),
     "regmean": 2 + 2,
     "regmean_then_tensor": 3 * (6 * 4 + 2),
+    "layer_path": 2 * 2 * 6 * 2,
+    "drop_layers": 2 + 6,
+    "depth_up_scaling": 2 + 2,
 }
 
 
