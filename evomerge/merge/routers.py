@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from evomerge.core.errors import UserError
 from evomerge.merge.parents.parents import Parents
 from evomerge.merge.plan.experts import ROUTER, ZEROS
 from evomerge.merge.plan.jobs import TensorJob
@@ -42,6 +43,12 @@ def _direction(
     job: TensorJob, number: int, parents: Parents, recipe: Recipe, device: torch.device
 ) -> Tensor:
     """Return the unit mean of the inputs that an expert's own rows bring to its MLP."""
+    model = job.models[number].model
+    if recipe.data_of(model) is None:
+        raise UserError(
+            f"moe: router: hidden needs rows of each model, and {model} has none: add `data: FILE` "
+            "(JSON lines) to it, `tasks: [...]` in a study, or set router: random"
+        )
     given = parents.of_data("inputs", job.models[number], recipe, device, required=True)
     assert isinstance(given, Direction)
     return torch.nn.functional.normalize(given.values, dim=0)

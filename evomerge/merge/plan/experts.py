@@ -150,19 +150,11 @@ def _experts(recipe: Recipe, settings: MixtureOfExperts) -> list[str]:
         )
     if settings.top > count:
         raise UserError(f"moe: top: expected at most {count}, the experts, but got {settings.top}")
-    if settings.router == "hidden":
-        if count > len(models):
-            raise UserError(
-                f"moe: experts: {count} of {len(models)} models are copies, which a router by rows "
-                "of data cannot tell apart; set router: random"
-            )
-        for entry in recipe.models:
-            if entry.data is None:
-                raise UserError(
-                    f"moe: router: hidden needs rows of each model, and {entry.model} has none: "
-                    "add `data: FILE` (JSON lines) to it, `tasks: [...]` in a study, or set "
-                    "router: random"
-                )
+    if settings.router == "hidden" and count > len(models):
+        raise UserError(
+            f"moe: experts: {count} of {len(models)} models are copies, which a router by rows "
+            "of data cannot tell apart; set router: random"
+        )
     return [models[number % len(models)] for number in range(count)]
 
 

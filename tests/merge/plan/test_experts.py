@@ -187,7 +187,6 @@ def test_a_plan_counts_parameters_in_all_and_per_token(llama: dict[str, str]) ->
     [
         ({"top": 4}, "top: expected at most 3, the experts, but got 4"),
         ({"experts": 2}, "experts: expected at least 3, one for each model, but got 2"),
-        ({"router": "hidden"}, "router: hidden needs rows of each model"),
         ({"layout": "qwen3_moe"}, "layout: expected mixtral or qwen2_moe for a base of llama"),
         ({"layout": "mixtral", "every": 2}, "every: 2: Mixtral has experts in every layer"),
         ({"layout": "mixtral", "shared": 0.5}, "shared: 0.5: mixtral has no shared expert"),
@@ -199,6 +198,12 @@ def test_settings_that_do_not_go_together_are_named(
     recipe = Recipe.from_dict(document(llama, "a", "b", "c", **change))
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
         plan(recipe, open_parents(recipe.model_names).checkpoints)
+
+
+def test_a_router_by_rows_needs_rows(llama: dict[str, str], tmp_path: Path) -> None:
+    recipe = Recipe.from_dict(document(llama, "a", "b", router="hidden"))
+    with pytest.raises(UserError, match=r"router: hidden needs rows of each model, and .*/a has"):
+        em.build(recipe, tmp_path / "out")
 
 
 def test_a_base_without_a_mixture_is_named(tmp_path: Path) -> None:
