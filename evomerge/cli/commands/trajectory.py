@@ -1,12 +1,14 @@
-"""`evomerge trajectory`: write an average over the checkpoints of runs as a recipe."""
+"""`evomerge trajectory`: write an average over the checkpoints of runs as a recipe, or score it."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evomerge.cli.arguments import count
 from evomerge.core.errors import UserError
 
 _OPTIONS = {  # of each kind; the first of a list is required
@@ -48,6 +50,15 @@ def add(commands: Any) -> None:
     parser.add_argument("--tolerance", type=float, help="swad: r of the paper (default 1.3)")
     parser.add_argument("--out-dtype", help="of the result: float32 (default), bfloat16, float16")
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: print it")
+    parser.add_argument(
+        "--curve",
+        metavar="TASKS",
+        help="score each checkpoint and the average up to it on these lm-eval tasks instead",
+    )
+    parser.add_argument(
+        "--include-path", type=Path, metavar="DIR", help="--curve: a folder of task YAML"
+    )
+    parser.add_argument("--limit", type=count, help="--curve: documents of each task")
     parser.set_defaults(run=run)
 
 
@@ -71,12 +82,44 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError("trajectory: expected checkpoints")
 
     def average(run: trajectory.Checkpoints) -> Any:
-        return getattr(trajectory, arguments.kind)(run, **options)
+        chosen = dict(options)
+        if "losses" in chosen and len(run) < len(runs[0]):  # of the run as it was by then
+            chosen["losses"] = chosen["losses"][: len(run)]
+        return getattr(trajectory, arguments.kind)(run, **chosen)
 
     several = len(runs) > 1
+    if arguments.curve is not None:
+        if several:
+            raise UserError("trajectory: --curve: expected one run")
+        _show_curve(arguments, runs[0], average)
+        return
     recipe = trajectory.soup_of_averages(runs, average) if several else average(runs[0])
     text = recipe.to_yaml(arguments.out)
     print(arguments.out if arguments.out is not None else text, end="\n" if arguments.out else "")
+
+
+def _show_curve(arguments: argparse.Namespace, run: Sequence[str], average: Any) -> None:
+    from evomerge.cli.display.evaluation import EvaluationProgress, score_text
+    from evomerge.cli.display.lines import show
+    from evomerge.merge.kernels.statistics import cache_folder
+    from evomerge.report.numbers import short_names
+    from evomerge.study.evaluation.curve import curve
+
+    evaluate: dict[str, Any] = {"tasks": [t.strip() for t in arguments.curve.split(",")]}
+    if arguments.include_path is not None:
+        evaluate["include_path"] = [str(arguments.include_path.absolute())]
+    points = curve(
+        run,
+        average,
+        {"evaluate": evaluate},
+        cache_folder() / "scores",
+        arguments.limit,
+        EvaluationProgress(),
+    )
+    names = short_names(point.checkpoint for point in points)
+    for point in points:
+        so_far = "" if point.average is None else f"; average {score_text(point.average)}"
+        show(f"{names[point.checkpoint]}: {score_text(point.alone)}{so_far}")
 
 
 def _checkpoints(names: list[str]) -> list[str]:

@@ -73,10 +73,14 @@ def _label(task: str, evaluation: Evaluation) -> str:
     return f"{task} ({metric['metric']}{'' if metric['higher_is_better'] else ', less is better'})"
 
 
+def score_text(one: Estimate) -> str:
+    """Return a score with its interval."""
+    return f"{number(one.score)} [{number(one.low)}, {number(one.high)}]"
+
+
 def _score(one: Estimate, items: int) -> str:
     joined = "" if one.units == items else f", {one.units:,} independent"
-    ends = f"[{number(one.low)}, {number(one.high)}]"
-    return f"{number(one.score)} {ends} on {plural(items, 'item')}{joined}"
+    return f"{score_text(one)} on {plural(items, 'item')}{joined}"
 
 
 def _difference(one: Comparison) -> str:

@@ -60,6 +60,13 @@ def _entrant(model: str, settings: Mapping[str, Any], folder: Path, dtype: str |
         recipe = Recipe.from_yaml(model)
     else:
         recipe = _alone(relocated(model, Path.cwd()))
+    return entrant(model, recipe, settings, folder, dtype)
+
+
+def entrant(
+    name: str, recipe: Recipe, settings: Mapping[str, Any], folder: Path, dtype: str | None = None
+) -> Entrant:
+    """Return a recipe as what is evaluated; the arguments are those of `entrants`."""
     parents = list(recipe.model_names)
     donor = recipe.donor  # whose tokenizer it takes; a config of another is that model's own
     while donor in recipe.merges:
@@ -79,7 +86,7 @@ def _entrant(model: str, settings: Mapping[str, Any], folder: Path, dtype: str |
         **settings,
     }
     config = StudyConfig.from_dict(document, folder, "evaluate")
-    return Entrant(model, Recipe.from_dict({**recipe.to_dict(), "out_dtype": weights}), config)
+    return Entrant(name, Recipe.from_dict({**recipe.to_dict(), "out_dtype": weights}), config)
 
 
 def _alone(model: str) -> Recipe:
