@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from evomerge.core.errors import UserError, unknown
@@ -13,9 +13,10 @@ from evomerge.evaluate.generation.generation import TextGenerator
 from evomerge.evaluate.generation.vllm import VllmDecoder
 from evomerge.evaluate.gradient.backward import Backward
 from evomerge.evaluate.likelihood.attention import PackingSupport, packing_support
-from evomerge.evaluate.likelihood.batches import Batch, make_batches
+from evomerge.evaluate.likelihood.batches import MAX_BATCH_LOGITS, Batch, make_batches
 from evomerge.evaluate.likelihood.context_cache import ContextCacheSupport, context_cache_support
 from evomerge.evaluate.likelihood.likelihood import Forward
+from evomerge.evaluate.likelihood.packing import ROW_TOKENS
 from evomerge.evaluate.outcomes import Item, OutcomeRow, ScoreKind, score_kind_of
 from evomerge.evaluate.scoring.judge import outcomes
 from evomerge.evaluate.scoring.plan import ScoringPlan, make_plan
@@ -146,6 +147,52 @@ class Scorer:
         rows += self._function_rows(checked)
         by_item = {(row.task, row.doc_id): row for row in rows}
         return [by_item[item] for item in checked]
+
+    def goes_side_by_side(self, items: Mapping[str, Sequence[int]], score_kind: ScoreKind) -> bool:
+        """Return whether all that these items ask for is likelihoods, in batches of their own."""
+        checked = self._checked(items)
+        plan = self._plan(checked, score_kind)
+        strange = {task for task, _ in checked} & {*self.harness.functions, *self.harness.lengths}
+        return (
+            not strange
+            and not plan.prompts.requests
+            and bool(plan.batches)
+            and all(batch.contexts is None for batch in plan.batches)
+        )
+
+    def tokens(self, items: Mapping[str, Sequence[int]], score_kind: ScoreKind) -> int:
+        """Return how many tokens of a model's input these items are, padding included."""
+        plan = self._plan(self._checked(items), score_kind)
+        return sum(batch.inputs.numel() for batch in plan.batches)
+
+    def models_at_once(self, items: Mapping[str, Sequence[int]], score_kind: ScoreKind) -> int:
+        """Return how many models side by side are about as much work as a full batch of one."""
+        plan = self._plan(self._checked(items), score_kind)
+        vocabulary = int(self._model.config.get_text_config(decoder=True).vocab_size)
+        longest = max(batch.inputs.numel() for batch in plan.batches)
+        most_logits = max(len(batch.rows) for batch in plan.batches) * vocabulary
+        by_tokens = self.batch_size * ROW_TOKENS // longest
+        return max(1, min(by_tokens, MAX_BATCH_LOGITS // most_logits))
+
+    def score_side_by_side(
+        self, items: Mapping[str, Sequence[int]], score_kind: ScoreKind, models: int
+    ) -> Iterator[list[OutcomeRow] | None]:
+        """Score the models that run side by side, within `side_by_side`, on items that go so.
+
+        Their scores are those of each model by itself but for rounding.
+
+        Yields:
+            Each model's outcomes, in the items' order; ``None`` where its logits are not finite.
+        """
+        plan = self._plan(self._checked(items), score_kind)
+        self._forward.seconds = 0.0
+        scored = self._forward.side_by_side(plan.batches, plan.pairs, models)
+        self.seconds = self._forward.seconds
+        for likelihoods in scored:
+            if likelihoods is None:
+                yield None
+            else:
+                yield outcomes(plan, likelihoods, [], score_kind, self.harness)
 
     def backward(
         self,

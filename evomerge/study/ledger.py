@@ -28,17 +28,19 @@ from evomerge.study.journal.events import (
 )
 from evomerge.study.journal.journal import Journal
 from evomerge.study.journal.record import Record
-from evomerge.study.journal.shards import gradient_shards, shard_items, shards
+from evomerge.study.journal.shards import gradient_shards, shard_items
 from evomerge.study.journal.trials import TrialRecord
 from evomerge.study.past import of_journal
+from evomerge.study.reuse import lent_outcomes
 from evomerge.study.sealing import without_secrets
-from evomerge.study.wanted import LOST, Items, Wanted, has_failed, units
+from evomerge.study.wanted import LOST, Items, Wanted, apart, has_failed, parts_of, units
 from evomerge.study.workers.failures import FATAL
 from evomerge.study.workers.requests import (
     Answer,
     Describe,
     Description,
     Evaluate,
+    EvaluateTogether,
     ExpectedParents,
     Export,
     ExportAdapter,
@@ -47,12 +49,17 @@ from evomerge.study.workers.requests import (
     Gradients,
     Request,
     Scores,
+    ScoresTogether,
+    SuitTogether,
 )
 from evomerge.study.workers.scheduler import ATTEMPTS, Scheduler, Unit
 
 AnswerType = TypeVar("AnswerType", bound=Answer)
 Listener = Callable[[Event, Record], None]
 
+WITH_PARENTS = (
+    Evaluate | EvaluateTogether | SuitTogether | Export | ExportAdapter | Gradient | Measure
+)
 ROUNDS = 3  # how often a unit that loses its workers again and again is tried anew
 
 
@@ -188,11 +195,19 @@ class Ledger:
             if not lost:
                 return
             for unit, failed in lost:
-                name = self.record.trials[unit.tag.trial].name
+                name, number = self.record.trials[unit.tag.trial].name, len(unit.tag.together)
                 message = f"{name}: {ATTEMPTS} workers were lost on it: {failed.message}"
+                if number:
+                    message = f"{name} and {number - 1} others are built one by one: "
+                    message += failed.message
                 self.warn("worker lost", message, trial=unit.tag.trial)
             self.request(Describe(), Description)
-            waiting = [unit for unit, _ in lost]
+            listed = (apart(self.record, unit, self._shard_items) for unit, _ in lost)
+            waiting = [
+                replace(unit, request=self._with_parents(unit.request))
+                for several in listed
+                for unit in several
+            ]
         for unit, failed in lost:
             times = ROUNDS * ATTEMPTS
             message = f"{times} workers were lost on it and not on other work: {failed.message}"
@@ -207,34 +222,10 @@ class Ledger:
         """Write down here what other runs have already, so that this run stands alone."""
         if wanted.gradient is not None:
             return
-        parts = shards(wanted.items, self._shard_items)
         for run, lender in self.lenders.items():
-            for trial in (self.record.trials[number] for number in wanted.trials):
-                rows: list[OutcomeRow] = []
-                batches: list[tuple[str, int]] = []
-                known = lender.batches.of(trial.digest, wanted.mode, parts)
-                for shard, scored_in in zip(parts, known, strict=True):
-                    missing = self.record.outcomes.missing(trial.digest, wanted.mode, shard)
-                    lent = lender.outcomes.rows(trial.digest, wanted.mode, missing)
-                    if lent:
-                        rows += lent
-                        whole = missing == shard and scored_in is not None
-                        batches.append((scored_in if whole and scored_in else "", len(lent)))
-                if rows:
-                    event = OutcomesEvent(
-                        trial=trial.number,
-                        phase=wanted.phase,
-                        digest=trial.digest,
-                        mode=wanted.mode,
-                        rows=[row.as_written() for row in rows],
-                        seconds={},
-                        worker="",
-                        batches=batches,
-                        reused=run,
-                    )
-                    size = None if lender.study is None else lender.study.shard_items
-                    alike = size == self._shard_items and lender.batches.last is not None
-                    self._log_outcomes(trial, event, f"{run} scored it", alike)
+            lent = lent_outcomes(self.record, lender, run, wanted, self._shard_items)
+            for trial, event, alike in lent:
+                self._log_outcomes(trial, event, f"{run} scored it", alike)
 
     @property
     def _shard_items(self) -> int:
@@ -250,15 +241,24 @@ class Ledger:
         return self.record.outcomes.rows(trial.digest, mode, items)
 
     def _enter(
-        self, lost: list[tuple[Unit, Failure]], unit: Unit, answer: Answer, worker: int
+        self,
+        lost: list[tuple[Unit, Failure]],
+        unit: Unit,
+        answer: Answer,
+        worker: int,
+        together: int | None = None,
     ) -> None:
         """Write down what became of a unit, unless nothing can be said of it yet."""
+        if isinstance(answer, ScoresTogether):
+            for single, part, together in parts_of(self.record, unit, answer):
+                self._enter(lost, single, part, worker, together)
+            return
         number, mode, phase = unit.tag.trial, unit.tag.mode, unit.tag.phase
         trial = self.record.trials[number]
         if isinstance(answer, Failure):
             if answer.kind in FATAL:
                 raise UserError(answer.message)
-            if answer.kind in LOST:
+            if answer.kind in LOST or unit.tag.together:
                 lost.append((unit, answer))
             else:
                 self.fail(number, phase, answer)
@@ -288,6 +288,7 @@ class Ledger:
             loss=loss,
             gradient=gradient,
             passes=answer.passes if isinstance(answer, Gradients) and answer.passes > 1 else None,
+            together=together,
         )
         halved = f"batches were halved {self.record.halvings} times because memory ran out"
         why = halved if self.record.halvings else f"worker {worker} batches them so"
@@ -331,7 +332,7 @@ class Ledger:
         )
 
     def _with_parents(self, request: Request) -> Request:
-        if isinstance(request, Evaluate | Export | ExportAdapter | Gradient | Measure):
+        if isinstance(request, WITH_PARENTS):
             return replace(request, parents=self._parents)
         return request
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from evomerge.core.errors import UserError
-from evomerge.study.journal.events import StudyEvent
+from evomerge.evaluate.outcomes import OutcomeRow
+from evomerge.study.journal.events import OutcomesEvent, StudyEvent
 from evomerge.study.journal.record import Record
+from evomerge.study.journal.shards import shards
+from evomerge.study.journal.trials import TrialRecord
+from evomerge.study.wanted import Wanted
 
 
 def lendable(directory: Path, ours: StudyEvent) -> Record:
@@ -39,3 +44,40 @@ def lendable(directory: Path, ours: StudyEvent) -> Record:
             "metrics), but it differs; leave this run out"
         )
     return record
+
+
+def lent_outcomes(
+    record: Record, lender: Record, run: str, wanted: Wanted, shard_items: int
+) -> Iterator[tuple[TrialRecord, OutcomesEvent, bool]]:
+    """List what another run has of what is wanted and missing here.
+
+    Returns:
+        Each trial with the event to write down, and whether its batches are known to be ours.
+    """
+    parts = shards(wanted.items, shard_items)
+    size = None if lender.study is None else lender.study.shard_items
+    alike = size == shard_items and lender.batches.last is not None
+    for trial in (record.trials[number] for number in wanted.trials):
+        rows: list[OutcomeRow] = []
+        batches: list[tuple[str, int]] = []
+        known = lender.batches.of(trial.digest, wanted.mode, parts)
+        for shard, scored_in in zip(parts, known, strict=True):
+            missing = record.outcomes.missing(trial.digest, wanted.mode, shard)
+            lent = lender.outcomes.rows(trial.digest, wanted.mode, missing)
+            if lent:
+                rows += lent
+                whole = missing == shard and scored_in is not None
+                batches.append((scored_in if whole and scored_in else "", len(lent)))
+        if rows:
+            event = OutcomesEvent(
+                trial=trial.number,
+                phase=wanted.phase,
+                digest=trial.digest,
+                mode=wanted.mode,
+                rows=[row.as_written() for row in rows],
+                seconds={},
+                worker="",
+                batches=batches,
+                reused=run,
+            )
+            yield trial, event, alike

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.study.config import StudyConfig
+from evomerge.study.workers.answers.codec import read_answer, write_request
 from evomerge.study.workers.pool import Pool, Reply
-from evomerge.study.workers.requests import Describe, Request, read_answer, write_request
+from evomerge.study.workers.requests import Describe, Request
 
 TASKS, DOCUMENTS = ("one", "two"), 400
 

@@ -43,6 +43,7 @@ def test_every_folder_of_the_package_is_drawn_and_every_drawn_folder_is_there(pa
         "cli/commands/runs",
         "cli/display",
         "cli/init",
+        "study/workers/answers",
     }  # in the line of their room
     assert sorted(drawn(page)) == sorted(there - inner)
 

@@ -21,8 +21,9 @@ from evomerge.study.config import StudyConfig
 from evomerge.study.journal.journal import JOURNAL, follow, iterate
 from evomerge.study.journal.record import Record
 from evomerge.study.study import Study
+from evomerge.study.workers.answers.codec import read_answer, write_request
 from evomerge.study.workers.pool import Pool, Reply
-from evomerge.study.workers.requests import Answer, Failure, Request, read_answer, write_request
+from evomerge.study.workers.requests import Answer, Failure, Request
 from tests.report import report_bench as bench
 from tests.study.small_study import stub_config
 from tests.study.stub_worker import DEFAULTS, Stub

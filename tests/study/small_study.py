@@ -16,14 +16,14 @@ from evomerge.study import study as study_module
 from evomerge.study.config import StudyConfig
 from evomerge.study.journal.journal import iterate
 from evomerge.study.study import JOURNAL, Study
-from evomerge.study.workers.pool import Pool, Reply
-from evomerge.study.workers.requests import (
-    Request,
+from evomerge.study.workers.answers.codec import (
     read_answer,
     read_request,
     write_answer,
     write_request,
 )
+from evomerge.study.workers.pool import Pool, Reply
+from evomerge.study.workers.requests import Request
 
 PYTHON = sys.executable  # before a stub takes its place
 STUB_SPACE: dict[str, Any] = {

@@ -21,7 +21,10 @@ CONTEXT, CONTINUATION, BRANCHES = 7, 3, 3
 
 
 class _PrefixLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # its base has no hints
-    """Keys and values of a prefix, which any number of rows read and none adds to."""
+    """Keys and values of a prefix, which any number of rows read and none adds to.
+
+    Where several models run side by side each has its own: rows are in the models' order.
+    """
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
@@ -29,16 +32,28 @@ class _PrefixLayer(DynamicLayer):  # type: ignore[no-untyped-call]  # its base h
         assert self.keys is not None
         assert self.values is not None
         rows = len(key_states)
-        keys = torch.cat((self.keys.expand(rows, -1, -1, -1), key_states), dim=-2)
-        values = torch.cat((self.values.expand(rows, -1, -1, -1), value_states), dim=-2)
-        return keys, values
+        keys, values = (_for_rows(one, rows) for one in (self.keys, self.values))
+        return torch.cat((keys, key_states), dim=-2), torch.cat((values, value_states), dim=-2)
 
 
-def prefix_cache(model: Any, prefix: torch.Tensor) -> Cache:
-    """Compute the keys and values of `prefix` (length,) once, for all rows that begin with it."""
+def _for_rows(states: torch.Tensor, rows: int) -> torch.Tensor:
+    """Give each row the states of its model, (models, heads, length, size)."""
+    if len(states) == 1:
+        return states.expand(rows, -1, -1, -1)
+    return states.repeat_interleave(rows // len(states), dim=0)
+
+
+def prefix_cache(model: Any, prefix: torch.Tensor, copies: int = 1) -> Cache:
+    """Compute the keys and values of `prefix` (length,) once, for all rows that begin with it.
+
+    Args:
+        model: The model, or several side by side (`side_by_side`).
+        prefix: The tokens.
+        copies: How many models run side by side.
+    """
     cache = DynamicCache()  # no windows: a row that is longer than a window is never packed
     arguments: dict[str, Any] = {cache_argument(model) or "": cache, "logits_to_keep": 1}
-    model(input_ids=prefix.unsqueeze(0), use_cache=True, **arguments)
+    model(input_ids=prefix.expand(copies, -1), use_cache=True, **arguments)
     computed: Any
     layers: list[Any] = []
     for computed in cache.layers:

@@ -87,6 +87,25 @@ def model_input(pair: Pair, max_length: int) -> Tokens:
     return tokens[-max_length:] if pair.endings else tokens[-(max_length + 1) :][:-1]
 
 
+def repeated(batch: Batch, copies: int) -> Batch:
+    """Return a batch of several times the same rows, copy after copy.
+
+    Its positions are those of the first copy, then those of the second, and so on.
+    """
+    assert batch.contexts is None, "cached contexts are not repeated"
+    offsets = torch.arange(copies, device=batch.rows.device).repeat_interleave(len(batch.rows))
+    return replace(
+        batch,
+        inputs=batch.inputs.repeat(copies, 1),
+        depths=None if batch.depths is None else batch.depths.repeat(copies, 1),
+        last=None if batch.last is None else batch.last.repeat(copies, 1),
+        rows=batch.rows.repeat(copies) + offsets * len(batch.inputs),
+        columns=batch.columns.repeat(copies),
+        targets=batch.targets.repeat(copies, 1),
+        absent=None if batch.absent is None else batch.absent.repeat(copies, 1),
+    )
+
+
 def _make_batch(
     packed: PackedBatch,
     sharing: Mapping[Tokens, Sequence[int]],

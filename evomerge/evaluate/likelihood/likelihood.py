@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from evomerge.evaluate.likelihood.attention import model_arguments, prefix_cache
-from evomerge.evaluate.likelihood.batches import Batch, make_batches
+from evomerge.evaluate.likelihood.batches import Batch, make_batches, repeated
 from evomerge.evaluate.likelihood.context_cache import context_cache_arguments
 from evomerge.evaluate.outcomes import NonFiniteError
 from evomerge.evaluate.token_requests import Pair, Tokens
@@ -118,17 +118,54 @@ class Forward:
                 if batch.prefix != prefix[0]:
                     prefix = batch.prefix, _prefix(self.model, batch)
                 tables.append(self._run(batch, pairs, prefix[1]))
-        starts, stops = np.zeros(len(pairs), int), np.zeros(len(pairs), int)
-        offset = 0
-        for batch, table in zip(batches, tables[1:], strict=True):
-            starts[batch.pairs] = batch.starts + offset
-            offset += table.shape[1]
-            stops[batch.pairs] = np.append(starts[batch.pairs][1:], offset)
-        n_tokens = np.array([len(pair.continuation) for pair in pairs], int)
+        positions = [table.shape[1] for table in tables[1:]]
+        starts, stops, n_tokens = _spans(batches, positions, pairs)
         self.seconds += time.perf_counter() - began
         return Likelihoods(np.concatenate(tables, axis=1), starts, stops, n_tokens)
 
+    def side_by_side(
+        self, batches: Sequence[Batch], pairs: Sequence[Pair], models: int
+    ) -> list[Likelihoods | None]:
+        """Compute the likelihoods of every pair under each of the models side by side.
+
+        Args:
+            batches: As for one model, without cached contexts.
+            pairs: What they hold.
+            models: How many there are (`side_by_side.side_by_side`).
+
+        Returns:
+            One for each model; ``None`` where a logit that was read is NaN or infinite.
+        """
+        began = time.perf_counter()
+        tables = [np.zeros((models, 3, 0))]
+        prefix: tuple[Tokens, Any] = ((), None)
+        with torch.inference_mode():
+            for batch in batches:
+                if batch.prefix != prefix[0]:
+                    prefix = batch.prefix, _prefix(self.model, batch, models)
+                table = self._read(repeated(batch, models), prefix[1])
+                tables.append(table.reshape(3, models, -1).swapaxes(0, 1))
+        positions = [table.shape[2] for table in tables[1:]]
+        spans = _spans(batches, positions, pairs)
+        self.seconds += time.perf_counter() - began
+        return [
+            Likelihoods(table, *spans) if np.isfinite(table[0]).all() else None
+            for table in np.concatenate(tables, axis=2)
+        ]
+
     def _run(self, batch: Batch, pairs: Sequence[Pair], prefix: Any) -> np.ndarray:
+        """Return `_read`'s table, with broken inputs looked at by themselves."""
+        table = self._read(batch, prefix)
+        broken = ~np.isfinite(table[0])
+        if not broken.any():
+            return table
+        if batch.last is not None:
+            # One broken input breaks the whole row that it shares: look at each by itself.
+            return self._alone(batch, pairs)
+        first = int(np.searchsorted(batch.starts, int(broken.argmax()), side="right")) - 1
+        raise NonFiniteError(*pairs[batch.pairs[first]].owner)
+
+    def _read(self, batch: Batch, prefix: Any) -> np.ndarray:
         """Return log-probability, margin, and whether the argmax is a target, (3, positions)."""
         logits = selected_logits(self.model, batch, prefix)
         step = max(1, MAX_LOGITS // logits.shape[-1])
@@ -141,14 +178,7 @@ class Forward:
             for i in range(0, len(logits), step)
         ]
         table: np.ndarray = torch.cat(parts, dim=1).double().cpu().numpy()
-        broken = ~np.isfinite(table[0])
-        if not broken.any():
-            return table
-        if batch.last is not None:
-            # One broken input breaks the whole row that it shares: look at each by itself.
-            return self._alone(batch, pairs)
-        first = int(np.searchsorted(batch.starts, int(broken.argmax()), side="right")) - 1
-        raise NonFiniteError(*pairs[batch.pairs[first]].owner)
+        return table
 
     def _alone(self, batch: Batch, pairs: Sequence[Pair]) -> np.ndarray:
         """Return the same as `_run`, computed in plain rows."""
@@ -207,10 +237,24 @@ def selected_logits(model: Any, batch: Batch, prefix: Any = None) -> torch.Tenso
     return logits[rows, columns].float()  # type: ignore[no-any-return]
 
 
-def _prefix(model: Any, batch: Batch) -> Any:
+def _prefix(model: Any, batch: Batch, models: int = 1) -> Any:
     if not batch.prefix:
         return None
-    return prefix_cache(model, torch.tensor(batch.prefix).to(batch.inputs.device))
+    return prefix_cache(model, torch.tensor(batch.prefix).to(batch.inputs.device), models)
+
+
+def _spans(
+    batches: Sequence[Batch], positions: Sequence[int], pairs: Sequence[Pair]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return each pair's first position, one past its last, and its continuation's length."""
+    starts, stops = np.zeros(len(pairs), int), np.zeros(len(pairs), int)
+    offset = 0
+    for batch, count in zip(batches, positions, strict=True):
+        starts[batch.pairs] = batch.starts + offset
+        offset += count
+        stops[batch.pairs] = np.append(starts[batch.pairs][1:], offset)
+    n_tokens = np.array([len(pair.continuation) for pair in pairs], int)
+    return starts, stops, n_tokens
 
 
 def read_logits(

@@ -50,6 +50,10 @@ class EvaluateConfig:
         batch_size: Rows per batch; ``auto`` is 64.
         fitness: ``smooth`` scores by log-likelihoods, with no decoding; ``metric`` by the task's
             own metric. Race and verdict always use the metric.
+        adapters: Candidates that are sums of LoRA adapters (task arithmetic) may be scored side by
+            side, up to 16 in one pass of the base, without writing their weights: ``together``,
+            or ``built`` one by one. Left out, they go together in a search by scores where a
+            candidate's tokens are so few that it is faster. Anchors, race and verdict are built.
         items: How documents are shared out.
         allow_task_code: Whether tasks may run Python of their own. Only for tasks that you trust.
         engine: What generates answers: ``hf``, the live model, or ``vllm``, a separate engine
@@ -69,6 +73,7 @@ class EvaluateConfig:
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     batch_size: int | Literal["auto"] = "auto"
     fitness: Literal["smooth", "metric"] = "smooth"
+    adapters: Literal["together", "built"] | None = None
     items: ItemsConfig = field(default_factory=ItemsConfig)
     allow_task_code: bool = False
     engine: Literal["hf", "vllm"] = "hf"

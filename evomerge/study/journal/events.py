@@ -172,6 +172,8 @@ class OutcomesEvent(Event, name="outcomes"):
         loss: The weighted sum of the items' losses, if a gradient was computed.
         gradient: Its derivative along each dimension of the space.
         passes: How often the items went through the model for it, where more than once.
+        together: How many candidates, sums of the same adapters, went through the model side by
+            side; ``None`` for one that was built.
     """
 
     trial: TrialNumber
@@ -189,6 +191,7 @@ class OutcomesEvent(Event, name="outcomes"):
     loss: float | None = None
     gradient: Sequence[float] | None = None
     passes: int | None = None
+    together: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from evomerge.study.phases.gradients import Chain, chain_of, summed, wanted_grad
 from evomerge.study.phases.surrogate import SurrogateCheck
 from evomerge.study.statistics.outcome import item_scores
 from evomerge.study.statistics.pools import generation_items
+from evomerge.study.together import goes_together
 from evomerge.study.wanted import Items, Wanted
 from evomerge.study.workers.durations import out_of_time
 from evomerge.study.workers.requests import Failure
@@ -100,6 +101,7 @@ class Generations:
         self._reference = baseline.reference
         self._surrogate = SurrogateCheck(study, baseline)
         self._chain: tuple[Point, Chain] | None = None
+        self._together: bool | None = None  # until a generation has to be scored
 
     def run(self) -> search.Optimizer:
         """Search until the trials or the time are used up, or the optimizer stops."""
@@ -178,7 +180,9 @@ class Generations:
         if optimizer.learns_from_gradients:
             return self._step(optimizer, generation, ask, points)
         field = study.config.evaluate.fitness
-        wanted = Wanted([*ask.trials, reference], items, field, "search")
+        if self._together is None:
+            self._together = goes_together(study)
+        wanted = Wanted([*ask.trials, reference], items, field, "search", together=self._together)
         # The last leader is scored by the metric on the way: no worker waits for it alone.
         study.ledger.score([wanted, *self._surrogate.wanted])
         correlation = self._surrogate.correlation()

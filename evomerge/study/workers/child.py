@@ -21,8 +21,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)
     from evomerge.core import faults
+    from evomerge.study.workers.answers.codec import read_request, write_answer
     from evomerge.study.workers.evaluator import Evaluator
-    from evomerge.study.workers.requests import read_request, write_answer
     from evomerge.study.workers.start import start
 
     config = json.loads(sys.stdin.readline())

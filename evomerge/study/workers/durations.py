@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from evomerge.study.config import StudyConfig
 from evomerge.study.journal.record import Record
 from evomerge.study.workers.queue import Unit
-from evomerge.study.workers.requests import Answer, Evaluate, Scores
+from evomerge.study.workers.requests import Answer, Evaluate, EvaluateTogether, Scores
 
 REMEMBERED = 200  # units of each mode
 FEWEST = 5  # units before anything is estimated
@@ -96,4 +96,6 @@ def out_of_time(config: StudyConfig, record: Record, began: float) -> str | None
 
 def _mode(unit: Unit) -> str:
     request = unit.request
+    if isinstance(request, EvaluateTogether):
+        return f"{request.mode} of {len(request.recipes)}"
     return request.mode if isinstance(request, Evaluate) else type(request).__name__

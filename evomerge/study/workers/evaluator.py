@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple, assert_never
 
 import torch
@@ -24,23 +23,22 @@ from evomerge.checkpoint.compatible import (
 from evomerge.checkpoint.files.folder import generation_digest
 from evomerge.checkpoint.files.remote_code import allowed_code
 from evomerge.core import faults
-from evomerge.core.errors import UserError
 from evomerge.evaluate.arithmetic import slow_arithmetic
 from evomerge.evaluate.model import is_causal
 from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.evaluate.scorer import Scorer
-from evomerge.merge.build import fill, live_digest, live_tensors, write
+from evomerge.merge.build import fill, live_digest, live_tensors
 from evomerge.merge.gradient.segment import alone
-from evomerge.merge.output.merged_adapter import NoAdapterError, write_merged_adapter
 from evomerge.merge.parents.nested import open_parents, with_merges
 from evomerge.merge.parents.parents import KeptMerges, Parents
 from evomerge.merge.plan.in_place import check_in_place
 from evomerge.merge.plan.plan import MergePlan
 from evomerge.merge.plan.plan import plan as make_plan
 from evomerge.merge.plan.unseen import unseen_towers
-from evomerge.recipe.mergekit import to_mergekit as mergekit
 from evomerge.recipe.recipe import Recipe
 from evomerge.study.config import StudyConfig
+from evomerge.study.workers.answers.exports import export, export_adapter, translate
+from evomerge.study.workers.answers.together import evaluate_together, suits_together
 from evomerge.study.workers.devices import devices
 from evomerge.study.workers.failures import (
     failure_of,
@@ -54,10 +52,9 @@ from evomerge.study.workers.requests import (
     Describe,
     Description,
     Evaluate,
+    EvaluateTogether,
     Export,
     ExportAdapter,
-    Exported,
-    ExportedAdapter,
     Gradient,
     Gradients,
     Request,
@@ -65,8 +62,8 @@ from evomerge.study.workers.requests import (
     Show,
     Shown,
     Success,
+    SuitTogether,
     Translate,
-    Translation,
 )
 from evomerge.study.workers.scoring import Scoring
 
@@ -134,17 +131,23 @@ class Evaluator:
             case Describe():
                 return self._describe(request)
             case Evaluate():
-                return self._evaluate(request)
+                return self.evaluate(request)
             case Gradient():
                 return self._gradient(request)
             case Show():
                 return self._show(request)
+            case EvaluateTogether():
+                return evaluate_together(request, self)
+            case SuitTogether():
+                return suits_together(request, self)
             case Export():
-                return self._export(request)
+                self.watch.check(request.parents)
+                return export(request, self.parents)
             case ExportAdapter():
-                return self._export_adapter(request)
+                self.watch.check(request.parents)
+                return export_adapter(request, self.parents, self.config.base_model)
             case Translate():
-                return self._translate(request)
+                return translate(request, self.parents)
             case Collect():
                 return Collected(self.scoring.scorer().right_answers(request.items))
             case Measure():
@@ -207,15 +210,15 @@ class Evaluator:
             generation=generation_digest(base.folder),
         )
 
-    def _evaluate(self, request: Evaluate) -> Scores:
+    def evaluate(self, request: Evaluate) -> Scores:
         """Build the recipe unless it is resident, and score the items."""
         faults.reach("worker.evaluate")
         self.watch.check(request.parents)
         recipe = Recipe.from_dict(request.recipe)
         other = self.own_models.evaluator_for(recipe, self)
         if other is not None:
-            return other._evaluate(request)
-        built = self._build(recipe, request.halvings)
+            return other.evaluate(request)
+        built = self.build(recipe, request.halvings)
         scorer = built.scorer
         self.scoring.harness.errors.clear()
         outcomes: list[OutcomeRow] = []
@@ -252,12 +255,12 @@ class Evaluator:
         scorer = self.scoring.scorer(request.halvings)
         if request.loss == "dpo" and (new := scorer.without_reference(request.items)):
             base = alone(self.config.base_model, recipe)
-            self._build(base, request.halvings).scorer.refer(new)
-        model, scorer, plan, parents, seconds = self._build(recipe, request.halvings)
+            self.build(base, request.halvings).scorer.refer(new)
+        model, scorer, plan, parents, seconds = self.build(recipe, request.halvings)
         computed = gradient(request, scorer, model, plan, parents)
         return computed.answer(request.loss, {"build": seconds, "forward": scorer.seconds})
 
-    def _build(self, recipe: Recipe, halvings: int) -> Built:
+    def build(self, recipe: Recipe, halvings: int) -> Built:
         """Write a recipe into the live model of its result's config, unless it is there."""
         began = time.perf_counter()
         parents = with_merges(recipe, self.parents)
@@ -281,32 +284,4 @@ class Evaluator:
         other = self.own_models.evaluator_for(recipe, self)
         if other is not None:
             return other._show(request)
-        return Shown(self._build(recipe, request.halvings).scorer.written(request.items))
-
-    def _export(self, request: Export) -> Exported:
-        """Write a recipe's model to disk."""
-        self.watch.check(request.parents)
-        recipe = Recipe.from_dict(request.recipe)
-        parents = with_merges(recipe, self.parents)
-        plan = make_plan(recipe, parents.checkpoints)
-        return Exported(write(plan, parents, Path(request.out), replace=True))
-
-    def _export_adapter(self, request: ExportAdapter) -> ExportedAdapter:
-        """Write what a recipe changes as an adapter, or say why none can."""
-        self.watch.check(request.parents)
-        recipe = Recipe.from_dict(request.recipe)
-        about = self.config.base_model, Path(request.out), request.rank
-        try:
-            adapter = write_merged_adapter(recipe, with_merges(recipe, self.parents), *about)
-        except NoAdapterError as error:
-            return ExportedAdapter(str(error))
-        return ExportedAdapter(None, **vars(adapter), sentence=adapter.sentence)
-
-    def _translate(self, request: Translate) -> Translation:
-        """Translate a recipe to mergekit's format, or say why mergekit cannot express it."""
-        recipe = Recipe.from_dict(request.recipe)
-        names = list(with_merges(recipe, self.parents).checkpoints[recipe.donor].tensors)
-        try:
-            return Translation(mergekit.as_yaml(mergekit.to_mergekit(recipe, names)), None)
-        except UserError as error:
-            return Translation(None, str(error))
+        return Shown(self.build(recipe, request.halvings).scorer.written(request.items))

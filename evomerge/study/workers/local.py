@@ -17,9 +17,10 @@ from pathlib import Path
 from evomerge.core import faults
 from evomerge.core.errors import UserError
 from evomerge.study.config import StudyConfig
+from evomerge.study.workers.answers.codec import read_answer, write_request
 from evomerge.study.workers.log import WorkerLog, WorkerStderr, out_of_memory_kills
 from evomerge.study.workers.pool import ENVIRONMENT, Pool, Reply
-from evomerge.study.workers.requests import Document, Request, read_answer, write_request
+from evomerge.study.workers.requests import Document, Request
 
 CLOSING_SECONDS = 2.0  # that closing waits for the threads that listen to children, at most
 _VISIBLE = "CUDA_VISIBLE_DEVICES"

@@ -14,15 +14,15 @@ from evomerge.core import faults
 from evomerge.core.errors import UserError
 from evomerge.core.redact import redact
 from evomerge.study.config import StudyConfig
-from evomerge.study.workers.pool import ENVIRONMENT, Pool, Reply
-from evomerge.study.workers.ray_cluster import ClusterCapacity, ClusterHead, check_reachable
-from evomerge.study.workers.requests import (
-    Request,
+from evomerge.study.workers.answers.codec import (
     read_answer,
     read_request,
     write_answer,
     write_request,
 )
+from evomerge.study.workers.pool import ENVIRONMENT, Pool, Reply
+from evomerge.study.workers.ray_cluster import ClusterCapacity, ClusterHead, check_reachable
+from evomerge.study.workers.requests import Request
 
 _LOOPBACK = ("127.0.0.1", "::1")
 

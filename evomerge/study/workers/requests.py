@@ -1,13 +1,12 @@
-"""Requests to workers and their answers are these dataclasses; between processes they are JSON.
+"""Requests to workers and their answers; `answers.codec` makes JSON of them.
 
-Every answer but a `Failure` has ``seconds``: ``total``, and for an evaluation ``build`` and
-``forward``.
+Every answer but a `Failure` has ``seconds``: ``total``, and of an evaluation ``build``, ``forward``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge.calibration.requests import Collect, Collected, Measure, Measured
@@ -70,6 +69,35 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class EvaluateTogether:
+    """Score several sums of the same adapters side by side, where that is possible.
+
+    Attributes:
+        recipes: The recipes as plain data.
+        items: One shard of items.
+        mode: The score that is asked for.
+        parents: As for `Evaluate`.
+        halvings: The same.
+    """
+
+    recipes: Sequence[Mapping[str, Any]]
+    items: Items
+    mode: ScoreKind
+    parents: ExpectedParents | None = None
+    halvings: int = 0
+
+
+@dataclass(frozen=True)
+class SuitTogether:
+    """Say whether recipes like this one are scored side by side, and whether that is worth it."""
+
+    recipe: Mapping[str, Any]
+    items: Items
+    mode: ScoreKind
+    parents: ExpectedParents | None = None
+
+
+@dataclass(frozen=True)
 class Gradient:
     """Build a recipe, score it, and differentiate a loss by its coefficients.
 
@@ -123,7 +151,7 @@ class ExportAdapter:
         recipe: The recipe as plain data.
         out: The folder.
         rank: The largest; ``None`` for that of `merge.output.merged_adapter`.
-        parents: The study stops if the parents differ from these.
+        parents: As for `Evaluate`.
     """
 
     recipe: Mapping[str, Any]
@@ -140,7 +168,17 @@ class Translate:
 
 
 Request = (
-    Describe | Evaluate | Gradient | Show | Export | ExportAdapter | Translate | Collect | Measure
+    Describe
+    | Evaluate
+    | EvaluateTogether
+    | SuitTogether
+    | Gradient
+    | Show
+    | Export
+    | ExportAdapter
+    | Translate
+    | Collect
+    | Measure
 )
 
 
@@ -200,6 +238,37 @@ class Scores:
     seconds: Seconds = field(default_factory=dict)
     halvings: int = 0
     rescored: bool = False
+
+
+@dataclass(frozen=True)
+class ScoresTogether(Scores):
+    """Outcomes of several recipes: the answer to `EvaluateTogether`.
+
+    Attributes:
+        rows: Of all recipes, one after the other.
+        errors: [recipe's number, task, document, message].
+        counts: How many of the rows are each recipe's; 0 for one that failed.
+        failures: [recipe's number, kind, message].
+        apart: The numbers of those that were built by themselves.
+    """
+
+    counts: Sequence[int] = ()
+    failures: Sequence[tuple[int, str, str]] = ()
+    apart: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Suited:
+    """Whether recipes are scored side by side: the answer to `SuitTogether`.
+
+    Attributes:
+        why_not: Why they cannot be, or why it would not pay; empty if they are.
+        possible: Whether they can be.
+    """
+
+    why_not: str
+    possible: bool
+    seconds: Seconds = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -268,71 +337,14 @@ class Translation:
 
 
 Success = (
-    Description | Scores | Shown | Exported | ExportedAdapter | Translation | Collected | Measured
+    Description
+    | Scores
+    | Suited
+    | Shown
+    | Exported
+    | ExportedAdapter
+    | Translation
+    | Collected
+    | Measured
 )
 Answer = Failure | Success
-
-_REQUESTS: dict[str, type[Request]] = {
-    "describe": Describe,
-    "evaluate": Evaluate,
-    "gradient": Gradient,
-    "show": Show,
-    "export": Export,
-    "exportadapter": ExportAdapter,
-    "translate": Translate,
-    "collect": Collect,
-    "measure": Measure,
-}
-_ANSWERS: dict[str, type[Answer]] = {  # by a key that the others do not have; the order counts
-    "evaluation": Description,
-    "coefficients": Gradients,
-    "statistic": Measured,
-    "rows": Scores,
-    "written": Shown,
-    "why_not": Translation,
-    "no_adapter": ExportedAdapter,
-    "collected": Collected,
-    "weights_digest": Exported,
-}
-
-
-def write_request(request: Request) -> Document:
-    """Turn a request into JSON data; fields at their default are left out.
-
-    >>> write_request(Translate({"dtype": "float32"}))
-    {'do': 'translate', 'recipe': {'dtype': 'float32'}}
-    """
-    document = {"do": type(request).__name__.lower(), **_changed(request)}
-    if "parents" in document:
-        document["parents"] = _changed(document["parents"])
-    return document
-
-
-def read_request(document: Mapping[str, Any]) -> Request:
-    """Read a request that `write_request` wrote."""
-    values = {key: value for key, value in document.items() if key != "do"}
-    if "parents" in values:
-        values["parents"] = ExpectedParents(**values["parents"])
-    return _REQUESTS[document["do"]](**values)
-
-
-def write_answer(answer: Answer) -> Document:
-    """Turn an answer into JSON data; fields at their default are left out.
-
-    >>> write_answer(Failure("oom", "out of memory"))
-    {'failed': {'kind': 'oom', 'message': 'out of memory'}}
-    """
-    return {"failed": _changed(answer)} if isinstance(answer, Failure) else _changed(answer)
-
-
-def read_answer(document: Mapping[str, Any]) -> Answer:
-    """Read an answer that `write_answer` wrote."""
-    if "failed" in document:
-        return Failure(**document["failed"])
-    answer_type = next(made for key, made in _ANSWERS.items() if key in document)
-    return answer_type(**document)
-
-
-def _changed(value: Request | Answer | ExpectedParents) -> Document:
-    values = ((one, getattr(value, one.name)) for one in fields(value))
-    return {one.name: content for one, content in values if content != one.default}

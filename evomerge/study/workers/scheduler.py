@@ -17,6 +17,7 @@ from evomerge.study.workers.requests import (
     Answer,
     Describe,
     Evaluate,
+    EvaluateTogether,
     Failure,
     Gradient,
     Request,
@@ -35,6 +36,9 @@ SLOW_SECONDS = 0.2  # ... but not earlier
 REQUESTS = 8  # per worker, into which the waiting shards are divided
 SHORT_SECONDS = 0.2  # a request that takes less is short
 DEVICE_FAILURES = 2  # of one device, after which it is no longer used
+HALVED = (
+    Describe | Evaluate | EvaluateTogether | Gradient
+)  # requests that say how large batches are
 MOST_LOSSES = 5  # workers lost in a row, with no answer in between, before the study stops
 
 
@@ -231,7 +235,7 @@ class Scheduler:
             task.done(task.unit, answer, worker)
 
     def _request(self, unit: Unit) -> Request:
-        if self.halvings and isinstance(unit.request, Describe | Evaluate | Gradient):
+        if self.halvings and isinstance(unit.request, HALVED):
             return replace(unit.request, halvings=self.halvings)
         return unit.request
 

@@ -1,0 +1,1 @@
+"""A worker's answers: several candidates at once, exports, and their form between processes."""
