@@ -66,6 +66,7 @@ def test_the_least_study_has_the_documented_defaults() -> None:
             "dtype": None,
             "batch_size": "auto",
             "fitness": "smooth",
+            "adapters": None,
             "items": {
                 "search": 0.5,
                 "race": 0.2,
