@@ -1,6 +1,6 @@
 """Requests to workers and their answers; `answers.codec` makes JSON of them.
 
-Every answer but a `Failure` has ``seconds``: ``total``, and of an evaluation ``build``, ``forward``.
+Every answer but a `Failure` has ``seconds``: ``total``, and often ``build`` and ``forward``.
 """
 
 from __future__ import annotations
