@@ -29,7 +29,7 @@ def stacked_config(config: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
     Raises:
         UserError: The architecture's config cannot say the kinds of these layers in this order.
     """
-    if resolve_config(config) is None or any(resolve_config(c) is None for c, _ in origin):
+    if resolve_config(config) is None or any(resolve_config(c) is None for c in _different(origin)):
         return with_layers(config, origin)
     inner = _inner(config)
     scope = config if inner is None else config[inner]
@@ -71,7 +71,8 @@ def _counted(scope: Mapping[str, Any], count: int) -> dict[str, Any]:
 def _lists(config: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
     """Every list with an entry per layer that transformers makes of the configs, re-ordered."""
     ours = _resolved_scope(config)
-    sources = [(_resolved_scope(source), layer) for source, layer in origin]
+    scopes = {id(source): _resolved_scope(source) for source in _different(origin)}
+    sources = [(scopes[id(source)], layer) for source, layer in origin]
     return {
         key: [source[key][layer] for source, layer in sources]
         for key in ours
@@ -91,8 +92,14 @@ def _per_layer(scope: Mapping[str, Any], key: str) -> bool:
     return isinstance(value, list) and len(value) == layer_count(scope) and key != "architectures"
 
 
+def _different(origin: Origin) -> list[Mapping[str, Any]]:
+    """Return each config of an origin once; those of many layers are one object."""
+    return list({id(config): config for config, _ in origin}.values())
+
+
 def _kinds_of(origin: Origin) -> list[Mapping[str, Any]]:
-    return [_kinds(config)[layer] for config, layer in origin]
+    kinds = {id(config): _kinds(config) for config in _different(origin)}
+    return [kinds[id(config)][layer] for config, layer in origin]
 
 
 def _kinds(config: Mapping[str, Any]) -> Mapping[int, Mapping[str, Any]]:
@@ -108,15 +115,17 @@ def _kinds(config: Mapping[str, Any]) -> Mapping[int, Mapping[str, Any]]:
 def _mismatch(result: Mapping[str, Any], origin: Origin) -> str | None:
     """The first layer whose kind would be another than where it comes from, and in what."""
     now = _kinds(result)
-    models = [_kinds(config) for config, _ in origin]
-    if len(now) != len(origin) or not all(models):
+    models = {id(config): _kinds(config) for config in _different(origin)}
+    if len(now) != len(origin) or not all(models.values()):
         return None
     varying: set[str] = set()
-    for kinds in (now, *models):
+    for kinds in (now, *models.values()):
         first = next(iter(kinds.values()))
         for kind in kinds.values():
-            varying |= {key for key in {*kind, *first} if kind.get(key) != first.get(key)}
-    for i, (kinds, (_, layer)) in enumerate(zip(models, origin, strict=True)):
+            if kind != first:
+                varying |= {key for key in {*kind, *first} if kind.get(key) != first.get(key)}
+    for i, (config, layer) in enumerate(origin if varying else ()):
+        kinds = models[id(config)]
         if layer not in kinds:
             return None  # said elsewhere: there is no such layer
         for key in sorted(varying):

@@ -1,4 +1,8 @@
-"""Scores the live model by a user's Python function, whose return values are the items' scores."""
+"""Scores the live model by a user's Python function, whose return values are the items' scores.
+
+Two functions are evomerge's own: they count the layers or the parameters of the model, so that an
+objective, a constraint, the Pareto front and the verdict have its size beside its scores.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +25,14 @@ from evomerge.core.errors import UserError
 from evomerge.evaluate.outcomes import LARGEST_SCORE, NonFiniteError
 from evomerge.evaluate.tasks.metric import Metric
 
+SIZES = ("layers", "parameters")
+_SCORE = Metric("score", higher_is_better=True)
 ONE_NUMBER = 10  # items that a function counts as which returns one number for everything
 
 
 @dataclass(frozen=True)
 class FunctionTask:
-    """A function that scores a model, higher is better.
+    """A function that scores a model.
 
     Attributes:
         name: The task's name.
@@ -36,6 +42,7 @@ class FunctionTask:
         chooses: Whether it takes `items`, the numbers of those that are asked for.
         weight: Its weight in the objective.
         digest: Hash of its source file.
+        metric: What a score is.
     """
 
     name: str
@@ -44,8 +51,7 @@ class FunctionTask:
     chooses: bool
     weight: float
     digest: str
-
-    metric = Metric("score", higher_is_better=True)
+    metric: Metric = _SCORE
 
     @property
     def n_items(self) -> int:
@@ -130,6 +136,22 @@ def load_function(name: str, path: str, items: int | None, weight: float) -> Fun
     source = Path(inspect.getsourcefile(module) or "").read_bytes()
     digest = hashlib.sha256(source).hexdigest()
     return FunctionTask(name, function, items, chooses, weight, digest)
+
+
+def size_task(name: str, counts: str, weight: float) -> FunctionTask:
+    """Make a task that counts ``layers``, or ``parameters`` in millions; fewer is better."""
+    layers = counts == "layers"
+    metric = Metric("layers" if layers else "million parameters", higher_is_better=False)
+    function = _layers if layers else _parameters
+    return FunctionTask(name, function, None, False, weight, counts, metric)
+
+
+def _layers(model: Any, _: Any) -> float:
+    return float(model.config.get_text_config(decoder=True).num_hidden_layers)
+
+
+def _parameters(model: Any, _: Any) -> float:
+    return float(sum(parameter.numel() for parameter in model.parameters()) / 1e6)
 
 
 def _import(name: str) -> ModuleType:

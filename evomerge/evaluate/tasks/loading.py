@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evomerge.core.errors import UserError
-from evomerge.evaluate.tasks.function_task import FunctionTask, load_function
+from evomerge.evaluate.tasks.function_task import SIZES, FunctionTask, load_function, size_task
 from evomerge.evaluate.tasks.length_task import LengthTask, length_task
 from evomerge.evaluate.tasks.lm_eval_api import (
     BUILT_IN,
@@ -77,7 +77,11 @@ def load(
     requests = [TaskRequest(task) if isinstance(task, str) else task for task in tasks]
     if not requests:
         raise UserError("expected at least one task to score, but `tasks` is empty")
-    of_lm_eval = [task for task in requests if not (task.file or task.function or task.tokens_of)]
+    of_lm_eval = [
+        task
+        for task in requests
+        if not (task.file or task.function or task.tokens_of or task.counts)
+    ]
     names = [task.name for task in of_lm_eval]
     manager = open_index(names, folders) if names else None
     loaded = LoadedTasks()
@@ -90,6 +94,9 @@ def load(
     seed = FEWSHOT_SEED if prompting.fewshot_seed is None else prompting.fewshot_seed
     for request in requests:
         if request.tokens_of is not None:
+            continue
+        if request.counts is not None:
+            loaded.functions[request.name] = size_task(request.name, request.counts, request.weight)
             continue
         if request.function is not None:
             loaded.functions[request.name] = _function(request, allow_task_code)
@@ -148,7 +155,7 @@ def load(
         f"task '{name}': its function gives one number, the same on searched and on held-out "
         "items: a verdict says nothing about new data there"
         for name, function in loaded.functions.items()
-        if function.items is None
+        if function.items is None and function.digest not in SIZES
     )
     return loaded
 

@@ -25,6 +25,7 @@ class TaskRequest:
         preferences: A file of answers chosen and rejected (`preference_task`).
         function: A user's function that scores the model (`function_task`).
         tokens_of: Another task, the length of whose answers is the score (`length_task`).
+        counts: ``layers`` or ``parameters``, the size of the model (`function_task.size_task`).
         items: Number of items that the function scores; ``None`` if it gives one number.
         bounds: The least and the greatest score of an item, as far as they are known.
         cluster: A field of the documents: those in which it is the same belong together.
@@ -39,6 +40,7 @@ class TaskRequest:
     preferences: Path | None = None
     function: str | None = None
     tokens_of: str | None = None
+    counts: str | None = None
     items: int | None = None
     bounds: tuple[float, ...] | None = None
     cluster: str | None = None

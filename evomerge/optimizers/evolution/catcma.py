@@ -20,6 +20,8 @@ from evomerge.recipe.space.dimension import Point
 # A deviation below this share of its range moves no coefficient that a merge could tell apart.
 _CONVERGED = 1e-6
 
+_DRAWN_ANEW = 8  # of a first candidate's choices, on average
+
 # An integer with more values than this is searched as a continuum and rounded.
 _MOST_VALUES = 32
 
@@ -159,11 +161,16 @@ class CatCma(Optimizer):
         return CatCMAwM.Solution(x, z, c, units[self._gaussian] if self._gaussian else None)
 
     def _first_probabilities(self, units: Floats) -> Floats:
-        """Return one row per category: half of it even, half of it on the initial choice."""
+        """Return one row per category: half of it even, half of it on the initial choice.
+
+        More than half where there are many, as the slots of a path: of the first candidates no more
+        than about eight choices are drawn anew, since most changes at once are nobody's neighbours.
+        """
         table = np.zeros((len(self._choices), self._n_choices.max()))
+        drawn = min(0.5, _DRAWN_ANEW / len(self._choices))
         for row, coordinate, n in zip(table, self._choices, self._n_choices, strict=True):
-            row[:n] = 0.5 / n
-            row[int(units[coordinate] * n)] += 0.5
+            row[:n] = drawn / n
+            row[int(units[coordinate] * n)] += 1 - drawn
         return table
 
 

@@ -8,6 +8,7 @@ from evomerge.study.config.output import OutputConfig
 from evomerge.study.config.search import SearchConfig, ThenConfig
 from evomerge.study.config.study import StudyConfig
 from evomerge.study.config.tasks import (
+    CountsTaskConfig,
     FunctionTaskConfig,
     PreferencesTaskConfig,
     TaskConfig,
@@ -17,6 +18,7 @@ from evomerge.study.config.tasks import (
 from evomerge.study.config.workers import WorkersConfig
 
 __all__ = [
+    "CountsTaskConfig",
     "DataConfig",
     "EvaluateConfig",
     "FunctionTaskConfig",

@@ -32,7 +32,7 @@ class EvaluateConfig:
         tasks: lm-eval tasks: a name, or a mapping of `name`, `metric` and `weight`. With `text` a
             file's bits per byte, with `preferences` a file of answers chosen and rejected, with
             `function` a Python function's scores, with `tokens_of` the length of the answers to
-            another task.
+            another task, with `counts` the model's layers or parameters.
         include_path: Folders of task YAML.
         num_fewshot: Examples in the prompt; ``None`` leaves it to the task.
         apply_chat_template: Whether prompts go through the tokenizer's chat template.

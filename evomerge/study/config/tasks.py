@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from evomerge.core.errors import UserError
 
@@ -44,6 +44,7 @@ class TaskConfig:
             "preferences": PreferencesTaskConfig,
             "function": FunctionTaskConfig,
             "tokens_of": TokensTaskConfig,
+            "counts": CountsTaskConfig,
         }
         kinds = (by_key[key] for key in by_key if isinstance(value, Mapping) and key in value)
         return next(kinds, TaskConfig), value
@@ -153,3 +154,24 @@ class TokensTaskConfig(TaskConfig):
             raise UserError(f"{where}.cluster: write it under {self.tokens_of}, for both")
         if self.metric is not None:
             raise UserError(f"{where}.metric: the number of tokens is the metric")
+
+
+@dataclass(frozen=True)
+class CountsTaskConfig(TaskConfig):
+    """The size of the model, so that candidates of several depths differ in it; fewer is better.
+
+    Attributes:
+        counts: ``layers``, or ``parameters`` in millions, a tied one counted once.
+        weight: What one of them costs, beside the weights of the others. At 0, the default, it is
+            only measured, and counts in constraints.
+    """
+
+    counts: Literal["layers", "parameters"] = "layers"
+    weight: float = 0.0
+
+    def check(self, where: str) -> None:
+        """Refuse a metric and fields beside the count."""
+        super().check(where)
+        for key, value in (("cluster", self.cluster), ("metric", self.metric)):
+            if value is not None:
+                raise UserError(f"{where}.{key}: the number of {self.counts} is one for all items")

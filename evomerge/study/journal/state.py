@@ -58,6 +58,7 @@ class StudyState:
         run_seconds: From the opening to the last event, over all sessions.
         paid: Worker seconds and items by score kind (``smooth``, ``metric``, and ``gradient``),
             reused ones aside.
+        judged_in: Seconds in the model and items of the verdict's evaluations, by recipe digest.
         item_evaluations: Outcomes journalled, repeated ones included: what was paid for. One with a
             gradient counts as three, or four (`shards.PRICES`).
         reused: Outcomes taken from other runs.
@@ -85,6 +86,7 @@ class StudyState:
     )
     run_seconds: float = 0.0
     paid: dict[str, tuple[float, int]] = field(default_factory=dict)
+    judged_in: dict[str, tuple[float, int]] = field(default_factory=dict)
     item_evaluations: int = 0
     reused: int = 0
     halvings: int = 0
@@ -218,6 +220,10 @@ class StudyState:
             seconds, items = self.paid.get(kind, (0.0, 0))
             seconds += event.seconds.get("total", 0.0)
             self.paid[kind] = (seconds, items + price * len(event.rows))
+            if event.phase == "verdict":
+                spent, number = self.judged_in.get(event.digest, (0.0, 0))
+                spent += event.seconds.get("forward", 0.0)
+                self.judged_in[event.digest] = spent, number + len(event.rows)
         for part in self.seconds:
             self.seconds[part] += event.seconds.get(part, 0.0)
         if event.phase in {"anchors", "search", "race", "verdict"}:

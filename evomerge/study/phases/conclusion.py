@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from evomerge.study.config import CountsTaskConfig
 from evomerge.study.context import StudyRun
 from evomerge.study.journal.codec import to_json
 from evomerge.study.journal.events import ChosenEvent, RacedEvent, VerdictEvent
@@ -18,6 +19,7 @@ from evomerge.study.statistics.outcome import fitness
 from evomerge.study.statistics.overfit import Overfit
 from evomerge.study.statistics.race import Race
 from evomerge.study.statistics.verdict import Verdict, broken, verdict
+from evomerge.study.statistics.verdict_words import Size, sizes_in_words
 from evomerge.study.wanted import Items
 
 JUDGED_ANCHORS = 3  # how many of the best anchors the winner is compared with, besides all parents
@@ -174,12 +176,30 @@ class Conclusion:
         loads = record.study is None or record.study.lm_eval_loads
         command = reproduce(self._study.config, model, items, sampled) if loads else None
         overfit = self._overfit(number, {n: entrant.rows for n, entrant in entrants.items()})
-        judged = replace(judged, reproduce=command, overfit=overfit)
+        sentence = judged.sentence + self._cost(number, judged)
+        judged = replace(judged, sentence=sentence, reproduce=command, overfit=overfit)
         event = VerdictEvent(**vars(judged))
         logged = record.verdict and to_json(replace(record.verdict, time=None))
         if logged != to_json(event) or record.phase != "done":  # after more search, though equal
             self._study.ledger.log(event)
         return judged
+
+    def _cost(self, number: int, judged: Verdict) -> str:
+        """Return size and time of the winner and its rivals, if the study counts sizes."""
+        record = self._study.record
+        counted = [t for t in self._study.config.evaluate.tasks if isinstance(t, CountsTaskConfig)]
+        sizes = []
+        for n in (number, *(c.trial for c in judged.comparisons)) if counted else ():
+            name = record.trials[n].name
+            scored = judged.scores.get(name) or judged.scores["winner"]
+            if n == number and number != judged.winner.trial:
+                scored = judged.scores["race_winner"]
+            seconds, items = record.judged_in.get(record.trials[n].digest, (0.0, 0))
+            about: dict[str, float] = {
+                t.counts: scored[t.name] for t in counted if t.name in scored
+            }
+            sizes.append(Size(name, about, seconds / items if items else None))
+        return sizes_in_words(sizes)
 
     def _overfit(self, number: int, held_out: Mapping[int, Any]) -> Overfit | None:
         """Score a winner that followed gradients on items of its last steps, beside an anchor.

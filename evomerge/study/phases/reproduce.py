@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from evomerge.study.config import (
+    CountsTaskConfig,
     EvaluateConfig,
     FunctionTaskConfig,
     PreferencesTaskConfig,
@@ -38,7 +39,13 @@ def reproduce(
         ``None`` where no model is exported, or no task is lm-eval's.
     """
     evaluate = config.evaluate
-    kinds = (TextTaskConfig, PreferencesTaskConfig, FunctionTaskConfig, TokensTaskConfig)
+    kinds = (
+        TextTaskConfig,
+        PreferencesTaskConfig,
+        FunctionTaskConfig,
+        TokensTaskConfig,
+        CountsTaskConfig,
+    )
     ours = {task.name for task in evaluate.tasks if isinstance(task, kinds)}
     tasks = [task for task in items if task not in ours]
     if not config.output.save_model or not tasks:

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from evomerge.study.statistics.comparison import Entrant, RivalComparison
 from evomerge.study.statistics.outcome import Tasks, bounds
 
+_UNITS = {"layers": "{:g} layers", "parameters": "{:.4g} million parameters"}
 _NOUNS = {"parent": "the best parent", "anchor": "the best simple merge"}
+
+
+class Size(NamedTuple):
+    """A candidate's name, its size as counted, and its seconds in the model for each item."""
+
+    name: str
+    counts: Mapping[str, float]
+    seconds: float | None
+
+
+def sizes_in_words(sizes: Sequence[Size]) -> str:
+    """Say what each candidate takes; nothing if none was counted.
+
+    >>> sizes_in_words([Size("a", {"layers": 9.0}, 0.0041), Size("b", {"layers": 6.0}, None)])
+    ' Size and time: a 9 layers, 4.1 ms an item; b 6 layers.'
+    """
+    if not sizes:
+        return ""
+    texts = []
+    for size in sizes:
+        words = [_UNITS[key].format(abs(value)) for key, value in size.counts.items()]
+        words += [] if size.seconds is None else [f"{1000 * size.seconds:.2g} ms an item"]
+        texts.append(f"{size.name} {', '.join(words)}")
+    return f" Size and time: {'; '.join(texts)}."
 
 
 def shown(winner: Entrant, against: Sequence[RivalComparison], confidence: float) -> str:

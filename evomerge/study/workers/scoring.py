@@ -18,6 +18,7 @@ from evomerge.evaluate.tasks.request import TaskRequest
 from evomerge.merge.live_layout import views
 from evomerge.merge.parents.parents import Parents
 from evomerge.study.config import (
+    CountsTaskConfig,
     EvaluateConfig,
     FunctionTaskConfig,
     PreferencesTaskConfig,
@@ -147,4 +148,6 @@ def _requested(one: TaskConfig) -> TaskRequest:
         return replace(plain, function=one.function, items=one.items)
     if isinstance(one, TokensTaskConfig):
         return replace(plain, tokens_of=one.tokens_of)
+    if isinstance(one, CountsTaskConfig):
+        return replace(plain, counts=one.counts)
     return plain

@@ -97,3 +97,25 @@ def test_a_layer_that_no_model_has_is_refused_before_a_score(evaluator, study):
     answer = evaluator.handle(Describe(stack(study, ("one", 0, 3)).to_dict()))
     assert isinstance(answer, Failure)
     assert "no tensor model.layers.2." in answer.message
+
+
+def test_layers_and_parameters_are_counted_as_tasks(study):
+    counted = [{"name": "depth", "counts": "layers"}, {"name": "size", "counts": "parameters"}]
+    document = StudyConfig.from_yaml(study).to_dict()
+    tasks = [{"name": "small_choice", "metric": "acc"}, *counted]
+    document["evaluate"] = {**document["evaluate"], "tasks": tasks}
+    evaluator = Evaluator(StudyConfig.from_dict(document, study.parent))
+    evaluation = evaluator.handle(Describe()).evaluation
+    assert evaluation["metrics"]["depth"]["higher_is_better"] is False
+    assert evaluation["weights"] == {"small_choice": 1.0, "depth": 0.0, "size": 0.0}
+    recipe = stack(study, ("one", 0, 2), ("two", 1, 2))
+    items = {"depth": [0, 3], "size": [1]}
+    answer = evaluator.handle(Evaluate(recipe.to_dict(), [items], "smooth"))
+    assert isinstance(answer, Scores), answer
+    model = evaluator.scoring.models.resident[0].model
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    assert {(r[0], r[1]): r[2] for r in answer.rows} == {
+        ("depth", 0): 3.0,
+        ("depth", 3): 3.0,
+        ("size", 1): pytest.approx(millions),
+    }
