@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
+from evomerge.cli.display.lines import show
 from evomerge.cli.parser import make_parser
 from evomerge.core.errors import ResumableError, UserError
 from evomerge.core.redact import redact
-from evomerge.core.terminal import print_anywhere, printable
+from evomerge.core.terminal import print_anywhere
 
 _NO_THREAD = "can't start new thread"
 _ONE_REQUEST = 0.3  # seconds in which signals are taken for one request
@@ -83,8 +84,12 @@ def _again(parsed: argparse.Namespace, arguments: Sequence[str]) -> str:
 
 def _say(error: Exception | str, again: str = "") -> None:
     """Print an error in one line, without secrets and without what a terminal takes for orders."""
-    line = printable(" ".join(str(error).split()))
-    print(f"evomerge: error: {redact(line)}{again}", file=sys.stderr)
+    line = redact(" ".join(str(error).split()))
+    if again and sys.stderr.isatty():  # a command that is to be copied is not wrapped
+        show(f"evomerge: error: {line}", stream=sys.stderr)
+        print(again.removeprefix(". "), file=sys.stderr)
+    else:
+        show(f"evomerge: error: {line}{again}", stream=sys.stderr)
 
 
 def _is_foreign(module: str | None) -> bool:

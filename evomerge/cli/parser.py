@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 from evomerge import __version__
 from evomerge.cli.commands import (
@@ -35,6 +36,7 @@ from evomerge.cli.commands.runs import (
     status,
     watch,
 )
+from evomerge.cli.display.lines import show, wrapped
 
 _GROUPS = {
     "search": (demo, init, check, search, queue),
@@ -69,7 +71,7 @@ Find the best way to merge a base model and several fine-tunes of it.
 _EPILOG = "`evomerge COMMAND --help` shows a command's options."
 
 
-class _OneScreen(argparse.RawDescriptionHelpFormatter):
+class _OneScreen(argparse.HelpFormatter):
     """Print one line for each command, below the headings of `_GROUPS`."""
 
     def _format_action(self, action: argparse.Action) -> str:
@@ -80,7 +82,8 @@ class _OneScreen(argparse.RawDescriptionHelpFormatter):
         text = []
         for heading, names in action.groups.items():  # type: ignore[attr-defined]
             text.append(f"  {heading}")
-            text += [f"    {name:<{width}}  {lines[name]}" for name in names]
+            for name in names:
+                text += wrapped(f"    {name:<{width}}  {lines[name]}", self._width)
         return "\n".join(text) + "\n"
 
 
@@ -99,6 +102,12 @@ class _Parser(argparse.ArgumentParser):
             near = _near(word.partition("=")[0], command._option_string_actions)
             command.error(f"unrecognized arguments: {' '.join(rest)}{near}")
         return parsed
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and what is wrong, and end with code 2."""
+        self.print_usage(sys.stderr)
+        show(f"{self.prog}: error: {message}", stream=sys.stderr)
+        sys.exit(2)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
@@ -139,7 +148,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _show_first(_arguments: argparse.Namespace) -> None:
     """Print the few commands that a study takes."""
-    print(_FIRST, end="")
+    show(_FIRST.rstrip())
 
 
 def _help(arguments: argparse.Namespace) -> None:

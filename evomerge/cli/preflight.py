@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoint.dtypes import CODES, ELEMENT_BYTES
+from evomerge.cli.display.lines import show
 from evomerge.cli.parents import AT_MOST_SECONDS, parents_lines, requests
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
-from evomerge.core.terminal import printable
 from evomerge.evaluate.outcomes import passes_of, score_kind_of
-from evomerge.report.numbers import duration
+from evomerge.report.numbers import duration, plural, size
 from evomerge.study.analysis.forecast import DISCORDANT, gain_shown, useful
 from evomerge.study.config import StudyConfig
 from evomerge.study.journal.shards import PRICES, SHARDS, gradient_shards
@@ -97,8 +97,8 @@ def run_check(
                 parents_text = parents_lines(
                     config, scheduler, units, task_specs(description.evaluation)
                 )
-    size = description.parameters
-    needed = size * ELEMENT_BYTES[CODES[config.output.dtype]]
+    n_parameters = description.parameters
+    needed = n_parameters * ELEMENT_BYTES[CODES[config.output.dtype]]
     free = shutil.disk_usage(study.absolute().parent).free
     if config.output.save_model and free < 1.1 * needed:
         raise UserError(
@@ -117,9 +117,9 @@ def run_check(
     rows = [
         (
             "parents",
-            f"{len(config.models)} and the base, {size / 1e6:.3g} M parameters; they agree",
+            f"{len(config.models)} and the base, {n_parameters / 1e6:.3g} M parameters; they agree",
         ),
-        ("device", _device(config, size)),
+        ("device", _device(config, n_parameters)),
         ("tasks", ", ".join(description.evaluation["tasks"])),
         (
             "items",
@@ -154,8 +154,8 @@ def run_check(
     if show_config:
         print(yaml_file.write(config.to_dict()))
     for name, text in rows:
-        print(printable(f"{name:<10} {text}"))
-    print(printable("\n" + "\n".join(parents_text)))
+        show(f"{name:<9}  {text}")
+    show("\n" + "\n".join(parents_text))
 
 
 def _device(config: StudyConfig, parameters: int) -> str:
@@ -165,8 +165,8 @@ def _device(config: StudyConfig, parameters: int) -> str:
     one = parameters * ELEMENT_BYTES[CODES[config.output.dtype]]
     weights = one * (len(config.models) + 2)
     return (
-        f"{workers.count} {workers.backend} workers on {where}; some {weights / 1e9:.2g} GB of "
-        f"weights each (live model, base, {len(config.models)} parents)"
+        f"{plural(workers.count, f'{workers.backend} worker')} on {where}; some "
+        f"{size(weights)} of weights each (live model, base, {len(config.models)} parents)"
     )
 
 
@@ -256,14 +256,10 @@ def _cost(answer: Gradients, items: int, loss: str) -> str:
     without = "; no gradient of the weights is needed, since all parents are adapters on the base"
     return (
         f"{answer.seconds['total']:.2g} s for the same items forward and backward, which count as "
-        f"{price:,} item evaluations; about {_gigabytes(answer.memory.values())} a worker: "
-        + ", ".join(f"{_gigabytes([size])} {what}" for what, size in answer.memory.items())
+        f"{price:,} item evaluations; about {size(sum(answer.memory.values()))} a worker: "
+        + ", ".join(f"{size(each)} {what}" for what, each in answer.memory.items())
         + without * answer.by_factors
     )
-
-
-def _gigabytes(sizes: Iterable[int]) -> str:
-    return f"{sum(sizes) / 1e9:.2g} GB"
 
 
 def _few(names: list[str]) -> str:

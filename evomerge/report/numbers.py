@@ -15,12 +15,14 @@ def number(value: float | None, sign: bool = False) -> str:
 
     >>> number(0.80112), number(-12.3456), number(0.0464, sign=True)
     ('0.801', '−12.35', '+0.046')
+    >>> number(-0.0001, sign=True)
+    '+0.000'
     """
     if value is None or not math.isfinite(value):
         return NONE
     size = abs(value)
     digits = 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0
-    return f"{value:{'+' if sign else ''},.{digits}f}".replace("-", "−")
+    return f"{value:{'+' if sign else ''}z,.{digits}f}".replace("-", "−")
 
 
 def tiny(value: float) -> str:
@@ -64,6 +66,16 @@ def percent(share: float) -> str:
         return "<0.1 %"
     digits = 1 if 0 < abs(value) < 9.95 else 0
     return f"{value:.{digits}f} %".replace("-", "−")
+
+
+def size(count: float) -> str:
+    """Return a number of bytes in units that people buy.
+
+    >>> size(1_290_000), size(14_500_000_000), size(137e9)
+    ('1.3 MB', '14 GB', '137 GB')
+    """
+    number, unit = (count / 1e9, "GB") if count >= 1e8 else (count / 1e6, "MB")
+    return f"{number:.0f} {unit}" if number >= 9.95 else f"{number:.2g} {unit}"
 
 
 def duration(seconds: float) -> str:

@@ -158,7 +158,7 @@ def status_text(record: Record, driver: Driver | None = None) -> str:
     if s["overfit"]:
         lines.append(("overfit", s["overfit"]))
     lines.append(("verdict", s["verdict"] or "none yet"))
-    return "\n".join(f"{name:<8}{' '.join(text.split())}" for name, text in lines)
+    return "\n".join(f"{name:<7}  {' '.join(text.split())}" for name, text in lines)
 
 
 def _leader(record: Record) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from evomerge.cli.display.lines import show
 from evomerge.cli.run_folder import add_recipe, recipe_of
 
 
@@ -30,4 +31,4 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _print_note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
+    show(f"note: {text}", stream=sys.stderr)

@@ -7,6 +7,8 @@ import inspect
 import json
 from typing import TYPE_CHECKING, Any
 
+from evomerge.cli.display.lines import show
+
 if TYPE_CHECKING:
     from evomerge.methods import MethodSpec
     from evomerge.methods.parameters import ParameterSpec
@@ -44,24 +46,24 @@ def show_methods(arguments: argparse.Namespace) -> None:
     if name is None:
         width = max(len(spec.name) for spec in specs)
         for spec in specs:
-            print(f"{spec.name:<{width}}  {spec.summary}")
+            show(f"{spec.name:<{width}}  {spec.summary}")
             searched = ", ".join(map(_searched, spec.parameters)) or "no parameters"
-            print(f"{'':<{width}}  {searched} · {spec.reference}")
-        print("\n[from, to]: searched there; evomerge methods NAME describes each parameter")
+            show(f"{'':<{width}}  {searched} · {spec.reference}")
+        show("\n[from, to]: searched there; evomerge methods NAME describes each parameter")
         return
     spec = specs[0]
-    print(f"{spec.name}: {spec.summary}\n{spec.reference}\n")
+    show(f"{spec.name}: {spec.summary}\n{spec.reference}\n")
     base = " besides a base" if spec.takes_base else ""
     optional = ", which it does without if there is none" if spec.base_optional else ""
-    print(f"merges {methods.Count(spec.min_models, spec.max_models)}{base}{optional}\n")
+    show(f"merges {methods.Count(spec.min_models, spec.max_models)}{base}{optional}\n")
     for parameter in spec.parameters:
         each = ", one for each model" if parameter.per_model else ""
         default = "required" if parameter.required else f"default {json.dumps(parameter.default)}"
-        print(f"  {parameter.name}: {parameter.expected}{each}; {default}")
+        show(f"  {parameter.name}: {parameter.expected}{each}; {default}")
         if parameter.low is not None:
-            print(f"      searched in [{parameter.low:g}, {parameter.high:g}]")
+            show(f"      searched in [{parameter.low:g}, {parameter.high:g}]")
         if parameter.doc:
-            print(f"      {parameter.doc}")
+            show(f"      {parameter.doc}")
 
 
 def show_spaces(arguments: argparse.Namespace) -> None:
@@ -73,8 +75,19 @@ def show_spaces(arguments: argparse.Namespace) -> None:
         return
     width = max(map(len, shipped())) + 2
     for name, file in shipped().items():
-        first = file.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        print(f"{name:<{width}}{first}")
+        show(f"{name:<{width}}{_about(file.read_text(encoding='utf-8'))}")
+
+
+def _about(space: str) -> str:
+    """Return the comment at the head of a file, to the first line that ends a sentence."""
+    words: list[str] = []
+    for line in space.splitlines():
+        if not line.startswith("#"):
+            break
+        words.append(line.lstrip("# "))
+        if line.endswith("."):
+            break
+    return " ".join(words)
 
 
 def show_optimizers(arguments: argparse.Namespace) -> None:
@@ -91,13 +104,14 @@ def show_optimizers(arguments: argparse.Namespace) -> None:
     if name is None:
         width = max(map(len, names))
         for one, kind in kinds.items():
-            print(f"{one:<{width}}  {summary(kind)}")
-        print("\nsearch: {optimizer: NAME, options: {…}}; evomerge optimizers NAME describes each")
+            show(f"{one:<{width}}  {summary(kind)}")
+        show("\nsearch: {optimizer: NAME, options: {…}}; evomerge optimizers NAME describes each")
         return
     about = _optimizer(name, kinds[name])
-    print(f"{name}: {about['summary']}\n")
+    show(f"{name}: {about['summary']}\n")
     for option in about["options"]:
-        print(f"  {option['name']}: {option['doc']}; default {json.dumps(option['default'])}")
+        words, default = option["doc"].rstrip("."), json.dumps(option["default"])
+        show(f"  {option['name']}: {words}; default {default}")
 
 
 def _optimizer(name: str, kind: type) -> dict[str, Any]:

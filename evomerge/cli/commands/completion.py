@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from evomerge.cli.display.lines import show
+
 _FOLDERS = {"RUN", "DIR", "OUT"}  # arguments with these names are folders; other paths are files
 
 
@@ -87,7 +89,7 @@ def show_environment(_arguments: argparse.Namespace) -> None:
         )
     width = max(len(name) for name, _ in lines)
     for name, text in lines:
-        print(f"{name:<{width}}  {text}")
+        show(f"{name:<{width}}  {text}")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from evomerge.cli.arguments import count
 from evomerge.cli.commands.search import run_study
+from evomerge.cli.display.lines import show
 from evomerge.core.errors import UserError, unknown
 
 # With another optimizer than `adam` the space is coarser: it sees scores alone, and more of them.
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
         if options["optimizer"] not in optimizers.names():
             raise UserError(unknown("optimizer", options["optimizer"], optimizers.names()))
         find(options["space"])
-    print(f"zoo: a base and four experts in {directory / 'zoo'}, trained from scratch")
+    show(f"zoo: a base and four experts in {directory / 'zoo'}, trained from scratch")
     zoo = make_zoo(directory / "zoo", seed=options["seed"], progress=print_step)
     if not study.exists():
         write_study(zoo, study, **options)

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from evomerge.cli.display.lines import show
+
 _COMPONENTS = ("norm", "embedding", "head")
 _SHOWN = 5
 
@@ -37,13 +39,13 @@ def run(arguments: argparse.Namespace) -> None:
     )
     factored = [entry for entry in report if entry.saved_as == "rank"]
     for entry in sorted(factored, key=lambda entry: -entry.error)[:_SHOWN]:
-        print(f"{entry.error:8.4f}  {entry.name} (rank {entry.rank})")
+        show(f"{entry.error:8.4f}  {entry.name} (rank {entry.rank})")
     if len(factored) > _SHOWN:
-        print(f"          and {len(factored) - _SHOWN} with less; all in extraction.json")
+        show(f"          and {len(factored) - _SHOWN} with less; all in extraction.json")
     for fate, words in (("whole", "saved whole"), ("left out", "left out")):
         names = [entry.name for entry in report if entry.saved_as == fate]
         if names:
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            print(f"{words}: {', '.join(names[:_SHOWN])}{more}")
-    print(f"relative error {total_error(report):.4f}, counting what was left out")
+            show(f"{words}: {', '.join(names[:_SHOWN])}{more}")
+    show(f"relative error {total_error(report):.4f}, counting what was left out")
     print(f"wrote {arguments.out}")

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from evomerge.cli.display.lines import show
 from evomerge.core.errors import UserError
 from evomerge.core.terminal import printable
 
@@ -87,7 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise
     write_text(out.with_name(SCHEMA), json.dumps(study_schema(), indent=1) + "\n")
     print(printable(text), end="")
-    print(printable(f"\nwrote {out} and {SCHEMA} (completion in editors); next:"))
+    show(f"\nwrote {out} and {SCHEMA} (completion in editors); next:")
     print(printable(f"  evomerge check {out}"))
 
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from evomerge.cli.display.lines import show
 from evomerge.cli.run_folder import add_recipe, recipe_of
 from evomerge.core.atomic import write_text
 from evomerge.core.errors import UserError
@@ -78,4 +79,4 @@ def run_import(arguments: argparse.Namespace) -> None:
         write_text(out, text)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from None
-    print("".join(f"note: {note}\n" for note in notes) + f"wrote {out}, a {kind}")
+    show("".join(f"note: {note}\n" for note in notes) + f"wrote {out}, a {kind}")

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.cli.arguments import count
+from evomerge.cli.display.lines import show
 from evomerge.core.errors import UserError
 from evomerge.core.redact import redact
-from evomerge.core.terminal import printable
 
 if TYPE_CHECKING:
     from evomerge.study.config import StudyConfig
@@ -41,15 +41,15 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.directory.mkdir(parents=True, exist_ok=True)
     failures: dict[str, str] = {}
     for number, (name, config) in enumerate(jobs, 1):
-        print(printable(f"== {name}, {number} of {len(jobs)}"), flush=True)
+        show(f"== {name}, {number} of {len(jobs)}", "bold")
         mirror = arguments.mirror and f"{arguments.mirror.rstrip('/')}/{name}"
         try:
             folder = arguments.directory / name
             run_study(config, folder, mirror=mirror, notify=arguments.notify)
         except UserError as error:
             failures[name] = redact(" ".join(str(error).split()))
-            print(printable(f"evomerge: error: {failures[name]}"), file=sys.stderr, flush=True)
-    print(printable("\n".join(_table(arguments.directory, [name for name, _ in jobs], failures))))
+            show(f"evomerge: error: {failures[name]}", stream=sys.stderr)
+    show("\n".join(_table(arguments.directory, [name for name, _ in jobs], failures)))
     return 2 if failures else 0
 
 

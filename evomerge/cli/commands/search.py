@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.cli.arguments import add_settings, count
+from evomerge.cli.display.lines import VERDICT, show
 from evomerge.core.errors import UserError
-from evomerge.core.terminal import printable
 
 if TYPE_CHECKING:
     from evomerge.study.config import StudyConfig
@@ -145,7 +145,7 @@ def run_study(
         study = Study(config, directory, listen, reuse, allow_changed=allow_changed)
         verdict = study.confirm()
         report = write_report(directory)
-    print(printable(f"\n{verdict.sentence}\n"))
+    show(f"\n{verdict.sentence}\n", VERDICT[verdict.improvement_shown])
     print(f"  report   {report}")
     print(f"  recipe   {directory / 'best' / 'recipe.yaml'}")
     if config.output.save_model:
@@ -156,7 +156,7 @@ def run_study(
 
 
 def _say(line: str) -> None:
-    print(printable(line), file=sys.stderr, flush=True)
+    show(line, stream=sys.stderr)
 
 
 def _with_task_code(config: StudyConfig, folder: Path) -> StudyConfig:

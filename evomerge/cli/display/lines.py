@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from evomerge.core.terminal import printable
@@ -12,12 +14,14 @@ from evomerge.core.terminal import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-# A first column is a name with its blanks, or one of the words that begin a message.
-_COLUMN = re.compile(r"\s*\S+(?: \S+)*?(?:\s{2,}|$)")
+_COLUMN = re.compile(r"\s*\S+(?: \S+)*?(?:\s{2,}|$)")  # a name, and blanks
+_LABEL = re.compile(r"[\w.-]+: ")
+_TOGETHER = re.compile(r"\[[^][ ]+, [^][ ]+\]|\d %|\d (?:s|min|h|d)\b")  # [low, high], 95 %, 3 min
+_NO_BREAK = "\u00a0"
 _LEAST = 20  # characters for the text behind a first column, below which it goes on at the left
-_STYLES = (
-    (re.compile(r"(evomerge: error|failed)\b"), "red"),
-    (re.compile(r"(warning|note)\b"), "yellow"),
+_STYLES = (  # of the words that begin a message
+    (re.compile(r"\s*((evomerge[ \w-]*: )?error:|failed\b)"), "bold red"),
+    (re.compile(r"\s*(warning|note|overfit)\b:?"), "bold yellow"),
 )
 VERDICT = {True: "bold green", False: "bold yellow"}  # whether an improvement is shown
 
@@ -25,7 +29,7 @@ VERDICT = {True: "bold green", False: "bold yellow"}  # whether an improvement i
 def show(text: str = "", style: str = "", stream: TextIO | None = None) -> None:
     """Print lines; on a terminal none is broken within a word, and second columns stay aligned.
 
-    Colours follow from a line's first word unless `style` says one; ``NO_COLOR`` turns them off.
+    A first word such as ``warning`` has a colour of its own; ``NO_COLOR`` turns colours off.
 
     Args:
         text: One line or several.
@@ -44,8 +48,12 @@ def print_lines(console: Console, text: str, style: str = "") -> None:
     from rich.text import Text
 
     for line in printable(text).split("\n"):
-        shown = "\n".join(wrapped(line, console.width)) if console.is_terminal else line
-        console.print(Text(shown, style or _style(line)), soft_wrap=True)
+        lines = wrapped(line, console.width) if console.is_terminal else [line]
+        shown = Text("\n".join(lines), style)
+        for start, of_start in _STYLES:
+            if match := start.match(line):
+                shown.stylize(of_start, 0, match.end())
+        console.print(shown, soft_wrap=True)
 
 
 def console_of(stream: TextIO) -> Console:
@@ -59,27 +67,58 @@ def console_of(stream: TextIO) -> Console:
     return Piped(file=stream, highlight=False)
 
 
+def columns() -> int | None:
+    """Return the width of the terminal that output goes to; ``None`` if it goes elsewhere."""
+    return console_of(sys.stdout).width if sys.stdout.isatty() else None
+
+
+@contextmanager
+def working(text: str) -> Iterator[Callable[[str], None]]:
+    """Show on a terminal that something is computed, and for how long by now.
+
+    Yields:
+        A function that changes the text.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=console_of(sys.stderr), transient=True) as progress:
+        task = progress.add_task(text)
+        yield lambda text: progress.update(task, description=text)
+
+
 def wrapped(line: str, width: int) -> list[str]:
     """Cut a line between words, with what follows below its second column.
 
-    >>> wrapped("phase   search, generation 3", 20)
-    ['phase   search,', '  generation 3']
     >>> wrapped("phase   search, generation 3 of 12", 30)
     ['phase   search, generation 3', '        of 12']
+    >>> wrapped("a_long_name   what it is for", 20)
+    ['a_long_name', '  what it is for']
     """
+    if len(line) <= width:
+        return [line]
+    margin = len(line) - len(line.lstrip())
+    if margin > 4 and width - margin < _LEAST:
+        line, margin = " " * 4 + line.lstrip(), 4
     column = _COLUMN.match(line)
-    indent = len(line) - len(line.lstrip()) + 2
-    if column is not None and column.end() < len(line) and width - column.end() >= _LEAST:
-        indent = column.end()
+    if column is not None and column.end() < len(line):
+        if width - column.end() >= _LEAST:
+            return _cut(line, width, column.end())
+        rest = " " * (margin + 2) + line[column.end() :]
+        return [line[: column.end()].rstrip(), *_cut(rest, width, margin + 2)]
+    return _cut(line, width, margin + 2 if margin or _LABEL.match(line) else 0)
+
+
+def _cut(line: str, width: int, indent: int) -> list[str]:
+    whole = _TOGETHER.sub(lambda match: match[0].replace(" ", _NO_BREAK), line)
     lines = textwrap.wrap(
-        line,
+        whole,
         width,
         subsequent_indent=" " * indent,
         break_long_words=False,
         break_on_hyphens=False,
     )
-    return lines or [line]
-
-
-def _style(line: str) -> str:
-    return next((style for start, style in _STYLES if start.match(line)), "")
+    return [part.replace(_NO_BREAK, " ") for part in lines]

@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
+from evomerge.cli.display.lines import console_of, print_lines
 from evomerge.cli.display.panel import panel, speed
-from evomerge.core.terminal import printable
 from evomerge.report import Pace
 from evomerge.report.numbers import duration, number, plural
 from evomerge.report.status import Driver, answers_text, baseline, baseline_text, ended_text
@@ -35,11 +35,6 @@ from evomerge.study.journal.record import Record
 QUIET_SECONDS = 30.0  # without a line, where there is no panel
 STEPS_A_LINE = 10  # of a search with one trial in a generation, such as along gradients
 REFRESH_SECONDS = 0.25  # of the panel; drawing it takes longer the longer a study is
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # rich would end the process with a code that means our fault
 
 
 class _Starting:
@@ -69,7 +64,7 @@ class Progress:
         console: Console | None = None,
     ):
         self._config = config
-        self._console = console or _Console(file=sys.stdout, highlight=False)
+        self._console = console or console_of(sys.stdout)
         self._live: Live | None = None
         self._drawn = float("-inf")
         self._said = time.monotonic()
@@ -99,7 +94,7 @@ class Progress:
     def say(self, line: str) -> None:
         """Print a line above the panel."""
         self._said = time.monotonic()
-        self._console.print(printable(line), markup=False, soft_wrap=True)
+        print_lines(self._console, line)
 
     def refresh(self, record: Record, at_once: bool = False, driver: Driver | None = None) -> None:
         """Draw the panel again, on a terminal; `at_once`, though it was drawn a moment ago."""

@@ -6,6 +6,8 @@ import math
 import os
 from dataclasses import dataclass
 
+from evomerge.report.numbers import size
+
 _ROOM = 0.8  # of a device's memory for weights; the rest is activations and the runtime
 _CUDA_FLOPS, _CORE_FLOPS = 5e13, 1e10  # of a forward pass, cautious: `check` measures
 
@@ -72,14 +74,14 @@ def workers(machine: Machine, model_bytes: int, parents: int) -> Workers:
     4
     """
     needed = model_bytes * (parents + 2)
-    what = f"{_gb(needed)} of weights each (live model, base, {parents} models)"
+    what = f"{size(needed)} of weights each (live model, base, {parents} models)"
     if not needed:
         what = "sizes are not known before the models are downloaded"
     if machine.gpus:
         smallest = min(machine.gpus)
         each = max(1, math.ceil(needed / (_ROOM * smallest)))
         count = max(1, len(machine.gpus) // each)
-        words = f"{len(machine.gpus)} GPUs of {_gb(smallest)}; {what}"
+        words = f"{len(machine.gpus)} GPUs of {size(smallest)}; {what}"
         if each > len(machine.gpus):
             words += ": more than these GPUs hold, so expect it to run out of memory"
             each = len(machine.gpus)
@@ -89,11 +91,7 @@ def workers(machine: Machine, model_bytes: int, parents: int) -> Workers:
     fit = machine.cores if not needed else int(_ROOM * machine.memory // needed)
     count = max(1, min(machine.cores, fit))
     threads = max(1, machine.cores // count)
-    words = f"no GPU seen; {machine.cores} cores, {_gb(machine.memory)} of memory; {what}"
+    words = f"no GPU seen; {machine.cores} cores, {size(machine.memory)} of memory; {what}"
     if not fit:
         words += ": more than this machine has, so expect it to run out of memory"
     return Workers(count, 0, threads, words, machine.cores * _CORE_FLOPS)
-
-
-def _gb(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count < 1e10 else f"{count / 1e9:.0f} GB"

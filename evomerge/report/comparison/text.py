@@ -13,8 +13,13 @@ NOTE = (
 )
 
 
-def comparison_text(compared: RunComparison) -> str:
-    """Return a table and sentences, for a terminal; ends without a newline."""
+def comparison_text(compared: RunComparison, width: int | None = None) -> str:
+    """Return a table and sentences, for a terminal; ends without a newline.
+
+    Args:
+        compared: The runs.
+        width: Of the terminal; where a table does not fit, runs stand below each other.
+    """
     columns = [facts(run) for run in compared.runs]
     names = dict.fromkeys(name for column in columns for name in column)  # tasks may differ
     rows = [(name, [column.get(name, NONE) for column in columns]) for name in names]
@@ -25,6 +30,11 @@ def comparison_text(compared: RunComparison) -> str:
         + "  ".join(f"{_cut(v):>{w}}" for v, w in zip(values, widths, strict=True))
         for name, values in rows
     ]
+    if width is not None and max(map(len, lines)) > width:
+        lines = []
+        for column in columns:
+            lines += [f"{name:<{head}}  {value}" for name, value in column.items()] + [""]
+        lines.pop()
     return "\n".join([*lines, "", *map(pair_text, compared.pairs), NOTE])
 
 

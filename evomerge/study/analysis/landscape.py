@@ -9,7 +9,7 @@ RUN/explain, so an interrupted call goes on, and the study's journal stays as it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from evomerge.recipe.space.space import SearchSpace
 from evomerge.study.analysis import cuts
 from evomerge.study.config import StudyConfig
 from evomerge.study.context import StudyRun, study_space
+from evomerge.study.journal.events import Event, OutcomesEvent
 from evomerge.study.journal.journal import JOURNAL
 from evomerge.study.journal.record import Record
 from evomerge.study.ledger import Ledger
@@ -39,7 +40,12 @@ BEYOND = 0.5  # how far the line goes on behind the winner, in lengths of the wa
 _SAME = ("fingerprints", "protocol", "pools", "dimensions")
 
 
-def landscape(directory: Path, n: int, important: Sequence[str] = ()) -> dict[str, Any]:
+def landscape(
+    directory: Path,
+    n: int,
+    important: Sequence[str] = (),
+    listener: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
     """Score a line, a slice and ablations around the winner of a finished study.
 
     Args:
@@ -47,6 +53,7 @@ def landscape(directory: Path, n: int, important: Sequence[str] = ()) -> dict[st
         n: Points on the line, and values of each dimension of the slice; at least 3.
         important: Names of dimensions, the most important first; the slice is along the first two.
             Without them, along those in which winner and anchor lie furthest apart.
+        listener: Hears how many recipes are scored, of how many.
 
     Returns:
         ``winner`` and ``start``, names; ``items``, their count, and ``fitness``, the score that is
@@ -76,7 +83,7 @@ def landscape(directory: Path, n: int, important: Sequence[str] = ()) -> dict[st
     grid = [cuts.moved(winner, axes, at) for at in product(*values)]
     parts = cuts.parts(space.dimensions, start, winner)
     points = [winner, *along.values(), *grid, *parts.values()]
-    with_rows = _scored(directory / FOLDER, config, space, past, points)
+    with_rows = _scored(directory / FOLDER, config, space, past, points, listener)
     rows, tasks = with_rows["rows"], past.tasks_of("race")
     if rows[winner] is None:
         raise UserError(f"{directory}: the winner could not be scored: {with_rows['why']}")
@@ -133,7 +140,12 @@ def _point(record: Record, space: SearchSpace, number: int) -> Point | None:
 
 
 def _scored(
-    folder: Path, config: StudyConfig, space: SearchSpace, past: Record, points: Sequence[Point]
+    folder: Path,
+    config: StudyConfig,
+    space: SearchSpace,
+    past: Record,
+    points: Sequence[Point],
+    listener: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
     """Score every point: its outcomes (None: failed), the number of items, the last failure."""
     assert past.study is not None
@@ -141,7 +153,14 @@ def _scored(
         folder.mkdir(exist_ok=True, mode=0o700)
     except OSError as error:
         raise UserError(f"{folder}: cannot make this folder: {error}") from None
-    ledger = Ledger(folder / JOURNAL)
+    scored: set[int] = set()
+
+    def listen(event: Event, _: Record) -> None:
+        if listener is not None and isinstance(event, OutcomesEvent):
+            scored.add(event.trial)
+            listener(len(scored), len(set(points)))
+
+    ledger = Ledger(folder / JOURNAL, listen)
     try:
         past_study = ledger.record.study
         if past_study is None:

@@ -225,7 +225,7 @@ def test_init_writes_a_study_that_check_accepts(
     checked = evomerge("check", "study.yaml")
     assert checked.code == 0, checked.err
     assert checked.out.startswith("parents ")  # the long list is behind --config
-    assert "GB of weights each (live model, base, " in checked.out
+    assert "MB of weights each (live model, base, " in checked.out
     assert evomerge("init").err.endswith("name another file with --out, or remove it\n")
 
 

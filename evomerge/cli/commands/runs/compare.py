@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.cli.run_folder import journal_of
-from evomerge.core.terminal import printable
 
 
 def add(commands: Any) -> None:
@@ -21,6 +20,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the comparison."""
+    from evomerge.cli.display.lines import columns, show
     from evomerge.report.comparison.runs import compare_runs
     from evomerge.report.comparison.text import comparison_text
 
@@ -30,4 +30,4 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(compared.as_data()))
     else:
-        print(printable(comparison_text(compared)))
+        show(comparison_text(compared, columns()))

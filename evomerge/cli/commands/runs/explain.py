@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from evomerge.cli.arguments import count
 from evomerge.cli.run_folder import record_of
 from evomerge.core.errors import UserError
-from evomerge.core.terminal import printable
 
 
 def add(commands: Any) -> None:
@@ -36,24 +35,37 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: Nothing can be scored around the winner.
     """
+    from evomerge.cli.display.lines import show, working
     from evomerge.core.atomic import user_errors, write_text
     from evomerge.report.explain import explanation, explanation_text
 
     directory: Path = arguments.directory
-    data = explanation(record_of(directory))
-    if arguments.around is not None:
-        data["landscape"] = _landscape(directory, arguments.around, data["importance"])
+    with working("explain: importances of dimensions") as say:
+        data = explanation(record_of(directory))
+        if arguments.around is not None:
+            say("explain: workers load models and tasks")
+            about = directory, arguments.around, data["importance"]
+            data["landscape"] = _landscape(*about, say)
         text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
         with user_errors(directory / "explain.json"):
             write_text(directory / "explain.json", text)
-    print(json.dumps(data) if arguments.json else printable(explanation_text(data)))
+    if arguments.json:
+        print(json.dumps(data))
+    else:
+        show(explanation_text(data))
 
 
-def _landscape(directory: Path, n: int, importance: Mapping[str, Any] | None) -> dict[str, Any]:
+def _landscape(
+    directory: Path, n: int, importance: Mapping[str, Any] | None, say: Callable[[str], None]
+) -> dict[str, Any]:
     from evomerge.study.analysis.landscape import landscape
 
     if n < 3:
         raise UserError(f"--around: expected at least 3 points, but got {n}")
+
+    def counted(scored: int, wanted: int) -> None:
+        say(f"explain: {scored} of {wanted} recipes scored")
+
     if importance is None or importance["predicted"] <= 0:
-        return landscape(directory, n)
-    return landscape(directory, n, [*importance["dimensions"]])
+        return landscape(directory, n, listener=counted)
+    return landscape(directory, n, [*importance["dimensions"]], counted)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from evomerge.cli.display.lines import show
 from evomerge.cli.run_folder import journal_of
 from evomerge.core.errors import UserError
 
@@ -42,4 +43,4 @@ def run(arguments: argparse.Namespace) -> None:
         results = "with verdict, table, report and recipe" if record.verdict else "no verdict yet"
         if tracker.is_broken:
             raise UserError(f"--to {option}: the tracker failed, as said above; nothing else did")
-        print(f"{option}: {generations} generations logged, {results}")
+        show(f"{option}: {generations} generations logged, {results}")

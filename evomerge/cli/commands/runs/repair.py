@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from evomerge.cli.display.lines import show
 from evomerge.cli.run_folder import journal_of
 
 
@@ -25,6 +26,6 @@ def run(arguments: argparse.Namespace) -> None:
 
     journal = journal_of(arguments.directory)
     done = repair(arguments.directory, arguments.to)
-    print(f"{journal}: {done.events:,} whole events in {done.kept_bytes:,} bytes")
+    show(f"{journal}: {done.events:,} whole events in {done.kept_bytes:,} bytes")
     if done.rest is not None:
-        print(f"the {done.cut_bytes:,} bytes behind them are kept in {done.rest}")
+        show(f"the {done.cut_bytes:,} bytes behind them are kept in {done.rest}")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.cli.run_folder import journal_of
-from evomerge.core.terminal import printable
 
 
 def add(commands: Any) -> None:
@@ -22,6 +21,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the state of a run, and whether a process is working on it."""
+    from evomerge.cli.display.lines import show
     from evomerge.report.status import Driver, status_text
     from evomerge.study.journal.codec import parse_all
     from evomerge.study.journal.journal import iterate
@@ -39,4 +39,4 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps({**record.status(), **asdict(driver)}))
     else:
-        print(printable(status_text(record, driver)))
+        show(status_text(record, driver))

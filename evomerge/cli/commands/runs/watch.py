@@ -9,7 +9,6 @@ from typing import Any
 
 from evomerge.cli.arguments import seconds
 from evomerge.cli.run_folder import journal_of
-from evomerge.core.terminal import printable
 
 
 def add(commands: Any) -> None:
@@ -24,6 +23,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Show what a run has done and does, until its result is exported or Ctrl-C."""
+    from evomerge.cli.display.lines import VERDICT, show
     from evomerge.cli.display.progress import Progress
     from evomerge.report import Pace
     from evomerge.report.status import Driver, not_running_text
@@ -55,4 +55,4 @@ def run(arguments: argparse.Namespace) -> None:
         except KeyboardInterrupt:
             return  # the watching ends, and the run goes on
     if record.verdict is not None:
-        print(printable(f"\n{record.verdict.sentence}"))
+        show(f"\n{record.verdict.sentence}", VERDICT[record.verdict.improvement_shown])
