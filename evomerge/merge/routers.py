@@ -1,8 +1,6 @@
-"""Makes the tensors that no parent has: a mixture's routers, and zeros where one must be."""
+"""Makes the tensors that no parent has: a mixture's routers, zeros, and tiles of a wider model."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
@@ -11,6 +9,8 @@ from evomerge.core.errors import UserError
 from evomerge.merge.parents.parents import Parents
 from evomerge.merge.plan.experts import ROUTER, ZEROS
 from evomerge.merge.plan.jobs import TensorJob
+from evomerge.merge.plan.wide import TILED
+from evomerge.merge.tiles import tiled
 from evomerge.methods.of_data import Direction
 from evomerge.methods.random import CounterRandom
 from evomerge.recipe.recipe import Recipe
@@ -24,6 +24,8 @@ def made(job: TensorJob, parents: Parents, recipe: Recipe, device: torch.device)
     Raises:
         UserError: A model has no rows of data, or they cannot be used.
     """
+    if job.method == TILED:
+        return tiled(job, parents, recipe, device)
     if job.method == ZEROS:
         return torch.zeros(job.shape, device=device)
     if job.method != ROUTER:
@@ -55,7 +57,4 @@ def _direction(
 
 
 def _random(job: TensorJob, seed: int) -> Tensor:
-    """Draw from a normal distribution, by the inverse of its distribution function."""
-    uniform = CounterRandom(seed, job.name).uniform(0, job.shape)
-    inner = (2.0 * uniform - 1.0).clamp(-1 + 1e-6, 1 - 1e-6)
-    return _DEVIATION * math.sqrt(2.0) * torch.erfinv(inner)
+    return _DEVIATION * CounterRandom(seed, job.name).normal(0, job.shape)

@@ -38,6 +38,7 @@ from evomerge.methods.task_arithmetic import task_arithmetic
 from evomerge.methods.ties import ties, ties_global
 from evomerge.methods.ubgm import ubgm
 from evomerge.methods.varm import varm
+from evomerge.methods.widen import Widening
 from evomerge.methods.wise_ft import wise_ft
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "MixtureOfExperts",
     "ParameterSpec",
     "Range",
+    "Widening",
     "arcee_fusion",
     "breadcrumbs",
     "breadcrumbs_ties",

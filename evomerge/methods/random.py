@@ -68,6 +68,16 @@ class CounterRandom:
             done += count
         return result.mul_(2.0**-24)
 
+    def normal(self, model_index: int, shape: Sequence[int]) -> Tensor:
+        """Draw from the standard normal distribution, by the inverse of its distribution function.
+
+        Args:
+            model_index: Which of the merged models the numbers are for, from 0.
+            shape: Shape of the result.
+        """
+        inner = (2.0 * self.uniform(model_index, shape) - 1.0).clamp(-1 + 1e-6, 1 - 1e-6)
+        return torch.erfinv(inner).mul_(2.0**0.5)
+
     def keys(self, model_index: int, page: int = 0) -> tuple[int, int]:
         """Return the hash's two 32-bit keys for a model and 2**32 indices, the same everywhere."""
         text = f"{self.seed}/{model_index}/{page}/{self.name}".encode()

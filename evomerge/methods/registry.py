@@ -72,18 +72,26 @@ def merge_method(
 
 
 def structure(
-    name: str, *, reference: str, takes: frozenset[str] = frozenset(), data_if: Any = None
+    name: str,
+    *,
+    reference: str,
+    takes: frozenset[str] = frozenset(),
+    data_if: Any = None,
+    takes_base: bool = True,
+    max_models: int | None = None,
 ) -> Callable[[SettingsClass], SettingsClass]:
     """Register a dataclass as the settings of a structure: a merge into a model of another shape.
 
-    Its fields are annotated as the arguments of a `merge_method` are. It takes a base model and one
-    model or more; planning makes the tensors (`merge.plan.structures`).
+    Its fields are annotated as the arguments of a `merge_method` are. It takes one model or
+    more, and a base; planning makes the tensors (`merge.plan.structures`).
 
     Args:
         name: As recipes spell it.
         reference: The source, as ``Author year, https://...``.
         takes: What it is given of each model besides its tensors, of `GIVEN`.
         data_if: See `MethodSpec`.
+        takes_base: See there, as the next.
+        max_models: See there.
     """
 
     def register(settings: SettingsClass) -> SettingsClass:
@@ -92,10 +100,10 @@ def structure(
             name=name,
             function=settings,
             parameters=tuple(_read_parameters(settings, name)),
-            takes_base=True,
+            takes_base=takes_base,
             base_optional=False,
             min_models=1,
-            max_models=None,
+            max_models=max_models,
             takes=takes,
             stochastic=False,
             reference=reference,

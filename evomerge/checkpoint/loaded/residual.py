@@ -61,7 +61,7 @@ def _writers(text: str) -> tuple[str, ...]:
     config = json.loads(text)
     why = "transformers does not know it"
     for small in (True, False):
-        scope = _resized(config) if small else config
+        scope = resized(config) if small else config
         try:
             second = min(1, (layer_count(scope) or 1) - 1)
             trial = skeleton_of(stacked_config(scope, [(scope, 0), (scope, second)]))
@@ -91,13 +91,13 @@ def _writers(text: str) -> tuple[str, ...]:
     raise UserError(f"hop: a {config.get('model_type')} cannot scale the input of a layer: {why}")
 
 
-def _resized(config: Mapping[str, Any]) -> dict[str, Any]:
+def resized(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the same config with small widths, in the language model of a wrapper too."""
     result = {key: _SMALL.get(key, value) for key, value in config.items()}
     for key in ("pad_token_id", "bos_token_id", "eos_token_id"):
         result[key] = None
     inner = config.get("text_config")
-    return {**result, "text_config": _resized(inner)} if isinstance(inner, Mapping) else result
+    return {**result, "text_config": resized(inner)} if isinstance(inner, Mapping) else result
 
 
 def _missed(skeleton: Any, names: list[str]) -> float:

@@ -25,6 +25,7 @@ from evomerge.merge.plan.jobs import MergePlan as MergePlan
 from evomerge.merge.plan.jobs import Ref as Ref
 from evomerge.merge.plan.jobs import TensorJob as TensorJob
 from evomerge.merge.plan.matching import sources_of_tensors, with_heads
+from evomerge.merge.plan.wide import plan_wide
 from evomerge.recipe.data import PARENTS, Slice
 from evomerge.recipe.parameters import resolve_parameters
 from evomerge.recipe.recipe import Recipe
@@ -45,7 +46,7 @@ def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> MergePlan:
     if recipe.output_dtype == PARENTS:
         recipe = replace(recipe, out_dtype=stored_dtype(recipe, checkpoints))
     if methods.get(recipe.merge_method).is_structure:
-        return plan_experts(recipe, checkpoints)
+        return _STRUCTURES[recipe.merge_method](recipe, checkpoints)
     own_config = checkpoints[recipe.config_donor].config
     names = [*donor.tensors, *_untied_heads(recipe, checkpoints)]
     if not recipe.slices:
@@ -65,6 +66,9 @@ def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> MergePlan:
     origin = [(checkpoints[s.model].config, i) for s in firsts for i in range(*s.layer_range)]
     config = config_for(stacked_config(own_config, origin), [job.name for job in jobs])
     return MergePlan(recipe, jobs, config)
+
+
+_STRUCTURES = {"moe": plan_experts, "widen": plan_wide}
 
 
 def _jobs_of_models(

@@ -71,6 +71,17 @@ def test_whatever_its_depth_a_candidate_scores_as_its_export_does(evaluator, stu
     assert [a.rows for a in again] == [a.rows for a in reversed(first)]
 
 
+def test_a_wider_model_scores_as_the_narrow_one_and_is_what_is_exported(evaluator, study, tmp_path):
+    zoo = study.parent / "zoo"
+    document = {"merge_method": "widen", "models": [str(zoo / "one")], "out_dtype": "float32"}
+    wide = Recipe.from_dict({**document, "base_model": str(zoo / "base")})
+    narrow = stack(study, ("one", 0, 2))
+    answers = [scored(evaluator, recipe) for recipe in (wide, narrow, wide)]
+    assert build(wide, tmp_path / "wide") == answers[0].weights_digest
+    assert answers[0].rows == answers[2].rows
+    assert [row[2] for row in answers[0].rows] == [row[2] for row in answers[1].rows]
+
+
 def test_models_of_other_depths_share_the_bases_memory(evaluator, study):
     models = evaluator.scoring.models
     scored(evaluator, stack(study, ("one", 0, 2), ("two", 0, 2)))
