@@ -34,7 +34,7 @@ from evomerge.study.past import of_journal
 from evomerge.study.reuse import lent_outcomes
 from evomerge.study.sealing import without_secrets
 from evomerge.study.wanted import LOST, Items, Wanted, apart, has_failed, parts_of, units
-from evomerge.study.workers.failures import FATAL
+from evomerge.study.workers.failures import FATAL, TRANSIENT
 from evomerge.study.workers.requests import (
     Answer,
     Describe,
@@ -144,7 +144,7 @@ class Ledger:
                 assert self._scheduler is not None
                 location = self._scheduler.pool.output_location
                 hint = f"; look at {location}; the same command resumes"
-                raise UserError(answer.message + hint * (answer.kind in LOST))
+                raise UserError(answer.message + hint * (answer.kind in TRANSIENT))
             assert isinstance(answer, answer_type)
             answers[unit.tag] = answer
 

@@ -1,0 +1,89 @@
+"""Whatever a cluster does, a study finds the same: whole studies in virtual time, from seeds."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge.study.config import StudyConfig
+from tests.simulator.cluster import run_to_the_end
+from tests.study.small_study import events, paid, stub_config, substance
+
+DEFAULT = range(8)
+MANY = range(8, 600)
+# Seeds that once failed. 26: a worker whose check ran out of memory three times ended the study
+# without a word on how to go on.
+FAILED = [26]
+FEW = {"items": {"per_generation": 6}}
+STUDIES: dict[str, StudyConfig] = {
+    "catcma": stub_config(evaluate=FEW),
+    "control arm": stub_config(evaluate=FEW, search={"random_share": 0.25, "trials": 20}),
+    "by the metric": stub_config(
+        evaluate={**FEW, "fitness": "metric"}, search={"optimizer": "cmaes"}
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """In memory where that is a folder: no disk is tested here."""
+    place = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=place) as made:
+        yield Path(made)
+
+
+@pytest.fixture(scope="module")
+def references(folder: Path) -> dict[str, dict[str, Any]]:
+    """What each study finds with one worker that never fails."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, config in STUDIES.items():
+            run_to_the_end(config, folder / name, -1, patch)
+            found[name] = comparable(folder / name)
+    return found
+
+
+def comparable(run: Path) -> dict[str, Any]:
+    """What a run did and found, without what it says of its workers."""
+    return {k: v for k, v in substance(run).items() if k not in ("warning", "changed")}
+
+
+def check(seed: int, folder: Path, references: dict[str, dict[str, Any]]) -> Counter[str]:
+    """Run the study of a seed, and hold it to all that must be so."""
+    name = list(STUDIES)[seed % len(STUDIES)]
+    run, lies = folder / str(seed), seed % 4 == 3
+    with pytest.MonkeyPatch.context() as patch:
+        happened = run_to_the_end(STUDIES[name], run, seed, patch, lies)
+    again = sum(len(e["rows"]) for e in events(run, "outcomes") if e.get("rescored"))
+    twice = sum(paid(run).values()) - len(paid(run))
+    assert twice <= again, f"seed {seed}: {twice} outcomes were paid twice"
+    failed = [e for e in events(run, "failed") if e["kind"] not in ("timeout", "oom", "crash")]
+    assert not failed, f"seed {seed}: {failed[0]}"
+    # Three times out of memory or time in a row is the recipe's failure, as far as anyone can see.
+    unlucky = events(run, "failed")
+    if not (unlucky or happened["lies"]):
+        assert comparable(run) == references[name], f"seed {seed}: another study"
+    happened["unlucky"] = len(unlucky)
+    return happened
+
+
+@pytest.mark.parametrize("seed", [*DEFAULT, *FAILED])
+def test_a_study_ends_the_same_in_any_weather(
+    seed: int, folder: Path, references: dict[str, dict[str, Any]]
+) -> None:
+    check(seed, folder, references)
+
+
+@pytest.mark.slow
+def test_many_studies_end_the_same(folder: Path, references: dict[str, dict[str, Any]]) -> None:
+    total: Counter[str] = Counter()
+    for seed in MANY:
+        total += check(seed, folder, references)
+    # A simulator in which nothing happens shows nothing.
+    assert min(total[fate] for fate in ("dies", "killed", "hangs", "slow", "oom", "device")) > 100
+    assert min(total["driver killed"], total["stopped"], total["lies"]) > 50
