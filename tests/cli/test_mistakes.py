@@ -293,6 +293,11 @@ def test_a_corrupt_journal_is_refused_by_all_and_left_alone(
     assert journal.read_text() == "my diary\n"
 
 
+def test_a_population_beyond_the_trials_is_refused(evomerge: Run, stub_study: StudyFile) -> None:
+    study = stub_study(search={"trials": 16, "population": 3000})
+    assert_refused(evomerge("check", study), "expected at most search.trials (16), but got 3000")
+
+
 def test_another_study_in_the_folder_is_refused_with_the_key(
     evomerge: Run, stub_study: StudyFile, tmp_path: Path
 ) -> None:
@@ -300,6 +305,8 @@ def test_another_study_in_the_folder_is_refused_with_the_key(
     assert evomerge("search", stub_study(), run, "--trials", 4).code == 0
     result = evomerge("search", stub_study(search={"optimizer": "cmaes"}), run)
     assert_refused(result, run, "search.optimizer was catcma, now cmaes")
+    other = evomerge("search", stub_study(models=["one", "another-folder"]), run)
+    assert_refused(other, "study.models[1] was two, now another-folder")
 
 
 # -- recipes and names -----------------------------------------------------------------------------

@@ -67,6 +67,7 @@ def test_the_state_of_a_run_and_its_verdict_fit(
     monkeypatch.setenv("COLUMNS", "40")
     for command in ("status", "watch", "explain"):
         assert run(terminal, command, directory) == 0
+    assert not (directory / "explain.json").exists()
     for line in plain(terminal):
         assert len(line) <= 40, line
     assert any(line.startswith("         ") for line in plain(terminal))  # below a second column

@@ -62,6 +62,15 @@ def test_every_method_and_parameter_is_listed(generator: Any) -> None:
             assert f"\n| `{parameter.name}`" in section
 
 
+def test_optimizers_list_only_the_options_that_they_take(generator: Any) -> None:
+    page = generator.optimizers()
+    sections = dict(part.split("\n", 1) for part in page.split("\n## ")[1:])
+    fixed = {"tpe": "sampler", "gp": "sampler", "nsga2": "sampler", "sepcma": "diagonal"}
+    for name, option in fixed.items():
+        assert f"| `{option}`" not in sections[name]
+    assert "| `sampler`" in sections["optuna"]
+
+
 def test_methods_have_their_formulas_and_nothing_is_called_by_pythons_words(generator: Any) -> None:
     page = generator.methods()
     ties = page.partition("\n## ties\n")[2].partition("\n## ")[0]

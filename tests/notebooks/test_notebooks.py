@@ -9,6 +9,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from evomerge.demo.tasks import write_tasks
 from tests.study.small_study import finished_study, real_study
 
 ROOT = Path(__file__).parents[2]
@@ -94,6 +95,17 @@ def test_from_mergekit_evolve(execute, zoo, tmp_path):
     )
     assert "mprovement shown" in printed
     assert "merge_method: task_arithmetic" in printed
+
+
+def test_the_defaults_of_the_last_notebook_are_metrics_of_the_demo(tmp_path):
+    cells = nbformat.read(NOTEBOOKS["05"], as_version=4).cells
+    (settings,) = (c.source for c in cells if "parameters" in c.metadata.get("tags", []))
+    shipped = {}
+    exec(settings, shipped)
+    write_tasks(tmp_path, tmp_path)
+    for task in shipped["tasks"]:
+        text = (tmp_path / f"{task}.yaml").read_text()
+        assert f"metric: {shipped['metric'].partition(',')[0]}\n" in text
 
 
 @pytest.mark.parametrize("number", NOTEBOOKS)

@@ -16,6 +16,7 @@ from evomerge.cli.display.lines import VERDICT, show
 from evomerge.core.errors import UserError
 
 if TYPE_CHECKING:
+    from evomerge.report.trackers.tracker import Tracker
     from evomerge.study.config import StudyConfig
     from evomerge.study.journal.events import Event
     from evomerge.study.journal.record import Record
@@ -128,6 +129,7 @@ def run_study(
     gc.freeze()  # the collector need not walk through all of torch again
     with contextlib.ExitStack() as stack:
         listeners: list[Listener] = []
+        trackers: list[Tracker] = []
         if notify is not None:
             stack.enter_context(Notice(notify, directory))
         if mirror is not None:
@@ -137,6 +139,7 @@ def run_study(
             tracker = open_tracker(option, directory)
             stack.callback(tracker.close)
             listeners.append(tracker)
+            trackers.append(tracker)
 
         def listen(event: Event, record: Record) -> None:
             for listener in listeners:
@@ -144,6 +147,7 @@ def run_study(
 
         study = Study(config, directory, listen, reuse, allow_changed=allow_changed)
         verdict = study.confirm()
+        notes = [note for tracker in trackers if (note := tracker.note())]
         report = write_report(directory)
     show(f"\n{verdict.sentence}\n", VERDICT[verdict.improvement_shown])
     print(f"  report   {report}")
@@ -153,6 +157,8 @@ def run_study(
     if (adapter := directory / "best" / "adapter").is_dir():
         print(f"  adapter  {adapter}")
     print(f"  verdict  {directory / 'verdict.json'}")
+    for note in notes:
+        show(f"note: {note}")
 
 
 def _say(line: str) -> None:

@@ -46,7 +46,19 @@ class Tracker(abc.ABC):
         self.directory = directory
         self.destination = destination
         self._open = self._broken = False
+        self._first: int | None = None  # the first generation that was logged
         self._record: Record | None = None
+
+    def note(self) -> str | None:
+        """Say how the whole run is logged, if this tracker did not hear of its beginning."""
+        name = type(self).__module__.rpartition(".")[2]
+        if self._broken or self._first == 0:
+            return None
+        what = "nothing new was logged" if self._first is None else "the session began later"
+        return (
+            f"{name}: {what}: `evomerge log {self.directory} --to {name}` logs the whole run "
+            "where earlier sessions did not"
+        )
 
     def __call__(self, event: Event, record: Record) -> None:
         """Take in an event that the record already has."""
@@ -78,6 +90,7 @@ class Tracker(abc.ABC):
             self._open = True
         match event:
             case ToldEvent():
+                self._first = event.generation if self._first is None else self._first
                 numbers = generation_numbers(event, record) | best_trial_numbers(event, record)
                 self._log(numbers, event.generation)
             case VerdictEvent():

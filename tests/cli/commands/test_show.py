@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -14,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from evomerge.methods import registered
+from evomerge.report.numbers import interval
 from evomerge.study.create import load_study
+from evomerge.study.journal.record import Record
 from evomerge.study.study import JOURNAL
 from tests.cli.conftest import Run
 
@@ -132,6 +135,36 @@ def test_a_folder_without_a_run_is_refused(evomerge: Run, tmp_path: Path, comman
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "journal.log").touch()
     assert evomerge(command, tmp_path).err.endswith(f"journal.log; {tmp_path / 'run'} is one\n")
+
+
+@pytest.mark.usefixtures("stub_workers")
+def test_a_comparison_has_one_interval_on_the_whole_page(
+    evomerge: Run, stub_study: StudyFile, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert evomerge("search", stub_study(), run).code == 0
+    page = re.sub(
+        r"<style.*?</style>|<script.*?</script>", "", (run / "report.html").read_text(), flags=re.S
+    )
+    text = html.unescape(" ".join(re.sub(r"<[^>]+>", " ", page).split()))
+    verdict = Record.read(run).verdict
+    assert verdict is not None
+    for comparison in verdict.comparisons:
+        ends = interval(comparison.low, comparison.high)
+        shown = re.findall(rf"{re.escape(comparison.against)}: \S+ (\[[^]]+\]); \d+ won", text)
+        assert shown
+        assert set(shown) == {ends}
+
+
+@pytest.mark.usefixtures("stub_workers")
+def test_a_tracker_that_joins_a_finished_run_says_how_it_is_logged_whole(
+    evomerge: Run, stub_study: StudyFile, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorboard")
+    run, study = tmp_path / "run", stub_study()
+    assert evomerge("search", study, run, "--log-to", "tensorboard").out.count("note:") == 0
+    again = evomerge("search", study, run, "--log-to", f"tensorboard:{tmp_path / 'events'}")
+    assert f"note: tensorboard: nothing new was logged: `evomerge log {run} --to" in again.out
 
 
 @pytest.mark.usefixtures("stub_workers")

@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
             say("explain: workers load models and tasks")
             about = directory, arguments.around, data["importance"]
             data["landscape"] = _landscape(*about, say)
+    if arguments.around is not None:
         text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
         with user_errors(directory / "explain.json"):
             write_text(directory / "explain.json", text)
