@@ -16,6 +16,7 @@ from evomerge.cli.parents import AT_MOST_SECONDS, parents_lines, requests
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
 from evomerge.evaluate.outcomes import passes_of, score_kind_of
+from evomerge.recipe.space.space import SearchSpace
 from evomerge.report.numbers import duration, plural, size
 from evomerge.study.analysis.forecast import DISCORDANT, gain_shown, useful
 from evomerge.study.config import StudyConfig
@@ -131,6 +132,7 @@ def run_check(
             f"{len(space.dimensions)} dimensions: {_few([d.name for d in space.dimensions])}",
         ),
         *(("rows", text) for text in [described(config, pools["search"])] if text),
+        *_deepest(space, description.layers, needed),
         ("optimizer", f"{config.search.optimizer}: {why}"),
         *(("warning", text) for text in description.evaluation["warnings"]),
         ("trial", f"{smooth['total']:.2g} s for {shown} items, {_share(smooth)} in the model"),
@@ -156,6 +158,21 @@ def run_check(
     for name, text in rows:
         show(f"{name:<9}  {text}")
     show("\n" + "\n".join(parents_text))
+
+
+def _deepest(space: SearchSpace, layers: int | None, needed: float) -> list[tuple[str, str]]:
+    """Say how deep a space's deepest candidate is, and what that one takes."""
+    depth = space.most_layers
+    if depth is None or not layers or depth == layers:
+        return []
+    times = depth / layers
+    return [
+        (
+            "deepest",
+            f"{depth} layers, the base has {layers}: a candidate of all of them takes about "
+            f"{times:.2g} times as long as the forecast says, and {times * needed / 1e9:.2g} GB",
+        )
+    ]
 
 
 def _device(config: StudyConfig, parameters: int) -> str:

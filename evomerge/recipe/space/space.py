@@ -158,6 +158,20 @@ class SearchSpace:
             if isinstance(entry, str) or "data" not in entry
         }
 
+    @property
+    def most_layers(self) -> int | None:
+        """Number of layers of the deepest recipe; ``None`` where none has slices."""
+        ends = {"include": 0, "times": 0, "trim": 1}
+        point = [
+            _end(dimension, ends[dimension.parameter])
+            if "path" in hole.path and dimension.parameter in ends
+            else dimension.start
+            for hole in self.holes
+            for dimension in hole.dimensions
+        ]
+        slices = self.fill(point).slices
+        return sum(part.length for part in slices) if slices else None
+
     def fill(self, point: Sequence[Value]) -> Recipe:
         """Return the recipe at a point.
 

@@ -140,3 +140,9 @@ def test_a_merge_made_first_lends_its_layers(bound):
 def test_holes_that_leave_no_model_are_refused_before_a_search(entry, message, bound):
     with pytest.raises(UserError, match=message):
         bound({"model": "*base", **entry})
+
+
+def test_the_deepest_recipe_of_a_space_is_known(bound):
+    assert bound({"models": ["*"], "times": 2, "include": "search"}).most_layers == 12
+    genes = {"times": {"low": 1, "high": 3}, "trim": {"low": 0, "high": 1}}
+    assert bound({"model": "*base", **genes}).most_layers == 9

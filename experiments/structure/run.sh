@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Layers, depth and width in studies, on zoos of `evomerge demo`: experiments/structure/run.sh [ZOO...]
+# A zoo is a folder of `evomerge demo` (zoo/ and study.yaml); without any, demo seeds 0 and 1 are made below .zoos/.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 PYTHONPATH="$here/../..${PYTHONPATH:+:$PYTHONPATH}"
+zoos=("$@")
+if [ ${#zoos[@]} -eq 0 ]; then
+  for seed in 0 1; do
+    zoos+=("$here/.zoos/$seed")
+    [ -f "$here/.zoos/$seed/study.yaml" ] || python "$here/layers.py" make "$seed" "$here/.zoos/$seed"
+  done
+fi
+for zoo in "${zoos[@]}"; do
+  for what in speed shapes search front; do python "$here/layers.py" "$what" "$zoo"; done
+done
