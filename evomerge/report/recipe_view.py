@@ -60,6 +60,25 @@ def depth_of(recipe: RecipeData) -> int:
     return max([*ends, *map(_knots, settings), 1])
 
 
+def steps(recipe: RecipeData) -> list[tuple[str, int, float]]:
+    """Return the model, the layer and the hop of each layer of a path; empty if it has none.
+
+    A hop is how much less a layer adds than the one before it: scales of a path are products.
+    """
+    if not recipe.slices or recipe.merge_method != "passthrough":
+        return []
+    result: list[tuple[str, int, float]] = []
+    before = 1.0
+    for part in recipe.slices:
+        source = part.sources[0]
+        scale = source.parameters.get("scale", 1.0)
+        factor = min(scalars(scale), key=lambda value: (value == 1.0, value))
+        for layer in range(*source.layer_range):
+            result.append((source.model, layer, before / factor if factor else 1.0))
+            before = factor or before
+    return result
+
+
 def method_at(recipe: RecipeData, spot: Spot, depth: int) -> str:
     """Return the merge method that makes the tensors of a location."""
     return _levels(recipe, spot, depth)[0].method

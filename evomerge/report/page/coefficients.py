@@ -14,6 +14,7 @@ from evomerge.recipe.data import RecipeData
 from evomerge.report import recipe_view
 from evomerge.report.charts.heat_map import Band, heat_map
 from evomerge.report.charts.layout import Entry, is_narrow, legend, responsive
+from evomerge.report.charts.path import Step, path
 from evomerge.report.charts.svg import Figure, scale, text_width
 from evomerge.report.findings.dimensions import named
 from evomerge.report.numbers import plural, short_names
@@ -51,8 +52,10 @@ def _shown(run: Run, trial: TrialRecord) -> dict[str, Any]:
 def _drawn(run: Run, trial: TrialRecord) -> dict[str, Any]:
     recipe = recipe_view.recorded(trial.recipe)
     depth = run.depth or recipe_view.depth_of(recipe)
-    maps, fixed, left_out = _maps(recipe, depth)
+    steps = recipe_view.steps(recipe)
+    maps, fixed, left_out = ([], [], 0) if steps else _maps(recipe, depth)
     return {
+        "path": _path(run, steps) if steps else None,
         "name": trial.name,
         "role": _role(run, trial),
         "method": _methods(recipe, depth),
@@ -69,6 +72,16 @@ def _drawn(run: Run, trial: TrialRecord) -> dict[str, Any]:
         "yaml": yaml_file.write(dict(trial.recipe)),
         "edges": _at_the_edge(run, trial),
     }
+
+
+def _path(run: Run, steps: Sequence[tuple[str, int, float]]) -> Markup:
+    """Draw a path through layers; a model's depth is the base's, or that of what is seen of it."""
+    names = short_names([model for model, _, _ in steps])
+    depths: dict[str, int] = {}
+    for model, layer, _ in steps:
+        depths[model] = max(depths.get(model, run.depth or 1), layer + 1)
+    drawn = [Step(names[model], layer, depths[model], hop) for model, layer, hop in steps]
+    return responsive(partial(path, drawn, "Layers of models in the order in which they run"))
 
 
 def _role(run: Run, trial: TrialRecord) -> str:
