@@ -1,6 +1,9 @@
-"""Writes docs/reference/ from the code while mkdocs builds: study file, commands, methods, spaces.
+"""Writes the pages that say what the code says, before the site is built from them.
 
-Nothing that the code says is said again by hand, so it cannot drift.
+    python docs/generate.py
+
+Nothing that the code says is said again by hand, so it cannot drift: reference/ (study file,
+commands, methods, optimizers, spaces, Python) and the reading list.
 """
 
 from __future__ import annotations
@@ -9,22 +12,27 @@ import argparse
 import dataclasses
 import inspect
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
-
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
 
 from evomerge.core.docstrings import as_code, body, described, summary
 
+DOCS = Path(__file__).parent
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the generated pages."""
-    for path, write in PAGES.items():
-        files.append(File.generated(config, path, content=write()))
-    return files
+
+def main() -> None:
+    """Write every page into docs/; git ignores them."""
+    sys.path.insert(0, str(DOCS))
+    import python_reference
+    import reading_list
+
+    others = {"reference/python.md": python_reference.page, "reading-list.md": reading_list.page}
+    for path, page in {**PAGES, **others}.items():
+        (DOCS / path).write_text(page(), encoding="utf-8")
 
 
 # -- study file ------------------------------------------------------------------------------------
@@ -263,3 +271,6 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/optimizers.md": optimizers,
     "reference/spaces.md": spaces,
 }
+
+if __name__ == "__main__":
+    main()

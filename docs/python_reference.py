@@ -7,18 +7,9 @@ import re
 import types
 from typing import Any
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
-
 from evomerge.core.docstrings import as_code, body, described, summary
 
 _FACTORY = re.compile(r"<factory>|<.* at 0x\w+>|<built-in function \w+>")
-
-
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the page."""
-    files.append(File.generated(config, "reference/python.md", content=page()))
-    return files
 
 
 def page() -> str:

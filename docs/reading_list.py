@@ -16,9 +16,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
-
 TABLE = Path(__file__).with_name("reading_list.yaml")
 STATES = {
     "here": "yes",
@@ -28,12 +25,6 @@ STATES = {
     "reading": "to read",
 }
 _SPAN = re.compile(r"`([^`]+)`")
-
-
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the page."""
-    files.append(File.generated(config, "reading-list.md", content=page()))
-    return files
 
 
 def table() -> Mapping[str, list[Mapping[str, str]]]:

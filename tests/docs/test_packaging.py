@@ -18,7 +18,7 @@ from evomerge.core import yaml_file
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-SOURCE = PROJECT["urls"]["Source"]
+SOURCE = "https://example.org/evomerge"
 
 
 def hook() -> Any:
@@ -42,15 +42,23 @@ def test_on_the_index_every_link_of_the_readme_is_an_address_of_a_file_that_is_t
     assert f"]({SOURCE}/raw/v1/docs/report.png)" in text
 
 
-def test_every_address_of_the_project_is_the_one_in_pyproject() -> None:
+def test_without_an_address_the_readme_on_the_index_has_no_dead_links() -> None:
+    text = hook().absolute((ROOT / "README.md").read_text(), None, "v1")
+    assert not re.findall(r"\]\((?!https?:|#)", text)
+    assert "The reading list: 89 systems" in text
+
+
+def test_the_project_names_no_address_but_the_one_in_pyproject() -> None:
     citation = yaml_file.read(ROOT / "CITATION.cff")
-    assert citation["repository-code"] == SOURCE
+    address = PROJECT.get("urls", {}).get("Source")
+    assert citation.get("repository-code") in (None, address)
     assert citation["version"] == PROJECT["version"] == __version__
     assert citation["license"] == PROJECT["license"]
     assert citation["authors"] == PROJECT["authors"]
-    site = (ROOT / "mkdocs.yml").read_text()
-    assert f"repo_url: {SOURCE}\n" in site
-    assert f"site_url: {PROJECT['urls']['Documentation']}\n" in site
+    for file in ("pyproject.toml", "CITATION.cff", "mkdocs.yml", "README.md", ".readthedocs.yaml"):
+        text = (ROOT / file).read_text()
+        for host in ("github.com/evomerge", "evomerge.readthedocs.io", "evomerge.org"):
+            assert address is not None or host not in text, file
 
 
 def test_the_workflow_and_the_hosting_of_the_docs_call_what_is_there() -> None:
@@ -58,9 +66,11 @@ def test_the_workflow_and_the_hosting_of_the_docs_call_what_is_there() -> None:
     steps = workflow["jobs"]["everything"]["steps"]
     assert steps[-1] == {"run": "bash .ci/run"}
     hosting = yaml_file.read(ROOT / ".readthedocs.yaml")
-    assert (ROOT / hosting["mkdocs"]["configuration"]).is_file()
-    (install,) = hosting["python"]["install"]
-    assert set(install["extra_requirements"]) <= set(PROJECT["optional-dependencies"])
+    install, write, build, _ = hosting["build"]["commands"]
+    assert install == "pip install '.[docs]'"
+    assert "docs" in PROJECT["optional-dependencies"]
+    assert (ROOT / write.removeprefix("python ")).is_file()
+    assert build in (ROOT / ".ci" / "run").read_text()
     for form in (ROOT / ".github" / "ISSUE_TEMPLATE").iterdir():
         assert yaml_file.read(form)["body"]
 
@@ -99,7 +109,8 @@ def test_a_wheel_made_from_the_sdist_has_the_package_its_spaces_and_the_readme(
         metadata = contents.read(about).decode()
     assert {"evomerge/search_spaces/ties_by_depth.yaml", "evomerge/py.typed"} <= set(names)
     assert "evomerge/merge/kernels/kernels.cpp" in names
-    assert f"({SOURCE}/raw/v{__version__}/docs/report.png)" in metadata
+    address = PROJECT.get("urls", {}).get("Source")
+    assert hook().absolute((ROOT / "README.md").read_text(), address, f"v{__version__}") in metadata
     assert "Author: The evomerge developers" in metadata
 
 

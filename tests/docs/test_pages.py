@@ -20,7 +20,12 @@ from evomerge.core import yaml_file
 from evomerge.study.config import StudyConfig
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = sorted(DOCS.rglob("*.md"))
+_BY_HAND = {"files.md", "interfaces.md"}  # of the reference; docs/generate.py writes the others
+PAGES = sorted(
+    page
+    for page in DOCS.rglob("*.md")
+    if page.name != "reading-list.md" and (page.parent.name != "reference" or page.name in _BY_HAND)
+)
 _BLOCK = re.compile(r"(?:<!-- (?P<note>[^>]*?) -->\n)? *```(?P<kind>\w+)\n(?P<text>.*?)```", re.S)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("mkdocs")
 DOCS = Path(__file__).parents[2] / "docs"
 
 
