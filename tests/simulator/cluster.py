@@ -192,7 +192,10 @@ def answered(stub: stub_worker.Stub, request: Request) -> dict[str, Any]:
     document = json.dumps(write_request(request))
     if json.loads(document)["do"] == "export":  # which writes files
         return stub.handle(json.loads(document))
-    return json.loads(_known(json.dumps(stub.config["evaluate"]["tasks"]), document))
+    answer: dict[str, Any] = json.loads(
+        _known(json.dumps(stub.config["evaluate"]["tasks"]), document)
+    )
+    return answer
 
 
 @cache
@@ -217,9 +220,7 @@ def run_to_the_end(
         AssertionError: It never ends.
     """
     clock, happened = Clock(), Counter[str]()
-    for module in (scheduler, durations, study_module, ledger_module):
-        patch.setattr(module, "time", clock)
-    patch.setattr(journal_module, "sync_data", lambda _: None)  # a page cache survives the process
+    simulate(patch, clock)
     for session in range(SESSIONS):
         weather = Weather(seed, session, lies) if seed >= 0 else calm()
         pools: list[SimulatedPool] = []
@@ -257,6 +258,13 @@ def run_to_the_end(
             if pools:
                 happened += pools[0].faults_seen
     raise AssertionError(f"seed {seed}: no verdict after {SESSIONS} sessions")
+
+
+def simulate(patch: pytest.MonkeyPatch, clock: Clock) -> None:
+    """Let a study live by this clock, and wait for no disk."""
+    for module in (scheduler, durations, study_module, ledger_module):
+        patch.setattr(module, "time", clock)
+    patch.setattr(journal_module, "sync_data", lambda _: None)  # a page cache survives the process
 
 
 def calm() -> Weather:
