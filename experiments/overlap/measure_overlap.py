@@ -1,7 +1,7 @@
 """Should a generation be asked before the last one was told, so that no worker waits for its tail?
 
-    python experiments/overlap/measure_overlap.py efficiency [SEEDS]    what learning one generation late costs
-    python experiments/overlap/measure_overlap.py busy                  how busy workers are as it is
+    python experiments/overlap/measure_overlap.py efficiency [SEEDS]
+    python experiments/overlap/measure_overlap.py busy
 
 Efficiency: the landscapes of optimizer_smoke, "gap closed" as there. Asked ahead, generation g + 1
 comes from what generation g - 1 taught; its steps count from where the mean is by then. Busy: the
