@@ -214,12 +214,13 @@ def _from_config(
 def _share(model: torch.nn.Module, memory: Mapping[str, torch.Tensor]) -> None:
     """Put a model's weights into the memory of others; deeper layers get the dtypes of those."""
     dtypes = {within_layer(name): tensor.dtype for name, tensor in memory.items()}
-    for name, parameter in model.named_parameters():
-        there = memory.get(name)
-        if there is not None and there.shape == parameter.shape:
-            parameter.data = there.data
-        else:
-            parameter.data = parameter.data.to(dtypes.get(within_layer(name), parameter.dtype))
+    for name, parameter in list(model.named_parameters()):
+        data = memory.get(name)
+        if data is None or data.shape != parameter.shape:
+            data = parameter.to(dtypes.get(within_layer(name), parameter.dtype))
+        path, _, last = name.rpartition(".")
+        weight = torch.nn.Parameter(data.detach(), requires_grad=False)
+        setattr(model.get_submodule(path), last, weight)
 
 
 def _auto_class(source: str | Path | PretrainedConfig, trust_remote_code: bool) -> Any:

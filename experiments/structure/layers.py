@@ -64,7 +64,7 @@ def studied(folder: Path, name: str, document: dict[str, Any]) -> None:
     """Run a study to its verdict, and note winner, rivals and cost."""
     began = time.perf_counter()
     with Study(StudyConfig.from_dict(document, folder), folder / f"run-{name}") as study:
-        verdict = study.optimize()
+        verdict = study.confirm()
         record = study.record
     scores = {
         who: {task: round(value, 4) for task, value in by_task.items()}

@@ -188,6 +188,17 @@ RECIPES = {
             ],
         },
     ),
+    "a path with hops": (
+        "llama",
+        {
+            "merge_method": "passthrough",
+            "base_model": "base",
+            "path": [
+                {"model": "b", "layers": [0, 2], "hop": [1.0, 0.8]},
+                {"models": ["a", "b"], "layers": [1, 3], "hop": 1.3},
+            ],
+        },
+    ),
     "a stack of gpt2": (
         "gpt2",
         {
@@ -360,6 +371,8 @@ def at_a_random_point(space, n):
     for dimension in space.dimensions:
         if dimension.kind == "categorical":
             point.append(draw.choice(dimension.choices))
+        elif dimension.kind == "int":
+            point.append(draw.randint(dimension.low, dimension.high))
         elif "density" in dimension.name and "dare" in json.dumps(space.document):
             point.append(1.0)
         else:

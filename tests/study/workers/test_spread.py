@@ -91,6 +91,27 @@ def test_a_candidate_over_two_devices_is_built_and_scored_as_on_one(
     assert two == one
 
 
+def test_a_deeper_candidate_is_spread_over_two_devices_too(
+    config: StudyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = config.models
+    path = [{"model": one}, {"model": two, "layers": [0, 1], "hop": 0.7}, {"model": one}]
+    deep = {"base_model": config.base_model, "path": path, "out_dtype": "float32"}
+    with several_devices() as names:
+        results = []
+        for on in (names[:1], names):
+            worker, _ = answers(config, on, [], monkeypatch)
+            request = Evaluate(deep, [{"small_choice": list(range(12))}], "smooth", digest=True)
+            answer = worker.handle(request)
+            assert isinstance(answer, Scores), answer
+            results.append((answer.rows, answer.weights_digest))
+            resident = worker.scoring.models.resident
+            assert resident is not None
+            devices = {str(p.device) for p in resident[0].model.parameters()}
+            assert devices == set(on)
+    assert results[0] == results[1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "architecture",
