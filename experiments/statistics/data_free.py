@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evomerge.evaluate.model import load_tokenizer
 from evomerge.methods.parameters import Doc, Range
 from evomerge.methods.registry import merge_method
 from evomerge.recipe.rows import Data
@@ -84,7 +85,7 @@ METHODS = {
 
 def random_rows(zoo: m.Zoo, count: int = 64) -> dict[str, Data]:
     """Rows of tokens drawn evenly from the vocabulary."""
-    tokenizer: Any = zoo.evaluator._tokenizer
+    tokenizer: Any = load_tokenizer(zoo.evaluator.parents.checkpoints[zoo.config.base_model].folder)
     draw = np.random.default_rng(0)
     ids = [draw.integers(4, len(tokenizer), 16).tolist() for _ in range(count)]
     rows = [{"text": tokenizer.decode(one)} for one in ids]
@@ -110,7 +111,7 @@ def main(folder: Path) -> None:
         "nan_weights": (1.2, 1.6, 2.0, 2.4, 2.8),
         "geometric_median": (1.2, 1.6, 2.0, 2.4, 2.8),
         "iso_c": (0.5, 0.8, 1.1, 1.5, 2.0),
-        "wudi": (0.3, 0.5, 0.7, 0.85, 1.0),
+        "wudi": (0.5, 0.7, 1.0, 1.3, 1.6),
     }
     for method, listed in scales.items():
         tried(f"{method}, scale chosen", {str(s): zoo.recipe(method, scale=s) for s in listed})
