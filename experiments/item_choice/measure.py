@@ -5,10 +5,10 @@
 For each zoo: 160 merges as a search proposes them, scored on all search items by the smooth score
 and on all held-out items by the metric. The first 80 are what an earlier run left: a two-parameter
 logistic model is fitted to them (discrimination and difficulty of each item). Then a generation of
-16 of the other 80 is ranked by n items a task, the same for all: drawn; the most informative (Fisher information at the
-mean ability), scored by the mean or by the ability fitted; items whose scores go best with the mean
-over all items. What is measured is the rank correlation with the held-out metric, and what is lost
-by taking the one ranked first, mean of 300 generations.
+16 of the other 80 is ranked by n items a task, the same for all: drawn; the most informative
+(Fisher information at the ability of the better half), scored by the mean or by the ability fitted;
+items whose scores go best with the mean over all items. What is measured is the rank correlation
+with the held-out metric, and what is lost by taking the one ranked first, mean of 300 generations.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "statistics"))
-import measure as zoos  # noqa: E402  (experiments/statistics/measure.py)
-from scipy.stats import spearmanr  # noqa: E402
+import measure as zoos
+from scipy.stats import spearmanr
 
-from evomerge.study.workers.requests import Evaluate, Scores  # noqa: E402
+from evomerge.study.workers.requests import Evaluate, Scores
 
 EARLIER, LATER, GENERATION, REPEATS = 80, 80, 16, 300
 
@@ -112,8 +112,7 @@ def compared(scores: np.ndarray, tasks: np.ndarray, truth: np.ndarray, n: int) -
     for _ in range(REPEATS):
         generation = draw.choice(LATER, GENERATION, replace=False)
         right = truth[EARLIER:][generation]
-        # half of the informative ones: others each generation, as a search would need
-        pool = top_of = np.concatenate(
+        pool = np.concatenate(
             [
                 draw.choice(
                     np.flatnonzero(tasks == t)[np.argsort(-information[tasks == t])[: 3 * n]],
@@ -131,7 +130,7 @@ def compared(scores: np.ndarray, tasks: np.ndarray, truth: np.ndarray, n: int) -
             "drawn, ability": ability_of(later[generation][:, drawn], a[drawn], b[drawn]),
             "informative third drawn, mean": later[generation][:, pool].mean(1),
             "informative third drawn, ability": ability_of(
-                later[generation][:, top_of], a[top_of], b[top_of]
+                later[generation][:, pool], a[pool], b[pool]
             ),
             **{name: later[generation][:, items].mean(1) for name, items in fixed.items()},
         }

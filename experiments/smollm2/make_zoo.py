@@ -149,7 +149,8 @@ def make_data(zoo: Path, count: int) -> None:
     prose = "\n".join(text for _, text in rated_texts(zoo)["nytEditorial"])
     prose = prose.encode()[: count // 4 * CHUNK_BYTES].decode("utf-8", "ignore").rsplit("\n", 1)[0]
     (zoo / "prose.txt").write_text(prose + "\n", encoding="utf-8")
-    shutil.copyfile(HERE / "study.yaml", zoo / "study.yaml")
+    for study in ("study.yaml", "adapters.yaml", "scores.yaml"):
+        shutil.copyfile(HERE / study, zoo / study)
 
 
 # -- models ----------------------------------------------------------------------------------------

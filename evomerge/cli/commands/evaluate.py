@@ -46,6 +46,11 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--limit", type=count, help="the first so many documents of each task")
     parser.add_argument("--dtype", help="float32, bfloat16 or float16 (default: as transformers)")
+    parser.add_argument(
+        "--ensemble",
+        choices=("probabilities", "logits"),
+        help="also score all models side by side, by their mean: n models' memory and time",
+    )
     parser.add_argument("--workers", type=count, help="processes that share the items")
     parser.add_argument(
         "--store",
@@ -68,11 +73,14 @@ def run(arguments: argparse.Namespace) -> None:
     from evomerge.cli.display.lines import show
     from evomerge.core.atomic import user_errors, write_text
     from evomerge.merge.kernels.statistics import cache_folder
-    from evomerge.study.evaluation.entrants import entrants
+    from evomerge.study.evaluation.entrants import ensemble, entrants
     from evomerge.study.evaluation.evaluation import evaluate
 
     settings, folder = _settings(arguments)
     models = entrants(arguments.models, settings, folder, arguments.dtype)
+    if arguments.ensemble is not None:
+        about = arguments.models, settings, folder, arguments.dtype
+        models.append(ensemble(arguments.ensemble, *about))
     store = arguments.store or cache_folder() / "scores"
     evaluation = evaluate(models, store, arguments.limit, EvaluationProgress())
     for warning in evaluation.warnings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -12,6 +12,8 @@ from evomerge.checkpoint.dtypes import CODES, FLOATS
 from evomerge.checkpoint.names import relocated
 from evomerge.checkpoint.opening import open_model
 from evomerge.core.errors import UserError
+from evomerge.evaluate.ensemble import Mean
+from evomerge.recipe.average import uniform
 from evomerge.recipe.data import PARENTS
 from evomerge.recipe.recipe import Recipe
 from evomerge.study.config import OutputConfig, StudyConfig
@@ -27,11 +29,13 @@ class Entrant:
         name: As it was given.
         recipe: What is built: for a model, the model as it is.
         config: Tasks and workers; its base is what lends the config and the tokenizer.
+        ensemble: Whose mean is scored, of the recipe's models side by side; ``None``: they merge.
     """
 
     name: str
     recipe: Recipe
     config: StudyConfig
+    ensemble: Mean | None = None
 
 
 def entrants(
@@ -53,6 +57,33 @@ def entrants(
     if len(set(models)) < len(models):
         raise UserError(f"expected each model once, but got {', '.join(models)}")
     return [_entrant(model, settings, folder, dtype) for model in models]
+
+
+def ensemble(
+    mean: Mean,
+    models: Sequence[str],
+    settings: Mapping[str, Any],
+    folder: Path,
+    dtype: str | None = None,
+) -> Entrant:
+    """Return models side by side as what is evaluated, under the first one's tokenizer.
+
+    Args:
+        mean: Of their ``probabilities`` or ``logits``.
+        models: Folders, hub ids, either with ``+ADAPTER``.
+        settings: As for `entrants`; so are `folder` and `dtype`.
+        folder: What paths in `settings` are relative to.
+        dtype: What the models compute in.
+
+    Raises:
+        UserError: A recipe is among them.
+    """
+    for model in models:
+        if Path(model).is_file():
+            raise UserError(f"--ensemble: expected models, but {model} is a recipe: build it first")
+    recipe = uniform([relocated(model, Path.cwd()) for model in models])
+    made = entrant(f"{mean} of {len(models)} models", recipe, settings, folder, dtype)
+    return replace(made, ensemble=mean)
 
 
 def _entrant(model: str, settings: Mapping[str, Any], folder: Path, dtype: str | None) -> Entrant:

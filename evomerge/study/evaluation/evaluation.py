@@ -183,7 +183,11 @@ def _scored(model: Entrant, store: Path, limit: int | None, listener: Listener) 
             parents = ExpectedParents(description.stamp or "", description.fingerprints)
             recipe, size = model.recipe.to_dict(), model.config.evaluate.rows_per_batch
             units = [
-                Unit(str(number), Evaluate(recipe, [shard], "metric", parents), number)
+                Unit(
+                    str(number),
+                    Evaluate(recipe, [shard], "metric", parents, ensemble=model.ensemble),
+                    number,
+                )
                 for number, shard in enumerate(shards(scoring.missing, size))
             ]
             scheduler.run(units, scoring.take)
@@ -249,6 +253,7 @@ def _digest(model: Entrant, description: Description) -> str:
     """Hash what decides scores besides the tasks: the weights, however their models are named."""
     recipe = renamed(model.recipe.to_dict(), description.fingerprints)
     about = [recipe, description.generation, model.config.scored_in]
+    about += [model.ensemble] if model.ensemble else []
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -218,8 +218,13 @@ class Evaluator:
         other = self.own_models.evaluator_for(recipe, self)
         if other is not None:
             return other.evaluate(request)
-        built = self.build(recipe, request.halvings)
-        scorer = built.scorer
+        built: Built | None = None
+        if request.ensemble is None:
+            built = self.build(recipe, request.halvings)
+            scorer = built.scorer
+        else:
+            about = recipe.model_names, request.ensemble, request.halvings
+            scorer = self.scoring.ensemble(*about)
         self.scoring.harness.errors.clear()
         outcomes: list[OutcomeRow] = []
         errors: list[list[Any]] = []
@@ -234,14 +239,14 @@ class Evaluator:
             forward += scorer.seconds
             batches.append(scorer.composition(shard, request.mode))
         weights_digest = None
-        if request.digest:
+        if request.digest and built is not None:
             weights_digest = live_digest(built.model, built.plan, built.parents)
         return Scores(
             rows=[outcome.as_written() for outcome in outcomes],
             batches=batches,
             errors=errors,
             weights_digest=weights_digest,
-            seconds={"build": built.seconds, "forward": forward},
+            seconds={"build": built.seconds if built is not None else 0.0, "forward": forward},
         )
 
     def _gradient(self, request: Gradient) -> Gradients:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge.calibration.requests import Collect, Collected, Measure, Measured
+from evomerge.evaluate.ensemble import Mean
 from evomerge.evaluate.outcomes import ScoreKind
 
 Items = Mapping[str, Sequence[int]]  # document numbers by task
@@ -58,6 +59,7 @@ class Evaluate:
         parents: The study stops if the parents differ from these.
         digest: Whether to hash the weights that were scored.
         halvings: How often to halve the batch size.
+        ensemble: Score its models side by side instead, by this mean of theirs.
     """
 
     recipe: Mapping[str, Any]
@@ -66,6 +68,7 @@ class Evaluate:
     parents: ExpectedParents | None = None
     digest: bool = False
     halvings: int = 0
+    ensemble: Mean | None = None
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,7 @@ class EvaluateTogether:
         recipes: The recipes as plain data.
         items: One shard of items.
         mode: The score that is asked for.
-        parents: As for `Evaluate`.
-        halvings: The same.
+        parents, halvings: As for `Evaluate`.
     """
 
     recipes: Sequence[Mapping[str, Any]]
@@ -203,7 +205,6 @@ class Description:
         batches: A digest of the batches that were asked for.
         stamp: A hash of every parent file's name, size and time.
         generation: A digest of the base's generation_config.json; empty without one.
-        seconds: See above.
     """
 
     evaluation: Mapping[str, Any]
@@ -226,7 +227,6 @@ class Scores:
         batches: A digest of the batches of each shard.
         errors: [task, document, message] of each item that could not be graded.
         weights_digest: A hash of the weights, if it was asked for.
-        seconds: See above.
         halvings: How often the batch size was halved; the scheduler fills it in.
         rescored: True if the scores replace those of a faulty device; the scheduler fills it in.
     """
@@ -316,7 +316,6 @@ class ExportedAdapter:
         exact: Whether it misses no more than float32 rounds off.
         error: Relative Frobenius norm of what it misses of the merge's change.
         sentence: Both in words.
-        seconds: See above.
     """
 
     no_adapter: str | None

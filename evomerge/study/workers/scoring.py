@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from evomerge.calibration.live import live_parent
 from evomerge.checkpoint.compatible import unties
 from evomerge.core.errors import UserError
+from evomerge.evaluate.ensemble import Ensemble, Mean
 from evomerge.evaluate.generation.vllm import VllmDecoder, engine_name
 from evomerge.evaluate.live import Live, LiveModels
 from evomerge.evaluate.model import load_tokenizer
@@ -52,6 +55,7 @@ class Scoring:
         self._trust_remote_code, self._tokenizer_of = trust_remote_code, tokenizer_of
         self._base = parents.checkpoints[config.base_model]
         self._decoder: VllmDecoder | None = None
+        self._ensemble: tuple[tuple[Any, ...], Scorer] | None = None
 
     @cached_property
     def harness(self) -> Harness:
@@ -97,6 +101,24 @@ class Scoring:
             about = live.model, self.tokenizer, self.harness, rows
             live.scorer = Scorer(*about, self._engine(live), like)
         return live.scorer
+
+    def ensemble(self, models: Sequence[str], mean: Mean, halvings: int = 0) -> Scorer:
+        """Return the scorer of several parents side by side; the last one is kept.
+
+        Raises:
+            UserError: They make no ensemble, or vLLM is to run it.
+        """
+        if self._config.evaluate.engine == "vllm" or len(self._devices) > 1:
+            raise UserError("an ensemble: it runs on one device, without vLLM")
+        rows = max(1, self._config.evaluate.rows_per_batch >> halvings)
+        key = (tuple(models), mean, rows)
+        if self._ensemble is None or self._ensemble[0] != key:
+            self._ensemble = None  # whose memory is needed
+            dtype = self._config.scored_in
+            members = [live_parent(model, self._parents, dtype) for model in models]
+            together = Ensemble(members, mean)
+            self._ensemble = key, Scorer(together, self.tokenizer, self.harness, rows)
+        return self._ensemble[1]
 
     def _engine(self, live: Live) -> VllmDecoder | None:
         """Return the separate engine that generates, if the study names one."""

@@ -23,7 +23,7 @@ from evomerge.core.errors import UserError
 from evomerge.merge.build import build
 from evomerge.recipe.recipe import Recipe
 from evomerge.study.evaluation import evaluation as module
-from evomerge.study.evaluation.entrants import entrants
+from evomerge.study.evaluation.entrants import ensemble, entrants
 from evomerge.study.evaluation.evaluation import ALL, Evaluation, Progress, evaluate
 from evomerge.study.statistics.paired import chance
 from evomerge.study.workers.requests import Evaluate, Request
@@ -246,3 +246,23 @@ def test_a_command_that_is_killed_goes_on(home: Path, tmp_path: Path) -> None:
     process.communicate()
     again = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "of them stored" in again
+
+
+def test_an_ensemble_of_one_model_twice_scores_as_that_model(
+    home: Path, both: tuple[Evaluation, Path], tmp_path: Path
+) -> None:
+    models = [str(home / "zoo" / name) for name in ("one", "two")]
+    made = [ensemble(mean, models, settings(home), home) for mean in ("probabilities", "logits")]
+    scored = evaluate(made, tmp_path)
+    assert [model.name for model in scored.models] == [
+        "probabilities of 2 models",
+        "logits of 2 models",
+    ]
+    copy = str(shutil.copytree(models[0], tmp_path / "copy"))
+    alike = ensemble("logits", [models[0], copy], settings(home), home)
+    same = evaluate([alike], tmp_path).models[0]
+    assert same.values == both[0].models[1].values  # twice the same model is that model
+    file = tmp_path / "recipe.yaml"
+    file.write_text("merge_method: linear\n")
+    with pytest.raises(UserError, match="is a recipe: build it first"):
+        ensemble("logits", [str(file), models[0]], settings(home), home)
