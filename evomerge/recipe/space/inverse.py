@@ -7,11 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from evomerge import methods
-from evomerge.recipe.path import Configs
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.space.dimension import Point, Value
 from evomerge.recipe.space.holes import is_choice, method_scope, model_of
-from evomerge.recipe.space.path import has_path, path_values
+from evomerge.recipe.space.path import has_path, path_depth, path_values
 from evomerge.recipe.space.simplex import from_shares
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.recipe.space.through_merges import point_through
@@ -64,20 +63,38 @@ def point_of(space: SearchSpace, recipe: Recipe) -> Point | None:
 
 
 def _point_of_path(space: SearchSpace, recipe: Recipe) -> Point | None:
-    """Return the point of a path that runs one model's layers alone, as a parent's recipe does."""
-    if [*recipe.method_names, len(recipe.models)] != ["linear", 1] or recipe.merges:
+    """Return the point of a path that runs one model's layers alone, as a parent's recipe does.
+
+    Where the path runs through a merge of the space, the merge has to be the recipe.
+    """
+    document = space.document
+    merges = document.get("merges") or {}
+    plain = [*recipe.method_names, len(recipe.models)] == ["linear", 1] and not recipe.merges
+    model = next(iter(merges), None) or (recipe.models[0].model if plain else None)
+    if model is None or len(merges) > 1:
         return None
-    model, document = recipe.models[0].model, space.document
-    depth = Configs().depth(model, space.where)
+    inner: Point | None = ()
+    if merges:
+        types: dict[str, Any] = {
+            key: document[key] for key in ("dtype", "out_dtype", "seed") if key in document
+        }
+        inner = point_of(SearchSpace({**merges[model], **types}, space.where), recipe)
+    depth = path_depth(document, model, space.where)
     values = path_values(document, model, depth)
-    if values is None or len(values) != len(space.dimensions) or not _inside(space, values):
+    if values is None or inner is None:
         return None
-    filled = space.fill(values)
+    first = [d for hole in space.holes if hole.path[0] == "merges" for d in hole.dimensions]
+    point = (*inner, *values)
+    if len(first) != len(inner) or len(point) != len(space.dimensions):
+        return None
+    if not _inside(space, list(point)):
+        return None
+    filled = space.fill(point)
     ranges = [
         (s.model, s.layer_range, s.parameters) for part in filled.slices for s in part.sources
     ]
     whole = ranges == [(model, (0, depth), {})]
-    return tuple(values) if whole and filled.output_dtype == recipe.output_dtype else None
+    return point if whole and filled.output_dtype == recipe.output_dtype else None
 
 
 def _inside(space: SearchSpace, values: list[Value]) -> bool:

@@ -120,6 +120,11 @@ def _closed_slots(
     return slots_of(stretch, configs, where)
 
 
+def path_depth(document: Mapping[str, Any], model: str, where: str) -> int:
+    """Return the number of layers of a model or merge that a document's path names."""
+    return _configs(document, where).depth(model, where)
+
+
 def path_values(document: Mapping[str, Any], model: str, depth: int) -> list[Any] | None:
     """Return values of `open_values` that run one model's layers in order; ``None`` if none do.
 
@@ -132,10 +137,12 @@ def path_values(document: Mapping[str, Any], model: str, depth: int) -> list[Any
     expected = 0
     configs = _configs(document, "space")
     for entry in document["path"]:
-        if of_entry(entry, (), "", ""):
+        whole = [dimension for hole in of_entry(entry, (), "", "") for dimension in hole.dimensions]
+        if any(d.parameter == "layers" or (d.parameter == "times" and d.low > 1) for d in whole):
             return None
+        values += [1 if d.parameter == "times" else d.start for d in whole]
         by_slot = [key for key in ("include", "hop") if not is_plain(entry.get(key))]
-        listed = _closed_slots(entry, by_slot, configs, "space")
+        listed = _closed_slots(entry, [*by_slot, *(d.parameter for d in whole)], configs, "space")
         taken = []
         for slot in listed:
             fits = (slot.model, slot.layer) == (model, expected)

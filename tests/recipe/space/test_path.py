@@ -146,3 +146,17 @@ def test_the_deepest_recipe_of_a_space_is_known(bound):
     assert bound({"models": ["*"], "times": 2, "include": "search"}).most_layers == 12
     genes = {"times": {"low": 1, "high": 3}, "trim": {"low": 0, "high": 1}}
     assert bound({"model": "*base", **genes}).most_layers == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "whole"), [("drop_layers", (True, True, True)), ("depth_up_scaling", (1, 0))]
+)
+def test_an_anchor_lies_where_all_layers_of_the_merge_stay(name, whole, family):
+    """So that a search for layers to drop or repeat starts at the best simple merge."""
+    space = SearchSpace.from_yaml(name)
+    space = space.bind(family["base"], [family["a"], family["b"]], "float32")
+    models = [{"model": family[m], "parameters": {"weight": 0.7}} for m in "ab"]
+    document = {"merge_method": "task_arithmetic", "base_model": family["base"], "models": models}
+    anchor = Recipe.from_dict({**document, "dtype": "float32", "out_dtype": "float32"})
+    assert point_of(space, anchor) == (0.7, 0.7, *whole)
+    assert point_of(space, alone(family["a"])) is None
