@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evomerge.core.errors import UserError
 
@@ -54,10 +54,7 @@ def recipe_of(source: Path, trial: int | None, own_methods: Sequence[str] = ()) 
     """
     from evomerge.recipe.recipe import Recipe
 
-    if own_methods:
-        from evomerge.study.extensions import load_methods
-
-        load_methods(own_methods)
+    load_own_methods(own_methods)
     if not source.is_dir():
         if trial is not None:
             raise UserError(f"--trial {trial}: expected a run folder, but {source} is none")
@@ -70,7 +67,36 @@ def recipe_of(source: Path, trial: int | None, own_methods: Sequence[str] = ()) 
     if trial not in record.trials:
         last = record.next_number - 1
         raise UserError(f"{source}: there is no trial {trial}; the last one is {last}")
-    return Recipe.from_dict(record.trials[trial].recipe)
+    document = record.trials[trial].recipe
+    check_own_methods(source, record, document)
+    return Recipe.from_dict(document)
+
+
+def load_own_methods(entries: Sequence[str]) -> None:
+    """Register methods of files, ``FILE.py:NAME`` each; the files are run."""
+    if entries:
+        from evomerge.study.extensions import load_methods
+
+        load_methods(entries)
+
+
+def check_own_methods(source: Path, record: Record, recipe: Mapping[str, Any]) -> None:
+    """Refuse a recipe whose method is one of the study's own and was not loaded.
+
+    Raises:
+        UserError: Says with which option it is.
+    """
+    from evomerge import methods
+
+    parts = [recipe, *(recipe.get("blocks") or ())]
+    used = {part.get("merge_method") for part in parts} - set(methods.names())
+    for entry in record.config.get("methods") or ():
+        file, _, name = entry.rpartition(":")
+        if name.rstrip("_") in used:
+            raise UserError(
+                f"{source}: its recipe takes {name}, a method of {file}: read that file, then add "
+                f"--method {entry}, which runs it"
+            )
 
 
 def add_recipe(command: argparse.ArgumentParser) -> None:
@@ -83,6 +109,11 @@ def add_recipe(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--trial", type=trial_number, metavar="N", help="of a run, this trial's recipe"
     )
+    add_own_methods(command)
+
+
+def add_own_methods(command: argparse.ArgumentParser) -> None:
+    """Add --method, a method of one's own that a recipe may name."""
     command.add_argument(
         "--method",
         action="append",

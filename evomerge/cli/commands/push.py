@@ -7,7 +7,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from evomerge.cli.run_folder import record_of
+from evomerge.cli.run_folder import (
+    add_own_methods,
+    check_own_methods,
+    load_own_methods,
+    record_of,
+)
 from evomerge.core.errors import UserError
 
 _LEFT_OUT = {"README.md", "evomerge_recipe.yaml"}  # written anew, without this machine's paths
@@ -20,6 +25,7 @@ def add(commands: Any) -> None:
         "source", type=Path, metavar="RUN", help="a run folder, or a merged model's"
     )
     parser.add_argument("repository", metavar="REPO", help="such as organisation/name")
+    add_own_methods(parser)
     parser.add_argument(
         "--public", action="store_true", help="a new repository is private otherwise"
     )
@@ -27,7 +33,8 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Return upload, and print the address of the model."""
+    """Upload, and print the address of the model."""
+    load_own_methods(arguments.method)
     print(push(arguments.source, arguments.repository, public=arguments.public))
 
 
@@ -97,6 +104,7 @@ def _model(source: Path, title: str) -> tuple[Path, str, str]:
                 f"{source}: expected a finished run with a model, but it is in phase "
                 f"{record.phase} and has exported {exported or 'no model'}"
             )
+        check_own_methods(source, record, record.winner.recipe)
         recipe = Recipe.from_dict(record.winner.recipe)
         return source / exported, study_card(record, title), public_recipe(recipe)
     recipe_file = source / "evomerge_recipe.yaml"

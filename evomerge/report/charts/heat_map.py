@@ -9,7 +9,7 @@ from itertools import pairwise
 from markupsafe import Markup
 
 from evomerge.report.charts.layout import WIDTH, is_narrow
-from evomerge.report.charts.svg import Figure, Scale
+from evomerge.report.charts.svg import Figure, Scale, text_width
 from evomerge.report.numbers import number
 
 _LABEL, _NARROW_LABEL = 190.0, 92.0
@@ -48,7 +48,8 @@ def heat_map(
         label: Room for the rows' names, on a wide page.
         unit: Stands behind each value.
     """
-    if is_narrow(width):
+    hovers = not is_narrow(width)  # nobody hovers on a phone
+    if not hovers:
         label = _NARROW_LABEL if label == _LABEL else 0.5 * width
     height = 30.0
     gap = 8.0 if any(b.outside for b in bands) and not all(b.outside for b in bands) else 0.0
@@ -66,10 +67,12 @@ def heat_map(
             x += gap
         for i, row in enumerate(rows):
             value = values[i][j]
-            tip = f"{row}, {_where(band)}: {number(value)}{unit}"
+            tip = f"{row}, {_where(band)}: {number(value)}{unit}" if hovers else ""
             _cell(figure, (x, 8 + height * i, wide, height), value, ends, tip)
         if band.outside or j % every == 0:
-            figure.text(x + wide / 2, bottom + 16, band.label, "tick", "middle")
+            half = text_width(band.label) / 2
+            middle = min(x + wide / 2, width - half)  # the last one stays within the figure
+            figure.text(middle, bottom + 16, band.label, "tick", "middle")
         x += wide
     for i, row in enumerate(rows):
         figure.text(label - 8, 8 + height * (i + 0.5) + 4, row, "", "end", label - 10)
@@ -130,8 +133,8 @@ def _amount(share: float) -> str:
 
 def _key(figure: Figure, y: float, ends: tuple[float, float], left: float, unit: str) -> None:
     low, high = ends
-    at = Scale(low, high, left, left + 220)
-    steps = 44
+    steps = min(44, int((figure.width - left - 30) / 5))  # half a label's room at the right
+    at = Scale(low, high, left, left + 5 * steps)
     for k in range(steps):
         value = low + (high - low) * (k + 0.5) / steps
         share = _share(value, ends)

@@ -68,6 +68,7 @@ def comparison_page(compared: RunComparison) -> str:
         pairs=[pair_text(pair) for pair in compared.pairs],
         forest=_forest(compared),
         curves=_curves(compared) if compared.curves else None,
+        means=[name for name in names if name in compared.means and name in compared.curves],
         without=[name for name in names if name not in compared.curves],
         note=NOTE,
     )
@@ -93,7 +94,11 @@ def _forest(compared: RunComparison) -> Markup | None:
 
 
 def _curves(compared: RunComparison) -> dict[str, Any]:
-    colours = {run.name: f"t{1 + i}" for i, run in enumerate(compared.runs)}
+    colours = {
+        run.name: f"t{1 + i}{' dashed' if run.name in compared.means else ''}"
+        for i, run in enumerate(compared.runs)
+    }
+    dots = {run.name: f"m{1 + i}" for i, run in enumerate(compared.runs)}
     axes: list[tuple[str, Callable[[BestSoFar], float]]] = [
         ("search trials", lambda at: float(at.trials)),
         ("item evaluations, anchors included", lambda at: float(at.items)),
@@ -108,13 +113,18 @@ def _curves(compared: RunComparison) -> dict[str, Any]:
                 f"Best gain so far by {name}",
                 [0.0, *map(cost, points)],
                 [0.0, *(p.gain for p in points)],
-                (name, "best gain so far"),
+                (name, "gain over the best baseline"),
                 zero=True,
             )
             with at.figure.marks(at.across, at.up):
                 for run, curve in compared.curves.items():
-                    corners = stairs([(cost(p), p.gain) for p in curve])
-                    at.figure.line(at.points(corners), colours[run], run)
+                    corners = [(cost(p), p.gain) for p in curve]
+                    if run not in compared.means:
+                        corners = stairs(corners)
+                    places = at.points(corners)
+                    at.figure.line(places, colours[run], run)
+                    if len(curve) == 1:  # which makes no line
+                        at.figure.dot(*places[0], dots[run], run)
             return at.figure.markup()
 
         return responsive(draw, HALF)

@@ -14,7 +14,7 @@ from typing import Any
 
 from evomerge.core.errors import UserError
 from evomerge.evaluate.outcomes import OutcomeRow
-from evomerge.report.findings.progress import BestSoFar, best_so_far
+from evomerge.report.findings.progress import BestSoFar, best_so_far, mean_so_far
 from evomerge.report.numbers import short_names
 from evomerge.report.run import Run
 from evomerge.study.journal.trials import TrialRecord
@@ -77,11 +77,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class RunComparison:
-    """All runs, every other one against the first, and the curves of their searches."""
+    """All runs, every other one against the first, and the curves of their searches.
+
+    Those in `means` are of searches that score no reference (`progress.mean_so_far`).
+    """
 
     runs: tuple[ComparedRun, ...]
     pairs: tuple[Pair, ...]
     curves: dict[str, list[BestSoFar]]
+    means: frozenset[str]
 
     def as_data(self) -> dict[str, Any]:
         """Return what ``evomerge compare --json`` prints, curves aside."""
@@ -109,7 +113,12 @@ def compare_runs(folders: Sequence[Path | str]) -> RunComparison:
     return RunComparison(
         tuple(_described(name, run) for name, run in named),
         tuple(_pair(name, run, *named[0]) for name, run in named[1:]),
-        {name: curve for name, run in named if run.references and (curve := best_so_far(run))},
+        {
+            name: curve
+            for name, run in named
+            if (curve := best_so_far(run) if run.references else mean_so_far(run))
+        },
+        frozenset(name for name, run in named if not run.references),
     )
 
 

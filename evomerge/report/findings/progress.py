@@ -12,6 +12,8 @@ from evomerge.study.journal.trials import Standing
 from evomerge.study.phases.control import KIND as RANDOM
 from evomerge.study.statistics.outcome import Tasks, fitness
 
+_STEPS = 5  # of a mean over neighbouring steps
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -108,6 +110,35 @@ def best_so_far(run: Run) -> list[BestSoFar]:
     return curve
 
 
+def mean_so_far(run: Run) -> list[BestSoFar]:
+    """Return the curve of a search that scores no reference, as along gradients; empty if unknown.
+
+    A gain is the mean fitness of the last five steps over the best baseline's, which was scored on
+    other items: the zero is as uncertain as a score on the baselines' items is.
+    """
+    record, kind = run.record, _kind(run)
+    items = dict(record.asks[0].items or {}) if record.asks else {}
+    scored = [
+        _score(run, trial.number, kind, items, record.tasks_of("search"))
+        for trial in record.trials.values()
+        if trial.kind in ("parent", "base", "anchor")
+    ]
+    known = [score for score in scored if score is not None]
+    curve: list[BestSoFar] = []
+    steps: list[float] = []
+    trials = 0
+    for generation, ask in sorted(record.generations.items()):
+        trials += len(ask.trials)
+        leader = max(ask.standings(), key=lambda standing: standing.rank, default=None)
+        if leader is None or not known:
+            continue
+        steps.append(leader.fitness)
+        mean = statistics.fmean(steps[-_STEPS:])
+        paid = run.paid.get(generation, (0, 0.0))
+        curve.append(BestSoFar(generation, trials, *paid, mean - max(known), leader.trial))
+    return curve
+
+
 @dataclass(frozen=True)
 class TaskCurves:
     """Scores on each task by generation.
@@ -133,7 +164,7 @@ def task_curves(run: Run) -> TaskCurves:
     curves: dict[str, list[tuple[int, float, float]]] = {task: [] for task in tasks}
     if len(tasks) < 2:
         return TaskCurves(is_gain, {})
-    kind: ScoreKind = run.config.get("evaluate", {}).get("fitness", "smooth")
+    kind = _kind(run)
     for generation, ask in sorted(run.record.generations.items()):
         reference = run.references.get(generation)
         leader = max(ask.standings(), key=lambda standing: standing.rank, default=None)
@@ -150,6 +181,12 @@ def task_curves(run: Run) -> TaskCurves:
                 middle = statistics.median(known)
                 curves[task].append((generation, best - zero, middle - zero))
     return TaskCurves(is_gain, {task: curve for task, curve in curves.items() if curve})
+
+
+def _kind(run: Run) -> ScoreKind:
+    """Return the score that the search goes by."""
+    kind: ScoreKind = run.config.get("evaluate", {}).get("fitness", "smooth")
+    return kind
 
 
 def _score(

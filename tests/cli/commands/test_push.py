@@ -16,6 +16,7 @@ from evomerge import methods
 from evomerge.recipe.recipe import Recipe
 from tests.cli.commands.hub_stand_in import TOKEN, Hub
 from tests.cli.conftest import Run
+from tests.report import report_bench
 from tests.study.small_study import finished_study
 
 ROOT = Path(__file__).parents[3]
@@ -59,6 +60,14 @@ def test_a_run_is_uploaded_with_its_card_and_nothing_of_this_machine(
     model = finished / "best" / "model"
     assert files["model.safetensors"] == (model / "model.safetensors").read_bytes()
     assert {"config.json", "tokenizer.json", "README.md", "evomerge_recipe.yaml"} <= set(files)
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.license is None  # the parents state none
+    assert {"merge", "evomerge"} <= set(card.data.tags)
+    assert [r.metric_name or r.metric_type for r in card.data.eval_results] == [
+        "acc",
+        "exact_match",
+    ]
+    assert card.data.model_name == "merged"
     for path, content in files.items():
         assert str(finished.parent).encode() not in content, path
 
@@ -80,6 +89,22 @@ def test_a_hub_that_cannot_be_reached_is_reported_in_one_line(finished: Path) ->
     result = push(gone, finished, "lab/merged")
     assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
     assert "lab/merged: the Hub cannot be reached: " in result.stderr
+
+
+def test_a_recipe_with_a_method_of_ones_own_names_the_option_that_loads_it(
+    evomerge: Run, tmp_path: Path
+) -> None:
+    events = json.loads(json.dumps(report_bench.events()).replace('"task_arithmetic"', '"mine"'))
+    for event in events:
+        if event["event"] == "study":
+            event["config"]["methods"] = ["/code/own.py:mine"]
+    run = report_bench.write(tmp_path / "run", events)
+    (run / "best" / "model").mkdir(parents=True)
+    for command in (["push", run, "lab/merged"], ["build", run, tmp_path / "out"]):
+        result = evomerge(*command)
+        assert result.code == 2
+        assert "its recipe takes mine, a method of /code/own.py: read that file" in result.err
+        assert "add --method /code/own.py:mine, which runs it" in result.err
 
 
 def test_a_folder_that_is_no_model_is_refused_before_anything_is_sent(

@@ -93,6 +93,25 @@ def test_the_page_has_tables_a_forest_and_curves_and_loads_nothing(folders, tmp_
     assert not [a for _, a in read.elements if "src" in a]
 
 
+def test_a_search_without_a_reference_has_the_mean_of_its_steps_over_the_best_baseline(tmp_path):
+    alone = [{**e, "reference": None} if e["event"] == "told" else e for e in bench.events()]
+    folders = [bench.write(tmp_path / "a"), bench.write(tmp_path / "b", alone)]
+    compared = compare_runs(folders)
+    assert compared.means == {"b"}
+    first, second = compared.curves["b"]
+    told = [e["fitness"] for e in alone if e["event"] == "told"]
+    best = [max(f for f in fitness if f is not None) for fitness in told]
+    assert second.gain - first.gain == pytest.approx(sum(best) / 2 - best[0])  # one zero for both
+    assert first.items == compared.curves["a"][0].items
+    assert "Dashed, b: along gradients" in comparison_page(compared)
+
+
+def test_a_narrow_terminal_has_runs_below_each_other(folders):
+    lines = comparison_text(compare_runs(folders), width=50).splitlines()
+    starts = [line.split() for line in lines if line.startswith("run ")]
+    assert starts == [["run", "a"], ["run", "b"]]
+
+
 def test_one_run_or_the_same_twice_is_a_mistake(folders):
     with pytest.raises(UserError, match="expected 2 to 6 run folders to compare, but got 1"):
         compare_runs(folders[:1])
