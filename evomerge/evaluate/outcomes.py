@@ -8,6 +8,7 @@ ScoreKind = Literal["smooth", "metric"]
 Item = tuple[str, int]  # (task, doc_id)
 # Where the loss ``line`` is taken besides the merge; at the parent itself there is no gradient.
 ON_THE_LINE = (0.2, 0.4, 0.6, 0.8)
+SIZE_METRICS = {"layers": "layers", "parameters": "million parameters"}  # of what is counted
 LARGEST_SCORE = 1e60  # in magnitude; a variance squared stays finite
 
 

@@ -22,10 +22,9 @@ from typing import Any
 import torch
 
 from evomerge.core.errors import UserError
-from evomerge.evaluate.outcomes import LARGEST_SCORE, NonFiniteError
+from evomerge.evaluate.outcomes import LARGEST_SCORE, SIZE_METRICS, NonFiniteError
 from evomerge.evaluate.tasks.metric import Metric
 
-SIZES = ("layers", "parameters")
 _SCORE = Metric("score", higher_is_better=True)
 ONE_NUMBER = 10  # items that a function counts as which returns one number for everything
 
@@ -140,9 +139,8 @@ def load_function(name: str, path: str, items: int | None, weight: float) -> Fun
 
 def size_task(name: str, counts: str, weight: float) -> FunctionTask:
     """Make a task that counts ``layers``, or ``parameters`` in millions; fewer is better."""
-    layers = counts == "layers"
-    metric = Metric("layers" if layers else "million parameters", higher_is_better=False)
-    function = _layers if layers else _parameters
+    metric = Metric(SIZE_METRICS[counts], higher_is_better=False)
+    function = _layers if counts == "layers" else _parameters
     return FunctionTask(name, function, None, False, weight, counts, metric)
 
 

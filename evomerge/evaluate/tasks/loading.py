@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evomerge.core.errors import UserError
-from evomerge.evaluate.tasks.function_task import SIZES, FunctionTask, load_function, size_task
+from evomerge.evaluate.outcomes import SIZE_METRICS
+from evomerge.evaluate.tasks.function_task import FunctionTask, load_function, size_task
 from evomerge.evaluate.tasks.length_task import LengthTask, length_task
 from evomerge.evaluate.tasks.lm_eval_api import (
     BUILT_IN,
@@ -155,7 +156,7 @@ def load(
         f"task '{name}': its function gives one number, the same on searched and on held-out "
         "items: a verdict says nothing about new data there"
         for name, function in loaded.functions.items()
-        if function.items is None and function.digest not in SIZES
+        if function.items is None and function.digest not in SIZE_METRICS
     )
     return loaded
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evomerge.evaluate.outcomes import OutcomeRow
+from evomerge.evaluate.outcomes import SIZE_METRICS, OutcomeRow
 from evomerge.report.run import Run
 from evomerge.study.journal.trials import TrialRecord
 from evomerge.study.statistics.comparison import Comparison, RivalComparison, compare
@@ -53,9 +53,11 @@ def against(run: Run, ours: HeldOutModel, rival: HeldOutModel) -> Comparison:
 
 
 def by_task(run: Run, ours: HeldOutModel, rival: HeldOutModel) -> dict[str, Comparison]:
-    """Compare two models on each task alone, whatever its weight."""
+    """Compare two models on each task alone, whatever its weight; not by their sizes."""
     compared = {}
     for task, spec in run.held_out_tasks.items():
+        if spec["metric"] in SIZE_METRICS.values():
+            continue
         columns = [[row for row in e.rows if row.task == task] for e in (ours, rival)]
         alone: Tasks = {task: {**spec, "weight": 1.0}}
         compared[task] = compare(columns[0], columns[1], alone, clusters=run.record.clusters)
