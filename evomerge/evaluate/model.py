@@ -33,6 +33,7 @@ from evomerge.checkpoint.files.folder import read_config
 from evomerge.checkpoint.files.remote_code import allowance_hint, named_code
 from evomerge.checkpoint.sandbox.client import check_settings
 from evomerge.core.errors import UserError
+from evomerge.evaluate.routed.modeling_smile import routed_model
 
 
 def load_model(
@@ -208,6 +209,9 @@ def _from_config(
     # global generators; buffers (rotary tables) still get their true values.
     with nullcontext() if drawn else no_init_weights(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
+        if getattr(config, "smile", None) is not None:
+            name = (config.architectures or [""])[0]
+            return routed_model(name)._from_config(config, **chosen)
         return build(config, trust_remote_code=trust_remote_code, **chosen)
 
 

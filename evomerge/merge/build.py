@@ -22,6 +22,7 @@ from evomerge.merge.compute import TORCH_DTYPES, merge_into, merged
 from evomerge.merge.digest import combined_digest, digest, tensor_digest
 from evomerge.merge.live_layout import is_left_out, parts, views
 from evomerge.merge.output.card import model_card
+from evomerge.merge.output.own_code import code_sentence, with_own_code
 from evomerge.merge.parents.nested import open_parents, with_merges
 from evomerge.merge.parents.parents import Parents
 from evomerge.merge.parents.provider import Provider
@@ -249,10 +250,11 @@ def write(built: MergePlan, parents: Parents, out: Path, *, replace: bool = Fals
     with atomic_folder(out, replace=replace) as folder:
         copy_code(parents.checkpoints[recipe.donor].folder, folder)  # may refuse: before the work
         write_shards(folder, recorded(), sizes)
-        config = with_dtype(built.config, recipe.output_dtype)
+        config = with_dtype(with_own_code(built.config, folder), recipe.output_dtype)
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         write_companions(recipe, parents.opened, folder)
         recipe.to_yaml(folder / "evomerge_recipe.yaml")
-        card = model_card(recipe, results=sizes_sentence(built))
+        notes = " ".join(filter(None, [sizes_sentence(built), code_sentence(folder)]))
+        card = model_card(recipe, results=notes)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return combined_digest(parts)

@@ -1,4 +1,4 @@
-"""Makes the tensors that no parent has: a mixture's routers, zeros, and tiles of a wider model."""
+"""Makes tensors that no parent has: routers, zeros, low-rank changes, tiles of a wider model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from evomerge.core.errors import UserError
+from evomerge.merge.low_rank import changes
 from evomerge.merge.parents.parents import Parents
 from evomerge.merge.plan.experts import ROUTER, ZEROS
 from evomerge.merge.plan.jobs import TensorJob
@@ -26,6 +27,9 @@ def made(job: TensorJob, parents: Parents, recipe: Recipe, device: torch.device)
     """
     if job.method == TILED:
         return tiled(job, parents, recipe, device)
+    low_rank = changes(job, parents, device)
+    if low_rank is not None:
+        return low_rank
     if job.method == ZEROS:
         return torch.zeros(job.shape, device=device)
     if job.method != ROUTER:

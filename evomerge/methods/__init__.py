@@ -34,6 +34,7 @@ from evomerge.methods.registry import (
 from evomerge.methods.regmean import regmean
 from evomerge.methods.sce import sce
 from evomerge.methods.slerp import slerp
+from evomerge.methods.smile import Smile
 from evomerge.methods.task_arithmetic import task_arithmetic
 from evomerge.methods.ties import ties, ties_global
 from evomerge.methods.ubgm import ubgm
@@ -50,6 +51,7 @@ __all__ = [
     "MixtureOfExperts",
     "ParameterSpec",
     "Range",
+    "Smile",
     "Widening",
     "arcee_fusion",
     "breadcrumbs",

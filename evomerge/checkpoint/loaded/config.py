@@ -79,7 +79,9 @@ def differing_keys(
 
 
 def share_of_experts(config: Mapping[str, Any]) -> float:
-    """The share of a mixture's routed experts that a token meets; 1 for any other model."""
+    """The share of a mixture's experts, or of routed changes, that a token takes; else 1."""
+    if "smile" in config:
+        return float(config["smile"]["top"] / config["smile"]["experts"])
     resolved = resolve_config(config)
     text = resolved and resolved.get_text_config(decoder=True)
     top = getattr(text, "num_experts_per_tok", None) or getattr(text, "top_k_experts", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,6 +65,7 @@ class Parents:
         self._passing: frozenset[str] = frozenset()  # models whose tensors are never resident
         self.provider: Provider | None = None
         self._computed: tuple[str, dict[Ref, Tensor]] = ("", {})  # of one name, for one job
+        self.low_rank: dict[tuple[Ref, Ref], Any] = {}  # parts of deltas, see `merge.low_rank`
         self.kept: KeptMerges | None = None  # without it every merge is made anew
 
     def beside(self, opened: Mapping[str, Checkpoint], passing: Iterable[str]) -> Parents:
@@ -72,6 +74,7 @@ class Parents:
         other.devices = self.devices
         other.checkpoints = other.opened = dict(opened)
         other._resident, other.statistics = self._resident, self.statistics
+        other.low_rank = self.low_rank
         other._passing = frozenset(passing)
         other.provider, other.kept = self.provider, self.kept
         return other
@@ -93,7 +96,7 @@ class Parents:
                 check_same_tokens(donor, checkpoint)
         self.checkpoints, self._resident = aligned(recipe, self.opened), {}
         self._flat, self._computed = {}, ("", {})
-        self.statistics = Statistics()
+        self.statistics, self.low_rank = Statistics(), {}
         for checkpoint in self.checkpoints.values():
             if not recipe.slices:
                 _check_tensors(recipe, self.checkpoints[recipe.donor], checkpoint)

@@ -62,16 +62,19 @@ class MergePlan:
 
     @property
     def parameters_per_token(self) -> int:
-        """How many of them a token meets: of a mixture's experts those that are chosen."""
-        routed = sum(
-            math.prod(job.shape) for job in self.jobs if locate(job.name).component == "experts"
-        )
+        """How many of them a token takes: of experts, or of routed changes, those chosen."""
+        routed = sum(math.prod(job.shape) for job in self.jobs if _is_chosen(job.name))
         return self.parameters - routed + round(routed * share_of_experts(self.config))
 
     @cached_property
     def tied(self) -> Mapping[str, str]:
         """Live names of tensors that are those of a job too, and that job's name."""
         return heads_to_fill(self.config, [job.name for job in self.jobs])
+
+
+def _is_chosen(name: str) -> bool:
+    """Return whether a tensor is of an expert; a change's inputs, which decide, are all taken."""
+    return locate(name).component == "experts" or name.endswith((".expert_out", ".expert_bias"))
 
 
 def sizes_sentence(built: MergePlan) -> str:
