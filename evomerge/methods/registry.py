@@ -15,6 +15,7 @@ from evomerge.methods.parameters import (
     REQUIRED,
     Count,
     ParameterSpec,
+    Setting,
     read_annotation,
 )
 from evomerge.methods.spec import GIVEN as GIVEN
@@ -76,9 +77,10 @@ def structure(
     *,
     reference: str,
     takes: frozenset[str] = frozenset(),
-    data_if: Any = None,
+    data_if: tuple[str, Setting] | None = None,
     takes_base: bool = True,
     max_models: int | None = None,
+    brings_code: bool = False,
 ) -> Callable[[SettingsClass], SettingsClass]:
     """Register a dataclass as the settings of a structure: a merge into a model of another shape.
 
@@ -92,6 +94,7 @@ def structure(
         data_if: See `MethodSpec`.
         takes_base: See there, as the next.
         max_models: See there.
+        brings_code: See `MethodSpec`.
     """
 
     def register(settings: SettingsClass) -> SettingsClass:
@@ -111,6 +114,7 @@ def structure(
             in_mergekit=False,
             is_structure=True,
             data_if=data_if,
+            brings_code=brings_code,
         )
         return settings
 

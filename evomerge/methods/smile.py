@@ -9,7 +9,7 @@ from evomerge.methods.parameters import Doc, PerModelFloat, Range
 from evomerge.methods.registry import structure
 
 
-@structure("smile", reference="Tang 2024, https://arxiv.org/abs/2408.10174")
+@structure("smile", reference="Tang 2024, https://arxiv.org/abs/2408.10174", brings_code=True)
 @dataclass(frozen=True)
 class Smile:
     """Keep the base, and let each token choose among the models' low-rank changes, by their inputs.

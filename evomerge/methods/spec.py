@@ -38,6 +38,7 @@ class MethodSpec:
         in_mergekit: Whether mergekit 0.1.5 has a method of this name.
         is_structure: Whether it makes a model of another shape, whole, instead of each tensor.
         data_if: A parameter, and the value of it for which alone models need rows of data.
+        brings_code: Whether the result has a Python file of ours that has to run.
     """
 
     name: str
@@ -54,6 +55,7 @@ class MethodSpec:
     in_mergekit: bool
     is_structure: bool = False
     data_if: tuple[str, Setting] | None = None
+    brings_code: bool = False
 
     @property
     def needs_data(self) -> bool:

@@ -154,6 +154,9 @@ def run_study(
     print(f"  recipe   {directory / 'best' / 'recipe.yaml'}")
     if config.output.save_model:
         print(f"  model    {directory / 'best' / 'model'}")
+        exported = study.record.exported
+        if exported is not None and exported.contents and exported.contents.sentence:
+            print(f"           {exported.contents.sentence}")
     if (adapter := directory / "best" / "adapter").is_dir():
         print(f"  adapter  {adapter}")
     print(f"  verdict  {directory / 'verdict.json'}")

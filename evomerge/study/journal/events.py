@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar
 
 from evomerge.recipe.space.dimension import Dimension
 from evomerge.study.journal.event_marks import Config, Items, Known, TaskName, TrialNumber
+from evomerge.study.journal.exports import AdapterExport, ModelExport
 from evomerge.study.statistics.outcome import TaskSpec
 from evomerge.study.statistics.verdict import Verdict
 
@@ -301,27 +302,6 @@ class VerdictEvent(Verdict, Event, name="verdict"):
     """The verdict."""
 
 
-@dataclass(frozen=True)
-class AdapterExport:
-    """The export of a merge of adapters as one adapter.
-
-    Attributes:
-        folder: In the run folder; ``None`` where it cannot be had.
-        rank: The largest of a layer.
-        asked_rank: ``output.adapter_rank``, if it was given.
-        exact: Whether it misses no more than float32 rounds off.
-        error: Relative Frobenius norm of what it misses of the merge's change.
-        sentence: Rank and error, or why there is none.
-    """
-
-    folder: str | None
-    rank: int = 0
-    asked_rank: int | None = None
-    exact: bool = False
-    error: float = 0.0
-    sentence: str = ""
-
-
 @dataclass(frozen=True, kw_only=True)
 class ExportedEvent(Event, name="exported"):
     """The recommended recipe was exported.
@@ -332,6 +312,7 @@ class ExportedEvent(Event, name="exported"):
         weights_digest: Of the exported weights.
         no_mergekit: Why mergekit cannot run the recipe; ``None`` where it can.
         adapter: The adapter beside the model; ``None`` where none was asked for.
+        contents: Size and code of the model; ``None`` without one, or from an earlier version.
     """
 
     trial: TrialNumber
@@ -339,3 +320,4 @@ class ExportedEvent(Event, name="exported"):
     weights_digest: str | None
     no_mergekit: str | None = ""
     adapter: AdapterExport | None = None
+    contents: ModelExport | None = None

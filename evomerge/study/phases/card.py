@@ -71,6 +71,8 @@ def _results(verdict: Verdict, record: Record) -> str:
         counts = f"{c.wins:,} | {c.losses:,}"
         lines.append(f"| {c.against} | {c.difference:+.3f} | {interval} | {counts} |")
     lines.append(f"\n{verdict.note}".rstrip())
+    if record.exported is not None and record.exported.contents is not None:
+        lines.append(f"\n{record.exported.contents.sentence}".rstrip())
     if record.exported is not None and record.exported.weights_digest:
         lines.append(f"\nWeights digest: `{record.exported.weights_digest}`.")
     return "\n".join(lines) + "\n"

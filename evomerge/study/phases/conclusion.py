@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from evomerge import methods
 from evomerge.study.config import CountsTaskConfig
 from evomerge.study.context import StudyRun
 from evomerge.study.journal.codec import to_json
@@ -174,7 +175,9 @@ class Conclusion:
         model = self._study.directory / "best" / "model"
         sampled = [task for task, spec in record.tasks.items() if spec.get("sampled")]
         loads = record.study is None or record.study.lm_eval_loads
-        command = reproduce(self._study.config, model, items, sampled) if loads else None
+        method = record.trials[judged.winner.trial].recipe.get("merge_method", "")
+        brings = method in methods.names() and methods.get(method).brings_code
+        command = reproduce(self._study.config, model, items, sampled, brings) if loads else None
         overfit = self._overfit(number, {n: entrant.rows for n, entrant in entrants.items()})
         sentence = judged.sentence + self._cost(number, judged)
         judged = replace(judged, sentence=sentence, reproduce=command, overfit=overfit)

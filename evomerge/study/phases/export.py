@@ -13,7 +13,8 @@ from evomerge.merge.output.merged_adapter import are_adapters
 from evomerge.recipe.recipe import Recipe
 from evomerge.study.context import StudyRun
 from evomerge.study.journal.codec import to_json
-from evomerge.study.journal.events import AdapterExport, ExportedEvent
+from evomerge.study.journal.events import ExportedEvent
+from evomerge.study.journal.exports import AdapterExport, ModelExport
 from evomerge.study.own_rows import copied
 from evomerge.study.phases.examples import write_examples
 from evomerge.study.statistics.verdict import Verdict
@@ -55,21 +56,24 @@ def export(study: StudyRun, judged: Verdict) -> None:
             write_text(best / "mergekit.yaml", translated.mergekit)
     else:
         (best / "mergekit.yaml").unlink(missing_ok=True)  # an earlier winner's
-    digest, model = None, None
+    digest, model, contents = None, None, None
     if study.config.output.save_model:
         task, ids = next(iter(study.pools["holdout"].items()))
         one_item = Evaluate(trial.recipe, [{task: ids[:1]}], "metric", digest=True)
         scored_digest = study.ledger.request(one_item, Scores).weights_digest
         assert scored_digest is not None
         request = Export(trial.recipe, str((best / "model").resolve()))
-        digest, model = study.ledger.request(request, Exported).weights_digest, "best/model"
+        exported, model = study.ledger.request(request, Exported), "best/model"
+        digest = exported.weights_digest
+        sizes = exported.parameters, exported.parameters_per_token
+        contents = ModelExport(*sizes, exported.code)
         if digest != scored_digest:
             raise RuntimeError(
                 f"the exported weights ({digest[:12]}) are not those that were scored "
                 f"({scored_digest[:12]}): {best / 'model'} is not to be trusted"
             )
     adapter = _export_adapter(study, trial.recipe)
-    _write_verdict(study, judged, adapter)
+    _write_verdict(study, judged, adapter, contents)
     past = study.record.exported
     done = ExportedEvent(
         trial=trial.number,
@@ -77,6 +81,7 @@ def export(study: StudyRun, judged: Verdict) -> None:
         weights_digest=digest,
         no_mergekit=translated.why_not,
         adapter=adapter,
+        contents=contents,
     )
     if past is None or replace(past, time=None) != done:
         study.ledger.log(done)
@@ -102,9 +107,16 @@ def _export_adapter(study: StudyRun, recipe: Mapping[str, Any]) -> AdapterExport
     return AdapterExport("best/adapter", answer.rank, rank, *about)
 
 
-def _write_verdict(study: StudyRun, judged: Verdict, adapter: AdapterExport | None) -> None:
-    """Write verdict.json, with the adapter's rank and error where there is one."""
+def _write_verdict(
+    study: StudyRun,
+    judged: Verdict,
+    adapter: AdapterExport | None,
+    contents: ModelExport | None = None,
+) -> None:
+    """Write verdict.json, with the model's size and code, and the adapter's rank and error."""
     document = to_json(judged)
+    if contents is not None:
+        document["model"] = to_json(contents)
     if adapter is not None:
         document["adapter"] = to_json(adapter)
     file = study.directory / "verdict.json"

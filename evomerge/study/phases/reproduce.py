@@ -24,6 +24,7 @@ def reproduce(
     model: Path,
     items: Mapping[str, Sequence[int]],
     sampled: Collection[str] = (),
+    brings_code: bool = False,
 ) -> str | None:
     """Return the command; several joined by ``&&`` where tasks lie in several folders.
 
@@ -34,6 +35,7 @@ def reproduce(
         model: Where its model is exported to.
         items: Document numbers of each held-out task.
         sampled: The tasks whose answers are drawn at random.
+        brings_code: Whether the model has a Python file of ours that has to run.
 
     Returns:
         ``None`` where no model is exported, or no task is lm-eval's.
@@ -52,7 +54,13 @@ def reproduce(
         return None
     commands = []
     for folder, names in _by_folder(tasks, evaluate.include_path).items():
-        words = ["lm_eval", "--model", "hf", "--model_args", _model_args(config, model)]
+        words = [
+            "lm_eval",
+            "--model",
+            "hf",
+            "--model_args",
+            _model_args(config, model, brings_code),
+        ]
         words += ["--tasks", ",".join(names)]
         if folder is not None:
             words += ["--include_path", folder]
@@ -69,13 +77,13 @@ def reproduce(
     return " && ".join(commands) + (f"  # {comment}" if comment else "")
 
 
-def _model_args(config: StudyConfig, model: Path) -> str:
+def _model_args(config: StudyConfig, model: Path, brings_code: bool) -> str:
     """Write `--model_args`: plain pairs, or JSON where a value may be more than a word."""
     arguments: dict[str, object] = {
         "pretrained": str(model.resolve()),
         "dtype": config.scored_in,
     }
-    if config.trust_remote_code:
+    if config.trust_remote_code or brings_code:
         arguments["trust_remote_code"] = True
     if config.evaluate.model_args:
         return _json({**arguments, **config.evaluate.model_args})

@@ -300,9 +300,20 @@ class Shown:
 
 @dataclass(frozen=True)
 class Exported:
-    """A hash of the weights that were written: the answer to `Export`."""
+    """A hash of the weights that were written: the answer to `Export`.
+
+    Attributes:
+        weights_digest: The hash.
+        parameters: See `journal.events.ModelExport`, as the rest.
+        parameters_per_token: Those that a token takes.
+        code: SHA-256 of each Python file.
+        seconds: See above.
+    """
 
     weights_digest: str
+    parameters: int
+    parameters_per_token: int
+    code: Mapping[str, str]
     seconds: Seconds = field(default_factory=dict)
 
 

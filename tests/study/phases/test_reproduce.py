@@ -105,3 +105,9 @@ def lm_eval_arguments(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     """What lm_eval itself reads from its command line."""
     monkeypatch.setattr(sys, "argv", ["lm_eval", "run", *words])
     return HarnessCLI().parse_args()
+
+
+def test_a_model_with_a_file_of_ours_is_loaded_with_its_code(tmp_path: Path) -> None:
+    command = reproduce(stub_config(), tmp_path, ITEMS, brings_code=True)
+    assert command is not None
+    assert options(command)["--model_args"].endswith(",trust_remote_code=True")

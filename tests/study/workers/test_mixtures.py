@@ -1,12 +1,14 @@
 """Mixtures of experts among a study's candidates are scored as their exports are."""
 
+import hashlib
+
 import pytest
 
 from evomerge.merge.build import build
 from evomerge.recipe.recipe import Recipe
 from evomerge.study.config import StudyConfig
 from evomerge.study.workers.evaluator import Evaluator
-from evomerge.study.workers.requests import Evaluate, Scores
+from evomerge.study.workers.requests import Evaluate, Export, Exported, Scores
 from tests.study.small_study import real_study
 from tests.study.workers.test_shapes import ITEMS, scored, stock
 
@@ -48,3 +50,36 @@ def test_top_changes_what_the_live_mixture_answers(evaluator, study):
     ]
     assert all(isinstance(answer, Scores) for answer in smooth)
     assert smooth[0].rows == smooth[2].rows != smooth[1].rows
+
+
+def test_routed_layers_score_as_their_export_does(evaluator, study, tmp_path):
+    zoo = study.parent / "zoo"
+    document = {
+        "merge_method": "smile",
+        "base_model": str(zoo / "base"),
+        "models": [str(zoo / name) for name in ("one", "two")],
+        "parameters": {"rank": 4, "gate_rank": 2},
+        "dtype": "float32",
+    }
+    recipe = Recipe.from_dict(document)
+    answer = scored(evaluator, recipe)
+    assert build(recipe, tmp_path / "out") == answer.weights_digest
+    code = {"trust_remote_code": True}
+    expected = stock(tmp_path / "out", study.parent / "tasks", **code)
+    assert {(r[0], r[1]): float(r[2]) for r in answer.rows} == expected
+
+
+def test_an_export_names_size_and_code(evaluator, study, tmp_path):
+    recipe = mixture(study, top=1)
+    answer = evaluator.handle(Export(recipe.to_dict(), str(tmp_path / "out")))
+    assert isinstance(answer, Exported), answer
+    assert answer.parameters > answer.parameters_per_token
+    assert answer.code == {}
+    routed = {
+        **recipe.to_dict(),
+        "merge_method": "smile",
+        "parameters": {"rank": 4, "gate_rank": 2},
+    }
+    answer = evaluator.handle(Export(routed, str(tmp_path / "routed")))
+    file = tmp_path / "routed" / "modeling_smile.py"
+    assert answer.code == {file.name: hashlib.sha256(file.read_bytes()).hexdigest()}

@@ -42,10 +42,11 @@ def scored(evaluator, recipe):
     return answer
 
 
-def stock(folder, tasks):
+def stock(folder, tasks, **arguments):
     """The stock harness's metric of each item of a model's folder."""
     loaded = TaskManager(include_path=str(tasks), include_defaults=False).load(list(ITEMS))
-    model = HFLM(pretrained=str(folder), dtype="float32", batch_size=8, device="cpu")
+    about = {"dtype": "float32", "batch_size": 8, "device": "cpu", **arguments}
+    model = HFLM(pretrained=str(folder), **about)
     results = lm_eval.evaluate(model, loaded, bootstrap_iters=0, samples=ITEMS)
     metrics = {"small_choice": "acc", "small_write": "exact_match"}
     return {

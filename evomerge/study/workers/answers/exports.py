@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from evomerge.checkpoint.files.remote_code import code_files, named_code
 from evomerge.core.errors import UserError
 from evomerge.merge.build import write
 from evomerge.merge.output.merged_adapter import NoAdapterError, write_merged_adapter
@@ -27,7 +28,10 @@ def export(request: Export, opened: Parents) -> Exported:
     recipe = Recipe.from_dict(request.recipe)
     parents = with_merges(recipe, opened)
     plan = make_plan(recipe, parents.checkpoints)
-    return Exported(write(plan, parents, Path(request.out), replace=True))
+    out = Path(request.out)
+    digest = write(plan, parents, out, replace=True)
+    code = code_files(out) if named_code(out) else {}
+    return Exported(digest, plan.parameters, plan.parameters_per_token, code)
 
 
 def export_adapter(request: ExportAdapter, parents: Parents, base: str) -> ExportedAdapter:
