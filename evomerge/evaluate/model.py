@@ -191,10 +191,8 @@ def _one_at_a_time(trust_remote_code: bool) -> Iterator[None]:
 
 
 def _config(source: str | Path, trust_remote_code: bool) -> PretrainedConfig:
-    config: PretrainedConfig = AutoConfig.from_pretrained(
-        source, trust_remote_code=trust_remote_code
-    )
-    return config
+    made: PretrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    return made
 
 
 def _from_config(
@@ -210,8 +208,7 @@ def _from_config(
     with nullcontext() if drawn else no_init_weights(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         if getattr(config, "smile", None) is not None:
-            name = (config.architectures or [""])[0]
-            return routed_model(name)._from_config(config, **chosen)
+            return routed_model((config.architectures or [""])[0])._from_config(config, **chosen)
         return build(config, trust_remote_code=trust_remote_code, **chosen)
 
 

@@ -64,9 +64,7 @@ def export(study: StudyRun, judged: Verdict) -> None:
         assert scored_digest is not None
         request = Export(trial.recipe, str((best / "model").resolve()))
         exported, model = study.ledger.request(request, Exported), "best/model"
-        digest = exported.weights_digest
-        sizes = exported.parameters, exported.parameters_per_token
-        contents = ModelExport(*sizes, exported.code)
+        digest, contents = exported.weights_digest, ModelExport(**exported.contents)
         if digest != scored_digest:
             raise RuntimeError(
                 f"the exported weights ({digest[:12]}) are not those that were scored "

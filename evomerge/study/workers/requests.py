@@ -300,20 +300,10 @@ class Shown:
 
 @dataclass(frozen=True)
 class Exported:
-    """A hash of the weights that were written: the answer to `Export`.
-
-    Attributes:
-        weights_digest: The hash.
-        parameters: See `journal.events.ModelExport`, as the rest.
-        parameters_per_token: Those that a token takes.
-        code: SHA-256 of each Python file.
-        seconds: See above.
-    """
+    """A hash of the written weights, and `ModelExport` as plain data: the answer to `Export`."""
 
     weights_digest: str
-    parameters: int
-    parameters_per_token: int
-    code: Mapping[str, str]
+    contents: Mapping[str, Any]
     seconds: Seconds = field(default_factory=dict)
 
 

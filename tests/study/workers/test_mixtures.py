@@ -73,8 +73,8 @@ def test_an_export_names_size_and_code(evaluator, study, tmp_path):
     recipe = mixture(study, top=1)
     answer = evaluator.handle(Export(recipe.to_dict(), str(tmp_path / "out")))
     assert isinstance(answer, Exported), answer
-    assert answer.parameters > answer.parameters_per_token
-    assert answer.code == {}
+    assert answer.contents["parameters"] > answer.contents["parameters_per_token"]
+    assert answer.contents["code"] == {}
     routed = {
         **recipe.to_dict(),
         "merge_method": "smile",
@@ -82,4 +82,4 @@ def test_an_export_names_size_and_code(evaluator, study, tmp_path):
     }
     answer = evaluator.handle(Export(routed, str(tmp_path / "routed")))
     file = tmp_path / "routed" / "modeling_smile.py"
-    assert answer.code == {file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
+    assert answer.contents["code"] == {file.name: hashlib.sha256(file.read_bytes()).hexdigest()}

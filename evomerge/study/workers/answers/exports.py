@@ -13,6 +13,7 @@ from evomerge.merge.parents.parents import Parents
 from evomerge.merge.plan.plan import plan as make_plan
 from evomerge.recipe.mergekit import to_mergekit as mergekit
 from evomerge.recipe.recipe import Recipe
+from evomerge.study.journal.exports import ModelExport
 from evomerge.study.workers.requests import (
     Export,
     ExportAdapter,
@@ -31,7 +32,7 @@ def export(request: Export, opened: Parents) -> Exported:
     out = Path(request.out)
     digest = write(plan, parents, out, replace=True)
     code = code_files(out) if named_code(out) else {}
-    return Exported(digest, plan.parameters, plan.parameters_per_token, code)
+    return Exported(digest, vars(ModelExport(plan.parameters, plan.parameters_per_token, code)))
 
 
 def export_adapter(request: ExportAdapter, parents: Parents, base: str) -> ExportedAdapter:
