@@ -1,8 +1,7 @@
 """Loads the resident model, a Hugging Face causal LM whose weights are replaced in place.
 
-A model may be spread over several devices, its layers in order, about as many bytes on each. A
-layer runs where its weights are, and hooks of accelerate (this is its only door) bring its inputs
-there.
+A model may be spread over several devices, layers in order, about as many bytes on each. A layer
+runs where its weights are; hooks of accelerate (this is its only door) bring inputs there.
 """
 
 from __future__ import annotations

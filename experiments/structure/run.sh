@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Layers, depth and width in studies, on zoos of `evomerge demo`: experiments/structure/run.sh [ZOO...]
+# Layers, depth, width and experts in studies, on zoos of `evomerge demo`: experiments/structure/run.sh [ZOO...]
 # A zoo is a folder of `evomerge demo` (zoo/ and study.yaml); without any, demo seeds 0 and 1 are made below .zoos/.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -11,6 +11,7 @@ if [ ${#zoos[@]} -eq 0 ]; then
     [ -f "$here/.zoos/$seed/study.yaml" ] || python "$here/layers.py" make "$seed" "$here/.zoos/$seed"
   done
 fi
+python "$here/experts.py" "${zoos[@]}"
 for zoo in "${zoos[@]}"; do
   for what in speed shapes search front; do python "$here/layers.py" "$what" "$zoo"; done
 done

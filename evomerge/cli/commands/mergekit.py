@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ def add(commands: Any) -> None:
     add_recipe(export)
     export.set_defaults(run=run_export)
 
-    parser = commands.add_parser("import", help="read a mergekit file, or a mergekit-evolve genome")
+    parser = commands.add_parser(
+        "import", help="read a file of mergekit, mergekit-moe or mergekit-evolve"
+    )
     parser.add_argument("file", type=Path, metavar="FILE.yaml")
     parser.add_argument("out", nargs="?", type=Path, metavar="OUT", help="default: print it")
     parser.add_argument(
@@ -44,7 +47,7 @@ def run_export(arguments: argparse.Namespace) -> None:
 
 
 def run_import(arguments: argparse.Namespace) -> None:
-    """Write the recipe of a mergekit file, or the study of a mergekit-evolve genome file.
+    """Write the recipe of a mergekit or mergekit-moe file, or the study of a genome file.
 
     Comments on top list what changes meaning.
 
@@ -54,10 +57,12 @@ def run_import(arguments: argparse.Namespace) -> None:
     from evomerge.core import yaml_file
     from evomerge.recipe.mergekit.from_evolve import from_genome, is_genome_file
     from evomerge.recipe.mergekit.from_mergekit import from_mergekit
+    from evomerge.recipe.mergekit.from_moe import from_moe, is_mixture_file
 
     file, out = arguments.file, arguments.out
     folder, where = file.absolute().parent, str(file)
     documents = yaml_file.read_all(file)
+    rows: Mapping[Path, str] = {}
     if is_genome_file(documents[0]) and len(documents) == 1:
         from evomerge.study.config import StudyConfig
 
@@ -66,6 +71,12 @@ def run_import(arguments: argparse.Namespace) -> None:
         kind, text, notes = "study", yaml_file.write(study.document), study.notes
     elif arguments.include_path:
         raise UserError("--include-path: only a mergekit-evolve genome file has tasks")
+    elif is_mixture_file(documents[0]) and len(documents) == 1:
+        mixture = from_moe(documents[0], folder, Path(f"{out or file}.rows"), where)
+        if mixture.rows and out is None:
+            raise UserError(f"{file}: its prompts become files beside the recipe: name OUT")
+        kind, text, notes = "recipe", mixture.recipe.to_yaml(), mixture.notes
+        rows = mixture.rows
     else:
         recipe = from_mergekit(documents, folder, where)
         kind, text, notes = "recipe", recipe.recipe.to_yaml(), recipe.notes
@@ -76,6 +87,9 @@ def run_import(arguments: argparse.Namespace) -> None:
     if out.exists():
         raise UserError(f"{out}: already exists; name another file or remove it")
     try:
+        for path, content in rows.items():
+            path.parent.mkdir(exist_ok=True)
+            write_text(path, content)
         write_text(out, text)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from None
