@@ -89,6 +89,7 @@ def test_build_takes_a_long_name_and_refuses_one_that_is_too_long(
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+@pytest.mark.slow  # it compiles the kernels once more
 def test_no_kernel_is_left_in_the_temporary_folder_where_the_cache_cannot_be_written(
     recipe_folder: Path, tmp_path: Path
 ) -> None:

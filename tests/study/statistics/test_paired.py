@@ -191,7 +191,7 @@ def coverage(n_tasks, n, won, lost, samples, seed=0, confidence=0.95):
     [(1, 10, 0.1, 0.1), (1, 50, 0.25, 0.25), (3, 20, 0.15, 0.05), (1, 20, 0.05, 0.0)],
 )
 def test_the_interval_holds_the_truth_as_often_as_it_says(n_tasks, n, won, lost):
-    samples = 1000
+    samples = 250
     holds, above = coverage(n_tasks, n, won, lost, samples)
     # three standard deviations of a binomial share below and above what is promised
     assert holds >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / samples)
