@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.files.companions import GENERATION
 from evomerge.checkpoint.files.document import read_json
+from evomerge.checkpoint.files.folder import resolve
 from evomerge.checkpoint.loaded.config import differences
+from evomerge.checkpoint.names import parts_of
 from evomerge.core.errors import UserError
 from evomerge.evaluate.model import load_tokenizer
 from evomerge.recipe.recipe import Recipe
@@ -89,8 +91,8 @@ class OwnModels:
         )
 
     def warnings(self) -> list[str]:
-        """A sentence for each parent that is scored in a model of its own."""
-        sentences = []
+        """What users should know of how parents are scored, a sentence each."""
+        sentences = self._unused_templates() if self._chat else []
         for model in self._checkpoints:
             lines, same_tokenizer = self._compared(model)
             keys = [*lines[:_SHOWN], *([] if same_tokenizer else ["its tokenizer's settings"])]
@@ -101,6 +103,20 @@ class OwnModels:
                     "its own config and tokenizer, in a model of its own; every merge gets the "
                     "base's (`config: MODEL` in the space chooses another)"
                 )
+        return sentences
+
+    def _unused_templates(self) -> list[str]:
+        """A sentence for each adapter with a chat template that is not the one it is asked by."""
+        sentences = []
+        for model, checkpoint in self._checkpoints.items():
+            for adapter in parts_of(model)[1:]:
+                theirs = _template(resolve(adapter))
+                if theirs is not None and theirs != _template(checkpoint.folder):
+                    sentences.append(
+                        f"{adapter} has a chat template of its own, which nobody reads: the model "
+                        f"under it is asked by that of {checkpoint.folder}, as lm_eval does; copy "
+                        "the template there, if the adapter was trained on it"
+                    )
         return sentences
 
     def _compared(self, model: str) -> tuple[list[str], bool]:
@@ -141,6 +157,16 @@ def _behaviour(folder: Path, chat: bool) -> Any:
         [tokenizer.bos_token_id, tokenizer.eos_token_id, sorted(tokenizer.all_special_ids)],
         tokenizer.chat_template if chat else None,
     )
+
+
+def _template(folder: Path) -> Any:
+    """The chat template in a folder's files, as transformers finds it; ``None`` without one."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    settings = folder / "tokenizer_config.json"
+    document = read_json(settings) if settings.is_file() else None
+    return document.get("chat_template") if isinstance(document, dict) else None
 
 
 def _generation(checkpoint: Checkpoint) -> dict[str, Any]:

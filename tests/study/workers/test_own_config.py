@@ -6,15 +6,19 @@ from pathlib import Path
 
 import lm_eval
 import pytest
+import yaml
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from evomerge.merge.build import build
+from evomerge.merge.parents.nested import open_parents
 from evomerge.recipe.recipe import Recipe
 from evomerge.study.config import StudyConfig
 from evomerge.study.phases.anchors import anchors
 from evomerge.study.workers.evaluator import Evaluator
+from evomerge.study.workers.own_config import OwnModels
 from evomerge.study.workers.requests import Describe, Description, Evaluate, Scores
+from tests.adapters import make_adapter
 from tests.study.small_study import real_study
 
 ITEMS = {"small_choice": list(range(24)), "small_write": list(range(24))}
@@ -108,3 +112,26 @@ def test_files_that_say_the_same_in_other_words_need_no_model_of_their_own(study
     description = Evaluator(config).handle(Describe())
     assert isinstance(description, Description)
     assert not [w for w in description.evaluation["warnings"] if "model of its own" in w]
+
+
+def test_an_adapters_own_chat_template_is_said_to_be_unused(study):
+    zoo = study.parent / "zoo"
+    (zoo / "base" / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    adapter = make_adapter(study.parent / "adapter", zoo / "base")
+    document = yaml.safe_load(study.read_text())
+    document["models"] = [f"{zoo / 'base'}+{adapter}", str(zoo / "two")]
+    document["evaluate"]["apply_chat_template"] = True
+
+    def said() -> list[str]:
+        config = StudyConfig.from_dict(document, study.parent, "study.yaml")
+        parents = open_parents([config.base_model, *config.models])
+        return [w for w in OwnModels(config, parents.opened).warnings() if "chat template" in w]
+
+    assert said() == []
+    (adapter / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    assert said() == []
+    (adapter / "chat_template.jinja").write_text("> {{ messages[0].content }}")
+    (warning,) = said()
+    assert warning.startswith(f"{adapter} has a chat template of its own, which nobody reads")
+    document["evaluate"]["apply_chat_template"] = False
+    assert said() == []
