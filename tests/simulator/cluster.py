@@ -23,6 +23,7 @@ from evomerge.study import ledger as ledger_module
 from evomerge.study import study as study_module
 from evomerge.study.config import StudyConfig
 from evomerge.study.journal import journal as journal_module
+from evomerge.study.phases import search
 from evomerge.study.study import JOURNAL, Study
 from evomerge.study.workers import durations, scheduler
 from evomerge.study.workers.answers.codec import read_answer, write_request
@@ -154,8 +155,9 @@ class SimulatedPool(Pool):
                 rows = [list(row) for row in answer["rows"]]
                 rows[0][3] = (rows[0][3] or 0.0) + 0.25
                 answer = {**answer, "rows": rows}
-            reply = Reply(worker, read_answer(answer))
             seconds *= 30 if fate == "slow" else 1
+            spent = {"build": 0.0, "forward": seconds, "total": seconds}
+            reply = Reply(worker, read_answer({**answer, "seconds": spent}))
         heapq.heappush(self._due, (self._clock.now + seconds, self._order, worker, reply))
 
     def poll(self, timeout: float) -> list[Reply]:
@@ -262,7 +264,7 @@ def run_to_the_end(
 
 def simulate(patch: pytest.MonkeyPatch, clock: Clock) -> None:
     """Let a study live by this clock, and wait for no disk."""
-    for module in (scheduler, durations, study_module, ledger_module):
+    for module in (scheduler, durations, search, study_module, ledger_module):
         patch.setattr(module, "time", clock)
     patch.setattr(journal_module, "sync_data", lambda _: None)  # a page cache survives the process
 

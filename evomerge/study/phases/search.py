@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from evomerge import optimizers as search
@@ -68,6 +70,7 @@ TellArguments = tuple[
 ]
 
 
+PACES = 3  # of the last generations, the longest is what the next may take
 CHECKED_STEPS = 8  # of so many steps along gradients, one is scored by the metric, too
 
 
@@ -101,6 +104,7 @@ class Generations:
         self._reference = baseline.reference
         self._surrogate = SurrogateCheck(study, baseline)
         self._chain: tuple[Point, Chain] | None = None
+        self._paces: deque[float] = deque(maxlen=PACES)
         self._together: bool | None = None  # until a generation has to be scored
 
     def run(self) -> search.Optimizer:
@@ -127,6 +131,7 @@ class Generations:
                 if early:
                     reason = early
                     break
+            generation_began = time.monotonic()
             points = optimizer.ask()
             # The control arm takes what room there is; in the past, what room there was.
             most = section.trials - asked if past is None else len(past.trials)
@@ -138,6 +143,8 @@ class Generations:
             else:
                 optimizer.tell(points, fitness, scores)
             self._check_any_survives(generation)
+            if past is None:
+                self._paces.append(time.monotonic() - generation_began)
             generation += 1
         self._surrogate.correlation()  # the last leader, too, is scored by the metric
         if ended is None or (ended.trials, ended.wanted) != (asked, section.trials):
@@ -317,7 +324,8 @@ class Generations:
         """Say why no new generation begins; an earlier end counts until more trials are wanted."""
         if self._is_stopped():
             return "stopped"
-        reason = out_of_time(self._study.config, self._study.record, self._started)
+        pace = max(self._paces, default=0.0)
+        reason = out_of_time(self._study.config, self._study.record, self._started, pace)
         if reason is not None:
             return reason
         if ended is not None and ended.wanted >= self._study.config.search.trials:

@@ -15,7 +15,8 @@ from evomerge.study.workers.requests import Answer, Evaluate, EvaluateTogether, 
 REMEMBERED = 200  # units of each mode
 FEWEST = 5  # units before anything is estimated
 FINAL_RECIPES = 12  # scored on the items of race and verdict, at most
-MARGIN = 1.5  # builds, the export, and the generation that is under way when time is up
+MARGIN = 1.1  # builds and the export
+ROUNDS = 8  # of race and verdict, each of which ends with its last shard
 
 
 class Durations:
@@ -60,28 +61,38 @@ def final_seconds(paid: Mapping[str, tuple[float, int]], items: int, workers: in
         workers: How many workers share them.
 
     >>> final_seconds({"smooth": (10.0, 1000), "metric": (4.0, 100)}, items=100, workers=2)
-    36.0
+    26.4
     >>> final_seconds({"smooth": (10.0, 1000)}, items=100, workers=2)
-    9.0
+    6.6
     """
+    return round(MARGIN * FINAL_RECIPES * items * _metric_price(paid) / workers, 6)
+
+
+def _metric_price(paid: Mapping[str, tuple[float, int]]) -> float:
+    """Return a worker's seconds for an item by the metric, or by the dearest score known."""
     prices = {kind: seconds / count for kind, (seconds, count) in paid.items() if count}
-    price = prices.get("metric", max(prices.values(), default=0.0))
-    return MARGIN * FINAL_RECIPES * items * price / workers
+    return prices.get("metric", max(prices.values(), default=0.0))
 
 
-def out_of_time(config: StudyConfig, record: Record, began: float) -> str | None:
+def out_of_time(
+    config: StudyConfig, record: Record, began: float, generation: float = 0.0
+) -> str | None:
     """Return why no new generation may begin: ``deadline``, ``cost``, or ``None``.
 
     Race and verdict score by the metric, which costs several times the smooth score: what they
-    will take is kept for them, though never more than half of the whole.
+    will take is kept for them, and the generation has to end before; though half of the whole is
+    the search's.
 
     Args:
         config: The study.
         record: Its state.
         began: When this session began, on the monotonic clock.
+        generation: Seconds that a generation is expected to take.
     """
     items = sum(len(ids) for pool in ("race", "holdout") for ids in record.pools[pool].values())
-    reserve = final_seconds(record.paid, items, config.workers.count)
+    reserve = generation + final_seconds(record.paid, items, config.workers.count)
+    if config.workers.count > 1 and record.study is not None:  # rounds end with idle workers
+        reserve += ROUNDS * (record.study.shard_items or 0) * _metric_price(record.paid)
     deadline = config.search.deadline_seconds
     session = time.monotonic() - began
     if deadline is not None and session > deadline - min(reserve, deadline / 2):
