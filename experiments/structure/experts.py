@@ -38,6 +38,13 @@ def merged(zoo: m.Zoo, weight: float) -> dict[str, Any]:
     return {"merge_method": "task_arithmetic", "base_model": base, "models": models}
 
 
+def regmean(zoo: m.Zoo, scale: float) -> dict[str, Any]:
+    """The best merge of one model's size that needs the same rows."""
+    models = [{"model": one, "data": zoo.data[one].to_dict()} for one in zoo.models]
+    document = {"merge_method": "regmean", "base_model": zoo.config.base_model, "models": models}
+    return {**document, "parameters": {"lambda": scale}}
+
+
 def moe(zoo: m.Zoo, rest: Any, **parameters: Any) -> dict[str, Any]:
     """A mixture of all models' MLPs."""
     models = [{"model": one, "data": zoo.data[one].to_dict()} for one in zoo.models]
@@ -98,6 +105,7 @@ def measure(folder: Path) -> None:
 
     rest, base = merged(zoo, 0.5), zoo.config.base_model
     line("task arithmetic, λ chosen", *(merged(zoo, one) for one in LAMBDAS))
+    line("regmean, λ chosen", *(regmean(zoo, one) for one in (1.0, 1.3, 1.6, 2.0)))
     line("moe, top 1, defaults", moe(zoo, rest, top=1))
     line("moe, top 2, defaults", moe(zoo, rest, top=2))
     line("moe, all 4, defaults", moe(zoo, rest, top=4))

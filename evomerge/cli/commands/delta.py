@@ -25,6 +25,17 @@ def add(commands: Any) -> None:
     extract.add_argument(
         "--lam", type=float, help=f"with --tall: more keeps less of each model (default {_LAM})"
     )
+    extract.add_argument(
+        "--density",
+        type=float,
+        metavar="SHARE",
+        help="store the largest changes of each tensor alone; not exact, the error is printed",
+    )
+    extract.add_argument(
+        "--rank",
+        type=int,
+        help="store each matrix's change as two factors, where they are smaller; not exact",
+    )
     extract.set_defaults(run=run_extract)
 
     restore = commands.add_parser("apply-delta", help="the model that such a delta was made of")
@@ -40,17 +51,22 @@ def run_extract(arguments: argparse.Namespace) -> None:
     from evomerge.merge.output.delta_folder import extract_delta, tall_compress
 
     models, base, out = arguments.models, arguments.base, arguments.out
+    close = {"density": arguments.density, "rank": arguments.rank}
     if arguments.tall:
+        if any(value is not None for value in close.values()):
+            raise UserError("extract-delta: --tall goes with neither --density nor --rank")
         size = tall_compress(models, base, out, _LAM if arguments.lam is None else arguments.lam)
     elif len(models) > 1:
         raise UserError(f"extract-delta: {len(models)} models in one delta need --tall")
     elif arguments.lam is not None:
         raise UserError("extract-delta: --lam: only --tall takes it")
     else:
-        size = extract_delta(models[0], base, out)
+        size = extract_delta(models[0], base, out, **close)
     counts = ", ".join(f"{count} {how}" for how, count in size.counts.items())
     print(f"tensors: {counts}")
     print(f"{size.stored:,} bytes of {size.models:,} ({100 * size.stored / size.models:.1f} %)")
+    if any(value is not None for value in close.values()):
+        print(f"{100 * size.error:.3g} % of the change is missed (Frobenius norm)")
     print(f"wrote {out}")
 
 

@@ -1,8 +1,7 @@
 """Stores a tensor as what differs from another: a bit mask and values, an exclusive or, or a sum.
 
 ``sparse``: a bit for each element and the elements that differ, where fewer than half do; ``xor``:
-the bits of both, exclusive or; ``whole``: itself; ``equal``: nothing. All are exact.
-"""
+the X"""
 
 from __future__ import annotations
 
@@ -13,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evomerge.checkpoint.store import Files
+from evomerge.checkpoint.store import Factors, Files
 from evomerge.core.errors import UserError
+from evomerge.core.threads import one_thread
+from evomerge.merge.low_rank import largest_parts
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes each
 
@@ -64,6 +65,12 @@ def restored(name: str, how: str, origin: Tensor | None, parts: Files, model: st
         raise UserError(f"{parts.folder}: the base has no {name}: the delta is of another base")
     if how == "equal":
         return origin
+    if how == "low_rank":
+        factors = Factors(_part(parts, f"{name}.left"), _part(parts, f"{name}.right"))
+        rows, columns = factors.left.shape[0], factors.right.shape[1]
+        fits = (rows, columns) == tuple(origin.shape)
+        _check_fits(name, fits and factors.left.shape[1] == factors.right.shape[0], parts)
+        return with_factors(origin, factors)
     if how == "xor":
         other = _part(parts, f"{name}.xor")
         _check_fits(name, other.numel() == origin.numel(), parts)
@@ -82,6 +89,31 @@ def restored(name: str, how: str, origin: Tensor | None, parts: Files, model: st
     bits = _bits(origin).clone()
     bits[mask] = values
     return bits.view(origin.dtype).reshape(origin.shape)
+
+
+def largest_changes(tensor: Tensor, origin: Tensor | None, density: float) -> Tensor:
+    """Return a tensor with the largest changes of a share of its elements, else the base's."""
+    if origin is None or not tensor.is_floating_point():
+        return tensor
+    changes = (tensor.double() - origin.double()).abs().reshape(-1)
+    keep = max(1, int(density * changes.numel()))
+    if keep >= changes.numel():
+        return tensor
+    chosen = torch.zeros(changes.numel(), dtype=torch.bool)
+    chosen[changes.topk(keep).indices] = True
+    return torch.where(chosen.reshape(tensor.shape), tensor, origin)
+
+
+def factors_of(tensor: Tensor, origin: Tensor, rank: int) -> Factors:
+    """Return the closest product of a rank to a matrix's change, in the matrix's dtype."""
+    parts = largest_parts(tensor.float() - origin.float(), rank)
+    return Factors(parts.outputs.to(tensor.dtype), parts.inputs.to(tensor.dtype))
+
+
+def with_factors(origin: Tensor, factors: Factors) -> Tensor:
+    """Return the base's matrix with what two factors add, in its dtype."""
+    with one_thread():
+        return (origin.double() + factors.left.double() @ factors.right.double()).to(origin.dtype)
 
 
 def _bits(tensor: Tensor) -> Tensor:

@@ -8,6 +8,9 @@ files/, the model's config, tokenizer and whatever else loaders read. A tensor i
     .xor                more of them differ: the bits of both, exclusive or
     .whole              the base has none of that name, shape and dtype
 
+With a density only the largest changes of each tensor are stored, with a rank two factors of it
+(`.left`, `.right`) wherever they are smaller; what comes back is then close, and the error said.
+
 Several fine-tunes share one file as TALL masks (Wang 2024, https://arxiv.org/abs/2405.07813): the
 sum of their deltas and, for each model, a bit for each element. That is not exact.
 
@@ -29,15 +32,24 @@ from evomerge.checkpoint.dtypes import ELEMENT_BYTES, FLOATS
 from evomerge.checkpoint.files.companions import ALL, copy_companions
 from evomerge.checkpoint.files.document import read_json
 from evomerge.checkpoint.files.folder import CONFIG
-from evomerge.checkpoint.files.header import read_header
+from evomerge.checkpoint.files.header import TensorInfo, read_header
 from evomerge.checkpoint.files.remote_code import copy_code
 from evomerge.checkpoint.files.shards import write_shards
 from evomerge.checkpoint.opening import open_stored
-from evomerge.checkpoint.store import Files
+from evomerge.checkpoint.store import Factors, Files
 from evomerge.core.atomic import atomic_folder
 from evomerge.core.errors import UserError
 from evomerge.merge.digest import tensor_digest
-from evomerge.merge.output.delta_bits import packed, parts_of, restored, same_bits, way_of
+from evomerge.merge.output.delta_bits import (
+    factors_of,
+    largest_changes,
+    packed,
+    parts_of,
+    restored,
+    same_bits,
+    way_of,
+    with_factors,
+)
 from evomerge.methods.deltas import sum_in_order
 
 DESCRIPTION = "delta.json"
@@ -46,50 +58,107 @@ FORMAT = "evomerge delta 1"
 
 @dataclass(frozen=True)
 class DeltaSize:
-    """How many tensors are stored in which way, and the bytes of the delta and of the models."""
+    """How many tensors are stored in which way, and the bytes of the delta and of the models.
+
+    Attributes:
+        counts: Tensors by the way they are stored in.
+        stored: Bytes of the delta.
+        models: Bytes of the models.
+        error: Relative Frobenius norm of what is missed of the change; 0 where it is exact.
+    """
 
     counts: Mapping[str, int]
     stored: int
     models: int
+    error: float = 0.0
 
 
-def extract_delta(model: str | Path, base: str | Path, out: str | Path) -> DeltaSize:
+def extract_delta(
+    model: str | Path,
+    base: str | Path,
+    out: str | Path,
+    *,
+    density: float | None = None,
+    rank: int | None = None,
+) -> DeltaSize:
     """Write what differs between two models as a folder, from which the first comes back exactly.
 
     Args:
         model: A folder or hub id.
         base: The same.
         out: The folder to make.
+        density: Share of each tensor's elements that may differ, those that change most, in (0, 1].
+        rank: Of the two factors that stand for a matrix's change where they are smaller.
 
     Raises:
-        UserError: One of them cannot be read, or `out` is not empty.
+        UserError: One of them cannot be read, `out` is not empty, or both are asked for.
     """
+    if density is not None and (rank is not None or not 0 < density <= 1):
+        raise UserError(f"--density: expected above 0, at most 1 and no --rank, but got {density}")
+    if rank is not None and rank < 1:
+        raise UserError(f"--rank: expected at least 1, but got {rank}")
     folder, _, ours = open_stored(model)
     _, _, theirs = open_stored(base)
     ways: dict[str, dict[str, str]] = {}
     sizes: dict[str, int] = {}
+    factors: dict[str, Factors] = {}
+    missed = changed = 0.0  # squared norms
+
+    def nearest(tensor: Tensor, origin: Tensor | None) -> Tensor:
+        return tensor if density is None else largest_changes(tensor, origin, density)
+
     for name, info in ours.tensors.items():
-        tensor = ours.tensor(name)
-        how, count = way_of(tensor, _counterpart(theirs, name, tensor))
-        bytes_each = ELEMENT_BYTES[info.dtype]
-        if how == "sparse":
-            sizes[f"{name}.mask"] = math.ceil(info.numel / 8)
-            sizes[f"{name}.values"] = count * bytes_each
-        elif how != "equal":
-            sizes[f"{name}.{how}"] = info.numel * bytes_each
-        ways[name] = {"how": how, "digest": tensor_digest(tensor)}
+        whole = ours.tensor(name)
+        origin = _counterpart(theirs, name, whole)
+        close = nearest(whole, origin)
+        how, count = way_of(close, origin)
+        if rank is not None and origin is not None and _pays(info, how, count, rank):
+            factors[name] = factors_of(whole, origin, rank)
+            close, how = with_factors(origin, factors[name]), "low_rank"
+        sizes |= _sizes_of(name, info, how, count, rank or 0)
+        known = origin if origin is not None and how == "low_rank" else close
+        ways[name] = {"how": how, "digest": tensor_digest(known)}
+        if origin is not None and close is not whole:
+            missed += float((whole.double() - close.double()).square().sum())
+        if origin is not None and info.dtype in FLOATS:
+            changed += float((whole.double() - origin.double()).square().sum())
 
     def parts() -> Iterator[tuple[str, Tensor]]:
         for name, way in ways.items():
-            if way["how"] != "equal":
+            if name in factors:
+                yield f"{name}.left", factors[name].left
+                yield f"{name}.right", factors[name].right
+            elif way["how"] != "equal":
                 tensor = ours.tensor(name)
-                yield from parts_of(name, tensor, _counterpart(theirs, name, tensor), way["how"])
+                origin = _counterpart(theirs, name, tensor)
+                yield from parts_of(name, nearest(tensor, origin), origin, way["how"])
 
     description = {"format": FORMAT, "kind": "exact", "base": str(base), "tensors": ways}
     _write(Path(out), description, parts(), sizes, {"": folder})
     hows = [way["how"] for way in ways.values()]
     counts = {how: hows.count(how) for how in dict.fromkeys(hows)}
-    return DeltaSize(counts, sum(sizes.values()), _bytes(ours))
+    error = math.sqrt(missed / changed) if changed else 0.0
+    return DeltaSize(counts, sum(sizes.values()), _bytes(ours), error)
+
+
+def _pays(info: TensorInfo, how: str, count: int, rank: int) -> bool:
+    """Return whether two factors of a matrix's change are smaller than what is exact."""
+    if info.dtype not in FLOATS or len(info.shape) != 2 or how == "equal":
+        return False
+    mask = info.numel / 8 / ELEMENT_BYTES[info.dtype] if how == "sparse" else 0
+    exact = mask + (count if how == "sparse" else info.numel)
+    return rank < min(info.shape) and rank * sum(info.shape) < exact
+
+
+def _sizes_of(name: str, info: TensorInfo, how: str, count: int, rank: int) -> dict[str, int]:
+    """Return the bytes of what is stored of a tensor, by the names that it has in the file."""
+    bytes_each = ELEMENT_BYTES[info.dtype]
+    if how == "sparse":
+        return {f"{name}.mask": math.ceil(info.numel / 8), f"{name}.values": count * bytes_each}
+    if how == "low_rank":
+        left, right = (rank * size * bytes_each for size in info.shape)
+        return {f"{name}.left": left, f"{name}.right": right}
+    return {} if how == "equal" else {f"{name}.{how}": info.numel * bytes_each}
 
 
 def tall_compress(
@@ -195,10 +264,11 @@ def apply_delta(
     def tensors() -> Iterator[tuple[str, Tensor]]:
         for name, way in ways.items():
             origin = start.tensor(name) if name in start.tensors else None
-            if names and origin is not None:
+            close = bool(names) or way["how"] == "low_rank"
+            if close and origin is not None:
                 _check(origin, way, name, folder)
             tensor = restored(name, way["how"], origin, parts, model)
-            if not names:
+            if not close:
                 _check(tensor, way, name, folder)
             yield name, tensor
 
@@ -244,7 +314,7 @@ def _description(folder: Path) -> Mapping[str, Any]:
         raise UserError(f"{folder}: expected a folder that extract-delta made, with {DESCRIPTION}")
     description = read_json(file)
     ways = description.get("tensors") if isinstance(description, dict) else None
-    known = {"equal", "sparse", "xor", "whole", "tall"}
+    known = {"equal", "sparse", "xor", "whole", "low_rank", "tall"}
     sound = isinstance(ways, dict) and all(
         isinstance(way, dict) and way.get("how") in known and isinstance(way.get("digest"), str)
         for way in ways.values()

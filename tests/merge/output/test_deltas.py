@@ -183,15 +183,86 @@ def test_compressing_refuses_models_that_do_not_belong_together(tmp_path):
         apply_delta(tmp_path / "tall", a, tmp_path / "back", "a")
 
 
+def missed(model, back, base):
+    """Relative Frobenius norm of what a model that came back misses of the change."""
+    model, back, base = (load(folder) for folder in (model, back, base))
+    parts = [(model[n].double() - back[n].double()).norm() for n in model]
+    change = [(model[n].double() - base[n].double()).norm() for n in model]
+    return float(torch.stack(parts).norm() / torch.stack(change).norm())
+
+
+def test_a_density_keeps_the_largest_changes_and_says_what_it_misses(tmp_path):
+    family = make_family(tmp_path)
+    size = extract_delta(family["a"], family["base"], tmp_path / "delta", density=0.25)
+    apply_delta(tmp_path / "delta", family["base"], tmp_path / "back")
+    assert size.error == pytest.approx(missed(family["a"], tmp_path / "back", family["base"]))
+    assert 0.5 < size.error < 0.7  # of a normal distribution the smaller three quarters: .56
+    before, after, whole = (load(f)[Q] for f in (family["base"], tmp_path / "back", family["a"]))
+    moved = after != before
+    assert int(moved.sum()) == after.numel() // 4
+    assert torch.equal(after[moved], whole[moved])
+    change = (whole - before).abs()
+    assert float(change[moved].min()) >= float(change[~moved].max())
+    assert size.stored < 0.3 * size.models
+
+
+def test_a_rank_stores_factors_where_they_are_smaller_and_says_what_they_miss(tmp_path):
+    family = make_family(tmp_path)
+    size = extract_delta(family["a"], family["base"], tmp_path / "delta", rank=2)
+    apply_delta(tmp_path / "delta", family["base"], tmp_path / "back")
+    assert size.error == pytest.approx(missed(family["a"], tmp_path / "back", family["base"]))
+    before, after, whole = (load(f)[Q] for f in (family["base"], tmp_path / "back", family["a"]))
+    u, s, v = np.linalg.svd((whole - before).double().numpy())
+    closest = (u[:, :2] * s[:2]) @ v[:2]
+    np.testing.assert_allclose((after - before).numpy(), closest, atol=1e-6)
+    norm = "model.norm.weight"
+    assert torch.equal(load(tmp_path / "back")[norm], load(family["a"])[norm])
+    with pytest.raises(UserError, match="the base is another than the delta's"):
+        apply_delta(tmp_path / "delta", family["b"], tmp_path / "other")
+
+
+def test_a_change_of_low_rank_comes_back_but_for_rounding(tmp_path):
+    base = make_model(tmp_path / "base")
+
+    def change(tensors):
+        tensors[Q] += torch.outer(torch.arange(16.0), torch.ones(16))
+
+    model = changed(base, tmp_path / "model", change)
+    size = extract_delta(model, base, tmp_path / "delta", rank=1)
+    assert size.error < 1e-6
+    assert size.counts["low_rank"] == 1
+    assert size.stored == 2 * 16 * 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--density", "0"], "--density: expected above 0, at most 1"),
+        (["--density", "0.5", "--rank", "2"], "and no --rank"),
+        (["--rank", "0"], "--rank: expected at least 1"),
+        (["--tall", "--rank", "2"], "--tall goes with neither --density nor --rank"),
+    ],
+)
+def test_options_that_do_not_go_together_are_named(options, message, tmp_path, capsys):
+    family = make_family(tmp_path, names=("a",))
+    words = ["extract-delta", family["a"], family["base"], str(tmp_path / "delta"), *options]
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_the_commands_print_sizes_and_write_folders(tmp_path, capsys):
     family = make_family(tmp_path)
     delta, tall = str(tmp_path / "delta"), str(tmp_path / "tall")
     assert main(["extract-delta", family["a"], family["base"], delta]) == 0
     assert main(["apply-delta", delta, family["base"], str(tmp_path / "back")]) == 0
+    words = ["extract-delta", family["a"], family["base"], str(tmp_path / "close"), "--rank", "1"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "(100.0 %)" in printed
+    assert "% of the change is missed" in printed
     models = [family["a"], family["b"]]
     assert main(["extract-delta", *models, family["base"], tall, "--tall"]) == 0
     assert main(["apply-delta", tall, family["base"], str(tmp_path / "b2"), "--model", "b"]) == 0
-    assert "(100.0 %)" in capsys.readouterr().out
     assert raw(tmp_path / "back") == raw(family["a"])
     assert main(["apply-delta", delta, family["base"], str(tmp_path / "back")]) == 2
     assert main(["extract-delta", *models, family["base"], str(tmp_path / "two")]) == 2
