@@ -3,6 +3,7 @@
     layers.py make SEED FOLDER    trains a zoo (minutes)
     layers.py speed FOLDER        seconds of a candidate whose depth changes, over its forward pass
     layers.py search FOLDER       data flow over the experts, and over two halves of a merge
+    layers.py hops FOLDER         how strongly each layer of a merge, and of one expert, goes on
     layers.py front FOLDER        layers of a merge left out: score against depth
     layers.py shapes FOLDER       depth up-scaling without training, and widening: what they score
 
@@ -132,6 +133,14 @@ def search(folder: Path) -> None:
     studied(folder, "layer_path of two halves of a merge", document)
 
 
+def hops(folder: Path) -> None:
+    """Search weights and hops of a merge, and, without any merge, the hops of one expert."""
+    document = document_of(folder, "scaled_layers", 210)
+    studied(folder, "scaled_layers", document)
+    path = [{"model": document["models"][-1], "hop": {"low": 0.5, "high": 2.0, "log": True}}]
+    studied(folder, "hops of one expert", {**document, "space": {"path": path}})
+
+
 def front(folder: Path) -> None:
     """Search which layers of a merge stay, with a small price for each."""
     document = document_of(folder, None, 210, objective="pareto", optimizer="nsga2")
@@ -183,9 +192,9 @@ def main(arguments: list[str]) -> None:
         zoo = make_zoo(folder / "zoo", seed=int(arguments[1]), progress=print_step)
         write_study(zoo, folder / "study.yaml", seed=int(arguments[1]))
         return
-    {"speed": speed, "search": search, "front": front, "shapes": shapes}[arguments[0]](
-        Path(arguments[1]).resolve()
-    )
+    {"speed": speed, "search": search, "hops": hops, "front": front, "shapes": shapes}[
+        arguments[0]
+    ](Path(arguments[1]).resolve())
 
 
 if __name__ == "__main__":

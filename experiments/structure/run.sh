@@ -13,5 +13,5 @@ if [ ${#zoos[@]} -eq 0 ]; then
 fi
 python "$here/experts.py" "${zoos[@]}"
 for zoo in "${zoos[@]}"; do
-  for what in speed shapes search front; do python "$here/layers.py" "$what" "$zoo"; done
+  for what in speed shapes search hops front; do python "$here/layers.py" "$what" "$zoo"; done
 done

@@ -112,6 +112,7 @@ EXPECTED_DIMENSIONS = {  # for two models of six layers, counted by hand from th
     "layer_path": 2 * 2 * 6 * 2,
     "drop_layers": 2 + 6,
     "depth_up_scaling": 2 + 2,
+    "scaled_layers": 2 + 6,
 }
 
 
