@@ -75,6 +75,7 @@ def wudi(base: Tensor, models: Sequence[Tensor], scale: Scale = 1.0) -> Tensor:
     return base + scale * solved.to(base.dtype)
 
 
+WIDER = (1.0, 1.5, 2.0, 2.5, 3.0)  # of merges by random tokens
 METHODS = {
     nan_weights: "arXiv 2505.16148",
     geometric_median: "Weiszfeld 1937",
@@ -116,9 +117,9 @@ def main(folder: Path) -> None:
     for method, listed in scales.items():
         tried(f"{method}, scale chosen", {str(s): zoo.recipe(method, scale=s) for s in listed})
     random = random_rows(zoo)
-    fim = {str(s): zoo.recipe("fisher", data=random, lambda_=s) for s in m.LAMBDAS}
+    fim = {str(s): zoo.recipe("fisher", data=random, lambda_=s) for s in WIDER}
     tried("fisher on random tokens, λ chosen", fim)
-    gram = {str(s): zoo.recipe("regmean", data=random, lambda_=s) for s in m.LAMBDAS}
+    gram = {str(s): zoo.recipe("regmean", data=random, lambda_=s) for s in WIDER}
     tried("regmean on random tokens, λ chosen", gram)
 
 

@@ -1,14 +1,15 @@
 """Do items chosen by a difficulty model (IRT) rank candidates better than items drawn anew?
 
-    measure.py FOLDER [FOLDER...]     zoos of `evomerge demo`: zoo/ and study.yaml
+    rank.py FOLDER [FOLDER...]     zoos of `evomerge demo`: zoo/ and study.yaml
 
-For each zoo: 160 merges as a search proposes them, scored on all search items by the smooth score
-and on all held-out items by the metric. The first 80 are what an earlier run left: a two-parameter
-logistic model is fitted to them (discrimination and difficulty of each item). Then a generation of
-16 of the other 80 is ranked by n items a task, the same for all: drawn; the most informative
-(Fisher information at the ability of the better half), scored by the mean or by the ability fitted;
-items whose scores go best with the mean over all items. What is measured is the rank correlation
-with the held-out metric, and what is lost by taking the one ranked first, mean of 300 generations.
+For each zoo: 96 merges as a search proposes them, scored on all search items by the smooth score
+and on 60 held-out items a task by the metric. The first 48 are what an earlier run left: a model
+with two parameters for each item (discrimination and difficulty) is fitted to them. Then a
+generation of 12 of the others is ranked by n items a task, the same for all: drawn; the most
+informative (Fisher information at the ability of the better half), scored by the mean or by the
+ability fitted; items whose scores go best with the mean over all items. What is measured is the
+rank correlation with the held-out metric, and what is lost by taking the one ranked first, mean of
+300 generations.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from scipy.stats import spearmanr
 
 from evomerge.study.workers.requests import Evaluate, Scores
 
-EARLIER, LATER, GENERATION, REPEATS = 80, 80, 16, 300
+EARLIER, LATER, GENERATION, REPEATS, HELD_OUT = 48, 48, 12, 300, 60
 
 
 def outcomes(zoo: zoos.Zoo) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -44,8 +45,9 @@ def outcomes(zoo: zoos.Zoo) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         document = {"merge_method": "task_arithmetic", "base_model": zoo.config.base_model}
         recipe = {**document, "models": models, "dtype": "float32"}
         rows = {}
-        for mode, pool in (("smooth", "search"), ("metric", "holdout")):
-            answer = zoo.evaluator.handle(Evaluate(recipe, [dict(zoo.pools[pool])], mode))
+        held_out = {task: sorted(ids)[:HELD_OUT] for task, ids in zoo.pools["holdout"].items()}
+        for mode, items in (("smooth", dict(zoo.pools["search"])), ("metric", held_out)):
+            answer = zoo.evaluator.handle(Evaluate(recipe, [items], mode))
             assert isinstance(answer, Scores), answer
             rows[mode] = answer.rows
         tasks = np.array([row[0] for row in rows["smooth"]])
@@ -54,6 +56,7 @@ def outcomes(zoo: zoos.Zoo) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         for row in rows["metric"]:
             by_task.setdefault(row[0], []).append(row[2])
         truth.append(np.mean([np.mean(of) for of in by_task.values()]))
+        print(number, round(float(truth[-1]), 3), file=sys.stderr, flush=True)
     return np.array(smooth), tasks, np.array(truth)
 
 
