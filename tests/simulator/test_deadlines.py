@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from evomerge.study import study as study_module
 from evomerge.study.study import Study
 from evomerge.study.workers.requests import Evaluate, Request
 from tests.simulator import cluster
@@ -47,9 +48,7 @@ def test_the_verdict_comes_within_a_tenth_before_the_deadline_and_not_after_it(
     weather, clock = cluster.calm(), cluster.Clock()
     weather._draw = random.Random(0)
     cluster.simulate(monkeypatch, clock)
-    monkeypatch.setattr(
-        cluster.study_module, "open_pool", lambda config, _: Priced(config, weather, clock)
-    )
+    monkeypatch.setattr(study_module, "open_pool", lambda config, _: Priced(config, weather, clock))
     Study(config, tmp_path / "run").confirm(progress=False)
     # Up to a generation is left over, and what race and verdict took less than they might have.
     assert 0.88 * deadline < clock.now < 1.05 * deadline

@@ -66,7 +66,7 @@ def test_a_study_interleaves_it_and_shows_it_and_the_optimizer_is_not_told(
     arms = compare_arms(record)
     assert arms is not None
     assert arms["trials"] == 8
-    assert "random  8 trials, best gain" in status_text(record)
+    assert "random   8 trials, best gain" in status_text(record)
     alone = Study(stub_config(search={"trials": 32, "random_share": 0.0}), tmp_path / "alone")
     alone.optimize()
     points = [t.point for t in record.trials.values() if t.kind == "trial"]
