@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.checkpoint.dtypes import CODES, ELEMENT_BYTES
+from evomerge.checkpoint.opening import open_model
 from evomerge.cli.display.lines import show
+from evomerge.cli.memory import memory_here, memory_lines
 from evomerge.cli.parents import AT_MOST_SECONDS, parents_lines, requests
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
@@ -19,6 +21,7 @@ from evomerge.evaluate.outcomes import passes_of, score_kind_of
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.report.numbers import duration, plural, size
 from evomerge.study.analysis.forecast import DISCORDANT, gain_shown, useful
+from evomerge.study.analysis.memory_plan import memory_plan
 from evomerge.study.config import StudyConfig
 from evomerge.study.journal.shards import PRICES, SHARDS, gradient_shards
 from evomerge.study.own_rows import check_rows, described
@@ -120,7 +123,8 @@ def run_check(
             "parents",
             f"{len(config.models)} and the base, {n_parameters / 1e6:.3g} M parameters; they agree",
         ),
-        ("device", _device(config, n_parameters)),
+        ("device", _device(config)),
+        *_memory(config, gradients),
         ("tasks", ", ".join(description.evaluation["tasks"])),
         (
             "items",
@@ -175,16 +179,21 @@ def _deepest(space: SearchSpace, layers: int | None, needed: float) -> list[tupl
     ]
 
 
-def _device(config: StudyConfig, parameters: int) -> str:
-    """Say where workers run, and what weights one of them holds."""
+def _device(config: StudyConfig) -> str:
+    """Say where workers run."""
     workers = config.workers
     where = f"{workers.gpus:g} GPUs each" if workers.gpus else device(workers.device)
-    one = parameters * ELEMENT_BYTES[CODES[config.output.dtype]]
-    weights = one * (len(config.models) + 2)
-    return (
-        f"{plural(workers.count, f'{workers.backend} worker')} on {where}; some "
-        f"{size(weights)} of weights each (live model, base, {len(config.models)} parents)"
-    )
+    return f"{plural(workers.count, f'{workers.backend} worker')} on {where}"
+
+
+def _memory(config: StudyConfig, gradients: Sequence[Gradients]) -> list[tuple[str, str]]:
+    """Say what workers hold, and whether it fits into what this machine has."""
+    models = dict.fromkeys([config.base_model, *config.models])
+    on_gpu = device(config.workers.device) != "cpu"
+    beside = sum(n for one in gradients for what, n in one.memory.items() if what != "of weights")
+    plan = memory_plan(config, {name: open_model(name) for name in models}, on_gpu, beside)
+    elsewhere = config.workers.ray_address is not None  # on nodes that nobody has looked at
+    return memory_lines(plan, config, 0 if elsewhere else memory_here())
 
 
 def _money(config: StudyConfig, seconds: float) -> str:

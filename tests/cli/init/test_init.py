@@ -225,7 +225,8 @@ def test_init_writes_a_study_that_check_accepts(
     checked = evomerge("check", "study.yaml")
     assert checked.code == 0, checked.err
     assert checked.out.startswith("parents ")  # the long list is behind --config
-    assert "MB of weights each (live model, base, " in checked.out
+    assert "MB live model, up to " in checked.out
+    assert "once, mapped from files: " in checked.out
     assert evomerge("init").err.endswith("name another file with --out, or remove it\n")
 
 

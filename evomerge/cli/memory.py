@@ -1,0 +1,69 @@
+"""Says where a study's bytes lie, whether they fit, and what to do if they do not."""
+
+from __future__ import annotations
+
+import math
+import os
+
+from evomerge.report.numbers import size
+from evomerge.study.analysis.memory_plan import MemoryPlan
+from evomerge.study.config import StudyConfig
+
+ROOM = 0.9  # of a device's memory: the rest is the runtime's, and fragments
+NOT_OFFERED = (
+    "not offered are parents streamed to a GPU from main memory, parents as int8 deltas, and "
+    "layers streamed from disk"
+)
+
+
+def memory_here() -> int:
+    """Return the bytes of a GPU, if this process sees one, or of main memory."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def memory_lines(plan: MemoryPlan, config: StudyConfig, memory: int) -> list[tuple[str, str]]:
+    """Say what is held where, whether it fits, and what to do if not.
+
+    Args:
+        plan: The plan.
+        config: The study.
+        memory: Bytes of one GPU, or of the machine where there is none; 0 where nobody knows.
+
+    Returns:
+        Pairs of a word and a sentence.
+    """
+    workers = config.workers
+    each = f"{size(plan.live)} live model, up to {size(plan.batch)} logits"
+    if plan.gradient:
+        each += f", {size(plan.gradient)} gradient"
+    if plan.is_shared:
+        needed, has = plan.total(workers.count), memory
+        text = f"each worker {each}; base and parents {size(plan.parents)} once, mapped from files"
+        most = _most(plan, memory)
+        remedy = f"set workers.count to {most} or a smaller evaluate.batch_size"
+    else:
+        per_gpu = max(1, round(1 / workers.gpus)) if 0 < workers.gpus < 1 else 1
+        needed, has = plan.total(per_gpu), memory * max(1, math.floor(workers.gpus))
+        text = f"{each}, base and parents {size(plan.parents)}"
+        if plan.computed:
+            text += f" ({plan.computed} adapters as whole models)"
+        gpus = math.ceil(plan.total(1) / (ROOM * memory)) if memory else 0
+        remedy = f"workers.gpus: {gpus} holds one worker's over {gpus} GPUs"
+    rows = [("memory", f"{text}: {size(needed)}" + f" of {size(has)}" * bool(has))]
+    if has and needed > ROOM * has:
+        rows.append(("warning", f"that does not fit: {remedy}; {NOT_OFFERED}"))
+    disk = f"{size(plan.disk)} for best/model" if plan.disk else "the recipe alone"
+    rows.append(
+        ("disk", f"{disk}; up to {size(plan.cache)} of rankings by magnitude, in the cache")
+    )
+    return rows
+
+
+def _most(plan: MemoryPlan, memory: int) -> int:
+    """Return how many workers fit, at least one."""
+    each = plan.live + plan.batch + plan.gradient
+    return max(1, int((ROOM * memory - plan.parents) // each))
