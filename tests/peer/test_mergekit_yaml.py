@@ -31,7 +31,9 @@ from tests.peer.both import (
 pytestmark = needs_mergekit
 ATTENTION, MLP = "self_attn", "mlp"
 IN_MERGEKIT = [spec.name for spec in methods.registered() if spec.in_mergekit]
-NOT_IN_MERGEKIT = {spec.name for spec in methods.registered() if not spec.in_mergekit}
+NOT_IN_MERGEKIT = {
+    spec.name for spec in (*methods.registered(), *methods.structures()) if not spec.in_mergekit
+}
 
 
 def words(document):
