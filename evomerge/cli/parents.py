@@ -84,7 +84,7 @@ def parents_lines(
     }
     scored = {names: fitness(each, tasks, mode) for names, each in {**alone, **several}.items()}
     return [
-        *complement_lines(complement),
+        *(complement_lines(complement) if complement else []),
         *barrier_lines(pairs, n_items),
         *diversity_lines(_cosines(config), complement, pairs),
         *curve_lines(curve(scored)),

@@ -11,8 +11,10 @@ import pytest
 import evomerge as em
 from evomerge.study import progress
 from evomerge.study.display import study_html, study_line
+from evomerge.study.journal.codec import from_json, to_json
 from evomerge.study.journal.record import Record
 from evomerge.study.progress import ProgressBar, someone_looks
+from evomerge.study.statistics.verdict import Verdict
 from evomerge.study.trial import Trial
 from tests.report import report_bench as bench
 
@@ -29,6 +31,12 @@ def test_a_study_is_a_line_at_a_prompt_and_a_table_in_a_notebook(record: Record)
     assert "<td>trial 6, 0.875, +0.275 over the reference anchor</td>" in shown
     assert study_line(Path("new"), Record()) == "Study('new', not begun)"
     assert "not begun" in study_html(Path("new"), Record())
+
+
+def test_a_verdict_is_its_sentence_at_a_prompt(record: Record) -> None:
+    assert record.verdict is not None
+    verdict = from_json(Verdict, to_json(record.verdict))
+    assert repr(verdict) == f"Verdict({verdict.sentence!r})"
 
 
 def test_a_trial_shows_its_scores_and_parameters(record: Record) -> None:

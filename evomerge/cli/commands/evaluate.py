@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
         evaluation_data,
         evaluation_text,
     )
-    from evomerge.cli.display.lines import show
+    from evomerge.cli.display.lines import show, working
     from evomerge.core.atomic import user_errors, write_text
     from evomerge.merge.kernels.statistics import cache_folder
     from evomerge.study.evaluation.entrants import ensemble, entrants
@@ -82,7 +82,8 @@ def run(arguments: argparse.Namespace) -> None:
         about = arguments.models, settings, folder, arguments.dtype
         models.append(ensemble(arguments.ensemble, *about))
     store = arguments.store or cache_folder() / "scores"
-    evaluation = evaluate(models, store, arguments.limit, EvaluationProgress())
+    with working("looking at the models") as say:
+        evaluation = evaluate(models, store, arguments.limit, EvaluationProgress(say))
     for warning in evaluation.warnings:
         show(f"warning: {warning}")
     show(f"\n{evaluation_text(evaluation)}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from evomerge.cli.display.lines import show
@@ -17,13 +18,23 @@ _SHOWN = 3
 
 
 class EvaluationProgress:
-    """Prints a line for each model when it begins, from time to time, and when it is scored."""
+    """Says how far it is: in a line that changes on a terminal, else in lines from time to time.
 
-    def __init__(self) -> None:
+    Args:
+        say: Shows that line, see `lines.working`; without it there are lines on a terminal too.
+    """
+
+    def __init__(self, say: Callable[[str], None] | None = None) -> None:
+        self._say = say
         self._said = 0.0
 
     def __call__(self, progress: Progress) -> None:
         """Take in how far it is."""
+        is_done = progress.scored == progress.items > 0
+        if self._say is not None:
+            self._say(_progress_text(progress))
+            if sys.stderr.isatty() and not is_done:
+                return
         at_an_end = progress.scored in (progress.stored, progress.items)
         if not at_an_end and time.monotonic() - self._said < _QUIET_SECONDS:
             return
@@ -32,6 +43,8 @@ class EvaluationProgress:
 
 
 def _progress_text(p: Progress) -> str:
+    if not p.items:
+        return f"{p.model}: loading model and tasks"
     new = p.scored - p.stored
     if not new:
         stored = f", {p.stored:,} of them stored" if p.stored else ""

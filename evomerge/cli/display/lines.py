@@ -40,7 +40,14 @@ def show(text: str = "", style: str = "", stream: TextIO | None = None) -> None:
     if not stream.isatty():
         print(printable(text), file=stream, flush=True)
         return
-    print_lines(console_of(stream), text, style)
+    console = console_of(stream)
+    if hasattr(stream, "rich_proxied_file"):  # beside what `working` draws, which would be torn
+        shown = [
+            part for line in printable(text).split("\n") for part in wrapped(line, console.width)
+        ]
+        print("\n".join(shown), file=stream)
+        return
+    print_lines(console, text, style)
 
 
 def print_lines(console: Console, text: str, style: str = "") -> None:
@@ -84,7 +91,7 @@ def working(text: str) -> Iterator[Callable[[str], None]]:
         return
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    columns = SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False)
     with Progress(*columns, console=console_of(sys.stderr), transient=True) as progress:
         task = progress.add_task(text)
         yield lambda text: progress.update(task, description=text)

@@ -6,7 +6,7 @@ import math
 import os
 from dataclasses import dataclass
 
-from evomerge.report.numbers import size
+from evomerge.report.numbers import plural, size
 
 _ROOM = 0.8  # of a device's memory for weights; the rest is activations and the runtime
 _CUDA_FLOPS, _CORE_FLOPS = 5e13, 1e10  # of a forward pass, cautious: `check` measures
@@ -74,7 +74,7 @@ def workers(machine: Machine, model_bytes: int, parents: int) -> Workers:
     4
     """
     needed = model_bytes * (parents + 2)
-    what = f"{size(needed)} of weights each (live model, base, {parents} models)"
+    what = f"{size(needed)} of weights each (live model, base, {plural(parents, 'model')})"
     if not needed:
         what = "sizes are not known before the models are downloaded"
     if machine.gpus:

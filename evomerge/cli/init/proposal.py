@@ -93,8 +93,11 @@ def tasks(given: Iterable[str], folders: Sequence[Path], words: str, near: Itera
         near: Where a folder `tasks` may be.
     """
     names = tuple(given)
+    near = list(near)
     if names:
-        return Tasks(names, tuple(folders), "as given by --tasks")
+        beside = (place / "tasks" for place in near if not folders)
+        holding = [folder for folder in beside if {*names} & {*_tasks_in(folder)}]
+        return Tasks(names, tuple(folders) or tuple(holding[:1]), "as given by --tasks")
     for folder in [*folders, *(place / "tasks" for place in near)]:
         inside = _tasks_in(folder)
         if inside:

@@ -65,6 +65,8 @@ def convergence(study: Source, ax: Any = None) -> Any:
         moving = [math.fsum(best[max(0, i - 4) : i + 1]) / min(i + 1, 5) for i in range(len(best))]
         ax.plot(numbers, moving, c=SEARCH, label="mean of five steps")
     ax.set(xlabel="generation" if gains else "step", ylabel="gain" if gains else "fitness")
+    room = max(0.5, 0.02 * (numbers[-1] - numbers[0]))
+    ax.set_xlim(numbers[0] - room, numbers[-1] + room)
     ax.locator_params(axis="x", integer=True)
     ax.legend(fontsize=8.5, frameon=False)
     return ax

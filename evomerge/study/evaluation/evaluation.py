@@ -47,7 +47,7 @@ class Progress:
 
     Attributes:
         model: Its name.
-        items: How many items it has.
+        items: How many items it has; 0 before it is loaded.
         scored: How many have a score by now.
         stored: How many of these had one before.
         seconds: Since its tasks were loaded.
@@ -168,6 +168,7 @@ def evaluate(
 def _scored(model: Entrant, store: Path, limit: int | None, listener: Listener) -> _Scored:
     """Score what the store lacks of one model, and return all."""
     store.mkdir(parents=True, exist_ok=True)
+    listener(Progress(model.name, 0, 0, 0, 0.0))
     with open_pool(model.config, store / "workers.log") as pool:
         scheduler = Scheduler(pool)
         describe = Describe(model.recipe.to_dict(), item_digests=True)

@@ -39,7 +39,7 @@ class Candidate:
     name: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Verdict:
     """The judgement of a study, as ``verdict.json`` has it.
 
@@ -81,6 +81,9 @@ class Verdict:
     rivals: int = 0
     guaranteed: bool | None = None
     overfit: Overfit | None = None
+
+    def __repr__(self) -> str:
+        return f"Verdict({self.sentence!r})"
 
     def _repr_html_(self) -> str:
         return verdict_html(self)
