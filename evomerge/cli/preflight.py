@@ -68,6 +68,8 @@ def run_check(
         with open_pool(config, Path(folder) / "workers.log") as pool:
             scheduler = Scheduler(pool)
             first = space.fill([dimension.start for dimension in space.dimensions])
+            largest = space.largest
+            whole = largest and scheduler.ask(Describe(largest.to_dict()), Description)
             description = scheduler.ask(Describe(first.to_dict()), Description)
             keys = together(description.evaluation)
             pools = split(
@@ -101,7 +103,7 @@ def run_check(
                 parents_text = parents_lines(
                     config, scheduler, units, task_specs(description.evaluation)
                 )
-    n_parameters = description.parameters
+    n_parameters = max(description.parameters, whole.parameters if whole else 0)
     needed = n_parameters * ELEMENT_BYTES[CODES[config.output.dtype]]
     free = shutil.disk_usage(study.absolute().parent).free
     if config.output.save_model and free < 1.1 * needed:
@@ -121,7 +123,8 @@ def run_check(
     rows = [
         (
             "parents",
-            f"{len(config.models)} and the base, {n_parameters / 1e6:.3g} M parameters; they agree",
+            f"{len(config.models)} and the base, "
+            f"{description.parameters / 1e6:.3g} M parameters; they agree",
         ),
         ("device", _device(config)),
         *_memory(config, gradients),
@@ -137,6 +140,7 @@ def run_check(
         ),
         *(("rows", text) for text in [described(config, pools["search"])] if text),
         *_deepest(space, description.layers, needed),
+        *([("largest", f"{n_parameters / 1e6:.3g} M parameters")] if whole else []),
         ("optimizer", f"{config.search.optimizer}: {why}"),
         *(("warning", text) for text in description.evaluation["warnings"]),
         ("trial", f"{smooth['total']:.2g} s for {shown} items, {_share(smooth)} in the model"),

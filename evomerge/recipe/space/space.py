@@ -34,6 +34,7 @@ from evomerge.recipe.space.shipped import find
 from evomerge.recipe.space.simplex import shares, simplices
 from evomerge.recipe.space.template import any_groups, bound, placeholders, tensors_of
 
+_GROWING = ("experts", "rank", "shared", "factor")  # parameters of structures: more is larger
 _SHOWN = 20  # dimensions in a notebook
 
 
@@ -171,6 +172,21 @@ class SearchSpace:
         ]
         slices = self.fill(point).slices
         return sum(part.length for part in slices) if slices else None
+
+    @property
+    def largest(self) -> Recipe | None:
+        """The recipe of the most parameters, if a structure's settings may add some to a model."""
+        name = self.document.get("merge_method")
+        is_structure = name in methods.names() and methods.get(str(name)).is_structure
+        dimensions = self.dimensions if is_structure else ()
+        if not any(one.parameter in _GROWING for one in dimensions):
+            return None
+        return self.fill(
+            [
+                d.start if d.parameter not in _GROWING else max(d.choices, default=_end(d, 0))
+                for d in dimensions
+            ]
+        )
 
     def fill(self, point: Sequence[Value]) -> Recipe:
         """Return the recipe at a point.

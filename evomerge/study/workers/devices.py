@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
+from evomerge.checkpoint.dtypes import CODES, ELEMENT_BYTES
 from evomerge.core.errors import UserError
 from evomerge.study.config import WorkersConfig
+
+_LIMIT = Path("/sys/fs/cgroup/memory.max")  # a container's
 
 
 def device(name: str) -> str:
@@ -42,3 +48,36 @@ def devices(workers: WorkersConfig) -> list[str]:
             f"{socket.gethostname()} sees {seen}; set a smaller workers.gpus, or device: cpu"
         )
     return [first] if count < 2 else [f"cuda:{i}" for i in range(count)]
+
+
+def check_room(parameters: int, dtype: str, devices: Sequence[str]) -> None:
+    """Refuse a model that no batch of any size could run in.
+
+    Args:
+        parameters: Of the live model.
+        dtype: Of its weights.
+        devices: Where it is to be.
+
+    Raises:
+        UserError: Its weights take more than the devices have, whatever else they hold.
+    """
+    needed = parameters * ELEMENT_BYTES[CODES[dtype]]
+    there = sum(map(memory_of, dict.fromkeys(devices)))
+    if needed > there:
+        raise UserError(
+            f"the space's largest candidate has {parameters / 1e6:,.4g} million parameters: its "
+            f"weights take {needed / 1e9:.3g} GB in {dtype}, and {', '.join(devices)} "
+            f"{'has' if len(devices) == 1 else 'have'} {there / 1e9:.3g} GB; lower experts, rank "
+            "or layers in the space, or take a narrower dtype"
+        )
+
+
+def memory_of(device: str) -> int:
+    """Return the bytes that a device has in all; on the CPU those of the machine or container."""
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(machine, int(_LIMIT.read_text()))
+    except (OSError, ValueError):  # no container, or one without a limit
+        return machine

@@ -39,7 +39,7 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.study.config import StudyConfig
 from evomerge.study.workers.answers.exports import export, export_adapter, translate
 from evomerge.study.workers.answers.together import evaluate_together, suits_together
-from evomerge.study.workers.devices import devices
+from evomerge.study.workers.devices import check_room, devices
 from evomerge.study.workers.failures import (
     failure_of,
     wrong_answers_for_errors,
@@ -170,6 +170,7 @@ class Evaluator:
             chat = self.config.evaluate.apply_chat_template
             check_in_place(recipe, checkpoints, chat=chat)
             plan = make_plan(recipe, checkpoints)
+            check_room(plan.parameters, self.config.scored_in, self.devices)
             live_tensors(self.scoring.models.of(plan.config).model, plan)  # no gaps
             parameters = max(parameters, plan.parameters)
         model = (

@@ -7,8 +7,16 @@ import pytest
 from evomerge.merge.build import build
 from evomerge.recipe.recipe import Recipe
 from evomerge.study.config import StudyConfig
+from evomerge.study.workers import devices
 from evomerge.study.workers.evaluator import Evaluator
-from evomerge.study.workers.requests import Evaluate, Export, Exported, Scores
+from evomerge.study.workers.requests import (
+    Describe,
+    Evaluate,
+    Export,
+    Exported,
+    Failure,
+    Scores,
+)
 from tests.study.small_study import real_study
 from tests.study.workers.test_shapes import ITEMS, scored, stock
 
@@ -83,3 +91,13 @@ def test_an_export_names_size_and_code(evaluator, study, tmp_path):
     answer = evaluator.handle(Export(routed, str(tmp_path / "routed")))
     file = tmp_path / "routed" / "modeling_smile.py"
     assert answer.contents["code"] == {file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
+
+
+def test_a_candidate_larger_than_the_device_is_refused_before_it_is_made(
+    evaluator, study, monkeypatch
+):
+    monkeypatch.setattr(devices, "memory_of", lambda _: 20_000)
+    answer = evaluator.handle(Describe(mixture(study, top=1).to_dict()))
+    assert isinstance(answer, Failure)
+    assert "the space's largest candidate has" in answer.message
+    assert "cpu has 2e-05 GB; lower experts, rank" in answer.message
