@@ -140,7 +140,7 @@ def run_check(
         ),
         *(("rows", text) for text in [described(config, pools["search"])] if text),
         *_deepest(space, description.layers, needed),
-        *([("largest", f"{n_parameters / 1e6:.3g} M parameters")] if whole else []),
+        *([("largest", _largest(config, n_parameters))] if whole else []),
         ("optimizer", f"{config.search.optimizer}: {why}"),
         *(("warning", text) for text in description.evaluation["warnings"]),
         ("trial", f"{smooth['total']:.2g} s for {shown} items, {_share(smooth)} in the model"),
@@ -188,6 +188,12 @@ def _device(config: StudyConfig) -> str:
     workers = config.workers
     where = f"{workers.gpus:g} GPUs each" if workers.gpus else device(workers.device)
     return f"{plural(workers.count, f'{workers.backend} worker')} on {where}"
+
+
+def _largest(config: StudyConfig, parameters: int) -> str:
+    """Say how large a space's largest candidate is."""
+    weights = parameters * ELEMENT_BYTES[CODES[config.scored_in]]
+    return f"{parameters / 1e6:.3g} M parameters, whose live model has {size(weights)}"
 
 
 def _memory(config: StudyConfig, gradients: Sequence[Gradients]) -> list[tuple[str, str]]:
