@@ -33,6 +33,7 @@ POINTS = {
     "worker.start": "a worker has read its configuration",
     "worker.evaluate": "a worker is about to build and score a candidate",
     "worker.gradient": "a worker is about to build a candidate and differentiate its loss",
+    "worker.measure": "a worker is about to make a statistic of a parent",
     "worker.answer": "its answer is about to be sent",
 }
 

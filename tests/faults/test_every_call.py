@@ -24,7 +24,8 @@ DRIVER += ["pool.spawn", "pool.submit", "pool.reply", "pool.close"]
 WORKER = ["worker.start", "worker.evaluate", "worker.answer"]
 MODEL = ["shard.write", "folder.sync", "folder.rename"]
 TORN = ["journal.truncate"]
-GRADIENT = ["worker.gradient"]  # real workers alone reach it: tests/study/phases/test_gradients.py
+# Real workers alone reach these: tests/study/phases/test_gradients.py, tests/study/test_own_rows.py
+REAL = ["worker.gradient", "worker.measure"]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def every_call(
 
 
 def test_every_fault_point_is_swept_here() -> None:
-    assert sorted([*DRIVER, *WORKER, *MODEL, *TORN, *GRADIENT]) == sorted(faults.POINTS)
+    assert sorted([*DRIVER, *WORKER, *MODEL, *TORN, *REAL]) == sorted(faults.POINTS)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from evomerge.study.journal.journal import JOURNAL
 from evomerge.study.own_rows import described
 from evomerge.study.phases.anchors import anchors
 from evomerge.study.study import Study
+from evomerge.study.workers import pool as pool_module
 from evomerge.study.workers.evaluator import Evaluator
 from evomerge.study.workers.requests import Evaluate, Scores
 from tests.models import load
@@ -144,6 +145,30 @@ def test_a_statistic_is_a_unit_of_work_and_equal_whoever_makes_it(
         apart = Evaluator(config).handle(request)
         assert isinstance(apart, Measured)
         assert apart.statistic == first.statistic
+
+
+@pytest.mark.slow  # real workers
+@pytest.mark.parametrize(
+    ("workers", "fault"), [(1, "worker.measure:1:kill"), (2, "worker.measure:2:kill"), (4, "")]
+)
+def test_a_run_is_the_same_with_any_number_of_workers_also_if_one_is_killed_in_a_statistic(
+    config_with: Callable[..., StudyConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: int,
+    fault: str,
+) -> None:
+    Study(config_with(), tmp_path / "alone").optimize()
+    monkeypatch.setenv("EVOMERGE_CACHE", str(tmp_path / "other-cache"))
+    monkeypatch.setattr(study_module, "open_pool", pool_module.open_pool)
+    if fault:
+        monkeypatch.setenv("EVOMERGE_FAULT", f"{fault}:{tmp_path / 'struck'}")
+    config = config_with(workers={"backend": "local", "count": workers, "threads": 1})
+    Study(config, tmp_path / "run").optimize()
+    assert (tmp_path / "struck").exists() == bool(fault)
+    runs = [tmp_path / "run", tmp_path / "alone"]  # recipes name rows in their run's folder
+    ours, alone = (json.dumps(substance(run)).replace(str(run), "RUN") for run in runs)
+    assert json.loads(ours) == json.loads(alone)
 
 
 def test_a_merge_of_models_data_is_made_once_and_not_for_every_candidate(
