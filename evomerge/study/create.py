@@ -49,6 +49,7 @@ class LMEval:
         dtype: What the model computes in; ``None`` is the output's.
         batch_size: Rows per batch, or ``"auto"``.
         fitness: ``"smooth"`` (log-likelihoods, no decoding) or ``"metric"``.
+        adapters: Sums of LoRA adapters ``"together"`` or ``"built"``; ``None``: the faster.
         items: Shares of the pools and `per_generation`; ``None`` takes the defaults.
         allow_task_code: Whether tasks may run Python of their own.
         engine: What generates answers: ``"hf"`` or ``"vllm"``.
@@ -67,6 +68,7 @@ class LMEval:
     dtype: str | None = None
     batch_size: int | str = "auto"
     fitness: str = "smooth"
+    adapters: str | None = None
     items: ItemsConfig | Mapping[str, Any] | None = None
     allow_task_code: bool = False
     engine: str = "hf"

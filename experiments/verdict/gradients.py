@@ -26,7 +26,7 @@ from evomerge.study.study import Study
 from tests.study import small_study
 
 WORDS, WIDTH, FRESH, STEPS, CHANGE = len(small_study.WORDS), 32, 4_000, 10, 0.05
-small_study.N_DOCUMENTS = 120
+DOCUMENTS = 120  # of each task
 
 
 def write_zoo(folder: Path, seed: int, noise: float) -> None:
@@ -78,7 +78,7 @@ def truly(model: Path, right: torch.Tensor, prompts: torch.Tensor) -> float:
 
 def study(folder: Path, seed: int, noise: float) -> dict:
     write_zoo(folder / "zoo", seed, noise)
-    small_study.write_tasks(folder / "zoo" / "right", folder / "tasks")
+    small_study.write_tasks(folder / "zoo" / "right", folder / "tasks", DOCUMENTS)
     document = {
         "base_model": "zoo/base",
         "models": ["zoo/one", "zoo/two", "zoo/three"],

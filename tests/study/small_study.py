@@ -267,7 +267,7 @@ def tokenizer(words: tuple[str, ...] = tuple(WORDS)) -> Any:
     )
 
 
-def write_tasks(model_folder: Path, tasks: Path) -> None:
+def write_tasks(model_folder: Path, tasks: Path, documents_of_each: int = N_DOCUMENTS) -> None:
     """A multiple-choice task and one to write, whose answers the model gives."""
     import torch
     from transformers import LlamaForCausalLM
@@ -276,7 +276,7 @@ def write_tasks(model_folder: Path, tasks: Path) -> None:
     model = LlamaForCausalLM.from_pretrained(model_folder).eval()
     draw = torch.Generator().manual_seed(7)
     documents = []
-    for _ in range(N_DOCUMENTS):
+    for _ in range(documents_of_each):
         prompt = (torch.randint(len(WORDS), (6,), generator=draw) + 3).tolist()
         with torch.no_grad():
             scores = model(input_ids=torch.tensor([prompt])).logits[0, -1, 3:]

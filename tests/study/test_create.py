@@ -30,6 +30,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "items": {"per_generation": 7, "search": 0.4, "race": 0.3},
         "allow_task_code": True,
         "dtype": "float32",
+        "adapters": "built",
         "engine": "vllm",
         "engine_options": {"gpu_memory_utilization": 0.5},
     },

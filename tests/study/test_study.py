@@ -56,6 +56,7 @@ def test_a_study_leaves_what_the_readme_promises(stub_workers: StubWorkers, tmp_
     run = tmp_path / "run"
     verdict = go(run, search={"trials": 40})
     written = json.loads((run / "verdict.json").read_text())
+    assert written.pop("model").keys() == {"parameters", "parameters_per_token", "code"}
     assert written == verdict
     assert set(written) >= {"winner", "improvement_shown", "scores", "comparisons", "reproduce"}
     assert written["winner"].keys() >= {"kind", "trial", "digest"}

@@ -1,9 +1,9 @@
 """A language model of transformers whose linear layers choose among low-rank changes (SMILE).
 
-Written by evomerge beside the weights of such a model, which transformers loads with
-`trust_remote_code=True`. It needs torch and transformers alone, opens no file and no connection,
-and has a class for each dense architecture: `RoutedLlamaForCausalLM` is `LlamaForCausalLM` with
-`RoutedLinear` in the places that the config's `smile` names.
+Written by evomerge beside the weights of such a model, which transformers loads where code of
+models is allowed (`trust_remote_code`). It needs torch and transformers alone, opens no file and no
+connection, and has a class for each dense architecture: `RoutedLlamaForCausalLM` is
+`LlamaForCausalLM` with `RoutedLinear` in the places that the config's `smile` names.
 
 Tang 2024, https://arxiv.org/abs/2408.10174
 """

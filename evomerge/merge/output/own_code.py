@@ -41,6 +41,6 @@ def code_sentence(folder: Path) -> str:
         return ""
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     return (
-        f"No architecture of transformers has such layers: load it with `trust_remote_code=True`, "
+        f"No architecture of transformers has such layers: load it with `trust_remote_code`, "
         f"which runs its file {file.name} (SHA-256 `{sha256}`, evomerge's own)."
     )

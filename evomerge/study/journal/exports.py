@@ -50,5 +50,5 @@ class ModelExport:
             parts.append(f"{self.parameters:,} parameters, of which a token takes {taken}.")
         if self.code:
             files = ", ".join(f"{name} (SHA-256 {sha256})" for name, sha256 in self.code.items())
-            parts.append(f"It loads with trust_remote_code=True alone, which runs {files}.")
+            parts.append(f"It loads only with `trust_remote_code`, which runs {files}.")
         return " ".join(parts)

@@ -87,6 +87,7 @@ def test_status_of_a_finished_run(evomerge: Run, stub_study: StudyFile, tmp_path
     assert status["best"].keys() == {"trial", "fitness", "gain", "scores"}
     assert status["seconds"].keys() == {"build", "forward", "total"}
     verdict = json.loads((run / "verdict.json").read_text())
+    assert verdict.pop("model")["parameters"] == 10  # the export's
     assert {key: status["verdict"][key] for key in verdict} == verdict
     text = evomerge("status", run)
     assert text.code == 0
