@@ -56,12 +56,12 @@ class Ensemble(torch.nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the models are."""
+        """Return the device of the models."""
         return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the first model computes in."""
+        """Return what the first model computes in."""
         return next(self.parameters()).dtype
 
     def forward(
@@ -89,22 +89,22 @@ class Ensemble(torch.nn.Module):
         total: torch.Tensor | None = None
         model: Any
         for number, (model, name) in enumerate(zip(self.models, self._cache_names, strict=True)):
-            own: Any = None
+            cache: Any = None
             if past_key_values is not None:  # with windows, unless the caller's has none
-                own = DynamicCache(config=model.config) if before else DynamicCache()
+                cache = DynamicCache(config=model.config) if before else DynamicCache()
                 if begun:
-                    own.layers = before[len(grown) : len(grown) + self._layers[number]]
+                    cache.layers = before[len(grown) : len(grown) + self._layers[number]]
             logits = model(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
                 use_cache=use_cache,
                 logits_to_keep=logits_to_keep,
-                **({} if own is None else {str(name): own}),
+                **({} if cache is None else {str(name): cache}),
             ).logits.float()
-            if own is not None:
-                self._layers[number] = len(own.layers)
-                grown += own.layers
+            if cache is not None:
+                self._layers[number] = len(cache.layers)
+                grown += cache.layers
             if self.mean == "probabilities":
                 logits = logits.log_softmax(-1)
                 total = logits if total is None else torch.logaddexp(total, logits)

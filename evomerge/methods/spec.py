@@ -59,7 +59,7 @@ class MethodSpec:
 
     @property
     def needs_data(self) -> bool:
-        """Whether models need rows of data, which say what of their weights they use."""
+        """True if models need rows of data, which say what of their weights they use."""
         return not self.takes.isdisjoint(OF_DATA)
 
     def reads_data(self, parameters: Mapping[str, Any]) -> bool:

@@ -109,14 +109,14 @@ def synchronize(device: str) -> None:
 
 
 def canary(worker: Evaluator) -> bool:
-    """Whether scores follow the weights: the same again for the same, and others for others."""
+    """Return whether scores follow the weights: same for the same, others for others."""
     first, second = recipe(worker, "linear", 0), recipe(worker, "task_arithmetic", 9)
     before, other, again = (score(worker, one).rows for one in (first, second, first))
     return list(before) == list(again) and list(before) != list(other)
 
 
 def exported(worker: Evaluator, folder: Path) -> bool:
-    """Whether the folder that is written has the weights that were scored, by their digests."""
+    """Return whether the written folder has the weights that were scored, by their digests."""
     one, out = recipe(worker, "ties", 3), folder / "out"
     scored = worker.handle(Evaluate(one, [ITEMS_ASKED], "smooth", digest=True))
     written = worker.handle(Export(one, str(out)))

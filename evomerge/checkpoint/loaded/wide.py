@@ -26,7 +26,7 @@ _MOST = 1e-3  # of the largest logit, what the trial may miss
 
 
 class Tiling(NamedTuple):
-    """How a tensor of the wide model comes of one of the narrow.
+    """Says which tensor of the narrow model is repeated into one of the wide, and how.
 
     Attributes:
         name: Of the wide model's tensor.
@@ -98,8 +98,8 @@ def _tiling(
 def _wider(config: Mapping[str, Any], factor: int) -> dict[str, Any]:
     scope = {**config}
     if isinstance(config.get("hidden_size"), int) and config.get("num_attention_heads"):
-        own = config["hidden_size"] // config["num_attention_heads"]
-        scope["head_dim"] = config.get("head_dim") or own
+        per_head = config["hidden_size"] // config["num_attention_heads"]
+        scope["head_dim"] = config.get("head_dim") or per_head
     scope |= {k: v * factor for k, v in scope.items() if k in _WIDTHS and isinstance(v, int)}
     return {**scope, "tie_word_embeddings": False}
 

@@ -24,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 
 class LayerSums(NamedTuple):
-    """What candidates add to one layer's weight.
+    """Holds what candidates add to one layer's weight.
 
     Attributes:
         layer: A linear layer, or one that stores its weight as (in, out).

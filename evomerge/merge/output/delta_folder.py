@@ -58,7 +58,7 @@ FORMAT = "evomerge delta 1"
 
 @dataclass(frozen=True)
 class DeltaSize:
-    """How many tensors are stored in which way, and the bytes of the delta and of the models.
+    """Counts tensors by the way they are stored in, and the bytes of the delta and of the models.
 
     Attributes:
         counts: Tensors by the way they are stored in.

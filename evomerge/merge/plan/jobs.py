@@ -62,7 +62,7 @@ class MergePlan:
 
     @property
     def parameters_per_token(self) -> int:
-        """How many of them a token takes: of experts, or of routed changes, those chosen."""
+        """Number of them that a token takes: of experts, or of routed changes, those chosen."""
         routed = sum(math.prod(job.shape) for job in self.jobs if _is_chosen(job.name))
         return self.parameters - routed + round(routed * share_of_experts(self.config))
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ ALL = ""  # stands for all tasks together
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the evaluation of a model is.
+    """Says how far the evaluation of a model is.
 
     Attributes:
         model: Its name.
@@ -179,7 +180,7 @@ def _scored(model: Entrant, store: Path, limit: int | None, listener: Listener) 
             for task, ids in _limited(evaluation["items"], limit).items()
             for i, key in zip(ids, evaluation["item_digests"][task], strict=False)
         }
-        with ItemStore(store / _digest(model, description)) as known:
+        with closing(ItemStore(store / _digest(model, description))) as known:
             scoring = _Scoring(model, keys, known, listener)
             parents = ExpectedParents(description.stamp or "", description.fingerprints)
             recipe, size = model.recipe.to_dict(), model.config.evaluate.rows_per_batch

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from evomerge.core.errors import UserError
 from evomerge.evaluate.outcomes import OutcomeRow
@@ -36,7 +35,7 @@ class ItemScore(NamedTuple):
 
 
 class ItemStore:
-    """One model's scores, open for writing; ``with`` closes it.
+    """One model's scores, open for writing until `close`.
 
     Args:
         folder: Its folder; made if there is none.
@@ -64,17 +63,6 @@ class ItemStore:
     def close(self) -> None:
         """Close the journal."""
         self._journal.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _replay(self, event: Event) -> None:
         if event["event"] != _SCORED:

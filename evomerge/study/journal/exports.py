@@ -29,7 +29,7 @@ class AdapterExport:
 
 @dataclass(frozen=True)
 class ModelExport:
-    """What was written as the model.
+    """Describes what was written as the model.
 
     Attributes:
         parameters: How many it has.

@@ -173,9 +173,8 @@ class Evaluator:
             check_room(plan.parameters, self.config.scored_in, self.devices)
             live_tensors(self.scoring.models.of(plan.config).model, plan)  # no gaps
             parameters = max(parameters, plan.parameters)
-        model = (
-            self.scoring.models.home.model
-        )  # which decides each parent tensor's device, if several
+        # Making it decides the device of each parent's tensors, where there are several.
+        model = self.scoring.models.home.model
         self.parents.check_finite()
         scorer = self.scoring.scorer(request.halvings)
         evaluation = self.scoring.harness.describe()
@@ -196,9 +195,7 @@ class Evaluator:
         batches = None
         if request.batches is not None:
             mode, items = request.batches
-            if self.scoring.harness.has(
-                items
-            ):  # else the protocols differ, which the driver reports
+            if self.scoring.harness.has(items):  # else the driver reports what differs
                 batches = scorer.composition(items, mode)
         return Description(
             evaluation,

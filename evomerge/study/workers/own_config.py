@@ -91,7 +91,7 @@ class OwnModels:
         )
 
     def warnings(self) -> list[str]:
-        """What users should know of how parents are scored, a sentence each."""
+        """Return a sentence for each thing that users should know of how parents are scored."""
         sentences = self._unused_templates() if self._chat else []
         for model in self._checkpoints:
             lines, same_tokenizer = self._compared(model)

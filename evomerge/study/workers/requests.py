@@ -259,7 +259,7 @@ class ScoresTogether(Scores):
 
 @dataclass(frozen=True)
 class Suited:
-    """Whether recipes are scored side by side: the answer to `SuitTogether`.
+    """Says whether recipes are scored side by side: the answer to `SuitTogether`.
 
     Attributes:
         why_not: Why they cannot be, or why it would not pay; empty if they are.
