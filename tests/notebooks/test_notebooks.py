@@ -53,6 +53,7 @@ def small_models(zoo):
     return {"base": str(zoo / "base"), "models": [str(zoo / "one"), str(zoo / "two")]}
 
 
+@pytest.mark.slow
 def test_a_first_search(execute, tmp_path):
     folder = str(tmp_path / "demo")
     printed = execute("01", folder=folder, zoo_size=SMALL_ZOO, trials=14, workers=1)
