@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Literal
 
 
 def trial_number(text: str) -> int:
@@ -18,6 +19,11 @@ def count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number >= 1, but got {text}")
     return value
+
+
+def count_or_all(text: str) -> int | Literal["all"]:
+    """Return a whole number of at least 1, or ``all``."""
+    return "all" if text == "all" else count(text)
 
 
 def port(text: str) -> int:

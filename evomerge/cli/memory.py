@@ -41,7 +41,7 @@ def memory_lines(plan: MemoryPlan, config: StudyConfig, memory: int) -> list[tup
     if plan.gradient:
         each += f", {size(plan.gradient)} gradient"
     if plan.is_shared:
-        needed, has = plan.total(workers.count), memory
+        needed, has = plan.total(workers.least), memory
         text = f"each worker {each}; base and parents {size(plan.parents)} once, mapped from files"
         most = _most(plan, memory)
         remedy = f"set workers.count to {most} or a smaller evaluate.batch_size"

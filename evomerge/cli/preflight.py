@@ -67,6 +67,7 @@ def run_check(
         optimizer = start_optimizer(config, space, None)
         with open_pool(config, Path(folder) / "workers.log") as pool:
             scheduler = Scheduler(pool)
+            config = replace(config, workers=replace(config.workers, count=pool.size))
             first = space.fill([dimension.start for dimension in space.dimensions])
             largest = space.largest
             whole = largest and scheduler.ask(Describe(largest.to_dict()), Description)
@@ -97,7 +98,7 @@ def run_check(
             units = requests(config, items)
             by_mode = {mode: smooth["total"], "metric": metric["total"]}
             evaluations = [u.request for u in units if isinstance(u.request, Evaluate)]
-            takes = sum(by_mode[one.mode] for one in evaluations) / config.workers.count
+            takes = sum(by_mode[one.mode] for one in evaluations) / config.workers.least
             parents_text = [f"parents    would take {duration(takes)} to compare: add --parents"]
             if parents or takes < AT_MOST_SECONDS:
                 parents_text = parents_lines(
@@ -187,7 +188,7 @@ def _device(config: StudyConfig) -> str:
     """Say where workers run."""
     workers = config.workers
     where = f"{workers.gpus:g} GPUs each" if workers.gpus else device(workers.device)
-    return f"{plural(workers.count, f'{workers.backend} worker')} on {where}"
+    return f"{plural(workers.least, f'{workers.backend} worker')} on {where}"
 
 
 def _largest(config: StudyConfig, parameters: int) -> str:
@@ -275,7 +276,7 @@ def _phases(
         "race": 8 * count["race"] / shown * metric,
         "verdict": 9 * count["holdout"] / shown * metric,
     }
-    return {phase: one / config.workers.count for phase, one in seconds.items()}
+    return {phase: one / config.workers.least for phase, one in seconds.items()}
 
 
 def _scaling(candidates: int, shards: int, spent: Mapping[str, float]) -> str:

@@ -87,10 +87,10 @@ def summary(record: Record) -> dict[str, Any]:
 def cost(record: Record) -> float | None:
     """Return what the workers have cost so far, by ``workers.price_per_hour``, or ``None``."""
     workers = record.config.get("workers", {})
-    price = workers.get("price_per_hour")
-    if price is None:
+    price, count = workers.get("price_per_hour"), workers.get("count", 1)
+    if price is None or not isinstance(count, int):  # or `all`, which has no price
         return None
-    return float(price * workers.get("count", 1) * record.run_seconds / 3600)
+    return float(price * count * record.run_seconds / 3600)
 
 
 def _wanted(record: Record) -> int | None:

@@ -90,6 +90,11 @@ class Ledger:
         scheduler.pool.notice = partial(self.warn, "workers wait")
         scheduler.halvings = max(scheduler.halvings, self.record.halvings)
 
+    @property
+    def n_workers(self) -> int:
+        """How many workers can be used at present; at least 1."""
+        return 1 if self._scheduler is None else self._scheduler.n_workers
+
     def borrow(self, run: str, record: Record) -> None:
         """Look outcomes up in another run before they are paid for."""
         self.lenders[run] = record
@@ -235,10 +240,8 @@ class Ledger:
         return self.record.study.shard_items
 
     def _rows(self, number: int, items: Items, mode: str) -> list[OutcomeRow] | None:
-        trial = self.record.trials[number]
-        if self.record.outcomes.missing(trial.digest, mode, items):
-            return None
-        return self.record.outcomes.rows(trial.digest, mode, items)
+        digest, outcomes = self.record.trials[number].digest, self.record.outcomes
+        return None if outcomes.missing(digest, mode, items) else outcomes.rows(digest, mode, items)
 
     def _enter(
         self,

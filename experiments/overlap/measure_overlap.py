@@ -2,10 +2,12 @@
 
     python experiments/overlap/measure_overlap.py efficiency [SEEDS]
     python experiments/overlap/measure_overlap.py busy
+    python experiments/overlap/measure_overlap.py speeds
 
 Efficiency: the landscapes of optimizer_smoke, "gap closed" as there. Asked ahead, generation g + 1
 comes from what generation g - 1 taught; its steps count from where the mean is by then. Busy: the
-real scheduler in the simulator's virtual time, shards of log-normal duration.
+real scheduler in the simulator's virtual time, shards of log-normal duration. Speeds: the same with
+workers of different speed, as it is and with requests weighted by speeds that are known.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from run import Landscape  # noqa: E402
 
 from evomerge import optimizers  # noqa: E402
 from evomerge.study.journal.events import AskedEvent, SearchEndedEvent  # noqa: E402
+from evomerge.study.workers.queue import Waiting  # noqa: E402
 from evomerge.study.workers.requests import Evaluate, Request  # noqa: E402
+from evomerge.study.workers.scheduler import Done, Scheduler  # noqa: E402
 from tests.simulator import cluster  # noqa: E402
 from tests.study.small_study import stub_config  # noqa: E402
 
@@ -118,13 +122,65 @@ class Timed(cluster.SimulatedPool):
     """Notes how long workers are busy."""
 
     spans: list[tuple[float, float]]
+    speeds: tuple[float, ...] = (1.0,)  # in turn
+    sigma = 1.0
 
     def submit(self, worker: int, request: Request) -> None:
         shards = len(request.shards) if isinstance(request, Evaluate) else 1
-        seconds = sum(self._weather._draw.lognormvariate(0.0, 1.0) for _ in range(shards))
+        draw, speed = self._weather._draw, self.speeds[worker % len(self.speeds)]
+        seconds = sum(draw.lognormvariate(0.0, self.sigma) for _ in range(shards)) / speed
         self._weather.seconds = lambda: seconds  # type: ignore[method-assign]
         Timed.spans.append((self._clock.now, self._clock.now + seconds))
         super().submit(worker, request)
+
+
+class Weighted(Scheduler):
+    """Gives a slow worker as much less as it is slower, and nothing that others finish sooner."""
+
+    def _speed(self, worker: int) -> float:
+        return Timed.speeds[worker % len(Timed.speeds)]
+
+    def _take(self, worker: int, waiting: Waiting, done: Done) -> Any:
+        speeds = [self._speed(w) for w in range(self.pool.size)]
+        left = sum(job.task.unit.size for job in self._running.values()) + len(waiting)
+        faster = sum(speed for speed in speeds if speed > speeds[worker])
+        if faster and left / faster < 1 / speeds[worker]:
+            return None  # the faster ones do it all in less time than this one needs for a shard
+        self._share = speeds[worker] * len(speeds) / sum(speeds)
+        return super()._take(worker, waiting, done)
+
+    def _most(self, waiting: int) -> int:
+        return max(1, int(super()._most(waiting) * self._share))
+
+
+def speeds() -> None:
+    """The time of four generations over the least that such workers could take."""
+    print("speeds workers candidates shards | as it is, weighted | weighted / as it is")
+    for Timed.speeds in [(1, 1, 0.5, 0.25), (*(7 * [1]), 0.25), (*(7 * [1]), 0.1)]:
+        for workers in (8, 32):
+            for candidates, shards in [(1, 4), (2, 16), (4, 16)]:
+                ways = []
+                for scheduler in (Scheduler, Weighted):
+                    with pytest.MonkeyPatch.context() as patch:
+                        patch.setattr(cluster.study_module, "Scheduler", scheduler)
+                        ways.append([least(workers, candidates, shards, s) for s in range(3)])
+                before, after = np.array(ways)
+                ratio = after / before
+                print(
+                    *(set(Timed.speeds), workers, candidates, shards, "|"),
+                    *(f"{before.mean():.3f} {after.mean():.3f} |",),
+                    f"{ratio.mean():.3f} ± {ratio.std(ddof=1) / 3**0.5:.3f}",
+                    flush=True,
+                )
+
+
+def least(workers: int, candidates: int, shards: int, seed: int) -> float:
+    """The time that a study takes, over that of its work shared out without a rest."""
+    Timed.sigma = 0.5
+    _, took = study(workers, candidates, shards, seed)
+    fleet = [Timed.speeds[w % len(Timed.speeds)] for w in range(workers)]
+    work = 4 * candidates * workers * shards * float(np.exp(Timed.sigma**2 / 2))
+    return took / (work / sum(fleet))
 
 
 def busy() -> None:
@@ -143,13 +199,19 @@ def busy() -> None:
 
 def share(workers: int, candidates: int, shards: int) -> float:
     """The share from the first trial to the last."""
+    worked, took = study(workers, candidates, shards)
+    return worked / (workers * took)
+
+
+def study(workers: int, candidates: int, shards: int, seed: int = 0) -> tuple[float, float]:
+    """Seconds that workers were busy, and that passed, from the first trial to the last."""
     population = candidates * workers
     config = stub_config(
         evaluate={"items": {"per_generation": 8}, "batch_size": 16 // shards},
         search={"population": population, "trials": 4 * population, "optimizer": "cmaes"},
     )
     weather = cluster.calm()
-    weather.workers, weather._draw = workers, random.Random(0)
+    weather.workers, weather._draw = workers, random.Random(seed)
     clock = cluster.Clock()
     Timed.spans, moments = [], []
 
@@ -165,12 +227,11 @@ def share(workers: int, candidates: int, shards: int) -> float:
         )
         asked = config.to_dict()
         asked["workers"] = {**asked["workers"], "count": workers}
-        study = cluster.Study(cluster.StudyConfig.from_dict(asked, Path("/")), run, hear)
-        study.optimize()
+        cluster.Study(cluster.StudyConfig.from_dict(asked, Path("/")), run, hear).optimize()
     began, ended = moments
     worked = sum(min(b, ended) - max(a, began) for a, b in Timed.spans if b > began and a < ended)
-    return worked / (workers * (ended - began))
+    return worked, ended - began
 
 
 if __name__ == "__main__":
-    {"efficiency": efficiency, "busy": busy}[sys.argv[1]](*map(int, sys.argv[2:]))
+    {"efficiency": efficiency, "busy": busy, "speeds": speeds}[sys.argv[1]](*map(int, sys.argv[2:]))

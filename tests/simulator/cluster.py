@@ -65,14 +65,18 @@ class Weather:
         seed: Of everything.
         session: How often the command was run before; later ones are calmer, so that all end.
         lies: Whether some answers are wrong.
+        elastic: Whether nodes join and leave: the study asks for all workers.
     """
 
-    def __init__(self, seed: int, session: int, lies: bool = False):
+    def __init__(self, seed: int, session: int, lies: bool = False, elastic: bool = False):
         self._draw = random.Random(f"{seed} {session}")
         self.worst = self._draw.choice([0.0, 0.3, 1.0, 3.0]) * 0.8**session
         self.workers = self._draw.choice([1, 2, 3, 5, 8, 16])
         self.per_device = self._draw.choice([1, 2])
         self.lies = lies
+        nodes = random.Random(f"{seed} {session} nodes")
+        times = sorted(nodes.uniform(0.0, 400.0) for _ in range(nodes.randint(1, 12) * elastic))
+        self.nodes = [(time, nodes.random() < 0.5) for time in times]  # whether one leaves
         self.kill_at = self._draw.expovariate(self.worst / 100) if self.worst else math.inf
         self.disk: str | None = None
         if self._draw.random() < 0.3 * self.worst:
@@ -113,12 +117,13 @@ class SimulatedPool(Pool):
     """Workers of a cluster in some weather.
 
     Attributes:
-        faults_seen: How often each fate struck.
+        faults_seen: How often each fate struck, nodes joined, and nodes left with their workers.
     """
 
     def __init__(self, config: StudyConfig, weather: Weather, clock: Clock):
         super().__init__(config)
-        self._weather, self._clock = weather, clock
+        self._weather, self._clock, self._opened = weather, clock, clock.now
+        self.size = weather.workers
         self._stub = stub_worker.Stub(config.to_dict(), SETTINGS)
         self._busy: dict[int, int] = {}  # worker -> number of its request
         self._due: list[tuple[float, int, int, Reply | None]] = []  # time, order, request, reply
@@ -174,11 +179,31 @@ class SimulatedPool(Pool):
                 continue
             del self._busy[worker]
             replies.append(reply)
+        replies += self._nodes()
         for worker, since in self._up_from.items():
             idle = worker not in self._busy and self._clock.now > since > 0
             if idle and self._weather.dies_at_start():
                 self._up_from[worker] = 0.0
                 replies.append(Reply(worker, None, "it died while it was idle"))
+        return replies
+
+    def _nodes(self) -> list[Reply]:
+        """Nodes whose time has come join with their workers, or leave and take theirs along."""
+        replies = []
+        while self._weather.nodes and self._weather.nodes[0][0] <= self._clock.now - self._opened:
+            leaves = self._weather.nodes.pop(0)[1]
+            self.faults_seen["node left" if leaves else "node joined"] += 1
+            if not leaves:
+                joined = range(self.size, self.size + self._weather.per_device)
+                self._up_from |= dict.fromkeys(joined, self._clock.now + 1.0)
+                self.size = joined.stop
+                continue
+            device = self.device(self._order % self.size)
+            for worker in range(self.size):
+                if self.device(worker) == device:
+                    self._busy.pop(worker, None)
+                    self._up_from[worker] = math.inf  # until it is started again, elsewhere
+                    replies.append(Reply(worker, None, "its node left"))
         return replies
 
     def restart(self, worker: int) -> None:
@@ -211,7 +236,12 @@ MODELS = ["one", "two"]
 
 
 def run_to_the_end(
-    config: StudyConfig, run: Path, seed: int, patch: pytest.MonkeyPatch, lies: bool = False
+    config: StudyConfig,
+    run: Path,
+    seed: int,
+    patch: pytest.MonkeyPatch,
+    lies: bool = False,
+    elastic: bool = False,
 ) -> Counter[str]:
     """Run a study's command again and again, in the weather of a seed, until it has a verdict.
 
@@ -224,7 +254,7 @@ def run_to_the_end(
     clock, happened = Clock(), Counter[str]()
     simulate(patch, clock)
     for session in range(SESSIONS):
-        weather = Weather(seed, session, lies) if seed >= 0 else calm()
+        weather = Weather(seed, session, lies, elastic) if seed >= 0 else calm()
         pools: list[SimulatedPool] = []
 
         def open_pool(
@@ -240,7 +270,10 @@ def run_to_the_end(
         weather.kill_at += clock.now
         faults.arm(weather.disk)
         asked = config.to_dict() | {
-            "workers": {**config.to_dict()["workers"], "count": weather.workers}
+            "workers": {
+                **config.to_dict()["workers"],
+                "count": "all" if elastic else weather.workers,
+            }
         }
         study = Study(StudyConfig.from_dict(asked, Path("/")), run)
         try:

@@ -56,9 +56,9 @@ def comparable(run: Path) -> dict[str, Any]:
 def check(seed: int, folder: Path, references: dict[str, dict[str, Any]]) -> Counter[str]:
     """Run the study of a seed, and hold it to all that must be so."""
     name = list(STUDIES)[seed % len(STUDIES)]
-    run, lies = folder / str(seed), seed % 4 == 3
+    run, lies, elastic = folder / str(seed), seed % 4 == 3, seed % 5 == 4
     with pytest.MonkeyPatch.context() as patch:
-        happened = run_to_the_end(STUDIES[name], run, seed, patch, lies)
+        happened = run_to_the_end(STUDIES[name], run, seed, patch, lies, elastic)
     again = sum(len(e["rows"]) for e in events(run, "outcomes") if e.get("rescored"))
     twice = sum(paid(run).values()) - len(paid(run))
     assert twice <= again, f"seed {seed}: {twice} outcomes were paid twice"
@@ -87,3 +87,4 @@ def test_many_studies_end_the_same(folder: Path, references: dict[str, dict[str,
     # A simulator in which nothing happens shows nothing.
     assert min(total[fate] for fate in ("dies", "killed", "hangs", "slow", "oom", "device")) > 100
     assert min(total["driver killed"], total["stopped"], total["lies"]) > 50
+    assert min(total["node joined"], total["node left"]) > 100

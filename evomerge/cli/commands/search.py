@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.cli.arguments import add_settings, count
+from evomerge.cli.arguments import add_settings, count, count_or_all
 from evomerge.cli.display.lines import VERDICT, show
 from evomerge.core.errors import UserError
 
@@ -31,7 +31,9 @@ def add(commands: Any) -> None:
     add_settings(parser)
     parser.add_argument("--trials", type=count, help="instead of the study's search.trials")
     parser.add_argument("--deadline", help="such as 45m or 8h, race and verdict included")
-    parser.add_argument("--workers", type=count, help="instead of the study's workers.count")
+    parser.add_argument(
+        "--workers", type=count_or_all, help="instead of the study's workers.count; or `all`"
+    )
     parser.add_argument("--ray-address", metavar="ADDRESS", help="join this Ray cluster, or `auto`")
     parser.add_argument(
         "--log-to",

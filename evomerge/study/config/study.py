@@ -168,7 +168,7 @@ class StudyConfig:
     def cost(self, seconds: float) -> float | None:
         """Return what all workers cost for so long; ``None`` without a price."""
         price = self.workers.price_per_hour
-        return None if price is None else price * self.workers.count * seconds / 3600
+        return None if price is None else price * self.workers.least * seconds / 3600
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data with every default shown; `from_dict` gives it back."""

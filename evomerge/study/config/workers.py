@@ -16,7 +16,9 @@ class WorkersConfig:
 
     Attributes:
         backend: ``local`` child processes, or ``ray`` actors.
-        count: How many; their number never changes what a search finds.
+        count: How many; their number never changes what a search finds. ``all``: as many as there
+            is room for, by GPUs where there are any, else by CPUs. On a Ray cluster nodes that
+            join during the run are used, and nodes that leave are survived.
         device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``: a GPU where there is one.
         threads: CPU threads of each worker.
         gpus: Of each worker: 1 is one to itself, 0.5 shares one between two; 2 or more hold one
@@ -30,7 +32,7 @@ class WorkersConfig:
     """
 
     backend: Literal["local", "ray"] = "local"
-    count: int = 1
+    count: int | Literal["all"] = 1
     device: str = "auto"
     threads: int = 1
     gpus: float = 0.0
@@ -43,10 +45,15 @@ class WorkersConfig:
         """The patience in seconds."""
         return seconds(self.patience, "workers.patience") or 0.0
 
+    @property
+    def least(self) -> int:
+        """The count; 1 for ``all``, of which nobody knows how many before they are there."""
+        return 1 if self.count == "all" else self.count
+
     def check(self, where: str) -> None:
         """Refuse numbers out of range."""
         seconds(self.patience, f"{where}: workers.patience")
-        if self.count < 1 or self.threads < 1 or self.gpus < 0:
+        if self.least < 1 or self.threads < 1 or self.gpus < 0:
             raise UserError(
                 f"{where}: workers: expected count and threads of at least 1 and gpus of at least 0"
             )
@@ -54,6 +61,11 @@ class WorkersConfig:
             raise UserError(
                 f"{where}: workers.price_per_hour: expected a price above 0, "
                 f"but got {self.price_per_hour}"
+            )
+        if self.price_per_hour is not None and self.count == "all":
+            raise UserError(
+                f"{where}: workers.price_per_hour: nobody knows what `count: all` costs an hour; "
+                "set a number of workers, or leave the price out"
             )
         if self.gpus > 1 and self.gpus % 1:
             raise UserError(

@@ -41,7 +41,7 @@ Config = Annotated[
                 {"tasks": list, "fitness": str, "items": Keys({"per_generation": int})}
             ),
             "search": Keys({"optimizer": str, "trials": int, "seed": int}),
-            "workers": Keys({"count": int}),
+            "workers": Keys({"count": int | str}),
             "output": Keys({"dtype": str, "save_model": bool}),
         }
     ),

@@ -324,11 +324,12 @@ class Generations:
         """Say why no new generation begins; an earlier end counts until more trials are wanted."""
         if self._is_stopped():
             return "stopped"
-        pace = max(self._paces, default=0.0)
-        reason = out_of_time(self._study.config, self._study.record, self._started, pace)
+        study, pace = self._study, max(self._paces, default=0.0)
+        workers = study.ledger.n_workers
+        reason = out_of_time(study.config, study.record, self._started, pace, workers)
         if reason is not None:
             return reason
-        if ended is not None and ended.wanted >= self._study.config.search.trials:
+        if ended is not None and ended.wanted >= study.config.search.trials:
             return ended.reason
         return None
 

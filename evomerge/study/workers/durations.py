@@ -75,7 +75,7 @@ def _metric_price(paid: Mapping[str, tuple[float, int]]) -> float:
 
 
 def out_of_time(
-    config: StudyConfig, record: Record, began: float, generation: float = 0.0
+    config: StudyConfig, record: Record, began: float, generation: float = 0.0, workers: int = 1
 ) -> str | None:
     """Return why no new generation may begin: ``deadline``, ``cost``, or ``None``.
 
@@ -88,10 +88,11 @@ def out_of_time(
         record: Its state.
         began: When this session began, on the monotonic clock.
         generation: Seconds that a generation is expected to take.
+        workers: How many work.
     """
     items = sum(len(ids) for pool in ("race", "holdout") for ids in record.pools[pool].values())
-    reserve = generation + final_seconds(record.paid, items, config.workers.count)
-    if config.workers.count > 1 and record.study is not None:  # rounds end with idle workers
+    reserve = generation + final_seconds(record.paid, items, workers)
+    if workers > 1 and record.study is not None:  # rounds end with idle workers
         reserve += ROUNDS * (record.study.shard_items or 0) * _metric_price(record.paid)
     deadline = config.search.deadline_seconds
     session = time.monotonic() - began

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from evomerge.core import faults
 from evomerge.core.errors import UserError
-from evomerge.study.config import StudyConfig
+from evomerge.study.config import StudyConfig, WorkersConfig
 from evomerge.study.workers.answers.codec import read_answer, write_request
 from evomerge.study.workers.log import WorkerLog, WorkerStderr, out_of_memory_kills
 from evomerge.study.workers.pool import ENVIRONMENT, Pool, Reply
@@ -33,6 +33,8 @@ class LocalPool(Pool):
     def __init__(self, config: StudyConfig, log: Path):
         super().__init__(config)
         self._gpus = visible_gpus() if config.workers.device in ("auto", "cuda") else []
+        if config.workers.count == "all":
+            self.size = places(config.workers, len(self._gpus))
         self._replies: queue.Queue[tuple[int, subprocess.Popen[bytes], Reply]] = queue.Queue()
         self._log = WorkerLog(log)
         self._listeners: list[threading.Thread] = []
@@ -163,6 +165,17 @@ def _end(child: subprocess.Popen[bytes]) -> None:
                     break
                 except (OSError, ValueError):
                     time.sleep(0.01)
+
+
+def places(workers: WorkersConfig, gpus: int) -> int:
+    """Count the workers that this machine has room for, at least 1: by GPUs if it has any.
+
+    >>> places(WorkersConfig(count="all", gpus=0.5), gpus=4)
+    8
+    """
+    if gpus:
+        return max(1, int(gpus / (workers.gpus or 1) + 1e-9))
+    return max(1, len(os.sched_getaffinity(0)) // workers.threads)
 
 
 def visible_gpus() -> list[str]:

@@ -40,6 +40,8 @@ class Pool(ABC):
     """Workers numbered 0 to size - 1; each serves one request at a time.
 
     Attributes:
+        size: How many there are. With ``workers.count: all`` it may grow in `poll`; the worker of a
+            node that left is lost, and its number waits for another place.
         notice: Called with a message for the user while workers wait.
         output_location: Where the workers' output can be read, for messages.
     """
@@ -48,7 +50,7 @@ class Pool(ABC):
 
     def __init__(self, config: StudyConfig):
         self.config = config
-        self.size = config.workers.count
+        self.size = config.workers.least
         self.notice: Callable[[str], None] = lambda _: None
         self._inspected = inspect_models([config.base_model, *config.models])
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,9 +23,15 @@ from evomerge.study.workers.answers.codec import (
     write_request,
 )
 from evomerge.study.workers.pool import ENVIRONMENT, Pool, Reply
-from evomerge.study.workers.ray_cluster import ClusterCapacity, ClusterHead, check_reachable
+from evomerge.study.workers.ray_cluster import (
+    ClusterCapacity,
+    ClusterHead,
+    capacity,
+    check_reachable,
+)
 from evomerge.study.workers.requests import Request
 
+COUNT_SECONDS = 5.0  # between two counts of a cluster's nodes, if all are to be used
 _LOOPBACK = ("127.0.0.1", "::1")
 
 
@@ -51,8 +59,10 @@ class RayPool(Pool):
         where = config.workers.ray_address or "this program's address"
         self._capacity = ClusterCapacity(config.workers, where)
         self._starting: dict[int, Any] = {}  # worker -> the first call to it, until it answers
-        self._actors = [self._spawn(worker) for worker in range(self.size)]
+        self._counted = -math.inf  # when nodes were counted last
+        self._actors: list[Any] = []
         self._running: dict[Any, int] = {}
+        self._join()
 
     def submit(self, worker: int, request: Request) -> None:
         """Call the actor."""
@@ -62,6 +72,7 @@ class RayPool(Pool):
 
     def poll(self, timeout: float) -> list[Reply]:
         """Wait for calls under way; where there are none, for workers to start."""
+        self._join()
         self._see_who_started(timeout if not self._running else 0.0)
         if not self._running:
             return []
@@ -108,6 +119,17 @@ class RayPool(Pool):
         ids: list[int] = self._ray.get([actor.process_id.remote() for actor in self._actors])
         return ids
 
+    def _join(self) -> None:
+        """Start the workers that are asked for; if all, one for each place of nodes that joined.
+
+        Those of nodes that left wait for a place, without a worker more being started for it.
+        """
+        workers, now = self.config.workers, time.monotonic()
+        if workers.count == "all" and now - self._counted > COUNT_SECONDS:
+            self._counted = now
+            self.size = max(self.size, capacity(self._resources()[0], workers))
+        self._actors += [self._spawn(worker) for worker in range(len(self._actors), self.size)]
+
     def _see_who_started(self, timeout: float) -> None:
         """See which actors have started; notify the user if some wait for long."""
         if self._starting:
@@ -116,7 +138,8 @@ class RayPool(Pool):
             if not started:
                 started, _ = self._ray.wait(waiting, num_returns=1, timeout=timeout)
             self._starting = {w: r for w, r in self._starting.items() if r not in started}
-        warning = self._capacity.check(len(self._starting), self._resources)
+        count = self.size if self.config.workers.count == "all" else None
+        warning = self._capacity.check(len(self._starting), self._resources, count)
         if warning is not None:
             self.notice(warning)
 
@@ -191,7 +214,7 @@ def _start_ray(ray: Any, config: StudyConfig) -> None:
         with _on_loopback():
             ray.init(
                 address="local",
-                num_cpus=max(workers.count * workers.threads, os.cpu_count() or 1),
+                num_cpus=max(workers.least * workers.threads, os.cpu_count() or 1),
                 include_dashboard=False,
                 dashboard_host="127.0.0.1",
                 _node_ip_address="127.0.0.1",
@@ -205,11 +228,11 @@ def _start_ray(ray: Any, config: StudyConfig) -> None:
                 "loopback alone; use `workers: {backend: local}`, or start Ray yourself and name "
                 "it with --ray-address"
             )
-        seen, needed = ray.cluster_resources().get("GPU", 0), workers.count * workers.gpus
+        seen, needed = ray.cluster_resources().get("GPU", 0), workers.least * workers.gpus
         if seen < needed:  # actors would wait for ever
             ray.shutdown()
             raise UserError(
-                f"workers: {workers.count} of {workers.gpus:g} GPUs each need {needed:g}, but Ray "
+                f"workers: {workers.least} of {workers.gpus:g} GPUs each need {needed:g}, but Ray "
                 f"finds {seen:g} on this machine"
             )
     except UserError:

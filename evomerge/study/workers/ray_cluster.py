@@ -125,18 +125,24 @@ class ClusterCapacity:
         self._is_reported = self._ever_scheduled_one = False
 
     def check(
-        self, waiting: int, cluster: Callable[[], tuple[Sequence[Resources], Resources]]
+        self,
+        waiting: int,
+        cluster: Callable[[], tuple[Sequence[Resources], Resources]],
+        count: int | None = None,
     ) -> str | None:
         """Return a warning about workers that are not scheduled yet, once; else ``None``.
 
         Args:
             waiting: How many workers are not scheduled.
             cluster: Returns each node's resources, and those that are free on the whole cluster.
+            count: How many there are in all, where the study says ``all``: of these some may wait,
+                for nodes come and go; ``None`` takes the study's number.
 
         Raises:
             ResumableError: No node within `GIVE_UP_AFTER` seconds had the capacity for one.
         """
-        count = self._workers.count
+        waiting *= count in (None, waiting)
+        count = self._workers.least if count is None else count
         self._ever_scheduled_one |= waiting < count
         if not waiting:
             self._since, self._is_reported = None, False

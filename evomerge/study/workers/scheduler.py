@@ -86,6 +86,12 @@ class Scheduler:
         self._losses = 0
         self._running: dict[int, _Running] = {}  # by worker; copies may outlast a run
 
+    @property
+    def n_workers(self) -> int:
+        """How many workers can be used at present; at least 1."""
+        usable = (self._is_trusted(w) and self.pool.is_up(w) for w in range(self.pool.size))
+        return max(1, sum(usable))
+
     def run(self, units: Sequence[Unit], done: Done) -> None:
         """Do all units; `done(unit, answer, worker)` is called as each is finished.
 

@@ -77,9 +77,9 @@ def test_money_ends_a_search_where_the_deadline_does_not() -> None:
     assert config.cost(7200) == pytest.approx(6.0)
     for seconds, reason in ((0.0, None), (7199.0, None), (7201.0, "cost")):
         record.run_seconds = seconds
-        assert out_of_time(config, record, began=now) == reason
+        assert out_of_time(config, record, began=now, workers=2) == reason
     record.run_seconds = 0.0
-    assert out_of_time(config, record, began=now - 8 * 3600 - 1) == "deadline"
+    assert out_of_time(config, record, began=now - 8 * 3600 - 1, workers=2) == "deadline"
 
 
 def test_a_record_counts_the_time_of_its_sessions_and_not_between_them() -> None:

@@ -151,6 +151,21 @@ def test_a_cluster_that_never_ran_a_worker_is_given_up(clock: list[float]) -> No
         look(watched, 1, SMALL)
 
 
+def test_of_all_workers_some_may_wait_without_a_word_but_not_all_of_them(
+    clock: list[float],
+) -> None:
+    watched = ClusterCapacity(WorkersConfig(count="all", threads=4), "auto")
+    nodes = lambda: ([SMALL], {})  # noqa: E731
+    assert watched.check(3, nodes, count=4) is None
+    clock[0] += 1e4
+    assert watched.check(3, nodes, count=4) is None
+    assert watched.check(4, nodes, count=4) is None
+    clock[0] += 9.0
+    warning = watched.check(4, nodes, count=4)
+    assert warning is not None
+    assert "no node can hold one: each needs 4 CPUs" in warning
+
+
 def test_a_cluster_that_ran_a_worker_once_is_waited_for(clock: list[float]) -> None:
     watched = ClusterCapacity(WorkersConfig(threads=4), "auto")
     look(watched, 0, LARGE)

@@ -20,12 +20,13 @@ import pytest
 
 from evomerge.core.errors import ResumableError, UserError
 from evomerge.study import study as study_module
-from evomerge.study.config import StudyConfig
+from evomerge.study.config import StudyConfig, WorkersConfig
 from evomerge.study.journal.events import Event, OutcomesEvent, StudyEvent
 from evomerge.study.journal.record import Record
 from evomerge.study.study import Study
+from evomerge.study.workers import ray as ray_module
 from evomerge.study.workers import ray_cluster
-from evomerge.study.workers.local import LocalPool
+from evomerge.study.workers.local import LocalPool, places
 from evomerge.study.workers.pool import Pool, Reply, open_pool
 from evomerge.study.workers.requests import Describe, Description
 from tests.study.small_study import StubWorkers, events, stub_config, substance
@@ -187,30 +188,35 @@ def test_an_answer_that_breaks_off_is_a_lost_worker_and_the_study_is_the_same(
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a Ray cluster with 4 CPUs, a GPU that is not there, and a token of its own."""
-    login = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+def _token() -> Iterator[None]:
+    """A token of this session's own, for every cluster that it starts; Ray reads it once."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in login.items():
-            patch.setenv(name, value)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block"]
-        command += [f"--port={port}", "--num-cpus=4", "--num-gpus=1", "--include-dashboard=false"]
-        log = tmp_path_factory.mktemp("ray") / "log"
-        with log.open("w") as output:
-            head = subprocess.Popen(command, stdout=output, stderr=output)
-            try:
-                deadline = time.monotonic() + 120
-                while "Ray runtime started" not in log.read_text():
-                    assert head.poll() is None, log.read_text()
-                    assert time.monotonic() < deadline, log.read_text()
-                    time.sleep(0.1)
-                yield f"127.0.0.1:{port}"
-            finally:
-                head.terminate()
-                head.wait(timeout=60)
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
+        yield
+
+
+@pytest.fixture(scope="session")
+def cluster(_token: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Ray cluster with 4 CPUs and a GPU that is not there."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block"]
+    command += [f"--port={port}", "--num-cpus=4", "--num-gpus=1", "--include-dashboard=false"]
+    log = tmp_path_factory.mktemp("ray") / "log"
+    with log.open("w") as output:
+        head = subprocess.Popen(command, stdout=output, stderr=output)
+        try:
+            deadline = time.monotonic() + 120
+            while "Ray runtime started" not in log.read_text():
+                assert head.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.1)
+            yield f"127.0.0.1:{port}"
+        finally:
+            head.terminate()
+            head.wait(timeout=60)
 
 
 def test_ray_actors_on_a_running_cluster_give_what_this_process_gives(
@@ -289,6 +295,64 @@ def test_a_study_goes_on_with_the_workers_that_fit_on_the_cluster(
     assert "1 of 3 wait for a place: each needs 2 CPUs and 0 GPUs" in warning["message"]
     assert "ask for no more than 2 (--workers 2)" in warning["message"]
     assert outcome == substance(finished)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_token")
+def test_nodes_that_join_are_used_and_nodes_that_leave_are_survived(
+    finished: Path,
+    small_study: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One node at first; a second joins during the search, and leaves in the middle of its work."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setattr(ray_module, "COUNT_SECONDS", 0.2)
+    nodes: list[Any] = []
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+
+    def nodes_come_and_go(event: Event, _record: Record) -> None:
+        if isinstance(event, StudyEvent):
+            nodes.append(cluster.add_node(num_cpus=1))
+            pool = pools[0]
+            until = time.monotonic() + 120
+            while pool.size < 2 or not pool.is_up(1):
+                assert not pool.poll(0.5), "nobody was asked"
+                assert time.monotonic() < until, "the node is not used"
+            pool.submit(1, Describe())  # else all could be done while it still loads
+            while not pool.poll(1.0):
+                pass
+        elif isinstance(event, OutcomesEvent) and event.worker == "1" and len(nodes) == 1:
+            nodes.append(None)
+            cluster.remove_node(nodes[0], allow_graceful=False)
+
+    pools: list[Pool] = []
+
+    def opened(*arguments: Any) -> Pool:
+        pools.append(open_pool(*arguments))
+        return pools[0]
+
+    monkeypatch.setattr(study_module, "open_pool", opened)
+    try:
+        config = StudyConfig.from_yaml(small_study)
+        where = {"backend": "ray", "ray_address": cluster.address, "count": "all"}
+        config = replace(config, workers=replace(config.workers, **where))
+        Study(config, tmp_path / "run", nodes_come_and_go).confirm()
+    finally:
+        cluster.shutdown()
+    assert len(nodes) == 2, "the second node answered, and left"
+    assert {event["worker"] for event in events(tmp_path / "run", "outcomes")} >= {"0", "1"}
+    assert substance(tmp_path / "run") == substance(finished)
+
+
+def test_all_workers_of_this_machine_are_as_many_as_it_has_room_for() -> None:
+    assert places(WorkersConfig(count="all"), gpus=0) == len(os.sched_getaffinity(0))
+    assert places(WorkersConfig(count="all", threads=10_000), gpus=0) == 1
+    assert places(WorkersConfig(count="all", gpus=1.0), gpus=8) == 8
+    assert places(WorkersConfig(count="all"), gpus=8) == 8
+    assert places(WorkersConfig(count="all", gpus=0.3), gpus=2) == 6
+    assert places(WorkersConfig(count="all", gpus=4.0), gpus=6) == 1
 
 
 def test_an_address_without_a_cluster_is_refused_at_once() -> None:
