@@ -7,13 +7,11 @@ workers' scores are the stub worker's, which follow from a recipe's numbers.
 from __future__ import annotations
 
 import heapq
-import json
 import math
 import random
 from collections import Counter
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -31,7 +29,7 @@ from evomerge.study.workers.pool import Pool, Reply
 from evomerge.study.workers.requests import Describe, Failure, Request
 from tests.study import stub_worker
 
-SETTINGS = {**stub_worker.DEFAULTS, "documents": 24}
+SETTINGS = {**stub_worker.DEFAULTS, "documents": 12}
 SESSIONS = 40  # most times that the command is run again
 POLLS = 200_000  # of one session: a study that is still waiting then waits for ever
 # What may become of a request, and how often where faults are at their worst.
@@ -123,8 +121,9 @@ class SimulatedPool(Pool):
     def __init__(self, config: StudyConfig, weather: Weather, clock: Clock):
         super().__init__(config)
         self._weather, self._clock, self._opened = weather, clock, clock.now
-        self.size = weather.workers
-        self._stub = stub_worker.Stub(config.to_dict(), SETTINGS)
+        if config.workers.count == "all":
+            self.size = weather.workers
+        self._stub = Stub(config.to_dict(), SETTINGS)
         self._busy: dict[int, int] = {}  # worker -> number of its request
         self._due: list[tuple[float, int, int, Reply | None]] = []  # time, order, request, reply
         self._up_from = dict.fromkeys(range(self.size), 0.0)
@@ -155,7 +154,7 @@ class SimulatedPool(Pool):
         elif fate in ("oom", "device") and not isinstance(request, Describe):
             reply = Reply(worker, Failure(fate, f"{fate} in the simulator"))
         else:
-            answer = answered(self._stub, request)
+            answer = self._stub.handle(dict(write_request(request)))
             if fate == "lies" and "rows" in answer:
                 rows = [list(row) for row in answer["rows"]]
                 rows[0][3] = (rows[0][3] or 0.0) + 0.25
@@ -214,25 +213,16 @@ class SimulatedPool(Pool):
         self._busy.clear()
 
 
-def answered(stub: stub_worker.Stub, request: Request) -> dict[str, Any]:
-    """What the stub worker answers; each row is worked out once."""
-    document = json.dumps(write_request(request))
-    if json.loads(document)["do"] == "export":  # which writes files
-        return stub.handle(json.loads(document))
-    answer: dict[str, Any] = json.loads(
-        _known(json.dumps(stub.config["evaluate"]["tasks"]), document)
-    )
-    return answer
+class Stub(stub_worker.Stub):
+    """The stub worker, which works each row out once for all studies."""
 
+    known: ClassVar[dict[tuple[str, str, int, str], list[Any]]] = {}
 
-@cache
-def _known(tasks: str, document: str) -> str:
-    config = {"evaluate": {"tasks": json.loads(tasks)}, "base_model": "base", "models": MODELS}
-    stub = stub_worker.Stub(config, SETTINGS)
-    return json.dumps({"seconds": {"total": 0.0}, **stub.handle(json.loads(document))})
-
-
-MODELS = ["one", "two"]
+    def row(self, recipe: dict[str, Any], name: str, task: str, i: int, mode: str) -> list[Any]:
+        key = name, task, i, mode
+        if key not in self.known:
+            self.known[key] = super().row(recipe, name, task, i, mode)
+        return list(self.known[key])
 
 
 def run_to_the_end(
@@ -297,7 +287,7 @@ def run_to_the_end(
 
 def simulate(patch: pytest.MonkeyPatch, clock: Clock) -> None:
     """Let a study live by this clock, and wait for no disk."""
-    for module in (scheduler, durations, search, study_module, ledger_module):
+    for module in (scheduler, durations, search, study_module, ledger_module, stub_worker):
         patch.setattr(module, "time", clock)
     patch.setattr(journal_module, "sync_data", lambda _: None)  # a page cache survives the process
 

@@ -12,7 +12,7 @@ import pytest
 
 from evomerge.study.config import StudyConfig
 from tests.simulator.cluster import run_to_the_end
-from tests.study.small_study import events, paid, stub_config, substance
+from tests.study.small_study import events, paid_in, stub_config, substance_of
 
 DEFAULT = range(8)
 MANY = range(8, 600)
@@ -44,13 +44,13 @@ def references(folder: Path) -> dict[str, dict[str, Any]]:
     with pytest.MonkeyPatch.context() as patch:
         for name, config in STUDIES.items():
             run_to_the_end(config, folder / name, -1, patch)
-            found[name] = comparable(folder / name)
+            found[name] = comparable(events(folder / name))
     return found
 
 
-def comparable(run: Path) -> dict[str, Any]:
+def comparable(journal: list[dict[str, Any]]) -> dict[str, Any]:
     """What a run did and found, without what it says of its workers."""
-    return {k: v for k, v in substance(run).items() if k not in ("warning", "changed")}
+    return {k: v for k, v in substance_of(journal).items() if k not in ("warning", "changed")}
 
 
 def check(seed: int, folder: Path, references: dict[str, dict[str, Any]]) -> Counter[str]:
@@ -59,15 +59,17 @@ def check(seed: int, folder: Path, references: dict[str, dict[str, Any]]) -> Cou
     run, lies, elastic = folder / str(seed), seed % 4 == 3, seed % 5 == 4
     with pytest.MonkeyPatch.context() as patch:
         happened = run_to_the_end(STUDIES[name], run, seed, patch, lies, elastic)
-    again = sum(len(e["rows"]) for e in events(run, "outcomes") if e.get("rescored"))
-    twice = sum(paid(run).values()) - len(paid(run))
+    journal = events(run)
+    again = sum(len(e["rows"]) for e in journal if e["event"] == "outcomes" and e.get("rescored"))
+    paid = paid_in(journal)
+    twice = sum(paid.values()) - len(paid)
     assert twice <= again, f"seed {seed}: {twice} outcomes were paid twice"
-    failed = [e for e in events(run, "failed") if e["kind"] not in ("timeout", "oom", "crash")]
+    unlucky = [e for e in journal if e["event"] == "failed"]
+    failed = [e for e in unlucky if e["kind"] not in ("timeout", "oom", "crash")]
     assert not failed, f"seed {seed}: {failed[0]}"
     # Three times out of memory or time in a row is the recipe's failure, as far as anyone can see.
-    unlucky = events(run, "failed")
     if not (unlucky or happened["lies"]):
-        assert comparable(run) == references[name], f"seed {seed}: another study"
+        assert comparable(journal) == references[name], f"seed {seed}: another study"
     happened["unlucky"] = len(unlucky)
     return happened
 

@@ -140,9 +140,14 @@ def events(run: Path, name: str | None = None) -> list[dict[str, Any]]:
 
 def substance(run: Path) -> dict[str, Any]:
     """What a run did and found, without times, workers and the order in which work was finished."""
+    return substance_of(events(run))
+
+
+def substance_of(journal: list[dict[str, Any]]) -> dict[str, Any]:
+    """The same of a journal's events."""
     said: dict[str, list[Any]] = {}
     outcomes: dict[str, list[Any]] = {}
-    for event in events(run):
+    for event in journal:
         kind = event["event"]
         if kind == "outcomes":
             for row in event["rows"]:
@@ -160,9 +165,15 @@ def substance(run: Path) -> dict[str, Any]:
 
 def paid(run: Path) -> Counter[str]:
     """How often each (recipe, mode, item) stands in the journal."""
+    return paid_in(events(run))
+
+
+def paid_in(journal: list[dict[str, Any]]) -> Counter[str]:
+    """The same of a journal's events."""
     return Counter(
         f"{event['digest']} {event['mode']} {row[0]} {row[1]}"
-        for event in events(run, "outcomes")
+        for event in journal
+        if event["event"] == "outcomes"
         for row in event["rows"]
     )
 

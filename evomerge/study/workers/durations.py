@@ -24,26 +24,28 @@ class Durations:
 
     def __init__(self) -> None:
         self._units: dict[str, deque[float]] = {}
+        self._medians: dict[str, float] = {}  # of those with enough units
         self._builds: deque[float] = deque(maxlen=REMEMBERED)
 
     def note(self, unit: Unit, answer: Answer, seconds: float) -> None:
         """Remember a unit that was answered."""
         seconds_per_shard = self._units.setdefault(_mode(unit), deque(maxlen=REMEMBERED))
         seconds_per_shard.append(seconds / unit.size)
+        if len(seconds_per_shard) >= FEWEST:
+            self._medians[_mode(unit)] = statistics.median(seconds_per_shard)
         build = answer.seconds.get("build", 0.0) if isinstance(answer, Scores) else 0.0
         if build > 0:
             self._builds.append(build)
 
     def usual(self, unit: Unit) -> float | None:
         """Return the usual seconds of a unit like this one, or ``None`` while too few are known."""
-        known = self._units.get(_mode(unit), ())
-        return statistics.median(known) * unit.size if len(known) >= FEWEST else None
+        median = self._medians.get(_mode(unit))
+        return None if median is None else median * unit.size
 
     @property
     def slowest(self) -> float | None:
         """Seconds of a shard in the slowest mode that is known."""
-        known = [statistics.median(unit) for unit in self._units.values() if len(unit) >= FEWEST]
-        return max(known, default=None)
+        return max(self._medians.values(), default=None)
 
     @property
     def usual_build(self) -> float:

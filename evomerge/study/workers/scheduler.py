@@ -147,6 +147,8 @@ class Scheduler:
 
     def _employ(self, waiting: Waiting, done: Done) -> None:
         """Give every idle worker its next unit."""
+        if not waiting and not self._running:
+            return
         for worker in range(self.pool.size):
             if worker in self._running or not self._is_trusted(worker):
                 continue
@@ -246,7 +248,8 @@ class Scheduler:
         return unit.request
 
     def _is_trusted(self, worker: int) -> bool:
-        return self._device_failures[self.pool.device(worker)] < DEVICE_FAILURES
+        failures = self._device_failures
+        return not failures or failures[self.pool.device(worker)] < DEVICE_FAILURES
 
     def _distrust(self, worker: int, failed: Failure, scored: dict[int, list[Unit]]) -> list[Unit]:
         """Replace a worker whose device failed; the second time, stop using that device.
