@@ -14,7 +14,9 @@ import pytest
 
 from evomerge.study import study as study_module
 from evomerge.study.config import StudyConfig
+from evomerge.study.journal.codec import parse_all, to_json
 from evomerge.study.journal.journal import iterate
+from evomerge.study.journal.record import Record
 from evomerge.study.study import JOURNAL, Study
 from evomerge.study.workers.answers.codec import (
     read_answer,
@@ -68,6 +70,16 @@ def stub_document(**sections: Any) -> dict[str, Any]:
 def stub_config(**sections: Any) -> StudyConfig:
     """The same as a configuration."""
     return StudyConfig.from_dict(stub_document(**sections), Path("/"))
+
+
+def go(run: Path, **sections: Any) -> dict[str, Any]:
+    """Run a stub study to its end; returns its verdict."""
+    return to_json(Study(stub_config(**sections), run).confirm())
+
+
+def record(run: Path) -> Record:
+    """The state of a run, from its journal."""
+    return Record.from_events(parse_all(events(run)))
 
 
 def stub_executable(folder: Path) -> str:
