@@ -109,6 +109,8 @@ def _given(
         return [parents.factors(ref, job.base.model, device) for ref in job.models]
     if name == "thresholds":
         return parents.thresholds(job, TORCH_DTYPES[recipe.dtype])
+    if name == "recall":
+        return parents.recall_for(job, recipe, device)
     if name == "base_fisher":
         return None if job.base is None else parents.of_data("fisher", job.base, recipe, device)
     return [parents.of_data(name, ref, recipe, device, required=True) for ref in job.models]

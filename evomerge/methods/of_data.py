@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Annotated, NamedTuple
 
 import torch
@@ -51,6 +51,16 @@ class Direction(NamedTuple):
     """
 
     values: Tensor
+
+
+# Returns what `make` returned for that name and version before, as far as memory allows.
+Recall = Callable[[str, Hashable, Callable[[], Tensor]], Tensor]
+
+
+def made_anew(name: str, version: Hashable, make: Callable[[], Tensor]) -> Tensor:
+    """Recall nothing: make a tensor each time it is asked for."""
+    del name, version
+    return make()
 
 
 def weighted_mean(models: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

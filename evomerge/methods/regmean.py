@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -13,8 +14,10 @@ from evomerge.core.threads import one_thread
 from evomerge.methods.of_data import (
     Gram,
     PerModelImportance,
+    Recall,
     from_base,
     importances,
+    made_anew,
     nothing,
     weighted_mean,
 )
@@ -42,6 +45,7 @@ def regmean(
     lambda_: Lambda = 1.0,
     ridge: Ridge = 1e-6,
     gram: Sequence[Gram | None] | None = None,
+    recall: Recall = made_anew,
 ) -> Tensor:
     """Merge linear layers by least squares over each model's own inputs, and average the rest.
 
@@ -65,46 +69,52 @@ def regmean(
     weights = importances(weight, len(models))
     if not any(weights):
         return nothing(base, models)
-    grams = [None] * len(models) if gram is None else list(gram)
-    mean = weighted_mean(models, weights)
-    usable = [one for one in grams if one is not None]
+    usable = [one for one in gram or () if one is not None]
     if len(usable) < len(models) or not any(
         w and bool(one.matrix.any()) for w, one in zip(weights, usable, strict=True)
     ):
-        return from_base(base, mean, lambda_)
-    shares = [w / sum(weights) for w in weights]
-    with one_thread():
-        step = _step(models, mean, usable, shares, shrink, ridge)
-    return from_base(base, mean + step.to(mean.dtype), lambda_)
+        return from_base(base, weighted_mean(models, weights), lambda_)
+    shares = tuple(w / sum(weights) for w in weights)
+
+    def fit() -> Tensor:
+        with one_thread():
+            step = _step(models, usable, shares, shrink, ridge, recall)
+        return models[0] + step.to(models[0].dtype)
+
+    return from_base(base, recall("fit", (shares, shrink, ridge), fit).clone(), lambda_)
 
 
 def _step(
     models: Sequence[Tensor],
-    mean: Tensor,
     grams: Sequence[Gram],
     shares: Sequence[float],
     shrink: float,
     ridge: float,
+    recall: Recall,
 ) -> Tensor:
-    """Return how far from the mean the least squares lie, in float64, in the models' layout."""
+    """Return how far from the first model the least squares lie, in float64, in its layout.
+
+    A^-1 sum_i w_i A_i D_i, where D_i = W_i - W_1, A_i = shrink G_i + the rest of its diagonal and
+    A = sum_i w_i A_i: the products G_i D_i, the most of the work, depend on no parameter.
+    """
     transposed = grams[0].transposed
-    level = sum(
-        share * float(one.matrix.diagonal().double().mean())
-        for share, one in zip(shares, grams, strict=True)
-    )
-    left = torch.zeros_like(grams[0].matrix, dtype=torch.float64)
-    right: Tensor | None = None
-    for model, one, share in zip(models, grams, shares, strict=True):
-        matrix = one.matrix.to(torch.float64)
-        diagonal = matrix.diagonal().clone()
-        matrix = matrix * shrink
-        matrix.diagonal().copy_(diagonal + ridge * level)
-        matrix *= share
-        delta = (model - mean).to(torch.float64)
-        part = matrix @ (delta if transposed else delta.T)
-        right = part if right is None else right + part
-        left += matrix
-    assert right is not None
+    left = torch.zeros_like(grams[0].matrix, dtype=torch.float64)  # (inputs, inputs)
+    for one, share in zip(grams, shares, strict=True):
+        left.add_(one.matrix, alpha=share)
+    diagonal = left.diagonal().clone()
+    level = ridge * float(diagonal.mean())
+    left *= shrink
+    left.diagonal().copy_(diagonal + level)
+    first = models[0].to(torch.float64)
+    right = torch.zeros_like(first)
+    for number, (model, one, share) in enumerate(zip(models, grams, shares, strict=True)):
+        if number == 0 or share == 0:
+            continue
+        change = model.to(torch.float64) - first
+        product = recall(f"product {number}", (), partial(_product, one, change))
+        rest = share * ((1 - shrink) * one.matrix.diagonal().to(torch.float64) + level)  # (inputs,)
+        right.add_(product, alpha=shrink * share)
+        right.addcmul_(change, rest[:, None] if transposed else rest)
     factor, failed = torch.linalg.cholesky_ex(left)
     if bool(failed):
         raise UserError(
@@ -112,5 +122,10 @@ def _step(
             f"no single answer; expected ridge above 0 or shrink below 1, but got ridge {ridge:g} "
             f"and shrink {shrink:g}"
         )
-    solved = torch.cholesky_solve(right, factor)
+    solved = torch.cholesky_solve(right if transposed else right.T, factor)
     return solved if transposed else solved.T
+
+
+def _product(gram: Gram, change: Tensor) -> Tensor:
+    matrix = gram.matrix.to(torch.float64)
+    return matrix @ change if gram.transposed else change @ matrix

@@ -14,8 +14,8 @@ from evomerge.core.errors import UserError, unknown
 from evomerge.methods.parameters import Count, ParameterSpec, Setting
 from evomerge.methods.random import CounterRandom
 
-# What methods are given beside tensors; the last ones come from models' own rows of data.
-GIVEN = ("factors", "thresholds", "gram", "fisher", "base_fisher", "inputs")
+# What methods are given beside tensors; `OF_DATA` come from models' own rows of data.
+GIVEN = ("factors", "thresholds", "gram", "fisher", "base_fisher", "inputs", "recall")
 OF_DATA = frozenset({"gram", "fisher", "base_fisher", "inputs"})
 
 

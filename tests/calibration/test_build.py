@@ -13,8 +13,13 @@ import torch
 import evomerge
 from evomerge.calibration.gram import grams
 from evomerge.calibration.rows import Row
+from evomerge.calibration.statistics import Statistics
 from evomerge.core.errors import UserError
 from evomerge.evaluate.model import load_model
+from evomerge.merge.build import tensors
+from evomerge.merge.parents.memo import Memo
+from evomerge.merge.parents.nested import open_parents
+from evomerge.merge.plan.plan import plan
 from evomerge.recipe.recipe import Recipe
 from tests.models import load, make_family
 
@@ -174,3 +179,27 @@ def test_experts_that_lie_in_one_tensor_are_refused_by_regmean_and_taken_by_fish
     evomerge.build(Recipe.from_dict(whole), tmp_path / "out")
     blocks = [{"components": ["experts"], "merge_method": "linear", "parameters": {"weight": 1}}]
     evomerge.build(Recipe.from_dict({**document(made), "blocks": blocks}), tmp_path / "regmean")
+
+
+def test_candidates_are_the_same_to_the_bit_whatever_part_of_their_products_is_recalled(
+    family: dict[str, str],
+) -> None:
+    def merged(memo: Memo | None, draw: list[dict[str, Any]]) -> list[dict[str, torch.Tensor]]:
+        parents = open_parents([family[name] for name in ("base", "a", "b")])
+        parents.provider, parents.memo = Statistics(parents), memo
+        recipes = [Recipe.from_dict(document(family, **parameters)) for parameters in draw]
+        made = []
+        for recipe in recipes:
+            for entry, weight in zip(recipe.models, (1.0, len(made) + 1.0), strict=True):
+                entry.parameters["weight"] = weight  # type: ignore[index]
+            made.append(dict(tensors(plan(recipe, parents.checkpoints), parents)))
+        return made
+
+    points = [(0.9, 1.0), (0.9, 1.5), (0.8, 1.2), (0.7, 1.1), (0.95, 0.9)]
+    draw = [{"shrink": shrink, "lambda": scale} for shrink, scale in points]
+    anew = merged(None, draw)
+    whole, part = Memo(1 << 24), Memo(6000)
+    for memo in (whole, part):
+        for one, other in zip(anew, merged(memo, draw), strict=True):
+            assert all(torch.equal(one[name], other[name]) for name in one)
+    assert 0 < part.size <= part.budget < whole.size

@@ -122,6 +122,31 @@ def test_regmean_without_an_inverse_names_the_remedy() -> None:
         regmean(None, models, shrink=1.0, ridge=0.0, gram=grams)
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+def test_regmean_is_the_same_to_the_bit_where_products_are_recalled(transposed: bool) -> None:
+    models = [drawn(i, 4, 5).T if transposed else drawn(i, 4, 5) for i in range(3)]
+    grams = [Gram(gram_of(inputs_of(i)).matrix, transposed) for i in range(3)]
+    memory: dict[Any, Tensor] = {}
+    made: list[str] = []
+
+    def recall(name: str, version: Any, make: Any) -> Tensor:
+        if (name, version) not in memory:
+            made.append(name)
+            memory[name, version] = make()
+        return memory[name, version]
+
+    for weight, shrink, scale in (
+        ([1.0, 1.0, 1.0], 0.9, 1.0),
+        ([1.0, 0.2, 3.0], 0.7, 1.5),
+        ([1.0, 0.2, 3.0], 0.7, 0.8),
+    ):
+        keys: Any = {"weight": weight, "shrink": shrink, "lambda_": scale, "gram": grams}
+        recalled = regmean(drawn(9, *models[0].shape), models, recall=recall, **keys)
+        assert torch.equal(recalled, regmean(drawn(9, *models[0].shape), models, **keys))
+        recalled.zero_()  # what is kept is not handed out
+    assert made == ["fit", "product 1", "product 2", "fit"]
+
+
 def method_cases() -> list[Any]:
     grams = [gram_of(inputs_of(i)) for i in range(2)]
     diagonals = [squares_of(i, 4, 5) for i in range(2)]

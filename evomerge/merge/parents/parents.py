@@ -20,12 +20,13 @@ from evomerge.core.errors import UserError
 from evomerge.merge.kernels.native import kernels_for
 from evomerge.merge.kernels.statistics import Statistics
 from evomerge.merge.live_layout import views
+from evomerge.merge.parents.memo import Memo
 from evomerge.merge.parents.provider import Provider
 from evomerge.merge.parents.thresholds import Magnitudes
 from evomerge.merge.plan.matching import check_labels
 from evomerge.merge.plan.plan import Ref, TensorJob
 from evomerge.merge.vocabulary.align import aligned
-from evomerge.methods.of_data import Direction, Gram, Squares
+from evomerge.methods.of_data import Direction, Gram, Recall, Squares, made_anew
 from evomerge.recipe.recipe import Recipe
 
 Flat = tuple[tuple[Ref | None, ...], Tensor | None, list[Tensor]]  # names, base, models
@@ -67,6 +68,7 @@ class Parents:
         self._computed: tuple[str, dict[Ref, Tensor]] = ("", {})  # of one name, for one job
         self.low_rank: dict[tuple[Ref, Ref], Any] = {}  # parts of deltas, see `merge.low_rank`
         self.kept: KeptMerges | None = None  # without it every merge is made anew
+        self.memo: Memo | None = None  # without it nothing is recalled from candidate to candidate
 
     def beside(self, opened: Mapping[str, Checkpoint], passing: Iterable[str]) -> Parents:
         """Return other parents that share resident tensors; `passing` ones are never resident."""
@@ -76,7 +78,7 @@ class Parents:
         other._resident, other.statistics = self._resident, self.statistics
         other.low_rank = self.low_rank
         other._passing = frozenset(passing)
-        other.provider, other.kept = self.provider, self.kept
+        other.provider, other.kept, other.memo = self.provider, self.kept, self.memo
         return other
 
     def is_passing(self, model: str) -> bool:
@@ -96,7 +98,7 @@ class Parents:
                 check_same_tokens(donor, checkpoint)
         self.checkpoints, self._resident = aligned(recipe, self.opened), {}
         self._flat, self._computed = {}, ("", {})
-        self.statistics, self.low_rank = Statistics(), {}
+        self.statistics, self.low_rank, self.memo = Statistics(), {}, None
         for checkpoint in self.checkpoints.values():
             if not recipe.slices:
                 _check_tensors(recipe, self.checkpoints[recipe.donor], checkpoint)
@@ -222,6 +224,14 @@ class Parents:
         if isinstance(given, Gram):
             return given._replace(matrix=given.matrix.to(device))
         return given and given._replace(values=given.values.to(device))
+
+    def recall_for(self, job: TensorJob, recipe: Recipe, device: torch.device) -> Recall:
+        """Return what recalls tensors that follow from a job's models and their rows."""
+        if self.memo is None or any(ref.model in self._passing for ref in job.models):
+            return made_anew
+        data = [recipe.data_of(ref.model) for ref in job.models]
+        rows = tuple(one and one.sha256 for one in data), recipe.calibration
+        return self.memo.of(recipe, (job.models, device, recipe.dtype, rows))
 
     def thresholds(self, job: TensorJob, working: torch.dtype) -> list[float]:
         """Return the smallest change that each model's density keeps over all tensors."""

@@ -81,3 +81,15 @@ def memory_of(device: str) -> int:
         return min(machine, int(_LIMIT.read_text()))
     except (OSError, ValueError):  # no container, or one without a limit
         return machine
+
+
+def memo_budget(workers: WorkersConfig, device: str) -> int:
+    """Return the bytes in which a worker may keep what candidates have in common: a quarter of its.
+
+    Args:
+        workers: Those of one machine share its main memory, and fractions of a GPU that GPU's.
+        device: The worker's first.
+    """
+    on_gpu = torch.device(device).type == "cuda"
+    share = min(1.0, workers.gpus or 1.0) if on_gpu else 1 / workers.count
+    return int(memory_of(device) * share / 4)

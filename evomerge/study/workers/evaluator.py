@@ -29,6 +29,7 @@ from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.evaluate.scorer import Scorer
 from evomerge.merge.build import fill, live_digest, live_tensors
 from evomerge.merge.gradient.segment import alone
+from evomerge.merge.parents.memo import Memo
 from evomerge.merge.parents.nested import open_parents, with_merges
 from evomerge.merge.parents.parents import KeptMerges, Parents
 from evomerge.merge.plan.in_place import check_in_place
@@ -39,7 +40,7 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.study.config import StudyConfig
 from evomerge.study.workers.answers.exports import export, export_adapter, translate
 from evomerge.study.workers.answers.together import evaluate_together, suits_together
-from evomerge.study.workers.devices import check_room, devices
+from evomerge.study.workers.devices import check_room, devices, memo_budget
 from evomerge.study.workers.failures import (
     failure_of,
     wrong_answers_for_errors,
@@ -109,6 +110,7 @@ class Evaluator:
         self.statistics: Statistics = shared.statistics if shared else Statistics(self.parents)
         if shared is None:
             self.parents.provider, self.parents.kept = self.statistics, KeptMerges()
+            self.parents.memo = Memo(memo_budget(config.workers, self.device))
         self.own_models: OwnModels = (
             shared.own_models if shared else OwnModels(config, self.parents.opened)
         )
