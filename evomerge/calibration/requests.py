@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from evomerge.calibration.statistics import Statistics
 
 
+KINDS = ("gram", "fisher", "inputs")  # of statistics
+
+
 @dataclass(frozen=True)
 class Collect:
     """Turn items into rows of text: prompts and right answers.
@@ -41,6 +44,41 @@ class Measure:
     data: Mapping[str, str]
     calibration: Mapping[str, Any]
     parents: Any = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Run one parent on a few of its rows and keep nothing: what will `Measure` take?
+
+    Attributes:
+        kind: As for `Measure`.
+        data: The rows of each parent, as a recipe names them.
+        calibration: How they are read, as a recipe says it.
+    """
+
+    kind: str
+    data: Mapping[str, Mapping[str, str]]
+    calibration: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Forecasts one parent's statistic: the answer to `Sample`.
+
+    Attributes:
+        unmade: Parents whose statistic is not kept yet.
+        size: Bytes that one takes on disk.
+        memory: Bytes that a worker needs while it makes one; 0 if all are kept.
+        products: Bytes of the products of one parent that RegMean recalls.
+        seconds: ``each``: of one parent; ``fit`` and ``refit``: of RegMean, with all products made
+            and with all recalled, 0 for other kinds; ``total``.
+    """
+
+    unmade: Sequence[str]
+    size: int
+    memory: int
+    products: int
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,3 +121,13 @@ def measured(statistics: Statistics, request: Measure) -> Measured:
     stored = statistics.stored(request.model, request.kind, data, calibration)
     about = {key: stored.about[key] for key in ("rows", "tokens", "cut")}
     return Measured(stored.digest, **about, size=stored.size)
+
+
+def sampled(statistics: Statistics, request: Sample) -> Sampled:
+    """Forecast a statistic by the first parent that has none yet.
+
+    Raises:
+        UserError: The rows cannot be read, or the model does not run on them.
+    """
+    data = {model: Data(**one) for model, one in request.data.items()}
+    return statistics.sample(request.kind, data, Calibration(**request.calibration))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,10 @@ import torch
 from torch import Tensor
 
 from evomerge.calibration.fisher import squares
-from evomerge.calibration.gram import Shared, directions, grams
+from evomerge.calibration.forecast import forecast
+from evomerge.calibration.gram import BUDGET, Shared, directions, grams
 from evomerge.calibration.live import live_parent
+from evomerge.calibration.requests import Sampled
 from evomerge.calibration.rows import Rows, read_rows
 from evomerge.calibration.store import Stored, Writer, open_stored, write
 from evomerge.checkpoint.architecture import locate
@@ -26,7 +31,7 @@ from evomerge.methods.of_data import Direction, Gram, Squares
 from evomerge.recipe.rows import Calibration, Data
 
 FORMAT = 1  # of what is kept; another one is made anew
-KINDS = ("gram", "fisher", "inputs")
+SAMPLE = 8  # rows that are run to forecast how long all take
 
 
 class Statistics:
@@ -86,9 +91,52 @@ class Statistics:
         parts = [FORMAT, kind, checkpoint.fingerprint, data.sha256, read, sorted(tokenizer)]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
+    def sample(self, kind: str, data: Mapping[str, Data], calibration: Calibration) -> Sampled:
+        """Forecast what the statistics of these models take, by a few rows of one of them.
+
+        Raises:
+            UserError: The rows cannot be read, or the model does not run on them.
+        """
+        folders = {
+            model: self._folder / self._key(model, kind, rows, calibration)
+            for model, rows in data.items()
+        }
+        unmade = [model for model, folder in folders.items() if open_stored(folder) is None]
+        model = [*unmade, *data][0]
+        if not unmade:
+            stored = open_stored(folders[model])
+            assert stored is not None
+            return forecast(self._parents.opened[model], len(data), stored, 0.0, 0)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory(dir=self._folder, prefix="sample-") as scratch:
+            target = Path(scratch) / kind
+            factor, running, weights = self._make(
+                target, model, kind, data[model], calibration, SAMPLE
+            )
+            stored = open_stored(target)
+            assert stored is not None
+            seconds = time.perf_counter() - began + (factor - 1) * running
+            beside = 2 * stored.size if kind == "fisher" else min(BUDGET, stored.size)
+            return forecast(
+                self._parents.opened[model], len(data), stored, seconds, weights + beside, unmade
+            )
+
     def _make(
-        self, target: Path, model: str, kind: str, data: Data, calibration: Calibration
-    ) -> None:
+        self,
+        target: Path,
+        model: str,
+        kind: str,
+        data: Data,
+        calibration: Calibration,
+        most: int | None = None,
+    ) -> tuple[float, float, int]:
+        """Make a statistic of all rows, or of at most so many, evenly drawn.
+
+        Returns:
+            How many times as many rows there are, the seconds that these ran, and the bytes of the
+            live model.
+        """
         checkpoint = self._parents.opened[model]
         tokenizer = load_tokenizer(checkpoint.folder)
         if tokenizer is None:
@@ -98,19 +146,25 @@ class Statistics:
         longest = int(getattr(text_config, "max_position_embeddings", 0) or calibration.tokens + 1)
         rows = read_rows(data, calibration, tokenizer, longest)
         _check_tokens(rows, int(text_config.vocab_size), model, data)
+        chosen = rows.rows if most is None else rows.rows[:: -(-len(rows.rows) // most)]
         names = list(checkpoint.tensors)
         with write(target) as folder:
             writer = Writer(folder)
             about: dict[str, Any] = {"rows": len(rows.rows), "cut": rows.cut, "tokens": rows.tokens}
+            began = time.perf_counter()
             if kind == "fisher":
-                tensors = squares(live, names, rows.rows, calibration.labels, calibration.seed)
+                tensors = squares(live, names, chosen, calibration.labels, calibration.seed)
+                seconds = time.perf_counter() - began
                 about |= _whole(tensors)
                 writer.add(tensors)
             else:
                 sums = grams if kind == "gram" else directions
-                leaders = sums(live, names, rows.rows, writer.add)
+                leaders = sums(live, names, chosen, writer.add)
+                seconds = time.perf_counter() - began
                 about["leaders"] = {name: list(shared) for name, shared in leaders.items()}
             writer.finish(about)
+        weights = sum(one.numel() * one.element_size() for one in live.parameters())
+        return len(rows.rows) / len(chosen), seconds, weights
 
 
 class _Squares:

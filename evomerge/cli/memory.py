@@ -40,6 +40,10 @@ def memory_lines(plan: MemoryPlan, config: StudyConfig, memory: int) -> list[tup
     each = f"{size(plan.live)} live model, up to {size(plan.batch)} logits"
     if plan.gradient:
         each += f", {size(plan.gradient)} gradient"
+    if plan.recalled:
+        each += f", {size(plan.recalled)} of products"
+    if plan.making:
+        each += f" (before the search {size(plan.making)} to run a parent on its rows)"
     if plan.is_shared:
         needed, has = plan.total(workers.least), memory
         text = f"each worker {each}; base and parents {size(plan.parents)} once, mapped from files"
@@ -57,13 +61,13 @@ def memory_lines(plan: MemoryPlan, config: StudyConfig, memory: int) -> list[tup
     if has and needed > ROOM * has:
         rows.append(("warning", f"that does not fit: {remedy}; {NOT_OFFERED}"))
     disk = f"{size(plan.disk)} for best/model" if plan.disk else "the recipe alone"
-    rows.append(
-        ("disk", f"{disk}; up to {size(plan.cache)} of rankings by magnitude, in the cache")
-    )
+    cached = f"up to {size(plan.cache)} of rankings by magnitude"
+    if plan.statistics:
+        cached += f" and {size(plan.statistics)} of what models' rows say"
+    rows.append(("disk", f"{disk}; {cached}, in the cache"))
     return rows
 
 
 def _most(plan: MemoryPlan, memory: int) -> int:
     """Return how many workers fit, at least one."""
-    each = plan.live + plan.batch + plan.gradient
-    return max(1, int((ROOM * memory - plan.parents) // each))
+    return max(1, int((ROOM * memory - plan.parents) // plan.each))

@@ -14,6 +14,7 @@ from evomerge.checkpoint.dtypes import CODES, ELEMENT_BYTES
 from evomerge.checkpoint.opening import open_model
 from evomerge.cli.display.lines import show
 from evomerge.cli.memory import memory_here, memory_lines
+from evomerge.cli.own_data import OwnData, own_data
 from evomerge.cli.parents import AT_MOST_SECONDS, parents_lines, requests
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
@@ -25,7 +26,6 @@ from evomerge.study.analysis.memory_plan import memory_plan
 from evomerge.study.config import StudyConfig
 from evomerge.study.journal.shards import PRICES, SHARDS, gradient_shards
 from evomerge.study.own_rows import check_rows, described
-from evomerge.study.phases.anchors import anchors
 from evomerge.study.phases.check import task_specs
 from evomerge.study.phases.choice import with_optimizer
 from evomerge.study.phases.conclusion import JUDGED_ANCHORS
@@ -81,7 +81,12 @@ def run_check(
             )
             per_generation = config.evaluate.items_per_task
             items = generation_items(pools["search"], per_generation, config.search.seed, 0)
-            average = next(a for a in anchors(config) if a.name == "uniform average")
+            ids = description.evaluation["items"]
+            search = {
+                task: [ids[task][i] for i in places] for task, places in pools["search"].items()
+            }
+            own = own_data(config, space, search, scheduler, Path(folder))
+            average = next(a for a in own.anchors if a.name == "uniform average")
             mode = config.evaluate.fitness
             request = Evaluate(average.recipe.to_dict(), [items], mode)
             scheduler.ask(request, Scores)  # the first one also loads the model
@@ -114,7 +119,9 @@ def run_check(
     count = {pool: sum(map(len, ids.values())) for pool, ids in pools.items()}
     shown = sum(map(len, items.values()))
     per_trial = gradients[0].seconds if gradients else smooth
-    phases = _phases(config, smooth["total"], metric["total"], per_trial["total"], shown, count)
+    phases = _phases(
+        config, smooth["total"], metric["total"], per_trial["total"], shown, count, own
+    )
     candidates = optimizer.population + (not gradients)  # and the reference anchor
     share = config.search.random_share if optimizer.adapts else 0.0
     fit = whole_generations(config.search.trials, optimizer.population, share)
@@ -128,7 +135,7 @@ def run_check(
             f"{description.parameters / 1e6:.3g} M parameters; they agree",
         ),
         ("device", _device(config)),
-        *_memory(config, gradients),
+        *_memory(config, gradients, own),
         ("tasks", ", ".join(description.evaluation["tasks"])),
         (
             "items",
@@ -140,6 +147,7 @@ def run_check(
             f"{len(space.dimensions)} dimensions: {_few([d.name for d in space.dimensions])}",
         ),
         *(("rows", text) for text in [described(config, pools["search"])] if text),
+        *own.lines,
         *_deepest(space, description.layers, needed),
         *([("largest", _largest(config, n_parameters))] if whole else []),
         ("optimizer", f"{config.search.optimizer}: {why}"),
@@ -197,12 +205,15 @@ def _largest(config: StudyConfig, parameters: int) -> str:
     return f"{parameters / 1e6:.3g} M parameters, whose live model has {size(weights)}"
 
 
-def _memory(config: StudyConfig, gradients: Sequence[Gradients]) -> list[tuple[str, str]]:
+def _memory(
+    config: StudyConfig, gradients: Sequence[Gradients], own: OwnData
+) -> list[tuple[str, str]]:
     """Say what workers hold, and whether it fits into what this machine has."""
     models = dict.fromkeys([config.base_model, *config.models])
     on_gpu = device(config.workers.device) != "cpu"
     beside = sum(n for one in gradients for what, n in one.memory.items() if what != "of weights")
     plan = memory_plan(config, {name: open_model(name) for name in models}, on_gpu, beside)
+    plan = replace(plan, making=own.making, recalled=own.recalled, statistics=own.disk)
     elsewhere = config.workers.ray_address is not None  # on nodes that nobody has looked at
     return memory_lines(plan, config, 0 if elsewhere else memory_here())
 
@@ -267,12 +278,16 @@ def _phases(
     per_trial: float,
     shown: int,
     count: Mapping[str, int],
+    own: OwnData,
 ) -> dict[str, float]:
     """Forecast the seconds of each phase from one evaluation of `shown` items by either score."""
-    modes = smooth + metric if config.evaluate.fitness == "smooth" else metric
+    is_smooth = config.evaluate.fitness == "smooth"
+    modes = smooth + metric if is_smooth else metric
+    anchors = 2 * len(own.anchors) * modes  # on twice as many items as a trial
     seconds = {
-        "anchors": 2 * len(anchors(config)) * modes,  # on twice as many items as a trial
-        "search": config.search.trials * per_trial,
+        **({"own data": own.seconds} if own.sampled else {}),
+        "anchors": anchors + (1 + is_smooth) * own.fits["anchors"] + own.fits["once"],
+        "search": config.search.trials * (per_trial + own.fits["trial"]),
         "race": 8 * count["race"] / shown * metric,
         "verdict": 9 * count["holdout"] / shown * metric,
     }

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from evomerge import methods
-from evomerge.calibration.requests import Collect, Collected, Measure, Measured
+from evomerge.calibration.requests import KINDS, Collect, Collected, Measure, Measured
 from evomerge.core.atomic import user_errors, write_text
 from evomerge.core.errors import UserError
+from evomerge.recipe.data import RecipeData
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.rows import AS_USUAL, Calibration, Data
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.study.config import StudyConfig
 from evomerge.study.context import StudyRun
+from evomerge.study.wanted import Items
 
 ROWS = "rows"  # the folder, within a run's and within best/
 
@@ -78,11 +80,33 @@ def with_rows(study: StudyRun, external: bool = False) -> StudyRun:
             f"{study.directory}: tasks of {of_tasks[0].model}: ask and tell start no worker that "
             "could read them: give the model `data: FILE`"
         )
-    data: dict[str, Data] = {}
-    for one in study.config.data:
-        data[one.model] = one.data or _written(study, one.tasks)
+
+    def collect(request: Collect) -> Collected:
+        return study.ledger.request(request, Collected)
+
+    data = rows_of(study.config, study.pools.get("search", {}), collect, study.directory)
     calibration = study.config.calibration or AS_USUAL
     return replace(study, data=data, space=study.space.with_data(data, calibration))
+
+
+def rows_of(
+    config: StudyConfig, search: Items, collect: Callable[[Collect], Collected], folder: Path
+) -> dict[str, Data]:
+    """Return the rows of each model that has some, those of tasks written into a folder.
+
+    Args:
+        config: The study.
+        search: The search pool's document numbers by task.
+        collect: Has a worker turn items into rows of text.
+        folder: Gets a folder `ROWS`.
+
+    Raises:
+        UserError: A task has no right answers, or the rows cannot be written.
+    """
+    return {
+        one.model: one.data or _written(search, one.tasks, collect, folder)
+        for one in config.data or ()
+    }
 
 
 def measure(study: StudyRun, recipes: Sequence[Recipe]) -> list[Measured]:
@@ -91,17 +115,22 @@ def measure(study: StudyRun, recipes: Sequence[Recipe]) -> list[Measured]:
     What is kept from before is only looked at. Without this each would be made where a candidate
     first needs it, by every worker at once.
     """
-    start = study.space.fill([dimension.start for dimension in study.space.dimensions])
+    return study.ledger.requests(measures(study.space, recipes), Measured)
+
+
+def measures(space: SearchSpace, recipes: Sequence[Recipe]) -> list[Measure]:
+    """Return a request for every statistic that these recipes and the space will ask for."""
+    start = space.fill([dimension.start for dimension in space.dimensions])
     wanted: dict[str, Measure] = {}
     for recipe in [*recipes, start]:
         for one in [recipe, *recipe.merges.values()]:
             read = one.calibration.to_dict()
-            for kind in _kinds(one):
+            for kind in kinds(one):
                 for model, data in ((entry.model, entry.data) for entry in one.models):
                     if data is not None:
                         key = json.dumps([model, kind, data.sha256, read], sort_keys=True)
                         wanted[key] = Measure(model, kind, data.to_dict(), read)
-    return study.ledger.requests(list(wanted.values()), Measured)
+    return list(wanted.values())
 
 
 def copied(recipe: Recipe, folder: Path) -> Recipe:
@@ -146,20 +175,23 @@ def anchors_of_data(
     return {**listed, "UBGM": {"merge_method": "ubgm", **shared}}
 
 
-def _kinds(recipe: Any) -> list[str]:
+def kinds(recipe: RecipeData) -> list[str]:
+    """Return the statistics that a merge's methods take, without those of merges within it."""
     specs = list(map(methods.get, recipe.method_names))
     taken = {k for spec in specs if spec.reads_data(recipe.parameters) for k in spec.takes}
-    return [kind for kind in ("gram", "fisher", "inputs") if kind in taken]
+    return [kind for kind in KINDS if kind in taken]
 
 
-def _written(study: StudyRun, tasks: Sequence[str]) -> Data:
+def _written(
+    search: Items, tasks: Sequence[str], collect: Callable[[Collect], Collected], folder: Path
+) -> Data:
     """Write the search items of tasks as rows, in the tasks' order."""
-    items = {task: sorted(study.pools["search"][task]) for task in tasks}
-    rows = study.ledger.request(Collect(items), Collected).collected
+    items = {task: sorted(search[task]) for task in tasks}
+    rows = collect(Collect(items)).collected
     lines = [json.dumps(row, ensure_ascii=False) for task in tasks for row in rows[task]]
     text = "\n".join(lines) + "\n"
     sha256 = hashlib.sha256(text.encode()).hexdigest()
-    file = study.directory.resolve() / ROWS / f"{sha256[:16]}.jsonl"
+    file = folder.resolve() / ROWS / f"{sha256[:16]}.jsonl"
     if not file.is_file() or file.read_text(encoding="utf-8") != text:
         with user_errors(file):
             file.parent.mkdir(exist_ok=True)

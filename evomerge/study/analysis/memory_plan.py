@@ -27,6 +27,10 @@ class MemoryPlan:
         cache: What rankings by magnitude take on disk, if a method wants them.
         is_shared: Whether workers share the parents.
         computed: How many parents are adapters that a GPU holds as whole models.
+        making: What a worker needs besides while it runs a parent on its own rows, before the
+            search.
+        recalled: What it keeps of products that candidates have in common.
+        statistics: What parents' rows say of them, on disk.
     """
 
     live: int
@@ -37,13 +41,20 @@ class MemoryPlan:
     cache: int
     is_shared: bool
     computed: int = 0
+    making: int = 0
+    recalled: int = 0
+    statistics: int = 0
 
     def total(self, workers: int) -> int:
         """Return the bytes that so many workers hold together."""
-        each = self.live + self.batch + self.gradient
         if self.is_shared:
-            return self.parents + workers * each
-        return workers * (self.parents + each)
+            return self.parents + workers * self.each
+        return workers * (self.parents + self.each)
+
+    @property
+    def each(self) -> int:
+        """The most bytes of one worker's own at a time."""
+        return self.live + max(self.batch + self.gradient + self.recalled, self.making)
 
 
 def memory_plan(

@@ -12,7 +12,14 @@ from typing import Any, NamedTuple, assert_never
 
 import torch
 
-from evomerge.calibration.requests import Collect, Collected, Measure, measured
+from evomerge.calibration.requests import (
+    Collect,
+    Collected,
+    Measure,
+    Sample,
+    measured,
+    sampled,
+)
 from evomerge.calibration.statistics import Statistics
 from evomerge.checkpoint.architecture import layer_count
 from evomerge.checkpoint.compatible import (
@@ -155,6 +162,8 @@ class Evaluator:
             case Measure():
                 self.watch.check(request.parents)
                 return measured(self.statistics, request)
+            case Sample():
+                return sampled(self.statistics, request)
             case _:
                 assert_never(request)
 

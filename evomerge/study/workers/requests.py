@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from evomerge.calibration.requests import Collect, Collected, Measure, Measured
+from evomerge.calibration.requests import Collect, Collected, Measure, Measured, Sample, Sampled
 from evomerge.evaluate.ensemble import Mean
 from evomerge.evaluate.outcomes import ScoreKind
 
@@ -181,6 +181,7 @@ Request = (
     | Translate
     | Collect
     | Measure
+    | Sample
 )
 
 
@@ -346,5 +347,6 @@ Success = (
     | Translation
     | Collected
     | Measured
+    | Sampled
 )
 Answer = Failure | Success

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from evomerge.calibration.requests import Collect, Collected, Measure, Measured
+from evomerge.calibration.requests import Collect, Collected, Measure, Measured, Sample, Sampled
 from evomerge.study.workers.requests import (
     Answer,
     Describe,
@@ -45,6 +45,7 @@ _REQUESTS: dict[str, type[Request]] = {
     "translate": Translate,
     "collect": Collect,
     "measure": Measure,
+    "sample": Sample,
 }
 _ANSWERS: dict[str, type[Answer]] = {  # by a key that the others do not have; the order counts
     "evaluation": Description,
@@ -52,6 +53,7 @@ _ANSWERS: dict[str, type[Answer]] = {  # by a key that the others do not have; t
     "counts": ScoresTogether,
     "possible": Suited,
     "statistic": Measured,
+    "unmade": Sampled,
     "rows": Scores,
     "written": Shown,
     "why_not": Translation,
