@@ -42,21 +42,13 @@ def build(
     note: Callable[[str], None] = warnings.warn,
     statistics: Callable[[Parents], Provider] | None = None,
 ) -> str:
-    """Merge a recipe into a model folder.
+    """Merge a recipe into a model folder, as `calibration.make.build` says of what it shares.
 
     Args:
-        recipe: The recipe, or the path of its YAML file.
-        out: The folder to make; it must not exist, or be empty, unless `replace`.
-        device: Where the arithmetic runs.
-        replace: Whether to replace an existing folder, once the new one is complete.
-        note: Takes a sentence for each parent whose config computes in another way.
-        statistics: Makes the provider of what models' rows say; `calibration.make.build` has one.
+        statistics: Makes the provider of what models' rows say; without one those are refused.
 
     Returns:
         The digest of the merged weights.
-
-    Raises:
-        UserError: The recipe cannot be read, a parent does not fit, or `out` is not empty.
     """
     if not isinstance(recipe, Recipe):
         recipe = _read(Path(recipe))

@@ -1,6 +1,6 @@
 """Scores merges by models' own data on the held-out items of a zoo; λ is chosen on search items.
 
-    measure.py make SEED FOLDER      trains a zoo (minutes)
+    measure.py make SEED FOLDER [ARCHITECTURE]      trains a zoo (minutes)
     measure.py zoo FOLDER [WORD...]  measures one, lines with such a word in their name; a line that
                                      is there already stays
 
@@ -20,10 +20,15 @@ from typing import Any
 
 import torch
 
+sys.path.append(str(Path(__file__).parents[1] / "optimizer_benchmark"))
+from arms import ARMS
+from bench import Judge, Search
+
 from evomerge.calibration.statistics import Statistics
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.rows import Calibration, Data
 from evomerge.study.config import StudyConfig
+from evomerge.study.phases.check import task_specs
 from evomerge.study.statistics.pools import split, together
 from evomerge.study.workers.evaluator import Evaluator
 from evomerge.study.workers.requests import Describe, Description, Evaluate, Scores
@@ -43,6 +48,9 @@ class Zoo:
         self.evaluator = Evaluator(self.config)
         description = self.evaluator.handle(Describe())
         assert isinstance(description, Description), description
+        self.tasks = {
+            task: {**one, "weight": 1.0} for task, one in task_specs(description.evaluation).items()
+        }
         keys = together(description.evaluation)
         shares = self.config.evaluate.items.shares
         self.pools = split(keys, shares, self.config.search.seed, {})
@@ -116,12 +124,30 @@ class Zoo:
         print(json.dumps(line), flush=True)
 
 
+class OnItemsOf(Judge):
+    """Lets the arms of `optimizer_benchmark` search on a zoo's search items, its held-out ones."""
+
+    def __init__(self, zoo: Zoo) -> None:
+        self.config, self._evaluator, self.pools = zoo.config, zoo.evaluator, zoo.pools
+        self.tasks = zoo.tasks
+        self._judged = {}
+
+
 def measure(zoo: Zoo) -> None:
     """Everything about one zoo, the most telling first."""
 
     def chosen(recipes: dict[str, Recipe]) -> dict[str, Any]:
         name, recipe = zoo.best(recipes)
         return {"chosen": name, "held_out": round(zoo.score(recipe, "holdout"), 4)}
+
+    def searched(space: str, arm: str, budget: int) -> dict[str, Any]:
+        search = Search(OnItemsOf(zoo), ARMS[arm], space, 0, budget)
+        search.brief = True
+        made = search.run()
+        held_out = zoo.score(search.answer(), "holdout")  # without a race, as all others here
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        items = made["item_evaluations"]
+        return {"held_out": round(held_out, 4), "item_evaluations": items, "peak_mb": round(peak)}
 
     def plain(recipe: Recipe) -> dict[str, Any]:
         return {"held_out": round(zoo.score(recipe, "holdout"), 4)}
@@ -140,6 +166,14 @@ def measure(zoo: Zoo) -> None:
         **{f"ta {w}": make("task_arithmetic", weight=w) for w in (0.3, 0.5, 0.7, 1.0)},
     }
     zoo.line("best data-free anchor", lambda: chosen(data_free))
+    for space in ("component", "tensor"):
+        for budget in (1_120, 3_360):
+            zoo.line(
+                f"adam by {space}, {budget}",
+                lambda s=space, b=budget: searched(s, "adam alone", b),
+            )
+    for arm in ("catcma, 4 items", "coarse_to_fine, 4 items"):
+        zoo.line(f"{arm}, by component", lambda a=arm: searched("component", a, 11_200))
     for kind in ("gram", "fisher"):
         for model in zoo.models:
 
@@ -206,7 +240,8 @@ def main(arguments: list[str]) -> None:
 
         folder = Path(arguments[2])
         folder.mkdir(parents=True, exist_ok=True)
-        zoo = make_zoo(folder / "zoo", seed=int(arguments[1]))
+        architecture = arguments[3] if len(arguments) > 3 else "llama"
+        zoo = make_zoo(folder / "zoo", seed=int(arguments[1]), architecture=architecture)
         write_study(zoo, folder / "study.yaml")
         return
     measure(Zoo(Path(arguments[1]), arguments[2:]))

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evomerge.checkpoint.compatible import check_compatible, check_same_tokens
+from evomerge.checkpoint.files import shards
 from evomerge.checkpoint.files.folder import resolve
-from evomerge.checkpoint.files.shards import write_shards
 from evomerge.checkpoint.opening import open_model
 from evomerge.core.atomic import atomic_folder
 from evomerge.core.errors import UserError
@@ -28,14 +28,15 @@ def folder(llama, tmp_path):
 
 
 @pytest.fixture
-def sharded(llama, tmp_path):
+def sharded(llama, tmp_path, monkeypatch):
     """The model in shards with an index, none larger than 4000 bytes unless one tensor is."""
     target = tmp_path / "sharded"
     shutil.copytree(llama, target)
     (target / "model.safetensors").unlink()
     tensors = load_file(llama / "model.safetensors")
     sizes = {name: tensor.numel() * 4 for name, tensor in tensors.items()}
-    write_shards(target, tensors.items(), sizes, max_shard_bytes=4000)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 4000)
+    shards.write_shards(target, tensors.items(), sizes)
     return target
 
 

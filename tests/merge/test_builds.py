@@ -1,10 +1,8 @@
 """Recipes built in place, on disk and by transformers: the same weights, whatever the way."""
 
-import importlib
 import json
 import re
 import shutil
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import evomerge
-from evomerge.checkpoint.files.shards import write_shards
+from evomerge.checkpoint.files import shards
 from evomerge.checkpoint.opening import open_model
 from evomerge.core.errors import UserError
 from evomerge.merge.build import build, fill, live_tensors, tensors, write
@@ -111,11 +109,9 @@ def test_the_folder_holds_a_model_that_transformers_loads_whole(family, tmp_path
 def test_shards_are_cut_and_the_digest_stays(llama, tmp_path, monkeypatch):
     recipe = recipe_of(llama)
     whole = build(recipe, tmp_path / "whole")
-    module = importlib.import_module("evomerge.merge.build")
-    monkeypatch.setattr(module, "write_shards", partial(write_shards, max_shard_bytes=5000))
+    monkeypatch.setattr(shards, "SHARD_BYTES", 5000)
     assert build(recipe, tmp_path / "cut") == whole
-    shards = sorted((tmp_path / "cut").glob("model-*.safetensors"))
-    assert len(shards) > 4
+    assert len(list((tmp_path / "cut").glob("model-*.safetensors"))) > 4
     assert digest(load(tmp_path / "cut").items()) == whole
     assert torch.equal(logits(load_live(tmp_path / "cut")), logits(load_live(tmp_path / "whole")))
 

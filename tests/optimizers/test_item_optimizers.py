@@ -119,10 +119,12 @@ def test_both_learn_with_items_kept_and_items_redrawn():
 def test_map_elites_keeps_the_best_of_each_cell_for_each_task():
     optimizer = create("map_elites", population=10, bins=4)
     search(optimizer, 10)
-    assert set(optimizer.archives) == {"left", "right"}
+    archives = optimizer._archives
+    assert set(archives) == {"left", "right"}
     for task, other in (("left", "right"), ("right", "left")):
-        assert len(optimizer.archives[task]) >= 2
-        for cell, (point, quality) in optimizer.archives[task].items():
+        assert len(archives[task]) >= 2
+        for cell, elite in archives[task].items():
+            point, quality = optimizer._coordinates.decode(elite.units), elite.quality
             scores = {t: np.mean(list(items.values())) for t, items in specialists(point).items()}
             assert abs(scores[task] - quality) < 1e-5
             assert cell == (min(int(scores[other] * 4), 3),)

@@ -13,12 +13,13 @@ from torch import Tensor
 from evomerge.core import faults
 from evomerge.core.errors import UserError
 
+SHARD_BYTES = 5 * 10**9  # at most, unless one tensor is larger
+
 
 def write_shards(
     folder: Path,
     tensors: Iterable[tuple[str, Tensor]],
     sizes: Mapping[str, int],
-    max_shard_bytes: int = 5 * 10**9,
     stem: str = "model",
 ) -> None:
     """Write tensors as model.safetensors, or as numbered shards with an index.
@@ -27,13 +28,12 @@ def write_shards(
         folder: Where; it exists.
         tensors: (name, tensor) in the order of `sizes`; consumed one shard at a time.
         sizes: Bytes of each tensor, from which the shards are planned.
-        max_shard_bytes: A shard holds at most this much, but at least one tensor.
         stem: What the files are called.
     """
     cuts: list[list[str]] = [[]]
     shard_bytes = 0
     for name, size in sizes.items():
-        if cuts[-1] and shard_bytes + size > max_shard_bytes:
+        if cuts[-1] and shard_bytes + size > SHARD_BYTES:
             cuts.append([])
             shard_bytes = 0
         cuts[-1].append(name)

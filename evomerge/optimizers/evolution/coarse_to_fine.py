@@ -63,12 +63,6 @@ class CoarseToFine(Optimizer):
         self._check_started("stopped")
         return self._inner.stopped if self._stage == self._last else None
 
-    @property
-    def stage(self) -> int:
-        """The number of the current stage, from 0; gradients have up to 2^stage pieces."""
-        self._check_started("stage")
-        return self._stage
-
     def _begin(self) -> None:
         self._gradients = gradients(self._coordinates.dimensions)
         longest = max(len(members) for members in self._gradients)

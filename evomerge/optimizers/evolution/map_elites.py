@@ -59,18 +59,6 @@ class MapElites(Optimizer):
         self._sigma = share_of_range("MapElites sigma", sigma)
         self._bins = whole_number("MapElites bins", bins, 1)
 
-    @property
-    def archives(self) -> dict[str, dict[tuple[int, ...], tuple[Point, float]]]:
-        """For each task its cells: bins of the other tasks' scores -> (point, quality)."""
-        self._check_started("archives")
-        return {
-            task: {
-                cell: (self._coordinates.decode(elite.units), elite.quality)
-                for cell, elite in archive.items()
-            }
-            for task, archive in self._archives.items()
-        }
-
     def _begin(self) -> None:
         self._rng = np.random.default_rng(self._seed)
         self._steps = np.full(len(self._coordinates), self._sigma)

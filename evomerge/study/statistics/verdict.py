@@ -26,6 +26,7 @@ from evomerge.study.statistics.overfit import Overfit
 from evomerge.study.statistics.verdict_html import verdict_html
 
 Kind = Literal["trial", "anchor", "parent"]
+CONFIDENCE = 0.95  # of the intervals at the first look
 _KINDS: Mapping[str, Kind] = {"base": "parent", "parent": "parent", "anchor": "anchor"}
 
 
@@ -72,7 +73,7 @@ class Verdict:
     sentence: str
     scores: Mapping[str, Mapping[str, float]]
     comparisons: tuple[RivalComparison, ...]
-    confidence: float = 0.95
+    confidence: float = CONFIDENCE
     note: str = ""
     unscored: tuple[str, ...] = ()
     constraints: tuple[ConstraintResult, ...] = ()
@@ -93,7 +94,6 @@ def verdict(
     winner: Entrant,
     rivals: Sequence[Entrant],
     tasks: Tasks,
-    confidence: float = 0.95,
     constraints: Mapping[int, Sequence[ConstraintResult]] | None = None,
     kept_in_race: bool = False,
     unscored: Sequence[str] = (),
@@ -110,7 +110,6 @@ def verdict(
         winner: The race's winner.
         rivals: Parents, base and anchors with outcomes for the same items; may hold the winner.
         tasks: The study's tasks: directions and weights.
-        confidence: Of each comparison's interval at the first look.
         constraints: With constraints, each entrant's results on the held-out items, by trial.
         kept_in_race: Whether the winner keeps them on the race's items.
         unscored: Parents and anchors that could not be scored on these items. While there are
@@ -122,7 +121,7 @@ def verdict(
     twin = next((rival for rival in simple if rival.digest == winner.digest), None)
     kind = _KINDS.get((twin or winner).kind, "trial")
     others = [rival for rival in simple if rival.digest != winner.digest]
-    level = confidence_at(look, confidence)
+    level = confidence_at(look)
     against = _against(winner, others, tasks, level, clusters)
     tables = constraints or {}
     breaks = broken(tables.get(winner.trial, ()))
@@ -173,13 +172,13 @@ def verdict(
     )
 
 
-def confidence_at(look: int, confidence: float = 0.95) -> float:
+def confidence_at(look: int) -> float:
     """Return the confidence of the k-th winner's intervals on the same held-out items.
 
     >>> [round(confidence_at(look), 5) for look in (1, 2, 3, 4)]
     [0.95, 0.975, 0.99167, 0.99583]
     """
-    return 1 - (1 - confidence) / max(1, look * (look - 1))
+    return 1 - (1 - CONFIDENCE) / max(1, look * (look - 1))
 
 
 def broken(results: Sequence[ConstraintResult]) -> str:
