@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from evomerge import methods
+from evomerge.core.errors import UserError
 from evomerge.study.config import CountsTaskConfig
 from evomerge.study.context import StudyRun
 from evomerge.study.journal.codec import to_json
@@ -36,8 +37,25 @@ class Conclusion:
         self._raced_out: set[int] = set()
 
     def run(self, contenders: Sequence[int], baseline: Sequence[TrialRecord]) -> Verdict:
-        """Race the contenders, and compare the winner with the baseline; returns the verdict."""
-        return self._verdict(self._within_constraints(contenders, baseline), baseline)
+        """Race the contenders, and compare the winner with the baseline; returns the verdict.
+
+        A winner that cannot be scored on the held-out items leaves its place to the next.
+
+        Raises:
+            UserError: None of them can be.
+        """
+        left, winner = list(contenders), self._within_constraints(contenders, baseline)
+        while (judged := self._verdict(winner, baseline)) is None:
+            left.remove(winner)
+            failure = self._study.record.trials[winner].failure
+            reason = f"{self._name(winner)} could not be scored on the held-out items: " + (
+                failure.message if failure else "the journal gives no reason"
+            )
+            if not left:
+                raise UserError(f"{reason}; nor could any other candidate of the race")
+            out, winner = winner, self._within_constraints(left, baseline)
+            self._choose(winner, out, reason)
+        return judged
 
     def _within_constraints(
         self, contenders: Sequence[int], baseline: Sequence[TrialRecord]
@@ -133,8 +151,12 @@ class Conclusion:
             self._choose(number, winner, reason)
         return number
 
-    def _verdict(self, number: int, baseline: Sequence[TrialRecord]) -> Verdict:
-        """Compare the winner with every parent and the best anchors on held-out items."""
+    def _verdict(self, number: int, baseline: Sequence[TrialRecord]) -> Verdict | None:
+        """Compare the winner with every parent and the best anchors on held-out items.
+
+        Returns:
+            The verdict; `None` if the winner could not be scored there.
+        """
         record, items = self._study.record, self._study.pools["holdout"]
         rivals = [trial.number for trial in baseline if trial.kind in ("parent", "base")]
         rivals += record.best_anchors("anchor")[:JUDGED_ANCHORS]
@@ -154,9 +176,7 @@ class Conclusion:
             if rows is not None
         }
         if number not in entrants:
-            failure = record.trials[number].failure
-            why = failure.message if failure else "the journal gives no reason"
-            raise RuntimeError(f"the race's winner could not be scored on held-out items: {why}")
+            return None
         tables, kept_in_race = {}, False
         if self._constraints:
             limits = self._limits(baseline, items, "verdict")

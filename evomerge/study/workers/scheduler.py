@@ -122,7 +122,7 @@ class Scheduler:
                 self._employ(waiting, done)  # before anything is journalled: that takes time
                 for job, answer, worker in answered:
                     self._finish_unit(job, answer, worker, waiting)
-                    if isinstance(answer, Scores):
+                    if isinstance(answer, Scores) and job.task.done is done:  # no earlier copy
                         scored.setdefault(worker, []).append(job.task.unit)
                 self._end_the_hung(waiting)
         except BaseException:
