@@ -1,1 +1,1 @@
-"""Makes statistics of a model from rows of its own and keeps them, for RegMean, Fisher, UBGM."""
+"""Makes statistics of models from rows of their own and keeps them, and trains gates on them."""

@@ -11,6 +11,9 @@ from evomerge.recipe.rows import Calibration, Data
 
 if TYPE_CHECKING:
     from evomerge.calibration.statistics import Statistics
+    from evomerge.calibration.store import Stored
+    from evomerge.merge.parents.parents import Parents
+    from evomerge.recipe.recipe import Recipe
 
 
 KINDS = ("gram", "fisher", "inputs")  # of statistics
@@ -43,6 +46,19 @@ class Measure:
     kind: str
     data: Mapping[str, str]
     calibration: Mapping[str, Any]
+    parents: Any = None
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train the gates of a recipe on its models' rows, unless they are kept already.
+
+    Attributes:
+        recipe: The recipe, whose method takes `gates`.
+        parents: See `Measure`.
+    """
+
+    recipe: Mapping[str, Any]
     parents: Any = None
 
 
@@ -81,6 +97,10 @@ class Sampled:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
+Making = Measure | Train
+OfRows = Collect | Making | Sample
+
+
 @dataclass(frozen=True)
 class Collected:
     """Rows of each task, as a file of rows holds them: the answer to `Collect`."""
@@ -91,7 +111,7 @@ class Collected:
 
 @dataclass(frozen=True)
 class Measured:
-    """Describes a statistic that was made: the answer to `Measure`.
+    """Describes a statistic that was made: the answer to `Measure` and `Train`.
 
     Attributes:
         statistic: A hash of the statistic's content.
@@ -118,7 +138,20 @@ def measured(statistics: Statistics, request: Measure) -> Measured:
     """
     faults.reach("worker.measure")
     data, calibration = Data(**request.data), Calibration(**request.calibration)
-    stored = statistics.stored(request.model, request.kind, data, calibration)
+    return _described(statistics.stored(request.model, request.kind, data, calibration))
+
+
+def trained(statistics: Statistics, recipe: Recipe, parents: Parents) -> Measured:
+    """Train the gates of a recipe, unless they are kept already.
+
+    Raises:
+        UserError: The rows cannot be read, or the model does not run on them.
+    """
+    faults.reach("worker.measure")
+    return _described(statistics.stored_gates(recipe, parents))
+
+
+def _described(stored: Stored) -> Measured:
     about = {key: stored.about[key] for key in ("rows", "tokens", "cut")}
     return Measured(stored.digest, **about, size=stored.size)
 

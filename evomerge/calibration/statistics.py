@@ -6,7 +6,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from evomerge.calibration.fisher import squares
 from evomerge.calibration.forecast import forecast
+from evomerge.calibration.gates import gates, untrained
 from evomerge.calibration.gram import BUDGET, Shared, directions, grams
 from evomerge.calibration.live import live_parent
 from evomerge.calibration.requests import Sampled
@@ -22,12 +23,14 @@ from evomerge.calibration.rows import Rows, read_rows
 from evomerge.calibration.store import Stored, Writer, open_stored, write
 from evomerge.checkpoint.architecture import locate
 from evomerge.checkpoint.checkpoint import Checkpoint
+from evomerge.checkpoint.loaded.config import resolve_config
 from evomerge.core.errors import UserError
 from evomerge.evaluate.model import load_tokenizer
 from evomerge.merge.kernels.statistics import cache_folder
 from evomerge.merge.parents.parents import Parents
 from evomerge.merge.parents.provider import Statistic
 from evomerge.methods.of_data import Direction, Gram, Squares
+from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.rows import Calibration, Data
 
 FORMAT = 1  # of what is kept; another one is made anew
@@ -49,6 +52,7 @@ class Statistics:
         self._parents = parents
         self._folder = folder or cache_folder() / "statistics"
         self._open: dict[str, Stored] = {}
+        self._trained: tuple[Recipe, Stored] | None = None  # gates of the last recipe
 
     def __call__(self, model: str, kind: str, data: Data, calibration: Calibration) -> Statistic:
         """Return what a model's rows say of each tensor; see `Provider`."""
@@ -65,11 +69,54 @@ class Statistics:
             UserError: The rows cannot be read, the model does not run on them, or the disk is full.
         """
         key = self._key(model, kind, data, calibration)
+        return self._stored(key, lambda at: self._make(at, model, kind, data, calibration))
+
+    def gates(self, recipe: Recipe, parents: Parents) -> Callable[[str], Tensor]:
+        """Return the trained gates of routed layers; see `Provider`."""
+        if self._trained is None or self._trained[0] is not recipe:
+            self._trained = recipe, self.stored_gates(recipe, parents)
+        return self._trained[1].tensor
+
+    def stored_gates(self, recipe: Recipe, parents: Parents) -> Stored:
+        """Return the trained gates of a recipe, and what they were trained on.
+
+        Raises:
+            UserError: A model has no rows, they cannot be read, or the disk is full.
+        """
+        data = [recipe.data_of(entry.model) for entry in recipe.models]
+        given = [one for one in data if one is not None]
+        if len(given) < len(data):
+            raise UserError(
+                f"{recipe.merge_method}: train: true needs rows of each model, and "
+                f"{recipe.models[data.index(None)].model} has none: add `data: FILE` (JSON lines) "
+                "to it, `tasks: [...]` in a study, or set train: false"
+            )
+        document = json.dumps(untrained(recipe) | {"merges": None})
+        for name, checkpoint in parents.opened.items():
+            document = document.replace(json.dumps(name), json.dumps(checkpoint.fingerprint))
+        host = parents.opened[recipe.donor]
+        read = recipe.calibration.to_dict()
+        rows = [one.sha256 for one in given]
+        parts = [FORMAT, "gates", document, rows, read, _tokenizer_digests(host)]
+        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+        def make(target: Path) -> None:
+            config = resolve_config(host.config)
+            read = [_read(recipe.donor, host, config, one, recipe.calibration) for one in given]
+            with write(target) as folder:
+                writer = Writer(folder)
+                writer.add(gates(recipe, parents, [one.rows for one in read]))
+                writer.finish(_about(*read))
+
+        return self._stored(key, make)
+
+    def _stored(self, key: str, make: Callable[[Path], None]) -> Stored:
+        """Open a statistic by its key; `make` writes it where there is none that is whole."""
         if key not in self._open:
             target = self._folder / key
             stored = open_stored(target)
             if stored is None:
-                self._make(target, model, kind, data, calibration)
+                make(target)
                 stored = open_stored(target)
             if stored is None:
                 raise UserError(
@@ -84,11 +131,8 @@ class Statistics:
         read = calibration.to_dict()
         if kind != "fisher":
             read.pop("labels", None)
-        tokenizer = [
-            (file.name, hashlib.sha256(file.read_bytes()).hexdigest())
-            for file in checkpoint.tokenizer_files()
-        ]
-        parts = [FORMAT, kind, checkpoint.fingerprint, data.sha256, read, sorted(tokenizer)]
+        tokenizer = _tokenizer_digests(checkpoint)
+        parts = [FORMAT, kind, checkpoint.fingerprint, data.sha256, read, tokenizer]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def sample(self, kind: str, data: Mapping[str, Data], calibration: Calibration) -> Sampled:
@@ -138,19 +182,13 @@ class Statistics:
             live model.
         """
         checkpoint = self._parents.opened[model]
-        tokenizer = load_tokenizer(checkpoint.folder)
-        if tokenizer is None:
-            raise UserError(f"{model}: expected tokenizer files, to read its rows; there are none")
         live = live_parent(model, self._parents)
-        text_config = live.config.get_text_config(decoder=True)
-        longest = int(getattr(text_config, "max_position_embeddings", 0) or calibration.tokens + 1)
-        rows = read_rows(data, calibration, tokenizer, longest)
-        _check_tokens(rows, int(text_config.vocab_size), model, data)
+        rows = _read(model, checkpoint, live.config, data, calibration)
         chosen = rows.rows if most is None else rows.rows[:: -(-len(rows.rows) // most)]
         names = list(checkpoint.tensors)
         with write(target) as folder:
             writer = Writer(folder)
-            about: dict[str, Any] = {"rows": len(rows.rows), "cut": rows.cut, "tokens": rows.tokens}
+            about = _about(rows)
             began = time.perf_counter()
             if kind == "fisher":
                 tensors = squares(live, names, chosen, calibration.labels, calibration.seed)
@@ -209,6 +247,35 @@ class _Directions:
         if name not in self._leaders:
             raise UserError(f"{self._folder}: {name} multiplies no inputs when its rows are read")
         return Direction(self._stored.tensor(self._leaders[name].leader))
+
+
+def _read(
+    model: str, checkpoint: Checkpoint, config: Any, data: Data, calibration: Calibration
+) -> Rows:
+    """Read rows in the tokens of a model, within what it has positions for."""
+    tokenizer = load_tokenizer(checkpoint.folder)
+    if tokenizer is None:
+        raise UserError(f"{model}: expected tokenizer files, to read its rows; there are none")
+    text_config = config.get_text_config(decoder=True)
+    longest = int(getattr(text_config, "max_position_embeddings", 0) or calibration.tokens + 1)
+    rows = read_rows(data, calibration, tokenizer, longest)
+    _check_tokens(rows, int(text_config.vocab_size), model, data)
+    return rows
+
+
+def _about(*rows: Rows) -> dict[str, Any]:
+    return {
+        "rows": sum(len(one.rows) for one in rows),
+        "cut": sum(one.cut for one in rows),
+        "tokens": sum(one.tokens for one in rows),
+    }
+
+
+def _tokenizer_digests(checkpoint: Checkpoint) -> list[tuple[str, str]]:
+    return sorted(
+        (file.name, hashlib.sha256(file.read_bytes()).hexdigest())
+        for file in checkpoint.tokenizer_files()
+    )
 
 
 def _whole(tensors: dict[str, Tensor]) -> dict[str, float]:

@@ -94,7 +94,8 @@ class LiveModels:
         made._name_or_path = str(self._folder)
         shared = [base, *(live.model for live in reversed(self._others.values()))]
         memory = {} if len(self._about[1]) > 1 else _memory(shared)
-        drawn = made.model_type != base.config.model_type  # its fast paths are tried out on them
+        # Fast paths are tried out on them.
+        drawn = made.model_type != base.config.model_type or "routed" in config
         model, _ = load_model(made, *self._about, memory=memory, drawn=drawn)
         model.generation_config = deepcopy(base.generation_config)
         unlike = not memory or any(

@@ -32,7 +32,7 @@ from evomerge.checkpoint.files.folder import read_config
 from evomerge.checkpoint.files.remote_code import allowance_hint, named_code
 from evomerge.checkpoint.sandbox.client import check_settings
 from evomerge.core.errors import UserError
-from evomerge.evaluate.routed.modeling_smile import routed_model
+from evomerge.evaluate.routed.modeling_routed import routed_model
 
 
 def load_model(
@@ -206,7 +206,7 @@ def _from_config(
     # global generators; buffers (rotary tables) still get their true values.
     with nullcontext() if drawn else no_init_weights(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        if getattr(config, "smile", None) is not None:
+        if getattr(config, "routed", None) is not None:
             return routed_model((config.architectures or [""])[0])._from_config(config, **chosen)
         return build(config, trust_remote_code=trust_remote_code, **chosen)
 

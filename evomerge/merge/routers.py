@@ -1,4 +1,4 @@
-"""Makes tensors that no parent has: routers, zeros, low-rank changes, tiles of a wider model."""
+"""Makes tensors that no parent has: routers, gates, zeros, low-rank changes, wider tiles."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from evomerge.merge.low_rank import changes
 from evomerge.merge.parents.parents import Parents
 from evomerge.merge.plan.experts import ROUTER, ZEROS
 from evomerge.merge.plan.jobs import TensorJob
+from evomerge.merge.plan.routed import GATE
 from evomerge.merge.plan.wide import TILED
 from evomerge.merge.tiles import tiled
 from evomerge.methods.of_data import Direction
@@ -30,6 +31,8 @@ def made(job: TensorJob, parents: Parents, recipe: Recipe, device: torch.device)
     low_rank = changes(job, parents, device)
     if low_rank is not None:
         return low_rank
+    if job.method == GATE:
+        return _gate(job, parents, recipe, device)
     if job.method == ZEROS:
         return torch.zeros(job.shape, device=device)
     if job.method != ROUTER:
@@ -43,6 +46,15 @@ def made(job: TensorJob, parents: Parents, recipe: Recipe, device: torch.device)
     )
     sharpness: float = job.parameters["sharpness"]
     return rows.to(device) * sharpness  # (experts, width)
+
+
+def _gate(job: TensorJob, parents: Parents, recipe: Recipe, device: torch.device) -> Tensor:
+    """Return a tensor of a gate of routed layers, as it is before training or after."""
+    if job.parameters["train"]:
+        return parents.gates(recipe)(job.name).to(device)
+    if job.parameters["drawn"]:
+        return _random(job, recipe.seed).to(device)
+    return torch.full(job.shape, job.parameters["start"], device=device)
 
 
 def _direction(

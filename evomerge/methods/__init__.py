@@ -7,6 +7,7 @@ from evomerge.methods.curve import curve
 from evomerge.methods.dare import dare_linear, dare_ties
 from evomerge.methods.della import della, della_linear
 from evomerge.methods.fisher import fisher
+from evomerge.methods.gated import MixtureOfAdapters, TwinMerging, WeightEnsembling
 from evomerge.methods.karcher import karcher
 from evomerge.methods.linear import linear
 from evomerge.methods.lora_lego import lora_lego
@@ -48,10 +49,13 @@ __all__ = [
     "CounterRandom",
     "Doc",
     "MethodSpec",
+    "MixtureOfAdapters",
     "MixtureOfExperts",
     "ParameterSpec",
     "Range",
     "Smile",
+    "TwinMerging",
+    "WeightEnsembling",
     "Widening",
     "arcee_fusion",
     "breadcrumbs",

@@ -23,13 +23,14 @@ class MixtureOfExperts:
 
     y = sum_{e in top} p_e(x) MLP_e(x),    p = softmax of x . r_e over the `top` largest
 
-    Expert e is model e mod N; `base_model` (any merge, too) gives attention, norms and embeddings,
-    and is what `scale` starts from. Equal experts are the dense model, and with `top` of all
-    experts the result is their convex mix, weighted anew for each token. Router rows are the unit
-    mean of the unit inputs of the MLP over the model's own rows (`data`), or random for training
-    afterwards, as in sparse upcycling: one model, several experts. transformers loads the result
-    as Mixtral, Qwen2-MoE or Qwen3-MoE. mergekit-moe takes a layer's input instead, before its norm,
-    at the last position.
+    Expert e is model e mod N; of fewer experts than models a layer has those of largest `priority`
+    there, so that layers may differ in whose experts they have. `base_model` (any merge, too) gives
+    attention, norms and embeddings, and is what `scale` starts from. Equal experts are the dense
+    model, and with `top` of all experts the result is their convex mix, weighted anew for each
+    token. Router rows are the unit mean of the unit inputs of the MLP over the model's own rows
+    (`data`), or random for training afterwards, as in sparse upcycling: one model, several experts.
+    transformers loads the result as Mixtral, Qwen2-MoE or Qwen3-MoE. mergekit-moe takes a layer's
+    input instead, before its norm, at the last position.
     """
 
     scale: Annotated[
@@ -41,8 +42,18 @@ class MixtureOfExperts:
         ),
     ] = 1.0
     experts: Annotated[
-        int, Range(0, 8, valid_low=0, valid_high=1024), Doc("How many; 0: one for each model.")
+        int,
+        Range(0, 8, valid_low=0, valid_high=1024),
+        Doc("How many a layer has; 0: one for each model; fewer than models: by `priority`."),
     ] = 0
+    priority: Annotated[
+        PerModelFloat,
+        Range(0.0, 1.0),
+        Doc(
+            "Which models are a layer's experts, if there are fewer of them: those of the largest "
+            "number, the first of equal ones."
+        ),
+    ] = 0.0
     top: Annotated[
         int,
         Range(1, 4, valid_low=1),

@@ -16,7 +16,7 @@ from evomerge.methods.random import CounterRandom
 
 # What methods are given beside tensors; `OF_DATA` come from models' own rows of data.
 GIVEN = ("factors", "thresholds", "gram", "fisher", "base_fisher", "inputs", "recall")
-OF_DATA = frozenset({"gram", "fisher", "base_fisher", "inputs"})
+OF_DATA = frozenset({"gram", "fisher", "base_fisher", "inputs", "gates"})
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class MethodSpec:
         base_optional: Whether it does without, where there is none.
         min_models: Fewest models it merges, the base not counted.
         max_models: Most models; ``None``: any number.
-        takes: What it is given of each model besides its tensors, of `GIVEN`.
+        takes: What it is given of each model besides its tensors, of `GIVEN`; a structure may
+            take `gates`, which are of all models.
         stochastic: Whether it draws random numbers, and so needs a `CounterRandom`.
         reference: The source: author, year, address.
         summary: The first line of the function's docstring.

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from evomerge.calibration.requests import Measure
+from evomerge.calibration.requests import Making
 from evomerge.core.errors import UserError
 from evomerge.core.garbage import no_collection
 from evomerge.evaluate.outcomes import OutcomeRow, ScoreKind
@@ -58,7 +58,7 @@ AnswerType = TypeVar("AnswerType", bound=Answer)
 Listener = Callable[[Event, Record], None]
 
 WITH_PARENTS = (
-    Evaluate | EvaluateTogether | SuitTogether | Export | ExportAdapter | Gradient | Measure
+    Evaluate | EvaluateTogether | SuitTogether | Export | ExportAdapter | Gradient | Making
 )
 ROUNDS = 3  # how often a unit that loses its workers again and again is tried anew
 

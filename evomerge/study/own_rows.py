@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import methods
-from evomerge.calibration.requests import KINDS, Collect, Collected, Measure, Measured
+from evomerge.calibration.requests import KINDS, Collect, Collected, Measure, Measured, Train
 from evomerge.core.atomic import user_errors, write_text
 from evomerge.core.errors import UserError
 from evomerge.recipe.data import RecipeData
@@ -115,7 +115,8 @@ def measure(study: StudyRun, recipes: Sequence[Recipe]) -> list[Measured]:
     What is kept from before is only looked at. Without this each would be made where a candidate
     first needs it, by every worker at once.
     """
-    return study.ledger.requests(measures(study.space, recipes), Measured)
+    made = study.ledger.requests(measures(study.space, recipes), Measured)
+    return made + study.ledger.requests(trainings(study.space, recipes), Measured)
 
 
 def measures(space: SearchSpace, recipes: Sequence[Recipe]) -> list[Measure]:
@@ -131,6 +132,17 @@ def measures(space: SearchSpace, recipes: Sequence[Recipe]) -> list[Measure]:
                         key = json.dumps([model, kind, data.sha256, read], sort_keys=True)
                         wanted[key] = Measure(model, kind, data.to_dict(), read)
     return list(wanted.values())
+
+
+def trainings(space: SearchSpace, recipes: Sequence[Recipe]) -> list[Train]:
+    """Return a request for the gates of each of these recipes, and of the space's start."""
+    start = space.fill([dimension.start for dimension in space.dimensions])
+    gated = {}
+    for one in [*recipes, start]:
+        spec = methods.get(one.merge_method)
+        if "gates" in spec.takes and spec.reads_data(one.parameters):
+            gated[one.digest] = Train(one.to_dict())
+    return list(gated.values())
 
 
 def copied(recipe: Recipe, folder: Path) -> Recipe:

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +83,12 @@ def held_out(zoo: m.Zoo, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def measure(folder: Path) -> None:
-    zoo = m.Zoo(folder)
-    lines = map(json.loads, RESULTS.read_text().splitlines()) if RESULTS.is_file() else ()
-    seen = {line["what"] for line in lines if line["zoo"] == zoo.name}
+def lines(zoo: m.Zoo) -> Callable[..., None]:
+    """Return what measures the recipe that search items choose, unless its line is there."""
+    there = map(json.loads, RESULTS.read_text().splitlines()) if RESULTS.is_file() else ()
+    seen = {line["what"] for line in there if line["zoo"] == zoo.name}
 
-    def line(what: str, *documents: dict[str, Any]) -> None:
-        """Measure the one that search items choose."""
+    def line(what: str, *documents: dict[str, Any], also: Any = None) -> None:
         if what in seen:
             return
         began = time.perf_counter()
@@ -98,11 +98,19 @@ def measure(folder: Path) -> None:
             name, _ = zoo.best({key: recipe_of(d) for key, d in recipes.items()})
         made = {"zoo": zoo.name, "what": what, "chosen": name if len(recipes) > 1 else None}
         made |= held_out(zoo, recipe_of(recipes[name]))
+        if also is not None:
+            made |= also(zoo, recipe_of(recipes[name]))
         made["seconds"] = round(time.perf_counter() - began, 1)
         with RESULTS.open("a") as stream:
             stream.write(json.dumps(made) + "\n")
         print(json.dumps(made), flush=True)
 
+    return line
+
+
+def measure(folder: Path) -> None:
+    zoo = m.Zoo(folder)
+    line = lines(zoo)
     rest, base = merged(zoo, 0.5), zoo.config.base_model
     line("task arithmetic, λ chosen", *(merged(zoo, one) for one in LAMBDAS))
     line("regmean, λ chosen", *(regmean(zoo, one) for one in (1.0, 1.3, 1.6, 2.0)))

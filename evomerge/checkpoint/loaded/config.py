@@ -80,8 +80,9 @@ def differing_keys(
 
 def share_of_experts(config: Mapping[str, Any]) -> float:
     """The share of a mixture's experts, or of routed changes, that a token takes; else 1."""
-    if "smile" in config:
-        return float(config["smile"]["top"] / config["smile"]["experts"])
+    if "routed" in config:
+        experts = config["routed"]["experts"]
+        return float(config["routed"].get("top", experts) / experts)
     resolved = resolve_config(config)
     text = resolved and resolved.get_text_config(decoder=True)
     top = getattr(text, "num_experts_per_tok", None) or getattr(text, "top_k_experts", None)

@@ -1,1 +1,1 @@
-"""Models that choose among low-rank changes for each token; the file goes along with exports."""
+"""Models that weigh low-rank changes as they read; the file goes along with exports."""

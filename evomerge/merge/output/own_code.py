@@ -9,7 +9,7 @@ from typing import Any
 
 from evomerge.checkpoint.loaded.config import resolve_config
 
-MODULE = "modeling_smile"
+MODULE = "modeling_routed"
 
 
 def with_own_code(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def with_own_code(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     Under that name transformers refuses the model unless trust_remote_code is set. Under the
     dense one's it would load the base in silence, without what is routed.
     """
-    if "smile" not in config:
+    if "routed" not in config:
         return dict(config)
     source = Path(__file__).parents[2] / "evaluate" / "routed" / f"{MODULE}.py"
     (folder / source.name).write_bytes(source.read_bytes())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -232,6 +232,12 @@ class Parents:
         data = [recipe.data_of(ref.model) for ref in job.models]
         rows = tuple(one and one.sha256 for one in data), recipe.calibration
         return self.memo.of(recipe, (job.models, device, recipe.dtype, rows))
+
+    def gates(self, recipe: Recipe) -> Callable[[str], Tensor]:
+        """Return the gates of a recipe's routed layers; see `Provider.gates`."""
+        if self.provider is None:
+            raise UserError("nothing here can train gates: call evomerge.build, which does")
+        return self.provider.gates(recipe, self)
 
     def thresholds(self, job: TensorJob, working: torch.dtype) -> list[float]:
         """Return the smallest change that each model's density keeps over all tensors."""

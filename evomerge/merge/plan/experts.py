@@ -108,9 +108,9 @@ def plan_experts(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Merge
         **{p.name: recipe.parameters.get(p.name, p.default) for p in shared}
     )
     layout = _layout(donor, settings)
-    experts = _experts(recipe, settings)
-    config = _config(donor, layout, settings, len(experts))
-    jobs = list(_Jobs(recipe, checkpoints, layout, settings, experts))
+    count = _count(recipe, settings)
+    config = _config(donor, layout, settings, count)
+    jobs = list(_Jobs(recipe, checkpoints, layout, settings, count))
     return MergePlan(recipe, tuple(jobs), config_for(config, [job.name for job in jobs]))
 
 
@@ -139,23 +139,25 @@ def _layout(donor: Checkpoint, settings: MixtureOfExperts) -> _Layout:
     return layout
 
 
-def _experts(recipe: Recipe, settings: MixtureOfExperts) -> list[str]:
-    """Return the model of each expert."""
-    models = [entry.model for entry in recipe.models]
-    count = settings.experts or len(models)
-    if count < len(models):
+def _count(recipe: Recipe, settings: MixtureOfExperts) -> int:
+    """Return how many experts a layer has."""
+    models = len(recipe.models)
+    count = settings.experts or models
+    given = [recipe.parameters, *(one.parameters for one in (*recipe.models, *recipe.blocks))]
+    given += [entry.parameters for block in recipe.blocks for entry in block.models]
+    if count < models and not any("priority" in one for one in given):
         raise UserError(
-            f"moe: experts: expected at least {len(models)}, one for each model, but got {count}; "
-            "leave models out (`include`), or raise it"
+            f"moe: experts: expected at least {models}, one for each model, but got {count}; "
+            "give models a `priority`, leave some out (`include`), or raise it"
         )
     if settings.top > count:
         raise UserError(f"moe: top: expected at most {count}, the experts, but got {settings.top}")
-    if settings.router == "hidden" and count > len(models):
+    if settings.router == "hidden" and count > models:
         raise UserError(
-            f"moe: experts: {count} of {len(models)} models are copies, which a router by rows "
+            f"moe: experts: {count} of {models} models are copies, which a router by rows "
             "of data cannot tell apart; set router: random"
         )
-    return [models[number % len(models)] for number in range(count)]
+    return count
 
 
 def _config(
@@ -213,7 +215,7 @@ class _Jobs:
     checkpoints: Mapping[str, Checkpoint]
     layout: _Layout
     settings: MixtureOfExperts
-    experts: list[str]
+    count: int
 
     def __iter__(self) -> Iterator[TensorJob]:
         donor = self.checkpoints[self.recipe.donor]
@@ -238,21 +240,30 @@ class _Jobs:
                 f"moe: {name}: {self.layout.model_type} has no place for it, only for "
                 f"{', '.join(_PROJECTIONS)} without biases"
             )
-        scales = self._scales(name, depth)
+        scales = self._values("scale", name, depth)
         refs = {model: self._expert(model, name, shape) for model in scales}
+        experts = self._experts(layer, depth)
         mix = 1.0 - self.settings.shared if projection == "down_proj" else 1.0
-        for number, model in enumerate(self.experts):
+        for number, model in enumerate(experts):
             target = self.layout.expert.format(number=number, name=self.layout.names[projection])
             yield self._scaled(f"{layer}.{target}", shape, name, refs[model], scales[model], mix)
         if projection == "gate_proj":
-            yield self._router(layer, shape[1], [refs[model] for model in self.experts])
+            yield self._router(layer, shape[1], [refs[model] for model in experts])
         if self.layout.shared is not None:
             yield from self._shared(layer, name, shape, projection)
 
-    def _scales(self, name: str, depth: int) -> dict[str, float]:
+    def _experts(self, layer: str, depth: int) -> list[str]:
+        """Return the model of each of a layer's experts, in the recipe's order."""
+        priorities = self._values("priority", f"{layer}.mlp.gate_proj.weight", depth)
+        first = sorted(priorities, key=lambda model: -priorities[model])[: self.count]
+        chosen = [model for model in priorities if model in first]
+        return [chosen[number % len(chosen)] for number in range(self.count)]
+
+    def _values(self, parameter: str, name: str, depth: int) -> dict[str, float]:
+        """Return a parameter's value for each model at a tensor of the base."""
         levels = levels_of(self.recipe, name, depth)
         sources = [(entry.model, name) for entry in self.recipe.models]
-        values = resolve_parameters(levels, name, sources, range(len(sources)))["scale"]
+        values = resolve_parameters(levels, name, sources, range(len(sources)))[parameter]
         return {model: value for (model, _), value in zip(sources, values, strict=True)}
 
     def _expert(self, model: str, name: str, shape: tuple[int, ...]) -> Ref:

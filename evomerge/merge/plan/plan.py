@@ -25,7 +25,7 @@ from evomerge.merge.plan.jobs import MergePlan as MergePlan
 from evomerge.merge.plan.jobs import Ref as Ref
 from evomerge.merge.plan.jobs import TensorJob as TensorJob
 from evomerge.merge.plan.matching import sources_of_tensors, with_heads
-from evomerge.merge.plan.routed import plan_smile
+from evomerge.merge.plan.routed import GATES, plan_routed
 from evomerge.merge.plan.wide import plan_wide
 from evomerge.recipe.data import PARENTS, Slice
 from evomerge.recipe.parameters import resolve_parameters
@@ -69,7 +69,11 @@ def plan(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> MergePlan:
     return MergePlan(recipe, jobs, config)
 
 
-_STRUCTURES = {"moe": plan_experts, "smile": plan_smile, "widen": plan_wide}
+_STRUCTURES = {
+    **dict.fromkeys(GATES, plan_routed),
+    "moe": plan_experts,
+    "widen": plan_wide,
+}
 
 
 def _jobs_of_models(

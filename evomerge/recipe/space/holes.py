@@ -123,6 +123,12 @@ def _hole(document: dict[str, Any], value: Any, path: DocumentPath, where: str) 
     inside = "parameters" in path[:-1]
     if not inside and takes_part(path):
         return Hole(path, (_participation(value, name, where),), False)
+    if path[0] in ("tokenizer", "tokenizer_source"):
+        raise UserError(
+            f"{where}: {name}: it cannot be searched, since all candidates are scored on the same "
+            "tokens of every item: build every parent with one tokenizer first, and search over "
+            "those"
+        )
     if not inside and path[-1] != "merge_method":
         raise UserError(
             f"{where}: {name}: only parameters and merge_method can be searched, "

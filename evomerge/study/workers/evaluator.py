@@ -17,8 +17,10 @@ from evomerge.calibration.requests import (
     Collected,
     Measure,
     Sample,
+    Train,
     measured,
     sampled,
+    trained,
 )
 from evomerge.calibration.statistics import Statistics
 from evomerge.checkpoint.architecture import layer_count
@@ -164,6 +166,10 @@ class Evaluator:
                 return measured(self.statistics, request)
             case Sample():
                 return sampled(self.statistics, request)
+            case Train():
+                self.watch.check(request.parents)
+                recipe = Recipe.from_dict(request.recipe)
+                return trained(self.statistics, recipe, with_merges(recipe, self.parents))
             case _:
                 assert_never(request)
 

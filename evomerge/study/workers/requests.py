@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from evomerge.calibration.requests import Collect, Collected, Measure, Measured, Sample, Sampled
+from evomerge.calibration.requests import Collected, Measured, OfRows, Sampled
 from evomerge.evaluate.ensemble import Mean
 from evomerge.evaluate.outcomes import ScoreKind
 
@@ -179,9 +179,7 @@ Request = (
     | Export
     | ExportAdapter
     | Translate
-    | Collect
-    | Measure
-    | Sample
+    | OfRows
 )
 
 

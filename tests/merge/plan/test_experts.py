@@ -16,6 +16,7 @@ from evomerge.merge.build import fill, live_digest
 from evomerge.merge.parents.nested import open_parents, with_merges
 from evomerge.merge.plan.plan import plan
 from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.space.space import SearchSpace
 from tests.models import load, make_family
 
 ROWS = ["w1 w2 w3 w4", "w5 w6", "w7 w8 w9"]
@@ -122,6 +123,37 @@ def test_experts_are_the_parents_bits_and_the_rest_is_a_merge(
     assert torch.equal(expert, b["model.layers.0.mlp.down_proj.weight"])
     query = "model.layers.0.self_attn.q_proj.weight"
     torch.testing.assert_close(ours[query], (a[query] + b[query]) / 2)
+
+
+def test_a_layers_experts_are_the_models_of_largest_priority_there(
+    llama: dict[str, str], tmp_path: Path
+) -> None:
+    written = document(llama, "a", "b", "c", experts=2, top=1)
+    for entry, priority in zip(written["models"], ([0, 1], [0.6, 0.5], [0.7, 0.2]), strict=True):
+        entry["parameters"] = {"priority": priority}  # gradients: the first layer, the last
+    built(written, tmp_path / "out")
+    ours = load(tmp_path / "out")
+    for layer, chosen in ((0, "bc"), (1, "ab")):
+        for number, name in enumerate(chosen):
+            expert = ours[f"model.layers.{layer}.block_sparse_moe.experts.{number}.w2.weight"]
+            parent = load(llama[name])[f"model.layers.{layer}.mlp.down_proj.weight"]
+            assert torch.equal(expert, parent)
+    assert "model.layers.0.block_sparse_moe.experts.2.w2.weight" not in ours
+
+
+def test_priorities_are_genes_of_each_knot(llama: dict[str, str]) -> None:
+    entries = [{"model": "*", "parameters": {"priority": {"low": 0, "high": 1, "knots": 2}}}]
+    parameters = {"experts": 2, "top": 1, "router": "random"}
+    space = SearchSpace.from_dict(
+        {"merge_method": "moe", "models": entries, "parameters": parameters}
+    ).bind(llama["base"], [llama[name] for name in "abc"])
+    recipe = space.fill([0.1, 0.9, 0.2, 0.8, 0.3, 0.7])
+    made = plan(recipe, open_parents(recipe.model_names).checkpoints)
+    read = {job.name: job.models[0].model for job in made.jobs if "experts.0.w1" in job.name}
+    assert read == {
+        "model.layers.0.block_sparse_moe.experts.0.w1.weight": llama["b"],
+        "model.layers.1.block_sparse_moe.experts.0.w1.weight": llama["a"],
+    }
 
 
 def test_hidden_routers_are_unit_means_of_unit_inputs(

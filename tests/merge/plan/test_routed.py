@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 import evomerge as em
 from evomerge.core.errors import UserError
 from evomerge.evaluate.model import load_model
-from evomerge.evaluate.routed.modeling_smile import RoutedLinear
+from evomerge.evaluate.routed.modeling_routed import ByInputs
 from evomerge.merge.low_rank import largest_parts
 from evomerge.merge.parents.nested import open_parents
 from evomerge.merge.plan.plan import plan
@@ -80,7 +80,7 @@ def test_an_input_takes_the_change_whose_inputs_it_lies_in() -> None:
     """Two changes of rank 2 in disjoint inputs; biases differ too. Worked by the formula."""
     draw = torch.Generator().manual_seed(0)
     linear = nn.Linear(6, 5)
-    layer = RoutedLinear(linear, experts=2, rank=2, gate=2, top=1)
+    layer = ByInputs(linear, experts=2, rank=2, gate=2, top=1)
     rows = torch.eye(6)
     outputs, biases = (torch.randn(s, generator=draw) for s in ((2, 5, 2), (2, 5)))
     layer.weight, layer.bias = linear.weight, linear.bias

@@ -1,9 +1,12 @@
 """Mixtures of experts among a study's candidates are scored as their exports are."""
 
 import hashlib
+import json
 
 import pytest
 
+import evomerge
+from evomerge.calibration.requests import Measured, Train
 from evomerge.merge.build import build
 from evomerge.recipe.recipe import Recipe
 from evomerge.study.config import StudyConfig
@@ -60,21 +63,58 @@ def test_top_changes_what_the_live_mixture_answers(evaluator, study):
     assert smooth[0].rows == smooth[2].rows != smooth[1].rows
 
 
-def test_routed_layers_score_as_their_export_does(evaluator, study, tmp_path):
+def routed(study, method, **parameters):
     zoo = study.parent / "zoo"
+    models = [{"model": str(zoo / name)} for name in ("one", "two")]
+    for number, entry in enumerate(models) if method != "smile" else ():
+        rows = study.parent / f"rows-{number}.jsonl"
+        texts = [{"text": f"w{n + 7 * number} w3 w{5 + number} w9"} for n in range(6)]
+        rows.write_text("".join(json.dumps(text) + "\n" for text in texts))
+        entry["data"] = str(rows)
     document = {
-        "merge_method": "smile",
+        "merge_method": method,
         "base_model": str(zoo / "base"),
-        "models": [str(zoo / name) for name in ("one", "two")],
-        "parameters": {"rank": 4, "gate_rank": 2},
+        "models": models,
+        "parameters": {"rank": 4, **parameters},
         "dtype": "float32",
     }
-    recipe = Recipe.from_dict(document)
+    return Recipe.from_dict(document)
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        ("smile", {"gate_rank": 2}),
+        ("twin_merging", {"steps": 40}),
+        ("wemoe", {"steps": 20, "rate": 0.1}),
+        ("mole", {"steps": 20, "rate": 0.1}),
+    ],
+)
+def test_routed_layers_score_as_their_export_does(
+    evaluator, study, tmp_path, monkeypatch, method, parameters
+):
+    monkeypatch.setenv("EVOMERGE_CACHE", str(tmp_path / "cache"))
+    recipe = routed(study, method, **parameters)
     answer = scored(evaluator, recipe)
-    assert build(recipe, tmp_path / "out") == answer.weights_digest
-    code = {"trust_remote_code": True}
-    expected = stock(tmp_path / "out", study.parent / "tasks", **code)
+    assert evomerge.build(recipe, tmp_path / "out") == answer.weights_digest
+    expected = stock(tmp_path / "out", study.parent / "tasks", trust_remote_code=True)
     assert {(r[0], r[1]): float(r[2]) for r in answer.rows} == expected
+
+
+def test_gates_are_a_unit_of_work_and_scales_train_nothing_again(
+    evaluator, study, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(evaluator.statistics, "_folder", tmp_path)
+    made = [
+        evaluator.handle(Train(routed(study, "mole", steps=5, scale=scale).to_dict()))
+        for scale in (1.0, [1.2, 0.4])
+    ]
+    assert all(isinstance(one, Measured) for one in made), made
+    assert made[0].statistic == made[1].statistic
+    assert (made[0].rows, made[0].cut) == (12, 0)
+    assert len(list(tmp_path.iterdir())) == 1
+    other = evaluator.handle(Train(routed(study, "mole", steps=6).to_dict()))
+    assert other.statistic != made[0].statistic
 
 
 def test_an_export_names_size_and_code(evaluator, study, tmp_path):
@@ -89,7 +129,7 @@ def test_an_export_names_size_and_code(evaluator, study, tmp_path):
         "parameters": {"rank": 4, "gate_rank": 2},
     }
     answer = evaluator.handle(Export(routed, str(tmp_path / "routed")))
-    file = tmp_path / "routed" / "modeling_smile.py"
+    file = tmp_path / "routed" / "modeling_routed.py"
     assert answer.contents["code"] == {file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
 
 

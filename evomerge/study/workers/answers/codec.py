@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from evomerge.calibration.requests import Collect, Collected, Measure, Measured, Sample, Sampled
+from evomerge.calibration.requests import (
+    Collect,
+    Collected,
+    Measure,
+    Measured,
+    Sample,
+    Sampled,
+    Train,
+)
 from evomerge.study.workers.requests import (
     Answer,
     Describe,
@@ -46,6 +54,7 @@ _REQUESTS: dict[str, type[Request]] = {
     "collect": Collect,
     "measure": Measure,
     "sample": Sample,
+    "train": Train,
 }
 _ANSWERS: dict[str, type[Answer]] = {  # by a key that the others do not have; the order counts
     "evaluation": Description,
