@@ -610,3 +610,12 @@ def test_a_method_that_needs_two_models_is_refused_where_one_may_be_left_out():
     document["parameters"] = {"t": "search"}
     with pytest.raises(UserError, match="slerp"):
         SearchSpace.from_dict(document)
+
+
+@pytest.mark.parametrize("key", [{"tokenizer_source": None}, {"tokenizer": {"source": None}}])
+def test_a_tokenizer_is_nothing_to_choose_and_the_reason_is_said(key):
+    choice = {"choice": ["base", "union"]}
+    name = next(iter(key))
+    keys = {name: {"source": choice} if key[name] else choice}
+    with pytest.raises(UserError, match="all candidates are scored on the same tokens of every"):
+        SearchSpace.from_dict(space_of(**keys))
