@@ -6,16 +6,13 @@ Merging never runs a model: `calibration` does, and hands a provider down.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from evomerge.methods.of_data import Direction, Gram, Squares
+from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.rows import Calibration, Data
-
-if TYPE_CHECKING:
-    from evomerge.merge.parents.parents import Parents
-    from evomerge.recipe.recipe import Recipe
 
 Statistic = Callable[[str], Gram | Squares | Direction | None]  # by the tensor's name in the model
 
@@ -36,12 +33,12 @@ class Provider(Protocol):
             UserError: The rows cannot be read, or the model does not run on them.
         """
 
-    def gates(self, recipe: Recipe, parents: Parents) -> Callable[[str], Tensor]:
+    def gates(self, recipe: Recipe, parents: Any) -> Callable[[str], Tensor]:
         """Return the trained gates of routed layers, float32, by the tensor's name in the result.
 
         Args:
             recipe: A recipe whose method takes `gates`.
-            parents: Its parents, merges within it among them.
+            parents: Its `Parents`, merges within it among them.
 
         Raises:
             UserError: A model has no rows, they cannot be read, or the model does not run on them.
