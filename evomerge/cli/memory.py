@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 
 from evomerge.report.numbers import size
 from evomerge.study.analysis.memory_plan import MemoryPlan
 from evomerge.study.config import StudyConfig
+from evomerge.study.workers.devices import parents_stay
 
 ROOM = 0.9  # of a device's memory: the rest is the runtime's, and fragments
-NOT_OFFERED = (
-    "not offered are parents streamed to a GPU from main memory, parents as int8 deltas, and "
-    "layers streamed from disk"
-)
+NOT_OFFERED = "not offered are parents as int8 deltas, and layers streamed from disk"
+COPIED = 10e9  # bytes a second from mapped files to a GPU, about
 
 
 def memory_here() -> int:
@@ -51,10 +51,16 @@ def memory_lines(plan: MemoryPlan, config: StudyConfig, memory: int) -> list[tup
         remedy = f"set workers.count to {most} or a smaller evaluate.batch_size"
     else:
         per_gpu = max(1, round(1 / workers.gpus)) if 0 < workers.gpus < 1 else 1
-        needed, has = plan.total(per_gpu), memory * max(1, math.floor(workers.gpus))
+        has = memory * max(1, math.floor(workers.gpus))
         text = f"{each}, base and parents {size(plan.parents)}"
         if plan.computed:
             text += f" ({plan.computed} adapters as whole models)"
+        if not parents_stay(plan.parents, plan.live, has or 2**60, workers):
+            text += (
+                f" in main memory, copied for each candidate in about {plan.parents / COPIED:.2g} s"
+            )
+            plan = replace(plan, parents=plan.tile)
+        needed = plan.total(per_gpu)
         gpus = math.ceil(plan.total(1) / (ROOM * memory)) if memory else 0
         remedy = f"workers.gpus: {gpus} holds one worker's over {gpus} GPUs"
     rows = [("memory", f"{text}: {size(needed)}" + f" of {size(has)}" * bool(has))]

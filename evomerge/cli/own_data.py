@@ -105,7 +105,7 @@ def own_data(
         seconds=sum(len(one.unmade) * one.seconds["each"] for one in forecasts),
         fits={
             "anchors": fitted * gram.seconds["fit"],
-            "once": inner * gram.seconds["fit"] * config.workers.count,
+            "once": inner * gram.seconds["fit"] * config.workers.least,
             "trial": trial if "gram" in kinds(start) else 0.0,
         },
         disk=sum(one.size * models for one, models in sampled.values()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -16,16 +17,16 @@ from tests.study.small_study import WIDTH, WORDS, real_study, stub_config
 
 GB = 10**9
 # 3 parents and the base of 15 GB each, and a live model; half a GB of logits
-ON_GPU = MemoryPlan(15 * GB, 60 * GB, GB // 2, 0, 15 * GB, 3 * GB, is_shared=False)
+ON_GPU = MemoryPlan(15 * GB, 60 * GB, GB // 2, 0, 15 * GB, 3 * GB, is_shared=False, tile=4 * GB)
 ON_CPU = replace(ON_GPU, is_shared=True)
 
 
-def lines(plan: MemoryPlan, memory: int, **workers: float) -> dict[str, str]:
+def lines(plan: MemoryPlan, memory: int, **workers: Any) -> dict[str, str]:
     return dict(memory_lines(plan, stub_config(workers=workers), memory))
 
 
 def test_a_worker_on_a_gpu_holds_parents_of_its_own() -> None:
-    said = lines(ON_GPU, 80 * GB, gpus=1)
+    said = lines(ON_GPU, 80 * GB, gpus=1, parents="device")
     assert said["memory"] == (
         "15 GB live model, up to 0.5 GB logits, base and parents 60 GB: 76 GB of 80 GB"
     )
@@ -33,10 +34,26 @@ def test_a_worker_on_a_gpu_holds_parents_of_its_own() -> None:
     assert said["warning"].startswith(
         "that does not fit: workers.gpus: 2 holds one worker's over 2"
     )
-    assert "not offered are parents streamed to a GPU" in said["warning"]
+    assert "not offered are parents as int8 deltas" in said["warning"]
     assert said["disk"] == "15 GB for best/model; up to 3 GB of rankings by magnitude, in the cache"
     assert "warning" not in lines(ON_GPU, 80 * GB, gpus=2)
-    assert "151 GB of 160 GB" in lines(ON_GPU, 160 * GB, gpus=0.5)["memory"]  # two share it
+    assert (
+        "151 GB of 160 GB" in lines(ON_GPU, 160 * GB, gpus=0.5, parents="device")["memory"]
+    )  # two share it
+
+
+def test_parents_that_do_not_fit_beside_the_live_model_stay_in_main_memory() -> None:
+    said = lines(ON_GPU, 80 * GB, gpus=1)
+    assert said["memory"] == (
+        "15 GB live model, up to 0.5 GB logits, base and parents 60 GB in main memory, copied for "
+        "each candidate in about 6 s: 20 GB of 80 GB"  # 15 + .5 + 4
+    )
+    assert "warning" not in said
+    assert "main memory" not in lines(ON_GPU, 120 * GB, gpus=1)["memory"]
+    assert "main memory" in lines(ON_GPU, 120 * GB, gpus=1, parents="host")["memory"]
+    assert "main memory" in lines(ON_GPU, 120 * GB, gpus=0.5)["memory"]  # two share it
+    small = lines(ON_GPU, 16 * GB, gpus=1)  # 19.5 GB over two cards of which .9 are used
+    assert small["warning"].startswith("that does not fit: workers.gpus: 2 holds")
 
 
 def test_workers_on_a_cpu_share_the_parents() -> None:

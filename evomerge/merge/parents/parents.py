@@ -51,9 +51,14 @@ class Parents:
     On the CPU tensors stay memory-mapped, so that processes of one machine share one copy; what an
     adapter changes is computed for each merge and forgotten after it. On another device each is
     copied there when it is first needed, and stays.
+
+    Attributes:
+        stay: Whether they do: else each is copied whenever a merge needs it, and dropped with it,
+            so that the device holds the inputs of one tensor at a time.
     """
 
     def __init__(self, models: Iterable[str], device: str = "cpu"):
+        self.stay = True
         self.opened = {model: open_model(model) for model in models}
         self.checkpoints: Mapping[str, Checkpoint] = self.opened  # with the vocabulary of a recipe
         self.device = torch.device(device)
@@ -73,7 +78,7 @@ class Parents:
     def beside(self, opened: Mapping[str, Checkpoint], passing: Iterable[str]) -> Parents:
         """Return other parents that share resident tensors; `passing` ones are never resident."""
         other = Parents((), str(self.device))
-        other.devices = self.devices
+        other.devices, other.stay = self.devices, self.stay
         other.checkpoints = other.opened = dict(opened)
         other._resident, other.statistics = self._resident, self.statistics
         other.low_rank = self.low_rank
@@ -125,8 +130,9 @@ class Parents:
         if tensor is None:
             if self._is_computed(ref, device):
                 return self._computed_tensor(ref)
-            tensor = self.checkpoints[ref.model].tensor(ref.name).to(device)
-            self._resident[ref, device] = tensor
+            tensor = copied(self.checkpoints[ref.model].tensor(ref.name), device)
+            if self.stay:
+                self._resident[ref, device] = tensor
         return tensor
 
     def _is_computed(self, ref: Ref, device: torch.device) -> bool:
@@ -151,7 +157,11 @@ class Parents:
             models = [self._on(ref, device).reshape(-1) for ref in job.models]
             inputs = (job.base, *job.models), base, models
             refs = [ref for ref in inputs[0] if ref is not None]
-            if not self._passing and not any(self._is_computed(ref, device) for ref in refs):
+            if (
+                self.stay
+                and not self._passing
+                and not any(self._is_computed(ref, device) for ref in refs)
+            ):
                 self._flat[sources] = inputs
         return inputs
 
@@ -282,6 +292,11 @@ class Parents:
                         f"{checkpoint.folder}: tensor {name} has {bad} values that are NaN or "
                         "infinite, which a merge would spread; repair or replace that model"
                     )
+
+
+def copied(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device: itself, if it is there."""
+    return tensor.to(device)
 
 
 def _check_tensors(recipe: Recipe, donor: Checkpoint, other: Checkpoint) -> None:

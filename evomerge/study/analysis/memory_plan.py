@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -31,6 +32,8 @@ class MemoryPlan:
             search.
         recalled: What it keeps of products that candidates have in common.
         statistics: What parents' rows say of them, on disk.
+        tile: Parents' bytes of the largest tensor: what a worker on a GPU holds of them at a time
+            if they stay in main memory.
     """
 
     live: int
@@ -44,6 +47,7 @@ class MemoryPlan:
     making: int = 0
     recalled: int = 0
     statistics: int = 0
+    tile: int = 0
 
     def total(self, workers: int) -> int:
         """Return the bytes that so many workers hold together."""
@@ -71,15 +75,19 @@ def memory_plan(
     base = checkpoints[config.base_model]
     n_parameters = sum(info.numel for info in base.tensors.values())
     base_files = set(base.store.files)
-    parents, computed = 0, 0
+    parents, computed, tiles = 0, 0, Counter[str]()
     for name, checkpoint in checkpoints.items():
         is_adapter = split(name)[1] is not None
         if is_adapter and not on_gpu:  # its products are made tensor by tensor, and forgotten
             files = [file for file in checkpoint.store.files if file not in base_files]
             parents += sum(file.stat().st_size for file in files)
         else:
-            tensors = checkpoint.tensors.values()
-            parents += sum(info.numel * ELEMENT_BYTES[info.dtype] for info in tensors)
+            sizes = {
+                tensor: info.numel * ELEMENT_BYTES[info.dtype]
+                for tensor, info in checkpoint.tensors.items()
+            }
+            tiles.update(sizes)
+            parents += sum(sizes.values())
             computed += is_adapter
     rows = config.evaluate.rows_per_batch
     vocabulary = vocabulary_size(base.config) or 0
@@ -92,4 +100,5 @@ def memory_plan(
         cache=n_parameters * len(config.models) // 8,
         is_shared=not on_gpu,
         computed=computed,
+        tile=max(tiles.values(), default=0),
     )

@@ -24,6 +24,10 @@ class WorkersConfig:
         gpus: Of each worker: 1 is one to itself, 0.5 shares one between two; 2 or more hold one
             live model together, its layers spread over them. Ray reserves them; a local worker
             takes that many of the visible ones (``CUDA_VISIBLE_DEVICES``, or all), in turn.
+        parents: Where base and parents are for a worker on a GPU: ``device``, or ``host``, where
+            they are mapped from their files and every candidate copies them tensor by tensor, so
+            that the GPU holds one model; ``None`` is ``device`` while that leaves a quarter of it
+            free. On a CPU they are always mapped.
         ray_address: A cluster to join, ``auto`` for the one on this machine; ``None`` starts one.
         price_per_hour: What one worker costs an hour, in any currency; the forecast and the status
             then say what the study costs, and `search.max_cost` can end it.
@@ -36,6 +40,7 @@ class WorkersConfig:
     device: str = "auto"
     threads: int = 1
     gpus: float = 0.0
+    parents: Literal["device", "host"] | None = None
     ray_address: str | None = None
     price_per_hour: float | None = None
     patience: str = "2h"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
+from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.dtypes import CODES, ELEMENT_BYTES
 from evomerge.core.errors import UserError
-from evomerge.study.config import WorkersConfig
+from evomerge.study.config import StudyConfig, WorkersConfig
 
 _LIMIT = Path("/sys/fs/cgroup/memory.max")  # a container's
 
@@ -83,6 +84,37 @@ def memory_of(device: str) -> int:
         return machine
 
 
+def keeps_parents(
+    config: StudyConfig, opened: Mapping[str, Checkpoint], devices: Sequence[str]
+) -> bool:
+    """Return whether a worker keeps its parents where it merges; on a CPU they are mapped there."""
+    if torch.device(devices[0]).type == "cpu":
+        return True
+    infos = [info for checkpoint in opened.values() for info in checkpoint.tensors.values()]
+    parents = sum(info.numel * ELEMENT_BYTES[info.dtype] for info in infos)
+    n_parameters = sum(info.numel for info in opened[config.base_model].tensors.values())
+    live = n_parameters * ELEMENT_BYTES[CODES[config.scored_in]]
+    return parents_stay(parents, live, sum(map(memory_of, devices)), config.workers)
+
+
+def parents_stay(parents: int, live: int, memory: int, workers: WorkersConfig) -> bool:
+    """Return whether a worker on a GPU keeps base and parents there, or copies them each time.
+
+    Args:
+        parents: Bytes of all of them.
+        live: Bytes of the live model.
+        memory: Bytes of the worker's device, or devices together.
+        workers: What the study asks for; where it leaves it open, a quarter has to be left for
+            batches and gradients.
+
+    >>> parents_stay(60, 15, 80, WorkersConfig())
+    False
+    """
+    if workers.parents is not None:
+        return workers.parents == "device"
+    return parents + live <= 0.75 * memory * min(1.0, workers.gpus or 1.0)
+
+
 def memo_budget(workers: WorkersConfig, device: str) -> int:
     """Return the bytes in which a worker may keep what candidates have in common: a quarter of its.
 
@@ -91,5 +123,5 @@ def memo_budget(workers: WorkersConfig, device: str) -> int:
         device: The worker's first.
     """
     on_gpu = torch.device(device).type == "cuda"
-    share = min(1.0, workers.gpus or 1.0) if on_gpu else 1 / workers.count
+    share = min(1.0, workers.gpus or 1.0) if on_gpu else 1 / workers.least
     return int(memory_of(device) * share / 4)

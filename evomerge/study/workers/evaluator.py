@@ -49,7 +49,7 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.study.config import StudyConfig
 from evomerge.study.workers.answers.exports import export, export_adapter, translate
 from evomerge.study.workers.answers.together import evaluate_together, suits_together
-from evomerge.study.workers.devices import check_room, devices, memo_budget
+from evomerge.study.workers.devices import check_room, devices, keeps_parents, memo_budget
 from evomerge.study.workers.failures import (
     failure_of,
     wrong_answers_for_errors,
@@ -111,6 +111,8 @@ class Evaluator:
         self.device = self.devices[0]
         models = [config.base_model, *config.models]
         self.parents: Parents = shared.parents if shared else open_parents(models, self.device)
+        if shared is None:
+            self.parents.stay = keeps_parents(config, self.parents.opened, self.devices)
         self.watch: ParentWatch = shared.watch if shared else ParentWatch(self.parents)
         base, allowed = self.parents.checkpoints[config.base_model], config.trust_remote_code
         self._model_code = {} if allowed is None else allowed_code(base.folder, allowed)

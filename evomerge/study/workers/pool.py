@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evomerge.checkpoint.opening import inspect_models
@@ -62,7 +62,8 @@ class Pool(ABC):
         task's data files may be relative to it.
         """
         about = {"versions": versions(), "inspected": self._inspected, "folder": os.getcwd()}
-        return {**self.config.to_dict(), **about}
+        counted = replace(self.config.workers, count=self.size)  # `all` are so many
+        return {**replace(self.config, workers=counted).to_dict(), **about}
 
     @abstractmethod
     def submit(self, worker: int, request: Request) -> None:

@@ -102,6 +102,7 @@ def test_the_least_study_has_the_documented_defaults() -> None:
             "threads": 1,
             "gpus": 0.0,
             "ray_address": None,
+            "parents": None,
             "price_per_hour": None,
             "patience": "2h",
         },
