@@ -80,7 +80,9 @@ def run_check(
                 config.evaluate.items.pool_of,
             )
             per_generation = config.evaluate.items_per_task
-            items = generation_items(pools["search"], per_generation, config.search.seed, 0)
+            items = generation_items(
+                pools["search"], per_generation, config.search.seed, 0, config.evaluate.answers_of
+            )
             ids = description.evaluation["items"]
             search = {
                 task: [ids[task][i] for i in places] for task, places in pools["search"].items()

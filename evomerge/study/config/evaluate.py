@@ -89,6 +89,11 @@ class EvaluateConfig:
         return max(LEAST_PER_TASK, round(ITEMS_PER_CANDIDATE / searched))
 
     @property
+    def answers_of(self) -> dict[str, str]:
+        """Tasks that measure how long answers are, and the task that is answered."""
+        return {t.name: t.tokens_of for t in self.tasks if isinstance(t, TokensTaskConfig)}
+
+    @property
     def rows_per_batch(self) -> int:
         """The batch size as a number; ``auto`` is 64."""
         return 64 if self.batch_size == "auto" else self.batch_size

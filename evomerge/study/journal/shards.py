@@ -28,8 +28,18 @@ def shard_items(config: StudyConfig) -> int:
 
 
 def shards(items: Mapping[str, Sequence[int]], size: int) -> list[dict[str, list[int]]]:
-    """Cut items, in their order, into parts of at most `size`."""
-    flat = [(task, i) for task, ids in items.items() for i in ids]
+    """Cut items, in their order, into parts of at most `size`.
+
+    Tasks with the same items go side by side, document by document: an answer that is written for
+    one task is there for the other, which measures its length.
+
+    >>> shards({"text": [4, 7], "other": [1], "length": [4, 7]}, 2)
+    [{'text': [4], 'length': [4]}, {'text': [7], 'length': [7]}, {'other': [1]}]
+    """
+    alike: dict[tuple[int, ...], list[str]] = {}
+    for task, ids in items.items():
+        alike.setdefault(tuple(ids), []).append(task)
+    flat = [(task, i) for ids, tasks in alike.items() for i in ids for task in tasks]
     shards = []
     for start in range(0, len(flat), size):
         shard: dict[str, list[int]] = {}

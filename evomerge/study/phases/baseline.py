@@ -21,8 +21,10 @@ class Baseline:
 
     def __init__(self, study: StudyRun):
         self._study = study
-        per_task = 2 * study.config.evaluate.items_per_task
-        items = generation_items(study.pools["search"], per_task, study.seed, -1)
+        evaluate = study.config.evaluate
+        per_task = 2 * evaluate.items_per_task
+        pool = study.pools["search"]
+        items = generation_items(pool, per_task, study.seed, -1, evaluate.answers_of)
         ask = asked_anchors(study, items)
         for mode in study.modes:
             study.outcomes(ask.trials, items, mode, "anchors")

@@ -178,6 +178,7 @@ class Generations:
             study.config.evaluate.items_per_task,
             study.seed,
             0 if optimizer.same_items else generation,
+            study.config.evaluate.answers_of,
         )
         recipes = [study.space.fill(point) for point in (*points, *extra)]
         if generation not in study.record.generations:

@@ -146,7 +146,11 @@ def _whole(
 
 
 def generation_items(
-    pool: Mapping[str, Sequence[int]], per_generation: int, seed: int, generation: int
+    pool: Mapping[str, Sequence[int]],
+    per_generation: int,
+    seed: int,
+    generation: int,
+    answers_of: Mapping[str, str] | None = None,
 ) -> Items:
     """Draw the items that all candidates of one generation share, anew for each, by task.
 
@@ -155,6 +159,7 @@ def generation_items(
         per_generation: Items of each task; a smaller task gives all that it has.
         seed: The study's seed.
         generation: Counted from 0. The same numbers give the same items on every machine.
+        answers_of: Tasks that look at the answers to another one, and so have the same items.
 
     Returns:
         ``{task: doc ids}``, a prefix of one seeded order: fewer items are a subset of more.
@@ -163,8 +168,10 @@ def generation_items(
         raise UserError(
             f"evaluate.items.per_generation must be at least 1, but got {per_generation}"
         )
+    drawn_as = answers_of or {}
     return {
-        task: _shuffled(ids, seed, generation, task)[:per_generation] for task, ids in pool.items()
+        task: _shuffled(ids, seed, generation, drawn_as.get(task, task))[:per_generation]
+        for task, ids in pool.items()
     }
 
 

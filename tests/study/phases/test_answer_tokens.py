@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from evomerge.core.errors import UserError
+from evomerge.evaluate import scorer
+from evomerge.evaluate.scoring.plan import ScoringPlan, make_plan
+from evomerge.study import study as study_module
 from evomerge.study.config import StudyConfig
 from evomerge.study.phases.gradients import without_gradient
 from evomerge.study.phases.reproduce import reproduce
 from evomerge.study.study import Study
-from tests.study.small_study import WORDS, events
+from tests.study.small_study import WORDS, InProcessPool, events
 
 StudyFile = Callable[..., Path]
 MOST = 6
@@ -57,6 +61,36 @@ def test_a_constraint_holds_answers_short_and_the_verdict_shows_their_length(
     shortest = min(lengths["one"], lengths["two"])
     assert constraint.limit == pytest.approx(shortest + 0.5)
     assert constraint.score == pytest.approx(lengths["winner"])
+
+
+def test_each_answer_is_written_once_for_both_tasks_that_look_at_it(
+    own_study: StudyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[tuple[int, int]] = []
+
+    def counted(*arguments: Any) -> ScoringPlan:
+        plan = make_plan(*arguments)
+        if arguments[1] == "metric":
+            prompts = {number for one in plan.asked for span in one.requests for number in span}
+            counts.append((len(arguments[0]), len(prompts)))
+        return plan
+
+    monkeypatch.setattr(scorer, "make_plan", counted)
+    monkeypatch.setattr(study_module, "open_pool", InProcessPool)
+    study = writing(
+        own_study(
+            evaluate={
+                "tasks": TASKS[1:],
+                "items": {"per_generation": 8},
+                "fitness": "metric",
+                "batch_size": 6,
+            }
+        )
+    )
+    with Study(StudyConfig.from_yaml(study), tmp_path / "run") as opened:
+        opened.confirm()
+    assert len([n for n, _ in counts if n == 6]) > 3
+    assert all(prompts == items / 2 for items, prompts in counts if items > 1)
 
 
 @pytest.mark.slow
