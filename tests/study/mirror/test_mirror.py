@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +21,7 @@ from evomerge.study.mirror.files_copy import FilesCopy, restore_files
 from evomerge.study.mirror.journal_copy import JournalCopy, read_copy
 from evomerge.study.mirror.mirror import Mirror
 from evomerge.study.mirror.remote import Remote
+from tests.study.small_study import events, substance
 
 SOON = 20.0  # seconds that a busy machine may take for what takes .05
 
@@ -313,3 +318,32 @@ def test_a_study_resumes_from_its_mirror(tmp_path: Path, url: str) -> None:
                 asked.append(trial.params)
         shutil.rmtree(directory)
     assert asked == expected
+
+
+@pytest.mark.slow
+def test_a_run_whose_machine_is_killed_and_wiped_again_and_again_ends_with_the_same_verdict(
+    finished: Path, small_study: Path, tmp_path: Path, url: str
+) -> None:
+    """Nothing is left of the run but its copy; the same command goes on from there."""
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "evomerge", "search", str(small_study), str(run)]
+    command += ["--mirror", url]
+    most = len(events(finished))
+    with (tmp_path / "output").open("w") as output:
+        for share in (0.2, 0.5, 0.8):
+            driver = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+            end = time.monotonic() + 240
+            while not (run / JOURNAL).exists() or len(events(run)) < share * most:
+                assert driver.poll() is None, (tmp_path / "output").read_text()
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            os.killpg(driver.pid, signal.SIGKILL)
+            driver.wait()
+            shutil.rmtree(run)
+        done = subprocess.run(command, stdout=output, stderr=output, check=False)
+    assert done.returncode == 0, (tmp_path / "output").read_text()
+    assert substance(run) == substance(finished)
+    verdicts = [json.loads((one / "verdict.json").read_text()) for one in (run, finished)]
+    assert [v.pop("reproduce") is not None for v in verdicts] == [True, True]  # names the folder
+    assert verdicts[0] == verdicts[1]
+    assert len(events(run, "opened")) > 2, "what was done before the kills is in it"
