@@ -3,11 +3,14 @@
 python experiments/gpu/measure_shapes.py SHAPE FOLDER RESULT.json
 
 Build: the bytes of base, three parents and the result, over those of a copy on the same device.
-Canary: a recipe scored again after another has to score as before, and the other otherwise.
+Canary: a recipe scored again after another has to score as before, and the other otherwise; its
+answers likewise, by transformers and by vLLM where that is installed. Builds are timed with parents
+on the device, and with parents in main memory.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import random
@@ -15,6 +18,7 @@ import shutil
 import statistics
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +36,8 @@ from evomerge.study.workers.requests import (
     Export,
     Exported,
     Scores,
+    Show,
+    Shown,
 )
 
 SHAPES = {  # hidden, inner, layers, heads, heads of keys, vocabulary
@@ -42,6 +48,7 @@ SHAPES = {  # hidden, inner, layers, heads, heads of keys, vocabulary
 }
 PARENTS, ROUNDS = 3, 5 if torch.cuda.is_available() else 2
 ITEMS = 48 if torch.cuda.is_available() else 4
+TOKENS = 256 if torch.cuda.is_available() else 8
 WORDS = [f"w{i}" for i in range(200)]
 
 
@@ -61,6 +68,7 @@ def main() -> None:
         result[method] = timed(worker, method, device, described.parameters)
         print(json.dumps({method: result[method]}), flush=True)
     result["canary"] = canary(worker)
+    result["generation"] = generation(worker)
     result["export_is_what_was_scored"] = exported(worker, folder)
     if described.parameters < 1e9:
         result["digest_is_that_of_the_cpu"] = digest(worker) == digest(
@@ -68,6 +76,21 @@ def main() -> None:
         )
     if device == "cuda":
         result["peak_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    del worker
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        host = Evaluator(study(folder, device, parents="host"))
+        result["parents_in_main_memory"] = timed(host, "ties", device, described.parameters)
+        result["peak_gb_then"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+        del host
+        torch.cuda.empty_cache()
+    if importlib.util.find_spec("vllm") is None:
+        result["vllm"] = "not installed here: skipped"
+    else:
+        options = {"gpu_memory_utilization": 0.4} if device == "cuda" else {}
+        result["vllm"] = generation(Evaluator(study(folder, device, "vllm", options)))
+    print(json.dumps({name: result[name] for name in ("generation", "vllm")}), flush=True)
     lines = json.loads(out.read_text()) if out.is_file() else []
     lines = [line for line in lines if (line["shape"], line["device"]) != (shape, device)]
     out.write_text(json.dumps([*lines, result], indent=1) + "\n", encoding="utf-8")
@@ -115,6 +138,27 @@ def canary(worker: Evaluator) -> bool:
     return list(before) == list(again) and list(before) != list(other)
 
 
+def generation(worker: Evaluator) -> dict[str, Any]:
+    """Seconds of a candidate's answers, and whether they follow the weights there and back."""
+    first, second = recipe(worker, "linear", 0), recipe(worker, "task_arithmetic", 9)
+    texts = []
+    for one in (first, second, first):
+        shown = worker.handle(Show(one, ANSWERS_ASKED))
+        assert isinstance(shown, Shown), shown
+        texts.append([row[2] for row in shown.written])
+    seconds = []
+    for seed in range(ROUNDS):
+        answer = worker.handle(Evaluate(recipe(worker, "linear", seed), [ANSWERS_ASKED], "metric"))
+        assert isinstance(answer, Scores), answer
+        seconds.append(answer.seconds["total"])
+    return {
+        "canary": texts[0] == texts[2] != texts[1],
+        "answers": ITEMS,
+        "tokens_each": TOKENS,
+        "candidate_seconds": round(statistics.median(seconds), 3),
+    }
+
+
 def exported(worker: Evaluator, folder: Path) -> bool:
     """Return whether the written folder has the weights that were scored, by their digests."""
     one, out = recipe(worker, "ties", 3), folder / "out"
@@ -135,6 +179,7 @@ def digest(worker: Evaluator) -> str | None:
     return answer.weights_digest
 
 
+ANSWERS_ASKED = {"write": list(range(ITEMS))}
 ITEMS_ASKED = {"choices": list(range(ITEMS))}
 
 
@@ -157,18 +202,30 @@ def recipe(worker: Evaluator, method: str, seed: int) -> dict[str, Any]:
     return Recipe.from_dict({**document, **base}).to_dict()
 
 
-def study(folder: Path, device: str) -> StudyConfig:
+def study(
+    folder: Path,
+    device: str,
+    engine: str = "hf",
+    options: Mapping[str, Any] | None = None,
+    parents: str | None = "device",
+) -> StudyConfig:
     document = {
         "base_model": "base",
         "models": [f"parent-{i}" for i in range(PARENTS)],
         "space": "task_arithmetic_by_component",
         "evaluate": {
-            "tasks": ["choices"],
+            "tasks": ["choices", "write"],
+            "engine": engine,
+            "engine_options": dict(options or {}),
             "include_path": ["tasks"],
             # most processors have no arithmetic in bfloat16; weights are rounded to it all the same
             "dtype": "bfloat16" if torch.cuda.is_available() else "float32",
         },
-        "workers": {"device": device, "threads": 1 if device == "cpu" else os.cpu_count() or 1},
+        "workers": {
+            "parents": parents,
+            "device": device,
+            "threads": 1 if device == "cpu" else os.cpu_count() or 1,
+        },
         "output": {"dtype": "bfloat16"},
     }
     return StudyConfig.from_dict(document, folder)
@@ -217,11 +274,20 @@ def make_zoo(folder: Path, shape: tuple[int, ...], device: str) -> None:
     ]
     data = tasks / "choices.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (tasks / "choices.yaml").write_text(
-        "task: choices\ndataset_path: json\n"
+    common = (
+        "dataset_path: json\n"
         f"dataset_kwargs: {{data_files: {{test: {json.dumps(str(data))}}}}}\n"
-        'test_split: test\ndoc_to_text: "{{prompt}}"\noutput_type: multiple_choice\n'
-        'doc_to_choice: "{{choices}}"\ndoc_to_target: gold\nmetadata: {version: 1.0}\n'
+        'test_split: test\ndoc_to_text: "{{prompt}}"\nmetadata: {version: 1.0}\n'
+    )
+    (tasks / "write.yaml").write_text(
+        f"task: write\n{common}output_type: generate_until\ndoc_to_target: w0\n"
+        f'generation_kwargs: {{until: ["<eos>"], max_gen_toks: {TOKENS}, do_sample: false}}\n'
+        "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]\n",
+        encoding="utf-8",
+    )
+    (tasks / "choices.yaml").write_text(
+        f"task: choices\n{common}output_type: multiple_choice\n"
+        'doc_to_choice: "{{choices}}"\ndoc_to_target: gold\n'
         "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n",
         encoding="utf-8",
     )
