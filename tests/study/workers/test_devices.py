@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
+from evomerge.checkpoint.opening import open_model
 from evomerge.core.errors import UserError
-from evomerge.study.config import WorkersConfig
-from evomerge.study.workers.devices import devices
+from evomerge.study.config import StudyConfig, WorkersConfig
+from evomerge.study.workers import devices as devices_module
+from evomerge.study.workers.devices import devices, keeps_parents
 
 
 @pytest.mark.parametrize(
@@ -37,3 +43,30 @@ def test_without_a_wish_for_a_gpu_the_cpu_will_do(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert devices(WorkersConfig()) == ["cpu"]
     assert devices(WorkersConfig(device="cpu", gpus=1.0)) == ["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("memory", "workers", "stay"),
+    [
+        (5.4, {}, True),  # base, two parents and the live model are 4: <= .75 x 5.4
+        (5.3, {}, False),
+        (5.3, {"parents": "device"}, True),
+        (9.0, {"parents": "host"}, False),
+        (10.6, {"gpus": 0.5}, False),  # half of it
+        (10.7, {"gpus": 0.5}, True),
+    ],
+)
+def test_parents_stay_on_a_gpu_that_they_leave_a_quarter_of(
+    memory: float,
+    workers: dict[str, Any],
+    stay: bool,
+    small_study: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = StudyConfig.from_yaml(small_study)
+    config = replace(config, workers=replace(config.workers, **workers))
+    opened = {name: open_model(name) for name in (config.base_model, *config.models)}
+    one = sum(info.numel for info in opened[config.base_model].tensors.values()) * 4  # float32
+    monkeypatch.setattr(devices_module, "memory_of", lambda _: int(memory * one))
+    assert keeps_parents(config, opened, ["cuda"]) is stay
+    assert keeps_parents(config, opened, ["cpu"])
