@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from evomerge import methods
 from evomerge.core import faults
 from evomerge.recipe.rows import Calibration, Data
 
@@ -51,10 +52,10 @@ class Measure:
 
 @dataclass(frozen=True)
 class Train:
-    """Train the gates of a recipe on its models' rows, unless they are kept already.
+    """Train the gates or the mask of a recipe on its models' rows, unless they are kept already.
 
     Attributes:
-        recipe: The recipe, whose method takes `gates`.
+        recipe: The recipe, whose method takes `gates` or `mask`.
         parents: See `Measure`.
     """
 
@@ -142,12 +143,14 @@ def measured(statistics: Statistics, request: Measure) -> Measured:
 
 
 def trained(statistics: Statistics, recipe: Recipe, parents: Parents) -> Measured:
-    """Train the gates of a recipe, unless they are kept already.
+    """Train the gates or the mask of a recipe, unless they are kept already.
 
     Raises:
         UserError: The rows cannot be read, or the model does not run on them.
     """
     faults.reach("worker.measure")
+    if any("mask" in methods.get(name).takes for name in recipe.method_names):
+        return _described(statistics.stored_masks(recipe))
     return _described(statistics.stored_gates(recipe, parents))
 
 

@@ -18,6 +18,7 @@ from evomerge.calibration.forecast import forecast
 from evomerge.calibration.gates import gates, untrained
 from evomerge.calibration.gram import BUDGET, Shared, directions, grams
 from evomerge.calibration.live import live_parent
+from evomerge.calibration.mask import learn
 from evomerge.calibration.requests import Sampled
 from evomerge.calibration.rows import Rows, read_rows
 from evomerge.calibration.store import Stored, Writer, open_stored, write
@@ -53,6 +54,7 @@ class Statistics:
         self._folder = folder or cache_folder() / "statistics"
         self._open: dict[str, Stored] = {}
         self._trained: tuple[Recipe, Stored] | None = None  # gates of the last recipe
+        self._masks: dict[Any, Stored] = {}  # by what they are asked for, which takes no hashing
 
     def __call__(self, model: str, kind: str, data: Data, calibration: Calibration) -> Statistic:
         """Return what a model's rows say of each tensor; see `Provider`."""
@@ -110,6 +112,64 @@ class Statistics:
 
         return self._stored(key, make)
 
+    def masks(self, recipe: Recipe) -> Callable[[str, str], Tensor | None]:
+        """Return what each element of a change is multiplied by; see `Provider`."""
+        asked = recipe.base_model, tuple(_masked(recipe)), recipe.calibration
+        if asked not in self._masks:
+            self._masks[asked] = self.stored_masks(recipe)
+        stored = self._masks[asked]
+        places = {model: place for place, (model, _) in enumerate(_masked(recipe))}
+
+        def mask(model: str, name: str) -> Tensor | None:
+            if name not in stored:
+                return None
+            share: float = stored.about["shares"][name][places[model]]
+            return stored.tensor(name).mul_(share)
+
+        return mask
+
+    def stored_masks(self, recipe: Recipe) -> Stored:
+        """Return the mask that the rows of a recipe's models want, and the models' shares.
+
+        Raises:
+            UserError: The rows cannot be read, or the disk is full.
+        """
+        opened, models = self._parents.opened, _masked(recipe)
+        assert recipe.base_model is not None, "a method that takes a mask takes a base"
+        base, calibration = opened[recipe.base_model], recipe.calibration
+        of_models = [[opened[model].fingerprint, data.sha256] for model, data in models]
+        read = calibration.to_dict()
+        read.pop("labels", None)
+        parts = [FORMAT, "mask", base.fingerprint, of_models, read, _tokenizer_digests(base)]
+        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+        def reader(model: str) -> Callable[[str], Tensor]:
+            def tensor(name: str) -> Tensor:
+                has_it = name in opened[model].tensors  # else it adds nothing there
+                return (opened[model] if has_it else base).tensor(name).float()
+
+            return tensor
+
+        def make(target: Path) -> None:
+            name = str(recipe.base_model)
+            live = live_parent(name, self._parents)
+            rows = [_read(name, base, live.config, data, calibration) for _, data in models]
+            masks, shares = learn(
+                live,
+                list(base.tensors),
+                reader(name),
+                [reader(model) for model, _ in models],
+                [row for one in rows for row in one.rows],
+                calibration.steps,
+                calibration.seed,
+            )
+            with write(target) as folder:
+                writer = Writer(folder)
+                writer.add(masks)
+                writer.finish({**_about(*rows), "shares": shares})
+
+        return self._stored(key, make)
+
     def _stored(self, key: str, make: Callable[[Path], None]) -> Stored:
         """Open a statistic by its key; `make` writes it where there is none that is whole."""
         if key not in self._open:
@@ -129,6 +189,7 @@ class Statistics:
     def _key(self, model: str, kind: str, data: Data, calibration: Calibration) -> str:
         checkpoint = self._parents.opened[model]
         read = calibration.to_dict()
+        read.pop("steps", None)
         if kind != "fisher":
             read.pop("labels", None)
         tokenizer = _tokenizer_digests(checkpoint)
@@ -261,6 +322,12 @@ def _read(
     rows = read_rows(data, calibration, tokenizer, longest)
     _check_tokens(rows, int(text_config.vocab_size), model, data)
     return rows
+
+
+def _masked(recipe: Recipe) -> list[tuple[str, Data]]:
+    """Return the models whose changes a recipe masks, with their rows."""
+    listed = [entry for entry in recipe.models if entry.model != recipe.base_model]
+    return [(entry.model, entry.data) for entry in listed if entry.data is not None]
 
 
 def _about(*rows: Rows) -> dict[str, Any]:

@@ -113,4 +113,6 @@ def _given(
         return parents.recall_for(job, recipe, device)
     if name == "base_fisher":
         return None if job.base is None else parents.of_data("fisher", job.base, recipe, device)
+    if name == "mask":
+        return parents.masks(job, recipe, device)
     return [parents.of_data(name, ref, recipe, device, required=True) for ref in job.models]

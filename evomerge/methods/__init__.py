@@ -2,6 +2,7 @@
 
 from evomerge.methods.arcee_fusion import arcee_fusion
 from evomerge.methods.breadcrumbs import breadcrumbs, breadcrumbs_ties
+from evomerge.methods.concrete import concrete
 from evomerge.methods.consensus import consensus_ta, consensus_ties, tall_mask
 from evomerge.methods.curve import curve
 from evomerge.methods.dare import dare_linear, dare_ties
@@ -60,6 +61,7 @@ __all__ = [
     "arcee_fusion",
     "breadcrumbs",
     "breadcrumbs_ties",
+    "concrete",
     "consensus_ta",
     "consensus_ties",
     "curve",

@@ -48,6 +48,8 @@ def merge_method(
         tensor multiplies no inputs.
     fisher: of each model, the `Squares` of its own rows' gradients by this tensor.
     base_fisher: that of the base; ``None`` where it has no rows.
+    mask: of each model, what each element of its delta is multiplied by, learned along the rows of
+        all models.
     recall: ``recall(name, version, make)`` returns what `make` returned for this name and version
         in a candidate before: for tensors, never written to, that follow from the models' tensors,
         what is given of their rows, and the version. Its default is `methods.of_data.made_anew`.

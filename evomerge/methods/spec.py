@@ -15,8 +15,8 @@ from evomerge.methods.parameters import Count, ParameterSpec, Setting
 from evomerge.methods.random import CounterRandom
 
 # What methods are given beside tensors; `OF_DATA` come from models' own rows of data.
-GIVEN = ("factors", "thresholds", "gram", "fisher", "base_fisher", "inputs", "recall")
-OF_DATA = frozenset({"gram", "fisher", "base_fisher", "inputs", "gates"})
+GIVEN = ("factors", "thresholds", "gram", "fisher", "base_fisher", "inputs", "mask", "recall")
+OF_DATA = frozenset({"gram", "fisher", "base_fisher", "inputs", "mask", "gates"})
 
 
 @dataclass(frozen=True)

@@ -100,12 +100,14 @@ class Calibration:
         labels: Whose likelihood is differentiated: the rows' own answers (``given``), or tokens
             that the model draws in their places (``sampled``, the Fisher itself).
         seed: Of both draws.
+        steps: How many Adam takes to learn a mask, along 32 rows each.
     """
 
     rows: Annotated[int, _whole(1)] = 256
     tokens: Annotated[int, _whole(2)] = 512
     labels: Labels = "given"
     seed: Annotated[int, _whole(0)] = 0
+    steps: Annotated[int, _whole(1)] = 100
 
     @classmethod
     def kind_of(cls, value: Any, where: str) -> tuple[type[Calibration], Any]:

@@ -135,14 +135,16 @@ def measures(space: SearchSpace, recipes: Sequence[Recipe]) -> list[Measure]:
 
 
 def trainings(space: SearchSpace, recipes: Sequence[Recipe]) -> list[Train]:
-    """Return a request for the gates of each of these recipes, and of the space's start."""
+    """Return a request for gates and masks of each of these recipes, and of the space's start."""
     start = space.fill([dimension.start for dimension in space.dimensions])
-    gated = {}
-    for one in [*recipes, start]:
-        spec = methods.get(one.merge_method)
-        if "gates" in spec.takes and spec.reads_data(one.parameters):
-            gated[one.digest] = Train(one.to_dict())
-    return list(gated.values())
+    trained = {}
+    for recipe in [*recipes, start]:
+        for one in [recipe, *recipe.merges.values()]:
+            specs = map(methods.get, one.method_names)
+            reading = [spec for spec in specs if spec.reads_data(one.parameters)]
+            if any(spec.takes & {"gates", "mask"} for spec in reading):
+                trained[one.digest] = Train(one.to_dict())
+    return list(trained.values())
 
 
 def copied(recipe: Recipe, folder: Path) -> Recipe:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from evomerge.core.errors import UserError
-from evomerge.methods import fisher, regmean, task_arithmetic, ubgm
+from evomerge.methods import concrete, fisher, regmean, task_arithmetic, ubgm
 from evomerge.methods.of_data import Gram, Squares
 
 SEEDS = range(4)
@@ -232,3 +232,18 @@ def test_ubgm_is_the_papers_formula() -> None:
     settings = {"weight": a, "delta": delta, "h0": h0}
     given = ubgm(base, models, fisher=of, base_fisher=prior, **settings)
     torch.testing.assert_close(given, wanted)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_concrete_is_task_arithmetic_of_masked_deltas_and_plain_without_a_mask(seed: int) -> None:
+    base, *models = (drawn(seed + i, 4, 5) for i in range(3))
+    masks = [drawn(seed + 10 + i, 4, 5).sigmoid() for i in range(2)]
+    given = concrete(base, models, weight=[1.0, 0.5], lambda_=1.4, mask=masks)
+    wanted = base.double().numpy()
+    for w, model, mask in zip((1.0, 0.5), models, masks, strict=True):
+        wanted = wanted + 1.4 * w * mask.double().numpy() * (model - base).double().numpy()
+    np.testing.assert_allclose(given.numpy(), wanted, rtol=1e-5, atol=1e-6)
+    plain = task_arithmetic(base, models, weight=[0.3, 0.5], lambda_=1.4)
+    for mask in (None, [torch.ones(4, 5)] * 2):
+        assert torch.equal(concrete(base, models, [0.3, 0.5], 1.4, mask), plain)
+    assert torch.equal(concrete(base, models, weight=0.0, mask=masks), base)

@@ -14,6 +14,7 @@ import torch
 
 import evomerge
 from evomerge.calibration import statistics
+from evomerge.calibration.mask import learn
 from evomerge.calibration.requests import Collect, Collected, Measure, Measured
 from evomerge.core.errors import UserError
 from evomerge.methods.registry import METHODS
@@ -206,6 +207,43 @@ def test_a_merge_of_models_data_is_made_once_and_not_for_every_candidate(
         assert isinstance(answer, Scores), answer
     n_tensors = len(load(config.models[0]))
     assert len(solved) == n_tensors
+
+
+def test_a_mask_is_learned_once_before_the_search_whose_scales_gradients_tune(
+    config_with: Callable[..., StudyConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned: list[int] = []
+
+    def counted(*arguments: Any) -> Any:
+        learned.append(1)
+        return learn(*arguments)
+
+    monkeypatch.setattr(statistics, "learn", counted)
+    config = config_with(
+        space="concrete",
+        calibration={"rows": 12, "steps": 6},
+        search={"optimizer": "adam", "trials": 3},
+    )
+    run = tmp_path / "run"
+    study = Study(config, run)
+    study.confirm()
+    assert learned == [1]
+    trials = [trial for trial in study.record.trials.values() if trial.kind == "trial"]
+    assert len(trials) == 3
+    assert set(trials[0].point or ()) == {1.0}  # it starts at what was learned
+    assert all(trial.failure is None for trial in study.record.trials.values())
+    assert any(any(g) for event in events(run, "told") for g in event["gradients"])
+    for file in (run / "rows").iterdir():
+        file.unlink()
+    assert trials[0].recipe is not None
+    evomerge.build(Recipe.from_dict(trials[0].recipe), tmp_path / "out")  # no row is read again
+    assert learned == [1]
+    lines = (run / JOURNAL).read_bytes().splitlines(keepends=True)
+    cut = [i for i, line in enumerate(lines) if b'"told"' in line][1]
+    first = substance(run)
+    (run / JOURNAL).write_bytes(b"".join(lines[:cut]))
+    Study(config, run).confirm()
+    assert substance(run) == first
 
 
 def test_a_search_over_a_fit_starts_at_the_best_anchor_that_lies_there(

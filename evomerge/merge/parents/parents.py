@@ -28,6 +28,7 @@ from evomerge.merge.plan.plan import Ref, TensorJob
 from evomerge.merge.vocabulary.align import aligned
 from evomerge.methods.of_data import Direction, Gram, Recall, Squares, made_anew
 from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.rows import Data
 
 Flat = tuple[tuple[Ref | None, ...], Tensor | None, list[Tensor]]  # names, base, models
 
@@ -208,32 +209,60 @@ class Parents:
         Raises:
             UserError: The model has none, or they cannot be used; see `Provider`.
         """
-        data = recipe.data_of(ref.model)
+        data = self._rows_of(kind, ref.model, recipe, required)
         if data is None:
-            if not required:
-                return None
-            raise UserError(
-                f"{kind} needs rows of {ref.model}: add `data: FILE` (JSON lines) to that model, "
-                "or `tasks: [...]` to it in a study"
-            )
-        if ref.model in self._passing:
-            raise UserError(
-                f"data: {ref.model} is a merge within this recipe, and rows are run through models "
-                "on disk: build it first, and name its folder"
-            )
-        if self.checkpoints[ref.model] is not self.opened[ref.model]:
-            raise UserError(
-                f"{ref.model}: its rows were read with its own tokens, but this recipe's tokenizer "
-                "moves them: build every parent with one tokenizer first"
-            )
-        if self.provider is None:
-            raise UserError(
-                f"{ref.model}: nothing here can run its rows: call evomerge.build, which does"
-            )
+            return None
+        assert self.provider is not None, "`_rows_of` has looked"
         given = self.provider(ref.model, kind, data, recipe.calibration)(ref.name)
         if isinstance(given, Gram):
             return given._replace(matrix=given.matrix.to(device))
         return given and given._replace(values=given.values.to(device))
+
+    def masks(self, job: TensorJob, recipe: Recipe, device: torch.device) -> list[Tensor]:
+        """Return what each element of each model's change is multiplied by, on a device.
+
+        It is learned once along the rows of all models of the recipe; 1 where nothing was.
+
+        Raises:
+            UserError: A model has none, or they cannot be used; see `Provider`.
+        """
+        assert job.base is not None, f"{job.method} masks changes, and takes a base"
+        for entry in recipe.models:
+            if entry.model != recipe.base_model:
+                self._rows_of("mask", entry.model, recipe, required=True)
+        assert self.provider is not None, "`_rows_of` has looked"
+        mask = self.provider.masks(recipe)
+        learned = [mask(ref.model, job.base.name) for ref in job.models]
+        return [
+            torch.ones(job.shape, device=device) if one is None else one.to(device)
+            for one in learned
+        ]
+
+    def _rows_of(self, kind: str, model: str, recipe: Recipe, required: bool) -> Data | None:
+        """Return a model's rows, if it has some, as something here can run them."""
+        data = recipe.data_of(model)
+        if data is None:
+            if not required:
+                return None
+            raise UserError(
+                f"{kind} needs rows of {model}: add `data: FILE` (JSON lines) to that model, "
+                "or `tasks: [...]` to it in a study"
+            )
+        if model in self._passing:
+            raise UserError(
+                f"data: {model} is a merge within this recipe, and rows are run through models "
+                "on disk: build it first, and name its folder"
+            )
+        if self.checkpoints[model] is not self.opened[model]:
+            raise UserError(
+                f"{model}: its rows were read with its own tokens, but this recipe's tokenizer "
+                "moves them: build every parent with one tokenizer first"
+            )
+        if self.provider is None:
+            raise UserError(
+                f"{model}: nothing here can run its rows: call evomerge.build, which does"
+            )
+        return data
 
     def recall_for(self, job: TensorJob, recipe: Recipe, device: torch.device) -> Recall:
         """Return what recalls tensors that follow from a job's models and their rows."""

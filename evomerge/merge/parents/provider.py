@@ -33,6 +33,16 @@ class Provider(Protocol):
             UserError: The rows cannot be read, or the model does not run on them.
         """
 
+    def masks(self, recipe: Recipe) -> Callable[[str, str], Tensor | None]:
+        """Return what each element of a change is multiplied by, by its model and tensor.
+
+        Args:
+            recipe: A recipe whose method takes `mask`; the rows of all its models count.
+
+        Raises:
+            UserError: As for a statistic.
+        """
+
     def gates(self, recipe: Recipe, parents: Any) -> Callable[[str], Tensor]:
         """Return the trained gates of routed layers, float32, by the tensor's name in the result.
 

@@ -106,6 +106,7 @@ EXPECTED_DIMENSIONS = {  # for two models of six layers, counted by hand from th
     "task_arithmetic_by_component": 2 * (6 * 3 + 2),  # attention, MLP, norm; embedding, last norm
     "task_arithmetic_by_tensor": 2 * (6 * 4 + 2),
     "learned_soup": 2 * (6 * 4 + 2),
+    "concrete": 2 * (6 * 4 + 2),
     "regmean": 2 + 2,
     "regmean_then_tensor": 3 * (6 * 4 + 2),
     "moe": 2 + 2 + 1 + 1,
