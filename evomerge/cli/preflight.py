@@ -146,7 +146,12 @@ def run_check(
         ),
         (
             "space",
-            f"{len(space.dimensions)} dimensions: {_few([d.name for d in space.dimensions])}",
+            f"{len(space.dimensions)} dimensions: {_few([d.name for d in space.dimensions])}"
+            + (
+                f"; {space.left_out:,} more are left out, since no adapter changes their tensors"
+                if space.left_out
+                else ""
+            ),
         ),
         *(("rows", text) for text in [described(config, pools["search"])] if text),
         *own.lines,

@@ -16,7 +16,7 @@ from evomerge.recipe.space.groups import PER, Group, Tensors, filters, grouped
 from evomerge.recipe.space.labels import DocumentPath as DocumentPath
 from evomerge.recipe.space.parts import placed
 from evomerge.recipe.space.path import has_path, open_values
-from evomerge.recipe.space.simplex import even_share, opened
+from evomerge.recipe.space.simplex import opened
 
 _RANGE_KEYS = ("low", "high", "knots", "per", "log", "initial", "simplex")
 
@@ -30,7 +30,8 @@ class Hole:
         dimensions: One; several for `knots` and `per`, and for the slots of a path.
         gradient: Whether their values are a list: knots of a gradient over depth, or slots.
         groups: With `per`, the tensors that each dimension holds for.
-        rest: With `per`, the value of tensors that are no floating point, if there are any.
+        others: With `per`, whether there are tensors whose value has no effect: they take the first
+            dimension's, so that a recipe of one value everywhere still is one.
         simplex: Whether its values are softmaxed with those of the other models (`simplex`).
     """
 
@@ -38,14 +39,14 @@ class Hole:
     dimensions: tuple[Dimension, ...]
     gradient: bool
     groups: tuple[Group, ...] = ()
-    rest: Value | None = None
+    others: bool = False
     simplex: bool = False
 
     def setting(self, values: Sequence[Value]) -> Any:
         """Return what fills it at a point: a value, a gradient, or values with filters."""
         if not self.groups:
             return list(values) if self.gradient else values[0]
-        rest = [] if self.rest is None else [{"value": self.rest}]
+        rest = [{"value": values[0]}] if self.others else []
         return [*filters(self.groups, values), *rest]
 
 
@@ -247,12 +248,13 @@ def _per(document: dict[str, Any], hole: Hole, per: Any, tensors: Tensors, where
     block = _block_at(document, hole.path)
     groups = grouped(per, tensors, block)
     if tensors and not groups:
-        raise UserError(f"{at}: per: {per}: the block covers no tensor of the model")
+        raise UserError(
+            f"{at}: per: {per}: the block covers no tensor of the model, or none that its adapters "
+            "change: leave the block out"
+        )
     dimensions = tuple(replace(one, name=f"{one.name}[{group.label}]") for group in groups)
-    rest = None
-    if not all(tensors.values()):
-        rest = even_share(document, hole.path) if hole.simplex else one.start
-    return replace(hole, dimensions=dimensions, groups=tuple(groups), rest=rest)
+    others = not all(tensors.values())
+    return replace(hole, dimensions=dimensions, groups=tuple(groups), others=others)
 
 
 def _block_at(document: dict[str, Any], path: DocumentPath) -> Block | None:

@@ -89,14 +89,6 @@ def simplices(document: dict[str, Any], holes: Sequence[_Hole], where: str) -> S
     return groups
 
 
-def even_share(document: dict[str, Any], path: labels.DocumentPath) -> float:
-    """Return one over the number of models that share a hole's list."""
-    value: Any = document
-    for part in path[: len(path) - path[::-1].index("models")]:
-        value = value[part]
-    return 1.0 / len(value)
-
-
 def shares(simplices: Simplices, point: Sequence[Value]) -> list[Value]:
     """Return the point with the softmax of each simplex in place of its dimensions' values.
 

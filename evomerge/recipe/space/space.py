@@ -33,6 +33,7 @@ from evomerge.recipe.space.pruning import without_traces
 from evomerge.recipe.space.shipped import find
 from evomerge.recipe.space.simplex import shares, simplices
 from evomerge.recipe.space.template import any_groups, bound, placeholders, tensors_of
+from evomerge.recipe.space.unchanged import unchanged
 
 _GROWING = ("experts", "rank", "shared", "factor")  # parameters of structures: more is larger
 _SHOWN = 20  # dimensions in a notebook
@@ -52,11 +53,16 @@ class SearchSpace:
     """
 
     def __init__(
-        self, document: Mapping[str, Any], where: str = "space", tensors: Tensors | None = None
+        self,
+        document: Mapping[str, Any],
+        where: str = "space",
+        tensors: Tensors | None = None,
+        left_out: int = 0,
     ):
         self.document = written_out(copy.deepcopy(dict(document)), where)
         self.where = where
         self.tensors = tensors
+        self.left_out = left_out  # dimensions of tensors that no adapter changes
         self.holes = conditioned(self.document, find_holes(self.document, where, tensors))
         self.dimensions = tuple(d for hole in self.holes for d in hole.dimensions)
         self.simplices = simplices(self.document, self.holes, where) if not self.unbound else []
@@ -126,10 +132,17 @@ class SearchSpace:
             document["out_dtype"] = dtype
         if seed and "seed" not in document:
             document["seed"] = seed
-        tensors = None
-        if needs_tensors(document):
-            tensors = tensors_of(base or document.get("base_model") or models[0])
-        return SearchSpace(document, self.where, tensors)
+        if not needs_tensors(document):
+            return SearchSpace(document, self.where)
+        of = base or document.get("base_model") or models[0]
+        tensors = tensors_of(of)
+        same = unchanged(document, of)
+        if not any(tensors[name] for name in same):
+            return SearchSpace(document, self.where, tensors)
+        all_of_them = sum(len(h.dimensions) for h in find_holes(document, self.where, tensors))
+        moving = {name: is_float and name not in same for name, is_float in tensors.items()}
+        fewer = sum(len(h.dimensions) for h in find_holes(document, self.where, moving))
+        return SearchSpace(document, self.where, moving, all_of_them - fewer)
 
     def with_data(self, data: Mapping[str, Data], calibration: Calibration) -> SearchSpace:
         """Give models rows wherever a method reads some, and keep those that they have.
@@ -145,7 +158,7 @@ class SearchSpace:
             recipe["models"] = [_with_rows(entry, data) for entry in recipe.get("models", ())]
             if calibration.to_dict():
                 recipe.setdefault("calibration", calibration.to_dict())
-        return SearchSpace(document, self.where, self.tensors)
+        return SearchSpace(document, self.where, self.tensors, self.left_out)
 
     @property
     def models_read(self) -> set[str]:

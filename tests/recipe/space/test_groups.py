@@ -69,10 +69,10 @@ def test_a_name_that_is_part_of_another_does_not_take_its_value() -> None:
     assert [lookup(levels, "weight", name) for name in NAMES] == [0.1, 0.2, 0.3, 0.4]
 
 
-def test_tensors_of_whole_numbers_get_the_start_and_no_dimension() -> None:
+def test_tensors_of_whole_numbers_get_the_first_value_and_no_dimension() -> None:
     space = space_of("tensor", {"mlp.weight": True, "mask": False})
     assert [d.name for d in space.dimensions] == ["models[a].weight[mlp.weight]"]
-    assert resolved(space, (0.7,))[-1] == {"value": 0.5}
+    assert resolved(space, (0.7,))[-1] == {"value": 0.7}
 
 
 def test_a_block_has_dimensions_for_what_it_covers() -> None:
