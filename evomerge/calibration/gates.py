@@ -69,7 +69,7 @@ def gates(recipe: Recipe, parents: Parents, rows: Sequence[Sequence[Row]]) -> di
         for p in methods.get(recipe.merge_method).parameters
     }
     planned = plan(Recipe.from_dict(untrained(recipe)), parents.checkpoints)
-    model = _live(planned, parents)
+    model = routed_model(planned, parents)
     gate_tensors = parts(model, [job.name for job in planned.jobs if job.method == GATE])
     if recipe.merge_method == "twin_merging":
         return _router(model, gate_tensors, rows, settings)
@@ -77,7 +77,8 @@ def gates(recipe: Recipe, parents: Parents, rows: Sequence[Sequence[Row]]) -> di
     return {name: tensor.detach().float().clone() for name, tensor in gate_tensors.items()}
 
 
-def _live(planned: MergePlan, parents: Parents) -> Any:
+def routed_model(planned: MergePlan, parents: Parents) -> Any:
+    """Return a plan's routed model, float32."""
     config = resolve_config(planned.config)
     assert config is not None, "routed models are of an architecture of transformers"
     model, _ = load_model(config, "float32", parents.device)

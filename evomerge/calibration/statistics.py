@@ -170,7 +170,7 @@ class Statistics:
 
         return self._stored(key, make)
 
-    def _stored(self, key: str, make: Callable[[Path], None]) -> Stored:
+    def _stored(self, key: str, make: Callable[[Path], object]) -> Stored:
         """Open a statistic by its key; `make` writes it where there is none that is whole."""
         if key not in self._open:
             target = self._folder / key

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +83,13 @@ def held_out(zoo: m.Zoo, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def lines(zoo: m.Zoo) -> Callable[..., None]:
+def lines(zoo: m.Zoo, words: Sequence[str] = ()) -> Callable[..., None]:
     """Return what measures the recipe that search items choose, unless its line is there."""
     there = map(json.loads, RESULTS.read_text().splitlines()) if RESULTS.is_file() else ()
     seen = {line["what"] for line in there if line["zoo"] == zoo.name}
 
     def line(what: str, *documents: dict[str, Any], also: Any = None) -> None:
-        if what in seen:
+        if what in seen or (words and not any(word in what for word in words)):
             return
         began = time.perf_counter()
         recipes = {json.dumps(d.get("parameters") or d["models"][0]): d for d in documents}

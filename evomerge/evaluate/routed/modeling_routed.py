@@ -155,18 +155,20 @@ class Past:
         self._first_gate = self.depth * (2 if again else 1)
         self._gates = gates
         self.cache: Any = None
+        self._mask: Tensor | None = None
         model.get_submodule(first).register_forward_pre_hook(self._begin, with_kwargs=True)
 
     def _begin(self, _: Any, given: Any, named: dict[str, Any]) -> None:
-        hidden = given[0] if given else named["hidden_states"]
-        self._length, self._mask = hidden.shape[1], named.get("attention_mask")
+        del given
+        self._mask = named.get("attention_mask")
 
     def enter(self, cache: Any) -> None:
         """Begin to read behind a cache, and give it the places that it lacks; ``None``: without."""
         self.cache = cache
         if cache is None:
             return
-        layers, plain = cache.layers, transformers.cache_utils.DynamicLayer
+        layers: Any = cache.layers
+        plain: Any = transformers.cache_utils.DynamicLayer
         while len(layers) < self.depth:
             layers.append(plain())
         if len(layers) == self.depth:
@@ -180,12 +182,13 @@ class Past:
             scores: Of the tokens that are read now, (rows, length, E).
             number: The gate's.
         """
-        length = scores.shape[1]
+        length, scores = scores.shape[1], scores.float()
         if self.cache is not None:
             keys = scores.unsqueeze(1)  # one head, as keys are kept
             place = self.cache.layers[self._first_gate + number]
             scores = place.update(keys, keys[..., :0])[0].squeeze(1)
-        total, mask = scores.shape[1], self._mask
+        total = scores.shape[1]
+        mask = None if self._mask is None else self._mask.to(scores.device)
         seen = torch.ones(length, total, dtype=torch.bool, device=scores.device)
         seen = seen.tril(total - length)
         if mask is not None and mask.dim() == 2:
@@ -256,7 +259,7 @@ def _look_first(model: Any, past: Past, said: dict[str, Shares]) -> None:
             first[name] = transformers.cache_utils.Cache(layers=places)
         shares.value = None
         scores = model.router(stack.forward(*given, **first).last_hidden_state)
-        shares.value = torch.softmax(past.mean(scores, 0).float(), dim=-1)
+        shares.value = torch.softmax(past.mean(scores, 0), dim=-1)
         return given, named
 
     stack.register_forward_pre_hook(look, with_kwargs=True)

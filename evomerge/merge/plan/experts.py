@@ -143,8 +143,9 @@ def _count(recipe: Recipe, settings: MixtureOfExperts) -> int:
     """Return how many experts a layer has."""
     models = len(recipe.models)
     count = settings.experts or models
-    given = [recipe.parameters, *(one.parameters for one in (*recipe.models, *recipe.blocks))]
-    given += [entry.parameters for block in recipe.blocks for entry in block.models]
+    given = [recipe.parameters, *(block.parameters for block in recipe.blocks)]
+    listed = [recipe.models, *(block.models for block in recipe.blocks)]
+    given += [entry.parameters for entries in listed for entry in entries]
     if count < models and not any("priority" in one for one in given):
         raise UserError(
             f"moe: experts: expected at least {models}, one for each model, but got {count}; "

@@ -110,6 +110,7 @@ EXPECTED_DIMENSIONS = {  # for two models of six layers, counted by hand from th
     "regmean": 2 + 2,
     "regmean_then_tensor": 3 * (6 * 4 + 2),
     "moe": 2 + 2 + 1 + 1,
+    "mole": 2,
     "layer_path": 2 * 2 * 6 * 2,
     "drop_layers": 2 + 6,
     "depth_up_scaling": 2 + 2,
