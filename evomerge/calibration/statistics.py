@@ -10,19 +10,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from evomerge.calibration.fisher import squares
 from evomerge.calibration.forecast import forecast
 from evomerge.calibration.gates import gates, untrained
-from evomerge.calibration.gram import BUDGET, Shared, directions, grams
+from evomerge.calibration.gram import BUDGET, directions, grams
 from evomerge.calibration.live import live_parent
 from evomerge.calibration.mask import learn
+from evomerge.calibration.of_tensors import DirectionsOf, GramsOf, SquaresOf
 from evomerge.calibration.requests import Sampled
 from evomerge.calibration.rows import Rows, read_rows
 from evomerge.calibration.store import Stored, Writer, open_stored, write
-from evomerge.checkpoint.architecture import locate
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.loaded.config import resolve_config
 from evomerge.core.errors import UserError
@@ -30,7 +29,6 @@ from evomerge.evaluate.model import load_tokenizer
 from evomerge.merge.kernels.statistics import cache_folder
 from evomerge.merge.parents.parents import Parents
 from evomerge.merge.parents.provider import Statistic
-from evomerge.methods.of_data import Direction, Gram, Squares
 from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.rows import Calibration, Data
 
@@ -61,8 +59,8 @@ class Statistics:
         stored = self.stored(model, kind, data, calibration)
         checkpoint = self._parents.opened[model]
         if kind == "fisher":
-            return _Squares(stored, checkpoint)
-        return (_Grams if kind == "gram" else _Directions)(stored, checkpoint)
+            return SquaresOf(stored, checkpoint)
+        return (GramsOf if kind == "gram" else DirectionsOf)(stored, checkpoint)
 
     def stored(self, model: str, kind: str, data: Data, calibration: Calibration) -> Stored:
         """Return a statistic's content, made if there is none that is whole.
@@ -264,50 +262,6 @@ class Statistics:
             writer.finish(about)
         weights = sum(one.numel() * one.element_size() for one in live.parameters())
         return len(rows.rows) / len(chosen), seconds, weights
-
-
-class _Squares:
-    def __init__(self, stored: Stored, checkpoint: Checkpoint) -> None:
-        self._stored, self._checkpoint = stored, checkpoint
-
-    def __call__(self, name: str) -> Squares:
-        about = self._stored.about
-        if name in self._stored:
-            values = self._stored.tensor(name)
-        else:  # a tensor that transformers leaves out of the model: nothing depends on it
-            values = torch.zeros(self._checkpoint.tensors[name].shape)
-        return Squares(values, about["norm"], about["mean"])
-
-
-class _Grams:
-    def __init__(self, stored: Stored, checkpoint: Checkpoint) -> None:
-        self._stored, self._checkpoint = stored, checkpoint
-        self._leaders = {name: Shared(*one) for name, one in stored.about["leaders"].items()}
-
-    def __call__(self, name: str) -> Gram | None:
-        shared = self._leaders.get(name)
-        if shared is not None:
-            return Gram(self._stored.tensor(shared.leader), shared.transposed)
-        shape = self._checkpoint.tensors[name].shape
-        if locate(name).component != "experts" or len(shape) < 2:
-            return None
-        if len(shape) > 2:
-            raise UserError(
-                f"{name}: this tensor holds several experts, which have no Gram matrix in common: "
-                "give experts another method (blocks: [{components: [experts], merge_method: …}])"
-            )
-        return Gram(torch.zeros(shape[1], shape[1]))  # no token of the rows came to this expert
-
-
-class _Directions:
-    def __init__(self, stored: Stored, checkpoint: Checkpoint) -> None:
-        self._stored, self._folder = stored, checkpoint.folder
-        self._leaders = {name: Shared(*one) for name, one in stored.about["leaders"].items()}
-
-    def __call__(self, name: str) -> Direction:
-        if name not in self._leaders:
-            raise UserError(f"{self._folder}: {name} multiplies no inputs when its rows are read")
-        return Direction(self._stored.tensor(self._leaders[name].leader))
 
 
 def _read(
