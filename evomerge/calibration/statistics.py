@@ -33,7 +33,7 @@ from evomerge.recipe.recipe import Recipe
 from evomerge.recipe.rows import Calibration, Data
 
 FORMAT = 1  # of what is kept; another one is made anew
-SAMPLE = 8  # rows that are run to forecast how long all take
+SAMPLE, SAMPLE_TOKENS = 8, 1024  # rows that are run to forecast how long all take, or more if short
 
 
 class Statistics:
@@ -215,7 +215,7 @@ class Statistics:
         with tempfile.TemporaryDirectory(dir=self._folder, prefix="sample-") as scratch:
             target = Path(scratch) / kind
             factor, running, weights = self._make(
-                target, model, kind, data[model], calibration, SAMPLE
+                target, model, kind, data[model], calibration, few=True
             )
             stored = open_stored(target)
             assert stored is not None
@@ -232,9 +232,9 @@ class Statistics:
         kind: str,
         data: Data,
         calibration: Calibration,
-        most: int | None = None,
+        few: bool = False,
     ) -> tuple[float, float, int]:
-        """Make a statistic of all rows, or of at most so many, evenly drawn.
+        """Make a statistic of all rows, or of a few, evenly drawn.
 
         Returns:
             How many times as many rows there are, the seconds that these ran, and the bytes of the
@@ -243,7 +243,8 @@ class Statistics:
         checkpoint = self._parents.opened[model]
         live = live_parent(model, self._parents)
         rows = _read(model, checkpoint, live.config, data, calibration)
-        chosen = rows.rows if most is None else rows.rows[:: -(-len(rows.rows) // most)]
+        most = SAMPLE if kind == "fisher" else SAMPLE_TOKENS * len(rows.rows) // rows.tokens
+        chosen = rows.rows[:: -(-len(rows.rows) // max(most, SAMPLE))] if few else rows.rows
         names = list(checkpoint.tensors)
         with write(target) as folder:
             writer = Writer(folder)
