@@ -21,6 +21,7 @@ from evomerge.evaluate.routed.modeling_routed import ByChanges, ByGate, Shares
 from evomerge.merge.parents.nested import open_parents, with_merges
 from evomerge.merge.plan.plan import plan
 from evomerge.recipe.recipe import Recipe
+from tests.adapters import make_adapter, merged_by_peft
 from tests.models import load, make_family, near
 
 TOKENS = torch.tensor([[1, 5, 9, 14, 20, 3], [1, 6, 7, 30, 31, 8]])
@@ -69,7 +70,12 @@ def document(
 
 def built(written: dict[str, Any], out: Path) -> Any:
     em.build(Recipe.from_dict(written), out)
-    return AutoModelForCausalLM.from_pretrained(out, trust_remote_code=True).eval()
+    return loaded(out)
+
+
+def loaded(out: Path) -> Any:
+    model: Any = AutoModelForCausalLM.from_pretrained(out, trust_remote_code=True)
+    return model.eval()
 
 
 def logits(model: Any, tokens: Tensor = TOKENS, **more: Any) -> Tensor:
@@ -93,7 +99,8 @@ def dense(written: dict[str, Any], out: Path) -> Tensor:
 
 
 def test_constant_gates_are_task_arithmetic(family: dict[str, str], tmp_path: Path) -> None:
-    constant = document(family, "wemoe", rank=16, train=False, **{"lambda": 0.4})
+    parameters: dict[str, Any] = {"lambda": 0.4}
+    constant = document(family, "wemoe", rank=16, train=False, **parameters)
     expected = dense(arithmetic(family, 0.4, 0.4), tmp_path / "ta")
     torch.testing.assert_close(
         logits(built(constant, tmp_path / "out")), expected, atol=1e-5, rtol=1e-5
@@ -117,6 +124,23 @@ def test_one_model_at_full_rank_is_that_model(
     expected = logits(load_model(family["a"])[0])
     torch.testing.assert_close(
         logits(built(alone, tmp_path / "out")), expected, atol=1e-5, rtol=1e-5
+    )
+
+
+def test_zero_logits_are_the_mean_of_adapters_at_their_rank(
+    family: dict[str, str], tmp_path: Path
+) -> None:
+    folders = [make_adapter(tmp_path / str(n), family["base"], seed=n) for n in (1, 2)]
+    names = {f"{n}": f"{family['base']}+{folder}" for n, folder in enumerate(folders)}
+    mixed = document({**family, **names}, "mole", "01", rank=4, train=False)
+    base, model = load(family["base"]), load_model(family["base"])[0]
+    merged = [merged_by_peft(family["base"], folder) for folder in folders]
+    state = model.state_dict()
+    for name, tensor in base.items():
+        changed = sum(one[name] - tensor for one in merged)
+        state[name].copy_(tensor + changed / 2)
+    torch.testing.assert_close(
+        logits(built(mixed, tmp_path / "out")), logits(model), atol=1e-5, rtol=1e-5
     )
 
 
@@ -214,8 +238,8 @@ def test_a_live_model_has_its_exports_weights_and_logits(
     assert max_packed_length(live) > 0
     fill(live, made, parents)
     assert live_digest(live, made, parents) == digest
-    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True)
-    assert torch.equal(logits(live), logits(exported.eval()))
+    exported = loaded(tmp_path / "out")
+    assert torch.equal(logits(live), logits(exported))
     assert type(exported).__name__ == "RoutedLlamaForCausalLM"
     with pytest.raises(ValueError, match="trust_remote_code"):
         AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=False)

@@ -98,7 +98,8 @@ def _loss(recipe: Recipe, loss: str) -> float:
         with torch.inference_mode():
             logits = model(input_ids=torch.tensor([row.tokens[:-1]])).logits[0, row.first - 1 :]
         if loss == "entropy":
-            losses.append(float(torch.distributions.Categorical(logits=logits).entropy().mean()))
+            logs = logits.log_softmax(-1)
+            losses.append(float(-(logs.exp() * logs).sum(-1).mean()))
         else:
             right = torch.tensor(row.tokens[row.first :])
             losses.append(float(torch.nn.functional.cross_entropy(logits, right)))
