@@ -71,13 +71,19 @@ def to_latin(digits: Sequence[int]) -> str:
     return "".join(LATIN_DIGITS[digit] for digit in digits)
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Return the same encoding as a Hugging Face tokenizer, which puts <bos> in front."""
+def tokenizer(words: Sequence[str] = WORDS, pattern: str = _WORD) -> PreTrainedTokenizerFast:
+    """Return the same encoding as a Hugging Face tokenizer, which puts <bos> in front.
+
+    Args:
+        words: Of a language, `SPECIAL` first.
+        pattern: A regular expression that finds them.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    backend = Tokenizer(models.WordLevel(IDS, unk_token=SPECIAL[UNKNOWN]))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD), "isolated")
+    ids = {word: number for number, word in enumerate(words)}
+    backend = Tokenizer(models.WordLevel(ids, unk_token=SPECIAL[UNKNOWN]))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
     backend.decoder = decoders.Fuse()
     backend.post_processor = processors.TemplateProcessing(
         single="<bos> $A", special_tokens=[("<bos>", BOS)]

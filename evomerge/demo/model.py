@@ -11,17 +11,21 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 
-def new_model(settings: Settings) -> PreTrainedModel:
+def new_model(settings: Settings, words: int = len(WORDS)) -> PreTrainedModel:
     """Return a model with fresh float32 weights drawn from torch's global generator.
 
     Called in a separate training process, so seeding that generator affects nothing else.
+
+    Args:
+        settings: Its size and seed.
+        words: How many its language has.
     """
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     torch.manual_seed(settings.seed)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-        config(settings), dtype=torch.float32
+        config(settings, words), dtype=torch.float32
     )
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, do_sample=False
@@ -29,7 +33,7 @@ def new_model(settings: Settings) -> PreTrainedModel:
     return model
 
 
-def config(settings: Settings) -> PretrainedConfig:
+def config(settings: Settings, words: int = len(WORDS)) -> PretrainedConfig:
     """Return the architecture's own configuration at the size that `settings` asks for."""
     from transformers import AutoConfig
 
@@ -57,7 +61,7 @@ def config(settings: Settings) -> PretrainedConfig:
         }
     made: PretrainedConfig = AutoConfig.for_model(
         settings.architecture,
-        vocab_size=len(WORDS),
+        vocab_size=words,
         pad_token_id=PAD,
         bos_token_id=BOS,
         eos_token_id=EOS,

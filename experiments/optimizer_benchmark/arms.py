@@ -93,6 +93,10 @@ ARMS = {
         "catcma", per_task=4, then=("adam", {"piecewise": True}), share=6 / 7
     ),
     "adam alone": Arm("adam", per_task=4, anchored=False),
+    "adam alone, lr .01": Arm("adam", {"lr": 0.01}, per_task=4, anchored=False),
+    "adam alone, lr .03": Arm("adam", {"lr": 0.03}, per_task=4, anchored=False),
+    "adam alone, line": Arm("adam", {"loss": "line"}, per_task=4, anchored=False),
+    "adam alone, dpo": Arm("adam", {"loss": "dpo"}, per_task=4, anchored=False),
 }
 
 # Compared in every space; the rest says what makes the difference, in one.

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from peers import MergekitEvolve, Mergenetic
 from spaces import bound_space, parents
 
 from evomerge.evaluate.outcomes import OutcomeRow, score_kind_of
+from evomerge.merge.gradient.segment import alone
 from evomerge.optimizers import create
 from evomerge.optimizers.relay import Relay
 from evomerge.recipe.recipe import Recipe
@@ -44,16 +46,20 @@ WATCHED_PER_TASK = 100
 class Judge:
     """A zoo with its models in memory: scores recipes on items, and on held-out items once."""
 
-    def __init__(self, zoo: Path, labels: int | None = None) -> None:
-        tasks = sorted(p.stem for p in (zoo / "tasks").glob("*.yaml"))
-        tasks = [t for t in tasks if not t.endswith(("_ll", "_mc"))]
+    def __init__(
+        self, zoo: Path, labels: int | None = None, tasks: Sequence[Any] | None = None
+    ) -> None:
+        """Prepare a zoo: all its generation tasks, or those given as in a study file."""
+        if tasks is None:
+            tasks = sorted(p.stem for p in (zoo / "tasks").glob("*.yaml"))
+            tasks = [t for t in tasks if not t.endswith(("_ll", "_mc"))]
         self.zoo = zoo
         base, models = parents(zoo)
         document = {
             "base_model": base,
             "models": models,
             "space": "global_linear",
-            "evaluate": {"tasks": tasks, "include_path": [str(zoo / "tasks")]},
+            "evaluate": {"tasks": list(tasks), "include_path": [str(zoo / "tasks")]},
             "output": {"dtype": "float32"},
         }
         self.config = StudyConfig.from_dict(document, zoo)
@@ -68,6 +74,7 @@ class Judge:
             search = self.pools["search"]
             self.pools["search"] = {task: ids[:labels] for task, ids in search.items()}
         self._judged: dict[tuple[str, int], float] = {}
+        self._lines: dict[str, str] | None = None
 
     def rows(self, recipe: Recipe, items: dict, mode: str) -> list[OutcomeRow]:
         answer = self._evaluator.handle(Evaluate(recipe.to_dict(), [items], mode))
@@ -83,12 +90,36 @@ class Judge:
             base = self.config.base_model
             search.chain = Chain(search.space, optimizer.origin, base, optimizer.piecewise)
         weights = item_weights(dict.fromkeys(items, 1.0), items)
+        lines = self.lines(search) if optimizer.loss == "line" else None
         answer = self._evaluator.handle(
-            Gradient(recipe.to_dict(), items, optimizer.loss, weights, optimizer.piecewise)
+            Gradient(recipe.to_dict(), items, optimizer.loss, weights, optimizer.piecewise, lines)
         )
         if isinstance(answer, Failure):
             raise RuntimeError(answer.message)
         return [OutcomeRow(*row) for row in answer.rows], search.chain(answer, point)
+
+    def lines(self, search: "Search") -> dict[str, str]:
+        """Return each task's best parent by a few search items, which the search pays for."""
+        if self._lines is None:
+            items = {task: ids[:4] for task, ids in self.pools["search"].items()}
+            scores = {}
+            for model in self.config.models:
+                rows = self.rows(
+                    alone(model, search.space.fill(search.optimizer.origin)), items, "smooth"
+                )
+                for task in items:
+                    of_task = [row for row in rows if row.task == task]
+                    scores[model, task] = fitness(of_task, {task: self.tasks[task]}, "smooth")
+            self._lines = {
+                task: max(self.config.models, key=lambda model: scores[model, task])
+                for task in items
+            }
+        if not search.lined:
+            search.lined = True
+            search.spent += len(self.config.models) * sum(
+                min(4, len(i)) for i in self.pools["search"].values()
+            )
+        return self._lines
 
     def held_out(self, recipe: Recipe, per_task: int = 10**9) -> float:
         key = (recipe.digest, per_task)
@@ -112,6 +143,7 @@ class Search:
         self.told: list[dict] = []  # what the item matrices are made of
         self.reference: Recipe | None = None
         self.chain: Chain | None = None
+        self.lined = False
         self.chained_at: tuple | None = None
         start = None
         if arm.anchored or arm.options.get("start") == "anchor":

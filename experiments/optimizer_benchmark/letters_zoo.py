@@ -18,22 +18,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    GenerationConfig,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModelForCausalLM
 
+from evomerge.demo.language import BOS, EOS, PAD, SPECIAL, UNKNOWN, tokenizer
+from evomerge.demo.model import new_model
 from evomerge.demo.muon import Muon
+from evomerge.demo.settings import Settings
 
 GROUNDWORK = ("copy", "double")
 SKILLS = ("swap", "close", "sum", "count")
 PAIRS = (("swap", "sum"), ("close", "swap"), ("sum", "count"), ("count", "close"))
 LOWER, UPPER, OPEN, CLOSED, DIGITS = "abcde", "ABCDE", "([{<", ")]}>", "01234"
-SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
-PAD, BOS, EOS, UNKNOWN = range(4)
 WORDS = (
     *SPECIAL,
     *"=;,56",
@@ -189,52 +184,9 @@ def adamw(parameters: list, rate: float) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
 
 
-def new_model(seed: int):
-    torch.manual_seed(seed)
-    config = AutoConfig.for_model(
-        "llama",
-        vocab_size=len(WORDS),
-        hidden_size=64,
-        intermediate_size=192,
-        num_hidden_layers=6,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=128,
-        pad_token_id=PAD,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-        tie_word_embeddings=True,
-        initializer_range=0.04,
-    )
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.generation_config = GenerationConfig(
-        bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, do_sample=False
-    )
-    return model
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    backend = Tokenizer(models.WordLevel(IDS, unk_token=SPECIAL[UNKNOWN]))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(WORD), "isolated")
-    backend.decoder = decoders.Fuse()
-    backend.post_processor = processors.TemplateProcessing(
-        single="<bos> $A", special_tokens=[("<bos>", BOS)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token="<pad>",
-        bos_token="<bos>",
-        eos_token="<eos>",
-        unk_token="<unk>",
-        clean_up_tokenization_spaces=False,
-        model_max_length=128,
-    )
-
-
 def save(model, folder: Path) -> None:
     model.save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    tokenizer(WORDS, WORD).save_pretrained(folder)
 
 
 def write_tasks(folder: Path) -> None:
@@ -259,7 +211,7 @@ def main() -> None:
     write_tasks(folder / "tasks")
     if not (folder / "base" / "config.json").exists():
         print("base")
-        model = new_model(seed)
+        model = new_model(Settings(seed=seed), len(WORDS))
         hidden = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
         others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".layers." in n)]
         optimizers = [Muon(hidden, lr=0.02, weight_decay=0.01), adamw(others, 5e-3)]

@@ -34,7 +34,15 @@ def bound_space(
     finer = {per: f"task_arithmetic_by_{per}" for per in ("component", "tensor")}
     made = {name: SearchSpace.from_dict(document, name) for name, document in documents.items()}
     made |= {per: SearchSpace.from_yaml(name) for per, name in finer.items()}
+    made["soup"] = SearchSpace.from_yaml("learned_soup")
     made["mixed"] = SearchSpace.from_yaml("mixed_methods")
+    if name in ("line", "curve"):  # between the first expert and the last one
+        bends = [f"{letter}{j}" for letter in "ab" for j in range(1, 6)] if name == "curve" else []
+        parameters = {"t": {"low": 0, "high": 1, "initial": 0.5, "per": "component"}}
+        parameters |= {bend: {"low": -1, "high": 1, "per": "component"} for bend in bends}
+        document = {"merge_method": "curve", "base_model": models[0], "models": [models[-1]]}
+        document |= {"parameters": parameters, "dtype": "float32"}
+        return SearchSpace.from_dict(document, name).bind(models[0], [models[-1]], "float32")
     return made[name].bind(base, models, "float32")
 
 

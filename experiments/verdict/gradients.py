@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -25,29 +25,14 @@ from evomerge.study.config import StudyConfig
 from evomerge.study.study import Study
 from tests.study import small_study
 
-WORDS, WIDTH, FRESH, STEPS, CHANGE = len(small_study.WORDS), 32, 4_000, 10, 0.05
+WORDS, FRESH, STEPS, CHANGE = len(small_study.WORDS), 4_000, 10, 0.05
 DOCUMENTS = 120  # of each task
 
 
 def write_zoo(folder: Path, seed: int, noise: float) -> None:
     """A base, three copies of it with noise, and the model whose answers are right."""
-    config = LlamaConfig(
-        vocab_size=WORDS + 3,
-        hidden_size=WIDTH,
-        intermediate_size=WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-        initializer_range=0.3,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
     draw = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(config).eval()
+    model = small_study.fresh_model(seed)
     base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     sizes = {"base": 0.0, "one": noise, "two": noise, "three": noise, "right": CHANGE}
     for name, size in sizes.items():

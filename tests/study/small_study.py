@@ -235,13 +235,11 @@ def copied_study(source: Path, home: Path, **keys: Any) -> Path:
     return file
 
 
-def write_models(zoo: Path) -> None:
-    """A base, two experts around it, and (hidden) the merge of both that sets the answers."""
+def fresh_model(seed: int) -> Any:
+    """A model of two layers that reads `WORDS`."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
     config = LlamaConfig(
         vocab_size=len(WORDS) + 3,
         hidden_size=WIDTH,
@@ -257,8 +255,17 @@ def write_models(zoo: Path) -> None:
         eos_token_id=2,
     )
     with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(config).eval()
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config).eval()
+
+
+def write_models(zoo: Path) -> None:
+    """A base, two experts around it, and (hidden) the merge of both that sets the answers."""
+    import torch
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model = fresh_model(0)
     base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     deltas = []
     for seed in (1, 2):
