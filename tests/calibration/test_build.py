@@ -188,7 +188,7 @@ def test_candidates_are_the_same_to_the_bit_whatever_part_of_their_products_is_r
         parents = open_parents([family[name] for name in ("base", "a", "b")])
         parents.provider, parents.memo = Statistics(parents), memo
         recipes = [Recipe.from_dict(document(family, **parameters)) for parameters in draw]
-        made = []
+        made: list[dict[str, torch.Tensor]] = []
         for recipe in recipes:
             for entry, weight in zip(recipe.models, (1.0, len(made) + 1.0), strict=True):
                 entry.parameters["weight"] = weight  # type: ignore[index]

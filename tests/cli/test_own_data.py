@@ -10,6 +10,7 @@ import pytest
 
 from evomerge.calibration.requests import Collect, Collected, Sample, Sampled
 from evomerge.cli import preflight
+from evomerge.cli.display.progress import Progress
 from evomerge.cli.own_data import own_data
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.study import study as study_module
@@ -52,7 +53,11 @@ def test_check_keeps_nothing_and_says_what_the_search_then_keeps(
         assert words in before
     assert "of products (before the search" in before
 
-    Study(StudyConfig.from_yaml(file), tmp_path / "run").optimize()
+    config = StudyConfig.from_yaml(file)
+    with Progress(config) as progress:
+        Study(config, tmp_path / "run", progress).optimize()
+    said_first = capsys.readouterr().out.replace("\n", " ")
+    assert "rows: one: 25 of 25 search items of small_choice; two: 25 of 25" in said_first
     size = sum(f.stat().st_size for f in kept.glob("*/*.safetensors")) / 1e6
     said = before.partition("by magnitude and ")[2].partition(" MB of what models' rows say")[0]
     assert float(said) == pytest.approx(size, rel=0.1)  # without the files' headers

@@ -136,7 +136,8 @@ class Progress:
                     f"{pools['race']:,} to race, {pools['holdout']:,} held out; "
                     f"{plural(dimensions, 'dimension')}"
                 )
-                return "\n".join([text, *(f"warning: {w}" for w in event.warnings)])
+                rows = [self._rows(event)] if self._config and self._config.data else []
+                return "\n".join([text, *rows, *(f"warning: {w}" for w in event.warnings)])
             case ToldEvent():
                 line = self._generation(event, record)
                 if event.generation == 0:
@@ -170,6 +171,14 @@ class Progress:
                     text += f"; {where}: {event.adapter.sentence}"
                 return f"export: {text}"
         return None
+
+    def _rows(self, event: StudyEvent) -> str:
+        """Say whose rows are read, which comes before anything is scored."""
+        from evomerge.study.own_rows import described
+
+        assert self._config is not None
+        rows = described(self._config, event.pools["search"])
+        return f"rows: {rows}; workers run them first: `evomerge check` forecasts how long"
 
     def _generation(self, event: ToldEvent, record: Record) -> str:
         standings = record.generations[event.generation].standings()
