@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.calibration.requests import Collected, Sample, Sampled
+from evomerge.checkpoint.opening import open_model
 from evomerge.recipe.rows import AS_USUAL
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.report.numbers import duration, plural, size
@@ -93,7 +94,8 @@ def own_data(
     start = space.fill([dimension.start for dimension in space.dimensions])
     gram, models = sampled.get("gram", (Sampled([], 0, 0, 0, {"fit": 0.0, "refit": 0.0}), 1))
     products = (models - 1) * gram.products
-    budget = memo_budget(config.workers, device(config.workers.device))
+    opened = {name: open_model(name) for name in (config.base_model, *config.models)}
+    budget = memo_budget(config, opened, [device(config.workers.device)])
     recalled = min(products, budget) if "gram" in kinds(start) else 0
     anew = 1 - recalled / products if products else 0.0
     trial = gram.seconds["refit"] + anew * (gram.seconds["fit"] - gram.seconds["refit"])

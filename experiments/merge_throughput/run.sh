@@ -5,3 +5,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 PYTHONPATH=$PWD OMP_NUM_THREADS=1 "${PYTHON:-python}" experiments/merge_throughput/measure.py
+PYTHONPATH=$PWD OMP_NUM_THREADS=1 "${PYTHON:-python}" experiments/merge_throughput/regmean.py  # its candidates, by turns

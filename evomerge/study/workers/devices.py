@@ -90,11 +90,16 @@ def keeps_parents(
     """Return whether a worker keeps its parents where it merges; on a CPU they are mapped there."""
     if torch.device(devices[0]).type == "cpu":
         return True
+    parents, live = _resident(config, opened)
+    return parents_stay(parents, live, sum(map(memory_of, devices)), config.workers)
+
+
+def _resident(config: StudyConfig, opened: Mapping[str, Checkpoint]) -> tuple[int, int]:
+    """Return the bytes of base and parents, and of the live model."""
     infos = [info for checkpoint in opened.values() for info in checkpoint.tensors.values()]
     parents = sum(info.numel * ELEMENT_BYTES[info.dtype] for info in infos)
     n_parameters = sum(info.numel for info in opened[config.base_model].tensors.values())
-    live = n_parameters * ELEMENT_BYTES[CODES[config.scored_in]]
-    return parents_stay(parents, live, sum(map(memory_of, devices)), config.workers)
+    return parents, n_parameters * ELEMENT_BYTES[CODES[config.scored_in]]
 
 
 def parents_stay(parents: int, live: int, memory: int, workers: WorkersConfig) -> bool:
@@ -115,13 +120,18 @@ def parents_stay(parents: int, live: int, memory: int, workers: WorkersConfig) -
     return parents + live <= 0.75 * memory * min(1.0, workers.gpus or 1.0)
 
 
-def memo_budget(workers: WorkersConfig, device: str) -> int:
-    """Return the bytes in which a worker may keep what candidates have in common: a quarter of its.
+def memo_budget(
+    config: StudyConfig, opened: Mapping[str, Checkpoint], devices: Sequence[str]
+) -> int:
+    """Return the bytes in which a worker may keep what candidates have in common.
 
-    Args:
-        workers: Those of one machine share its main memory, and fractions of a GPU that GPU's.
-        device: The worker's first.
+    A quarter of its memory: its part of the machine's, or of its GPUs', where that is no more than
+    parents and live model leave of three quarters.
     """
-    on_gpu = torch.device(device).type == "cuda"
-    share = min(1.0, workers.gpus or 1.0) if on_gpu else 1 / workers.least
-    return int(memory_of(device) * share / 4)
+    workers, memory = config.workers, sum(map(memory_of, dict.fromkeys(devices)))
+    if torch.device(devices[0]).type == "cpu":
+        return memory // (4 * workers.count)
+    memory = int(memory * min(1.0, workers.gpus or 1.0))
+    parents, live = _resident(config, opened)
+    resident = live + (parents if keeps_parents(config, opened, devices) else 0)
+    return max(0, min(memory // 4, 3 * memory // 4 - resident))

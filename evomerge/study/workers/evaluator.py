@@ -121,7 +121,7 @@ class Evaluator:
         self.statistics: Statistics = shared.statistics if shared else Statistics(self.parents)
         if shared is None:
             self.parents.provider, self.parents.kept = self.statistics, KeptMerges()
-            self.parents.memo = Memo(memo_budget(config.workers, self.device))
+            self.parents.memo = Memo(memo_budget(config, self.parents.opened, self.devices))
         self.own_models: OwnModels = (
             shared.own_models if shared else OwnModels(config, self.parents.opened)
         )

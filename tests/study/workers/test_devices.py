@@ -13,7 +13,7 @@ from evomerge.checkpoint.opening import open_model
 from evomerge.core.errors import UserError
 from evomerge.study.config import StudyConfig, WorkersConfig
 from evomerge.study.workers import devices as devices_module
-from evomerge.study.workers.devices import devices, keeps_parents
+from evomerge.study.workers.devices import devices, keeps_parents, memo_budget
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,31 @@ def test_parents_stay_on_a_gpu_that_they_leave_a_quarter_of(
     monkeypatch.setattr(devices_module, "memory_of", lambda _: int(memory * one))
     assert keeps_parents(config, opened, ["cuda"]) is stay
     assert keeps_parents(config, opened, ["cpu"])
+
+
+@pytest.mark.parametrize(
+    ("memory", "workers", "device", "models"),
+    [
+        (8.0, {}, "cpu", 2.0),
+        (8.0, {"count": 4}, "cpu", 0.5),  # of one machine
+        (8.0, {"count": 4}, "cuda", 2.0),  # a GPU each; the parents' 3 and the live model leave 2
+        (6.0, {}, "cuda", 0.5),  # .75 x 6 - 4
+        (12.0, {"gpus": 0.5}, "cuda", 0.5),
+        (4.0, {}, "cuda", 1.0),  # parents stay in main memory
+        (1.0, {"parents": "device"}, "cuda", 0.0),
+    ],
+)
+def test_what_candidates_have_in_common_takes_a_quarter_or_what_parents_leave(
+    memory: float,
+    workers: dict[str, Any],
+    device: str,
+    models: float,
+    small_study: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = StudyConfig.from_yaml(small_study)
+    config = replace(config, workers=replace(config.workers, **workers))
+    opened = {name: open_model(name) for name in (config.base_model, *config.models)}
+    one = sum(info.numel for info in opened[config.base_model].tensors.values()) * 4
+    monkeypatch.setattr(devices_module, "memory_of", lambda _: int(memory * one))
+    assert memo_budget(config, opened, [device]) == pytest.approx(models * one, abs=4)
