@@ -130,7 +130,7 @@ def memo_budget(
     """
     workers, memory = config.workers, sum(map(memory_of, dict.fromkeys(devices)))
     if torch.device(devices[0]).type == "cpu":
-        return memory // (4 * workers.count)
+        return memory // (4 * workers.least)
     memory = int(memory * min(1.0, workers.gpus or 1.0))
     parents, live = _resident(config, opened)
     resident = live + (parents if keeps_parents(config, opened, devices) else 0)
