@@ -123,6 +123,13 @@ def _read_union(arguments: tuple[Any, ...], value: Any, where: str, path: str) -
             return read(candidate, value, where, path)
         except UserError as error:
             problems.append(error)
+    words = [_WORDS[kind] for kind in arguments if kind in _WORDS]
+    named = [
+        str(n) for kind in arguments if typing.get_origin(kind) is Literal for n in kind.__args__
+    ]
+    if words and named:
+        at = f"{where}: {path}" if path else where
+        raise UserError(f"{at}: expected {' or '.join(words + named)}, but got {value!r}")
     raise problems[0]
 
 

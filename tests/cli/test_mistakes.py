@@ -209,7 +209,10 @@ def test_tasks_that_cannot_be_scored_are_named(
         ),
         ({"search": {"optimizer": "cmaess"}}, ["unknown optimizer 'cmaess'", "cmaes"]),
         ({"serach": {"trials": 3}}, ["study.yaml", "unknown key 'serach'", "search"]),
-        ({"workers": {"count": "two"}}, ["workers.count: expected a whole number"]),
+        (
+            {"workers": {"count": "two"}},
+            ["workers.count: expected a whole number or all, but got 'two'"],
+        ),
     ],
 )
 def test_studies_that_cannot_work_leave_no_run_folder(
