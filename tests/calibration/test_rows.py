@@ -150,7 +150,7 @@ def test_a_recipes_digest_holds_the_rows_and_not_their_path(tmp_path: Path) -> N
         ({"calibration": {"row": 3}}, "row"),
         (
             {"merge_method": "linear", "calibration": {"rows": 3}},
-            "only fisher, moe, mole, regmean, twin_merging, ubgm, wemoe read",
+            "only concrete, fisher, moe, mole, regmean, twin_merging, ubgm, wemoe read",
         ),
         ({"models": [{"model": "m", "data": "nowhere.jsonl"}]}, "nowhere.jsonl cannot be read"),
         ({"models": [{"model": "m", "data": 3}]}, "data"),
