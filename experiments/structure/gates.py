@@ -92,6 +92,8 @@ def measure(folder: Path, words: list[str]) -> None:
         line(f"mole, rank 16, {loss}", gated(zoo, "mole", **average, loss=loss), also=by_task)
     for rank in (4, 64):
         line(f"mole, rank {rank}, answers", gated(zoo, "mole", **average, rank=rank))
+    for steps in (50, 600):
+        line(f"mole, rank 16, {steps} steps", gated(zoo, "mole", **average, steps=steps))
     line("mole, rank 16, rest of the base", gated(zoo, "mole"))
     line("mole, rank 16, constant", gated(zoo, "mole", **average, train=False))
     line("wemoe, rank 64, one layer", gated(zoo, "wemoe", rank=64, loss="answers", hidden=0))

@@ -29,6 +29,13 @@ def study(tmp_path_factory):
     return real_study(tmp_path_factory.mktemp("study") / "study")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVOMERGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def evaluator(study):
     return Evaluator(StudyConfig.from_yaml(study))
@@ -90,10 +97,7 @@ def routed(study, method, **parameters):
         ("mole", {"steps": 20, "rate": 0.1}),
     ],
 )
-def test_routed_layers_score_as_their_export_does(
-    evaluator, study, tmp_path, monkeypatch, method, parameters
-):
-    monkeypatch.setenv("EVOMERGE_CACHE", str(tmp_path / "cache"))
+def test_routed_layers_score_as_their_export_does(evaluator, study, tmp_path, method, parameters):
     recipe = routed(study, method, **parameters)
     answer = scored(evaluator, recipe)
     assert evomerge.build(recipe, tmp_path / "out") == answer.weights_digest
