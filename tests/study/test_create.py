@@ -56,6 +56,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "device": "cuda",
         "threads": 2,
         "gpus": 0.5,
+        "parents": "host",
         "ray_address": "auto",
         "patience": "30m",
         "price_per_hour": 2.0,
