@@ -20,7 +20,7 @@ from arms import ARMS, HEADLINE, Arm
 from peers import MergekitEvolve, Mergenetic
 from spaces import bound_space, parents
 
-from evomerge.evaluate.outcomes import OutcomeRow, score_kind_of
+from evomerge.evaluate.outcomes import OutcomeRow, passes_of, score_kind_of
 from evomerge.merge.gradient.segment import alone
 from evomerge.optimizers import create
 from evomerge.optimizers.relay import Relay
@@ -178,7 +178,7 @@ class Search:
         while not getattr(self.optimizer, "stopped", None):
             n = self.optimizer.population + self.arm.anchored
             if self.follows:
-                n = PRICES[score_kind_of(self.optimizer.loss)]
+                n = self._price()
             cost = n * self.arm.per_task * len(self.judge.tasks)
             if generation and self.spent + cost > self.budget - reserve:
                 break
@@ -220,6 +220,11 @@ class Search:
         """Whether the optimizer learns from gradients."""
         return getattr(self.optimizer, "learns_from_gradients", False)
 
+    def _price(self) -> int:
+        """Item evaluations that a gradient over an item counts."""
+        loss = self.optimizer.loss
+        return PRICES[score_kind_of(loss)] * passes_of(loss)
+
     def _anchors(self) -> tuple | None:
         """Score the anchors; the best one that the space holds is the start."""
         pool, n = self.judge.pools["search"], 2 * self.arm.per_task
@@ -241,7 +246,7 @@ class Search:
         if self.follows:
             mode = score_kind_of(self.optimizer.loss)
             rows, gradient = self.judge.gradient(self, points[0], items)
-            self.spent += PRICES[mode] * len(rows)
+            self.spent += self._price() * len(rows)
             value = fitness(rows, self.judge.tasks, mode)
             self.gains.append((value, recipes[0]))
             self.best_seen = value, recipes[0]

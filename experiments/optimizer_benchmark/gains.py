@@ -26,7 +26,6 @@ FORMS = (  # arm, space, judge, item evaluations
     ("adam alone", "tensor", "all", 3_360),
     ("adam alone, line", "tensor", "all", 3_360),
     ("adam alone, line", "tensor", "all", 16_800),  # as many steps as the first
-    ("adam alone", "tensor", "all", 16_800),
     ("adam alone, dpo", "tensor", "pairs", 3_360),
     ("adam alone", "soup", "all", 3_360),
     ("adam alone", "line", "two experts", 3_360),

@@ -1,0 +1,43 @@
+"""The product's `concrete` on a zoo: ``python product.py ZOO WORK STEPS…``."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "optimizer_benchmark"))
+
+from bench import Judge
+
+from evomerge.calibration.requests import Collect
+from evomerge.recipe.recipe import Recipe
+
+
+def main() -> None:
+    zoo, work, steps = Path(sys.argv[1]), Path(sys.argv[2]), [int(s) for s in sys.argv[3:]]
+    torch.set_num_threads(1)
+    judge = Judge(zoo)
+    rows = judge._evaluator.handle(Collect(judge.pools["search"])).collected
+    work.mkdir(parents=True, exist_ok=True)
+    models = list(judge.config.models)
+    for i, model in enumerate(models):  # each task's rows belong to one model: all are read anyway
+        tasks = sorted(rows)[i :: len(models)]
+        lines = [json.dumps(row) for task in tasks for row in rows[task]]
+        (work / f"{Path(model).name}.jsonl").write_text("\n".join(lines) + "\n")
+    for n in steps:
+        document = {
+            "merge_method": "concrete",
+            "base_model": judge.config.base_model,
+            "models": [{"model": m, "data": str(work / f"{Path(m).name}.jsonl")} for m in models],
+            "calibration": {"steps": n, "rows": 1000},
+            "dtype": "float32",
+        }
+        began = time.process_time()
+        held = judge.held_out(Recipe.from_dict(document))
+        print(n, "steps", round(held, 4), round(time.process_time() - began, 1), flush=True)
+
+
+if __name__ == "__main__":
+    main()
