@@ -1,4 +1,4 @@
-"""The product's `concrete` on a zoo: ``python product.py ZOO WORK STEPS…``."""
+"""What `concrete` reaches: ``python masks.py ZOO WORK STEPS…``; a step is 96 item evaluations."""
 
 import json
 import sys
@@ -6,9 +6,6 @@ import time
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "optimizer_benchmark"))
-
 from bench import Judge
 
 from evomerge.calibration.requests import Collect

@@ -121,7 +121,8 @@ def few_labels(zoo: Zoo) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for (labels, space, arm, budget), lines in sorted(groups.items()):
-        raced, unraced = (statistics.median(x[k] for x in lines) for k in ("held_out", "unraced"))
+        raced = statistics.median(x["held_out"] for x in lines)
+        unraced = statistics.median(x.get("unraced", x["held_out"]) for x in lines)
         rows.append(
             f"| {labels} | {arm}, {SPACES[space]} | {len(lines)} | {budget:,} | {raced:.3f} "
             f"| {unraced:.3f} |"
