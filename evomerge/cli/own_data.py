@@ -12,7 +12,7 @@ from evomerge.recipe.rows import AS_USUAL
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.report.numbers import duration, plural, size
 from evomerge.study.config import StudyConfig
-from evomerge.study.own_rows import kinds, measures, rows_of
+from evomerge.study.own_rows import kinds, measures, rows_of, trainings
 from evomerge.study.phases.anchors import Anchor, anchors
 from evomerge.study.wanted import Items
 from evomerge.study.workers.devices import device, memo_budget
@@ -34,6 +34,7 @@ class OwnData:
         disk: Bytes that are kept for all models.
         making: Bytes that a worker needs while it makes a statistic.
         recalled: Bytes that a worker keeps of products that candidates have in common.
+        trained: How many sets of gates or masks are trained before the search; no forecast.
     """
 
     anchors: list[Anchor]
@@ -43,6 +44,7 @@ class OwnData:
     disk: int
     making: int
     recalled: int
+    trained: int
 
     @property
     def lines(self) -> list[tuple[str, str]]:
@@ -59,6 +61,10 @@ class OwnData:
             if one.seconds["fit"]:
                 text += f"; solving takes {one.seconds['fit']:.2g} s a merge, "
                 text += f"{one.seconds['refit']:.2g} s where products are kept"
+            rows.append(("statistic", text))
+        if self.trained:
+            sets = plural(self.trained, "set")
+            text = f"{sets} of gates or masks to train before the search, not in the forecast"
             rows.append(("statistic", text))
         return rows
 
@@ -81,7 +87,7 @@ def own_data(
     data = rows_of(config, search, lambda one: scheduler.ask(one, Collected), folder)
     listed = anchors(config, data)
     if not data:
-        return OwnData(listed, {}, 0.0, {"anchors": 0.0, "once": 0.0, "trial": 0.0}, 0, 0, 0)
+        return OwnData(listed, {}, 0.0, {"anchors": 0.0, "once": 0.0, "trial": 0.0}, 0, 0, 0, 0)
     space = space.with_data(data, config.calibration or AS_USUAL)
     by_kind: dict[str, Sample] = {}
     for one in measures(space, [anchor.recipe for anchor in listed]):
@@ -113,4 +119,5 @@ def own_data(
         disk=sum(one.size * models for one, models in sampled.values()),
         making=max((one.memory for one in forecasts), default=0),
         recalled=recalled,
+        trained=len(trainings(space, [anchor.recipe for anchor in listed])),
     )

@@ -67,6 +67,17 @@ def test_check_keeps_nothing_and_says_what_the_search_then_keeps(
     assert "(own data 0.0 s" in after
 
 
+def test_check_says_what_is_trained_and_not_forecast(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = json.loads(file.read_text()) | {"space": "concrete"}
+    document["search"]["optimizer"] = "adam"
+    file.write_text(json.dumps(document))
+    preflight.run_check(file, parents=False)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 set of gates or masks to train before the search, not in the forecast" in said
+
+
 class Answers:
     """A scheduler of a worker whose Gram matrices take 10 s, a fit 8 s and 2 s with products."""
 

@@ -66,7 +66,9 @@ def _gives_base(name: str) -> bool:
     base = torch.linspace(-1.0, 2.0, 24).view(4, 6)
     models = [base.clone() for _ in range(spec.min_models)]
     random = methods.CounterRandom(0, name)
-    ends = {p.name: list(p.choices) or [p.low, p.high] for p in spec.parameters}
+    ends: dict[str, list[Any]] = {
+        p.name: list(p.choices) or [p.low, p.high] for p in spec.parameters
+    }
     usual = {p.name: ends[p.name][-1] if p.required else p.default for p in spec.parameters}
     tried = [usual, *({**usual, key: end} for key, listed in ends.items() for end in listed)]
     tried += [_within(spec, k) for k in range(4)]
