@@ -71,7 +71,7 @@ def test_check_says_what_is_trained_and_not_forecast(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     document = json.loads(file.read_text()) | {"space": "concrete"}
-    document["search"]["optimizer"] = "adam"
+    document["search"] = {"optimizer": "adam", "trials": 4}
     file.write_text(json.dumps(document))
     preflight.run_check(file, parents=False)
     said = " ".join(capsys.readouterr().out.split())
