@@ -203,7 +203,7 @@ def test_mistakes_are_named(home: Path, both: tuple[Evaluation, Path], tmp_path:
     shutil.copytree(both[1], tmp_path / "store")
     for journal in (tmp_path / "store").rglob("journal.log"):
         text = journal.read_bytes()
-        journal.write_bytes(text[:150] + b"0" + text[151:])
+        journal.write_bytes(text[:150] + bytes([text[150] ^ 1]) + text[151:])
     with pytest.raises(UserError, match="damaged"):
         scored(home, tmp_path / "store", model)
 
