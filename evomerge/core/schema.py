@@ -32,10 +32,10 @@ def read(kind: Any, value: Any, where: str, path: str = "") -> Any:
         UserError: A key is unknown or missing, or a value is of another kind.
     """
     at = f"{where}: {path}" if path else where
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    origin, arguments, has_fields = _parts(kind)
     if origin is Annotated:
         return arguments[1](value, at)
-    if dataclasses.is_dataclass(kind):
+    if has_fields:
         return _read_fields(kind, value, where, path)
     if origin is tuple:
         if not isinstance(value, list | tuple):
@@ -99,6 +99,12 @@ def renamed(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, list | tuple):
         return [renamed(item, names) for item in value]
     return names.get(value, value) if isinstance(value, str) else value
+
+
+@cache
+def _parts(kind: Any) -> tuple[Any, tuple[Any, ...], bool]:
+    """Return an annotation's origin and arguments, and whether it is a dataclass."""
+    return typing.get_origin(kind), typing.get_args(kind), dataclasses.is_dataclass(kind)
 
 
 @cache

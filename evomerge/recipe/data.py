@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -236,7 +237,7 @@ class RecipeData(_Part):
             Path(file).write_text(text, encoding="utf-8")
         return text
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the canonical form: equal recipes, equal digests, however written or named."""
         named: dict[str, str] = {}

@@ -189,9 +189,9 @@ class Ledger:
         for wanted in several:
             self._copy(wanted)
         waiting = [
-            replace(unit, request=self._with_parents(unit.request))
+            unit
             for wanted in several
-            for unit in units(self.record, wanted, self._shard_items)
+            for unit in units(self.record, wanted, self._shard_items, self._parents)
         ]
         for _ in range(ROUNDS):
             lost: list[tuple[Unit, Failure]] = []
@@ -207,11 +207,8 @@ class Ledger:
                     message += failed.message
                 self.warn("worker lost", message, trial=unit.tag.trial)
             self.request(Describe(), Description)
-            listed = (apart(self.record, unit, self._shard_items) for unit, _ in lost)
             waiting = [
-                replace(unit, request=self._with_parents(unit.request))
-                for several in listed
-                for unit in several
+                one for unit, _ in lost for one in apart(self.record, unit, self._shard_items)
             ]
         for unit, failed in lost:
             times = ROUNDS * ATTEMPTS

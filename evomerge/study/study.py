@@ -292,7 +292,8 @@ class Study:
                 for run in self._reuse:
                     study.ledger.borrow(run.name, lendable(run, begun))
                 study = with_rows(study)
-                measure(study, [anchor.recipe for anchor in anchors(study.config, study.data)])
+                of_data = anchors(study.config, study.data) if study.data else ()
+                measure(study, [anchor.recipe for anchor in of_data])
                 baseline = Baseline(study)
                 warn_of_dead_tasks(study, baseline)
                 search = Generations(study, baseline, started, lambda: self._is_stopped)

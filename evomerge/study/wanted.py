@@ -14,6 +14,7 @@ from evomerge.study.workers.queue import Unit
 from evomerge.study.workers.requests import (
     Evaluate,
     EvaluateTogether,
+    ExpectedParents,
     Failure,
     Gradient,
     Gradients,
@@ -71,11 +72,20 @@ class Tag:
     together: tuple[int, ...] = ()
 
 
-def units(record: Record, wanted: Wanted, shard_items: int) -> Iterator[Unit]:
-    """List the work that the record lacks, cut into the study's shards."""
+def units(
+    record: Record, wanted: Wanted, shard_items: int, parents: ExpectedParents | None = None
+) -> Iterator[Unit]:
+    """List the work that the record lacks, cut into the study's shards.
+
+    Args:
+        record: The study's state.
+        wanted: What is wanted of its workers.
+        shard_items: The largest number of items of a shard.
+        parents: What workers have to find.
+    """
     trials = [record.trials[number] for number in wanted.trials]
     if wanted.together:
-        yield from _groups(record, wanted, trials, shard_items)
+        yield from _groups(record, wanted, trials, shard_items, parents)
         return
     # Equal recipes are scored once and fail together, also when a study is resumed.
     settled = {trial.digest for trial in trials if has_failed(trial, wanted.phase)}
@@ -88,18 +98,24 @@ def units(record: Record, wanted: Wanted, shard_items: int) -> Iterator[Unit]:
             for shard in shards(wanted.items, shard_items):
                 missing = record.outcomes.missing(trial.digest, wanted.mode, shard)
                 if missing:
-                    yield Unit(trial.digest, Evaluate(trial.recipe, [missing], wanted.mode), tag)
+                    request = Evaluate(trial.recipe, [missing], wanted.mode, parents=parents)
+                    yield Unit(trial.digest, request, tag)
         else:
             about = wanted.gradient
             tag = Tag(trial.number, wanted.mode, wanted.phase, about.chain)
             for part in gradient_shards(wanted.items):
                 if record.gradients.of(trial.digest, part) is None:
                     settings = (about.loss, about.weights, about.piecewise, about.lines)
-                    yield Unit(trial.digest, Gradient(trial.recipe, part, *settings), tag)
+                    gradient = Gradient(trial.recipe, part, *settings, parents=parents)
+                    yield Unit(trial.digest, gradient, tag)
 
 
 def _groups(
-    record: Record, wanted: Wanted, trials: Sequence[TrialRecord], shard_items: int
+    record: Record,
+    wanted: Wanted,
+    trials: Sequence[TrialRecord],
+    shard_items: int,
+    parents: ExpectedParents | None,
 ) -> Iterator[Unit]:
     """List the shards of groups of candidates; who is in a group depends on the trials alone.
 
@@ -123,7 +139,8 @@ def _groups(
                 for trial in group
             ):
                 subject = f"together {group[0].digest}"
-                yield Unit(subject, EvaluateTogether(recipes, shard, wanted.mode), tag)
+                request = EvaluateTogether(recipes, shard, wanted.mode, parents=parents)
+                yield Unit(subject, request, tag)
 
 
 def apart(record: Record, unit: Unit, shard_items: int) -> Iterator[Unit]:
@@ -133,7 +150,7 @@ def apart(record: Record, unit: Unit, shard_items: int) -> Iterator[Unit]:
         return
     assert isinstance(unit.request, EvaluateTogether)
     wanted = Wanted(unit.tag.together, unit.request.items, unit.tag.mode, unit.tag.phase)
-    yield from units(record, wanted, shard_items)
+    yield from units(record, wanted, shard_items, unit.request.parents)
 
 
 def parts_of(

@@ -10,9 +10,11 @@ import heapq
 import math
 import random
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 from evomerge.core import faults
@@ -22,6 +24,7 @@ from evomerge.study import study as study_module
 from evomerge.study.config import StudyConfig
 from evomerge.study.journal import journal as journal_module
 from evomerge.study.phases import search
+from evomerge.study.statistics import paired, weighted_mean
 from evomerge.study.study import JOURNAL, Study
 from evomerge.study.workers import durations, scheduler
 from evomerge.study.workers.answers.codec import read_answer, write_request
@@ -214,9 +217,16 @@ class SimulatedPool(Pool):
 
 
 class Stub(stub_worker.Stub):
-    """The stub worker, which works each row out once for all studies."""
+    """The stub worker, which works each row, and the batches of each shard, out once."""
 
     known: ClassVar[dict[tuple[str, str, int, str], list[Any]]] = {}
+    known_batches: ClassVar[dict[str, str]] = {}
+
+    def batches(self, mode: str, shard: dict[str, list[int]]) -> str:
+        key = f"{mode} {shard}"
+        if key not in self.known_batches:
+            self.known_batches[key] = super().batches(mode, shard)
+        return self.known_batches[key]
 
     def row(self, recipe: dict[str, Any], name: str, task: str, i: int, mode: str) -> list[Any]:
         key = name, task, i, mode
@@ -285,10 +295,17 @@ def run_to_the_end(
     raise AssertionError(f"seed {seed}: no verdict after {SESSIONS} sessions")
 
 
+@cache
+def quantile(values: bytes, counts: bytes, probability: float) -> float:
+    """The studies' own, worked out once: many studies judge by the same numbers."""
+    return weighted_mean.quantile(np.frombuffer(values), np.frombuffer(counts), probability)
+
+
 def simulate(patch: pytest.MonkeyPatch, clock: Clock) -> None:
     """Let a study live by this clock, and wait for no disk."""
     for module in (scheduler, durations, search, study_module, ledger_module, stub_worker):
         patch.setattr(module, "time", clock)
+    patch.setattr(paired, "quantile", lambda v, c, p: quantile(v.tobytes(), c.tobytes(), p))
     patch.setattr(journal_module, "sync_data", lambda _: None)  # a page cache survives the process
 
 

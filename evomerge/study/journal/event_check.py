@@ -161,6 +161,8 @@ class EventCheck:
         if isinstance(shape, KeyShapes):
             return self._lacking(value, shape) if type(value) is dict else _instead(value, dict)
         if isinstance(shape, tuple):
+            if value is None and None in shape:
+                return None
             first, *others = shape
             wrong = self._wrong(value, first)
             return wrong if wrong and all(self._wrong(value, one) for one in others) else None

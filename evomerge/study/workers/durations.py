@@ -20,9 +20,16 @@ ROUNDS = 8  # of race and verdict, each of which ends with its last shard
 
 
 class Durations:
-    """Median seconds of the last units: of a shard, by mode, and of building."""
+    """Median seconds of the last units: of a shard, by mode, and of building.
+
+    Attributes:
+        slowest: Seconds of a shard in the slowest mode that is known, or ``None``.
+        usual_build: Usual seconds of building; 0 while nothing is known.
+    """
 
     def __init__(self) -> None:
+        self.slowest: float | None = None
+        self.usual_build = 0.0
         self._units: dict[str, deque[float]] = {}
         self._medians: dict[str, float] = {}  # of those with enough units
         self._builds: deque[float] = deque(maxlen=REMEMBERED)
@@ -33,24 +40,16 @@ class Durations:
         seconds_per_shard.append(seconds / unit.size)
         if len(seconds_per_shard) >= FEWEST:
             self._medians[_mode(unit)] = statistics.median(seconds_per_shard)
+            self.slowest = max(self._medians.values())
         build = answer.seconds.get("build", 0.0) if isinstance(answer, Scores) else 0.0
         if build > 0:
             self._builds.append(build)
+            self.usual_build = statistics.median(self._builds)
 
     def usual(self, unit: Unit) -> float | None:
         """Return the usual seconds of a unit like this one, or ``None`` while too few are known."""
         median = self._medians.get(_mode(unit))
         return None if median is None else median * unit.size
-
-    @property
-    def slowest(self) -> float | None:
-        """Seconds of a shard in the slowest mode that is known."""
-        return max(self._medians.values(), default=None)
-
-    @property
-    def usual_build(self) -> float:
-        """Usual seconds of building; 0 while nothing is known."""
-        return statistics.median(self._builds) if self._builds else 0.0
 
 
 def final_seconds(paid: Mapping[str, tuple[float, int]], items: int, workers: int) -> float:

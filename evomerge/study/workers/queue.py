@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,11 +30,15 @@ class Unit:
         """The number of its shards; a request of another kind counts as one."""
         return len(self.request.shards) if isinstance(self.request, Evaluate) else 1
 
-    def joined(self, other: Unit) -> Unit:
-        """Return one unit with the shards of both."""
+    def joined(self, others: Sequence[Unit]) -> Unit:
+        """Return one unit with the shards of all."""
+        if not others:
+            return self
         assert isinstance(self.request, Evaluate)
-        assert isinstance(other.request, Evaluate)
-        shards = [*self.request.shards, *other.request.shards]
+        shards = list(self.request.shards)
+        for unit in others:
+            assert isinstance(unit.request, Evaluate)
+            shards += unit.request.shards
         return replace(self, request=replace(self.request, shards=shards))
 
     def joins(self, other: Unit) -> bool:
@@ -92,11 +96,12 @@ class Waiting:
     def _pop(self, subject: str, most: int) -> Attempt:
         queue = self._queues[subject]
         unit, attempt = queue.popleft()
-        taken = 1
-        while queue and attempt == 1 and unit.size < most and unit.joins(queue[0][0]):
-            unit = unit.joined(queue.popleft()[0])
-            taken += 1
-        self._length -= taken
+        others: list[Unit] = []
+        size = unit.size
+        while queue and attempt == 1 and size < most and unit.joins(queue[0][0]):
+            others.append(queue.popleft()[0])
+            size += others[-1].size
+        self._length -= 1 + len(others)
         if not queue:
             del self._queues[subject]
-        return unit, attempt
+        return unit.joined(others), attempt

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -149,24 +149,30 @@ class Scheduler:
         """Give every idle worker its next unit."""
         if not waiting and not self._running:
             return
+        built = {job.task.unit.subject for job in self._running.values()}
         for worker in range(self.pool.size):
             if worker in self._running or not self._is_trusted(worker):
                 continue
             if not self.pool.is_up(worker):
                 continue
-            task = self._take(worker, waiting, done) or self._straggler()
+            task = self._take(worker, waiting, built, done) or self._straggler()
             if task is None:
-                continue
+                if waiting:
+                    continue
+                return  # nor is there anything for the other workers
             task.workers += 1
             self._running[worker] = _Running(task, time.monotonic(), self.halvings)
             self._last[worker] = task.unit.subject
+            built.add(task.unit.subject)
             self.pool.submit(worker, self._request(task.unit))
 
-    def _take(self, worker: int, waiting: Waiting, done: Done) -> _WorkerJob | None:
-        others = {job.task.unit.subject for w, job in self._running.items() if w != worker}
-        taken = waiting.take(
-            self._last.get(worker), others, self._worth_sharing, self._most(len(waiting))
-        )
+    def _take(
+        self, worker: int, waiting: Waiting, built: Collection[str], done: Done
+    ) -> _WorkerJob | None:
+        if not waiting:
+            return None
+        most = self._most(len(waiting))
+        taken = waiting.take(self._last.get(worker), built, self._worth_sharing, most)
         return None if taken is None else _WorkerJob(*taken, done)
 
     def _most(self, waiting: int) -> int:
@@ -175,7 +181,9 @@ class Scheduler:
         A slow request may take many times the usual, so it is small beside all that wait; short
         ones are twice as large, since each also costs the driver time.
         """
-        workers = sum(map(self._is_trusted, range(self.pool.size)))
+        workers = self.pool.size
+        if self._device_failures:
+            workers = sum(map(self._is_trusted, range(self.pool.size)))
         if workers == 1:
             return waiting
         usual = self._durations.slowest
@@ -192,16 +200,15 @@ class Scheduler:
 
     def _straggler(self) -> _WorkerJob | None:
         """Return the oldest unit that takes its only worker unusually long."""
-        alone = [
-            job
-            for job in self._running.values()
+        slow = (
+            job.task
+            for job in self._running.values()  # the oldest comes first
             if job.task.answer is None
             and job.task.workers == 1
             and job.task.attempt < ATTEMPTS
             and self._is_slow(job)
-        ]
-        oldest = min(alone, key=lambda job: job.since, default=None)
-        return None if oldest is None else oldest.task
+        )
+        return next(slow, None)
 
     def _is_slow(self, job: _Running) -> bool:
         usual = self._durations.usual(job.task.unit)
@@ -294,6 +301,10 @@ class Scheduler:
 
     def _end_the_hung(self, waiting: Waiting) -> None:
         """Kill workers that take far longer than others did, and retry or fail their units."""
+        oldest = next(iter(self._running.values()), None)
+        earliest = min(LEAST_SECONDS, self.pool.config.workers.patience_seconds)
+        if oldest is None or time.monotonic() - oldest.since <= earliest:
+            return
         for worker, job in list(self._running.items()):
             usual = self._usual(job.task.unit)
             if usual is None:
