@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, DynamicCache
@@ -19,8 +19,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from evomerge.core.errors import UserError
 from evomerge.evaluate.model import cache_argument
-
-Mean = Literal["probabilities", "logits"]
+from evomerge.evaluate.outcomes import Mean
 
 
 class Ensemble(torch.nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 ScoreKind = Literal["smooth", "metric"]
+Mean = Literal["probabilities", "logits"]  # of models that are scored side by side
 Item = tuple[str, int]  # (task, doc_id)
 # Where the loss ``line`` is taken besides the merge; at the parent itself there is no gradient.
 ON_THE_LINE = (0.2, 0.4, 0.6, 0.8)

@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM
 from transformers.cache_utils import DynamicCache
 
 from evomerge.core.errors import UserError
-from evomerge.evaluate.ensemble import Ensemble, Mean
+from evomerge.evaluate.ensemble import Ensemble
 from evomerge.evaluate.likelihood.attention import max_packed_length
+from evomerge.evaluate.outcomes import Mean
 from tests.architectures import config_of
 
 TOKENS = torch.tensor([[5, 9, 2, 7, 11, 3], [4, 4, 8, 1, 6, 2]])

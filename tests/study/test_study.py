@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from evomerge.report.status import status_text
 from evomerge.study.config import StudyConfig
 from evomerge.study.statistics.correlation import rank_correlation
 from evomerge.study.study import Study
+from tests.study import small_study
 from tests.study.small_study import (
     StubWorkers,
     events,
@@ -30,6 +32,7 @@ from tests.study.small_study import (
 )
 from tests.study.stub_worker import name_of
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("stub_workers")
 
 
@@ -282,3 +285,21 @@ def test_another_winner_after_more_search_is_judged_more_strictly_and_the_same_o
             assert event["look"] == look
             assert event["confidence"] == pytest.approx(1 - 0.05 / max(1, look * (look - 1)))
     assert len(digests) > 1  # or nothing was tested
+
+
+def test_a_driver_loads_none_of_its_workers_libraries(tmp_path: Path) -> None:
+    python = small_study.PYTHON
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from tests.study.small_study import stub_config, stub_executable\n"
+        "from evomerge.study.study import Study\n"
+        f"run = Path({str(tmp_path)!r})\n"
+        "sys.executable = stub_executable(run)\n"
+        "Study(stub_config(search={'trials': 4}), run / 'run').confirm(progress=False)\n"
+        "print(*sorted({'transformers', 'lm_eval', 'datasets', 'ray'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [python, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr

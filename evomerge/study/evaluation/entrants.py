@@ -12,7 +12,7 @@ from evomerge.checkpoint.dtypes import CODES, FLOATS
 from evomerge.checkpoint.names import relocated
 from evomerge.checkpoint.opening import open_model
 from evomerge.core.errors import UserError
-from evomerge.evaluate.ensemble import Mean
+from evomerge.evaluate.outcomes import Mean
 from evomerge.recipe.average import uniform
 from evomerge.recipe.data import PARENTS
 from evomerge.recipe.recipe import Recipe

@@ -21,14 +21,16 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from traceback import extract_tb
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evomerge.core.errors import UserError
 from evomerge.core.memory import is_out_of_memory
 from evomerge.core.redact import redact
 from evomerge.evaluate.outcomes import NonFiniteError, OutcomeRow
-from evomerge.evaluate.tasks.harness import Harness
 from evomerge.study.workers.requests import Failure
+
+if TYPE_CHECKING:  # a driver needs no lm_eval
+    from evomerge.evaluate.tasks.harness import Harness
 
 TRANSIENT = frozenset({"infrastructure", "timeout", "oom", "device"})
 FATAL = frozenset({"study"})

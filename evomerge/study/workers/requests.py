@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge.calibration.requests import Collected, Measured, OfRows, Sampled
-from evomerge.evaluate.ensemble import Mean
-from evomerge.evaluate.outcomes import ScoreKind
+from evomerge.evaluate.outcomes import Mean, ScoreKind
 
 Items = Mapping[str, Sequence[int]]  # document numbers by task
 Seconds = Mapping[str, float]

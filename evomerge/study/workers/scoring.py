@@ -11,10 +11,11 @@ from typing import Any
 from evomerge.calibration.live import live_parent
 from evomerge.checkpoint.compatible import unties
 from evomerge.core.errors import UserError
-from evomerge.evaluate.ensemble import Ensemble, Mean
+from evomerge.evaluate.ensemble import Ensemble
 from evomerge.evaluate.generation.vllm import VllmDecoder, engine_name
 from evomerge.evaluate.live import Live, LiveModels
 from evomerge.evaluate.model import load_tokenizer
+from evomerge.evaluate.outcomes import Mean
 from evomerge.evaluate.scorer import Scorer
 from evomerge.evaluate.tasks.harness import Harness
 from evomerge.evaluate.tasks.request import TaskRequest

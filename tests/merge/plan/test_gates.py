@@ -193,13 +193,14 @@ def test_a_gates_changes_are_worked_by_hand() -> None:
 def test_what_is_read_does_not_depend_on_caches_padding_or_what_comes_after(
     family: dict[str, str], tmp_path: Path, method: str
 ) -> None:
-    model = built(document(family, method, steps=30, rate=0.3), tmp_path / "out")
+    # In float64: a trained gate may make much of a difference in the last bit.
+    model = built(document(family, method, steps=30, rate=0.3), tmp_path / "out").double()
     whole = logits(model)
     untrained = logits(built(document(family, method, train=False), tmp_path / "constant"))
-    assert not torch.allclose(whole, untrained, atol=1e-3)
+    assert not torch.allclose(whole.float(), untrained, atol=1e-3)
 
     def near(mine: Tensor, expected: Tensor) -> None:
-        torch.testing.assert_close(mine, expected, atol=2e-5, rtol=2e-5)
+        torch.testing.assert_close(mine, expected, atol=1e-6, rtol=1e-6)
 
     near(logits(model, TOKENS[:, :4]), whole[:, :4])
     near(logits(model, use_cache=False), whole)
