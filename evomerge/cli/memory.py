@@ -9,11 +9,11 @@ from dataclasses import replace
 from evomerge.report.numbers import size
 from evomerge.study.analysis.memory_plan import MemoryPlan
 from evomerge.study.config import StudyConfig
-from evomerge.study.workers.devices import parents_stay
+from evomerge.study.workers.devices import ROOM, parents_stay, streams
 
-ROOM = 0.9  # of a device's memory: the rest is the runtime's, and fragments
-NOT_OFFERED = "not offered are parents as int8 deltas, and layers streamed from disk"
+NOT_OFFERED = "not offered are parents as int8 deltas"
 COPIED = 10e9  # bytes a second from mapped files to a GPU, about
+READ = 5e9  # bytes a second from a fast disk
 
 
 def memory_here() -> int:
@@ -37,6 +37,9 @@ def memory_lines(plan: MemoryPlan, config: StudyConfig, memory: int) -> list[tup
         Pairs of a word and a sentence.
     """
     workers = config.workers
+    here = memory * max(1, math.floor(workers.gpus)) or 2**60
+    if streams(plan.live, here, workers):
+        return [*_streamed(plan, memory), _disk(plan)]
     each = f"{size(plan.live)} live model, up to {size(plan.batch)} logits"
     if plan.gradient:
         each += f", {size(plan.gradient)} gradient"
@@ -66,12 +69,35 @@ def memory_lines(plan: MemoryPlan, config: StudyConfig, memory: int) -> list[tup
     rows = [("memory", f"{text}: {size(needed)}" + f" of {size(has)}" * bool(has))]
     if has and needed > ROOM * has:
         rows.append(("warning", f"that does not fit: {remedy}; {NOT_OFFERED}"))
+    return [*rows, _disk(plan)]
+
+
+def _streamed(plan: MemoryPlan, memory: int) -> list[tuple[str, str]]:
+    """Say what a worker holds that makes candidates layer by layer, and what one costs."""
+    needed = plan.layers + plan.tile + plan.batch
+    text = (
+        f"a candidate's {size(plan.live)} are streamed: up to {size(plan.layers)} of it at a time, "
+        f"{size(plan.tile)} of one tensor's parents, {size(plan.batch)} logits, and the states of "
+        f"all items: {size(needed)}" + f" of {size(memory)}" * bool(memory)
+    )
+    cost = (
+        f"each request reads {size(plan.parents)} of base and parents: "
+        f"{plan.parents / READ:.2g} s at {READ / 1e9:.0f} GB/s from disk, "
+        f"{plan.parents / COPIED:.2g} s at {COPIED / 1e9:.0f} GB/s where main memory holds them"
+    )
+    rows = [("memory", text), ("streamed", cost)]
+    if memory and needed > ROOM * memory:
+        rows.append(("warning", "that does not fit: set a smaller evaluate.batch_size"))
+    return rows
+
+
+def _disk(plan: MemoryPlan) -> tuple[str, str]:
+    """Say what is written."""
     disk = f"{size(plan.disk)} for best/model" if plan.disk else "the recipe alone"
     cached = f"up to {size(plan.cache)} of rankings by magnitude"
     if plan.statistics:
         cached += f" and {size(plan.statistics)} of what models' rows say"
-    rows.append(("disk", f"{disk}; {cached}, in the cache"))
-    return rows
+    return "disk", f"{disk}; {cached}, in the cache"
 
 
 def _most(plan: MemoryPlan, memory: int) -> int:

@@ -21,6 +21,7 @@ from evomerge.checkpoint.architecture import vocabulary_size
 from evomerge.checkpoint.loaded.config import differences, resolve_config
 from evomerge.evaluate.model import load_model, untie
 from evomerge.evaluate.scorer import Scorer
+from evomerge.evaluate.streamed.streamed import Streamed
 
 _DEPTHS = 16  # other models that are kept where they share memory: a path's candidates differ
 _SAYS_NOTHING = ("dtype", "torch_dtype", "transformers_version", "_name_or_path")
@@ -28,10 +29,11 @@ _SAYS_NOTHING = ("dtype", "torch_dtype", "transformers_version", "_name_or_path"
 
 @dataclass(eq=False)
 class Live:
-    """A live model, and its scorer once that is made."""
+    """A live model, and its scorer once that is made; what streams it, if it is not whole."""
 
     model: Any
     scorer: Scorer | None = None
+    streamed: Streamed | None = None
 
 
 class LiveModels:
@@ -45,6 +47,7 @@ class LiveModels:
         devices: Where they are; the layers are spread over several.
         trust_remote_code: Whether Python in the base's folder may run.
         untied: Whether the base's head gets weights of its own, as a parent has.
+        streamed: Whether models are streamed: each has the weights of one part at a time.
 
     Attributes:
         home: The base's model.
@@ -59,13 +62,14 @@ class LiveModels:
         devices: list[str],
         trust_remote_code: bool,
         untied: bool,
+        streamed: bool = False,
     ):
-        self._folder, self._config = folder, config
+        self._folder, self._config, self._streamed = folder, config, streamed
         self._about = dtype, devices, trust_remote_code
-        model, _ = load_model(folder, *self._about)
+        model, _ = load_model(folder, *self._about, empty=streamed)
         if untied:
             untie(model)
-        self.home = Live(model)
+        self.home = self._live(model)
         self.resident: tuple[Live, str] | None = None
         self._others: dict[str, Live] = {}  # by config, the latest last
 
@@ -93,10 +97,11 @@ class LiveModels:
         made = deepcopy(resolved) or type(base.config).from_dict(dict(config))
         made._name_or_path = str(self._folder)
         shared = [base, *(live.model for live in reversed(self._others.values()))]
-        memory = {} if len(self._about[1]) > 1 else _memory(shared)
+        whole = len(self._about[1]) == 1 and not self._streamed
+        memory = _memory(shared) if whole else {}
         # Fast paths are tried out on them.
         drawn = made.model_type != base.config.model_type or "routed" in config
-        model, _ = load_model(made, *self._about, memory=memory, drawn=drawn)
+        model, _ = load_model(made, *self._about, memory=memory, drawn=drawn, empty=self._streamed)
         model.generation_config = deepcopy(base.generation_config)
         unlike = not memory or any(
             parameter.shape != memory[name].shape
@@ -108,7 +113,10 @@ class LiveModels:
             gone = self._others.pop(next(iter(self._others)))
             if self.resident is not None and self.resident[0] is gone:
                 self.resident = None
-        return Live(model)
+        return self._live(model)
+
+    def _live(self, model: Any) -> Live:
+        return Live(model, streamed=Streamed(model) if self._streamed else None)
 
 
 def _alike(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:

@@ -1,18 +1,15 @@
-"""Loads the resident model, a Hugging Face causal LM whose weights are replaced in place.
-
-A model may be spread over several devices, layers in order, about as many bytes on each. A layer
-runs where its weights are; hooks of accelerate (this is its only door) bring inputs there.
-"""
+"""Loads the resident model, a Hugging Face causal LM whose weights are replaced in place."""
 
 from __future__ import annotations
 
 import inspect
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import accelerate
 import torch
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -21,6 +18,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
 )
 from transformers.initialization import no_init_weights
@@ -28,11 +26,13 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import HF_MODULES_CACHE
 
 from evomerge.checkpoint.architecture import within_layer
+from evomerge.checkpoint.files.companions import GENERATION
 from evomerge.checkpoint.files.folder import read_config
 from evomerge.checkpoint.files.remote_code import allowance_hint, named_code
 from evomerge.checkpoint.sandbox.client import check_settings
 from evomerge.core.errors import UserError
 from evomerge.evaluate.routed.modeling_routed import routed_model
+from evomerge.evaluate.spread import device_map, dispatched, without_weights
 
 
 def load_model(
@@ -43,6 +43,7 @@ def load_model(
     *,
     memory: Mapping[str, torch.Tensor] | None = None,
     drawn: bool = False,
+    empty: bool = False,
 ) -> tuple[Any, Any]:
     """Load a causal LM for scoring: eval mode, no gradients, no progress bars.
 
@@ -57,6 +58,8 @@ def load_model(
         memory: Weights of other models by name, on that device: those of a model that is made of a
             config share their memory, where the shapes are equal.
         drawn: Whether the weights of such a model are drawn as for training, rather than arbitrary.
+        empty: Whether it gets no weights: parameters are NaN without memory (`streamed.Streamed`
+            gives them theirs), buffers what they should be.
 
     Raises:
         UserError: The folder holds no model, or one whose tensors are not those of its config.
@@ -68,6 +71,8 @@ def load_model(
     dtype = _dtype(dtype)
     devices = [str(device)] if isinstance(device, str | torch.device) else list(device)
     if isinstance(source, PretrainedConfig):
+        if empty:
+            return _for_scoring(_empty(source, dtype, devices[0], trust_remote_code), devices), None
         model = _from_config(source, dtype, trust_remote_code, drawn)
         _share(model, memory or {})
         return _for_scoring(model, devices), None
@@ -78,7 +83,11 @@ def load_model(
         read_config(folder)  # before transformers acts on it
     try:
         with _one_at_a_time(trust_remote_code):
-            if folder.is_dir() and not any(folder.glob("*.safetensors")):
+            if empty:
+                config = _config(source, trust_remote_code)
+                model = _empty(config, dtype, devices[0], trust_remote_code)
+                model.generation_config = _generation(folder, model)
+            elif folder.is_dir() and not any(folder.glob("*.safetensors")):
                 _refuse_other_weights(folder)
                 model = _from_config(_config(source, trust_remote_code), dtype, trust_remote_code)
             else:
@@ -116,34 +125,6 @@ def load_tokenizer(source: str | Path, trust_remote_code: bool = False) -> Any:
         ) from error
 
 
-def device_map(model: torch.nn.Module, devices: Sequence[str]) -> dict[str, str]:
-    """Assign the parts of a model to devices: layers are not cut, and keep their order.
-
-    Args:
-        model: The model; it may be on the meta device.
-        devices: Names such as ``cuda:0``; the first also takes what holds no weights.
-
-    Returns:
-        Device by the part's name. A part whose weights are all tied to earlier ones goes with them.
-    """
-    device_of: dict[int, str] = {}  # parameter -> device
-    devices_by_part = {}
-    total = sum(_bytes(p) for p in model.parameters())  # a tied one counts once
-    before = 0
-    for name, parameters in _parts(model, "", set(getattr(model, "_no_split_modules", None) or ())):
-        new = [p for p in parameters if id(p) not in device_of]
-        size = sum(map(_bytes, new))
-        if new:
-            middle = (before + size / 2) / total
-            device = devices[min(int(middle * len(devices)), len(devices) - 1)]
-        else:
-            device = device_of[id(parameters[0])] if parameters else devices[0]
-        device_of |= dict.fromkeys(map(id, new), device)
-        devices_by_part[name] = device
-        before += size
-    return devices_by_part
-
-
 def cache_argument(model: Any) -> str | None:
     """Return the name under which a model takes keys and values; ``None`` if it takes none.
 
@@ -157,7 +138,8 @@ def untie(model: Any) -> None:
     """Give a model's head weights of its own, in place, so that others than the base's fit in."""
     for target, source in dict(model.all_tied_weights_keys or {}).items():
         path, _, name = target.rpartition(".")
-        weight = model.get_parameter(source).detach().clone()
+        weight = model.get_parameter(source).detach()
+        weight = weight.clone() if weight.is_contiguous() else weight[...]  # an empty one has none
         setattr(model.get_submodule(path), name, torch.nn.Parameter(weight, requires_grad=False))
     model.all_tied_weights_keys = {}
     for config in (model.config, model.config.get_text_config()):
@@ -211,6 +193,32 @@ def _from_config(
         return build(config, trust_remote_code=trust_remote_code, **chosen)
 
 
+def _empty(
+    config: PretrainedConfig, dtype: torch.dtype | str, device: str, trust_remote_code: bool
+) -> Any:
+    """Return a model whose parameters are NaN, of their shapes, on a device, without memory."""
+    with without_weights():
+        model = _from_config(config, dtype, trust_remote_code)
+    dtypes = model._get_dtype_plan(model.dtype)  # what stays in float32, as from_pretrained has it
+    for name, parameter in list(model.named_parameters()):
+        wider = (kept for part, kept in dtypes.items() if re.search(rf"\b{part}\b", name))
+        value = torch.full((), math.nan, dtype=next(wider, parameter.dtype), device=device)
+        path, _, last = name.rpartition(".")
+        weight = torch.nn.Parameter(value.expand(parameter.shape), requires_grad=False)
+        setattr(model.get_submodule(path), last, weight)
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = None if buffer is None else buffer.to(device)
+    return model
+
+
+def _generation(folder: Path, model: Any) -> Any:
+    """Return the settings of generating that a folder has, else those of its config."""
+    if not (folder / GENERATION).is_file():
+        return model.generation_config
+    return GenerationConfig.from_pretrained(folder)
+
+
 def _share(model: torch.nn.Module, memory: Mapping[str, torch.Tensor]) -> None:
     """Put a model's weights into the memory of others; deeper layers get the dtypes of those."""
     dtypes = {within_layer(name): tensor.dtype for name, tensor in memory.items()}
@@ -253,7 +261,7 @@ def _for_scoring(model: Any, devices: Sequence[str]) -> Any:
         model = model.to(devices[0])
     elif not hasattr(model, "hf_device_map"):
         model.tie_weights()
-        model = _dispatch(model, device_map(model, devices))
+        model = dispatched(model, device_map(model, devices))
     model.tie_weights()
     model.requires_grad_(False)
     _keep_head_contiguous(model)
@@ -322,29 +330,3 @@ def _why(error: Exception, folder: Path) -> str:
     if "trust_remote_code" in str(error) and folder.is_dir() and named_code(folder):
         return allowance_hint(folder)
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-def _dispatch(model: Any, devices_by_part: Mapping[str, str]) -> Any:
-    """Move a model's parts to their devices; hooks bring inputs there when the parts run."""
-    skipped = getattr(model, "_skip_keys_device_placement", None)  # caches, which stay in place
-    return accelerate.dispatch_model(
-        model, dict(devices_by_part), skip_keys=None if skipped is None else sorted(skipped)
-    )
-
-
-def _parts(
-    module: torch.nn.Module, path: str, whole: set[str]
-) -> Iterator[tuple[str, list[torch.nn.Parameter]]]:
-    """List what goes to one device as a whole: layers, modules without children, loose weights."""
-    for name, parameter in module.named_parameters(recurse=False):
-        yield f"{path}{name}", [parameter]
-    is_list = isinstance(module, torch.nn.ModuleList)
-    for name, child in module.named_children():
-        if is_list or type(child).__name__ in whole or not any(child.children()):
-            yield f"{path}{name}", list(child.parameters())
-        else:
-            yield from _parts(child, f"{path}{name}.", whole)
-
-
-def _bytes(parameter: torch.Tensor) -> int:
-    return parameter.numel() * parameter.element_size()

@@ -135,18 +135,30 @@ class Scorer:
         Raises:
             NonFiniteError: If the model's logits are NaN or infinite on an item.
         """
-        checked = self._checked(items)
-        plan = self._plan(checked, score_kind)
-        self._forward.seconds = self._generation.seconds = 0.0
-        likelihoods = self._forward(plan.batches, plan.pairs)
-        answers = self._generation(plan.prompts)
-        self.seconds = self._forward.seconds + self._generation.seconds
-        rows = outcomes(plan, likelihoods, answers, score_kind, self.harness)
-        if len(rows) == len(checked):
-            return rows
-        rows += self._function_rows(checked)
-        by_item = {(row.task, row.doc_id): row for row in rows}
-        return [by_item[item] for item in checked]
+        return self.score_shards([items], score_kind)[0]
+
+    def score_shards(
+        self, shards: Sequence[Mapping[str, Sequence[int]]], score_kind: ScoreKind
+    ) -> list[list[OutcomeRow]]:
+        """Score several sets of items as `score` does, each in batches of its own.
+
+        A streamed model runs all of them in one pass.
+        """
+        each = [self._checked(items) for items in shards]
+        plans = [self._plan(checked, score_kind) for checked in each]
+        self._forward.seconds = self._generation.seconds = self.seconds = 0.0
+        likelihoods = self._forward.each([(plan.batches, plan.pairs) for plan in plans])
+        scored = []
+        for checked, plan, read in zip(each, plans, likelihoods, strict=True):
+            answers = self._generation(plan.prompts)
+            rows = outcomes(plan, read, answers, score_kind, self.harness)
+            if len(rows) != len(checked):
+                rows += self._function_rows(checked)
+                by_item = {(row.task, row.doc_id): row for row in rows}
+                rows = [by_item[item] for item in checked]
+            scored.append(rows)
+        self.seconds += self._forward.seconds + self._generation.seconds
+        return scored
 
     def goes_side_by_side(self, items: Mapping[str, Sequence[int]], score_kind: ScoreKind) -> bool:
         """Return whether all that these items ask for is likelihoods, in batches of their own."""

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -76,11 +76,12 @@ def tensors(built: MergePlan, parents: Parents) -> Iterator[tuple[str, Tensor]]:
     """
     for job in built.jobs:
         tensor = merged(job, parents, built.recipe)
-        _check_range(job, tensor)
+        check_range(job, tensor)
         yield job.name, tensor
 
 
-def _check_range(job: TensorJob, tensor: Tensor) -> None:
+def check_range(job: TensorJob, tensor: Tensor) -> None:
+    """Refuse a merged tensor with values that are not finite."""
     if not tensor.is_floating_point() or math.isfinite(tensor.sum()):  # a few percent of a merge
         return
     count = int((~torch.isfinite(tensor)).sum())
@@ -109,7 +110,7 @@ def fill(model: torch.nn.Module, built: MergePlan, parents: Parents) -> None:
         for job in built.jobs:
             if job.name in live:
                 merge_into(live[job.name], job, parents, built.recipe)
-                _check_range(job, live[job.name])
+                check_range(job, live[job.name])
         for name, tensor in views(model, built.tied).items():
             source = live[built.tied[name]]  # a head that only this live model has apart
             if tensor.data_ptr() != source.data_ptr():
@@ -136,23 +137,34 @@ def parameters_of(model: torch.nn.Module, built: MergePlan) -> dict[str, Tensor]
     tensors = parts(model, [job.name for job in built.jobs])
     for job in built.jobs:
         tensor = tensors.get(job.name)
-        if tensor is None and is_left_out(model, job.name):
-            continue
-        if tensor is not None and tensor.shape == job.shape:
-            continue
-        if tensor is not None and _differs_in_rows(tuple(tensor.shape), job.shape):
-            raise UserError(
-                f"{type(model).__name__}: its {job.name} has {tensor.shape[0]} rows, and the merge "
-                f"{job.shape[0]}: call resize_token_embeddings({job.shape[0]}) first"
-            )
-        raise UserError(
-            f"{type(model).__name__} has no tensor {job.name} of shape {list(job.shape)}, nor does "
-            "transformers say how its checkpoints are laid out: it would be dropped; build to a "
-            "folder instead"
-        )
+        check_place(model, job, None if tensor is None else tuple(tensor.shape))
     apart = views(model, built.tied).values()  # filled as their source is
-    _check_whole(model, model.state_dict(keep_vars=True), [*tensors.values(), *apart])
+    addresses = {tensor.data_ptr() for tensor in (*tensors.values(), *apart)}  # tied ones are one
+    state = model.state_dict(keep_vars=True)
+    check_filled(model, {n: one for n, one in state.items() if one.data_ptr() not in addresses})
     return tensors
+
+
+def check_place(model: torch.nn.Module, job: TensorJob, shape: tuple[int, ...] | None) -> None:
+    """Refuse a live model that has no place for a tensor, or one of another shape.
+
+    Args:
+        model: The live model.
+        job: What makes the tensor.
+        shape: Of its place in the model; ``None`` if there is none.
+    """
+    if shape == job.shape or (shape is None and is_left_out(model, job.name)):
+        return
+    if shape is not None and _differs_in_rows(shape, job.shape):
+        raise UserError(
+            f"{type(model).__name__}: its {job.name} has {shape[0]} rows, and the merge "
+            f"{job.shape[0]}: call resize_token_embeddings({job.shape[0]}) first"
+        )
+    raise UserError(
+        f"{type(model).__name__} has no tensor {job.name} of shape {list(job.shape)}, nor does "
+        "transformers say how its checkpoints are laid out: it would be dropped; build to a "
+        "folder instead"
+    )
 
 
 def live_digest(model: torch.nn.Module, built: MergePlan, parents: Parents) -> str:
@@ -163,28 +175,30 @@ def live_digest(model: torch.nn.Module, built: MergePlan, parents: Parents) -> s
     live = live_tensors(model, built)
     dtype = TORCH_DTYPES[built.recipe.output_dtype]
     return digest(
-        (job.name, _written(live[job.name], dtype))
+        (job.name, written(live[job.name], dtype))
         if job.name in live
         else (job.name, merged(job, parents, built.recipe))
         for job in built.jobs
     )
 
 
-def _written(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def written(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a live tensor in the dtype in which it would be written."""
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
-def _check_whole(
-    model: torch.nn.Module, state: Mapping[str, Tensor], filled: Iterable[Tensor]
-) -> None:
+def check_filled(model: torch.nn.Module, rest: Mapping[str, Tensor]) -> None:
     """Refuse a model with a tensor that nobody fills: its values would be those it was made with.
 
     Those of parameters are random. A buffer may stay if the architecture says that it computes it.
+
+    Args:
+        model: The live model.
+        rest: What no tensor of a merge fills, by name.
     """
     patterns = getattr(model, "_keys_to_ignore_on_load_missing", None) or ()
-    addresses = {tensor.data_ptr() for tensor in filled}  # tied tensors are one
-    for name, tensor in state.items():
-        if tensor.numel() == 0 or tensor.data_ptr() in addresses:
+    for name, tensor in rest.items():
+        if tensor.numel() == 0:
             continue
         is_computed = any(re.search(pattern, name) for pattern in patterns)
         if is_computed and not isinstance(tensor, torch.nn.Parameter):

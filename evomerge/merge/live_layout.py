@@ -26,13 +26,18 @@ def parts(model: torch.nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
         model: The model; its weights may be on several devices.
         names: The checkpoint's tensors. Those that the model has no place for are left out.
     """
+    state = model.state_dict(keep_vars=True)
+    return {name: place.of(state[place.live]) for name, place in places_of(model, names).items()}
+
+
+def places_of(model: torch.nn.Module, names: Iterable[str]) -> Layout:
+    """Return where the tensors of `parts` lie in a live model."""
     listed = list(names)
     known = _layouts.setdefault(model, {})
     key = hash(tuple(listed))
     if key not in known:
         known[key] = layout(model, listed)
-    state = model.state_dict(keep_vars=True)
-    return {name: place.of(state[place.live]) for name, place in known[key].items()}
+    return known[key]
 
 
 def is_left_out(model: torch.nn.Module, name: str) -> bool:

@@ -52,8 +52,27 @@ def test_parents_that_do_not_fit_beside_the_live_model_stay_in_main_memory() -> 
     assert "main memory" not in lines(ON_GPU, 120 * GB, gpus=1)["memory"]
     assert "main memory" in lines(ON_GPU, 120 * GB, gpus=1, parents="host")["memory"]
     assert "main memory" in lines(ON_GPU, 120 * GB, gpus=0.5)["memory"]  # two share it
-    small = lines(ON_GPU, 16 * GB, gpus=1)  # 19.5 GB over two cards of which .9 are used
+    small = lines(ON_GPU, 17 * GB, gpus=1)  # 19.5 GB over two cards of which .9 are used
     assert small["warning"].startswith("that does not fit: workers.gpus: 2 holds")
+
+
+def test_a_model_that_a_gpu_does_not_hold_is_streamed() -> None:
+    large = replace(  # 70.6 B parameters in bfloat16: base, three parents; 80 layers
+        ON_GPU, live=141 * GB, parents=565 * GB, layers=4 * GB, tile=8 * GB
+    )
+    said = lines(large, 80 * GB, gpus=1)
+    assert said["memory"] == (
+        "a candidate's 141 GB are streamed: up to 4 GB of it at a time, 8 GB of one tensor's "
+        "parents, 0.5 GB logits, and the states of all items: 12 GB of 80 GB"  # 4 + 8 + .5
+    )
+    assert said["streamed"] == (
+        "each request reads 565 GB of base and parents: 1.1e+02 s at 5 GB/s from disk, "
+        "56 s at 10 GB/s where main memory holds them"
+    )
+    assert "warning" not in said
+    assert "does not fit" in lines(large, 8 * GB, gpus=1)["warning"]
+    assert "streamed" not in lines(large, 80 * GB, gpus=2), "two hold it"
+    assert "streamed" in lines(ON_GPU, 80 * GB, gpus=1, candidate="streamed")
 
 
 def test_workers_on_a_cpu_share_the_parents() -> None:

@@ -57,6 +57,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "threads": 2,
         "gpus": 0.5,
         "parents": "host",
+        "candidate": "streamed",
         "ray_address": "auto",
         "patience": "30m",
         "price_per_hour": 2.0,

@@ -21,7 +21,8 @@ from evomerge.core.errors import UserError
 from evomerge.core.memory import is_out_of_memory
 from evomerge.evaluate.gradient.losses import FUNCTIONS, Answers
 from evomerge.evaluate.likelihood.batches import make_batches
-from evomerge.evaluate.likelihood.likelihood import Likelihoods, read_logits, selected_logits
+from evomerge.evaluate.likelihood.likelihood import Likelihoods, selected_logits
+from evomerge.evaluate.likelihood.read import read_logits
 from evomerge.evaluate.outcomes import Item, NonFiniteError
 from evomerge.evaluate.scoring.choice_table import ChoiceTable
 from evomerge.evaluate.scoring.plan import Asked, ScoringPlan

@@ -10,9 +10,12 @@ by .05 on SmolLM2 in bfloat16, .006 in float16, less than .006 on small models.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+
+from evomerge.evaluate.streamed.streamed import together
 
 # Differences up to these pass in any model; where rounding was measured to do more, twice as much.
 FLOOR = {torch.float32: 3e-4, torch.float64: 3e-4, torch.float16: 0.002, torch.bfloat16: 0.01}
@@ -74,8 +77,11 @@ def rounding(model: Any, plain: torch.Tensor, longest: int) -> float:
     attention and products over more tokens are summed in another order.
     """
     length = plain.shape[1]
-    together = model(input_ids=plain, use_cache=False).logits
-    apart = [model(input_ids=row.unsqueeze(0), use_cache=False).logits for row in plain]
     repeated = plain.repeat(1, 1 + LONGER // length)[:, : min(LONGER, longest)]
-    longer = model(input_ids=repeated, use_cache=False).logits[:, :length]
-    return max(difference(torch.cat(apart), together), difference(longer, together))
+    rows = [plain, repeated, *(row.unsqueeze(0) for row in plain)]
+
+    def logits(row: torch.Tensor) -> torch.Tensor:
+        return model(input_ids=row, use_cache=False).logits  # type: ignore[no-any-return]
+
+    all_rows, longer, *apart = together(model, [partial(logits, row) for row in rows])
+    return max(difference(torch.cat(apart), all_rows), difference(longer[:, :length], all_rows))

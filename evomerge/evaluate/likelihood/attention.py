@@ -7,7 +7,9 @@ model does, and gives the logits of plain rows; a model that does not is scored 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from evomerge.evaluate.likelihood.agreement import Agreement, agreement
 from evomerge.evaluate.model import cache_argument
+from evomerge.evaluate.streamed.streamed import together
 
 # Lengths of the contexts and continuations in the trial, and the continuations of each context.
 CONTEXT, CONTINUATION, BRANCHES = 7, 3, 3
@@ -62,6 +65,42 @@ def prefix_cache(model: Any, prefix: torch.Tensor, copies: int = 1) -> Cache:
         layer.keys, layer.values = computed.keys, computed.values
         layers.append(layer)
     return Cache(layers=layers)
+
+
+class _PendingLayer(_PrefixLayer):  # type: ignore[no-untyped-call]  # its base has no hints
+    """A layer of a prefix that passes each layer of the model just before the rows behind it."""
+
+    def __init__(self, computed: DynamicCache, number: int, length: int):
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._computed, self._number, self._length = computed, number, length
+
+    def get_seq_length(self) -> int:
+        return self._length
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *more: Any, **named: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        computed: Any = self._computed.layers[self._number]
+        self.keys, self.values = computed.keys, computed.values
+        return super().update(key_states, value_states, *more, **named)
+
+
+def pending_prefix(model: Any, prefix: torch.Tensor) -> tuple[Cache, Callable[[], None]]:
+    """Return the `prefix_cache` of a prefix, and the call that computes it.
+
+    Rows may go behind it once that call has passed the layer that they are in: both go through a
+    streamed model in one pass.
+    """
+    computed = DynamicCache()
+    n_layers = model.config.get_text_config(decoder=True).num_hidden_layers
+    length = len(prefix)
+    cache = Cache(layers=[_PendingLayer(computed, number, length) for number in range(n_layers)])
+    arguments: dict[str, Any] = {cache_argument(model) or "": computed, "logits_to_keep": 1}
+
+    def compute() -> None:
+        model(input_ids=prefix.unsqueeze(0), use_cache=True, **arguments)
+
+    return cache, compute
 
 
 def growing_cache(prefix: Cache, rows: int) -> DynamicCache:
@@ -151,8 +190,6 @@ def _try_packed_rows(model: Any, vocabulary_size: int, longest: int) -> Agreemen
     starts = range(CONTEXT, length, CONTINUATION)
     branches = [[*range(CONTEXT), *range(start, start + CONTINUATION)] for start in starts]
     plain = torch.stack([row[branch] for row in tokens for branch in branches])
-    expected = model(input_ids=plain, use_cache=False).logits[:, CONTEXT - 1 :]
-
     positions = [*range(CONTEXT), *[CONTEXT + i for i in range(CONTINUATION)] * BRANCHES]
     ends = [length - 1] * CONTEXT
     for start in starts:
@@ -163,7 +200,9 @@ def _try_packed_rows(model: Any, vocabulary_size: int, longest: int) -> Agreemen
     forest = model_arguments(
         model, torch.cat((depths, depths), dim=1), torch.cat((last, last + length), dim=1), None
     )
-    logits = model(input_ids=tokens.reshape(1, -1), use_cache=False, **forest).logits[0]
+    packed_rows = partial(_logits, model, tokens.reshape(1, -1), **forest)
+    expected, logits = together(model, [partial(_logits, model, plain), packed_rows])
+    expected, logits = expected[:, CONTEXT - 1 :], logits[0]
     columns = [[row * length + c for c in branch] for row in range(2) for branch in branches]
     packed = torch.stack([logits[c] for c in columns])[:, CONTEXT - 1 :]
 
@@ -174,5 +213,9 @@ def _try_packed_rows(model: Any, vocabulary_size: int, longest: int) -> Agreemen
     logits = model(input_ids=tokens[:1, skip:], use_cache=True, **behind).logits[0]
     shared = torch.stack([logits[[c - skip for c in branch[skip:]]] for branch in branches])
 
-    both = torch.cat((packed, shared)), torch.cat((expected, expected[:BRANCHES]))
-    return agreement(model, *both, plain, longest)
+    computed = torch.cat((packed, shared)), torch.cat((expected, expected[:BRANCHES]))
+    return agreement(model, *computed, plain, longest)
+
+
+def _logits(model: Any, inputs: torch.Tensor, **arguments: Any) -> Any:
+    return model(input_ids=inputs, use_cache=False, **arguments).logits

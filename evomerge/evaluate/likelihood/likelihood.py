@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from evomerge.evaluate.likelihood.attention import model_arguments, prefix_cache
+from evomerge.evaluate.likelihood.attention import (
+    model_arguments,
+    pending_prefix,
+    prefix_cache,
+)
 from evomerge.evaluate.likelihood.batches import Batch, make_batches, repeated
 from evomerge.evaluate.likelihood.context_cache import context_cache_arguments
+from evomerge.evaluate.likelihood.read import read_over_logits
 from evomerge.evaluate.outcomes import NonFiniteError
+from evomerge.evaluate.streamed.streamed import streamed_of, together
 from evomerge.evaluate.token_requests import Pair, Tokens
 
 # Logits are read in slices of at most this many numbers (a quarter of a GiB in float32).
 MAX_LOGITS = 1 << 26
-MANY_TOKENS, BLOCK = 4096, 256  # from how many on logits are summed in blocks, and of what size
 
 
 @dataclass(frozen=True)
@@ -110,18 +116,54 @@ class Forward:
         Raises:
             NonFiniteError: If a logit that was read is NaN or infinite.
         """
+        return self.each([(batches, pairs)])[0]
+
+    def each(self, requests: Sequence[tuple[Sequence[Batch], Sequence[Pair]]]) -> list[Likelihoods]:
+        """Compute the likelihoods of several lists of pairs, in one pass of a streamed model.
+
+        Raises:
+            NonFiniteError: If a logit that was read is NaN or infinite.
+        """
         began = time.perf_counter()
-        tables = [np.zeros((3, 0))]
-        prefix: tuple[Tokens, Any] = ((), None)
         with torch.inference_mode():
-            for batch in batches:
-                if batch.prefix != prefix[0]:
-                    prefix = batch.prefix, _prefix(self.model, batch)
-                tables.append(self._run(batch, pairs, prefix[1]))
-        positions = [table.shape[1] for table in tables[1:]]
-        starts, stops, n_tokens = _spans(batches, positions, pairs)
+            run = self._one_by_one if streamed_of(self.model) is None else self._in_one_pass
+            tables = run([(batch, pairs) for batches, pairs in requests for batch in batches])
+        likelihoods = []
+        for batches, pairs in requests:
+            mine = [next(tables) for _ in batches]
+            spans = _spans(batches, [table.shape[1] for table in mine], pairs)
+            table = np.concatenate([np.zeros((3, 0)), *mine], axis=1)
+            likelihoods.append(Likelihoods(table, *spans))
         self.seconds += time.perf_counter() - began
-        return Likelihoods(np.concatenate(tables, axis=1), starts, stops, n_tokens)
+        return likelihoods
+
+    def _one_by_one(self, batches: Sequence[tuple[Batch, Sequence[Pair]]]) -> Iterator[np.ndarray]:
+        tables = []
+        prefix: tuple[Tokens, Any] = ((), None)
+        for batch, pairs in batches:
+            if batch.prefix != prefix[0]:
+                prefix = batch.prefix, _prefix(self.model, batch)
+            tables.append(self._run(batch, pairs, prefix[1]))
+        return iter(tables)
+
+    def _in_one_pass(self, batches: Sequence[tuple[Batch, Sequence[Pair]]]) -> Iterator[np.ndarray]:
+        """Run all batches together, and before them in each layer the prefixes of some.
+
+        Contexts that are read before their rows take a pass more, and their prefixes another.
+        """
+        caches: dict[Tokens, Any] = {(): None}
+        first: dict[Tokens, Callable[[], None]] = {}  # whole before a batch begins
+        beside: dict[Tokens, Callable[[], None]] = {}
+        for batch, _ in batches:
+            if batch.prefix not in caches:
+                tokens = torch.tensor(batch.prefix).to(batch.inputs.device)
+                caches[batch.prefix], beside[batch.prefix] = pending_prefix(self.model, tokens)
+            if batch.contexts is not None and batch.prefix in beside:
+                first[batch.prefix] = beside.pop(batch.prefix)
+        together(self.model, list(first.values()))
+        runs = [partial(self._run, batch, pairs, caches[batch.prefix]) for batch, pairs in batches]
+        tables: list[Any] = together(self.model, [*beside.values(), *runs])
+        return iter(tables[len(beside) :])
 
     def side_by_side(
         self, batches: Sequence[Batch], pairs: Sequence[Pair], models: int
@@ -217,10 +259,10 @@ def selected_logits(model: Any, batch: Batch, prefix: Any = None) -> torch.Tenso
     head = model.get_output_embeddings()
     hook = None
     if head is not None:
-        shape = batch.inputs.shape
+        shape, caller = batch.inputs.shape, threading.get_ident()
 
         def select(_: Any, hidden: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            if hidden and hidden[0].shape[:2] == shape:
+            if threading.get_ident() == caller and hidden and hidden[0].shape[:2] == shape:
                 here = hidden[0].device  # the last layer's, where a model is spread
                 selected = hidden[0][rows.to(here), columns.to(here)]
                 return (selected.unsqueeze(0), *hidden[1:])
@@ -255,64 +297,3 @@ def _spans(
         stops[batch.pairs] = np.append(starts[batch.pairs][1:], offset)
     n_tokens = np.array([len(pair.continuation) for pair in pairs], int)
     return starts, stops, n_tokens
-
-
-def read_logits(
-    logits: torch.Tensor, targets: torch.Tensor, absent: torch.Tensor | None
-) -> torch.Tensor:
-    """Return the targets' log-probability, their margin, and whether one is the argmax.
-
-    Args:
-        logits: In float32, (positions, vocabulary).
-        targets: Tokens any of which will do, (positions, alternatives).
-        absent: Where a target is padding, (positions, alternatives).
-
-    Returns:
-        A table of shape (3, positions); the first two rows keep the logits' gradient.
-    """
-    normalizer = logits.logsumexp(dim=-1)
-    greedy = (logits.argmax(dim=-1, keepdim=True) == targets).any(dim=-1)
-    mine = logits.gather(1, targets)
-    if absent is not None:
-        mine = mine.masked_fill(absent, -torch.inf)
-    others = logits.scatter(1, targets, -torch.inf).amax(dim=-1)
-    spread = logits.std(dim=-1).clamp(min=torch.finfo(logits.dtype).tiny)
-    margin = (mine.amax(dim=-1) - others) / spread
-    return torch.stack((mine.logsumexp(dim=-1) - normalizer, margin, greedy.float()))
-
-
-def read_over_logits(
-    logits: torch.Tensor, targets: torch.Tensor, absent: torch.Tensor | None
-) -> torch.Tensor:
-    """Return the table of `read_logits` without a gradient; the logits are written over.
-
-    With 49,152 tokens a pass that makes another tensor takes as long as a tenth of a small model's
-    forward pass, and `read_logits` makes five.
-    """
-    best, greedy = logits.max(dim=-1, keepdim=True)
-    logits.sub_(best)
-    spread = _deviation(logits).clamp(min=torch.finfo(logits.dtype).tiny)
-    of_targets = logits.gather(1, targets)
-    mine = of_targets if absent is None else of_targets.masked_fill(absent, -torch.inf)
-    others = logits.scatter_(1, targets, -torch.inf).amax(dim=-1)
-    normalizer = logits.scatter_(1, targets, of_targets).exp_().sum(dim=-1).log()
-    margin = (mine.amax(dim=-1) - others) / spread
-    is_greedy = (greedy == targets).any(dim=-1)
-    return torch.stack((mine.logsumexp(dim=-1) - normalizer, margin, is_greedy.float()))
-
-
-def _deviation(logits: torch.Tensor) -> torch.Tensor:
-    """Return the standard deviation of each row, whose largest entry is 0.
-
-    With many tokens (|x|^2 - (sum x)^2 / n) / (n - 1), summed in float32 within blocks and in
-    float64 over them: a seventeenth of the time of `torch.std`, and as exact.
-    """
-    n = logits.shape[-1]
-    if n < MANY_TOKENS:
-        return logits.std(dim=-1)
-    whole = n - n % BLOCK
-    parts = logits[:, :whole].reshape(len(logits), -1, BLOCK), logits[:, None, whole:]
-    norms = torch.cat([torch.linalg.vector_norm(one, dim=-1).double() for one in parts], dim=-1)
-    totals = torch.cat([one.sum(dim=-1).double() for one in parts], dim=-1).sum(dim=-1)
-    variance = (norms.square().sum(dim=-1) - totals.square() / n) / (n - 1)
-    return variance.clamp(min=0).sqrt().to(logits.dtype)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from evomerge.checkpoint.architecture import vocabulary_size
+from evomerge.checkpoint.architecture import locate, stack_of, vocabulary_size
 from evomerge.checkpoint.checkpoint import Checkpoint
 from evomerge.checkpoint.dtypes import CODES, ELEMENT_BYTES
 from evomerge.checkpoint.names import split
@@ -34,6 +34,8 @@ class MemoryPlan:
         statistics: What parents' rows say of them, on disk.
         tile: Parents' bytes of the largest tensor: what a worker on a GPU holds of them at a time
             if they stay in main memory.
+        layers: The two largest neighbours of layers, embeddings and head: what a worker holds of a
+            streamed candidate.
     """
 
     live: int
@@ -48,6 +50,7 @@ class MemoryPlan:
     recalled: int = 0
     statistics: int = 0
     tile: int = 0
+    layers: int = 0
 
     def total(self, workers: int) -> int:
         """Return the bytes that so many workers hold together."""
@@ -101,4 +104,18 @@ def memory_plan(
         is_shared=not on_gpu,
         computed=computed,
         tile=max(tiles.values(), default=0),
+        layers=_two_layers(base) * ELEMENT_BYTES[CODES[config.scored_in]],
     )
+
+
+def _two_layers(base: Checkpoint) -> int:
+    """Return the most parameters of two parts that follow each other: layers, or what is no layer.
+
+    A tied head is not stored, and runs by itself; whatever follows, two of the largest are enough.
+    """
+    parts = Counter[str]()
+    for name, info in base.tensors.items():
+        location = locate(name)
+        part = location.component if location.layer is None else f"{stack_of(name)}{location.layer}"
+        parts[part] += info.numel
+    return sum(sorted(parts.values())[-2:])

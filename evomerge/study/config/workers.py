@@ -28,6 +28,10 @@ class WorkersConfig:
             they are mapped from their files and every candidate copies them tensor by tensor, so
             that the GPU holds one model; ``None`` is ``device`` while that leaves a quarter of it
             free. On a CPU they are always mapped.
+        candidate: How a worker holds one: ``whole``, or ``streamed``, where each layer is made from
+            the parents when all items have come to it, and forgotten behind them, so that the
+            device holds two layers; ``None`` is ``whole`` where nine tenths of the device hold
+            the weights. Streamed candidates write no answers and have no gradient.
         ray_address: A cluster to join, ``auto`` for the one on this machine; ``None`` starts one.
         price_per_hour: What one worker costs an hour, in any currency; the forecast and the status
             then say what the study costs, and `search.max_cost` can end it.
@@ -41,6 +45,7 @@ class WorkersConfig:
     threads: int = 1
     gpus: float = 0.0
     parents: Literal["device", "host"] | None = None
+    candidate: Literal["whole", "streamed"] | None = None
     ray_address: str | None = None
     price_per_hour: float | None = None
     patience: str = "2h"
@@ -81,4 +86,9 @@ class WorkersConfig:
             raise UserError(
                 f"{where}: workers.device: {self.device} is one device, but gpus asks for "
                 f"{self.gpus:g}; expected auto or cuda"
+            )
+        if self.gpus > 1 and self.candidate == "streamed":
+            raise UserError(
+                f"{where}: workers.candidate: streamed candidates run on one GPU, but gpus asks "
+                f"for {self.gpus:g}; set gpus: 1, or leave candidate out"
             )

@@ -102,6 +102,11 @@ def chain_of(config: StudyConfig, space: SearchSpace, optimizer: search.Optimize
 def without_gradient(config: StudyConfig, loss: str = "answers") -> str | None:
     """Say why the loss of a study's tasks has no gradient, and what to do; ``None`` if it has."""
     evaluate = config.evaluate
+    if config.workers.candidate == "streamed":
+        return (
+            "workers.candidate: streamed keeps no layer for the way back: set search.optimizer: "
+            "catcma, or candidate: whole"
+        )
     if score_kind_of(loss) == "smooth" and evaluate.fitness != "smooth":
         return (
             "evaluate.fitness: metric has none: set fitness: smooth, which looks at the likelihood "

@@ -14,6 +14,7 @@ from evomerge.checkpoint.dtypes import CODES, ELEMENT_BYTES
 from evomerge.core.errors import UserError
 from evomerge.study.config import StudyConfig, WorkersConfig
 
+ROOM = 0.9  # of a device's memory: the rest is the runtime's, and fragments
 _LIMIT = Path("/sys/fs/cgroup/memory.max")  # a container's
 
 
@@ -90,6 +91,8 @@ def keeps_parents(
     """Return whether a worker keeps its parents where it merges; on a CPU they are mapped there."""
     if torch.device(devices[0]).type == "cpu":
         return True
+    if config.workers.parents is None and is_streamed(config, opened, devices):
+        return False
     parents, live = _resident(config, opened)
     return parents_stay(parents, live, sum(map(memory_of, devices)), config.workers)
 
@@ -118,6 +121,30 @@ def parents_stay(parents: int, live: int, memory: int, workers: WorkersConfig) -
     if workers.parents is not None:
         return workers.parents == "device"
     return parents + live <= 0.75 * memory * min(1.0, workers.gpus or 1.0)
+
+
+def is_streamed(
+    config: StudyConfig, opened: Mapping[str, Checkpoint], devices: Sequence[str]
+) -> bool:
+    """Return whether a worker streams its candidates."""
+    live = _resident(config, opened)[1]
+    return streams(live, sum(map(memory_of, dict.fromkeys(devices))), config.workers)
+
+
+def streams(live: int, memory: int, workers: WorkersConfig) -> bool:
+    """Return whether a worker makes candidates layer by layer, since a whole one has no room.
+
+    Args:
+        live: Bytes of a candidate's weights.
+        memory: Bytes of the worker's device.
+        workers: What the study asks for.
+
+    >>> streams(141, 80, WorkersConfig())
+    True
+    """
+    if workers.candidate is not None:
+        return workers.candidate == "streamed"
+    return workers.gpus < 2 and live > ROOM * memory * min(1.0, workers.gpus or 1.0)
 
 
 def memo_budget(

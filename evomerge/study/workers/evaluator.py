@@ -36,6 +36,7 @@ from evomerge.evaluate.arithmetic import slow_arithmetic
 from evomerge.evaluate.model import is_causal
 from evomerge.evaluate.outcomes import OutcomeRow
 from evomerge.evaluate.scorer import Scorer
+from evomerge.evaluate.streamed.streamed import Streamed
 from evomerge.merge.build import fill, live_digest, live_tensors
 from evomerge.merge.gradient.segment import alone
 from evomerge.merge.parents.memo import Memo
@@ -45,9 +46,11 @@ from evomerge.merge.plan.in_place import check_in_place
 from evomerge.merge.plan.plan import MergePlan
 from evomerge.merge.plan.plan import plan as make_plan
 from evomerge.merge.plan.unseen import unseen_towers
+from evomerge.merge.streamed import StreamedMerge
 from evomerge.recipe.recipe import Recipe
 from evomerge.study.config import StudyConfig
 from evomerge.study.workers.answers.exports import export, export_adapter, translate
+from evomerge.study.workers.answers.streaming import refuse_gradient, refuse_recipe, refuse_study
 from evomerge.study.workers.answers.together import evaluate_together, suits_together
 from evomerge.study.workers.devices import check_room, devices, keeps_parents, memo_budget
 from evomerge.study.workers.failures import (
@@ -79,13 +82,18 @@ from evomerge.study.workers.scoring import Scoring
 
 
 class Built(NamedTuple):
-    """A live model that holds a candidate, its scorer, what was merged, and the seconds it took."""
+    """A live model that holds a candidate, its scorer, what was merged, and the seconds it took.
+
+    Where it is streamed: what streams it, and what makes its weights.
+    """
 
     model: Any
     scorer: Scorer
     plan: MergePlan
     parents: Parents
     seconds: float
+    streamed: Streamed | None = None
+    source: StreamedMerge | None = None
 
 
 class Evaluator:
@@ -189,8 +197,12 @@ class Evaluator:
             chat = self.config.evaluate.apply_chat_template
             check_in_place(recipe, checkpoints, chat=chat)
             plan = make_plan(recipe, checkpoints)
-            check_room(plan.parameters, self.config.scored_in, self.devices)
-            live_tensors(self.scoring.models.of(plan.config).model, plan)  # no gaps
+            if self.scoring.is_streamed:
+                refuse_study(self.config)
+                refuse_recipe(recipe)
+            else:
+                check_room(plan.parameters, self.config.scored_in, self.devices)
+                live_tensors(self.scoring.models.of(plan.config).model, plan)  # no gaps
             parameters = max(parameters, plan.parameters)
         # Making it decides the device of each parent's tensors, where there are several.
         model = self.scoring.models.home.model
@@ -225,6 +237,7 @@ class Evaluator:
             batches=batches,
             stamp=self.watch.stamp,
             generation=generation_digest(base.folder),
+            streamed=self.scoring.is_streamed,
         )
 
     def evaluate(self, request: Evaluate) -> Scores:
@@ -237,7 +250,7 @@ class Evaluator:
             return other.evaluate(request)
         built: Built | None = None
         if request.ensemble is None:
-            built = self.build(recipe, request.halvings)
+            built = self.build(recipe, request.halvings, request.digest)
             scorer = built.scorer
         else:
             about = recipe.model_names, request.ensemble, request.halvings
@@ -245,25 +258,32 @@ class Evaluator:
         self.scoring.harness.errors.clear()
         outcomes: list[OutcomeRow] = []
         errors: list[list[Any]] = []
-        forward = 0.0
         batches: list[str] = []
-        for shard in request.shards:  # each in batches of its own
-            scored, missed = wrong_answers_for_errors(
-                scorer.score(shard, request.mode), self.scoring.harness, request.mode
-            )
+        # Each in batches of its own.
+        for shard, rows in zip(
+            request.shards, scorer.score_shards(request.shards, request.mode), strict=True
+        ):
+            scored, missed = wrong_answers_for_errors(rows, self.scoring.harness, request.mode)
             outcomes += scored
             errors += missed
-            forward += scorer.seconds
             batches.append(scorer.composition(shard, request.mode))
+        seconds = {"build": 0.0, "forward": scorer.seconds}
         weights_digest = None
+        if built is not None:
+            waited = 0.0 if built.streamed is None else built.streamed.seconds
+            seconds = {"build": built.seconds + waited, "forward": scorer.seconds - waited}
         if request.digest and built is not None:
-            weights_digest = live_digest(built.model, built.plan, built.parents)
+            weights_digest = (
+                live_digest(built.model, built.plan, built.parents)
+                if built.source is None
+                else built.source.digest()
+            )
         return Scores(
             rows=[outcome.as_written() for outcome in outcomes],
             batches=batches,
             errors=errors,
             weights_digest=weights_digest,
-            seconds={"build": built.seconds if built is not None else 0.0, "forward": forward},
+            seconds=seconds,
         )
 
     def _gradient(self, request: Gradient) -> Gradients:
@@ -274,16 +294,22 @@ class Evaluator:
         other = self.own_models.evaluator_for(recipe, self)
         if other is not None:
             return other._gradient(request)
+        if self.scoring.is_streamed:
+            refuse_gradient()
         scorer = self.scoring.scorer(request.halvings)
         if request.loss == "dpo" and (new := scorer.without_reference(request.items)):
             base = alone(self.config.base_model, recipe)
             self.build(base, request.halvings).scorer.refer(new)
-        model, scorer, plan, parents, seconds = self.build(recipe, request.halvings)
-        computed = gradient(request, scorer, model, plan, parents)
-        return computed.answer(request.loss, {"build": seconds, "forward": scorer.seconds})
+        built = self.build(recipe, request.halvings)
+        computed = gradient(request, built.scorer, built.model, built.plan, built.parents)
+        seconds = {"build": built.seconds, "forward": built.scorer.seconds}
+        return computed.answer(request.loss, seconds)
 
-    def build(self, recipe: Recipe, halvings: int) -> Built:
-        """Write a recipe into the live model of its result's config, unless it is there."""
+    def build(self, recipe: Recipe, halvings: int, digest: bool = False) -> Built:
+        """Write a recipe into the live model of its result's config, unless it is there.
+
+        A streamed model is given what makes its weights; `digest` notes their digests on the way.
+        """
         began = time.perf_counter()
         parents = with_merges(recipe, self.parents)
         plan = make_plan(recipe, parents.checkpoints)
@@ -292,12 +318,17 @@ class Evaluator:
         seconds = time.perf_counter() - began
         scorer = self.scoring.scorer(halvings, live)  # tries a new model out before it is filled
         began = time.perf_counter()
-        if models.resident != (live, recipe.digest):
+        source = None
+        if live.streamed is not None:
+            refuse_recipe(recipe)
+            source = StreamedMerge(live.model, plan, parents, digest)
+            live.streamed.source, live.streamed.seconds = source, 0.0
+        elif models.resident != (live, recipe.digest):
             models.resident = None
             fill(live.model, plan, parents)
             models.resident = live, recipe.digest
         seconds += time.perf_counter() - began
-        return Built(live.model, scorer, plan, parents, seconds)
+        return Built(live.model, scorer, plan, parents, seconds, live.streamed, source)
 
     def _show(self, request: Show) -> Shown:
         """Build a recipe, and return what it answers beside what is right."""

@@ -203,6 +203,7 @@ class Description:
         batches: A digest of the batches that were asked for.
         stamp: A hash of every parent file's name, size and time.
         generation: A digest of the base's generation_config.json; empty without one.
+        streamed: Whether candidates are, so that each request reads every parent.
     """
 
     evaluation: Mapping[str, Any]
@@ -213,6 +214,7 @@ class Description:
     batches: str | None = None
     stamp: str | None = None
     generation: str | None = None
+    streamed: bool = False
     seconds: Seconds = field(default_factory=dict)
 
 

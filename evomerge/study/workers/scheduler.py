@@ -16,6 +16,7 @@ from evomerge.study.workers.queue import Unit, Waiting
 from evomerge.study.workers.requests import (
     Answer,
     Describe,
+    Description,
     Evaluate,
     EvaluateTogether,
     Failure,
@@ -84,6 +85,7 @@ class Scheduler:
         self._last: dict[int, str] = {}
         self._ready: set[int] = set()  # workers that have answered since they were started
         self._losses = 0
+        self._streamed = False  # candidates are: then each is one request, and read once
         self._running: dict[int, _Running] = {}  # by worker; copies may outlast a run
 
     @property
@@ -184,7 +186,7 @@ class Scheduler:
         workers = self.pool.size
         if self._device_failures:
             workers = sum(map(self._is_trusted, range(self.pool.size)))
-        if workers == 1:
+        if workers == 1 or self._streamed:
             return waiting
         usual = self._durations.slowest
         short = int(SHORT_SECONDS / usual) if usual else 1
@@ -220,6 +222,8 @@ class Scheduler:
     def _note(self, job: _Running, worker: int, answer: Answer) -> None:
         """Note that a worker is alive, and how long it took unless this was its first recipe."""
         self._losses = 0
+        if isinstance(answer, Description):
+            self._streamed = answer.streamed
         if worker in self._ready:
             self._durations.note(job.task.unit, answer, time.monotonic() - job.since)
         elif job.task.unit.subject:

@@ -21,6 +21,9 @@ from evomerge.evaluate.tasks.harness import Harness
 from evomerge.evaluate.tasks.request import TaskRequest
 from evomerge.merge.live_layout import views
 from evomerge.merge.parents.parents import Parents
+from evomerge.merge.plan.plan import plan
+from evomerge.merge.streamed import StreamedMerge
+from evomerge.recipe.recipe import Recipe
 from evomerge.study.config import (
     CountsTaskConfig,
     EvaluateConfig,
@@ -31,6 +34,8 @@ from evomerge.study.config import (
     TextTaskConfig,
     TokensTaskConfig,
 )
+from evomerge.study.workers.answers.streaming import check_streams, refuse_tasks
+from evomerge.study.workers.devices import is_streamed
 
 
 class Scoring:
@@ -55,13 +60,17 @@ class Scoring:
         self._config, self._parents, self._devices = config, parents, devices
         self._trust_remote_code, self._tokenizer_of = trust_remote_code, tokenizer_of
         self._base = parents.checkpoints[config.base_model]
+        self.is_streamed = is_streamed(config, parents.opened, devices)
         self._decoder: VllmDecoder | None = None
         self._ensemble: tuple[tuple[Any, ...], Scorer] | None = None
 
     @cached_property
     def harness(self) -> Harness:
         """The study's tasks."""
-        return load_harness(self._config.evaluate, self.tokenizer)
+        harness = load_harness(self._config.evaluate, self.tokenizer)
+        if self.is_streamed:
+            refuse_tasks(harness, self._config)
+        return harness
 
     @cached_property
     def models(self) -> LiveModels:
@@ -71,7 +80,13 @@ class Scoring:
         """
         about = self._config.scored_in, self._devices, self._trust_remote_code
         untied = unties(self._base, self._parents.checkpoints)
-        models = LiveModels(self._base.folder, self._base.config, *about, untied)
+        models = LiveModels(self._base.folder, self._base.config, *about, untied, self.is_streamed)
+        if models.home.streamed is not None:  # fast paths are tried out on the base
+            base = {"merge_method": "passthrough", "models": [self._config.base_model]}
+            recipe = Recipe.from_dict({**base, "out_dtype": self._config.scored_in})
+            built = plan(recipe, self._parents.checkpoints)
+            models.home.streamed.source = StreamedMerge(models.home.model, built, self._parents)
+            check_streams(models.home.model)
         if len(self._devices) > 1:
             self._parents.spread(models.home.model)
         return models
@@ -109,8 +124,8 @@ class Scoring:
         Raises:
             UserError: They make no ensemble, or vLLM is to run it.
         """
-        if self._config.evaluate.engine == "vllm" or len(self._devices) > 1:
-            raise UserError("an ensemble: it runs on one device, without vLLM")
+        if self._config.evaluate.engine == "vllm" or len(self._devices) > 1 or self.is_streamed:
+            raise UserError("an ensemble: it runs whole on one device, without vLLM")
         rows = max(1, self._config.evaluate.rows_per_batch >> halvings)
         key = (tuple(models), mean, rows)
         if self._ensemble is None or self._ensemble[0] != key:

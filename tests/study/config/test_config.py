@@ -103,6 +103,7 @@ def test_the_least_study_has_the_documented_defaults() -> None:
             "gpus": 0.0,
             "ray_address": None,
             "parents": None,
+            "candidate": None,
             "price_per_hour": None,
             "patience": "2h",
         },

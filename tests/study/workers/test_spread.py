@@ -13,7 +13,8 @@ import torch
 from transformers import GPT2Config, Qwen3Config
 
 from evomerge.core.errors import UserError
-from evomerge.evaluate.model import device_map, load_model
+from evomerge.evaluate.model import load_model
+from evomerge.evaluate.spread import device_map
 from evomerge.merge.plan.plan import Ref
 from evomerge.study.config import StudyConfig
 from evomerge.study.workers import evaluator as evaluator_module

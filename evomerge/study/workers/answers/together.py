@@ -108,6 +108,8 @@ def sums_of(recipe: Recipe, worker: Evaluator) -> Sums | str:
         return "it has a vocabulary of its own"
     if recipe.dtype != "float32":
         return f"it is computed in {recipe.dtype}: adapters are summed up in float32"
+    if worker.scoring.is_streamed:
+        return "candidates are streamed"
     if worker.own_models.evaluator_for(recipe, worker) is not None or len(worker.devices) > 1:
         return "it runs in a model of its own" if len(worker.devices) == 1 else "it is spread"
     plan = make_plan(recipe, worker.parents.checkpoints)
