@@ -284,7 +284,7 @@ def run_to_the_end(
                 journal.write(weather.torn())
         except UserError as error:
             happened["stopped"] += 1
-            assert_resumable(str(error))
+            assert_resumable(str(error), seed)
         else:
             happened["sessions"] = session + 1
             return happened + pools[0].faults_seen if pools else happened
@@ -316,6 +316,6 @@ def calm() -> Weather:
     return weather
 
 
-def assert_resumable(message: str) -> None:
+def assert_resumable(message: str, seed: int) -> None:
     """A study that stops says how it goes on."""
-    assert "same command" in message or "resume" in message, message
+    assert "same command" in message or "resume" in message, f"seed {seed}: {message}"

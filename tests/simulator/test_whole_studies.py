@@ -19,8 +19,9 @@ MANY = range(8, 600)
 # Seeds that once failed. 26: a worker whose check ran out of memory three times ended the study
 # without a word on how to go on. 2134: the second answer to a unit of an earlier run came from a
 # device that then broke, and the unit was done again as part of another request. 3727: the race's
-# winner ran out of memory on the held-out items, which ended the study with a traceback.
-FAILED = [26, 2134, 3727]
+# winner ran out of memory on the held-out items, which ended the study with a traceback. 353: lost
+# its workers again and again while they were idle, and the end did not say how to go on.
+FAILED = [26, 353, 2134, 3727]
 
 
 def studies(trials: int, batch_size: int) -> dict[str, StudyConfig]:

@@ -60,7 +60,7 @@ def test_workers_that_cannot_start_end_with_one_clear_line(
     stub_workers: StubWorkers, tmp_path: Path
 ) -> None:
     stub_workers(broken=True)
-    with pytest.raises(UserError, match=r"exit code 1.*workers\.log"):
+    with pytest.raises(UserError, match=r"exit code 1.*workers\.log.*resumes"):
         go(tmp_path / "run")
 
 

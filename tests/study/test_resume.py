@@ -180,15 +180,11 @@ def test_real_workers_and_driver_killed_the_winner_is_the_same(
     drivers: Drivers, finished: Path, small_study: Path, tmp_path: Path
 ) -> None:
     study = Killed(drivers, StudyConfig.from_yaml(small_study), tmp_path / "study", stub=False)
-    driver = study.start(workers=1)
-    study.wait_for_outcomes(30, driver)
-    kill(driver)
-    assert drivers.wait() == -9
     driver = study.start(workers=2)
-    study.wait_for_outcomes(15, driver)
+    study.wait_for_outcomes(30, driver)
     kill(children(driver)[0])
     study.wait_for_outcomes(25, driver)
-    kill_group(driver)
+    kill(driver)
     assert drivers.wait() == -9
     study.start(workers=1)
     assert drivers.wait() == 0, (study.folder / "output").read_text()

@@ -289,7 +289,7 @@ class Scheduler:
         if self._losses > MOST_LOSSES * self.pool.size:
             raise UserError(
                 f"workers are lost as soon as they start ({reason}); the last lines of "
-                f"{self.pool.output_location} say why"
+                f"{self.pool.output_location} say why; the same command resumes"
             )
         time.sleep(min(0.1 * 2**self._losses, 5.0) if self._losses > 1 else 0.0)
         self._restart(worker)
