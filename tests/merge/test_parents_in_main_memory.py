@@ -4,41 +4,19 @@ from __future__ import annotations
 
 import gc
 import math
-import weakref
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from evomerge.merge.build import fill, live_tensors, tensors
 from evomerge.merge.digest import digest
 from evomerge.merge.parents import parents as module
 from evomerge.merge.parents.parents import Parents
 from evomerge.merge.plan.plan import plan
+from tests.limited_device import Device
 from tests.merge.merging import load_live, recipe_of
-
-
-class Device:
-    """A device that is not there: it counts the bytes that are copied to it, and has a limit."""
-
-    def __init__(self, limit: float):
-        self.limit, self.held, self.peak = limit, 0, 0
-        self.copies: Counter[str] = Counter()
-
-    def copied(self, tensor: Tensor, _device: torch.device) -> Tensor:
-        copy = tensor.clone()
-        size = copy.untyped_storage().nbytes()
-        self.held += size
-        self.peak = max(self.peak, self.held)
-        if self.held > self.limit:
-            raise torch.OutOfMemoryError(f"{self.held} bytes")
-        weakref.finalize(copy.untyped_storage(), self._free, size)
-        return copy
-
-    def _free(self, size: int) -> None:
-        self.held -= size
 
 
 @pytest.fixture

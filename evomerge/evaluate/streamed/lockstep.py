@@ -44,8 +44,12 @@ class _Task(Generic[T]):
         else:
             self._turn.release()
         self._done.acquire()
-        if self._error is not None:
-            raise self._error
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # which holds this frame, and weights in those below
 
     def stop_at(self, place: int) -> None:
         """Wait at a place for the next turn."""
