@@ -168,7 +168,8 @@ def main() -> None:
     """Run everything, each part in a process of its own."""
     if len(sys.argv) > 2:
         part, folder = sys.argv[2], Path(sys.argv[1])
-        return times(folder) if part == "times" else memory(folder, part)
+        times(folder) if part == "times" else memory(folder, part)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
         if not (folder / "b").is_dir():
