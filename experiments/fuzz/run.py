@@ -24,7 +24,8 @@ with atheris.instrument_imports(include=["evomerge", "yaml", "json"]):
     from evomerge.core.errors import UserError
     from evomerge.study.journal.journal import Journal, iterate
     from evomerge.study.journal.repair import repair
-    from tests.faults.bad_inputs import BYTES, HEADERS, TEXTS, WEIGHTS, _frame
+    from tests.faults.bad_files import HEADERS, WEIGHTS, frame
+    from tests.faults.bad_inputs import BYTES, TEXTS
     from tests.study.small_study import stub_document
 
 SPACE = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
@@ -79,7 +80,7 @@ def seeds(target: str) -> list[bytes]:
         {"event": "opened"},
         {"event": "x", "y": [1, None]},
     ]
-    frames = [_frame(event) for event in events]
+    frames = [frame(event) for event in events]
     return [b"".join(frames[:n]) for n in range(4)] + [b"".join(frames)[:-k] for k in (1, 9, 30)]
 
 

@@ -10,6 +10,7 @@ _WHOLE = "tests/core/test_atomic.py"
 _DOORS = "tests/faults/test_secrets_and_doors.py"
 _BAD = "tests/faults/test_bad_inputs.py"
 _JOURNAL = "tests/study/journal/test_journal.py"
+_LOCK = "tests/study/journal/test_lock.py"
 _RESUME = "tests/study/test_resume.py"
 _SCHEDULER = "tests/study/workers/test_scheduler.py"
 _CLUSTER = "tests/faults/test_clusters.py"
@@ -130,7 +131,7 @@ ROWS: dict[int, tuple[str, list[str]]] = {
         "two drivers, one stopped",
         [
             f"{_STOP}::test_a_stopped_driver_keeps_its_run_and_a_second_one_is_told_who_it_is",
-            f"{_JOURNAL}::test_a_second_writer_is_told_who_holds_the_journal_and_readers_are_not_stopped",
+            f"{_LOCK}::test_a_second_writer_is_told_who_holds_the_journal_and_readers_are_not_stopped",
         ],
     ),
     19: ("clock jumps by a day", [f"{_STOP}::test_clocks_that_jump_by_a_day_change_nothing"]),
@@ -191,7 +192,7 @@ ROWS: dict[int, tuple[str, list[str]]] = {
     ),
     30: (
         "file system without flock",
-        [f"{_JOURNAL}::test_without_file_locks_the_lock_file_decides_with_a_warning"],
+        [f"{_LOCK}::test_without_file_locks_the_lock_file_decides_with_a_warning"],
     ),
     31: (
         "journal of 10,000 trials",

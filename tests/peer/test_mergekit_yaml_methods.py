@@ -5,7 +5,7 @@ import torch
 
 from tests.models import make_family
 from tests.peer.both import different, entries, merged_by_both, needs_mergekit, recipes_of
-from tests.peer.test_mergekit_yaml import ATTENTION, MLP
+from tests.peer.recipes import ATTENTION, MLP
 
 pytestmark = needs_mergekit
 BY_DEPTH = {"a": [0.2, 0.9], "b": [{"filter": MLP, "value": 0.7}, {"value": [0.5, 0.1, 0.6]}]}

@@ -1,49 +1,16 @@
 """Holes, templates, binding and filling; the spaces that evomerge ships."""
 
-import copy
-import json
 import random
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
-from evomerge import methods
 from evomerge.core import yaml_file
 from evomerge.core.errors import UserError
 from evomerge.optimizers.coordinates import Coordinates
-from evomerge.recipe.recipe import Recipe
-from evomerge.recipe.space.inverse import point_of
 from evomerge.recipe.space.shipped import find, shipped
 from evomerge.recipe.space.space import SearchSpace
+from tests.recipe.space.test_filling import CHOICE, space_of
 from tests.recipe.test_read import mutated
-
-SIX_LAYERS = {"model_type": "llama", "num_hidden_layers": 6, "hidden_size": 32}
-
-
-@pytest.fixture
-def zoo(tmp_path):
-    """Folders that look like models of six layers, as far as a space looks."""
-    for name in ("base", "a", "b", "c", "d"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text(json.dumps(SIX_LAYERS))
-    ends = ("self_attn.q_proj", "mlp.up_proj", "mlp.down_proj", "input_layernorm")
-    tensors = [f"model.layers.{i}.{end}.weight" for i in range(6) for end in ends]
-    tensors += ["model.embed_tokens.weight", "model.norm.weight"]
-    save_file({t: torch.zeros(1) for t in tensors}, tmp_path / "base" / "model.safetensors")
-    return {name: str(tmp_path / name) for name in ("base", "a", "b", "c", "d")}
-
-
-def space_of(**more):
-    document = {
-        "merge_method": "ties",
-        "base_model": "base",
-        "models": [
-            {"model": "a", "parameters": {"weight": "search", "density": "search"}},
-            {"model": "b", "parameters": {"weight": 0.5}},
-        ],
-    }
-    return {**document, **more}
 
 
 def start_of(space):
@@ -136,176 +103,6 @@ def test_a_space_is_found_by_name_or_path_and_the_nearest_is_suggested(tmp_path)
     assert find(tmp_path / "mine.yaml") == tmp_path / "mine.yaml"
     with pytest.raises(UserError, match=r"slerp_pairs: no such file, .* did you mean 'slerp_pair'"):
         find("slerp_pairs")
-
-
-def test_search_takes_the_range_that_the_method_declares():
-    space = SearchSpace.from_dict(space_of())
-    for dimension in space.dimensions:
-        name = dimension.name.removeprefix("models[a].")
-        declared = methods.get("ties").parameter(name)
-        assert (dimension.low, dimension.high) == (declared.low, declared.high)
-    assert [d.name for d in space.dimensions] == ["models[a].weight", "models[a].density"]
-
-
-def test_knots_become_a_gradient_and_a_filter_keeps_its_hole():
-    document = space_of(
-        parameters={
-            "lambda": {"low": 0.5, "high": 2.0, "knots": 3, "initial": 1.0},
-            "density": [{"filter": "mlp", "value": {"low": 0.2, "high": 0.6}}, {"value": 1.0}],
-            "normalize": "search",
-        }
-    )
-    space = SearchSpace.from_dict(document)
-    assert [d.name for d in space.dimensions][2:] == [
-        "lambda[0]", "lambda[1]", "lambda[2]", "density[mlp]", "normalize"
-    ]  # fmt: skip
-    recipe = space.fill((0.1, 0.2, 0.5, 0.6, 0.7, 0.3, False))
-    assert recipe.parameters == {
-        "lambda": [0.5, 0.6, 0.7],
-        "density": [{"filter": "mlp", "value": 0.3}, {"value": 1.0}],
-        "normalize": False,
-    }
-    assert space.dimensions[2].start == 1.0
-    assert space.document == document
-
-
-def test_a_logarithmic_range_starts_at_its_geometric_middle():
-    hole = {"low": 0.01, "high": 1.0, "log": True}
-    (dimension, *_) = SearchSpace.from_dict(space_of(parameters={"lambda": hole})).dimensions[2:]
-    assert dimension.log
-    assert dimension.start == pytest.approx(0.1)
-
-
-def test_models_of_one_name_have_dimensions_of_their_own():
-    document = {
-        "merge_method": "linear",
-        "models": [{"model": f"zoo{i}/m", "parameters": {"weight": "search"}} for i in (1, 2)],
-    }
-    names = [d.name for d in SearchSpace.from_dict(document).dimensions]
-    assert names == ["models[m].weight", "models[m].weight~2"]
-
-
-WRONG = [
-    (
-        {"lambda": {"low": 2, "high": 1}},
-        r"lambda: `low <= high` must hold, but got \(low=2, high=1",
-    ),
-    ({"lambda": {"low": float("nan")}}, "expected low to be a number but got nan"),
-    ({"lambda": {"low": 0, "high": float("inf")}}, "expected high to be a number but got inf"),
-    ({"lambda": {"low": 0, "high": 10**400}}, "expected high to be a number"),
-    ({"lambda": {"low": False, "high": 1}}, "expected low to be a number but got False"),
-    (
-        {"lambda": {"low": 0, "high": 1, "knots": 0}},
-        "expected knots to be a whole number >= 1, got",
-    ),
-    ({"lambda": {"low": 0, "high": 1, "knots": 2.0}}, "expected knots to be a whole number >= 1"),
-    ({"lambda": {"low": 0, "high": 1, "log": True}}, "`low > 0` must hold for a logarithmic range"),
-    ({"lambda": {"low": 1, "high": 2, "log": "yes"}}, "expected log to be true or false"),
-    ({"lambda": {"low": 0, "high": 1, "initial": 3}}, r"initial 3 lies outside \[0, 1\]"),
-    ({"lambda": {"low": 0, "hihg": 1}}, "unknown key 'hihg': did you mean 'high'"),
-    ({"density": {"low": 0, "high": 1.5}}, r"expected \[0, 1.5\] to lie inside \[0.0, 1.0\]"),
-    ({"density": {"low": -0.1, "high": 1}}, r"expected \[-0.1, 1\] to lie inside"),
-    ({"density": {"choice": [0.5, 1.5]}}, r"density must be a number in \[0, 1\], but got 1.5"),
-    ({"density": {"choice": []}}, "expected a list of choices, got"),
-    ({"density": {"choice": 3}}, "expected a list of choices, got 3"),
-    ({"density": {"choice": [0.5], "initial": 0.7}}, r"initial 0.7 is not among \[0.5\]"),
-    ({"densty": "search"}, "unknown parameter of ties 'densty': did you mean 'density'"),
-    ({"normalize": {"low": 0, "high": 1}}, "it is true or false, not in a range: write search, or"),
-    ({"normalize": {"choice": [True, "maybe"]}}, "normalize must be true or false"),
-]
-
-
-@pytest.mark.parametrize(("parameters", "message"), WRONG)
-def test_a_hole_that_cannot_be_filled_is_refused_by_its_name(parameters, message):
-    with pytest.raises(UserError, match=message) as caught:
-        SearchSpace.from_dict(space_of(parameters=parameters))
-    assert str(caught.value).startswith("space: ")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        ({"base_model": "search"}, "base_model: only parameters and merge_method can be searched"),
-        ({"seed": {"low": 0, "high": 9}}, "seed: only parameters and merge_method can be searched"),
-        (
-            {"merge_method": "search"},
-            r"merge_method: expected \{choice: \[...\]\} but got 'search'",
-        ),
-        ({"merge_method": {"choice": ["ties", "tise"]}}, "unknown merge method 'tise'"),
-        (
-            {"merge_method": {"choice": ["ties", "slerp"]}},
-            "slerp: expected exactly 1 model besides",
-        ),
-        (
-            {"blocks": [{"layers": [0, 2], "parameters": {"t": "search"}}]},
-            "unknown parameter of tie",
-        ),
-    ],
-)
-def test_holes_stand_only_where_a_search_makes_sense(more, message):
-    with pytest.raises(UserError, match=message):
-        SearchSpace.from_dict(space_of(**more))
-
-
-@pytest.mark.parametrize(
-    ("point", "message"),
-    [
-        ((0.5,), r"expected 2 values \(one per dimension\), but got 1"),
-        ((0.5, 1.5), r"models\[a\]\.density: expected \[0\.0, 1\.0\], got 1\.5"),
-        ((float("nan"), 0.5), r"models\[a\]\.weight: expected \[0\.0, 1\.0\], got nan"),
-        (("x", 0.5), r"models\[a\]\.weight: expected"),
-    ],
-)
-def test_a_point_outside_the_space_is_refused(point, message):
-    with pytest.raises(UserError, match=message):
-        SearchSpace.from_dict(space_of()).fill(point)
-
-
-CHOICE = {
-    "merge_method": {"choice": ["task_arithmetic", "dare_ties"]},
-    "base_model": "base",
-    "models": [{"model": "a", "parameters": {"weight": 0.5}}],
-    "parameters": {"density": {"low": 0.2, "high": 0.9}, "rescale": True},
-    "blocks": [
-        {
-            "layers": [0, 2],
-            "merge_method": {"choice": ["ties", "linear"]},
-            "parameters": {"density": 0.4, "normalize": True},
-        },
-        {"layers": [2, 3], "merge_method": "linear", "parameters": {"normalize": True}},
-    ],
-}
-
-
-def test_parameters_that_the_chosen_method_does_not_have_leave_no_trace():
-    space = SearchSpace.from_dict(CHOICE)
-    assert [d.name for d in space.dimensions] == [
-        "merge_method", "density", "blocks[0:2].merge_method"
-    ]  # fmt: skip
-    plain = space.fill(("task_arithmetic", 0.5, "linear"))
-    assert "density" not in plain.parameters
-    assert "density" not in plain.blocks[0].parameters
-    assert plain.digest == space.fill(("task_arithmetic", 0.7, "linear")).digest
-    dare = space.fill(("dare_ties", 0.5, "ties"))
-    assert dare.parameters == {"density": 0.5, "rescale": True}
-    assert dare.blocks[0].parameters == {"density": 0.4, "normalize": True}
-    # ties, in its block, may read the recipe's density: it stays though the top has no such thing
-    mixed = space.fill(("task_arithmetic", 0.5, "ties"))
-    assert mixed.parameters["density"] == 0.5
-
-
-def test_a_stray_parameter_stays_an_error_if_the_method_is_fixed():
-    document = copy.deepcopy(CHOICE)
-    document["blocks"][1]["parameters"]["density"] = 0.5
-    with pytest.raises(
-        UserError, match=r"blocks\[1\]\.parameters: unknown parameter of linear 'de"
-    ):
-        SearchSpace.from_dict(document)
-    with pytest.raises(UserError, match="unknown parameter of linear 'density'"):
-        SearchSpace.from_dict(
-            {"merge_method": "linear", "models": ["a"], "parameters": {"density": 0.5, "weight": 1}}
-        )
 
 
 def test_binding_puts_models_in_their_places_and_leaves_the_template_alone(zoo):
@@ -404,75 +201,6 @@ def test_every_model_and_one_by_its_number_go_together(zoo):
     recipe = SearchSpace.from_dict(document).bind(zoo["base"], list("abc")).fill((0.5,))
     assert recipe.base_model == "a"
     assert [entry.model for entry in recipe.models] == list("abc")
-
-
-def anchor(method, weight=None, base="base", models="ab", **more):
-    weights = {"parameters": {"weight": weight}} if weight is not None else {}
-    document = {"merge_method": method, "models": [{"model": m, **weights} for m in models], **more}
-    document["dtype"] = "float32"
-    return Recipe.from_dict({**document, **({"base_model": base} if base else {})})
-
-
-def test_an_anchor_that_the_space_holds_is_found_and_merges_alike():
-    space = SearchSpace.from_yaml("task_arithmetic_by_depth").bind("base", ["a", "b"])
-    point = point_of(space, anchor("task_arithmetic", 0.7))
-    assert point == (0.7,) * 16
-    filled = space.fill(point)
-    assert filled.models[0].parameters["weight"] == [0.7] * 8
-    ties = SearchSpace.from_yaml("ties_by_depth").bind("base", ["a", "b"])
-    wanted = anchor("ties", 1.0, parameters={"normalize": True, "lambda": 1.0, "density": 0.2})
-    assert point_of(ties, wanted) == ((1.0,) * 4 + (0.2,) * 4) * 2 + (1.0,)
-    pair = SearchSpace.from_yaml("slerp_pair").bind("base", ["a", "b"])
-    assert point_of(pair, anchor("slerp", base="a", parameters={"t": 0.5})) == (0.5,) * 8
-
-
-def test_an_anchor_is_found_through_a_choice_of_method(zoo):
-    space = SearchSpace.from_yaml("mixed_methods").bind(zoo["base"], ["a", "b"])
-    point = point_of(space, anchor("task_arithmetic", 0.3, base=zoo["base"]))
-    assert point is not None
-    recipe = space.fill(point)
-    assert recipe.method_names == ["task_arithmetic"]
-    assert {b.merge_method for b in recipe.blocks} == {"task_arithmetic"}
-    assert {e.parameters["weight"] for b in recipe.blocks for e in b.models} == {0.3}
-
-
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        anchor("linear", 1.0),
-        anchor("task_arithmetic", 1.6),  # outside the range
-        anchor("task_arithmetic", 0.5, parameters={"lambda": 0.9}),  # fixed at 1 in the space
-        anchor("task_arithmetic", 0.5, base="c"),
-        anchor("task_arithmetic", 0.5, models="ba"),
-        anchor("task_arithmetic", 0.5, models="a"),
-        anchor("task_arithmetic", 0.5, models="abc"),
-        anchor("task_arithmetic", 0.5, out_dtype="bfloat16"),
-        anchor("task_arithmetic", 0.5, blocks=[{"layers": [0, 1]}]),
-        anchor("task_arithmetic", [0.5, 0.6]),
-    ],
-)
-def test_an_anchor_that_merges_otherwise_is_not_found(recipe):
-    space = SearchSpace.from_yaml("task_arithmetic_by_depth").bind("base", ["a", "b"])
-    assert point_of(space, recipe) is None
-
-
-def test_the_seed_counts_only_where_something_is_dropped():
-    ties = SearchSpace.from_yaml("ties_by_depth").bind("base", ["a", "b"], seed=1)
-    parameters = {"normalize": True, "lambda": 1.0, "density": 0.5}
-    assert point_of(ties, anchor("ties", 1.0, parameters=parameters, seed=2)) is not None
-    dare = SearchSpace.from_dict(
-        {
-            "merge_method": "dare_ties",
-            "base_model": "base",
-            "models": ["a", "b"],
-            "parameters": {"weight": "search", "density": "search"},
-            "seed": 1,
-            "dtype": "float32",
-        }
-    )
-    for seed, has_point in ((1, True), (2, False)):
-        wanted = anchor("dare_ties", 0.5, parameters={"density": 0.5}, seed=seed)
-        assert (point_of(dare, wanted) is not None) == has_point
 
 
 MIXED = yaml_file.read(shipped()["mixed_methods"])
@@ -581,14 +309,6 @@ def test_a_model_that_takes_no_part_leaves_no_trace_and_one_always_stays():
     assert "include" not in str(alone.to_dict())
     assert filled().digest == alone.digest != filled("b").digest
     assert two.digest != everybody.digest
-
-
-def test_an_anchor_of_some_of_the_models_is_found_where_models_may_be_left_out():
-    space = SearchSpace.from_yaml("which_parents").bind("base", ["a", "b"])
-    point = point_of(space, anchor("task_arithmetic", 0.5, models="b"))
-    assert point is not None
-    assert [entry.model for entry in space.fill(point).models] == ["b"]
-    assert point_of(space, anchor("task_arithmetic", 0.5)) is not None
 
 
 @pytest.mark.parametrize(
