@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from evomerge import methods
+from evomerge.calibration.cost import GATE_ROWS
 from evomerge.calibration.rows import Row, batches
 from evomerge.checkpoint.loaded.config import resolve_config
 from evomerge.core.errors import UserError
@@ -29,7 +30,6 @@ from evomerge.merge.plan.routed import GATE
 from evomerge.methods.random import CounterRandom
 from evomerge.recipe.recipe import Recipe
 
-BATCH = 16  # rows of a step, as many of each model (WEMoE's)
 POSITIONS = 8  # of a row at which a router learns, evenly spread
 DECAY = 1e-3  # of a router's weights, so that rows which can be told apart leave them finite
 
@@ -150,7 +150,7 @@ def _lower(
 ) -> None:
     """Train gates in place: steps of as many rows of each model, in an order drawn by the seed."""
     orders = [_order(len(of), seed, i) for i, of in enumerate(rows)]
-    each = max(1, BATCH // len(rows))
+    each = max(1, GATE_ROWS // len(rows))
     for tensor in tensors:
         tensor.requires_grad_(True)
     adam = torch.optim.Adam(tensors, lr=settings["rate"])

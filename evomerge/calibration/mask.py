@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evomerge.calibration.cost import MASK_ROWS
 from evomerge.calibration.rows import Row, batches
 from evomerge.core.errors import UserError
 from evomerge.evaluate.gradient.backward import weight_gradients
@@ -29,28 +30,10 @@ TEMPERATURE = 0.5
 SHARE = 0.5  # of each model at the start: the best of simple task arithmetic on the demo's zoos
 # Adam's first steps. Of .03, .1, .3 and 1 for x, the first two did alike, and best.
 MASK_RATE, SHARE_RATE = 0.03, 0.1
-ROWS_A_STEP = 32
-_BETAS, _TINY = (0.9, 0.999), 1e-12
+_TINY = 1e-12  # keeps a gradient of 0 from dividing by 0
 
 Read = Callable[[str], Tensor]  # a model's tensor by its stored name, float32
 Shares = dict[str, list[float]]  # of each tensor, a number for each model
-
-
-class _Adam:
-    """What Adam adds to a tensor, step after step, in place of the gradient it is given."""
-
-    def __init__(self, like: Tensor, rate: float) -> None:
-        self._m, self._v = torch.zeros_like(like), torch.zeros_like(like)
-        self._rate, self._steps = rate, 0
-
-    def step(self, gradient: Tensor) -> Tensor:
-        """Return what to add."""
-        b1, b2 = _BETAS
-        self._steps += 1
-        self._m.lerp_(gradient, 1 - b1)
-        self._v.mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
-        m, v = self._m / (1 - b1**self._steps), self._v / (1 - b2**self._steps)
-        return m.div_(v.sqrt_().add_(_TINY)).mul_(-self._rate)
 
 
 class _Tensor:
@@ -59,7 +42,8 @@ class _Tensor:
     def __init__(self, like: Tensor, models: int) -> None:
         self.x = torch.zeros(like.shape, device=like.device)
         self.shares = torch.full((models,), SHARE, dtype=torch.float64)
-        self._by_x, self._by_shares = _Adam(self.x, MASK_RATE), _Adam(self.shares, SHARE_RATE)
+        rates = [{"params": [self.x], "lr": MASK_RATE}, {"params": [self.shares], "lr": SHARE_RATE}]
+        self._adam = torch.optim.Adam(rates, eps=_TINY)
         self._sums: tuple[Tensor, Tensor] | None = None
         self._counted = 0
 
@@ -75,9 +59,9 @@ class _Tensor:
 
     def step(self, gradient: Tensor, deltas: Sequence[Tensor]) -> None:
         """Go one step along the gradient by the tensor."""
-        by_x, by_shares = gradients(self.x, self._sum(deltas), deltas, gradient)
-        self.x += self._by_x.step(by_x)
-        self.shares += self._by_shares.step(by_shares)
+        self.x.grad, self.shares.grad = gradients(self.x, self._sum(deltas), deltas, gradient)
+        self._adam.step()
+        self._adam.zero_grad()
 
     def count(self) -> None:
         """Take the present point into the mean."""
@@ -137,7 +121,7 @@ def learn(
         base: Reads the base.
         models: Each reads a model.
         rows: Of all models together.
-        steps: How many; each looks at `ROWS_A_STEP` rows, others each time.
+        steps: How many; each looks at `MASK_ROWS` rows, others each time.
         seed: Of the draw of rows.
 
     Returns:
@@ -172,9 +156,9 @@ def learn(
 
 
 def drawn(rows: Sequence[Row], seed: int, step: int) -> list[Row]:
-    """Return the rows of a step: `ROWS_A_STEP` of them, or all."""
+    """Return the rows of a step: `MASK_ROWS` of them, or all."""
     places = CounterRandom(seed, f"rows of step {step}").uniform(0, (len(rows),)).argsort()
-    return [rows[place] for place in places[:ROWS_A_STEP].tolist()]
+    return [rows[place] for place in places[:MASK_ROWS].tolist()]
 
 
 def _backward(model: Any, rows: Sequence[Row]) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from evomerge import methods
 from evomerge.core import faults
 from evomerge.recipe.rows import Calibration, Data
 
@@ -79,6 +78,17 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Rehearse:
+    """Train for a few steps and keep nothing: what will `Train` take?
+
+    Attributes:
+        recipe: As for `Train`.
+    """
+
+    recipe: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Sampled:
     """Forecasts one parent's statistic: the answer to `Sample`.
 
@@ -99,7 +109,7 @@ class Sampled:
 
 
 Making = Measure | Train
-OfRows = Collect | Making | Sample
+OfRows = Collect | Making | Sample | Rehearse
 
 
 @dataclass(frozen=True)
@@ -131,6 +141,21 @@ class Measured:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Rehearsed:
+    """Forecasts the training of a recipe's gates or mask: the answer to `Rehearse`.
+
+    Attributes:
+        rows_read: Of all its models together.
+        is_kept: Whether it was done before, and nothing is left to do.
+        seconds: ``total``: of the whole training; 0 if it is kept.
+    """
+
+    rows_read: int
+    is_kept: bool
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
 def measured(statistics: Statistics, request: Measure) -> Measured:
     """Run a parent on its rows, unless what they say is kept already.
 
@@ -149,9 +174,7 @@ def trained(statistics: Statistics, recipe: Recipe, parents: Parents) -> Measure
         UserError: The rows cannot be read, or the model does not run on them.
     """
     faults.reach("worker.measure")
-    if any("mask" in methods.get(name).takes for name in recipe.method_names):
-        return _described(statistics.stored_masks(recipe))
-    return _described(statistics.stored_gates(recipe, parents))
+    return _described(statistics.trained(recipe, parents))
 
 
 def _described(stored: Stored) -> Measured:

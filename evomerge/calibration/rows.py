@@ -68,6 +68,15 @@ def read_rows(data: Data, calibration: Calibration, tokenizer: Any, longest: int
     return Rows(tuple(rows), cut)
 
 
+def count_rows(data: Data, calibration: Calibration) -> int:
+    """Count the rows that `read_rows` draws.
+
+    Raises:
+        UserError: The file is not there, or is another one.
+    """
+    return min(sum(1 for _ in _lines(data)), calibration.rows)
+
+
 def _lines(data: Data) -> Iterator[tuple[int, str]]:
     file = Path(data.file)
     try:

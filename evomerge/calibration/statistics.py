@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from evomerge.calibration.cost import learns_mask
 from evomerge.calibration.fisher import squares
 from evomerge.calibration.forecast import forecast
 from evomerge.calibration.gates import gates, untrained
@@ -71,6 +72,21 @@ class Statistics:
         key = self._key(model, kind, data, calibration)
         return self._stored(key, lambda at: self._make(at, model, kind, data, calibration))
 
+    def trained(self, recipe: Recipe, parents: Parents) -> Stored:
+        """Return the mask or the gates of a recipe; see `stored_masks` and `stored_gates`."""
+        if learns_mask(recipe):
+            return self.stored_masks(recipe)
+        return self.stored_gates(recipe, parents)
+
+    def kept(self, recipe: Recipe, parents: Parents) -> Stored | None:
+        """Return the mask or the gates of a recipe if they were trained before."""
+        key = self._mask_key(recipe) if learns_mask(recipe) else self._gates_key(recipe, parents)
+        return open_stored(self._folder / key)
+
+    def in_folder(self, folder: Path) -> Statistics:
+        """Return statistics of the same parents that are kept in another folder."""
+        return Statistics(self._parents, folder)
+
     def gates(self, recipe: Recipe, parents: Parents) -> Callable[[str], Tensor]:
         """Return the trained gates of routed layers; see `Provider`."""
         if self._trained is None or self._trained[0] is not recipe:
@@ -83,22 +99,8 @@ class Statistics:
         Raises:
             UserError: A model has no rows, they cannot be read, or the disk is full.
         """
-        data = [recipe.data_of(entry.model) for entry in recipe.models]
-        given = [one for one in data if one is not None]
-        if len(given) < len(data):
-            raise UserError(
-                f"{recipe.merge_method}: train: true needs rows of each model, and "
-                f"{recipe.models[data.index(None)].model} has none: add `data: FILE` (JSON lines) "
-                "to it, `tasks: [...]` in a study, or set train: false"
-            )
-        document = json.dumps(untrained(recipe) | {"merges": None})
-        for name, checkpoint in parents.opened.items():
-            document = document.replace(json.dumps(name), json.dumps(checkpoint.fingerprint))
+        key, given = self._gates_key(recipe, parents), _gated(recipe)
         host = parents.opened[recipe.donor]
-        read = recipe.calibration.to_dict()
-        rows = [one.sha256 for one in given]
-        parts = [FORMAT, "gates", document, rows, read, _tokenizer_digests(host)]
-        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
         def make(target: Path) -> None:
             config = resolve_config(host.config)
@@ -132,14 +134,8 @@ class Statistics:
         Raises:
             UserError: The rows cannot be read, or the disk is full.
         """
-        opened, models = self._parents.opened, _masked(recipe)
-        assert recipe.base_model is not None, "a method that takes a mask takes a base"
-        base, calibration = opened[recipe.base_model], recipe.calibration
-        of_models = [[opened[model].fingerprint, data.sha256] for model, data in models]
-        read = calibration.to_dict()
-        read.pop("labels", None)
-        parts = [FORMAT, "mask", base.fingerprint, of_models, read, _tokenizer_digests(base)]
-        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        opened, models, key = self._parents.opened, _masked(recipe), self._mask_key(recipe)
+        base, calibration = opened[str(recipe.base_model)], recipe.calibration
 
         def reader(model: str) -> Callable[[str], Tensor]:
             def tensor(name: str) -> Tensor:
@@ -168,6 +164,22 @@ class Statistics:
 
         return self._stored(key, make)
 
+    def _gates_key(self, recipe: Recipe, parents: Parents) -> str:
+        document = json.dumps(untrained(recipe) | {"merges": None})
+        for name, checkpoint in parents.opened.items():
+            document = document.replace(json.dumps(name), json.dumps(checkpoint.fingerprint))
+        rows, read = [one.sha256 for one in _gated(recipe)], recipe.calibration.to_dict()
+        tokenizer = _tokenizer_digests(parents.opened[recipe.donor])
+        return _hashed(FORMAT, "gates", document, rows, read, tokenizer)
+
+    def _mask_key(self, recipe: Recipe) -> str:
+        assert recipe.base_model is not None, "a method that takes a mask takes a base"
+        opened = self._parents.opened
+        base, read = opened[recipe.base_model], recipe.calibration.to_dict()
+        models = [[opened[model].fingerprint, data.sha256] for model, data in _masked(recipe)]
+        read.pop("labels", None)
+        return _hashed(FORMAT, "mask", base.fingerprint, models, read, _tokenizer_digests(base))
+
     def _stored(self, key: str, make: Callable[[Path], object]) -> Stored:
         """Open a statistic by its key; `make` writes it where there is none that is whole."""
         if key not in self._open:
@@ -191,8 +203,7 @@ class Statistics:
         if kind != "fisher":
             read.pop("labels", None)
         tokenizer = _tokenizer_digests(checkpoint)
-        parts = [FORMAT, kind, checkpoint.fingerprint, data.sha256, read, tokenizer]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return _hashed(FORMAT, kind, checkpoint.fingerprint, data.sha256, read, tokenizer)
 
     def sample(self, kind: str, data: Mapping[str, Data], calibration: Calibration) -> Sampled:
         """Forecast what the statistics of these models take, by a few rows of one of them.
@@ -277,6 +288,23 @@ def _read(
     rows = read_rows(data, calibration, tokenizer, longest)
     _check_tokens(rows, int(text_config.vocab_size), model, data)
     return rows
+
+
+def _hashed(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _gated(recipe: Recipe) -> list[Data]:
+    """Return the rows of each model of a recipe whose gates are trained."""
+    data = [recipe.data_of(entry.model) for entry in recipe.models]
+    given = [one for one in data if one is not None]
+    if len(given) < len(data):
+        raise UserError(
+            f"{recipe.merge_method}: train: true needs rows of each model, and "
+            f"{recipe.models[data.index(None)].model} has none: add `data: FILE` (JSON lines) "
+            "to it, `tasks: [...]` in a study, or set train: false"
+        )
+    return given
 
 
 def _masked(recipe: Recipe) -> list[tuple[str, Data]]:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evomerge.calibration.requests import Collected, Sample, Sampled
+from evomerge.calibration.cost import learns_mask, of_statistic, of_training
+from evomerge.calibration.requests import (
+    Collected,
+    Measure,
+    Rehearse,
+    Rehearsed,
+    Sample,
+    Sampled,
+    Train,
+)
+from evomerge.calibration.rows import count_rows
 from evomerge.checkpoint.opening import open_model
-from evomerge.recipe.rows import AS_USUAL
+from evomerge.recipe.recipe import Recipe
+from evomerge.recipe.rows import AS_USUAL, Calibration, Data
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.report.numbers import duration, plural, size
 from evomerge.study.config import StudyConfig
@@ -28,13 +39,14 @@ class OwnData:
     Attributes:
         anchors: All anchors, those by models' own data among them.
         sampled: A forecast of each kind of statistic, and how many models have it.
-        seconds: Of all statistics that are not kept yet, on one worker.
+        seconds: Of all statistics, gates and masks that are not kept yet, on one worker.
         fits: Seconds of RegMean's solving beyond a plain merge: of all ``anchors`` once, of merges
             that all candidates have in common in each worker (``once``), and of a ``trial``.
         disk: Bytes that are kept for all models.
         making: Bytes that a worker needs while it makes a statistic.
         recalled: Bytes that a worker keeps of products that candidates have in common.
-        trained: How many sets of gates or masks are trained before the search; no forecast.
+        trained: What is trained before the search: in words, its item evaluations, its forecast.
+        evaluations: Item evaluations of all statistics, gates and masks.
     """
 
     anchors: list[Anchor]
@@ -44,7 +56,8 @@ class OwnData:
     disk: int
     making: int
     recalled: int
-    trained: int
+    trained: Sequence[tuple[str, int, Rehearsed]]
+    evaluations: int
 
     @property
     def lines(self) -> list[tuple[str, str]]:
@@ -62,10 +75,14 @@ class OwnData:
                 text += f"; solving takes {one.seconds['fit']:.2g} s a merge, "
                 text += f"{one.seconds['refit']:.2g} s where products are kept"
             rows.append(("statistic", text))
-        if self.trained:
-            sets = plural(self.trained, "set")
-            text = f"{sets} of gates or masks to train before the search, not in the forecast"
+        for name, cost, training in self.trained:
+            text = f"{name}, trained on {training.rows_read:,} rows before the search: {cost:,} "
+            takes = f"about {duration(training.seconds['total'])}"
+            text += f"item evaluations, {'done already' if training.is_kept else takes}"
             rows.append(("statistic", text))
+        if self.evaluations:
+            text = f"{self.evaluations:,} item evaluations of models' own rows before the search"
+            rows.append(("own data", text))
         return rows
 
 
@@ -87,16 +104,19 @@ def own_data(
     data = rows_of(config, search, lambda one: scheduler.ask(one, Collected), folder)
     listed = anchors(config, data)
     if not data:
-        return OwnData(listed, {}, 0.0, {"anchors": 0.0, "once": 0.0, "trial": 0.0}, 0, 0, 0, 0)
+        return OwnData(listed, {}, 0.0, {"anchors": 0.0, "once": 0.0, "trial": 0.0}, 0, 0, 0, (), 0)
     space = space.with_data(data, config.calibration or AS_USUAL)
+    recipes = [anchor.recipe for anchor in listed]
     by_kind: dict[str, Sample] = {}
-    for one in measures(space, [anchor.recipe for anchor in listed]):
+    for one in measures(space, recipes):
         sample = by_kind.setdefault(one.kind, Sample(one.kind, {}, one.calibration))
         by_kind[one.kind] = Sample(one.kind, {**sample.data, one.model: one.data}, one.calibration)
     sampled = {
         kind: (scheduler.ask(sample, Sampled), len(sample.data)) for kind, sample in by_kind.items()
     }
     forecasts = [one for one, _ in sampled.values()]
+    trained = [_training(one, scheduler) for one in trainings(space, recipes)]
+    statistics = sum(_cost(one) for one in measures(space, recipes))
     start = space.fill([dimension.start for dimension in space.dimensions])
     gram, models = sampled.get("gram", (Sampled([], 0, 0, 0, {"fit": 0.0, "refit": 0.0}), 1))
     products = (models - 1) * gram.products
@@ -110,7 +130,8 @@ def own_data(
     return OwnData(
         anchors=listed,
         sampled=sampled,
-        seconds=sum(len(one.unmade) * one.seconds["each"] for one in forecasts),
+        seconds=sum(len(one.unmade) * one.seconds["each"] for one in forecasts)
+        + sum(one.seconds["total"] for _, _, one in trained),
         fits={
             "anchors": fitted * gram.seconds["fit"],
             "once": inner * gram.seconds["fit"] * config.workers.least,
@@ -119,5 +140,20 @@ def own_data(
         disk=sum(one.size * models for one, models in sampled.values()),
         making=max((one.memory for one in forecasts), default=0),
         recalled=recalled,
-        trained=len(trainings(space, [anchor.recipe for anchor in listed])),
+        trained=trained,
+        evaluations=statistics + sum(cost for _, cost, _ in trained),
     )
+
+
+def _training(train: Train, scheduler: Scheduler) -> tuple[str, int, Rehearsed]:
+    recipe = Recipe.from_dict(train.recipe)
+    name = f"the mask of {recipe.merge_method}"
+    if not learns_mask(recipe):
+        name = f"gates of {recipe.merge_method}"
+    one = scheduler.ask(Rehearse(train.recipe), Rehearsed)
+    return name, of_training(recipe, one.rows_read), one
+
+
+def _cost(measure: Measure) -> int:
+    rows = count_rows(Data(**measure.data), Calibration(**measure.calibration))
+    return of_statistic(measure.kind, rows)

@@ -292,7 +292,7 @@ def _phases(
     modes = smooth + metric if is_smooth else metric
     anchors = 2 * len(own.anchors) * modes  # on twice as many items as a trial
     seconds = {
-        **({"own data": own.seconds} if own.sampled else {}),
+        **({"own data": own.seconds} if own.sampled or own.trained else {}),
         "anchors": anchors + (1 + is_smooth) * own.fits["anchors"] + own.fits["once"],
         "search": config.search.trials * (per_trial + own.fits["trial"]),
         "race": 8 * count["race"] / shown * metric,

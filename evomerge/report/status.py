@@ -143,7 +143,8 @@ def status_text(record: Record, driver: Driver | None = None) -> str:
         lines.append(("front", f"{front} that no other beats, {volume}"))
     share = "" if s["forward_share"] is None else f", {percent(s['forward_share'])} of it forward"
     spent = f"{duration(s['seconds']['total'])} of workers' time{share}"
-    again = f", {record.reused:,} taken from other runs" if record.reused else ""
+    again = f", {record.of_own_rows:,} of them of models' own rows" if record.of_own_rows else ""
+    again += f", {record.reused:,} taken from other runs" if record.reused else ""
     price = s["cost"]
     money = "" if price is None else f"{price:,.2f} for {duration(s['run_seconds'])}; "
     lines.append(

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from evomerge import methods
-from evomerge.calibration.requests import KINDS, Collect, Collected, Measure, Measured, Train
+from evomerge.calibration.cost import learns_mask, of_statistic, of_training
+from evomerge.calibration.requests import (
+    KINDS,
+    Collect,
+    Collected,
+    Making,
+    Measure,
+    Measured,
+    Train,
+)
 from evomerge.core.atomic import user_errors, write_text
 from evomerge.core.errors import UserError
 from evomerge.recipe.data import RecipeData
@@ -23,6 +32,7 @@ from evomerge.recipe.rows import AS_USUAL, Calibration, Data
 from evomerge.recipe.space.space import SearchSpace
 from evomerge.study.config import StudyConfig
 from evomerge.study.context import StudyRun
+from evomerge.study.journal.events import MeasuredEvent
 from evomerge.study.wanted import Items
 
 ROWS = "rows"  # the folder, within a run's and within best/
@@ -109,14 +119,41 @@ def rows_of(
     }
 
 
-def measure(study: StudyRun, recipes: Sequence[Recipe]) -> list[Measured]:
+def measure(study: StudyRun, recipes: Sequence[Recipe]) -> None:
     """Have the workers make every statistic that these recipes and the space will ask for.
 
     What is kept from before is only looked at. Without this each would be made where a candidate
-    first needs it, by every worker at once.
+    first needs it, by every worker at once. What the rows cost goes into the journal, once.
     """
-    made = study.ledger.requests(measures(study.space, recipes), Measured)
-    return made + study.ledger.requests(trainings(study.space, recipes), Measured)
+    listed: list[Sequence[Making]] = [measures(study.space, recipes)]
+    for requests in [*listed, trainings(study.space, recipes)]:
+        answers = study.ledger.requests(requests, Measured)
+        for request, answer in zip(requests, answers, strict=True):
+            event = _event(request, answer)
+            if not any(_is_of(event, earlier) for earlier in study.record.measured):
+                study.ledger.log(event)
+
+
+def _event(request: Making, answer: Measured) -> MeasuredEvent:
+    rows = answer.rows
+    if isinstance(request, Measure):
+        kind, models, cost = request.kind, [request.model], of_statistic(request.kind, rows)
+    else:
+        recipe = Recipe.from_dict(request.recipe)
+        kind, cost = "mask" if learns_mask(recipe) else "gates", of_training(recipe, rows)
+        models = [entry.model for entry in recipe.models]
+    return MeasuredEvent(
+        kind=kind,
+        models=models,
+        statistic=answer.statistic,
+        rows=rows,
+        item_evaluations=cost,
+        seconds={"total": answer.seconds.get("total", 0.0)},
+    )
+
+
+def _is_of(one: MeasuredEvent, other: MeasuredEvent) -> bool:
+    return (one.kind, one.models, one.statistic) == (other.kind, other.models, other.statistic)
 
 
 def measures(space: SearchSpace, recipes: Sequence[Recipe]) -> list[Measure]:

@@ -13,11 +13,16 @@ from evomerge.cli import preflight
 from evomerge.cli.display.progress import Progress
 from evomerge.cli.own_data import own_data
 from evomerge.recipe.space.space import SearchSpace
+from evomerge.report.run import Run
+from evomerge.report.status import status_text
 from evomerge.study import study as study_module
 from evomerge.study.config import StudyConfig
+from evomerge.study.journal.record import Record
 from evomerge.study.study import Study
 from tests.study.small_study import InProcessPool, real_study
 
+GATED = {"rank": 2, "steps": 5, "scale": {"low": 0.5, "high": 1.5}}
+GATES = {"models": [{"model": "*"}], "parameters": GATED, "dtype": "float32"}
 OWN = [
     {"model": "zoo/one", "tasks": ["small_choice"]},
     {"model": "zoo/two", "tasks": ["small_write"]},
@@ -67,15 +72,50 @@ def test_check_keeps_nothing_and_says_what_the_search_then_keeps(
     assert "(own data 0.0 s" in after
 
 
-def test_check_says_what_is_trained_and_not_forecast(
-    file: Path, capsys: pytest.CaptureFixture[str]
+def record_of(run: Path) -> Record:
+    return Run.read(run).record
+
+
+@pytest.mark.parametrize(
+    ("space", "said", "cost"),
+    [
+        # 4 steps on all 50 rows' 32, forward and back
+        ("concrete", "the mask of concrete, trained on 50 rows", 4 * 32 * 3),
+        # 5 steps on 8 rows of each of two models; Twin-Merging reads each row once
+        (GATES | {"merge_method": "mole"}, "gates of mole, trained on 50 rows", 5 * 16 * 3),
+        (GATES | {"merge_method": "twin_merging"}, "gates of twin_merging, trained on 50 rows", 50),
+    ],
+)
+def test_training_before_the_search_is_forecast_and_counted_once(
+    space: Any, said: str, cost: int, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    document = json.loads(file.read_text()) | {"space": "concrete"}
-    document["search"] = {"optimizer": "adam", "trials": 4}
+    document = json.loads(file.read_text()) | {"space": space, "calibration": {"steps": 4}}
+    document["search"] = {"optimizer": "random", "trials": 2}
     file.write_text(json.dumps(document))
     preflight.run_check(file, parents=False)
-    said = " ".join(capsys.readouterr().out.split())
-    assert "1 set of gates or masks to train before the search, not in the forecast" in said
+    before = " ".join(capsys.readouterr().out.split())
+    assert f"{said} before the search: {cost:,} item evaluations, about " in before
+    assert "(own data " in before
+    assert list((tmp_path / "cache" / "statistics").glob("*")) == []
+
+    # RegMean and Fisher anchors read the same 50 rows: once, and once forward and back
+    whole = cost + 50 + 3 * 50
+    assert f"{whole:,} item evaluations of models' own rows before the search" in before
+    Study(StudyConfig.from_yaml(file), tmp_path / "run").optimize()
+    record = record_of(tmp_path / "run")
+    assert record.of_own_rows == whole
+    assert record.item_evaluations > whole
+    assert f", {whole:,} of them of models' own rows" in status_text(record)
+    events = [(one.kind, one.rows) for one in record.measured]
+    trained = "mask" if space == "concrete" else "gates"
+    assert sorted(events) == sorted([("fisher", 25), ("gram", 25)] * 2 + [(trained, 50)])
+    Study(StudyConfig.from_yaml(file), tmp_path / "run").confirm()
+    assert record_of(tmp_path / "run").of_own_rows == whole
+    preflight.run_check(file, parents=False)
+    assert f"{cost:,} item evaluations, done already" in " ".join(capsys.readouterr().out.split())
+    # another run pays as much, though nothing has to be trained again
+    Study(StudyConfig.from_yaml(file), tmp_path / "again").optimize()
+    assert record_of(tmp_path / "again").of_own_rows == whole
 
 
 class Answers:

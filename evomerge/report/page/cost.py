@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -13,6 +13,7 @@ from evomerge.report.charts.layout import Entry, is_narrow, legend, responsive
 from evomerge.report.charts.svg import Figure, Scale, scale, ticks
 from evomerge.report.numbers import duration, percent
 from evomerge.report.run import PHASES, Run, WorkerJob
+from evomerge.study.journal.record import Record
 
 _PHASE_KINDS = {"anchors": "f2", "search": "f1", "race": "f3", "verdict": "ink"}
 _PART_KINDS = ("grey1", "grey2", "grey3")
@@ -28,6 +29,7 @@ def section(run: Run) -> dict[str, Any]:
     forward = sum(job.forward for job in run.jobs)
     searched = [t for t in run.record.trials.values() if t.kind == "trial" and t.state == "told"]
     in_search = sum(job.end - job.start for job in run.jobs if job.phase == "search")
+    searched_items = status["item_evaluations"] - run.record.of_own_rows
     workers = sorted({job.worker for job in run.jobs}, key=_natural)
     facts = [
         ("wall time", duration(run.wall_seconds), _before(run)),
@@ -38,14 +40,14 @@ def section(run: Run) -> dict[str, Any]:
         (
             "item evaluations",
             f"{status['item_evaluations']:,}",
-            f"and {run.record.reused:,} taken from other runs" if run.record.reused else "",
+            "; ".join(_beside(run.record)),
         ),
         (
             "per searched trial",
             duration(in_search / len(searched)) if searched else "–",
             "worker time",
         ),
-        ("per item", _short(total / max(1, status["item_evaluations"])), "worker time"),
+        ("per item", _short(total / max(1, searched_items)), "worker time"),
     ]
     return {
         "facts": facts,
@@ -54,6 +56,15 @@ def section(run: Run) -> dict[str, Any]:
         "sessions": len(run.sessions),
         "failures": _failures(run),
     }
+
+
+def _beside(record: Record) -> Iterator[str]:
+    """Say what of the item evaluations is no candidate's, and what is not among them."""
+    if record.of_own_rows:
+        spent = sum(event.seconds.get("total", 0.0) for event in record.measured)
+        yield f"{record.of_own_rows:,} of models' own rows, in {duration(spent)}"
+    if record.reused:
+        yield f"and {record.reused:,} taken from other runs"
 
 
 def _short(seconds: float) -> str:

@@ -196,6 +196,27 @@ class OutcomesEvent(Event, name="outcomes"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MeasuredEvent(Event, name="measured"):
+    """Models read rows of their own before the search; in a journal once for what came of it.
+
+    Attributes:
+        kind: ``gram``, ``fisher``, ``inputs``, ``gates`` or ``mask``.
+        models: Whose rows.
+        statistic: A hash of what came of it.
+        rows: How many rows were read, once.
+        item_evaluations: What this counts as, also where an earlier run had made it already.
+        seconds: ``total``, of the worker.
+    """
+
+    kind: str
+    models: Sequence[str]
+    statistic: str
+    rows: int
+    item_evaluations: int
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScoredEvent(Event, name="scored"):
     """A trial was evaluated externally: its score by task."""
 

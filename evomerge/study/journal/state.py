@@ -18,6 +18,7 @@ from evomerge.study.journal.events import (
     Event,
     ExportedEvent,
     FailedEvent,
+    MeasuredEvent,
     MovedEvent,
     OpenedEvent,
     OutcomesEvent,
@@ -60,7 +61,9 @@ class StudyState:
             reused ones aside.
         judged_in: Seconds in the model and items of the verdict's evaluations, by recipe digest.
         item_evaluations: Outcomes journalled, repeated ones included: what was paid for. One with a
-            gradient counts as three, or four (`shards.PRICES`).
+            gradient counts as three, or four (`shards.PRICES`); models' own rows are in it.
+        of_own_rows: The part of it that models' own rows cost before the search.
+        measured: What models' own rows said of them.
         reused: Outcomes taken from other runs.
         halvings: How often batches were halved, because a worker ran out of memory.
         phase: Where the study is. ``done`` begins with the verdict, before the export.
@@ -88,6 +91,8 @@ class StudyState:
     paid: dict[str, tuple[float, int]] = field(default_factory=dict)
     judged_in: dict[str, tuple[float, int]] = field(default_factory=dict)
     item_evaluations: int = 0
+    of_own_rows: int = 0
+    measured: list[MeasuredEvent] = field(default_factory=list)
     reused: int = 0
     halvings: int = 0
     phase: Phase = "check"
@@ -113,6 +118,11 @@ class StudyState:
                 self._ask(event)
             case OutcomesEvent():
                 self._score(event)
+            case MeasuredEvent():
+                self.measured.append(event)
+                self.of_own_rows += event.item_evaluations
+                self.item_evaluations += event.item_evaluations
+                self.seconds["total"] += event.seconds.get("total", 0.0)
             case ScoredEvent():
                 self.external_scores[event.trial] = dict(event.scores)
                 self.trials[event.trial] = replace(self.trials[event.trial], state="scored")

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple, assert_never
 
 import torch
 
+from evomerge.calibration.rehearsal import rehearsed
 from evomerge.calibration.requests import (
     Collect,
     Collected,
     Measure,
+    Rehearse,
     Sample,
     Train,
     measured,
@@ -176,6 +178,9 @@ class Evaluator:
                 return measured(self.statistics, request)
             case Sample():
                 return sampled(self.statistics, request)
+            case Rehearse():
+                recipe = Recipe.from_dict(request.recipe)
+                return rehearsed(self.statistics, recipe, with_merges(recipe, self.parents))
             case Train():
                 self.watch.check(request.parents)
                 recipe = Recipe.from_dict(request.recipe)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from evomerge.calibration.requests import Collected, Measured, OfRows, Sampled
+from evomerge.calibration.requests import Collected, Measured, OfRows, Rehearsed, Sampled
 from evomerge.evaluate.outcomes import Mean, ScoreKind
 
 Items = Mapping[str, Sequence[int]]  # document numbers by task
@@ -347,5 +347,6 @@ Success = (
     | Collected
     | Measured
     | Sampled
+    | Rehearsed
 )
 Answer = Failure | Success

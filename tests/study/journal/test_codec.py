@@ -18,6 +18,10 @@ EVENTS: list[dict[str, Any]] = [
     *bench.events(),
     {"event": "changed", "differences": ["seed"], "now": {"config": {"search": {}}}, "time": 2.0},
     {"event": "moved", "paths": {"/a": "/b"}, "digests": {"d6": "d7"}, "time": 2.5},
+    {
+        **{"event": "measured", "kind": "mask", "models": ["zoo/a", "zoo/b"], "statistic": "d8"},
+        **{"rows": 40, "item_evaluations": 9600, "seconds": {"total": 2.5}, "time": 2.7},
+    },
     {"event": "scored", "trial": 4, "scores": {"quiz": 0.5}, "time": 3.0},
     {"event": "chosen", "trial": 4, "instead_of": 6, "reason": "simpler", "time": 4.0},
     {"event": "warning", "kind": "ray", "message": "lost", "trial": 4, "time": 5.0},

@@ -11,6 +11,8 @@ from evomerge.calibration.requests import (
     Collected,
     Measure,
     Measured,
+    Rehearse,
+    Rehearsed,
     Sample,
     Sampled,
     Train,
@@ -54,6 +56,7 @@ _REQUESTS: dict[str, type[Request]] = {
     "collect": Collect,
     "measure": Measure,
     "sample": Sample,
+    "rehearse": Rehearse,
     "train": Train,
 }
 _ANSWERS: dict[str, type[Answer]] = {  # by a key that the others do not have; the order counts
@@ -63,6 +66,7 @@ _ANSWERS: dict[str, type[Answer]] = {  # by a key that the others do not have; t
     "possible": Suited,
     "statistic": Measured,
     "unmade": Sampled,
+    "rows_read": Rehearsed,
     "rows": Scores,
     "written": Shown,
     "why_not": Translation,
