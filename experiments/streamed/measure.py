@@ -4,7 +4,7 @@
 
 A base and two parents of random bfloat16 weights, 12 layers 1,024 wide and 32,000 tokens (.5 GB
 each), are written to FOLDER (a temporary one), then: peak of anonymous memory of a process that
-scores whole and streamed candidates; seconds of a pass over 32 rows of 128 tokens, one after the
+scores whole and streamed candidates; seconds of a pass over 8 rows of 48 tokens, one after the
 other and with the next part made ahead, files read before (warm) and dropped from the page cache
 (cold), by turns. One thread for a worker; once on all cores, once on a single one.
 """
@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROUNDS, ROWS, LENGTH, BATCHES = 5, 8, 128, 4
+ROUNDS, ROWS, LENGTH, BATCHES = 3, 4, 48, 2
 CONFIG = {
     "vocab_size": 32000,
     "hidden_size": 1024,
