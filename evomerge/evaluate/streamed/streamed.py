@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
+from evomerge.core.memory import give_back
 from evomerge.evaluate.spread import parts_of
 from evomerge.evaluate.streamed.ahead import Ahead
 from evomerge.evaluate.streamed.lockstep import in_step, is_in_step, stop_at
@@ -58,6 +59,7 @@ class Streamed:
         self._parts: list[list[_Weight]] = []
         self._always: list[_Weight] = []  # of modules that are no part, such as a class token
         self._there: tuple[int, list[tuple[_Weight, nn.Parameter]]] | None = None
+        self._on_cpu = model.device.type == "cpu"
         self._ahead = Ahead(model.device) if ahead else None
         modules = dict(model.named_modules())
         names = parts_of(model, "", set(getattr(model, "_no_split_modules", None) or ()))
@@ -121,9 +123,13 @@ class Streamed:
         return self._source.tensors([weight.live for weight in self._parts[part]])
 
     def _take_away(self) -> None:
-        for weight, empty in self._there[1] if self._there else ():
+        if self._there is None:
+            return
+        for weight, empty in self._there[1]:
             weight.module._parameters[weight.name] = empty
         self._there = None
+        if self._on_cpu:
+            give_back()
 
     def _leave(self) -> None:
         """Hold no part's weights any more."""
