@@ -13,7 +13,7 @@ from evomerge.evaluate.generation.generation import TextGenerator
 from evomerge.evaluate.generation.vllm import VllmDecoder
 from evomerge.evaluate.gradient.backward import Backward
 from evomerge.evaluate.likelihood.attention import PackingSupport, packing_support
-from evomerge.evaluate.likelihood.batches import MAX_BATCH_LOGITS, Batch, make_batches
+from evomerge.evaluate.likelihood.batches import MAX_BATCH_LOGITS, Batch, make_batches, sizes_of
 from evomerge.evaluate.likelihood.context_cache import ContextCacheSupport, context_cache_support
 from evomerge.evaluate.likelihood.likelihood import Forward
 from evomerge.evaluate.likelihood.packing import ROW_TOKENS
@@ -97,7 +97,7 @@ class Scorer:
             self._stock,
             self._encoder,
             decoder or Decoder(model, tokenizer, batch_size, self._max_packed_length),
-            self._check_logits,
+            lambda pairs: self._forward(self._batches(pairs), pairs),
         )
         self.warnings = []
         if not self._max_packed_length:
@@ -106,7 +106,7 @@ class Scorer:
         if not self._generation.is_plain:
             self.warnings.append(_NOT_DECODED)
         self._plans: OrderedDict[tuple[ScoreKind, tuple[Item, ...]], ScoringPlan] = OrderedDict()
-        if like and alike and _batching(like._model) == _batching(model):
+        if like and alike and sizes_of(like._model) == sizes_of(model):
             self._plans = like._plans
 
     def check(self) -> list[str]:
@@ -337,10 +337,6 @@ class Scorer:
             self._plans.popitem(last=False)
         return plan
 
-    def _check_logits(self, pairs: Sequence[Pair]) -> None:
-        """Raise `NonFiniteError` if the model's logits on these are not finite."""
-        self._forward(self._batches(pairs), pairs)
-
     def _batches(self, pairs: Sequence[Pair]) -> list[Batch]:
         return make_batches(
             pairs,
@@ -348,12 +344,6 @@ class Scorer:
             self._stock.max_length,
             self._model.device,
             self._max_packed_length,
-            *_batching(self._model),
+            *sizes_of(self._model),
             self._context_cache,
         )
-
-
-def _batching(model: Any) -> tuple[int, int]:
-    """Return what batches depend on: rows of the head, and the width of the hidden states."""
-    config = model.config.get_text_config(decoder=True)
-    return int(config.vocab_size), int(getattr(config, "hidden_size", 64))

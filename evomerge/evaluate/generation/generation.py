@@ -56,7 +56,7 @@ class TextGenerator:
         stock: Any,
         encoder: Encoder,
         decoder: Decoder | VllmDecoder,
-        check_logits: Callable[[Sequence[Pair]], None],
+        check_logits: Callable[[Sequence[Pair]], object],
     ) -> None:
         self.is_plain = can_decode(stock.model) and stock.think_end_token is None
         self.seconds = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,6 +79,12 @@ def make_batches(
         for packed in (*cached, *pack(rest, batch_size, max_packed_length, hidden_size))
         for part in _parts(packed, sharing, pairs, MAX_BATCH_LOGITS // vocabulary_size)
     ]
+
+
+def sizes_of(model: Any) -> tuple[int, int]:
+    """Return what batches depend on: rows of the head, and the width of the hidden states."""
+    config = model.config.get_text_config(decoder=True)
+    return int(config.vocab_size), int(getattr(config, "hidden_size", 64))
 
 
 def model_input(pair: Pair, max_length: int) -> Tokens:

@@ -110,8 +110,7 @@ class Gradient:
         piecewise: Whether coefficients count that elect signs, with all signs as they are.
         lines: By task, the parent at the other end of its line; for the loss ``line``.
         measure: Whether to count the memory that it takes.
-        parents: The study stops if the parents differ from these.
-        halvings: As for `Evaluate`.
+        parents, halvings: As for `Evaluate`.
     """
 
     recipe: Mapping[str, Any]
@@ -198,12 +197,11 @@ class Description:
         evaluation: The tasks, see `Harness.describe`.
         fingerprints: A hash of each model's weights.
         parameters: Number of parameters of the base, or of the described recipe's model if larger.
-        layers: Number of layers of the base.
-        device: The worker's devices.
+        layers, device: Number of layers of the base; the worker's devices.
         batches: A digest of the batches that were asked for.
         stamp: A hash of every parent file's name, size and time.
         generation: A digest of the base's generation_config.json; empty without one.
-        streamed: Whether candidates are, so that each request reads every parent.
+        streamed: Whether candidates are; then each request reads every parent.
     """
 
     evaluation: Mapping[str, Any]
