@@ -15,7 +15,7 @@ from tests.simulator.cluster import run_to_the_end
 from tests.study.small_study import events, paid_in, stub_config, substance_of
 
 DEFAULT = range(8)
-MANY = range(8, 600)
+MANY = range(8, 1200)
 # Seeds that once failed. 26: a worker whose check ran out of memory three times ended the study
 # without a word on how to go on. 2134: the second answer to a unit of an earlier run came from a
 # device that then broke, and the unit was done again as part of another request. 3727: the race's
