@@ -1,4 +1,4 @@
-"""What `concrete` reaches: ``python masks.py ZOO WORK STEPS…``; a step is 96 item evaluations."""
+"""What `concrete` reaches, and for what: ``python masks.py ZOO WORK STEPS…``."""
 
 import json
 import sys
@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from bench import Judge
 
+from evomerge.calibration.cost import of_training
 from evomerge.calibration.requests import Collect
 from evomerge.recipe.recipe import Recipe
 
@@ -32,8 +33,17 @@ def main() -> None:
             "dtype": "float32",
         }
         began = time.process_time()
-        held = judge.held_out(Recipe.from_dict(document))
-        print(n, "steps", round(held, 4), round(time.process_time() - began, 1), flush=True)
+        recipe = Recipe.from_dict(document)
+        held, cost = judge.held_out(recipe), of_training(recipe, sum(map(len, rows.values())))
+        print(
+            n,
+            "steps,",
+            cost,
+            "item evaluations:",
+            round(held, 4),
+            round(time.process_time() - began, 1),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
