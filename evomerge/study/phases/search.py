@@ -328,11 +328,9 @@ class Generations:
         study, pace = self._study, max(self._paces, default=0.0)
         workers = study.ledger.n_workers
         reason = out_of_time(study.config, study.record, self._started, pace, workers)
-        if reason is not None:
-            return reason
-        if ended is not None and ended.wanted >= study.config.search.trials:
+        if reason is None and ended is not None and ended.wanted >= study.config.search.trials:
             return ended.reason
-        return None
+        return reason
 
     def _check_any_survives(self, generation: int) -> None:
         """Stop if every trial of three generations in a row failed, unless all were degenerate."""
