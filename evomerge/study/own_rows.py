@@ -130,7 +130,9 @@ def measure(study: StudyRun, recipes: Sequence[Recipe]) -> None:
         answers = study.ledger.requests(requests, Measured)
         for request, answer in zip(requests, answers, strict=True):
             event = _event(request, answer)
-            if not any(_is_of(event, earlier) for earlier in study.record.measured):
+            if (event.kind, event.statistic) not in {
+                (one.kind, one.statistic) for one in study.record.measured
+            }:
                 study.ledger.log(event)
 
 
@@ -150,10 +152,6 @@ def _event(request: Making, answer: Measured) -> MeasuredEvent:
         item_evaluations=cost,
         seconds={"total": answer.seconds.get("total", 0.0)},
     )
-
-
-def _is_of(one: MeasuredEvent, other: MeasuredEvent) -> bool:
-    return (one.kind, one.models, one.statistic) == (other.kind, other.models, other.statistic)
 
 
 def measures(space: SearchSpace, recipes: Sequence[Recipe]) -> list[Measure]:

@@ -163,7 +163,7 @@ def test_every_bad_input_is_told_in_one_line(
 
 IMPORTS = """
 import evomerge.cli.display.progress, evomerge.study.study, evomerge.merge.build, evomerge.report
-from evomerge import search
+from evomerge import optimizers as search
 for name in ("catcma", "cmaes"):
     search.create(name)
 """
