@@ -163,7 +163,7 @@ def test_every_bad_input_is_told_in_one_line(
 
 IMPORTS = """
 import evomerge.cli.display.progress, evomerge.study.study, evomerge.merge.build, evomerge.report
-import evomerge.evaluate.model, evomerge.evaluate.tasks.harness
+import evomerge.calibration.make, transformers.models.llama.modeling_llama
 from evomerge import optimizers as search
 for name in ("catcma", "cmaes"):
     search.create(name)
