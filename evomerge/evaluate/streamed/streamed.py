@@ -76,7 +76,7 @@ class Streamed:
 
     @property
     def source(self) -> Source | None:
-        """What makes the weights."""
+        """The maker of the candidate's weights."""
         return self._source
 
     @source.setter
